@@ -10,11 +10,12 @@ from torch import nn
 from derta.errors import ModelError
 from derta.recipe import TrainSection
 from derta.train.memory import (
-    out_of_memory_at_start_told,
+    loading_advice,
     out_of_memory_told,
     peak_memory,
     reset_peak_memory,
     static_bytes,
+    training_advice,
 )
 
 
@@ -32,7 +33,8 @@ def test_the_peak_rises_with_what_is_held():
 RESIDENT = """
 import torch
 from pathlib import Path
-from derta.train.memory import keep_freed_memory
+from transformers import TrainerControl, TrainerState
+from derta.train.memory import GiveBackHoles, keep_freed_memory
 
 def resident():
     return 1024 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
@@ -42,6 +44,9 @@ small = [torch.ones(2**22) for _ in range(8)]
 print(resident())
 del small
 print(resident())
+for step in (3, 4):
+    GiveBackHoles().on_step_end(None, TrainerState(global_step=step), TrainerControl())
+    print(resident())
 large = torch.ones(2**26)
 print(resident())
 del large
@@ -50,11 +55,13 @@ print(resident())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other allocator is told to")
-def test_freed_memory_is_kept_of_small_tensors_and_given_back_of_large_ones():
+def test_freed_memory_of_small_tensors_is_kept_for_some_steps_and_of_large_ones_given_back():
     told = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)  # noqa: S603
-    with_small, small_freed, with_large, large_freed = map(int, told.stdout.split())
+    with_small, small_freed, a_step_later, trimmed, with_large, large_freed = map(int, told.stdout.split())
     assert small_freed > with_small - 2**24  # of 8 tensors of 16 MB
-    assert with_large > small_freed + 2**27
+    assert a_step_later > with_small - 2**24
+    assert trimmed < with_small - 2**26
+    assert with_large > trimmed + 2**27
     assert large_freed < with_large - 2**27  # of 256 MB
 
 
@@ -76,18 +83,18 @@ def test_running_out_of_memory_names_the_knobs(error):
     train = TrainSection(batch_size=6, micro_batch_size=3, max_length=77)
     with (
         pytest.raises(ModelError, match=r"take 0\.0 GiB.*\(3 rows of up to 77 tokens\); lower `train.micro"),
-        out_of_memory_told(train, nn.Linear(2, 2)),
+        out_of_memory_told(lambda: training_advice(train, nn.Linear(2, 2))),
     ):
         raise error
 
 
 def test_a_tensor_that_no_machine_can_hold_is_told_so():
-    with pytest.raises(ModelError, match="out of memory"), out_of_memory_told(TrainSection(), nn.Linear(2, 2)):
+    with pytest.raises(ModelError, match="out of memory"), out_of_memory_told(loading_advice):
         torch.empty(2**50)
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_told(TrainSection(), nn.Linear(2, 2)):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_told(loading_advice):
         raise RuntimeError("shapes do not fit")
 
 
@@ -95,12 +102,12 @@ def test_other_errors_pass():
 def test_running_out_of_memory_before_training_is_told_apart(error):
     with (
         pytest.raises(ModelError, match=r"while the model was loaded, before any training: .*`train\.lora`"),
-        out_of_memory_at_start_told(),
+        out_of_memory_told(loading_advice),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), OSError(2, "No such file")])
 def test_other_faults_before_training_stay_what_they_are(error):
-    with pytest.raises(type(error), match=str(error.args[-1])), out_of_memory_at_start_told():
+    with pytest.raises(type(error), match=str(error.args[-1])), out_of_memory_told(loading_advice):
         raise error

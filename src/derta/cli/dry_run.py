@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -57,7 +58,7 @@ def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: Prepared) ->
     if METHODS[method].pairs:
         return DryRun(method, None, None, None, None, None, None, None)
     from derta.train.fit import build_trainer
-    from derta.train.memory import out_of_memory_told, reset_peak_memory
+    from derta.train.memory import out_of_memory_told, reset_peak_memory, training_advice
     from derta.train.probe import plan, probe
 
     chat, refusals = load_format(recipe)
@@ -75,7 +76,7 @@ def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: Prepared) ->
             checkpoints=Path(folder),
         )
         planned = plan(trainer)
-        with out_of_memory_told(train, trainer.net):
+        with out_of_memory_told(partial(training_advice, train, trainer.net)):
             estimated = probe(trainer, planned)
     return DryRun(
         method,

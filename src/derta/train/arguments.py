@@ -109,7 +109,7 @@ def accumulation_steps(train: TrainSection, *, num_processes: int) -> int:
 def adds_in_place(train: TrainSection, arguments: TrainingArguments) -> bool:
     """Whether embeddings' gradients may bypass autograd: no other process, scaler or adapter is to see them first.
 
-    On a CPU alone, where their traffic is a sixth of a step; elsewhere it is not measured.
+    On a CPU alone, where it was measured to pay (LOG.md, 16); elsewhere it is not tried.
     """
     alone = arguments.world_size == 1 and arguments.device.type == "cpu"
     return alone and not train.fp16 and train.lora is None

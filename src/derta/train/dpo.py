@@ -27,7 +27,7 @@ from derta.data.pairs import EncodedPair, cut_pair
 from derta.recipe import DpoSection, ModelSection, TrainSection
 from derta.train.arguments import training_arguments
 from derta.train.fit import train_and_save
-from derta.train.memory import keep_freed_memory, out_of_memory_at_start_told, reset_peak_memory
+from derta.train.memory import GiveBackHoles, keep_freed_memory, loading_advice, out_of_memory_told, reset_peak_memory
 from derta.train.sharding import check_launch
 from derta.train.start import is_adapter, load_start
 from derta.train.trainer import NonFiniteLossError
@@ -82,7 +82,7 @@ def fit_dpo(
     return train_and_save(trainer, train=train, checkpoints=checkpoints, out=out, before_save=drop_reference)
 
 
-@out_of_memory_at_start_told()
+@out_of_memory_told(loading_advice)
 def pair_trainer(
     *,
     model: ModelSection,
@@ -110,7 +110,7 @@ def pair_trainer(
         train_dataset=_dataset(pairs, max_length=train.max_length, arguments=arguments),
         data_collator=partial(collate_pairs, pad_id=int(str(pad_id))),
         processing_class=deepcopy(tokenizer),  # TRL gives it a padding token if it has none
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), GiveBackHoles()],
     )
     trainer.remove_callback(PrinterCallback)  # standard output is the command's
     if dpo.precompute_reference or not is_adapter(start):

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from derta.train.collator import check_packing
 from derta.train.label_loss import use_label_loss
 from derta.train.memory import (
     keep_freed_memory,
-    out_of_memory_at_start_told,
+    loading_advice,
     out_of_memory_told,
     peak_memory,
     reset_peak_memory,
+    training_advice,
 )
 from derta.train.sharding import check_launch, gather_at_save, settle_fsdp
 from derta.train.trainer import DertaTrainer
@@ -83,7 +85,7 @@ def train_and_save(
 ) -> Path:
     """Train from the last whole checkpoint, if there is one, save to `out`, and take the checkpoints away."""
     net: Any = trainer.model
-    with full_disk_told(out), out_of_memory_told(train, net):
+    with full_disk_told(out), out_of_memory_told(partial(training_advice, train, net)):
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
         before_save()
         save(trainer, out)
@@ -92,7 +94,7 @@ def train_and_save(
     return out
 
 
-@out_of_memory_at_start_told()
+@out_of_memory_told(loading_advice)
 def build_trainer(
     *,
     model: ModelSection,

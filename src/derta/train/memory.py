@@ -5,16 +5,19 @@ from __future__ import annotations
 import ctypes
 import platform
 import resource
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from derta.errors import ModelError, is_out_of_memory
 from derta.recipe import TrainSection
 
+STEPS_BETWEEN_TRIMS = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_KEPT = 2**25  # the most that glibc takes as a threshold
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -33,10 +36,17 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def give_back_holes() -> None:
-    """Give the kernel the free pages between those in use; else a heap of kept memory grows on (glibc only)."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+class GiveBackHoles(TrainerCallback):
+    """Every few steps, give the kernel the free pages between those in use (glibc only).
+
+    Batches of many shapes leave holes that none fills, and a heap of kept memory would grow on (LOG.md, 20).
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Trim every STEPS_BETWEEN_TRIMS steps."""
+        del args, control
+        if state.global_step % STEPS_BETWEEN_TRIMS == 0 and platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:
@@ -67,8 +77,8 @@ def static_bytes(net: nn.Module) -> int:
 
 
 @contextmanager
-def out_of_memory_told(train: TrainSection, net: nn.Module) -> Generator[None]:
-    """Tell running out of memory as a user's mistake, with the knobs to turn.
+def out_of_memory_told(advice: Callable[[], str]) -> Generator[None]:
+    """Tell running out of memory as a user's mistake, with advice that is worked out only then.
 
     Raises:
         ModelError: an allocation failed inside the block.
@@ -78,28 +88,23 @@ def out_of_memory_told(train: TrainSection, net: nn.Module) -> Generator[None]:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(
-            f"out of memory: weights, gradients and optimizer take {static_bytes(net) / 2**30:.1f} GiB, and the rest "
-            f"grows with the micro-batch ({train.micro_batch_size} rows of up to {train.max_length} tokens); lower "
-            "`train.micro_batch_size` (the step stays `batch_size`), then set `train.gradient_checkpointing: true`, "
-            "`train.lora: {}` or a sharded `--launch`; `derta run RECIPE --dry-run` estimates the peak"
-        ) from error
+        raise ModelError(f"out of memory {advice()}") from error
 
 
-@contextmanager
-def out_of_memory_at_start_told() -> Generator[None]:
-    """Tell running out of memory while a model is loaded and made ready for training as a user's mistake.
+def training_advice(train: TrainSection, net: nn.Module) -> str:
+    """What training takes, and the knobs to turn."""
+    return (
+        f"in training: weights, gradients and optimizer take {static_bytes(net) / 2**30:.1f} GiB, and the rest grows "
+        f"with the micro-batch ({train.micro_batch_size} rows of up to {train.max_length} tokens); lower "
+        "`train.micro_batch_size` (the step stays `batch_size`), then set `train.gradient_checkpointing: true`, "
+        "`train.lora: {}` or a sharded `--launch`; `derta run RECIPE --dry-run` estimates the peak"
+    )
 
-    Raises:
-        ModelError: an allocation failed inside the block.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            "out of memory while the model was loaded, before any training: its weights take 4 bytes a parameter, 2 "
-            "with `train.lora` and `train.bf16`, about half a byte with `train.lora.load_in_4bit`; set these, use "
-            "sharding by `--launch`, or take a smaller model"
-        ) from error
+
+def loading_advice() -> str:
+    """What a model takes before any training, and the knobs to turn."""
+    return (
+        "while the model was loaded, before any training: its weights take 4 bytes a parameter, 2 with `train.lora` "
+        "and `train.bf16`, about half a byte with `train.lora.load_in_4bit`; set these, use sharding by `--launch`, or "
+        "take a smaller model"
+    )

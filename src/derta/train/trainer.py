@@ -18,9 +18,7 @@ from derta.data.rows import TERMS, Instance, RowSettings, TrainRow
 from derta.errors import DertaError
 from derta.train.collator import LossSettings, collate
 from derta.train.dataset import MicroBatchSampler, RowDataset, Sharing, StepSettings
-from derta.train.memory import give_back_holes
-
-STEPS_BETWEEN_TRIMS = 4
+from derta.train.memory import GiveBackHoles
 
 
 class NonFiniteLossError(DertaError):
@@ -36,15 +34,6 @@ class _SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, control
         self._sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
-
-
-class _GiveBackHoles(TrainerCallback):
-    """Keeps memory flat on a CPU, where freed memory is kept: batches of many shapes leave holes that none fills."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        del control
-        if args.device.type == "cpu" and state.global_step % STEPS_BETWEEN_TRIMS == 0:
-            give_back_holes()
 
 
 class DertaTrainer(Trainer):
@@ -92,7 +81,7 @@ class DertaTrainer(Trainer):
             train_dataset=dataset,
             data_collator=partial(collate, capacity=pack_tokens, pad_id=int(str(pad_id)), loss=loss or LossSettings()),
             processing_class=tokenizer,
-            callbacks=[*(callbacks or []), _SetEpoch(sampler), _GiveBackHoles()],
+            callbacks=[*(callbacks or []), _SetEpoch(sampler), GiveBackHoles()],
         )
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)  # standard output is the command's
