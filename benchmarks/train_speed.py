@@ -18,8 +18,6 @@ gradients and the optimizer's state included.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import platform
@@ -104,9 +102,6 @@ def begin_phase(*, measure_memory: bool) -> None:
     That makes the next variant take its pages from the kernel again, so such a step's time is not counted.
     """
     if measure_memory:
-        gc.collect()
-        if not torch.cuda.is_available():
-            ctypes.CDLL(None).malloc_trim(0)
         reset_peak_memory()
 
 

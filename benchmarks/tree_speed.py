@@ -1,6 +1,6 @@
 """Tree rows against separate rows: the same triples, branches and labels, forward and backward, interleaved.
 
-python benchmarks/tree_speed.py --model $GEMMA_270M --data $DERTA_DATA --branches 4
+python benchmarks/tree_speed.py --model $GEMMA_270M --data $DERTA_DATA --branches 4 --compile
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from derta.recipe import ModelSection
 from derta.refusals import refusal_tokens
 from derta.train.collator import collate
 from derta.train.dataset import RowDataset
-from derta.train.fit import load_model
+from derta.train.fit import compile_layers, load_model
 from derta.train.label_loss import use_label_loss
 from derta.train.memory import keep_freed_memory
 
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="the first warms up and is not counted")
     parser.add_argument("--pack-tokens", type=int, default=2048)
     parser.add_argument("--sorry-dropout", type=float, default=0.95)
+    parser.add_argument("--compile", action="store_true", help="as `train.compile` does, both")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -51,7 +52,9 @@ def main() -> None:
     chosen = random.Random(0).sample(found, args.triples)  # noqa: S311
     given = instances("derta", triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[])
     net = load_model(ModelSection(path=args.model), dtype=torch.float32)
-    use_label_loss(net, refusal_ids=refusals.ids)
+    use_label_loss(net, refusal_ids=refusals.ids, in_place=True)  # as on every CPU alone
+    if args.compile:
+        compile_layers(net)
     net.train()
     batches = {name: micro_batches(given, args, trees=name == "trees") for name in ("separate", "trees")}
     seconds: dict[str, list[float]] = {"separate": [], "trees": []}

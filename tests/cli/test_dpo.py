@@ -149,3 +149,14 @@ def test_rows_of_pairs_are_not_exported(derta, recipe, tmp_path):
     assert called.code == 2
     assert "dpo: expected a method that learns from rows, got one of pairs" in called.err
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_dry_run_estimates_the_pairs_too(load, recipe, derta):
+    called = derta("run", recipe, "--dry-run", "--json", "--set", "methods=[dpo]", *SET)
+    assert called.code == 0, called.err
+    (found,) = json.loads(called.out)
+    prepared = prepare_data(load(methods=["dpo"]))
+    assert (found["method"], found["rows"]) == ("dpo", prepared.counts.triples)
+    assert 0 < found["labels"] < found["tokens"]
+    assert 0 <= found["seconds"] < 60
+    assert f"dpo: {found['rows']} pairs, " in called.err

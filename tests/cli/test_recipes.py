@@ -83,6 +83,7 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
             "num_helpful": 4,
         },
         "evaluate": [],
+        "fine_tuning_attacks": [],
         "train.epochs": 1,
         "train.max_steps": 2,
         "train.batch_size": 4,
@@ -97,12 +98,31 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_trains_what_it_says_on_a_tiny_model_of_its_class(name, recipe, tmp_path, make_model_dir, derta):
+@pytest.fixture
+def base(name, make_model_dir):
+    """A tiny model of a recipe's class."""
     if "qlora" in name:
         pytest.importorskip("bitsandbytes")
-    kind = next(kind for start, kind in KINDS.items() if name.startswith(start))
-    base, out = make_model_dir(kind=kind), tmp_path / "out"
+    return make_model_dir(kind=next(kind for start, kind in KINDS.items() if name.startswith(start)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dry_run_estimates_what_a_recipe_says_on_a_tiny_model_of_its_class(name, base, recipe, derta):
+    words = [*shrunk(recipe, base), "--set", "methods=[vanilla, derta]"]
+    called = derta("run", RECIPES / f"{name}.yaml", *words, "--dry-run", "--json")
+    assert called.code == 0, called.err
+    vanilla, found = json.loads(called.out)
+    assert (vanilla["method"], found["method"]) == ("vanilla", "derta")
+    assert (found["rows"], found["steps"]) == (8, 2)
+    assert 0 < found["labels"] < found["tokens"] < 8 * 96
+    assert 0 <= found["padding"] < 1
+    assert 0 <= found["seconds"] < 60
+    assert found["peak_gib"] > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_what_it_says_on_a_tiny_model_of_its_class(name, base, recipe, tmp_path, derta):
+    out = tmp_path / "out"
     words = ["train", RECIPES / f"{name}.yaml", "--method", "derta", "--out", out, *shrunk(recipe, base)]
     called = derta(*words)
     assert called.code == 0, called.err
@@ -112,7 +132,7 @@ def test_a_recipe_trains_what_it_says_on_a_tiny_model_of_its_class(name, recipe,
     if "lora" in name:
         adapter = load_file(out / "adapter_model.safetensors")
         assert {key.split(".lora_")[0].split(".", 5)[-1].split(".", 1)[-1] for key in adapter} == (
-            MIXTRAL if kind == "mixtral" else LLAMA
+            MIXTRAL if "mixtral" in name else LLAMA
         )
         assert all(tensor.any() for key, tensor in adapter.items() if "lora_B" in key)
     else:

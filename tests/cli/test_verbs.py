@@ -209,3 +209,21 @@ def test_a_kernel_that_derta_must_not_use_is_not_missed_aloud(derta, caplog):
     log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please", "No module named 'kernels'")
     log.warning("Something else")
     assert caplog.messages == ["Something else"]
+
+
+def _stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_stopped_training_goes_on_with_no_other_method(recipe, tmp_path, derta, monkeypatch):
+    words = ("train", recipe, "--out", tmp_path / "out", "--method")
+    with monkeypatch.context() as patched:
+        patched.setattr("derta.train.fit.save", _stop)
+        assert derta(*words, "vanilla").code == 130
+    called = derta(*words, "derta")
+    assert (called.code, "out.checkpoints: holds the run of another recipe (differs in methods)" in called.err) == (
+        2,
+        True,
+    )
+    assert derta(*words, "vanilla").code == 0
+    assert not list(tmp_path.glob("out.*"))

@@ -2,7 +2,8 @@ import pytest
 
 from derta.errors import DataError
 from derta.report.page import _glances
-from derta.report.tables import rate_tables, wording
+from derta.report.tables import rate_tables
+from derta.report.wordings import wording
 
 
 def test_an_entry_shows_percent_interval_and_counts(make_cell):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,47 @@ def some_rows() -> list[TrainRow]:
         random_row(rng, term=term, length=length, name=f"{term}:{i}")
         for i, (term, length) in enumerate(zip(terms, lengths, strict=True))
     ]
+
+
+@pytest.fixture(scope="session")
+def model_of(make_model: Callable[..., Any]) -> Callable[..., Any]:
+    """A fresh copy of a tiny random model: a family of the suite's, or one whose head scales or caps its logits."""
+    import torch
+    from transformers import CohereConfig, Gemma2Config, GraniteConfig
+    from transformers.models.auto import AutoModelForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    scaled = {
+        "gemma2": partial(Gemma2Config, **shape, head_dim=8, final_logit_softcapping=5.0, sliding_window=16),
+        "cohere": partial(CohereConfig, **shape, logit_scale=0.25),
+        "granite": partial(GraniteConfig, **shape, logits_scaling=4.0),
+    }
+    made = {}
+
+    def make(name: str, **settings: Any) -> Any:
+        key = repr((name, settings))
+        if key not in made:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                made[key] = (
+                    AutoModelForCausalLM.from_config(scaled[name](**settings)).eval()
+                    if name in scaled
+                    else make_model(name, vocab_size=VOCAB, **settings)
+                )
+        return deepcopy(made[key])
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from derta.errors import RunError
 from derta.recipe import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.records import Triple
 from derta.refusals import refusal_tokens
+from derta.train import memory
 from derta.train.dpo import PairTrainer, collate_pairs, dpo_arguments, fit_dpo, pair_trainer
 from derta.train.trainer import NonFiniteLossError
 
@@ -174,6 +175,13 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(run_dpo):
     whole = run_dpo(train=changed(TRAIN, micro_batch_size=4), out="whole")
     parts = run_dpo(train=changed(TRAIN, micro_batch_size=1), out="parts")
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
+
+
+def test_holes_in_memory_are_looked_for_after_every_micro_batch(run_dpo, monkeypatch):
+    looks = []
+    monkeypatch.setattr(memory.GiveBackHoles, "_give_back", lambda _: looks.append(1))
+    run_dpo()  # four steps of two micro-batches
+    assert len(looks) == 8
 
 
 # --- what is left behind ---------------------------------------------------------------------------------------------

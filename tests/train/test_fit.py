@@ -17,6 +17,7 @@ from transformers.models.auto import AutoModelForCausalLM
 from derta.errors import ModelError, RecipeError, RunError
 from derta.recipe import LoraSection, ModelSection, TermWeights, TrainSection
 from derta.train import fit as fit_module
+from derta.train import memory
 from derta.train.fit import fit, last_whole_checkpoint, load_model
 
 TRAIN = TrainSection(
@@ -159,6 +160,13 @@ def test_the_log_ends_with_the_peak_of_memory(run_fit):
     last = json.loads((run_fit() / "train_log.json").read_text())[-1]
     assert last["step"] == 6
     assert last["peak_memory_gib"] > 0.01
+
+
+def test_holes_are_looked_for_after_every_micro_batch(run_fit, monkeypatch):
+    looks = []
+    monkeypatch.setattr(memory.GiveBackHoles, "_give_back", lambda _: looks.append(1))
+    run_fit(train=changed(TRAIN, max_steps=3))  # of two micro-batches
+    assert len(looks) == 6
 
 
 @pytest.mark.slow

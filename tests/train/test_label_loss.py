@@ -1,106 +1,15 @@
-from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
+from one_step import FAMILIES, REFUSALS, SCALED, assert_close, gradients, inputs_of, our_step, stock_step
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import CohereConfig, Gemma2Config, GraniteConfig
-from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE, TERMS
-from derta.errors import ModelError
-from derta.train import cross_entropy, label_loss
+from derta.train import label_loss
 from derta.train.collator import LossSettings, collate
-from derta.train.cross_entropy import LabelCrossEntropy
-from derta.train.head import Head, check_head, head_of
 from derta.train.label_loss import use_label_loss
-
-REFUSALS = (3, 4)
-VOCAB = 96
-FAMILIES = ("llama", "gemma3", "qwen3", "mistral")
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-SCALED = {
-    "gemma2": partial(Gemma2Config, **SHAPE, final_logit_softcapping=5.0, sliding_window=16),
-    "cohere": partial(CohereConfig, **{name: x for name, x in SHAPE.items() if name != "head_dim"}, logit_scale=0.25),
-    "granite": partial(GraniteConfig, **{n: x for n, x in SHAPE.items() if n != "head_dim"}, logits_scaling=4.0),
-}
-
-
-@pytest.fixture(scope="module")
-def model_of(make_model):
-    """A fresh copy of a tiny random model: a family of conftest's, or one whose head scales or caps its logits."""
-    made = {}
-
-    def make(name, **settings):
-        key = repr((name, settings))
-        if key not in made:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                made[key] = (
-                    AutoModelForCausalLM.from_config(SCALED[name](**settings)).eval()
-                    if name in SCALED
-                    else make_model(name, vocab_size=VOCAB, **settings)
-                )
-        return deepcopy(made[key])
-
-    return make
-
-
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_close(ours, stock, tolerance=1e-5):
-    """Equal to `tolerance` of the largest gradient."""
-    assert set(ours) == set(stock)
-    largest = max(float(grad.abs().max()) for grad in stock.values())
-    assert largest > 0
-    for name, grad in stock.items():
-        assert float((ours[name] - grad).abs().max()) <= tolerance * largest, name
-
-
-def stock_step(model, rows):
-    """Mean loss over all labels by the model's own forward, one row at a time: nothing packed, nothing padded."""
-    model.zero_grad()
-    count = sum(label != IGNORE for row in rows for label in row.labels)
-    total = 0.0
-    for row in rows:
-        learned = sum(label != IGNORE for label in row.labels)
-        if learned:
-            loss = model(
-                input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]), use_cache=False
-            ).loss
-            (loss * learned / count).backward()
-            total += float(loss.detach()) * learned
-    return total / count, gradients(model)
-
-
-def inputs_of(batch):
-    """What of a batch the model takes."""
-    return {name: value for name, value in batch.items() if name not in {"row_ids", "items"}}
-
-
-def our_step(model, rows, *, capacity=64):
-    """The same with the label loss on packed rows."""
-    use_label_loss(model, refusal_ids=REFUSALS)
-    model.zero_grad()
-    found = model(**inputs_of(collate(rows, capacity=capacity, pad_id=0)))
-    (found.loss / found.counts.sum().clamp(min=1)).backward()
-    found.loss = found.loss.detach()
-    return found, gradients(model)
 
 
 @pytest.mark.parametrize("capacity", [0, 64, 256])
@@ -112,88 +21,6 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_stock_model_on_each_row_
     found, grads = our_step(model_of(name), some_rows, capacity=capacity)
     assert float(found.loss.detach() / found.counts.sum()) == pytest.approx(stock_loss, rel=1e-5)
     assert_close(grads, stock_grads)
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_several_chunks_equal_one(model_of, some_rows, monkeypatch, name):
-    whole, whole_grads = our_step(model_of(name), some_rows)
-    monkeypatch.setattr(cross_entropy, "MAX_CHUNK_BYTES", 4 * (7 * VOCAB + 1))
-    parts, part_grads = our_step(model_of(name), some_rows)
-    assert torch.allclose(whole.loss_sums, parts.loss_sums)
-    assert torch.allclose(whole.refusal_sum, parts.refusal_sum)
-    assert_close(part_grads, whole_grads, tolerance=1e-6)
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2", "granite"])
-def test_several_blocks_of_the_vocabulary_equal_one(model_of, some_rows, monkeypatch, name):
-    whole, whole_grads = our_step(model_of(name), some_rows)
-    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)  # 64 of 96 tokens, then 32
-    parts, part_grads = our_step(model_of(name), some_rows)
-    assert torch.allclose(whole.loss_sums, parts.loss_sums)
-    assert torch.allclose(whole.refusal_sum, parts.refusal_sum)
-    assert_close(part_grads, whole_grads, tolerance=1e-6)
-
-
-def cross_entropy_by_hand(hidden, weight, targets):
-    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    losses = nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
-    losses.sum().backward()
-    return losses.detach(), hidden.grad, weight.grad
-
-
-def ours(hidden, weight, targets, *, dtype=torch.float32, refusal_ids=REFUSALS):
-    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    total, losses, refusing = LabelCrossEntropy.apply(
-        hidden, weight, None, targets, torch.ones(len(targets)), torch.tensor(refusal_ids), Head(), dtype, None
-    )
-    total.backward()
-    return losses, hidden.grad, weight.grad, refusing
-
-
-@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
-def test_logits_far_apart_neither_overflow_nor_underflow(monkeypatch, scale):
-    """At 300 the highest logit lies hundreds above the first block's, and targets hundreds below it."""
-    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)
-    torch.manual_seed(0)
-    hidden, weight, targets = torch.randn(20, 8), torch.randn(200, 8) * scale, torch.randint(0, 200, (20,))
-    weight[:64] *= 1e-3  # the first block tells nothing of the others
-    expected = cross_entropy_by_hand(hidden, weight, targets)
-    assert float(expected[0].max()) > 2 * scale
-    losses, grad_hidden, grad_weight, refusing = ours(hidden, weight, targets)
-    assert torch.allclose(losses, expected[0], rtol=1e-5)
-    assert torch.allclose(grad_hidden, expected[1], rtol=1e-4, atol=1e-5 * scale)
-    assert torch.allclose(grad_weight, expected[2], rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(refusing).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("sure", [0.0, 6.0])
-def test_in_16_bits_the_losses_and_gradients_stay_as_close_as_their_inputs_allow(monkeypatch, dtype, sure):
-    """`sure`: how far the target stands out; where it is nearly certain, its gradient is a small difference."""
-    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)
-    torch.manual_seed(0)
-    targets = torch.randint(0, 200, (50,))
-    weight = (torch.randn(200, 16) * 0.5).to(dtype).float()
-    hidden = (torch.randn(50, 16) + sure * nn.functional.normalize(weight[targets])).to(dtype).float()
-    expected = cross_entropy_by_hand(hidden, weight, targets)
-    losses, grad_hidden, grad_weight, _ = ours(hidden, weight, targets, dtype=dtype)
-    assert bool((losses >= 0).all())
-    assert torch.allclose(losses, expected[0], rtol=0.02, atol=0.02)
-    for found, wanted in ((grad_hidden, expected[1]), (grad_weight, expected[2])):
-        assert float((found - wanted).norm() / wanted.norm()) < 0.01
-
-
-def test_a_loss_scaled_afterwards_scales_its_gradients():
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(5, 8).requires_grad_(), torch.randn(70, 8).requires_grad_()
-    targets = torch.randint(0, 70, (5,))
-    total, *_ = LabelCrossEntropy.apply(
-        hidden, weight, None, targets, torch.ones(5), torch.tensor(REFUSALS), Head(), torch.float32, None
-    )
-    (3 * total).backward()
-    _, grad_hidden, grad_weight = cross_entropy_by_hand(hidden.detach(), weight.detach(), targets)
-    assert torch.allclose(hidden.grad, 3 * grad_hidden, atol=1e-6)
-    assert torch.allclose(weight.grad, 3 * grad_weight, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
@@ -210,7 +37,7 @@ def test_tied_embeddings_get_the_gradients_of_both_their_uses(model_of, some_row
 def test_a_head_with_a_bias_gets_its_gradient(model_of, some_rows):
     def biased():
         model = model_of("llama")
-        model.lm_head.bias = nn.Parameter(torch.linspace(-1, 1, VOCAB))
+        model.lm_head.bias = nn.Parameter(torch.linspace(-1, 1, 96))
         return model
 
     stock_loss, stock_grads = stock_step(biased(), some_rows)
@@ -364,80 +191,3 @@ def test_without_labels_the_stock_forward_answers(model_of):
     ids = torch.arange(5, 12)[None]
     assert torch.equal(model(input_ids=ids).logits, stock(input_ids=ids).logits)
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 10)
-
-
-def test_heads_are_read_from_their_configs(model_of):
-    assert head_of(model_of("llama").config) == Head()
-    assert head_of(model_of("gemma2").config) == Head(cap=5.0)
-    assert head_of(model_of("cohere").config) == Head(scale=0.25)
-    assert head_of(model_of("granite").config) == Head(scale=0.25)
-
-
-@pytest.mark.parametrize("size", [1.0, 1e-4])
-def test_a_head_that_is_not_as_its_config_says_is_refused(model_of, size):
-    model = model_of("llama")
-    with torch.no_grad():
-        model.lm_head.weight.mul_(size)
-    stock = model.forward
-
-    def surprising(**inputs):
-        found = stock(**inputs)
-        found.logits = found.logits * 1.1
-        return found
-
-    model.forward = surprising
-    with pytest.raises(ModelError, match=r"logits that follow from lm_head by a scale .* got others from LlamaFor"):
-        check_head(model)
-
-
-def test_checking_a_head_leaves_the_model_in_its_mode(model_of):
-    for training in (True, False):
-        model = model_of("llama").train(training)
-        check_head(model)
-        assert model.training is training
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gemma2"])
-def test_gradients_added_in_place_are_those_of_autograd_over_micro_batches_and_steps(model_of, some_rows, name, tied):
-    """Gemma scales its embeddings; some rows look nothing up that the others do, and one has no label."""
-    halves = [some_rows[::2], some_rows[1::2]]
-    stock, ours = (model_of(name, tie_word_embeddings=tied) for _ in range(2))
-    use_label_loss(stock, refusal_ids=REFUSALS)
-    use_label_loss(ours, refusal_ids=REFUSALS, in_place=True)
-    for step in range(3):
-        for model in (stock, ours):
-            model.zero_grad()
-            for rows in halves[: 1 + step]:
-                model(**inputs_of(collate(rows, capacity=64, pad_id=0))).loss.backward()
-        assert_close(gradients(ours), gradients(stock))
-        with torch.no_grad():
-            for model in (stock, ours):
-                for weight in model.parameters():
-                    weight.sub_(1e-3 * weight.grad)
-
-
-def test_the_padding_rows_gradient_stays_zero_in_place(model_of, some_rows):
-    model = model_of("llama", pad_token_id=5)
-    rows = [row._replace(input_ids=[5, *row.input_ids[1:]]) for row in some_rows]
-    use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
-    model(**inputs_of(collate(rows, capacity=64, pad_id=0))).loss.backward()
-    grad = model.get_input_embeddings().weight.grad
-    assert bool((grad[5] == 0).all())
-    assert float(grad.abs().sum()) > 0
-
-
-def test_a_loss_scaled_after_its_gradient_was_added_is_refused(model_of, some_rows):
-    model = model_of("llama")
-    use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
-    loss = model(**inputs_of(collate(some_rows, capacity=64, pad_id=0))).loss
-    with pytest.raises(ModelError, match="not scaled"):
-        (2 * loss).backward()
-
-
-def test_a_pass_without_a_backward_adds_nothing(model_of, some_rows):
-    model = model_of("llama")
-    use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
-    with torch.no_grad():
-        assert float(model(**inputs_of(collate(some_rows, capacity=64, pad_id=0))).loss) > 0
-    assert all(weight.grad is None for weight in model.parameters())

@@ -32,37 +32,44 @@ def test_the_peak_rises_with_what_is_held():
 
 RESIDENT = """
 import torch
-from pathlib import Path
-from transformers import TrainerControl, TrainerState
-from derta.train.memory import GiveBackHoles, keep_freed_memory
+from derta.train.memory import GiveBackHoles, keep_freed_memory, resident_memory
 
-def resident():
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+def done(micro_batch):
+    getattr(giving, micro_batch)(None, None, None)
+
+def keep_and_free(megabytes):
+    tensors = [torch.ones(2**22) for _ in range(megabytes // 16)]
+    end = torch.ones(2**10)  # a hole is below it
+    print(resident_memory())
+    del tensors
+    print(resident_memory())
+    return end
 
 keep_freed_memory()
-small = [torch.ones(2**22) for _ in range(8)]
-print(resident())
-del small
-print(resident())
-for step in (3, 4):
-    GiveBackHoles().on_step_end(None, TrainerState(global_step=step), TrainerControl())
-    print(resident())
 large = torch.ones(2**26)
-print(resident())
+print(resident_memory())
 del large
-print(resident())
+print(resident_memory())
+giving = GiveBackHoles()
+done("on_step_end")
+held = [keep_and_free(128)]
+done("on_step_end")
+print(resident_memory())
+held.append(keep_and_free(1024))
+done("on_substep_end")
+print(resident_memory())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other allocator is told to")
-def test_freed_memory_of_small_tensors_is_kept_for_some_steps_and_of_large_ones_given_back():
+def test_freed_memory_of_small_tensors_is_kept_until_it_is_much_and_of_large_ones_given_back():
     told = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)  # noqa: S603
-    with_small, small_freed, a_step_later, trimmed, with_large, large_freed = map(int, told.stdout.split())
-    assert small_freed > with_small - 2**24  # of 8 tensors of 16 MB
-    assert a_step_later > with_small - 2**24
-    assert trimmed < with_small - 2**26
-    assert with_large > trimmed + 2**27
+    with_large, large_freed, little, freed, kept, much, much_freed, given_back = map(int, told.stdout.split())
     assert large_freed < with_large - 2**27  # of 256 MB
+    assert freed > little - 2**24  # of 128 MB
+    assert kept > little - 2**24
+    assert much_freed > much - 2**24  # of 1 GB
+    assert given_back < much - 2**29
 
 
 def test_frozen_weights_need_no_gradient_and_no_optimizer():

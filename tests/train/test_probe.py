@@ -2,14 +2,17 @@ from math import ceil
 
 import pytest
 
-from derta.recipe import ModelSection, TrainSection
+from derta.data.pairs import EncodedPair
+from derta.recipe import DpoSection, LoraSection, ModelSection, TrainSection
+from derta.train.dpo import dpo_arguments, pair_trainer
 from derta.train.fit import build_trainer, fit
-from derta.train.probe import plan, probe
+from derta.train.probe import plan, plan_pairs, probe
 
 TRAIN = TrainSection(
     epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
     logging_steps=1,
 )  # fmt: skip
+DPO = DpoSection(learning_rate=1e-3, epochs=2)
 
 
 @pytest.fixture
@@ -70,3 +73,62 @@ def test_a_probe_gives_a_time_and_a_peak_and_leaves_nothing(trainer_of, tmp_path
     assert not (tmp_path / "checkpoints").exists() or not any((tmp_path / "checkpoints").iterdir())
     out = fit(**given, out=tmp_path / "model")  # a run beside it is not disturbed
     assert (out / "train_log.json").exists()
+
+
+@pytest.fixture
+def pair_trainer_of(tmp_path, vanilla, make_tokenizer):
+    """Eleven pairs, the longest by far among them once."""
+    pairs = [
+        EncodedPair(f"{i}", (5, 6), (7,) * (40 if i == 3 else 4), (5, 6), (8,) * (3 + i)) for i in range(11)
+    ]  # fmt: skip
+
+    def make(train=TRAIN, dpo=DPO, start=None):
+        model = ModelSection(path=str(vanilla))
+        arguments = dpo_arguments(train, dpo, seed=0, folder=tmp_path / "checkpoints")
+        tokenizer = make_tokenizer()
+        return pair_trainer(
+            model=model, train=train, dpo=dpo, tokenizer=tokenizer, pairs=pairs, start=start, arguments=arguments
+        )
+
+    return make
+
+
+def seen_by(trainer):
+    """The batches that the trainer's collator will have made."""
+    seen = []
+    collator = trainer.data_collator
+
+    def collate(pairs):
+        seen.append(pairs)
+        return collator(pairs)
+
+    trainer.data_collator = collate
+    return seen
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_steps": 4}, {"precompute_reference": True}])
+def test_a_plan_of_pairs_counts_what_dpo_then_does(pair_trainer_of, changes):
+    trainer = pair_trainer_of(dpo=DPO.model_copy(update=changes))
+    planned = plan_pairs(trainer)
+    seen = seen_by(trainer)
+    trainer.train()
+    assert planned.steps == trainer.state.global_step
+    if not changes.get("max_steps"):  # two epochs, all pairs twice
+        pairs = [pair for batch in seen for pair in batch]
+        assert planned.rows == len(pairs) == 22
+        sides = [len(pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected")]
+        assert planned.labels == sum(sides)
+        assert planned.tokens == sum(sides) + 2 * 2 * 22
+    assert 0 < planned.padding < 0.9
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(r=4, alpha=8)])
+def test_a_probe_of_pairs_sees_the_longest_and_trains_on_the_recipes_own_model(pair_trainer_of, lora):
+    trainer = pair_trainer_of(train=TRAIN.model_copy(update={"lora": lora}))
+    planned = plan_pairs(trainer)
+    seen = seen_by(trainer)
+    estimated = probe(trainer, planned)
+    assert estimated.seconds > 0
+    assert estimated.peak_bytes > 10**7
+    assert any(len(pair["chosen_ids"]) == 40 for batch in seen for pair in batch)
+    assert trainer.state.global_step == 4

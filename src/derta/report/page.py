@@ -16,9 +16,10 @@ from markupsafe import Markup
 from derta.errors import DataError
 from derta.jsonl import parse_record, write_text
 from derta.report import plots
-from derta.report.tables import SUITES, Mean, RateTable, Wording, distinct, rate_tables, wording
+from derta.report.tables import SUITES, Mean, RateTable, distinct, rate_tables
 from derta.report.text import count, p_value, percent, plain, shown
 from derta.report.transcripts import browser
+from derta.report.wordings import Wording, wording
 from derta.summary import CellSuite, Comparison, Summary, Transcript
 
 # With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever they say: 2 * 0.5**5 = 0.0625.

@@ -62,10 +62,7 @@ def fit_dpo(
     """
     if out.exists():
         return out
-    if train.num_threads:
-        torch.set_num_threads(train.num_threads)
     check_launch()
-    keep_freed_memory()
     reset_peak_memory()
     checkpoints = out.with_name(out.name + ".checkpoints")
     trainer = pair_trainer(
@@ -90,14 +87,18 @@ def pair_trainer(
     dpo: DpoSection,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[EncodedPair],
-    start: Path,
+    start: Path | None,
     arguments: DPOConfig,
     callbacks: list[TrainerCallback] | None = None,
 ) -> PairTrainer:
     """The trainer around `start` and its reference: a frozen copy, a copy of its adapter, or the fresh adapter put off.
 
-    With `dpo.precompute_reference` the reference's log-probabilities are worked out here, and no copy is kept.
+    Without `start` the recipe's own model stands for it, as in a probe. With `dpo.precompute_reference` the reference's
+    log-probabilities are worked out here, and no copy is kept.
     """
+    if train.num_threads:
+        torch.set_num_threads(train.num_threads)
+    keep_freed_memory()
     torch.manual_seed(arguments.seed)
     net = load_start(model, train, start=start)
     whole = train.lora is None
@@ -113,7 +114,7 @@ def pair_trainer(
         callbacks=[*(callbacks or []), GiveBackHoles()],
     )
     trainer.remove_callback(PrinterCallback)  # standard output is the command's
-    if dpo.precompute_reference or not is_adapter(start):
+    if dpo.precompute_reference or start is None or not is_adapter(start):
         _drop_reference(net)  # a fresh adapter adds nothing: TRL then puts it off, which costs less than a copy
     return trainer
 
@@ -157,6 +158,20 @@ def dpo_arguments(train: TrainSection, dpo: DpoSection, *, seed: int, folder: Pa
 
 class PairTrainer(DPOTrainer):
     """TRL's trainer on pairs that are token ids already; sends nothing anywhere, and tells a fault by pair."""
+
+    _order: Sequence[int] | None = None
+
+    @property
+    def pairs(self) -> Any:
+        """The pairs, each a dictionary, by their index."""
+        return self.train_dataset
+
+    def read_only(self, micro_batches: Sequence[list[int]]) -> None:
+        """Train on these pairs, given by their indices, in place of all in random order."""
+        self._order = [index for keys in micro_batches for index in keys]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._order is None else self._order
 
     def _send_telemetry(self) -> None:
         pass

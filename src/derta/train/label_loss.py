@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +78,8 @@ def _teach_head(lm_head: nn.Linear, head: Head, own: OwnGradient | None) -> None
         if labels is None:
             return nn.Linear.forward(self, hidden)
         dtype = _compute_dtype(hidden)
-        weight = (
-            self.weight if torch.is_grad_enabled() else self.weight.detach()
-        )  # a pass without a backward adds nothing
+        # detached, so that a pass without a backward adds no gradient in place
+        weight = self.weight if torch.is_grad_enabled() else self.weight.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             return LabelCrossEntropy.apply(
                 hidden, weight, self.bias, labels, given["weights"], given["refusal_ids"], head, dtype, own
@@ -120,43 +119,56 @@ def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_pla
     """
     stock_forward = model.forward
     head = check_head(model)
-    bare_head = model.get_output_embeddings()
-    linear = type(bare_head) is nn.Linear
-    embedding: Any = model.get_input_embeddings()
-    own = OwnGradient(embedding.weight) if in_place else None
-    if linear:
-        tied = bare_head.weight is embedding.weight
-        _teach_head(bare_head, head, own if tied or own is None else OwnGradient(bare_head.weight))
-    if own is not None:
-        add_in_place(embedding, own)
+    own_head = _teach(model, head, in_place=in_place)
     refusing = torch.tensor(list(refusal_ids), dtype=torch.long)
 
-    def forward(self: Any, input_ids: Tensor, nodes: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(self: Any, input_ids: Tensor, nodes: Tensor | None = None, **given: Any) -> Any:
         if nodes is None:
-            return stock_forward(input_ids=input_ids, **kwargs)
-        targets, terms, weights = (kwargs.pop(name) for name in ("targets", "terms", "weights"))
-        times = kwargs.pop("times", torch.ones_like(weights))
-        inputs = {name: kwargs[name] for name in ("position_ids", "attention_mask") if kwargs.get(name) is not None}
-        if "ends" in kwargs:
-            inputs["attention_mask"] = tree_mask(self.config, ends=kwargs["ends"], position_ids=kwargs["position_ids"])
-        trunk = self.get_decoder()(input_ids=input_ids, use_cache=False, **inputs)
-        hidden = trunk.last_hidden_state.flatten(0, 1)[nodes]
+            return stock_forward(input_ids=input_ids, **given)
+        hidden = _trunk(self, input_ids, given)[nodes]
         lm_head = self.get_output_embeddings()
         total, losses, refusal = label_losses(
             lm_head,
             hidden,
-            targets,
-            weights=weights,
+            given["targets"],
+            weights=given["weights"],
             refusal_ids=refusing.to(hidden.device),
             head=head,
-            taught=linear and lm_head is bare_head,  # PEFT may have wrapped it since
+            taught=lm_head is own_head,  # PEFT may have wrapped it since
         )
-        sums = torch.zeros(len(TERMS), device=hidden.device)
-        return LabelLoss(
-            loss=total,
-            loss_sums=sums.index_add(0, terms, losses * times),
-            counts=sums.index_add(0, terms, times),
-            refusal_sum=(refusal * times * (terms == TERMS.index("rto"))).sum(),
-        )
+        return _by_term(total, losses, refusal, terms=given["terms"], times=given.get("times"))
 
     model.forward = MethodType(forward, model)
+
+
+def _teach(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear | None:
+    """Teach a linear head to give losses and return it; any other is left as it is."""
+    lm_head, embedding = model.get_output_embeddings(), cast("nn.Embedding", model.get_input_embeddings())
+    own = OwnGradient(embedding.weight) if in_place else None
+    if own is not None:
+        add_in_place(embedding, own)
+    if type(lm_head) is not nn.Linear:
+        return None
+    tied = lm_head.weight is embedding.weight
+    _teach_head(lm_head, head, own if tied or own is None else OwnGradient(lm_head.weight))
+    return lm_head
+
+
+def _trunk(model: Any, input_ids: Tensor, given: dict[str, Any]) -> Tensor:
+    """Hidden states of all positions, Float["node hidden"]."""
+    inputs = {name: given[name] for name in ("position_ids", "attention_mask") if given.get(name) is not None}
+    if "ends" in given:
+        inputs["attention_mask"] = tree_mask(model.config, ends=given["ends"], position_ids=given["position_ids"])
+    return model.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state.flatten(0, 1)
+
+
+def _by_term(total: Tensor, losses: Tensor, refusal: Tensor, *, terms: Tensor, times: Tensor | None) -> LabelLoss:
+    """Losses and labels added up by term; a label that stands for several is counted `times`."""
+    times = torch.ones_like(losses) if times is None else times
+    sums = torch.zeros(len(TERMS), device=losses.device)
+    return LabelLoss(
+        loss=total,
+        loss_sums=sums.index_add(0, terms, losses * times),
+        counts=sums.index_add(0, terms, times),
+        refusal_sum=(refusal * times * (terms == TERMS.index("rto"))).sum(),
+    )

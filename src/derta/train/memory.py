@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import resource
 from collections.abc import Callable, Generator
@@ -17,10 +18,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from derta.errors import ModelError, is_out_of_memory
 from derta.recipe import TrainSection
 
-STEPS_BETWEEN_TRIMS = 4
+MOST_HOLES = 2**29
+"""Bytes that may come to be resident before the free ones among them are given back."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _LARGEST_KEPT = 2**25  # the most that glibc takes as a threshold
-_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR_REFS, _STATUS, _STATM = (Path("/proc/self") / name for name in ("clear_refs", "status", "statm"))
 
 
 def keep_freed_memory() -> None:
@@ -36,22 +39,47 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-class GiveBackHoles(TrainerCallback):
-    """Every few steps, give the kernel the free pages between those in use (glibc only).
+def _give_back_holes() -> None:
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
-    Batches of many shapes leave holes that none fills, and a heap of kept memory would grow on (LOG.md, 20).
+
+class GiveBackHoles(TrainerCallback):
+    """After a micro-batch, give the kernel free pages between those in use, once they may be many (glibc only).
+
+    Batches of many shapes leave holes that none fills, and a heap of kept memory would grow on (LOG.md, 22).
     """
 
+    def __init__(self) -> None:
+        self._needed = resident_memory()
+
+    def _give_back(self) -> None:
+        now = resident_memory()
+        if now > self._needed + MOST_HOLES:
+            _give_back_holes()
+            self._needed = now = resident_memory()
+        self._needed = min(self._needed, now)
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A micro-batch of a step is done."""
+        del args, state, control
+        self._give_back()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Trim every STEPS_BETWEEN_TRIMS steps."""
-        del args, control
-        if state.global_step % STEPS_BETWEEN_TRIMS == 0 and platform.libc_ver()[0] == "glibc":
-            ctypes.CDLL(None).malloc_trim(0)
+        """The last of a step's is."""
+        del args, state, control
+        self._give_back()
 
 
 def reset_peak_memory() -> None:
-    """Begin to measure anew; where the system cannot (macOS), the peak stays that of the whole process."""
+    """Let go of what nothing uses any more (models before), and begin to measure anew.
+
+    Where the system cannot (macOS), the peak stays that of the whole process.
+    """
+    gc.collect()
+    _give_back_holes()
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR_REFS.exists():
         _CLEAR_REFS.write_text("5", encoding="ascii")
@@ -64,6 +92,13 @@ def peak_memory() -> int:
     if _STATUS.exists():
         return 1024 * int(_STATUS.read_text(encoding="ascii").split("VmHWM:")[1].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory now; 0 where the system does not tell."""
+    if not _STATM.exists():
+        return 0
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def static_bytes(net: nn.Module) -> int:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from math import ceil
-from typing import Any, NamedTuple
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.train.memory import peak_memory
 from derta.train.trainer import DertaTrainer
 
-Keys = list[tuple[int, int]]
+if TYPE_CHECKING:
+    from derta.train.dpo import PairTrainer  # which needs TRL
+
+Keys = list[Any]
 MAX_SURVEYED = 2000
 PROBED = 4
 
 
 class Shape(NamedTuple):
-    """A micro-batch: its rows' keys, their tokens, the tokens it has with padding, and its labels."""
+    """A micro-batch: its rows' keys, their tokens, the tokens it has with padding, its labels, and what meets the head.
+
+    A row's key is the epoch and its index; a pair's is its index.
+    """
 
     keys: Keys
     tokens: int
     padded: int
     labels: int
+    scored: int
 
 
 class Plan(NamedTuple):
@@ -51,15 +59,23 @@ def plan(trainer: DertaTrainer) -> Plan:
     """Count rows, tokens, labels and steps by drawing the first epoch's micro-batches, or the first of very many."""
     sampler: Any = trainer.micro_batches
     sampler.set_epoch(0)
-    surveyed: list[Shape] = []
-    for keys in sampler:
-        surveyed.append(_shape(trainer, keys))
-        if len(surveyed) == MAX_SURVEYED:
-            break
-    arguments = trainer.args
-    steps_an_epoch = ceil(len(sampler) / arguments.gradient_accumulation_steps)
+    surveyed = [_shape(trainer, keys) for keys in islice(sampler, MAX_SURVEYED)]
+    return _counted(surveyed, trainer.args, an_epoch=len(sampler))
+
+
+def plan_pairs(trainer: PairTrainer) -> Plan:
+    """The same for DPO: rows are pairs, tokens and labels those of both their sides."""
+    pairs, size = trainer.pairs, trainer.args.per_device_train_batch_size
+    order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    surveyed = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SURVEYED]]
+    return _counted(surveyed, trainer.args, an_epoch=len(batches))
+
+
+def _counted(surveyed: Sequence[Shape], arguments: TrainingArguments, *, an_epoch: int) -> Plan:
+    steps_an_epoch = ceil(an_epoch / arguments.gradient_accumulation_steps)
     steps = arguments.max_steps if arguments.max_steps > 0 else ceil(arguments.num_train_epochs * steps_an_epoch)
-    micro_batches = round(steps / steps_an_epoch * len(sampler))
+    micro_batches = round(steps / steps_an_epoch * an_epoch)
     scale = micro_batches / len(surveyed)
     tokens, padded = (sum(getattr(shape, name) for shape in surveyed) for name in ("tokens", "padded"))
     return Plan(
@@ -77,24 +93,15 @@ def _shape(trainer: DertaTrainer, keys: Keys) -> Shape:
     dataset: Any = trainer.train_dataset
     rows = [dataset[key] for key in keys]
     batch = trainer.data_collator(rows)
-    tokens = sum(len(row.input_ids) for row in rows)
-    return Shape(keys, tokens, batch["input_ids"].numel(), len(batch["nodes"]))
+    tokens, labels = sum(len(row.input_ids) for row in rows), len(batch["nodes"])
+    return Shape(keys, tokens, batch["input_ids"].numel(), labels, scored=labels)
 
 
-class _Chosen(Sampler[Keys]):
-    """Given micro-batches, once."""
-
-    def __init__(self, batches: Sequence[Keys]) -> None:
-        self._batches = batches
-
-    def set_epoch(self, epoch: int) -> None:
-        """There is one."""
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Keys]:
-        return iter(self._batches)
+def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
+    batch = trainer.data_collator([trainer.pairs[key] for key in keys])
+    tokens, labels = int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum())
+    padded = batch["input_ids"].numel()
+    return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all
 
 
 class _Watch(TrainerCallback):
@@ -124,36 +131,37 @@ class _Watch(TrainerCallback):
         self._last = now
 
 
-def probe(trainer: DertaTrainer, planned: Plan) -> Estimate:
+def probe(trainer: DertaTrainer | PairTrainer, planned: Plan) -> Estimate:
     """Train on a few micro-batches (the largest among them) and scale up; the model is of no use afterwards.
 
-    Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by labels. The first
-    step warms up and is not counted.
+    Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by what meets the head.
+    What the first step takes beyond that (compiling, the optimizer's state) is taken to come once.
     """
     chosen, together = _choose(planned.surveyed, together=min(2, trainer.args.gradient_accumulation_steps))
-    trainer.micro_batches = _Chosen([shape.keys for shape in chosen])
+    trainer.read_only([shape.keys for shape in chosen])
     trainer.args.gradient_accumulation_steps = together
     trainer.args.max_steps = len(chosen) // together
     watch = _Watch()
     trainer.add_callback(watch)
     trainer.train()
-    trunk, head = _weights(trainer.net)
+    trunk, head = _weights(trainer.model)
 
     def cost(shapes: Sequence[Shape]) -> float:
-        return float(sum(trunk * shape.padded + head * shape.labels for shape in shapes))
+        return float(sum(trunk * shape.padded + head * shape.scored for shape in shapes))
 
     update = sum(watch.updates[1:]) / len(watch.updates[1:])
-    busy = sum(watch.steps[1:]) - sum(watch.updates[1:])
+    pace = (sum(watch.steps[1:]) - sum(watch.updates[1:])) / cost(chosen[together:])
+    warm_up = max(0.0, watch.steps[0] - pace * cost(chosen[:together]) - update)
     whole = cost(planned.surveyed) * planned.micro_batches / len(planned.surveyed)
-    return Estimate(busy * whole / cost(chosen[together:]) + planned.steps * update, peak_memory())
+    return Estimate(warm_up + pace * whole + planned.steps * update, peak_memory())
 
 
 def _choose(surveyed: Sequence[Shape], *, together: int) -> tuple[list[Shape], int]:
     """Micro-batches to run: two to warm up, the two largest, and some that lie evenly among all."""
     evenly = [surveyed[i * len(surveyed) // PROBED] for i in range(PROBED)]
     largest = max(surveyed, key=lambda shape: shape.padded)
-    most_labels = max(surveyed, key=lambda shape: shape.labels)
-    return [evenly[0], evenly[-1], largest, most_labels, *evenly], together
+    most_scored = max(surveyed, key=lambda shape: shape.scored)
+    return [evenly[0], evenly[-1], largest, most_scored, *evenly], together
 
 
 def _weights(net: Any) -> tuple[int, int]:

@@ -14,15 +14,15 @@ from derta.train.adapters import adapted, base_dtype
 from derta.train.fit import load_model
 
 
-def load_start(model: ModelSection, train: TrainSection, *, start: Path) -> Any:
-    """Load the model that training starts from: a whole one, or an adapter on the recipe's model.
+def load_start(model: ModelSection, train: TrainSection, *, start: Path | None) -> Any:
+    """Load the model that training starts from: a whole one, an adapter on the recipe's model, or (None) that itself.
 
     Raises:
         ModelError: no such folder, or none that holds a model in safetensors.
         RecipeError: an adapter for a recipe without `lora`, or LoRA on the head, which TRL's loss would pass by.
     """
-    adapter = start if is_adapter(start) else None
-    if adapter is None:
+    adapter = start if start is not None and is_adapter(start) else None
+    if start is not None and adapter is None:
         if not (start / "config.json").is_file():
             raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
         model = model.model_copy(update={"path": str(start)})

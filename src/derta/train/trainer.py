@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,19 @@ class _SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, control
         self._sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
+
+
+class _Given(Sampler[list[tuple[int, int]]]):
+    """Micro-batches as they are given, once."""
+
+    def __init__(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
+        self._given = micro_batches
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self._given)
 
 
 class DertaTrainer(Trainer):
@@ -102,6 +115,10 @@ class DertaTrainer(Trainer):
         return prepare_data_loader(
             loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
+
+    def read_only(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
+        """Train on these micro-batches of (epoch, row), once, in place of the sampler's."""
+        self.micro_batches = _Given(micro_batches)
 
     @property
     def net(self) -> nn.Module:

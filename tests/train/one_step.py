@@ -1,0 +1,55 @@
+"""One training step of a model: by its own forward, a row at a time, and by ours."""
+
+import torch
+
+from derta.data.rows import IGNORE
+from derta.train.collator import collate
+from derta.train.label_loss import use_label_loss
+
+REFUSALS = (3, 4)
+FAMILIES = ("llama", "gemma3", "qwen3", "mistral")
+SCALED = ("gemma2", "cohere", "granite")
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(ours, stock, tolerance=1e-5):
+    """Equal to `tolerance` of the largest gradient."""
+    assert set(ours) == set(stock)
+    largest = max(float(grad.abs().max()) for grad in stock.values())
+    assert largest > 0
+    for name, grad in stock.items():
+        assert float((ours[name] - grad).abs().max()) <= tolerance * largest, name
+
+
+def stock_step(model, rows):
+    """Mean loss over all labels by the model's own forward, one row at a time: nothing packed, nothing padded."""
+    model.zero_grad()
+    count = sum(label != IGNORE for row in rows for label in row.labels)
+    total = 0.0
+    for row in rows:
+        learned = sum(label != IGNORE for label in row.labels)
+        if learned:
+            loss = model(
+                input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]), use_cache=False
+            ).loss
+            (loss * learned / count).backward()
+            total += float(loss.detach()) * learned
+    return total / count, gradients(model)
+
+
+def inputs_of(batch):
+    """What of a batch the model takes."""
+    return {name: value for name, value in batch.items() if name not in {"row_ids", "items"}}
+
+
+def our_step(model, rows, *, capacity=64):
+    """The same with the label loss on packed rows."""
+    use_label_loss(model, refusal_ids=REFUSALS)
+    model.zero_grad()
+    found = model(**inputs_of(collate(rows, capacity=capacity, pad_id=0)))
+    (found.loss / found.counts.sum().clamp(min=1)).backward()
+    found.loss = found.loss.detach()
+    return found, gradients(model)

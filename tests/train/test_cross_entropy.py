@@ -1,0 +1,90 @@
+import pytest
+import torch
+from one_step import REFUSALS, assert_close, our_step
+from torch import nn
+
+from derta.train import cross_entropy
+from derta.train.cross_entropy import LabelCrossEntropy
+from derta.train.head import Head
+
+
+def cross_entropy_by_hand(hidden, weight, targets):
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    losses = nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    losses.sum().backward()
+    return losses.detach(), hidden.grad, weight.grad
+
+
+def ours(hidden, weight, targets, *, dtype=torch.float32, refusal_ids=REFUSALS):
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    total, losses, refusing = LabelCrossEntropy.apply(
+        hidden, weight, None, targets, torch.ones(len(targets)), torch.tensor(refusal_ids), Head(), dtype, None
+    )
+    total.backward()
+    return losses, hidden.grad, weight.grad, refusing
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_logits_far_apart_neither_overflow_nor_underflow(monkeypatch, scale):
+    """At 300 the highest logit lies hundreds above the first block's, and targets hundreds below it."""
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(20, 8), torch.randn(200, 8) * scale, torch.randint(0, 200, (20,))
+    weight[:64] *= 1e-3  # the first block tells nothing of the others
+    expected = cross_entropy_by_hand(hidden, weight, targets)
+    assert float(expected[0].max()) > 2 * scale
+    losses, grad_hidden, grad_weight, refusing = ours(hidden, weight, targets)
+    assert torch.allclose(losses, expected[0], rtol=1e-5)
+    assert torch.allclose(grad_hidden, expected[1], rtol=1e-4, atol=1e-5 * scale)
+    assert torch.allclose(grad_weight, expected[2], rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(refusing).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sure", [0.0, 6.0])
+def test_in_16_bits_the_losses_and_gradients_stay_as_close_as_their_inputs_allow(monkeypatch, dtype, sure):
+    """`sure`: how far the target stands out; where it is nearly certain, its gradient is a small difference."""
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)
+    torch.manual_seed(0)
+    targets = torch.randint(0, 200, (50,))
+    weight = (torch.randn(200, 16) * 0.5).to(dtype).float()
+    hidden = (torch.randn(50, 16) + sure * nn.functional.normalize(weight[targets])).to(dtype).float()
+    expected = cross_entropy_by_hand(hidden, weight, targets)
+    losses, grad_hidden, grad_weight, _ = ours(hidden, weight, targets, dtype=dtype)
+    assert bool((losses >= 0).all())
+    assert torch.allclose(losses, expected[0], rtol=0.02, atol=0.02)
+    for found, wanted in ((grad_hidden, expected[1]), (grad_weight, expected[2])):
+        assert float((found - wanted).norm() / wanted.norm()) < 0.01
+
+
+def test_a_loss_scaled_afterwards_scales_its_gradients():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 8).requires_grad_(), torch.randn(70, 8).requires_grad_()
+    targets = torch.randint(0, 70, (5,))
+    total, *_ = LabelCrossEntropy.apply(
+        hidden, weight, None, targets, torch.ones(5), torch.tensor(REFUSALS), Head(), torch.float32, None
+    )
+    (3 * total).backward()
+    _, grad_hidden, grad_weight = cross_entropy_by_hand(hidden.detach(), weight.detach(), targets)
+    assert torch.allclose(hidden.grad, 3 * grad_hidden, atol=1e-6)
+    assert torch.allclose(weight.grad, 3 * grad_weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_several_chunks_equal_one(model_of, some_rows, monkeypatch, name):
+    whole, whole_grads = our_step(model_of(name), some_rows)
+    monkeypatch.setattr(cross_entropy, "MAX_CHUNK_BYTES", 4 * (7 * 96 + 1))
+    parts, part_grads = our_step(model_of(name), some_rows)
+    assert torch.allclose(whole.loss_sums, parts.loss_sums)
+    assert torch.allclose(whole.refusal_sum, parts.refusal_sum)
+    assert_close(part_grads, whole_grads, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "granite"])
+def test_several_blocks_of_the_vocabulary_equal_one(model_of, some_rows, monkeypatch, name):
+    whole, whole_grads = our_step(model_of(name), some_rows)
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)  # 64 of 96 tokens, then 32
+    parts, part_grads = our_step(model_of(name), some_rows)
+    assert torch.allclose(whole.loss_sums, parts.loss_sums)
+    assert torch.allclose(whole.refusal_sum, parts.refusal_sum)
+    assert_close(part_grads, whole_grads, tolerance=1e-6)
