@@ -73,12 +73,19 @@ class TermWeights(Section):
     safe: float = Field(default=1.0, ge=0)
     rto: float = Field(default=1.0, ge=0)
 
+    @model_validator(mode="after")
+    def _something_counts(self) -> Self:
+        if not (self.helpful or self.safe or self.rto):
+            raise ValueError("at least one term must have a weight above 0")
+        return self
+
 
 class TrainSection(Section):
     """How one model is tuned. Paper, full fine-tuning: the defaults; LoRA: 1e-4, no warmup, sorry_dropout 0.
 
     Attributes:
-        step_tokens: Tokens of an optimizer step, in place of `batch_size` rows: a step takes rows while they fit.
+        step_tokens: Tokens of an optimizer step, in place of `batch_size` rows: an epoch's rows are cut into steps of
+            nearly so many, each of one row at least.
         micro_batch_size: Rows that go through the model at once, on average: a step's rows are shared out by length.
         pack_tokens: Rows are packed into sequences of up to this many tokens; 0: one row a sequence, padded.
         group_by_length: Without packing, put rows of like length into the same micro-batch.
@@ -135,6 +142,12 @@ class TrainSection(Section):
     def _branches_fit(self) -> Self:
         if self.reference and (self.tree_rows or self.branches_per_triple > 1):
             raise ValueError("reference is the released code, which has no tree_rows and one branches_per_triple")
+        if self.reference and (self.normalization == "row" or self.term_weights != TermWeights()):
+            raise ValueError("reference is the released code, which has its own normalization and no term_weights")
+        if self.reference and (self.step_tokens or self.group_by_length):
+            raise ValueError("reference is the released code, which has no step_tokens and no group_by_length")
+        if self.attention == "flash_attention_2" and not (self.bf16 or self.fp16):
+            raise ValueError("flash_attention_2 computes in 16 bits: set bf16 or fp16")
         if self.tree_rows and self.attention not in ("sdpa", "flex_attention"):
             raise ValueError(f"tree_rows need attention sdpa or flex_attention, not {self.attention}")
         return self

@@ -108,16 +108,19 @@ def base(name, make_model_dir):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_estimates_what_a_recipe_says_on_a_tiny_model_of_its_class(name, base, recipe, derta):
-    words = [*shrunk(recipe, base), "--set", "methods=[vanilla, derta]"]
+    listed = load_recipe(RECIPES / f"{name}.yaml").methods
+    methods = ["vanilla", "derta", *(["dpo"] if "dpo" in listed else [])]
+    words = [*shrunk(recipe, base), "--set", f"methods={json.dumps(methods)}"]
     called = derta("run", RECIPES / f"{name}.yaml", *words, "--dry-run", "--json")
     assert called.code == 0, called.err
-    vanilla, found = json.loads(called.out)
-    assert (vanilla["method"], found["method"]) == ("vanilla", "derta")
-    assert (found["rows"], found["steps"]) == (8, 2)
-    assert 0 < found["labels"] < found["tokens"] < 8 * 96
-    assert 0 <= found["padding"] < 1
-    assert 0 <= found["seconds"] < 60
-    assert found["peak_gib"] > 0.01
+    estimates = json.loads(called.out)
+    assert [one["method"] for one in estimates] == methods
+    assert (estimates[1]["rows"], estimates[1]["steps"]) == (8, 2)
+    for one in estimates:
+        assert 0 < one["labels"] < one["tokens"] < 2 * 8 * 96
+        assert 0 <= one["padding"] < 1
+        assert 0 <= one["seconds"] < 60
+        assert one["peak_gib"] > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)

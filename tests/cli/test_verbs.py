@@ -76,6 +76,14 @@ def test_data_writes_every_branch_of_a_triple_as_a_row(finished, tmp_path, derta
     assert terms == ["helpful"] * 4 + ["safe"] * 6 + ["rto"] * 2
 
 
+def test_rows_whose_labels_are_dropped_in_training_are_not_written_with_all_of_them(finished, tmp_path, derta):
+    words = ("--method", "derta", "--out", tmp_path / "rows.jsonl", "--set", "train.reference=true")
+    called = derta("data", finished.recipe, *words)
+    assert (called.code, called.err.count("\n")) == (2, 1)
+    assert "expected no train.reference" in called.err
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_train_writes_the_model_of_a_run_and_overwrites_nothing(finished, tmp_path, derta):
     out = tmp_path / "model"
     called = derta("train", finished.recipe, "--method", "derta", "--out", out)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from derta.data.rows import row_settings
 from derta.errors import RecipeError
 from derta.recipe import LoraSection, TrainSection
-from derta.train.arguments import accumulation_steps, adds_in_place, training_arguments
+from derta.train.arguments import accumulation_steps, adds_in_place, on_one_device, training_arguments
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
@@ -46,3 +46,9 @@ def test_a_recipes_settings_reach_the_trainer(tmp_path):
 def test_gradients_bypass_autograd_only_where_nothing_else_wants_them(settings, device, world_size, expected):
     arguments = SimpleNamespace(device=torch.device(device), world_size=world_size)
     assert adds_in_place(TrainSection(**settings), arguments) is expected
+
+
+def test_one_process_keeps_to_one_gpu(tmp_path):
+    arguments = training_arguments(TrainSection(), seed=0, folder=tmp_path)
+    arguments._n_gpu = 4  # as TrainingArguments counts what is visible
+    assert on_one_device(arguments).n_gpu == 1

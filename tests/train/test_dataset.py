@@ -136,3 +136,12 @@ def test_a_row_that_teaches_nothing_is_refused_before_it_reaches_a_batch():
     silent = Instance("helpful", EncodedExample("e", tuple(range(40)), ()), False, 0)
     with pytest.raises(DataError, match=r"row e \(helpful\): every label is masked"):
         RowDataset([silent], settings=RowSettings(max_length=32), seed=0)[0, 0]
+
+
+@drawn(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.data())
+def test_rows_are_cut_into_steps_of_which_none_is_empty(lengths, data):
+    parts = data.draw(st.integers(1, len(lengths)))
+    cut = list(cut_evenly(range(len(lengths)), length=lengths.__getitem__, parts=parts))
+    assert len(cut) == parts
+    assert all(cut)
+    assert [row for part in cut for row in part] == list(range(len(lengths)))

@@ -14,17 +14,21 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
+from derta.data.rows import IGNORE, row_settings
 from derta.errors import ModelError, RecipeError, RunError
 from derta.recipe import LoraSection, ModelSection, TermWeights, TrainSection
 from derta.train import fit as fit_module
 from derta.train import memory
+from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.fit import fit, last_whole_checkpoint, load_model
+from derta.train.trainer import NonFiniteLossError
 
 TRAIN = TrainSection(
     epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
     logging_steps=1,
 )  # fmt: skip
 LORA = LoraSection(r=4, alpha=8)
+SHARING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
 
 
 class StopAt(TrainerCallback):
@@ -139,21 +143,44 @@ def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, setting
     assert [entry["loss"] for entry in spared] == pytest.approx([entry["loss"] for entry in plain], abs=0.05)
 
 
+def test_an_update_that_is_no_number_is_not_saved(run_fit, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="expected finite weights, got others in model"):
+        run_fit(train=changed(TRAIN, max_steps=1, learning_rate=1e39, warmup=0))
+    assert not (tmp_path / "model").exists()
+
+
 def test_terms_without_weight_are_not_learned(run_fit):
     without = TermWeights(rto=0.0)
-    train = changed(TRAIN, epochs=1, term_weights=without)
-    weighted, plain = read_log(run_fit(train=train, out="weighted")), read_log(run_fit(out="plain"))
+    weighted = read_log(run_fit(train=changed(TRAIN, term_weights=without), out="weighted"))
+    plain = read_log(run_fit(out="plain"))
     assert weighted[-1]["refusal_probability"] < 0.5 * plain[-1]["refusal_probability"]
 
 
-def test_normalizing_by_row_weighs_every_row_the_same(run_fit):
-    """One step over one batch: the logged loss is the mean of the rows' own means."""
-    one = changed(TRAIN, epochs=1, batch_size=24, micro_batch_size=24, max_steps=1)
-    by_row, by_token = (
-        read_log(run_fit(train=changed(one, normalization=name), out=name))[0] for name in ("row", "token")
-    )
-    assert by_row["loss_rto"] == by_token["loss_rto"]
-    assert by_row["loss"] != by_token["loss"]
+@pytest.mark.parametrize("name", ["row", "token", "micro_batch"])
+def test_the_loss_is_divided_as_the_recipe_says(run_fit, small_data, name):
+    """One step of two micro-batches, against the stock model on each row alone."""
+    train = changed(TRAIN, epochs=1, batch_size=24, micro_batch_size=12, max_steps=1, normalization=name)
+    (logged,) = read_log(run_fit(train=train))
+    dataset = RowDataset(small_data("derta"), settings=row_settings(train), seed=0)
+    model = AutoModelForCausalLM.from_pretrained(run_fit.base)
+    sampler = MicroBatchSampler(dataset, settings=StepSettings(12, 2, sharing=SHARING[name]), seed=0)
+
+    def counted(row):
+        count = sum(label != IGNORE for label in row.labels)
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss
+        return count, float(loss) * count
+
+    micro_batches = [[counted(dataset[key]) for key in keys] for keys in sampler]
+    assert [len(rows) for rows in micro_batches] == [12, 12] or name != "micro_batch"
+    rows = [one for batch in micro_batches for one in batch]
+    expected = {
+        "row": sum(total / count for count, total in rows) / len(rows),
+        "token": sum(total for _, total in rows) / sum(count for count, _ in rows),
+        "micro_batch": sum(sum(t for _, t in one) / sum(c for c, _ in one) for one in micro_batches) / 2,
+    }
+    assert logged["loss"] == pytest.approx(expected[name], rel=1e-5)
+    assert len({round(value, 3) for value in expected.values()}) == 3
 
 
 def test_the_log_ends_with_the_peak_of_memory(run_fit):
@@ -182,7 +209,8 @@ def test_compiled_layers_train_to_the_same_losses(run_fit):
     ("settings", "told"),
     [
         ({"attention": "flex_attention"}, "expected a GPU for flex_attention, found none; use sdpa"),
-        ({"attention": "flash_attention_2"}, r"train.attention: .*install it, or use sdpa"),
+        ({"fp16": True}, "train.fp16: expected a GPU, found none; use bf16"),
+        ({"attention": "flash_attention_2", "bf16": True}, r"train.attention: .*install it, or use sdpa"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has some of them")
@@ -190,6 +218,18 @@ def test_what_this_machine_has_not_is_told_in_one_line(run_fit, tmp_path, settin
     with pytest.raises(RecipeError, match=told):
         run_fit(train=changed(TRAIN, **settings))
     assert not list(tmp_path.glob("model*"))
+
+
+def test_a_logger_that_is_not_there_is_told_in_one_line(run_fit, tmp_path):
+    with pytest.raises(RecipeError, match=r"train.report_to: expected a logger that is installed \(.*got 'nonsense'"):
+        run_fit(train=changed(TRAIN, report_to="nonsense"))
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_a_budget_below_the_rows_lengths_makes_steps_of_one_row_and_none_of_none(run_fit):
+    log = read_log(run_fit(train=changed(TRAIN, epochs=1, step_tokens=10)))
+    assert len(log) == 24
+    assert all(entry["loss"] > 0 for entry in log)
 
 
 # --- stopped and gone on with ----------------------------------------------------------------------------------------

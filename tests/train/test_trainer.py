@@ -183,6 +183,15 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_rows(small_data,
     assert "lower the learning rate" in str(caught.value)
 
 
+def test_gradients_that_are_not_finite_stop_training_before_the_update(small_data, train_losses):
+    trainer = train_losses(small_data("derta"), steps=False)
+    before = weights(trainer)
+    trainer.model.lm_head.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(NonFiniteLossError, match=r"step 0: expected gradients of a finite norm, got (nan|inf)"):
+        trainer.train()
+    assert_same_weights(weights(trainer), before, 0)
+
+
 def test_a_reference_micro_batch_without_labels_is_no_nan(small_data, train_losses):
     given = [one for one in small_data("rto") if one.term == "rto"]  # many keep no label at all
     trainer = train_losses(

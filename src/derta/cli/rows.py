@@ -11,6 +11,7 @@ from derta.cli.prepare import method_instances, prepare_data
 from derta.cli.run import check_recipe
 from derta.data.rows import check_row, draw_row, row_settings
 from derta.data.tree import branched
+from derta.errors import RecipeError
 from derta.jsonl import write_text
 from derta.recipe import Recipe
 
@@ -20,6 +21,10 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
 
     The rows of a tree are written one by one.
     """
+    if recipe.train.reference:
+        raise RecipeError(
+            "derta data: expected no train.reference, whose labels are dropped by batch, in training; leave it out"
+        )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)
     prepared = prepare_data(recipe)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from derta.data.rows import Instance, row_settings
 from derta.errors import RecipeError
@@ -16,6 +17,7 @@ from derta.recipe import TrainSection
 from derta.train.collator import LossSettings
 from derta.train.dataset import RowDataset
 
+A = TypeVar("A", bound=TrainingArguments)
 _ONE_BIN = 2**31
 """A capacity that every micro-batch fits into."""
 
@@ -23,9 +25,32 @@ _ONE_BIN = 2**31
 def training_arguments(
     train: TrainSection, *, seed: int, folder: Path, accumulation: int | None = None
 ) -> TrainingArguments:
-    """The recipe's settings as the Trainer takes them; micro-batches add up to `batch_size` unless told otherwise."""
+    """The recipe's settings as the Trainer takes them; micro-batches add up to `batch_size` unless told otherwise.
+
+    Raises:
+        RecipeError: fp16 without a GPU (accelerate would train in fp32), or a logger that is not there.
+    """
+    if train.fp16 and not torch.accelerator.is_available():
+        raise RecipeError("train.fp16: expected a GPU, found none; use bf16, or neither")
+    if train.report_to not in ("none", "all", *get_available_reporting_integrations()):
+        there = ", ".join(get_available_reporting_integrations()) or "none"
+        raise RecipeError(
+            f"train.report_to: expected a logger that is installed ({there}), got {train.report_to!r}; install it, or "
+            "use none"
+        )
     if accumulation is None:
         accumulation = accumulation_steps(train, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+    return on_one_device(_arguments(train, seed=seed, folder=folder, accumulation=accumulation))
+
+
+def on_one_device(arguments: A) -> A:
+    """Keep one process to one GPU: the Trainer would tear the batches of several apart (`nn.DataParallel`)."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+    return arguments
+
+
+def _arguments(train: TrainSection, *, seed: int, folder: Path, accumulation: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=train.epochs,

@@ -159,26 +159,37 @@ def _chunk(
 def _exponentials(projection: _Projection, states: Tensor, targets: Tensor, at_target: Tensor) -> tuple[_Pass, Tensor]:
     """One pass with a shift from the first block and the targets; if that overflows, another with the true maximum."""
     places = projection.blocks(len(states))
+    first = projection.scores(states, places[0])
 
-    def highest(place: slice) -> Tensor:
-        return projection.head(projection.scores(states, place)).amax(dim=-1)
+    def highest(scores: Tensor) -> Tensor:
+        return projection.head(scores.amax(dim=-1))  # logits rise with scores: scales are positive
 
-    shift = torch.maximum(highest(places[0]), at_target).to(states.dtype).float()
-    found = _one_pass(projection, states, targets, places, shift)
+    shift = torch.maximum(highest(first), at_target).to(states.dtype).float()
+    found = _one_pass(projection, states, targets, places, shift, first=first)
     if len(places) > 1 and not bool(torch.isfinite(found.sums).all()):
         for place in places[1:]:
-            shift = torch.maximum(shift, highest(place)).to(states.dtype).float()
+            shift = torch.maximum(shift, highest(projection.scores(states, place))).to(states.dtype).float()
         found = _one_pass(projection, states, targets, places, shift)
     return found, shift
 
 
-def _one_pass(projection: _Projection, states: Tensor, targets: Tensor, places: list[slice], shift: Tensor) -> _Pass:
+def _one_pass(
+    projection: _Projection,
+    states: Tensor,
+    targets: Tensor,
+    places: list[slice],
+    shift: Tensor,
+    *,
+    first: Tensor | None = None,
+) -> _Pass:
+    """`first`: the first block's scores, if they are known; they are written over."""
     blocks: list[tuple[slice, Tensor]] = []
     others, of_target = torch.zeros_like(shift), torch.zeros_like(shift)
     roomy = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums are added up in fp32, then rounded
     plain, head = projection.head == Head(), projection.head
     for place in places:
-        scores = projection.scores(states, place)
+        scores = projection.scores(states, place) if first is None else first
+        first = None
         logits = scores if plain else head(scores)
         slope = None if plain else head.slope(logits)
         block = logits.sub_(shift.to(logits.dtype)[:, None]).exp_()

@@ -124,20 +124,26 @@ def num_steps(dataset: RowDataset, settings: StepSettings) -> int:
     if settings.step_tokens is None:
         return -(-len(dataset) // (settings.micro_rows * settings.micro_batches * settings.num_processes))
     total = sum(dataset.length(0, index) for index in range(len(dataset)))
-    return max(1, -(-total // settings.step_tokens))
+    return min(len(dataset), max(1, -(-total // settings.step_tokens)))
 
 
 def cut_evenly(order: Sequence[int], *, length: Callable[[int], int], parts: int) -> Iterator[list[int]]:
     """Cut rows into consecutive parts of nearly the same number of tokens: a row goes where its middle lies.
 
+    No part is empty, if there are as many rows as parts.
+
     >>> list(cut_evenly([0, 1, 2, 3], length=lambda index: (4, 2, 2, 4)[index], parts=2))
     [[0, 1], [2, 3]]
+    >>> list(cut_evenly([0, 1, 2], length=lambda index: (1, 9, 1)[index], parts=3))
+    [[0], [1], [2]]
     """
     lengths = [length(index) for index in order]
-    total, before = sum(lengths), 0
+    total, before, part = sum(lengths), 0, -1
     cut: list[list[int]] = [[] for _ in range(parts)]
-    for index, tokens in zip(order, lengths, strict=True):
-        cut[min(parts - 1, (2 * before + tokens) * parts // (2 * total))].append(index)
+    for place, tokens in enumerate(lengths):
+        middle = (2 * before + tokens) * parts // (2 * total)
+        part = max(min(middle, part + 1), parts - (len(order) - place), 0)
+        cut[part].append(order[place])
         before += tokens
     return iter(cut)
 

@@ -25,12 +25,12 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from derta.data.pairs import EncodedPair, cut_pair
 from derta.recipe import DpoSection, ModelSection, TrainSection
-from derta.train.arguments import training_arguments
+from derta.train.arguments import on_one_device, training_arguments
 from derta.train.fit import train_and_save
 from derta.train.memory import GiveBackHoles, keep_freed_memory, loading_advice, out_of_memory_told, reset_peak_memory
 from derta.train.sharding import check_launch
 from derta.train.start import is_adapter, load_start
-from derta.train.trainer import NonFiniteLossError
+from derta.train.trainer import NonFiniteLossError, check_norm
 
 _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
 
@@ -146,13 +146,15 @@ def dpo_arguments(train: TrainSection, dpo: DpoSection, *, seed: int, folder: Pa
         "micro_batch_size": dpo.micro_batch_size or train.micro_batch_size,
     }
     plain = training_arguments(train.model_copy(update=settings), seed=seed, folder=folder)
-    return DPOConfig(
-        **{field.name: vars(plain)[field.name] for field in fields(plain) if field.init},
-        beta=dpo.beta,
-        precompute_ref_log_probs=dpo.precompute_reference,
-        disable_dropout=True,
-        router_aux_loss_coef=0.0,  # DPO's loss and nothing beside it, for mixtures of experts too
-        max_length=None,  # `cut_pair` has seen to it
+    return on_one_device(
+        DPOConfig(
+            **{field.name: vars(plain)[field.name] for field in fields(plain) if field.init},
+            beta=dpo.beta,
+            precompute_ref_log_probs=dpo.precompute_reference,
+            disable_dropout=True,
+            router_aux_loss_coef=0.0,  # DPO's loss and nothing beside it, for mixtures of experts too
+            max_length=None,  # `cut_pair` has seen to it
+        )
     )
 
 
@@ -195,6 +197,9 @@ class PairTrainer(DPOTrainer):
                 f"{', '.join(self._ids_of(inputs))}; lower `dpo.learning_rate`, or use bf16 instead of fp16"
             )
         return found
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
 
     def _ids_of(self, inputs: dict[str, Tensor]) -> list[str]:
         """The pairs of a batch, known by their chosen halves: the model would take any id beside them for its own."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import TrainerCallback
 
@@ -39,8 +41,8 @@ from derta.train.memory import (
     reset_peak_memory,
     training_advice,
 )
-from derta.train.sharding import check_launch, gather_at_save, settle_fsdp
-from derta.train.trainer import DertaTrainer
+from derta.train.sharding import check_launch, gather_at_save, is_sharded, settle_fsdp
+from derta.train.trainer import DertaTrainer, NonFiniteLossError
 from derta.train.tree import check_trees
 
 
@@ -88,10 +90,23 @@ def train_and_save(
     with full_disk_told(out), out_of_memory_told(partial(training_advice, train, net)):
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
         before_save()
+        check_weights(net)
         save(trainer, out)
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)
     return out
+
+
+def check_weights(net: nn.Module) -> None:
+    """Fail if the last update left a weight that is no finite number.
+
+    Raises:
+        NonFiniteLossError: it did; there is nothing to save.
+    """
+    for name, weight in net.named_parameters():
+        held: Any = weight.to_local() if isinstance(weight, DTensor) else weight
+        if weight.requires_grad and not bool(torch.isfinite(held).all()):
+            raise NonFiniteLossError(f"expected finite weights, got others in {name}; lower the learning rate")
 
 
 @out_of_memory_told(loading_advice)
@@ -119,11 +134,15 @@ def build_trainer(
     # first, because it joins the other processes: loading asks who shards and which device is this one's
     arguments = training_arguments(train, seed=seed, folder=checkpoints, accumulation=steps)
     net = load_model(model, dtype=base_dtype(train), lora=train.lora, attention=train.attention)
-    if train.pack_tokens and not train.reference:
-        check_packing(net, bins=1 if one_bin(train) else 2)
-    if train.tree_rows:
-        check_trees(net, max_length=train.max_length)
-    use_label_loss(net, refusal_ids=refusal_ids, in_place=adds_in_place(train, arguments))
+    if not is_sharded() and not (train.lora and train.lora.load_in_4bit):
+        nn.Module.to(net, arguments.device)  # before it is checked: kernels of flash and flex run nowhere else
+    flash = train.attention == "flash_attention_2"  # which knows 16 bits alone
+    with torch.autocast(arguments.device.type, torch.float16 if train.fp16 else torch.bfloat16, enabled=flash):
+        if train.pack_tokens and not train.reference:
+            check_packing(net, bins=1 if one_bin(train) else 2)
+        if train.tree_rows:
+            check_trees(net, max_length=train.max_length)
+        use_label_loss(net, refusal_ids=refusal_ids, in_place=adds_in_place(train, arguments))
     if train.compile:
         compile_layers(net)
     trainer = DertaTrainer(

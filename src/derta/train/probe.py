@@ -9,6 +9,7 @@ from math import ceil
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
@@ -104,6 +105,12 @@ def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
     return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all
 
 
+def _now() -> float:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
 class _Watch(TrainerCallback):
     """Times each step, and its optimizer's part."""
 
@@ -113,20 +120,20 @@ class _Watch(TrainerCallback):
         self._last = self._update = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._last = time.perf_counter()
+        self._last = _now()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._update = time.perf_counter()
+        self._update = _now()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.updates.append(time.perf_counter() - self._update)
+        self.updates.append(_now() - self._update)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        now = time.perf_counter()
+        now = _now()
         self.steps.append(now - self._last)
         self._last = now
 

@@ -19,12 +19,21 @@ def check_launch() -> None:
     Raises:
         RunError: the launcher's config asks for FSDP or DeepSpeed, and there is no device for it.
     """
-    asked = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true"]
+    asked = _asked()
     if asked and not torch.accelerator.is_available():
         raise RunError(
             f"expected GPUs for {asked[0]}, found none, and accelerate would train unsharded; use "
             "recipes/accelerate/cpu.yaml, or another machine"
         )
+
+
+def _asked() -> list[str]:
+    return [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true"]
+
+
+def is_sharded() -> bool:
+    """Whether the launcher's config shares the weights out."""
+    return bool(_asked())
 
 
 def holds_weights(net: nn.Module) -> bool:

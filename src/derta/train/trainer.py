@@ -25,6 +25,19 @@ class NonFiniteLossError(DertaError):
     """The loss became NaN or infinite; the message names the rows."""
 
 
+def check_norm(norm: Any, *, args: TrainingArguments, step: int) -> Any:
+    """The gradients' norm, if it is finite; in fp16 the scaler passes over a step whose norm is not.
+
+    Raises:
+        NonFiniteLossError: it is not.
+    """
+    if norm is not None and not args.fp16 and not math.isfinite(float(norm)):
+        raise NonFiniteLossError(
+            f"step {step}: expected gradients of a finite norm, got {float(norm)}; lower the learning rate"
+        )
+    return norm
+
+
 class _SetEpoch(TrainerCallback):
     """Tells the sampler which epoch begins; the Trainer does not reach it under every wrapper."""
 
@@ -165,6 +178,9 @@ class DertaTrainer(Trainer):
         self._term_sums = self._term_sums.to(outputs.loss.device)
         self._term_sums += torch.cat([outputs.loss_sums, outputs.counts, outputs.refusal_sum[None]]).detach()
         return (loss, outputs) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms' own mean losses since the last log, and the probability of refusing on harmful positions."""
