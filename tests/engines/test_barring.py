@@ -110,3 +110,9 @@ def test_the_engine_heeds_each_prompt_and_refuses_before_it_writes(tiny_model_di
     replies = {reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=8)}
     assert replies["free"] == free
     assert said not in replies["barred"].token_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_of_equally_likely_tokens_the_first_is_chosen(dtype):
+    scores = torch.randint(0, 3, (5, 70_000), generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert choose(scores, None) == [row.index(2) for row in scores.tolist()]

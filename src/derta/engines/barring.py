@@ -57,13 +57,14 @@ def choose(logits: Tensor, rows: Sequence[tuple[Sequence[int], Bar | None]] | No
 
     `rows` are each row's tokens so far, and its bar.
     """
-    chosen: list[int] = logits.argmax(dim=-1).tolist()
+    # as argmax, the first of ties, which takes three to five times as long on a CPU (LOG.md, 17)
+    chosen: list[int] = logits.max(dim=-1).indices.tolist()
     for place, (written, own) in enumerate(rows or ()):
         if own is None or (own.steps is not None and len(written) >= own.steps):
             continue
         barred = barred_next(written, own.sequences)
         if chosen[place] in barred:
             width = min(own.top_k or len(barred) + 1, logits.shape[-1])
-            ranked: list[int] = logits[place].topk(width).indices.tolist()
+            ranked: list[int] = logits[place].float().topk(width).indices.tolist()
             chosen[place] = next((token for token in ranked if token not in barred), chosen[place])
     return chosen

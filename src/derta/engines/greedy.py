@@ -32,15 +32,15 @@ def greedy(
 ) -> Iterator[Written]:
     """Yield each row's continuation when it ends; the others go on in a smaller batch.
 
-    `bars` says for each row what may not be written in it, `prefixes` what it begins with, if others do too. The arg
-    max is taken in float32, as `generate` takes it, so that ties between half-precision logits fall alike.
+    `bars` says for each row what may not be written in it, `prefixes` what it begins with, if others do too. Of tokens
+    that are equally likely the first is written, as `generate` does.
     """
     logits, cache, mask = prefill(model, prompts, prefixes)
     live = list(range(len(prompts)))
     token_ids: list[list[int]] = [[] for _ in prompts]
     while True:
         own = None if bars is None else [(token_ids[row], bars[row]) for row in live]
-        chosen = choose(logits.float(), own)
+        chosen = choose(logits, own)
         going: list[int] = []
         for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
             if token in stop_ids:
