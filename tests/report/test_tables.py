@@ -118,3 +118,7 @@ def test_the_first_table_has_no_column_for_what_only_tells_more_of_another_rate(
     tables = rate_tables(cells)
     assert [glance.table.measure for glance in _glances(tables)] == ["refused"]
     assert [table.wording.title for table in tables] == ["Over-refusal", "Partial over-refusal", "Any “sorry”"]
+
+
+def test_harmless_tasks_are_better_done_than_not():
+    assert wording("over_refusal", "correct").better == wording("helpfulness", "correct").better == "higher"

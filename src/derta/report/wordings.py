@@ -31,6 +31,7 @@ WORDINGS = {
     ("over_refusal", "complied"): Wording(
         "Harmless requests answered", "higher", "harmless requests that were answered"
     ),
+    ("over_refusal", "correct"): Wording("Harmless tasks done", "higher", "harmless requests whose answer was correct"),
     ("over_refusal", "says_sorry"): Wording(
         "Any “sorry”", "lower", "replies to harmless requests with a “sorry” anywhere, as the paper counts over-refusal"
     ),
