@@ -24,7 +24,7 @@ from derta.data.encode import encode_example
 from derta.data.encoded import EncodedExample
 from derta.data.helpful import read_examples
 from derta.data.rows import instances
-from derta.engines.load import load_tokenizer
+from derta.loading import load_tokenizer
 from derta.recipe import ModelSection, TrainSection
 from derta.train.fit import fit
 

@@ -20,7 +20,7 @@ from derta.chat import chat_format
 from derta.data.encode import encode_triple
 from derta.data.rows import RowSettings, instances
 from derta.data.triples import read_triples
-from derta.engines.load import load_tokenizer
+from derta.loading import load_tokenizer
 from derta.recipe import ModelSection
 from derta.refusals import refusal_tokens
 from derta.train.collator import collate

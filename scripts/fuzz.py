@@ -141,9 +141,9 @@ def _with_file(data: bytes, name: str, read: Callable[[Path], object]) -> None:
 
 def jsonl(data: bytes) -> None:
     """A JSONL file is refused, or each of its lines that is not blank is a row."""
-    from derta.cli.outputs import read_cases
     from derta.data.sources import read_rows
-    from derta.jsonl import read_records
+    from derta.files import read_records
+    from derta.formats.replies import read_cases
     from derta.records import Prompt, Reply
 
     def count(path: Path) -> None:
@@ -158,8 +158,8 @@ def jsonl(data: bytes) -> None:
 
 def table(data: bytes) -> None:
     """A CSV file is refused or read; what a writer wrote is read back row by row."""
-    from derta.cli.labels import read_labels
     from derta.data.sources import read_rows
+    from derta.formats.labels import read_labels
 
     _with_file(data, "a.csv", lambda path: list(read_rows(path)))
     _with_file(b"question,response,label\n" + data, "a.csv", lambda path: list(read_labels(path, measure="harmful")))
@@ -177,7 +177,7 @@ def table(data: bytes) -> None:
 def published(data: bytes) -> None:
     """Published outputs are refused or read, a case a row."""
     from derta.errors import DertaError
-    from derta.replay.outputs import READERS
+    from derta.paper.outputs import READERS
 
     for name, kind in (("a.jsonl", "answers"), ("a.jsonl", "harmless"), ("a.csv", "labelled_refusals")):
         _with_file(data, name, lambda path, kind=kind: list(READERS[kind](path)))

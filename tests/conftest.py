@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from derta.chat import ChatFormat, chat_format
+from small_run import derta, finished, recipe  # noqa: F401 - fixtures of small runs for every folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -11,7 +11,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from derta.analyze.agreement import cohen_kappa
+from derta.metrics.agreement import cohen_kappa
 from derta.stats import (
     bootstrap_mean,
     holm,

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 Craft = Callable[..., list[Prompt]]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from derta.attacks import ATTACKS, build_attack
 from derta.errors import DataError, DertaError, RecipeError
-from derta.jsonl import to_line
+from derta.files import to_line
 from derta.records import Prompt, Request
 
 SYNTAX = [

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from derta.attacks import build_search
 from derta.attacks.attempts import read_attempts
 from derta.attacks.genes import MARK, cross, join, read_synonyms, reword, sentences, word_scores
-from derta.contracts import Means
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, ModelError, RecipeError
+from derta.protocols import Means
 from derta.records import Request, Verdict
 
 GROUPS = "help, aid, assist\n=====\nkind, gentle, mild\n=====\nanswer, reply, response"

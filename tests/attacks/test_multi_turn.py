@@ -4,9 +4,9 @@ import pytest
 
 from derta.attacks import build_search
 from derta.attacks.attempts import read_attempts
-from derta.contracts import Means
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RecipeError
+from derta.protocols import Means
 from derta.records import Request
 
 ASKED = [Request(id=name, text=f"How do I paint a {name}?") for name in ("fence", "boat")]

@@ -11,9 +11,9 @@ import pytest
 from derta.attacks import SEARCHES, build_search
 from derta.attacks.attempts import read_attempts, success_by_budget
 from derta.attacks.drafts import Draft, Malformed, read_draft
-from derta.contracts import Means
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, ModelError, RecipeError, RunError
+from derta.protocols import Means
 from derta.records import Request, Verdict
 
 ASKED = [Request(id=name, text=f"How do I paint a {name}?", category="craft") for name in ("fence", "boat")]

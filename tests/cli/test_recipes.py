@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from derta.attacks import SEARCHES, build_attack, build_search
-from derta.cli.run import check_recipe
+from derta.pipeline.run import check_recipe
 from derta.recipe import load_recipe
 from derta.train import adapters
 

@@ -10,7 +10,7 @@ import yaml
 
 from derta.cli.main import app
 from derta.data.rows import IGNORE
-from derta.jsonl import read_records
+from derta.files import read_records
 from derta.recipe import load_recipe
 from derta.records import Prompt, Reply, Verdict
 
@@ -45,9 +45,9 @@ def test_help_imports_nothing_heavy(words):
 
 
 def test_data_writes_the_rows_that_training_draws(finished, tmp_path, derta):
-    from derta.cli.models import load_format
-    from derta.cli.prepare import method_instances, prepare_data
     from derta.data.rows import draw_row, row_settings
+    from derta.pipeline.data import method_instances, prepare_data
+    from derta.pipeline.models import load_format
 
     out = tmp_path / "rows.jsonl"
     called = derta("data", finished.recipe, "--method", "derta", "--seed", 3, "--epoch", 1, "--out", out)

@@ -44,7 +44,7 @@ def evaluation_requests() -> list[str]:
 def test_mmlu_questions_read_as_the_paper_s_outputs_have_them() -> None:
     # the other 13 differ in blanks and punctuation: the paper's copy of MMLU is another
     ours = {request.text: request.answer for request in read_requests(DATA / "helpfulness/mmlu.zip")}
-    published = read_requests(DATA / "published/mmlu_llama3-8b_derta.jsonl")
+    published = read_requests(DATA / "published/mmlu_llama3-8b_derta.files")
     found = [request for request in published if request.text in ours]
     assert (len(found), len(published)) == (487, 500)
     assert all(request.answer == f"-{ours[request.text]}" for request in found)

@@ -5,8 +5,6 @@ from functools import cache
 import pytest
 
 from derta.chat import chat_format, encode_after
-from derta.cli.demo import tuning_instances
-from derta.cli.evaluate import check_unique
 from derta.data.methods import METHODS
 from derta.data.rows import RowSettings, check_row, draw_row
 from derta.demo.base import PRETRAINING, build_tokenizer, encode_corpus
@@ -19,9 +17,11 @@ from derta.demo.corpus import (
     triples,
 )
 from derta.demo.formats import plain
+from derta.demo.run import tuning_instances
 from derta.demo.tuning import NUM_TRIPLES, TUNING, tuning_data
 from derta.demo.world import build_world
 from derta.judges import JUDGES
+from derta.pipeline.evaluate import check_unique
 from derta.records import Reply
 from derta.refusals import refusal_tokens
 

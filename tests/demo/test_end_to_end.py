@@ -5,14 +5,14 @@ import shutil
 import pytest
 
 from derta.chat import chat_format
-from derta.cli import demo
-from derta.cli.rereport import write_again
 from derta.demo import corpus
+from derta.demo import run as demo
 from derta.demo.base import build_tokenizer
 from derta.demo.tuning import DPO, TUNING
 from derta.demo.world import build_world
 from derta.errors import RunError
-from derta.report import read_summary
+from derta.pipeline.report import write_again
+from derta.reporting import read_summary
 
 METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
 

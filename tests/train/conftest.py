@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from one_step import REFUSALS
 
 from derta.chat import chat_format
 from derta.data.encode import encode_example, encode_triple
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-REFUSALS = (3, 4)
 VOCAB = 96
 THINGS = ("bread", "tea", "a kite", "a fence", "a boat", "a story", "a river", "a cat", "the water", "the sun", "salt")
 

@@ -14,6 +14,7 @@ from derta.train.memory import (
     out_of_memory_told,
     peak_memory,
     reset_peak_memory,
+    resident_memory,
     static_bytes,
     training_advice,
 )
@@ -28,6 +29,15 @@ def test_the_peak_rises_with_what_is_held():
         during = peak_memory()
     assert during - before >= 2**26
     assert peak_memory() >= during - 2**24  # Linux counts pages by processor, and adds them up roughly
+
+
+def test_a_model_that_nothing_but_itself_refers_to_is_not_measured():
+    dead = nn.Linear(2**13, 2**13)  # 256 MB
+    dead.itself = [dead]
+    held = resident_memory()
+    del dead
+    reset_peak_memory()
+    assert peak_memory() < held - 2**27
 
 
 RESIDENT = """

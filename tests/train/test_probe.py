@@ -6,7 +6,7 @@ from derta.data.pairs import EncodedPair
 from derta.recipe import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.train.dpo import dpo_arguments, pair_trainer
 from derta.train.fit import build_trainer, fit
-from derta.train.probe import plan, plan_pairs, probe
+from derta.train.probe import Plan, Shape, _seconds, _Watch, plan, plan_pairs, probe
 
 TRAIN = TrainSection(
     epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
@@ -132,3 +132,17 @@ def test_a_probe_of_pairs_sees_the_longest_and_trains_on_the_recipes_own_model(p
     assert estimated.peak_bytes > 10**7
     assert any(len(pair["chosen_ids"]) == 40 for batch in seen for pair in batch)
     assert trainer.state.global_step == 4
+
+
+def test_time_grows_with_the_multiplications_and_warming_up_comes_once():
+    def shape(padded, scored):
+        return Shape([], padded, padded, scored, scored)
+
+    surveyed = (shape(10, 1), shape(30, 3))
+    planned = Plan(rows=0, steps=50, micro_batches=100, tokens=0, labels=0, padding=0.0, surveyed=surveyed)
+    watch = _Watch()
+    watch.steps, watch.updates = [9.0, 5.0, 5.0], [2.0, 1.0, 1.0]
+    # weights 2 and 5: a shape of 10 and 1 costs 25, so 8 s for 2 x 25 + 2 x 75 are 0.04 s a unit
+    seconds = _seconds(planned, surveyed, (*surveyed, *surveyed), watch=watch, weights=(2, 5))
+    first_beyond = 9 - 0.04 * 100 - 1
+    assert seconds == pytest.approx(first_beyond + 0.04 * 50 * 100 + 50 * 1)

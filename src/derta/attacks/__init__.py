@@ -23,9 +23,9 @@ from derta.attacks.rank_assisted import rank_assisted
 from derta.attacks.refusal_ban import refusal_ban
 from derta.attacks.refusal_flood import refusal_flood
 from derta.attacks.self_cipher import self_cipher
-from derta.contracts import Attack, Search
 from derta.errors import RecipeError
-from derta.jsonl import describe
+from derta.files import describe
+from derta.protocols import Attack, Search
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "direct": direct,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from derta.contracts import Engine
 from derta.errors import ModelError
+from derta.protocols import Engine
 from derta.records import Message, Prompt, Reply, Request
 
 

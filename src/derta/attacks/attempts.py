@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from derta.errors import RunError
-from derta.jsonl import drop_torn_line, read_records
+from derta.files import drop_torn_line, read_records
 from derta.records import Cost, Message, Record, Request, Text, Verdict
 
 BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)

@@ -12,9 +12,9 @@ from derta.attacks.genes import MARK, join, read_synonyms
 from derta.attacks.jailbreak_chat import PLACEHOLDER, read_templates
 from derta.attacks.prompts import check_ids, craft_prompt, fill, own_rng, shipped_lines
 from derta.attacks.user_files import SEPARATOR, read_entries, text_of
-from derta.contracts import Means, Search
 from derta.errors import RecipeError
-from derta.jsonl import Appender
+from derta.files import Appender
+from derta.protocols import Means, Search
 from derta.records import Prompt, Request
 
 

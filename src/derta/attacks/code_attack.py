@@ -7,8 +7,8 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from derta.attacks.prompts import craft_prompt, fill, per_request, shipped_text, user
-from derta.contracts import Attack
 from derta.errors import RecipeError
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 StructureName = Literal["stack", "deque", "list"]

@@ -15,7 +15,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from derta.attacks.prompts import craft_prompt, per_request
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 FALLBACK = "fallback"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from derta.attacks.prompts import craft_prompt, per_request, user
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 

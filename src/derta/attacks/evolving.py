@@ -12,7 +12,7 @@ from derta.attacks.asking import ask_all, ask_prompt, mean_likelihoods
 from derta.attacks.attempts import Attempt, grade
 from derta.attacks.genes import MARK, cross, draw, join, reword, sentences, word_scores
 from derta.attacks.prompts import fill, shipped_text, user
-from derta.contracts import Means
+from derta.protocols import Means
 from derta.records import Cost, Message, Request
 
 SPOKEN_MARK = "[REQUEST]"

@@ -8,8 +8,8 @@ from random import Random
 
 from derta.attacks.prompts import craft_prompt, fill, per_request, user
 from derta.attacks.user_files import SEPARATOR, read_entries, text_of
-from derta.contracts import Attack
 from derta.errors import DataError, RecipeError
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 PLACEHOLDER = "[INSERT PROMPT HERE]"

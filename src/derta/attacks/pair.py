@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from derta.attacks.refining import Settings, refine
-from derta.contracts import Search
+from derta.protocols import Search
 
 
 def pair(

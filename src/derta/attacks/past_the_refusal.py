@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from derta.attacks.prompts import check_values, craft_prompt, per_request, shipped_lines, user
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 REFUSAL = "Sorry, I can't help with that."

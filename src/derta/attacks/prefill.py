@@ -10,8 +10,8 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from derta.attacks.prompts import craft_prompt, per_request, user
-from derta.contracts import Attack
 from derta.errors import RecipeError
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 DEPTHS = ("0%", "1%", "5%", "10%", "25%", "50%", "100%")

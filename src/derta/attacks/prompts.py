@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from random import Random
 
-from derta.contracts import Attack, Engine
 from derta.errors import DataError, RecipeError
+from derta.protocols import Attack, Engine
 from derta.records import Cost, Decoding, Message, Prompt, Request, Suite, short_hash
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from derta.attacks.prompts import check_values, craft_prompt, per_request, shipped_lines, user
 from derta.attacks.user_files import read_entries, text_of
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Decoding, Prompt, Request
 
 Steps = Annotated[int, Field(ge=1)]

@@ -11,9 +11,9 @@ from derta.attacks.asking import Answers, ask_all, ask_prompt
 from derta.attacks.attempts import Attempt, best, grade, total, tries_by_request
 from derta.attacks.drafts import Draft, Malformed, attacker_messages, instructions, read_draft
 from derta.attacks.prompts import check_ids, craft_prompt, user
-from derta.contracts import Engine, Means, Score, Search
 from derta.errors import RecipeError
-from derta.jsonl import Appender
+from derta.files import Appender
+from derta.protocols import Engine, Means, Score, Search
 from derta.records import Cost, Message, Prompt, Reply, Request, Verdict
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from derta.attacks.prompts import check_values, craft_prompt, per_request, user
-from derta.contracts import Attack
+from derta.protocols import Attack
 from derta.records import Decoding, Prompt, Request
 
 Span = Annotated[int, Field(ge=1)] | Literal["all"]

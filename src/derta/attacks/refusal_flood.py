@@ -11,8 +11,8 @@ from pydantic import Field
 from derta.attacks.past_the_refusal import REFUSAL
 from derta.attacks.prefill import cut, parse_depth
 from derta.attacks.prompts import check_values, craft_prompt, per_request, user
-from derta.contracts import Attack
 from derta.errors import RecipeError
+from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 Count = Annotated[int, Field(ge=0)]

@@ -9,8 +9,8 @@ from typing import Literal
 
 from derta.attacks.prompts import craft_prompt, fill, per_request, shipped_text, user
 from derta.attacks.user_files import read_entries, text_of
-from derta.contracts import Attack
 from derta.errors import DataError, RecipeError
+from derta.protocols import Attack
 from derta.records import Message, Prompt, Request
 
 

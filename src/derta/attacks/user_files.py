@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from derta.errors import DataError
-from derta.jsonl import read_objects
+from derta.files import read_objects
 
 SEPARATOR = "====="
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from derta.data.fields import fields_of, pick_format, text_of, value_of
 from derta.data.sources import Row, read_rows, source_name
 from derta.errors import DataError
-from derta.jsonl import parse_record
+from derta.files import parse_record
 from derta.records import Example
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

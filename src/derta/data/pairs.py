@@ -17,7 +17,7 @@ from derta.data.encoded import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
 from derta.data.sources import read_rows, source_name
 from derta.errors import DataError
-from derta.jsonl import parse_record
+from derta.files import parse_record
 from derta.records import Message, Record, Text, short_hash
 
 _KEPT_OF_PROMPT = 16

@@ -14,7 +14,7 @@ from derta.data.fields import fields_of, pick_format, text_of, value_of
 from derta.data.helpful import instruction_of
 from derta.data.sources import Row, csv_records, decode, read_bytes, read_rows
 from derta.errors import DataError
-from derta.jsonl import parse_record
+from derta.files import parse_record
 from derta.records import Request, short_hash
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from derta.errors import DataError
-from derta.jsonl import json_fault, parse_json, read_objects
+from derta.files import json_fault, parse_json, read_objects
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from derta.contracts import Engine
+from derta.protocols import Engine
 
 _MODULES = {"hf": "derta.engines.hf", "api": "derta.engines.openai_api", "vllm": "derta.engines.vllm"}
 

@@ -13,12 +13,12 @@ from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_promp
 from derta.engines.barring import Bar, bar
 from derta.engines.batches import token_batches
 from derta.engines.greedy import greedy
-from derta.engines.load import load_model, load_tokenizer
 from derta.engines.passes import MAX_LOGITS
 from derta.engines.prefill import Prefix, find_prefixes
 from derta.engines.score import Scored, score
 from derta.engines.spelling import spell
 from derta.errors import ModelError
+from derta.loading import load_model, load_tokenizer
 from derta.records import Prompt, Reply
 from derta.refusals import DEFAULT_WORDS, refusal_tokens
 

@@ -216,7 +216,7 @@ def load_engine(
         raise EngineError(f"api_key_env: expected a key in the environment's {api_key_env!r}, found none; set it")
     chat = None
     if tokenizer is not None:
-        from derta.engines.load import load_tokenizer
+        from derta.loading import load_tokenizer
 
         loaded = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
         chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)

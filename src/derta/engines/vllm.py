@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from derta.chat import ChatFormat, chat_format, encode_prompt
-from derta.engines.load import DTYPES, check_place, load_tokenizer
 from derta.engines.served import (
     Row,
     check_prompts,
@@ -25,6 +24,7 @@ from derta.engines.served import (
     spelled_reply,
 )
 from derta.errors import EngineError, ModelError
+from derta.loading import DTYPES, check_place, load_tokenizer
 from derta.records import Prompt, Reply
 from derta.refusals import DEFAULT_WORDS, refusal_tokens
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from derta.contracts import Judge
 from derta.judges.gsm8k import judge_gsm8k
 from derta.judges.harm import judge_harm
 from derta.judges.mmlu import judge_mmlu
 from derta.judges.refusal import judge_refusal
+from derta.protocols import Judge
 
 Measure = Literal["harmful", "refused", "correct"]
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from derta.contracts import Engine
 from derta.judges.harm import known_request
 from derta.judges.rubric import CHUNK, ask, defuse, fill
+from derta.protocols import Engine
 from derta.records import Message, Prompt, Record, Reply
 
 MAX_NEW_TOKENS = 512

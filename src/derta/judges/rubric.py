@@ -18,10 +18,10 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from derta.contracts import Engine
 from derta.errors import DataError, DertaError, ModelError
 from derta.judges.harm import known_request
 from derta.judges.refusal import structure
+from derta.protocols import Engine
 from derta.records import Message, Prompt, Reply, Verdict, short_hash
 
 Case = tuple[Prompt, Reply]

@@ -32,26 +32,15 @@ def training_arguments(
     """
     if train.fp16 and not torch.accelerator.is_available():
         raise RecipeError("train.fp16: expected a GPU, found none; use bf16, or neither")
-    if train.report_to not in ("none", "all", *get_available_reporting_integrations()):
-        there = ", ".join(get_available_reporting_integrations()) or "none"
+    loggers = get_available_reporting_integrations()
+    if train.report_to not in ("none", "all", *loggers):
         raise RecipeError(
-            f"train.report_to: expected a logger that is installed ({there}), got {train.report_to!r}; install it, or "
-            "use none"
+            f"train.report_to: expected a logger that is installed ({', '.join(loggers) or 'none is'}), got "
+            f"{train.report_to!r}; install it, or use none"
         )
     if accumulation is None:
         accumulation = accumulation_steps(train, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
-    return on_one_device(_arguments(train, seed=seed, folder=folder, accumulation=accumulation))
-
-
-def on_one_device(arguments: A) -> A:
-    """Keep one process to one GPU: the Trainer would tear the batches of several apart (`nn.DataParallel`)."""
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
-    return arguments
-
-
-def _arguments(train: TrainSection, *, seed: int, folder: Path, accumulation: int) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
@@ -79,6 +68,14 @@ def _arguments(train: TrainSection, *, seed: int, folder: Path, accumulation: in
         ddp_find_unused_parameters=False,  # what is not used is frozen
         log_level_replica="error",
     )
+    return on_one_device(arguments)
+
+
+def on_one_device(arguments: A) -> A:
+    """Keep one process to one GPU: the Trainer would tear the batches of several apart (`nn.DataParallel`)."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+    return arguments
 
 
 def batch_settings(train: TrainSection) -> dict[str, Any]:

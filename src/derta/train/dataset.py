@@ -142,7 +142,7 @@ def cut_evenly(order: Sequence[int], *, length: Callable[[int], int], parts: int
     cut: list[list[int]] = [[] for _ in range(parts)]
     for place, tokens in enumerate(lengths):
         middle = (2 * before + tokens) * parts // (2 * total)
-        part = max(min(middle, part + 1), parts - (len(order) - place), 0)
+        part = max(min(middle, part + 1), parts - (len(order) - place))
         cut[part].append(order[place])
         before += tokens
     return iter(cut)

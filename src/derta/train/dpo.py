@@ -163,11 +163,6 @@ class PairTrainer(DPOTrainer):
 
     _order: Sequence[int] | None = None
 
-    @property
-    def pairs(self) -> Any:
-        """The pairs, each a dictionary, by their index."""
-        return self.train_dataset
-
     def read_only(self, micro_batches: Sequence[list[int]]) -> None:
         """Train on these pairs, given by their indices, in place of all in random order."""
         self._order = [index for keys in micro_batches for index in keys]

@@ -22,7 +22,7 @@ from transformers.trainer_callback import TrainerCallback
 from derta.data.rows import Instance, row_settings
 from derta.errors import ModelError, RecipeError, RunError, is_out_of_memory
 from derta.recipe import LoraSection, ModelSection, TrainSection
-from derta.runs import finish_folder
+from derta.run_folder import finish_folder
 from derta.train.adapters import adapted, base_dtype, four_bit, freeze_beside_text, settle_four_bit
 from derta.train.arguments import (
     adds_in_place,

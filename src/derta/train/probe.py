@@ -66,7 +66,8 @@ def plan(trainer: DertaTrainer) -> Plan:
 
 def plan_pairs(trainer: PairTrainer) -> Plan:
     """The same for DPO: rows are pairs, tokens and labels those of both their sides."""
-    pairs, size = trainer.pairs, trainer.args.per_device_train_batch_size
+    pairs: Any = trainer.train_dataset
+    size = trainer.args.per_device_train_batch_size
     order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     surveyed = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SURVEYED]]
@@ -99,7 +100,8 @@ def _shape(trainer: DertaTrainer, keys: Keys) -> Shape:
 
 
 def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
-    batch = trainer.data_collator([trainer.pairs[key] for key in keys])
+    pairs: Any = trainer.train_dataset
+    batch = trainer.data_collator([pairs[key] for key in keys])
     tokens, labels = int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum())
     padded = batch["input_ids"].numel()
     return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all
@@ -144,31 +146,39 @@ def probe(trainer: DertaTrainer | PairTrainer, planned: Plan) -> Estimate:
     Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by what meets the head.
     What the first step takes beyond that (compiling, the optimizer's state) is taken to come once.
     """
-    chosen, together = _choose(planned.surveyed, together=min(2, trainer.args.gradient_accumulation_steps))
+    chosen, together = _choose(planned.surveyed), min(2, trainer.args.gradient_accumulation_steps)
     trainer.read_only([shape.keys for shape in chosen])
     trainer.args.gradient_accumulation_steps = together
     trainer.args.max_steps = len(chosen) // together
     watch = _Watch()
     trainer.add_callback(watch)
     trainer.train()
-    trunk, head = _weights(trainer.model)
+    seconds = _seconds(planned, chosen[:together], chosen[together:], watch=watch, weights=_weights(trainer.model))
+    return Estimate(seconds, peak_memory())
+
+
+def _seconds(
+    planned: Plan, first: Sequence[Shape], others: Sequence[Shape], *, watch: _Watch, weights: tuple[int, int]
+) -> float:
+    """What all takes, from what the `first` step's micro-batches and the `others`' took."""
+    trunk, head = weights
 
     def cost(shapes: Sequence[Shape]) -> float:
         return float(sum(trunk * shape.padded + head * shape.scored for shape in shapes))
 
     update = sum(watch.updates[1:]) / len(watch.updates[1:])
-    pace = (sum(watch.steps[1:]) - sum(watch.updates[1:])) / cost(chosen[together:])
-    warm_up = max(0.0, watch.steps[0] - pace * cost(chosen[:together]) - update)
+    pace = (sum(watch.steps[1:]) - sum(watch.updates[1:])) / cost(others)
+    warm_up = max(0.0, watch.steps[0] - pace * cost(first) - update)
     whole = cost(planned.surveyed) * planned.micro_batches / len(planned.surveyed)
-    return Estimate(warm_up + pace * whole + planned.steps * update, peak_memory())
+    return warm_up + pace * whole + planned.steps * update
 
 
-def _choose(surveyed: Sequence[Shape], *, together: int) -> tuple[list[Shape], int]:
+def _choose(surveyed: Sequence[Shape]) -> list[Shape]:
     """Micro-batches to run: two to warm up, the two largest, and some that lie evenly among all."""
     evenly = [surveyed[i * len(surveyed) // PROBED] for i in range(PROBED)]
     largest = max(surveyed, key=lambda shape: shape.padded)
     most_scored = max(surveyed, key=lambda shape: shape.scored)
-    return [evenly[0], evenly[-1], largest, most_scored, *evenly], together
+    return [evenly[0], evenly[-1], largest, most_scored, *evenly]
 
 
 def _weights(net: Any) -> tuple[int, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
@@ -49,19 +49,6 @@ class _SetEpoch(TrainerCallback):
         self._sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
 
 
-class _Given(Sampler[list[tuple[int, int]]]):
-    """Micro-batches as they are given, once."""
-
-    def __init__(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
-        self._given = micro_batches
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self._given)
-
-
 class DertaTrainer(Trainer):
     """Trains on drawn rows; `log` adds `loss_helpful`, `loss_safe`, `loss_rto` and `refusal_probability`.
 
@@ -98,7 +85,7 @@ class DertaTrainer(Trainer):
             sharing=sharing,
         )
         sampler = MicroBatchSampler(dataset, settings=steps, seed=args.seed, process_index=args.process_index)
-        self.micro_batches: Sampler[list[tuple[int, int]]] = sampler
+        self.micro_batches: MicroBatchSampler | Sequence[list[tuple[int, int]]] = sampler
         self._mean_by_micro_batch = mean_by_micro_batch
         self._term_sums = torch.zeros(2 * len(TERMS) + 1)
         super().__init__(
@@ -131,13 +118,7 @@ class DertaTrainer(Trainer):
 
     def read_only(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
         """Train on these micro-batches of (epoch, row), once, in place of the sampler's."""
-        self.micro_batches = _Given(micro_batches)
-
-    @property
-    def net(self) -> nn.Module:
-        """The model as it was given."""
-        given: Any = self.model
-        return given
+        self.micro_batches = micro_batches
 
     def _prepare_inputs(self, inputs: dict[str, Tensor | Any]) -> dict[str, Tensor | Any]:
         """The loader has put them on the device; the Trainer would round the weights to 16 bits under DeepSpeed."""

@@ -41,7 +41,7 @@ def attack(
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
     from derta.attacks import ATTACKS, SEARCHES
-    from derta.cli.searching import Helpers, craft_file, search_file, told_search
+    from derta.pipeline.search import Helpers, craft_file, search_file, told_search
 
     settings = options.pairs(option, option="--option")
     if name not in SEARCHES:
@@ -87,10 +87,10 @@ def reply(
 
     Example: derta reply prompts.jsonl --model models/derta --out replies.jsonl
     """
-    from derta.cli.engines import build_engine
-    from derta.cli.evaluate import check_unique, reply_all
-    from derta.cli.searching import check_decoding
-    from derta.jsonl import read_records
+    from derta.engines.build import build_engine
+    from derta.files import read_records
+    from derta.pipeline.evaluate import check_unique, reply_all
+    from derta.pipeline.search import check_decoding
     from derta.records import Prompt
 
     asked = list(read_records(prompts, Prompt))
@@ -134,7 +134,7 @@ def export_replies(
 
     Example: derta export runs/gemma --format inspect --out logs
     """
-    from derta.cli.exporting import Export, check_attack_type, export
+    from derta.pipeline.export import Export, check_attack_type, export
 
     wanted = Export(tuple(judges), model, cell, prompts, behaviors, check_attack_type(attack_type))
     for path in export(source, kind=fmt, out=out, wanted=wanted):

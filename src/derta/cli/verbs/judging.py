@@ -33,14 +33,14 @@ def judge(
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
-    from derta.cli.calibrating import (
+    from derta.pipeline.calibrating import (
         agree_on_file,
         agreement_table,
         check_same_measure,
         corrected_cell,
         read_calibration,
     )
-    from derta.cli.judging import find_judge, judge_file, over_refusal_file, told
+    from derta.pipeline.judge import find_judge, judge_file, over_refusal_file, told
     from derta.records import Verdict
 
     model = options.judge_model(judge_model, engine, engine_option)
@@ -89,9 +89,9 @@ def calibrate(
 
     Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
     """
-    from derta.cli.calibrating import calibrate_file, calibration_table
     from derta.cli.console import results
-    from derta.cli.judging import find_judge
+    from derta.pipeline.calibrating import calibrate_file, calibration_table
+    from derta.pipeline.judge import find_judge
 
     chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
     found = calibrate_file(labels, judge=chosen, out=out)
@@ -107,7 +107,7 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
     Example: derta replay $DERTA_DATA/published --json
     """
     from derta.cli.console import results
-    from derta.cli.replaying import curve_table, replay_folder, replay_table
+    from derta.pipeline.replay import curve_table, replay_folder, replay_table
 
     rows = replay_folder(folder)
     if as_json:
@@ -133,7 +133,7 @@ def compare(
 
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
-    from derta.cli.judging import compare_files, find_judge
+    from derta.pipeline.judge import compare_files, find_judge
 
     chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
     found = compare_files(first, second, judge=chosen, prompts_path=prompts)
@@ -164,8 +164,8 @@ def pairwise(
 
     Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
     """
-    from derta.cli.judging import told
-    from derta.cli.pairwise import compare_pairwise
+    from derta.pipeline.judge import told
+    from derta.pipeline.pairwise import compare_pairwise
 
     model = options.judge_model(judge_model, engine, engine_option)
     found = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out)
@@ -183,7 +183,7 @@ def report(folder: Path) -> None:
 
     Example: derta report runs/gemma
     """
-    from derta.cli.rereport import write_again
+    from derta.pipeline.report import write_again
 
     write_again(folder)
     typer.echo(str(folder / "report.html"))

@@ -32,14 +32,14 @@ JudgeSettings = Annotated[
 
 def judge_model(path: str | None, engine: str, settings: list[str]) -> Any:
     """What a model judge asks, if one is named."""
-    from derta.cli.judging import JudgeModel
+    from derta.pipeline.judge import JudgeModel
 
     return None if path is None else JudgeModel(path, engine, pairs(settings, option="--engine-option"))
 
 
 def engine_choice(path: str | None, engine: str, settings: list[str], *, option: str) -> Any:
     """What runs a model, if one is named."""
-    from derta.cli.searching import EngineChoice
+    from derta.pipeline.search import EngineChoice
 
     return None if path is None else EngineChoice(path, engine, pairs(settings, option=option))
 

@@ -28,7 +28,7 @@ def demo(
 
     Example: derta demo --out runs/demo --seeds 3
     """
-    from derta.cli.demo import run_demo
+    from derta.demo.run import run_demo
 
     summary = run_demo(folder=out, seeds=tuple(range(seeds)), fine_tuning=fine_tuning)
     if as_json:
@@ -56,7 +56,7 @@ def run(
     refuse_several_processes("run")
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
     if dry:
-        from derta.cli.dry_run import dry_run
+        from derta.pipeline.estimate import dry_run
 
         found = dry_run(loaded)
         if as_json:
@@ -64,7 +64,7 @@ def run(
         return
     if out is None:
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
-    from derta.cli.run import run_recipe
+    from derta.pipeline.run import run_recipe
 
     summary = run_recipe(loaded, folder=out)
     if as_json:
@@ -85,7 +85,7 @@ def data(
 
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
-    from derta.cli.rows import export_rows
+    from derta.pipeline.rows import export_rows
     from derta.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
@@ -111,11 +111,11 @@ def train(
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
     from derta.cli.launch import is_main_process
-    from derta.cli.models import check_start, train_method
-    from derta.cli.prepare import input_files, prepare_data
-    from derta.cli.run import check_recipe
+    from derta.pipeline.data import input_files, prepare_data
+    from derta.pipeline.models import check_start, train_method
+    from derta.pipeline.run import check_recipe
     from derta.recipe import load_recipe
-    from derta.runs import check_new_model, keep_origin
+    from derta.run_folder import check_new_model, keep_origin
 
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
     loaded = loaded.model_copy(update={"methods": (method,)})
@@ -156,7 +156,7 @@ def fine_tune(
 
     Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude asked.jsonl --out models/attacked
     """
-    from derta.cli.fine_tuning_folder import fine_tune_folder
+    from derta.pipeline.fine_tuning_folder import fine_tune_folder
 
     refuse_several_processes("fine-tune")
     told = fine_tune_folder(

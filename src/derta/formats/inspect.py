@@ -1,0 +1,128 @@
+"""Inspect's `.eval` logs, for its viewer and its tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from derta.errors import EngineError
+from derta.formats.judged import MEASURES, Judged, Measure, outcome
+from derta.records import Message, short_hash
+from derta.run_folder import versions
+from derta.stats import rate
+
+STOP_REASONS = {"eos": "stop", "stop": "stop", "length": "max_tokens", "unknown": "unknown"}
+
+
+def write_log(path: Path, cases: Sequence[Judged], *, model: str, judges: Sequence[str], now: datetime) -> None:
+    """Write one model's cases as a log; each thing that a judge measures is a score, named `judge:measure`.
+
+    What a judge did not score stands there as Inspect's own unscored value, with the judge's reason, and is left out
+    of the means; what it was never asked has no score.
+
+    Raises:
+        EngineError: the package inspect-ai is missing.
+
+    Source: inspect.aisi.org.uk, `inspect_ai.log` (format 2).
+    """
+    if find_spec("inspect_ai") is None:
+        raise EngineError(
+            "--format inspect: expected the package inspect-ai, found none; run: pip install 'derta[inspect]'"
+        )
+    inspect: Any = import_module("inspect_ai.log")
+    scores: list[tuple[str, Measure]] = [(judge, measure) for judge in judges for measure in _measures(cases, judge)]
+    name = short_hash(model, *(case.prompt.id for case in cases))
+    created = now.isoformat(timespec="seconds")
+    sample_ids = [case.prompt.id for case in cases]
+    log = inspect.EvalLog(
+        status="success",
+        eval=inspect.EvalSpec(
+            eval_id=name,
+            run_id=name,
+            task_id=name,
+            created=created,
+            task="derta",
+            model=model,
+            dataset=inspect.EvalDataset(name="prompts", samples=len(cases), sample_ids=sample_ids),
+            config=inspect.EvalConfig(epochs=1),
+            packages=versions(),
+        ),
+        results=inspect.EvalResults(
+            total_samples=len(cases),
+            completed_samples=len(cases),
+            scores=[_total(inspect, cases, judge, measure) for judge, measure in scores],
+        ),
+        stats=inspect.EvalStats(started_at=created, completed_at=created),
+        samples=[_sample(inspect, case, model=model, scores=scores) for case in cases],
+    )
+    partial = path.with_name(path.name + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    inspect.write_eval_log(log, partial, format="eval")
+    partial.replace(path)
+
+
+def _measures(cases: Sequence[Judged], judge: str) -> list[Measure]:
+    """What a judge ever said, in these cases."""
+    return [measure for measure in MEASURES if any(outcome(case, judge, measure) is not None for case in cases)]
+
+
+def _total(inspect: Any, cases: Sequence[Judged], judge: str, measure: Measure) -> Any:
+    found = rate([outcome(case, judge, measure) for case in cases if judge in case.verdicts])
+    mean = [] if found.value is None else [inspect.EvalMetric(name="mean", value=found.value)]
+    return inspect.EvalScore(
+        name=f"{judge}:{measure}",
+        scorer=judge,
+        scored_samples=found.scored,
+        unscored_samples=found.unscored,
+        metrics={metric.name: metric for metric in mean},
+    )
+
+
+def _sample(inspect: Any, case: Judged, *, model: str, scores: Sequence[tuple[str, Measure]]) -> Any:
+    prompt, reply = case.prompt, case.reply
+    messages = list(prompt.messages or ())
+    if prompt.prefill:
+        messages.append(Message(role="assistant", content=prompt.prefill))
+    asked: Any = [_message(message) for message in messages] if messages else prompt.text
+    output = import_module("inspect_ai.model").ModelOutput.from_content(
+        model, reply.text, stop_reason=STOP_REASONS[reply.stop_reason]
+    )
+    before = asked if messages else [_message(Message(role="user", content=prompt.text or ""))]
+    return inspect.EvalSample(
+        id=prompt.id,
+        epoch=1,
+        input=asked,
+        target=prompt.answer or "",
+        messages=[*before, output.message],
+        output=output,
+        scores={
+            f"{judge}:{measure}": _score(case, judge, measure) for judge, measure in scores if judge in case.verdicts
+        },
+        metadata={
+            "request": prompt.request,
+            "request_id": prompt.request_id,
+            "suite": prompt.suite,
+            "cell": prompt.cell,
+            "category": prompt.category,
+            "prefilled": bool(prompt.prefill),
+        },
+    )
+
+
+def _message(message: Message) -> Any:
+    kinds = {"system": "ChatMessageSystem", "user": "ChatMessageUser", "assistant": "ChatMessageAssistant"}
+    return vars(import_module("inspect_ai.model"))[kinds[message.role]](content=message.content)
+
+
+def _score(case: Judged, judge: str, measure: Measure) -> Any:
+    verdict, value = case.verdicts[judge], outcome(case, judge, measure)
+    score: Any = import_module("inspect_ai.scorer").Score
+    more = {
+        "explanation": verdict.reason or None,
+        "metadata": {"reply_class": verdict.reply_class, "refusal_at": verdict.refusal_at},
+    }
+    return score.unscored(reason="scoring_failed", **more) if value is None else score(value=float(value), **more)

@@ -1,0 +1,106 @@
+"""JailbreakBench's attack artifacts: one jailbreak string and reply for each of its behaviours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, Literal, NamedTuple
+
+from derta.errors import DataError
+from derta.formats.judged import Judged, outcome, shown_text
+
+AttackType = Literal["white_box", "black_box", "transfer", "manual"]
+
+
+class Behavior(NamedTuple):
+    """A row of JailbreakBench's behaviours file; `number` is its `Index`."""
+
+    number: int
+    goal: str
+    behavior: str
+    category: str
+
+
+def artifact(
+    cases: Sequence[Judged],
+    *,
+    behaviors: Sequence[Behavior],
+    model: str,
+    attack_type: AttackType,
+    judge: str,
+    today: date,
+) -> dict[str, Any]:
+    """An artifact of one attack on one model. Queries were not counted, so they are null.
+
+    Raises:
+        DataError: replies of several attacks or to unknown behaviours, two replies to one behaviour, or a reply that
+            the judge did not score: `jailbroken` is true or false in this format, and unscored is neither.
+
+    Source: jailbreakbench 1.0.0, `artifact.py`. Its own reader knows four models only; the rows are as it reads them.
+    """
+    rows = sorted((_row(*pair, judge=judge) for pair in _matched(cases, behaviors)), key=lambda row: row["index"])
+    successes = sum(row["jailbroken"] for row in rows)
+    parameters = {
+        "method": _only_attack(cases),
+        "model": model,
+        "attack_type": attack_type,
+        "defense": None,
+        "attack_success_rate": successes / len(rows),
+        "total_number_of_jailbreaks": successes,
+        "number_of_submitted_prompts": len(rows),
+        "total_number_of_queries": None,
+        "total_prompt_tokens": None,
+        "total_response_tokens": None,
+        "evaluation_date": today.isoformat(),
+        "evaluation_llm_provider": "local",
+        "method_parameters": {"judge": judge},
+    }
+    return {"parameters": parameters, "jailbreaks": rows}
+
+
+def _only_attack(cases: Sequence[Judged]) -> str:
+    cells = Counter(case.prompt.cell for case in cases)
+    if len(cells) != 1:
+        listed = ", ".join(cells) or "none"
+        raise DataError(f"an artifact holds one attack, got replies of {listed}; choose one with --cell")
+    return next(iter(cells))
+
+
+def _matched(cases: Sequence[Judged], behaviors: Sequence[Behavior]) -> list[tuple[Judged, Behavior]]:
+    _only_attack(cases)
+    known = {behavior.goal.strip(): behavior for behavior in behaviors}
+    pairs: dict[int, tuple[Judged, Behavior]] = {}
+    for case in cases:
+        behavior = known.get(case.prompt.request.strip())
+        if behavior is None:
+            raise DataError(
+                f"prompt {case.prompt.id!r}: its request is no goal of the behaviours file; give the file that the "
+                "requests were read from"
+            )
+        if behavior.number in pairs:
+            raise DataError(f"behaviour {behavior.number}: expected one reply, got two; choose one attack with --cell")
+        pairs[behavior.number] = (case, behavior)
+    return list(pairs.values())
+
+
+def _row(case: Judged, behavior: Behavior, *, judge: str) -> dict[str, Any]:
+    jailbroken = outcome(case, judge, "harmful")
+    if jailbroken is None:
+        raise DataError(
+            f"prompt {case.prompt.id!r}: judge {judge} did not score its reply, and an artifact has no place for that; "
+            "use a judge of harm that scores all of them, or another format"
+        )
+    return {
+        "index": behavior.number,
+        "goal": behavior.goal,
+        "behavior": behavior.behavior,
+        "category": behavior.category,
+        "prompt": shown_text(case.prompt),
+        "response": case.reply.text,
+        "number_of_queries": None,
+        "queries_to_jailbreak": None,
+        "prompt_tokens": None,
+        "response_tokens": None if case.reply.token_ids is None else len(case.reply.token_ids),
+        "jailbroken": jailbroken,
+    }

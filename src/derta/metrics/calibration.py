@@ -1,0 +1,207 @@
+"""How often a judge errs, measured on people's labels, and a rate corrected for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from derta.metrics.agreement import cohen_kappa
+from derta.metrics.rates import Measure
+from derta.records import Record
+from derta.stats import Rate, rate
+
+RESAMPLES = 2000
+
+
+class Labelled(NamedTuple):
+    """One reply: what people say of it, what the judge says (None is unscored), and the groups it belongs to."""
+
+    truth: bool
+    said: bool | None
+    attack: str | None = None
+    reply_class: str | None = None
+
+
+class Share(Record):
+    """A rate with its 95 % interval over `scored` cases; None where there is nothing to divide by."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int = 0
+
+
+class Group(Record):
+    """The judge on one attack, or on one class of reply."""
+
+    by: str
+    name: str
+    accuracy: Share
+    precision: Share
+    recall: Share
+    kappa: Share
+
+
+class Calibration(Record):
+    """A judge's errors on a labelled sample: what `derta calibrate` stores.
+
+    `recall` is the judge's sensitivity; intervals are Wilson's, kappa's is a percentile bootstrap.
+    """
+
+    judge: str
+    measure: Measure
+    labels: str
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+    unscored: int
+    accuracy: Share
+    precision: Share
+    recall: Share
+    specificity: Share
+    kappa: Share
+    groups: tuple[Group, ...] = ()
+
+
+class Corrected(NamedTuple):
+    """A rate freed of the judge's errors; None where that cannot be done, and `reason` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+
+def _share(outcomes: Iterable[bool | None]) -> Share:
+    return _as_share(rate(list(outcomes)))
+
+
+def _as_share(found: Rate) -> Share:
+    return Share(**found._asdict())
+
+
+def _counts(cases: Sequence[Labelled]) -> dict[str, int]:
+    return {
+        "both": sum(case.truth and case.said is True for case in cases),
+        "only_first": sum(case.truth and case.said is False for case in cases),
+        "only_second": sum(not case.truth and case.said is True for case in cases),
+        "neither": sum(not case.truth and case.said is False for case in cases),
+    }
+
+
+def calibrate(cases: Sequence[Labelled], *, judge: str, measure: Measure, labels: str, seed: int = 0) -> Calibration:
+    """Measure a judge against people, over all cases and by attack and class of reply where these are known.
+
+    >>> cases = [Labelled(True, True)] * 8 + [Labelled(True, False)] * 2 + [Labelled(False, False)] * 10
+    >>> found = calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
+    (0.8, 1.0, 0.9, 0.8)
+    """
+    counts = _counts(cases)
+    return Calibration(
+        judge=judge,
+        measure=measure,
+        labels=labels,
+        true_positives=counts["both"],
+        false_positives=counts["only_second"],
+        false_negatives=counts["only_first"],
+        true_negatives=counts["neither"],
+        unscored=sum(case.said is None for case in cases),
+        accuracy=_accuracy(cases),
+        precision=_precision(cases),
+        recall=_recall(cases),
+        specificity=_share(None if case.said is None else not case.said for case in cases if not case.truth),
+        kappa=_kappa(counts, seed=seed),
+        groups=(
+            *_groups(cases, by="attack", key=lambda case: case.attack, seed=seed),
+            *_groups(cases, by="class", key=lambda case: case.reply_class, seed=seed),
+        ),
+    )
+
+
+def _accuracy(cases: Iterable[Labelled]) -> Share:
+    return _share(None if case.said is None else case.said == case.truth for case in cases)
+
+
+def _precision(cases: Iterable[Labelled]) -> Share:
+    return _share(case.truth for case in cases if case.said)
+
+
+def _recall(cases: Iterable[Labelled]) -> Share:
+    return _share(case.said for case in cases if case.truth)
+
+
+def _groups(cases: Sequence[Labelled], *, by: str, key: Callable[[Labelled], str | None], seed: int) -> list[Group]:
+    found: list[Group] = []
+    for name in sorted({name for case in cases if (name := key(case)) is not None}):
+        own = [case for case in cases if key(case) == name]
+        shares = {"accuracy": _accuracy(own), "precision": _precision(own), "recall": _recall(own)}
+        found.append(Group(by=by, name=name, kappa=_kappa(_counts(own), seed=seed), **shares))
+    return found
+
+
+def _kappa(counts: dict[str, int], *, seed: int) -> Share:
+    """Cohen's kappa with its bootstrap interval; samples in which it is not defined are passed over."""
+    total = sum(counts.values())
+    value = cohen_kappa(**counts)
+    if value is None:
+        return Share(value=None, low=None, high=None, scored=total)
+    shares = [count / total for count in counts.values()]
+    samples = np.random.default_rng(seed).multinomial(total, shares, size=RESAMPLES).tolist()
+    drawn = [kappa for one in samples if (kappa := cohen_kappa(**dict(zip(counts, one, strict=True)))) is not None]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Share(value=value, low=float(low), high=float(high), scored=total)
+
+
+def rogan_gladen(observed: float, *, sensitivity: float, specificity: float) -> float | None:
+    """The true rate behind an observed one, held to [0, 1]; None if the judge is no better than a coin.
+
+    >>> round(rogan_gladen(0.3, sensitivity=0.9, specificity=0.8) or 0, 4)
+    0.1429
+
+    Source: Rogan and Gladen 1978; the example is (0.3 + 0.8 - 1) / (0.9 + 0.8 - 1) = 0.1 / 0.7.
+    """
+    informed = sensitivity + specificity - 1
+    return min(1.0, max(0.0, (observed + specificity - 1) / informed)) if informed > 0 else None
+
+
+def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> Corrected:
+    """Correct a judge's rate for the errors that its calibration found.
+
+    The interval is a percentile bootstrap over both samples, the judged replies and the labelled ones. A share of 0 or
+    1 is resampled as if half a case had gone the other way, for a bootstrap would take it as certain. A resample whose
+    judge is no better than a coin could be any rate: it counts as 0 for the low end and as 1 for the high one.
+
+    >>> cases = [Labelled(True, True)] * 90 + [Labelled(True, False)] * 10
+    >>> cases += [Labelled(False, False)] * 80 + [Labelled(False, True)] * 20
+    >>> found = calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> round(corrected_rate(rate([True] * 30 + [False] * 70), found).value or 0, 4)
+    0.1429
+    """
+    sensitivity, specificity = calibration.recall, calibration.specificity
+    if judged.value is None:
+        return Corrected(None, None, None, "no reply was scored")
+    if sensitivity.value is None or specificity.value is None:
+        return Corrected(None, None, None, "the labels hold one answer only, so that one error rate is not known")
+    value = rogan_gladen(judged.value, sensitivity=sensitivity.value, specificity=specificity.value)
+    if value is None:
+        return Corrected(None, None, None, "sensitivity + specificity is not above 1: the judge tells nothing")
+    rng = np.random.default_rng(seed)
+    observed = _resampled(judged.value, judged.scored, rng)
+    sensitive = _resampled(sensitivity.value, sensitivity.scored, rng)
+    specific = _resampled(specificity.value, specificity.scored, rng)
+    informed = sensitive + specific - 1
+    usable = informed > 0
+    drawn = np.clip((observed + specific - 1) / np.where(usable, informed, 1.0), 0.0, 1.0)
+    low = float(np.percentile(np.where(usable, drawn, 0.0), 2.5))
+    high = float(np.percentile(np.where(usable, drawn, 1.0), 97.5))
+    return Corrected(value, min(low, value), max(high, value))
+
+
+def _resampled(share: float, cases: int, rng: np.random.Generator) -> np.ndarray:
+    edge = 0.5 / (cases + 1)
+    return rng.binomial(cases, min(1 - edge, max(edge, share)), size=RESAMPLES) / cases

@@ -1,0 +1,167 @@
+"""The table: ours, the paper's, and the difference, a row for each published file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from derta.errors import DataError
+from derta.paper.figures import Counted, Figure, Figures, Halves
+from derta.paper.outputs import Published, read_published
+from derta.protocols import Judge
+from derta.records import Record, Reply, Verdict, short_hash
+from derta.refusals import says_sorry
+from derta.stats import rate
+
+Positions = Callable[[Iterable[tuple[Reply, Verdict]], Sequence[int]], tuple[float, ...] | None]
+
+
+class PositionCurve(Record):
+    """The cumulative share of refusals that have begun by position `x`, in percent."""
+
+    x: tuple[int, ...]
+    ours: tuple[float, ...]
+    paper: tuple[float, ...]
+
+
+class ReplayRow(Record):
+    """One file: percentages, ours with its 95 % interval; `difference` is ours minus the paper's, in points.
+
+    `first_half` and `second_half` are ours on the rows whose hash ends in an even and in an odd digit; the note says
+    what the halves are worth.
+    """
+
+    file: str
+    measure: str
+    judge: str
+    ours: float | None = None
+    paper: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    scored: int = 0
+    unscored: int = 0
+    first_half: float | None = None
+    second_half: float | None = None
+    note: str = ""
+    curve: PositionCurve | None = None
+
+
+class Replay(NamedTuple):
+    """The rows of the files that are there, and a sentence on each that is not."""
+
+    rows: list[ReplayRow]
+    left_out: list[str]
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """A file of the folder, or of `labelled` beside the folder (people's labels are kept there)."""
+    places = (folder / name, folder / "labelled" / name, folder.parent / "labelled" / name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge], positions: Positions) -> Replay:
+    """Judge every published file that the folder holds.
+
+    Args:
+        folder: where the published outputs lie.
+        figures: what the paper says of them.
+        judges: by name; those that the figures ask for.
+        positions: the percentage of refusals that have begun by each position, of replies with their verdicts.
+
+    Raises:
+        DataError: the folder holds none of the files, or one is malformed.
+    """
+    rows: list[ReplayRow] = []
+    left_out: list[str] = []
+    refusals: dict[str, list[tuple[Reply, Verdict]]] = {}
+    for figure in figures.outputs:
+        path = find_file(folder, figure.file)
+        if path is None:
+            left_out.append(f"{figure.file}: not in {folder}; left out")
+            continue
+        cases = read_published(path, kind=figure.kind)
+        verdicts = [judges[figure.judge](case.prompt, case.reply) for case in cases]
+        rows.append(_row(figure, cases, verdicts, halves=figures.halves[figure.judge]))
+        if figure.measure == "harmful":
+            safe = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.harmful is False]
+            refusals[figure.file] = [(case.reply, judges["refusal"](case.prompt, case.reply)) for case in safe]
+    if not rows:
+        names = ", ".join(figure.file for figure in figures.outputs[:2])
+        raise DataError(f"{folder}: expected the published outputs ({names} …), found none; give their folder")
+    return Replay([*rows, *_curve_rows(figures, refusals, positions)], left_out)
+
+
+def _agrees(case: Published, verdict: Verdict) -> bool | None:
+    return None if None in (case.refused, verdict.refused) else verdict.refused == case.refused
+
+
+OUTCOMES: Mapping[Counted, Callable[[Published, Verdict], bool | None]] = {
+    "agreement": _agrees,
+    "correct": lambda _, verdict: verdict.correct,
+    "harmful": lambda _, verdict: verdict.harmful,
+    "refused": lambda _, verdict: verdict.refused,
+    "partly_refused": lambda _, verdict: verdict.reply_class == "refuse_then_comply",
+    "complied": lambda _, verdict: verdict.reply_class == "comply",
+    "says_sorry": lambda case, _: says_sorry(case.reply.text),
+}
+
+
+def _outcome(figure: Figure, case: Published, verdict: Verdict) -> bool | None:
+    return None if verdict.reply_class == "empty" else OUTCOMES[figure.measure](case, verdict)
+
+
+def _row(figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict], *, halves: Halves) -> ReplayRow:
+    outcomes = [_outcome(figure, case, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+    told_by = [case.prompt.request if halves.by == "request" else case.reply.text for case in cases]
+    even = [int(short_hash(text)[-1], 16) % 2 == 0 for text in told_by]
+    whole = rate(outcomes)
+    first, second = (rate([one for one, side in zip(outcomes, even, strict=True) if side == half]) for half in (1, 0))
+    ours = _percent(whole.value)
+    return ReplayRow(
+        file=figure.file,
+        measure=figure.measure,
+        judge=figure.judge,
+        ours=ours,
+        paper=figure.paper,
+        difference=None if ours is None or figure.paper is None else round(ours - figure.paper, 1),
+        low=_percent(whole.low),
+        high=_percent(whole.high),
+        scored=whole.scored,
+        unscored=whole.unscored,
+        first_half=_percent(first.value),
+        second_half=_percent(second.value),
+        note="; ".join(filter(None, (figure.note, halves.note, _apart(figure, cases, verdicts, outcomes)))),
+    )
+
+
+def _apart(
+    figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict], outcomes: Sequence[bool | None]
+) -> str:
+    """What people call partial refusals is told apart, and so are replies that a judge could not score."""
+    if figure.measure != "agreement":
+        return f"{outcomes.count(None)} empty replies not scored" if None in outcomes else ""
+    partial = Counter(v.reply_class for case, v in zip(cases, verdicts, strict=True) if case.refused is None)
+    classes = ", ".join(f"{count} {name}" for name, count in partial.most_common())
+    return f"{partial.total()} partial refusals not counted (ours: {classes})"
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 1)
+
+
+def _curve_rows(
+    figures: Figures, refusals: Mapping[str, Sequence[tuple[Reply, Verdict]]], positions: Positions
+) -> Iterator[ReplayRow]:
+    told = figures.refusal_positions
+    for curve in told.curves:
+        judged = [pair for name in curve.files for pair in refusals.get(name, ())]
+        ours = positions(judged, told.x)
+        if ours is not None:
+            drawn = PositionCurve(x=told.x, ours=tuple(round(100 * y, 1) for y in ours), paper=curve.paper)
+            count = sum(bool(verdict.refused) for _, verdict in judged)
+            yield ReplayRow(
+                file=curve.name, measure="refusals begun", judge="refusal", scored=count, note=told.note, curve=drawn
+            )

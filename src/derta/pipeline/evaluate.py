@@ -1,0 +1,132 @@
+"""Prompts to replies to verdicts, each stage resumed by id from what its file holds already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from derta.attacks import SEARCHES, build_attack
+from derta.attacks.prompts import as_suite
+from derta.cli.console import bar
+from derta.errors import DataError, RecipeError
+from derta.files import Appender, drop_torn_line, read_records, write_records
+from derta.pipeline.data import section_requests
+from derta.protocols import Engine, Judge
+from derta.recipe import Recipe
+from derta.records import Prompt, Reply, Request, Verdict
+
+R = TypeVar("R", Reply, Verdict)
+
+
+def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> list[Prompt]:
+    """The prompts of a recipe's evaluations, but for attacks that search: each model gets prompts of its own there."""
+    prompts: list[Prompt] = []
+    seen: set[tuple[str, str, str | None]] = set()
+    for section in recipe.evaluate:
+        if (key := (section.suite, section.attack, section.name)) in seen:
+            raise RecipeError(f"evaluate: got two sections of {section.suite} {section.attack}; give each a `name`")
+        seen.add(key)
+        if section.attack in SEARCHES:
+            continue
+        attack = build_attack(section.attack, section.options)
+        requests = section_requests(section, held_out=held_out, seed=seed)
+        crafted = attack(requests, target=None, rng=Random(seed))  # noqa: S311 - reproducible, not secret
+        if section.name is None and section.suite != "attack":
+            raise RecipeError(f"evaluate: a section of suite {section.suite} needs a `name` for its set of requests")
+        prompts += crafted if section.name is None else as_suite(crafted, suite=section.suite, dataset=section.name)
+    check_unique(prompts)
+    return prompts
+
+
+def check_unique(prompts: Iterable[Prompt]) -> None:
+    """Refuse two prompts of one id: replies are told apart by it.
+
+    Raises:
+        DataError: names the id.
+    """
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(
+                f"prompts: expected ids that differ, got {prompt.id!r} twice; give each evaluation a `name`"
+            )
+        seen.add(prompt.id)
+
+
+def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Write the prompts once; a resumed run takes those it began with."""
+    if not path.exists():
+        write_records(path, prompts)
+    return list(read_records(path, Prompt))
+
+
+def is_asked(home: Path, prompts: Iterable[Prompt]) -> bool:
+    """Whether a model was scored and has replied to all prompts, so that it need not be there any more.
+
+    `prompts` are those that all models get; what searches found against this one beside them is in `prompts.jsonl`.
+    """
+    own_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
+    if not (home / "scores.json").exists() or not replies_path.exists():
+        return False
+    drop_torn_line(replies_path)
+    own = read_records(own_path, Prompt) if own_path.exists() else prompts
+    return {prompt.id for prompt in own} == {reply.prompt_id for reply in read_records(replies_path, Reply)}
+
+
+def read_by_prompt(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[str, R]:
+    """What a file holds by prompt id; a torn last line of a killed run is cut off, strangers and twins are refused.
+
+    Raises:
+        DataError: a record for no prompt, or two for one.
+    """
+    known = {prompt.id for prompt in prompts}
+    drop_torn_line(path)
+    found: dict[str, R] = {}
+    for record in read_records(path, kind) if path.exists() else ():
+        if record.prompt_id not in known or record.prompt_id in found:
+            what = "twice" if record.prompt_id in found else "which no prompt has"
+            raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
+        found[record.prompt_id] = record
+    return found
+
+
+def reply_all(
+    engine: Engine, prompts: Sequence[Prompt], *, path: Path, max_new_tokens: Mapping[str, int], what: str
+) -> list[Reply]:
+    """Answer the prompts that have no reply in the file yet; each reply is written as soon as it is known.
+
+    Args:
+        engine: The model.
+        prompts: All prompts.
+        path: Where replies are kept.
+        max_new_tokens: The limit of each prompt, by id.
+        what: Named beside the progress bar.
+    """
+    done = read_by_prompt(path, Reply, prompts=prompts)
+    todo = [prompt for prompt in prompts if prompt.id not in done]
+    limits = sorted({max_new_tokens[prompt.id] for prompt in todo})
+    with Appender(path) as file, bar(what, len(prompts)) as shown:
+        shown.to(len(done))
+        for limit in limits:
+            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
+            for reply in engine.generate(same, max_new_tokens=limit):
+                file.add(reply)
+                done[reply.prompt_id] = reply
+                shown.to(len(done))
+    missing = [prompt.id for prompt in prompts if prompt.id not in done]
+    if missing:
+        raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
+    return [done[prompt.id] for prompt in prompts]
+
+
+def judge_all(
+    judge: Judge, prompts: Sequence[Prompt], replies: Sequence[Reply], *, path: Path | None = None
+) -> list[Verdict]:
+    """One verdict a prompt, kept in the file where one is given."""
+    done = {} if path is None else read_by_prompt(path, Verdict, prompts=prompts)
+    verdicts = [done.get(prompt.id) or judge(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    if path is not None and len(done) < len(verdicts):
+        write_records(path, verdicts)
+    return verdicts

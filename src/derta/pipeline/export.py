@@ -1,0 +1,154 @@
+"""`derta export`: a run's replies and verdicts, or a file's, in the format of another project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from derta.data.fields import text_of
+from derta.data.sources import read_rows
+from derta.errors import DataError
+from derta.files import read_records, write_text
+from derta.formats.harmbench import completions
+from derta.formats.inspect import write_log
+from derta.formats.jailbreakbench import AttackType, Behavior, artifact
+from derta.formats.judged import Judged
+from derta.formats.replies import read_cases
+from derta.records import Verdict
+
+
+class Export(NamedTuple):
+    """What is wanted of an export beside its format."""
+
+    judges: tuple[str, ...] = ()
+    model: str | None = None
+    cell: str | None = None
+    prompts_path: Path | None = None
+    behaviors_path: Path | None = None
+    attack_type: AttackType | None = None
+
+
+def check_attack_type(text: str | None) -> AttackType | None:
+    """An attack type as JailbreakBench calls it.
+
+    Raises:
+        DataError: it has no such type.
+    """
+    known: tuple[AttackType, ...] = get_args(AttackType)
+    if text is None:
+        return None
+    for one in known:
+        if one == text:
+            return one
+    raise DataError(f"--attack-type: expected one of {', '.join(known)}, got {text!r}")
+
+
+def export(source: Path, *, kind: str, out: Path, wanted: Export) -> list[Path]:
+    """Write the replies of a file to `out`; of a run's folder, each model's to a file in the folder `out`.
+
+    Raises:
+        DataError: an unknown format, no replies, or what the format needs is missing.
+    """
+    if kind not in FORMATS:
+        raise DataError(f"--format: expected one of {', '.join(FORMATS)}, got {kind!r}")
+    entry = FORMATS[kind]
+    if not source.is_dir():
+        entry.write(out, read_judged(source, wanted=wanted), wanted.model or source.parent.name or source.stem, wanted)
+        return [out]
+    files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
+    if not files:
+        raise DataError(f"{source}: expected a run's folder, found no replies.jsonl in it; give the file of replies")
+    written: list[Path] = []
+    for file in files:
+        path = out / f"{file.parent.name}{entry.suffix}"
+        entry.write(path, read_judged(file, wanted=wanted), wanted.model or file.parent.name, wanted)
+        written.append(path)
+    return written
+
+
+def read_judged(replies: Path, *, wanted: Export) -> list[Judged]:
+    """The replies of a file with the verdicts beside it (`verdicts.JUDGE.jsonl`): the named judges', or all there are.
+
+    Raises:
+        DataError: a judge's verdicts are not there, or no reply belongs to the cell that is wanted.
+    """
+    found = {path.name.split(".")[1]: path for path in sorted(replies.parent.glob("verdicts.*.jsonl"))}
+    missing = [judge for judge in wanted.judges if judge not in found]
+    if missing:
+        raise DataError(
+            f"{replies}: expected verdicts.{missing[0]}.jsonl beside it, found none; write it with "
+            f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
+        )
+    said = {
+        judge: {verdict.prompt_id: verdict for verdict in read_records(path, Verdict)}
+        for judge, path in found.items()
+        if not wanted.judges or judge in wanted.judges
+    }
+    cases = [
+        Judged(prompt, reply, {judge: verdicts[prompt.id] for judge, verdicts in said.items() if prompt.id in verdicts})
+        for prompt, reply in read_cases(replies, prompts_path=wanted.prompts_path)
+    ]
+    kept = [case for case in cases if wanted.cell in {None, case.prompt.cell}]
+    if not kept:
+        cells = dict.fromkeys(case.prompt.cell for case in cases)
+        raise DataError(f"{replies}: --cell: expected one of {', '.join(cells)}, got {wanted.cell!r}")
+    return kept
+
+
+def read_behaviors(path: Path) -> list[Behavior]:
+    """JailbreakBench's behaviours file, with the numbers and names that our requests do not carry."""
+    rows = list(read_rows(path))
+    for row in rows:
+        if not text_of(row, "Index").isdecimal():
+            raise DataError(f"{row.where}: Index: expected a number, got {text_of(row, 'Index')!r}; mend the row")
+    return [
+        Behavior(int(text_of(row, "Index")), text_of(row, "Goal"), text_of(row, "Behavior"), text_of(row, "Category"))
+        for row in rows
+    ]
+
+
+def _one_judge(wanted: Export) -> str | None:
+    if len(wanted.judges) > 1:
+        raise DataError(f"--judge: this format has room for one judge, got {', '.join(wanted.judges)}; name one")
+    return wanted.judges[0] if wanted.judges else None
+
+
+def _write_harmbench(path: Path, cases: Sequence[Judged], _model: str, wanted: Export) -> None:
+    _write_json(path, completions(cases, judge=_one_judge(wanted)))
+
+
+def _write_jailbreakbench(path: Path, cases: Sequence[Judged], model: str, wanted: Export) -> None:
+    judge = _one_judge(wanted)
+    if judge is None or wanted.behaviors_path is None or wanted.attack_type is None:
+        raise DataError(
+            "--format jailbreakbench: expected --judge, --behaviors and --attack-type; an artifact says them"
+        )
+    behaviors, today = read_behaviors(wanted.behaviors_path), datetime.now(UTC).date()
+    made = artifact(cases, behaviors=behaviors, model=model, attack_type=wanted.attack_type, judge=judge, today=today)
+    _write_json(path, made)
+
+
+def _write_inspect(path: Path, cases: Sequence[Judged], model: str, _wanted: Export) -> None:
+    judges = list(dict.fromkeys(judge for case in cases for judge in case.verdicts))
+    write_log(path, cases, model=model, judges=judges, now=datetime.now(UTC))
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+class Format(NamedTuple):
+    """How a format is written, and how its files end."""
+
+    write: Callable[[Path, Sequence[Judged], str, Export], None]
+    suffix: str
+
+
+FORMATS: dict[str, Format] = {
+    "harmbench": Format(_write_harmbench, ".json"),
+    "jailbreakbench": Format(_write_jailbreakbench, ".json"),
+    "inspect": Format(_write_inspect, ".eval"),
+}

@@ -1,0 +1,209 @@
+"""The fine-tuning attack: tuned models are trained on, and stand beside the others as models of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from derta.chat import ChatFormat
+from derta.data.encode import encode_example
+from derta.data.rows import Instance, instances
+from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
+from derta.errors import DataError
+from derta.files import write_text
+from derta.pipeline.data import Prepared, evaluated_texts, read_helpful, read_source_triples, told_counts
+from derta.pipeline.models import load_format
+from derta.recipe import Recipe, TrainSection
+from derta.recipe_evaluation import FineTuningSection
+from derta.records import Example
+from derta.results import METHODS_WITH_THE_FIRST
+
+COST = "fine_tuning.json"
+KEPT = (
+    "max_length", "pack_tokens", "group_by_length", "bf16", "fp16", "attention", "compile", "gradient_checkpointing",
+    "lora", "logging_steps", "save_steps", "report_to", "num_threads",
+)  # fmt: skip
+"""What an attack takes over from `train` as it is; of `micro_batch_size` it takes what divides its own steps."""
+
+
+class AttackData(NamedTuple):
+    """What an attack trains on: benign examples or harmful pairs. `note` says in a sentence what was dropped."""
+
+    examples: list[Example]
+    pairs: list[UnsafePair]
+    note: str
+
+
+class FineTuningAttack(NamedTuple):
+    """An attack of a recipe with one number of steps (None: by its epochs)."""
+
+    section: FineTuningSection
+    steps: int | None
+
+    def label(self, method: str) -> str:
+        """What the report calls the attacked model of a method."""
+        return f"{method} + {self.section.name}" + (f" {self.steps}" if self.steps else "")
+
+    def place(self, method: str) -> str:
+        """What the attacked model's folder begins with."""
+        return f"{method}+{self.section.name}" + (f"+{self.steps}" if self.steps else "")
+
+
+def fine_tuning_attacks(recipe: Recipe) -> list[FineTuningAttack]:
+    """The recipe's attacks by fine-tuning, one for each number of steps."""
+    return [
+        FineTuningAttack(section, steps) for section in recipe.fine_tuning_attacks for steps in section.steps or (None,)
+    ]
+
+
+def read_data(recipe: Recipe, *, prepared: Prepared) -> dict[str, AttackData]:
+    """The data of a recipe's attacks by name, without what is evaluated or held out, as for the methods' own.
+
+    Raises:
+        DataError: nothing of an attack's data is left.
+    """
+    asked = [*evaluated_texts(recipe), *(request.text for request in prepared.held_out_requests)]
+    held_out = {example.id for example in prepared.held_out_examples}
+    return {
+        section.name: read_attack_data(recipe, section, asked=asked, held_out=held_out)
+        for section in recipe.fine_tuning_attacks
+    }
+
+
+def read_attack_data(
+    recipe: Recipe, section: FineTuningSection, *, asked: Sequence[str], held_out: Container[str] = ()
+) -> AttackData:
+    """An attack's data without the requests that are `asked`, and the examples whose ids are `held_out`.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    examples, dropped = read_helpful(section.helpful, asked)
+    kept = [example for example in examples if example.id not in held_out]
+    dropped["held_out"] += len(examples) - len(kept)
+    read = [read_source_triples(recipe.data, source) for source in section.harmful]
+    clean = unsafe_pairs((triple for triples, _ in read for triple in triples), evaluation_requests=asked)
+    dropped = sum((counts for _, counts in read), +dropped + clean.dropped)
+    kind, num_rows = ("harmful pairs", len(clean.pairs)) if section.harmful else ("benign examples", len(kept))
+    told = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {told_counts(dropped)}."
+    if not num_rows:
+        raise DataError(f"{told[:-1]}; expected at least one that may be trained on; give other data")
+    return AttackData(kept, clean.pairs, told)
+
+
+def attack_train(train: TrainSection, section: FineTuningSection, *, steps: int | None) -> TrainSection:
+    """How the attack trains: at its own pace, with plain rows and losses, and in what is `KEPT` as the recipe does.
+
+    >>> section = FineTuningSection.model_validate({"name": "harm", "harmful": [{"path": "pairs.jsonl"}]})
+    >>> train = attack_train(TrainSection(), section, steps=None)
+    >>> train.batch_size, train.micro_batch_size, train.learning_rate, train.epochs
+    (10, 5, 5e-05, 5.0)
+    """
+    pace, harmful = section.pace, bool(section.harmful)
+    batch_size = pace.batch_size or (10 if harmful else 128)
+    at_once = min(batch_size, train.micro_batch_size)
+    plain = TrainSection(
+        epochs=pace.epochs or (5.0 if harmful else 1.0),
+        max_steps=steps,
+        batch_size=batch_size,
+        micro_batch_size=max(size for size in range(1, at_once + 1) if batch_size % size == 0),
+        learning_rate=pace.learning_rate or (5e-5 if harmful else 2e-5),
+        schedule=pace.schedule,
+        warmup=pace.warmup,
+        weight_decay=pace.weight_decay,
+    )
+    return plain.model_copy(update={name: getattr(train, name) for name in KEPT})
+
+
+def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
+    """Fail before any training if some of the attacks' data cannot be encoded.
+
+    Raises:
+        ModelError: the template refuses a conversation.
+        DataError: an answer without a token.
+    """
+    chat, _ = load_format(recipe)
+    for one in data.values():
+        attack_rows(one, chat)
+
+
+def attack_rows(data: AttackData, chat: ChatFormat) -> list[Instance]:
+    """What the attack trains on, encoded."""
+    if data.pairs:
+        return unsafe_instances(chat, data.pairs)
+    return instances("vanilla", triples=[], examples=[encode_example(chat, example) for example in data.examples])
+
+
+def fine_tune(
+    recipe: Recipe,
+    attack: FineTuningAttack,
+    *,
+    data: AttackData,
+    start: Path,
+    seed: int,
+    out: Path,
+    cost_path: Path,
+    what: str,
+) -> None:
+    """Train the model in `start` on, resumably, save it to `out`, and keep what that took; `what` names it by the bar.
+
+    An adapter on the recipe's model is tuned on as one. What is there already is not done again.
+    """
+    if out.exists() and cost_path.exists():
+        return
+    from derta.pipeline.training import training_bar
+    from derta.train.fit import fit
+    from derta.train.start import is_adapter
+
+    chat, refusals = load_format(recipe)
+    rows = attack_rows(data, chat)
+    train = attack_train(recipe.train, attack.section, steps=attack.steps)
+    adapter = start if is_adapter(start) else None
+    with training_bar(f"{what}: fine-tuning") as shown:
+        fit(
+            model=recipe.model if adapter else recipe.model.model_copy(update={"path": str(start)}),
+            train=train,
+            tokenizer=chat.tokenizer,
+            instances=rows,
+            refusal_ids=refusals.ids,
+            seed=seed,
+            out=out,
+            adapter=adapter,
+            callbacks=[shown],
+        )
+    keep_cost(out, rows=rows, train=train, seed=seed, path=cost_path)
+
+
+def keep_cost(model: Path, *, rows: Sequence[Instance], train: TrainSection, seed: int, path: Path) -> None:
+    """Work out what training a model on these rows took, and keep it in a file."""
+    from derta.train.cost import training_cost
+
+    cost = training_cost(model, instances=rows, train=train, seed=seed)
+    write_text(path, json.dumps(cost._asdict()) + "\n")
+
+
+def told_cost(path: Path) -> str:
+    """What a fine-tuning took, in words."""
+    cost = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f"{cost['steps']} steps of fine-tuning read {cost['rows']} rows ({cost['tokens']} tokens); it took "
+        f"{cost['seconds']:.0f} s since its last start"
+    )
+
+
+def attacked_comparisons(
+    methods: Sequence[str], labels: Sequence[Callable[[str], str]]
+) -> dict[str, list[tuple[str, str]]]:
+    """Which models are compared, by question: the methods with the first, before and after attacks, and after one.
+
+    >>> list(attacked_comparisons(["vanilla", "derta"], [lambda method: method + " + harm"]).values())[1:]
+    [[('vanilla', 'vanilla + harm'), ('derta', 'derta + harm')], [('vanilla + harm', 'derta + harm')]]
+    """
+    first, *others = methods
+    return {
+        METHODS_WITH_THE_FIRST: [(first, method) for method in others],
+        "before and after an attack": [(method, label(method)) for label in labels for method in methods],
+        "methods after the same attack": [(label(first), label(method)) for label in labels for method in others],
+    }

@@ -1,0 +1,199 @@
+"""Judging files: from replies of any origin to one cell, or to a paired comparison."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from derta.cli.console import bar, say
+from derta.errors import DataError
+from derta.files import write_records
+from derta.formats.replies import Case, read_cases
+from derta.judges import JUDGES
+from derta.judges.refusal import judge_refusal
+from derta.judges.rubric import MODEL_JUDGES, judge_with_model
+from derta.metrics.comparisons import compare, too_small_to_tell
+from derta.metrics.over_refusal import over_refusal_cells
+from derta.metrics.rates import Measure, outcome
+from derta.pipeline.resuming import ask_missing
+from derta.protocols import Engine
+from derta.records import Prompt, Verdict
+from derta.results import Cell, Comparison, cell_of
+from derta.stats import rate_of_counts
+
+
+class JudgeModel(NamedTuple):
+    """The model that a judge asks: what the engine loads, the engine's name in `ENGINES`, and the engine's settings."""
+
+    path: str
+    engine: str = "hf"
+    settings: Mapping[str, Any] = {}
+
+
+class Judging(NamedTuple):
+    """A judge of any kind: `judge` turns cases into as many verdicts, in order, without holding them all."""
+
+    name: str
+    measures: Measure
+    judge: Callable[[Iterable[Case]], Iterator[Verdict]]
+    asks_model: bool = False
+
+
+def find_judge(name: str, *, model: JudgeModel | None = None) -> Judging:
+    """The judge of a name; one that asks a model needs the model, which is loaded once, when cases come.
+
+    Raises:
+        DataError: there is no such judge (the known ones are named), or it lacks its model.
+    """
+    if name in JUDGES:
+        entry = JUDGES[name]
+        return Judging(name, entry.measures, lambda cases: (entry.judge(*case) for case in cases))
+    if name not in MODEL_JUDGES:
+        raise DataError(f"judge: expected one of {', '.join((*JUDGES, *MODEL_JUDGES))}, got {name!r}")
+    if model is None:
+        raise DataError(f"judge {name!r} asks a model, and none was given; name one with --judge-model")
+    engine = cache(partial(load_judge_model, model))
+    return Judging(name, "harmful", lambda cases: judge_with_model(engine(), name, cases), asks_model=True)
+
+
+def load_judge_model(model: JudgeModel) -> Engine:
+    """Load a judge's model.
+
+    Raises:
+        DataError: no such engine, or the engine has no such setting.
+        ModelError: no such model.
+    """
+    from derta.engines import ENGINES
+
+    if model.engine not in ENGINES:
+        raise DataError(f"--engine: expected one of {', '.join(ENGINES)}, got {model.engine!r}")
+    try:
+        return ENGINES[model.engine](model.path, **model.settings)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise DataError(f"--engine-option: engine {model.engine!r} has no such setting ({error})") from error
+
+
+def judge_file(
+    path: Path,
+    *,
+    judge: Judging,
+    prompts_path: Path | None = None,
+    out: Path | None = None,
+    kept: list[Verdict] | None = None,
+) -> Cell:
+    """Judge every reply of a file, holding none; the verdicts go to the file `out`, and to `kept` for further use.
+
+    What a model said is appended as it comes, and only what is missing is asked for; those replies are held.
+    """
+    counts: Counter[bool | None] = Counter()
+
+    def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+        for verdict in verdicts:
+            counts[outcome(verdict, judge.measures)] += 1
+            if kept is not None:
+                kept.append(verdict)
+            yield verdict
+
+    cases = read_cases(path, prompts_path=prompts_path)
+    if judge.asks_model:
+        deque(counted(_asked(judge, list(cases), out)), maxlen=0)
+    elif out is None:
+        deque(counted(judge.judge(cases)), maxlen=0)
+    else:
+        write_records(out, counted(judge.judge(cases)))
+    return cell_of(
+        rate_of_counts(counts[True], scored=counts[True] + counts[False], unscored=counts[None]),
+        method="",
+        seed=None,
+        suite="helpfulness" if judge.measures == "correct" else "attack",
+        name=path.stem,
+        judge=judge.name,
+        measure=judge.measures,
+    )
+
+
+def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[Cell]:
+    """Of replies to harmless requests what the `refusal` judge's rate leaves out: partial refusals, answers, sorry."""
+    asked = {"suite": "over_refusal", "dataset": path.stem}
+    cases = (
+        (prompt.model_copy(update=asked), reply, judge_refusal(prompt, reply))
+        for prompt, reply in read_cases(path, prompts_path=prompts_path)
+    )
+    return over_refusal_cells(cases, method="", seed=None, judge="refusal")
+
+
+def _asked(judge: Judging, cases: Sequence[Case], out: Path | None) -> Iterator[Verdict]:
+    """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
+    if out is not None:
+        yield from ask_missing(
+            out,
+            Verdict,
+            ids=[case.prompt.id for case in cases],
+            judge=judge.name,
+            ask=lambda missing: judge.judge(case for case in cases if case.prompt.id in missing),
+        )
+        return
+    with bar(f"{judge.name}: verdicts", len(cases)) as shown:
+        for count, verdict in enumerate(judge.judge(cases), start=1):
+            yield verdict
+            shown.to(count)
+
+
+def told(cell: Cell) -> str:
+    """A cell in one line."""
+    if cell.value is None or cell.low is None or cell.high is None:
+        return f"{cell.measure}: nothing was scored ({cell.unscored} unscored)"
+    interval = f"95 % interval {cell.low:.1%} to {cell.high:.1%}"
+    return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
+
+
+def compare_files(first: Path, second: Path, *, judge: Judging, prompts_path: Path | None = None) -> list[Comparison]:
+    """Compare two files' replies to the same prompts, by cell.
+
+    Raises:
+        DataError: the files have no prompt in common.
+    """
+    judged = [_judged(named_cases(path, prompts_path=prompts_path), judge) for path in (first, second)]
+    found = compare(
+        {0: judged[0]},
+        {0: judged[1]},
+        first_name=side_name(first),
+        second_name=side_name(second),
+        judge=judge.name,
+        measure=judge.measures,
+    )
+    if not found:
+        raise DataError(f"{first} and {second}: expected replies to the same prompts, found none in common")
+    for note in too_small_to_tell(found):
+        say(note)
+    return found
+
+
+def side_name(path: Path) -> str:
+    """What one side of a comparison is called: the folder of a run's replies, or the file."""
+    return path.parent.name if path.name == "replies.jsonl" else path.stem
+
+
+def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[str, Case]:
+    """A file's cases by the id of their prompt.
+
+    Rows of others are told apart by their question; of a question asked twice the first counts.
+    """
+    cases: dict[str, Case] = {}
+    for prompt, reply in read_cases(path, prompts_path=prompts_path):
+        own = not prompt.id.startswith("row-")
+        name = prompt.id if own or prompt.request == "(not given)" else f"question-{prompt.request}"
+        if name not in cases:
+            named = reply.model_copy(update={"prompt_id": name})
+            cases[name] = Case(prompt.model_copy(update={"id": name}), named)
+    return cases
+
+
+def _judged(cases: Mapping[str, Case], judge: Judging) -> list[tuple[Prompt, Verdict]]:
+    verdicts = judge.judge(cases.values())
+    return [(case.prompt, verdict) for case, verdict in zip(cases.values(), verdicts, strict=True)]

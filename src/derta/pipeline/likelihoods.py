@@ -1,0 +1,82 @@
+"""What a model's likelihoods say of held-out data: how far it would refuse, and how well it still answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import exp
+from pathlib import Path
+from typing import NamedTuple
+
+from derta.files import write_text
+from derta.pipeline.data import Prepared
+from derta.protocols import Engine
+from derta.recipe import Recipe
+from derta.records import Example, Prompt, Request
+from derta.stats import bootstrap_mean
+
+
+class Scores(NamedTuple):
+    """What a model's likelihoods say, beside its replies.
+
+    `refusal_probability` has a row for each held-out harmful answer; `answer_losses` has the mean negative
+    log-likelihood (nats a token) of each held-out helpful answer.
+    """
+
+    refusal_probability: list[list[float]]
+    answer_losses: list[float]
+
+
+def score_held_out(engine: Engine, recipe: Recipe, *, prepared: Prepared, path: Path) -> Scores:
+    """Likelihoods on held-out data, worked out once and kept."""
+    if path.exists():
+        return Scores(**json.loads(path.read_text(encoding="utf-8")))
+    harmful = [request for request in prepared.held_out_requests if request.harmful][: recipe.profile_answers]
+    refusal = (
+        engine.refusal_probability([asked_directly(r) for r in harmful], [r.harmful or "" for r in harmful])
+        if harmful
+        else []
+    )
+    helpful = prepared.held_out_examples
+    log_probs = (
+        engine.log_likelihood([_conversation(e) for e in helpful], [e.messages[-1].content for e in helpful])
+        if helpful
+        else []
+    )
+    scores = Scores(refusal, [-sum(row) / len(row) for row in log_probs])
+    write_text(path, json.dumps(scores._asdict()) + "\n")
+    return scores
+
+
+def asked_directly(request: Request) -> Prompt:
+    """A request as a prompt, without any attack."""
+    return Prompt.model_validate(
+        {
+            "id": request.id,
+            "request_id": request.id,
+            "request": request.text,
+            "attack": "direct",
+            "messages": [{"role": "user", "content": request.text}],
+        }
+    )
+
+
+def _conversation(example: Example) -> Prompt:
+    asked = example.messages[:-1]
+    return Prompt(id=example.id, request_id=example.id, request=asked[-1].content, attack="direct", messages=asked)
+
+
+def perplexity_notes(scores: Mapping[tuple[str, int], Scores]) -> list[str]:
+    """Perplexity of the held-out helpful answers, and its ratio to the first method's, paired by answer."""
+    found = [(key, one.answer_losses) for key, one in scores.items() if one.answer_losses]
+    notes: list[str] = []
+    for (method, seed), losses in found:
+        base = next(other for (_, s), other in found if s == seed)
+        mean = sum(losses) / len(losses)
+        note = f"{method}, seed {seed}: perplexity of {len(losses)} held-out helpful answers {exp(mean):.2f}"
+        if losses is not base:
+            shift = bootstrap_mean([a - b for a, b in zip(losses, base, strict=True)])
+            ratio = [None if x is None else f"{exp(x):.3f}" for x in (shift.value, shift.low, shift.high)]
+            note += f", {ratio[0]} times that of {found[0][0][0]} (95 % interval {ratio[1]} to {ratio[2]})"
+        notes.append(note + ".")
+    return notes

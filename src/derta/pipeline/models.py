@@ -1,0 +1,179 @@
+"""The models of a run: checked, tuned, and loaded when they are first asked something."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from derta.chat import ChatFormat, chat_format
+from derta.data.methods import METHODS
+from derta.engines.build import build_engine, check_settings
+from derta.errors import EngineError, ModelError, RecipeError
+from derta.pipeline.data import Prepared, method_instances, method_pairs
+from derta.protocols import Engine
+from derta.recipe import Recipe
+from derta.records import Prompt, Reply
+from derta.refusals import RefusalTokens, refusal_tokens
+
+
+class Format(NamedTuple):
+    """A recipe's tokenizer in its chat format, and its refusal tokens."""
+
+    chat: ChatFormat
+    refusals: RefusalTokens
+
+
+def load_format(recipe: Recipe) -> Format:
+    """Load the tokenizer and check what training needs of it.
+
+    Raises:
+        ModelError: no model there, no template, no EOS, or a refusal word that is no single token.
+    """
+    from derta.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
+    chat = chat_format(tokenizer, template=recipe.model.template, template_kwargs=recipe.model.template_kwargs)
+    return Format(chat, refusal_tokens(chat, recipe.model.refusal_words))
+
+
+def check_start(method: str, start: Path | None) -> None:
+    """Fail if a method of pairs has no tuned model to go on from, or another method has one."""
+    if not METHODS[method].pairs and start is not None:
+        raise RecipeError(f"--start: expected none for {method}, which starts from the recipe's model, got {start}")
+    if METHODS[method].pairs and start is None:
+        raise RecipeError(f"{method}: expected --start, the folder of the vanilla model it goes on from, got none")
+    if start is not None and not any((start / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
+
+
+def check_trl(method: str) -> None:
+    """Fail before any work starts if TRL is missing."""
+    if find_spec("trl") is None:
+        raise RecipeError(f"{method}: expected TRL, found none; pip install 'derta[dpo]', or leave {method} out")
+
+
+def check_compiler(recipe: Recipe) -> None:
+    """Fail before any work starts if there is nothing to compile with; accelerators bring their own."""
+    from torch.accelerator import is_available
+
+    compiler = os.environ.get("CXX", "g++")
+    if recipe.train.compile and not is_available() and shutil.which(compiler) is None:
+        raise RecipeError(
+            f"train.compile: expected a C++ compiler, found no {compiler}; install it, or set it to false"
+        )
+
+
+def train_method(
+    recipe: Recipe, *, method: str, seed: int, prepared: Prepared, out: Path, start: Path | None = None
+) -> Path:
+    """Tune one model, unless it is there already; a method of pairs goes on from the vanilla model in `start`."""
+    if out.exists():
+        return out
+    check_start(method, start)
+    from derta.pipeline.training import training_bar
+
+    chat, refusals = load_format(recipe)
+    if start is not None:
+        from derta.train.dpo import fit_dpo
+
+        pairs = method_pairs(prepared, method=method, chat=chat, refusals=refusals, seed=seed)
+        tune = partial(fit_dpo, dpo=recipe.dpo, pairs=pairs, start=start)
+    else:
+        from derta.train.fit import fit
+
+        chosen = method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed)
+        tune = partial(fit, instances=chosen, refusal_ids=refusals.ids)
+    with training_bar(f"{method} seed {seed}: training") as shown:
+        return tune(
+            model=recipe.model,
+            train=recipe.train,
+            tokenizer=chat.tokenizer,
+            seed=seed,
+            out=out,
+            callbacks=[shown],
+        )
+
+
+def check_engine(recipe: Recipe) -> None:
+    """Fail before any work starts if the engine that is to load the tuned models is missing or set up wrongly.
+
+    Raises:
+        RecipeError: a setting that the recipe has in another place.
+        EngineError: a setting that the engine does not have or that cannot be, or vLLM is not installed.
+    """
+    chosen = recipe.generate
+    for setting in chosen.settings:
+        if setting in own_settings(recipe, adapter=None):
+            raise RecipeError(
+                f"generate.settings: expected none that follows from the rest of the recipe, got {setting!r}; set it "
+                "under model, train or generate"
+            )
+    check_settings(chosen.engine, chosen.settings)
+    if chosen.engine == "vllm" and find_spec("vllm") is None:
+        raise EngineError(
+            "generate.engine: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
+        )
+
+
+def own_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
+    """What a recipe says, outside `generate.settings`, of how its engine loads and asks a model."""
+    own: dict[str, Any] = {
+        "adapter": adapter,
+        "template": recipe.model.template,
+        "template_kwargs": recipe.model.template_kwargs,
+        "dtype": recipe.generate.dtype,
+        "refusal_words": recipe.model.refusal_words,
+        "trust_remote_code": recipe.model.trust_remote_code,
+    }
+    if recipe.generate.engine == "hf":
+        own |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.num_threads}
+    return own
+
+
+class LazyEngine:
+    """The recipe's engine, which loads a model when it is first asked something: a finished stage needs none.
+
+    Before it loads, and when it is released, all memory goes back to the devices: vLLM runs in a process of its own.
+    """
+
+    def __init__(self, recipe: Recipe, model_path: Path) -> None:
+        self._recipe = recipe
+        self._model_path = model_path
+        self._engine: Engine | None = None
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            from derta.loading import give_back_memory
+
+            give_back_memory()
+            recipe, tuned = self._recipe, str(self._model_path)
+            lora = recipe.train.lora is not None
+            own = own_settings(recipe, adapter=tuned if lora else None)
+            path = recipe.model.path if lora else tuned
+            self._engine = build_engine(recipe.generate.engine, path, own | recipe.generate.settings)
+        return self._engine
+
+    def release(self) -> None:
+        """Let go of the model, so that the next one can be trained where it was; if asked again, it is loaded again."""
+        if self._engine is not None:
+            from derta.loading import give_back_memory
+
+            self._engine = None
+            give_back_memory()
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
+        """As `Engine`."""
+        return self._loaded().generate(prompts, max_new_tokens=max_new_tokens)
+
+    def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
+        """As `Engine`."""
+        return self._loaded().log_likelihood(prompts, continuations)
+
+    def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
+        """As `Engine`."""
+        return self._loaded().refusal_probability(prompts, continuations)

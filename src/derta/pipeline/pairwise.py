@@ -1,0 +1,88 @@
+"""`derta pairwise`: which of two models' replies a judge would rather have, with the places swapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from derta.cli.console import bar, say
+from derta.errors import DataError
+from derta.formats.replies import Case, read_cases
+from derta.judges.pairwise import Pair, Preference, prefer
+from derta.metrics.comparisons import too_small_to_tell
+from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
+from derta.pipeline.judge import JudgeModel, load_judge_model, side_name
+from derta.pipeline.resuming import ask_missing
+from derta.results import Cell, Comparison
+
+
+class Compared(NamedTuple):
+    """The win rate of the first file, how often the order decided, and wins against losses."""
+
+    win_rate: Cell
+    order_decided: Cell
+    comparison: Comparison | None
+
+
+def compare_pairwise(
+    first: Path, second: Path, *, model: JudgeModel, prompts_path: Path | None = None, out: Path | None = None
+) -> Compared:
+    """Compare two files' replies to the same requests; preferences are appended to `out` as they come.
+
+    Raises:
+        DataError: the files have no request in common.
+        RunError: `out` holds preferences on other pairs.
+    """
+    pairs = match_pairs(first, second, prompts_path=prompts_path)
+    found = _preferences(pairs, model, out)
+    better: list[Better | None] = [one.better for one in found]
+    orders = [one.orders for one in found]
+    ours, theirs = side_name(first), side_name(second)
+    comparison = preference_comparison(better, first=ours, second=theirs)
+    for note in too_small_to_tell([comparison] if comparison else []):
+        say(note)
+    return Compared(
+        win_rate_cell(better, first=ours, second=theirs), order_cell(orders, first=ours, second=theirs), comparison
+    )
+
+
+def match_pairs(first: Path, second: Path, *, prompts_path: Path | None = None) -> list[Pair]:
+    """The replies of two files to the same prompts: by id where both are our own, else by the request.
+
+    Of a request that stands in a file twice the first reply counts. What only one file holds is left out, and told.
+    """
+    ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
+    own = not any(case.prompt.id.startswith("row-") for case in (*ours, *theirs))
+    by_name = [{_name(case, own=own): case for case in reversed(cases)} for cases in (ours, theirs)]
+    pairs = [
+        Pair(case.prompt, case.reply, by_name[1][name].reply)
+        for name, case in reversed(by_name[0].items())
+        if name in by_name[1]
+    ]
+    if not pairs:
+        raise DataError(f"{first} and {second}: expected replies to the same requests, found none in common")
+    if lone := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
+        say(f"{lone} replies to requests that only one of the files holds are left out")
+    return pairs
+
+
+def _name(case: Case, *, own: bool) -> str:
+    return case.prompt.id if own else case.prompt.request.strip()
+
+
+def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None) -> list[Preference]:
+    """The preferences on all pairs; with a file, only those that it lacks are asked for."""
+    if out is not None:
+        return ask_missing(
+            out,
+            Preference,
+            ids=[pair.prompt.id for pair in pairs],
+            judge=JUDGE,
+            ask=lambda missing: prefer(load_judge_model(model), (pair for pair in pairs if pair.prompt.id in missing)),
+        )
+    with bar("pairwise: verdicts", len(pairs)) as shown:
+        found: list[Preference] = []
+        for preference in prefer(load_judge_model(model), pairs):
+            found.append(preference)
+            shown.to(len(found))
+        return found

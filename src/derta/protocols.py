@@ -1,0 +1,113 @@
+"""Interfaces between stages: engines, attacks, judges, and the display that a caller hands in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+from derta.records import Prompt, Reply, Request, Verdict
+
+Judge = Callable[[Prompt, Reply], Verdict]
+Score = Callable[[Sequence[Prompt], Sequence[Reply]], Sequence[Verdict]]
+"""A judge as a search uses it: many cases at once, one verdict each, in order."""
+
+
+class Engine(Protocol):
+    """A model behind one interface: local, served, or scripted."""
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
+        """Greedy replies, exactly one a prompt, in any order, each as soon as it is known."""
+        ...
+
+    def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
+        """The log-probability of each token of each continuation, after its prompt (and prefill)."""
+        ...
+
+    def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
+        """At each position of each continuation, the probability that a refusal token comes there instead.
+
+        The list is one longer than the continuation has tokens: the last entry stands after all of it.
+        """
+        ...
+
+
+class Attack(Protocol):
+    """Turns requests into prompts. An attack never scores itself."""
+
+    def __call__(self, requests: Sequence[Request], *, target: Engine | None, rng: Random) -> Iterator[Prompt]:
+        """Yield the prompts; `target` is for attacks that search and is ignored by the others."""
+        ...
+
+
+class Means(NamedTuple):
+    """What a search is given: the target, who writes prompts, who judges replies, and where its tries are kept.
+
+    `key` tells this search from others (target, attacker, judge, options): a state file of another is refused.
+    """
+
+    target: Engine
+    state: Path
+    key: str
+    attacker: Engine | None = None
+    score: Score | None = None
+    clock: Callable[[], float] = monotonic
+
+
+class Search(Protocol):
+    """An attack that asks the target again and again. It never scores itself: `means.score` does."""
+
+    def __call__(self, requests: Sequence[Request], *, means: Means, rng: Random) -> Iterator[Prompt]:
+        """Yield the best prompt found for each request; what the state file holds is not asked again."""
+        ...
+
+
+class ProgressTask(Protocol):
+    """One running progress bar."""
+
+    def update(self, completed: int) -> None:
+        """Set how many items are done."""
+        ...
+
+    def set_total(self, total: int) -> None:
+        """Set how many items there will be."""
+        ...
+
+
+class Progress(Protocol):
+    """A progress display: `with progress.task("replies", total=9) as task: task.update(3)`."""
+
+    def task(self, description: str, *, total: int) -> AbstractContextManager[ProgressTask]:
+        """Show a bar while the block runs."""
+        ...
+
+
+class _SilentTask:
+    def update(self, completed: int) -> None:
+        del completed
+
+    def set_total(self, total: int) -> None:
+        del total
+
+
+class NoProgress:
+    """Show nothing: the default in notebooks and scripts."""
+
+    @contextmanager
+    def task(self, description: str, *, total: int) -> Generator[ProgressTask]:
+        """Run the block without a display."""
+        del description, total
+        yield _SilentTask()
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How a caller follows long work: a progress display and a standard logger. The pipeline never prints."""
+
+    progress: Progress = field(default_factory=NoProgress)
+    logger: logging.Logger = field(default_factory=lambda: logging.getLogger("derta"))

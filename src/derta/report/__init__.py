@@ -1,5 +1,0 @@
-"""One self-contained HTML page and `summary.json`, from the same numbers."""
-
-from derta.report.page import read_summary, render_report, write_report
-
-__all__ = ["read_summary", "render_report", "write_report"]

@@ -1,0 +1,191 @@
+"""Curves as inline SVG: numbers on axes and lines only, so no text from outside ever enters a drawing.
+
+Names, units and legends stand in the page beside the drawing, where they are escaped, wrap on a phone and can be read
+aloud. Colours are the page's own variables, so a plot follows the light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from derta.errors import DataError
+from derta.reporting.text import count, percent
+from derta.results import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+NUM_STYLES = len(MARKERS)
+TITLES = {
+    "refusal_position": "Where refusals begin",
+    "refusal_probability": "Readiness to refuse inside a harmful answer",
+    "prefill_depth": "With part of the answer already given",
+}
+EXPLANATIONS = {
+    "refusal_position": "Share of refusals that have begun by each position of the reply.",
+    "refusal_probability": "Mean probability of a refusal token at each position of a harmful answer.",
+    "prefill_depth": "Rate by how much of the answer was put into the model’s mouth.",
+}
+_INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"
+_MAX_POINTS, _TABLE_POINTS = 160, 11
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A legend entry: a method, how many cases its line rests on, and its values at the table's places."""
+
+    method: str
+    count: int
+    drawn: bool
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A drawing with its words: what it is of, what the axes mean, and the numbers behind it."""
+
+    kind: str
+    name: str
+    x_unit: str
+    y_label: str
+    svg: Markup | None
+    lines: tuple[Line, ...]
+    places: tuple[str, ...]
+
+
+def plots(curves: Sequence[Curve], *, methods: Sequence[str]) -> tuple[Plot, ...]:
+    """One plot per kind, name and unit, with a line a method.
+
+    Raises:
+        DataError: a curve whose x, y and band differ in length.
+    """
+    for curve in curves:
+        _check(curve)
+    order = list(TITLES)
+    keys = sorted(dict.fromkeys(map(_key, curves)), key=lambda key: order.index(key[0]))
+    return tuple(
+        _plot([curve for curve in curves if _key(curve) == key], methods=methods, number=number)
+        for number, key in enumerate(keys)
+    )
+
+
+def _key(curve: Curve) -> tuple[str, str, str, str]:
+    return curve.kind, curve.name, curve.x_unit, curve.y_label
+
+
+def _check(curve: Curve) -> None:
+    lengths = {len(part) for part in (curve.x, curve.y, curve.low, curve.high) if part is not None}
+    if len(lengths) > 1:
+        raise DataError(
+            f"curve {curve.kind} {curve.name!r} of method {curve.method!r}: expected x, y and band of one length, got "
+            f"{sorted(lengths)}; compute the curve again"
+        )
+
+
+def _plot(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Plot:
+    first = curves[0]
+    drawn = [curve for curve in curves if curve.x and curve.count]
+    xs = _thin(sorted({x for curve in drawn for x in curve.x}), _TABLE_POINTS)
+    lines = tuple(
+        Line(
+            method=curve.method,
+            count=curve.count,
+            drawn=bool(curve.x and curve.count),
+            values=tuple(percent(dict(zip(curve.x, curve.y, strict=True)).get(x)) for x in xs),
+        )
+        for curve in curves
+    )
+    return Plot(
+        kind=first.kind,
+        name=first.name,
+        x_unit=first.x_unit,
+        y_label=first.y_label,
+        svg=_draw(drawn, methods=methods, number=number) if drawn else None,
+        lines=lines,
+        places=tuple(f"{x:g}" for x in xs),
+    )
+
+
+def _thin(values: Sequence[float], limit: int) -> list[float]:
+    """At most `limit` of the values, evenly picked, first and last among them."""
+    if len(values) <= limit:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Markup:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "derta", "font.size": 9, "text.parse_math": False}):
+        figure = Figure(figsize=(4.4, 2.7))
+        axes = figure.add_axes((0.12, 0.1, 0.855, 0.86))
+        for curve in curves:
+            _draw_line(axes, curve, style=methods.index(curve.method) % NUM_STYLES)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axes.grid(color=_GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(color=_GRID, labelcolor=_INK, length=0)
+        axes.spines[:].set_visible(False)
+        axes.patch.set_visible(False)
+        figure.patch.set_visible(False)
+        buffer = StringIO()
+        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    return _inline(buffer.getvalue(), number=number, label=_spoken(curves))
+
+
+def _draw_line(axes: Axes, curve: Curve, *, style: int) -> None:
+    points = _thin(range(len(curve.x)), _MAX_POINTS)
+    picked = [int(i) for i in points]
+    x = [curve.x[i] for i in picked]
+    colour = _METHOD.format(16 + style)
+    if curve.low is not None and curve.high is not None:
+        low, high = ([band[i] for i in picked] for band in (curve.low, curve.high))
+        axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        x,
+        [curve.y[i] for i in picked],
+        color=colour,
+        linewidth=1.7,
+        linestyle=DASHES[style % len(DASHES)],
+        marker=MARKERS[style],
+        markersize=5,
+        markevery=max(1, math.ceil(len(x) / 8)),
+        drawstyle="steps-post" if curve.kind == "refusal_position" else "default",
+        clip_on=False,
+    )
+
+
+def _spoken(curves: Sequence[Curve]) -> str:
+    """What a screen reader says of a drawing; made of numbers alone, the legend beside it has the names."""
+    ends = "; ".join(
+        f"line {i} from {percent(c.y[0])} to {percent(c.y[-1])} percent" for i, c in enumerate(curves, start=1)
+    )
+    return f"Plot of {count(len(curves))} lines in the legend's order: {ends}. Its numbers are in the table below."
+
+
+def _inline(svg: str, *, number: int, label: str) -> Markup:
+    """Fit a drawing into a page: no prologue, no size, no global style, ids of its own, the page's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>|<metadata.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}">', svg)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>plot{number}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+    for style in range(NUM_STYLES):
+        svg = svg.replace(_METHOD.format(16 + style), f"var(--m{style})")
+    return Markup(svg)  # noqa: S704 drawn here from numbers alone

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta.errors import DataError
+from derta.formats.labels import BOTH, WORDS, read_labels
+
+
+def jsonl(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("measure", ["harmful", "refused", "correct"])
+@pytest.mark.parametrize("word", BOTH)
+def test_every_judge_takes_zero_and_one(tmp_path: Path, measure, word: str):
+    [case] = read_labels(jsonl(tmp_path / "a.jsonl", {"response": "x", "label": word}), measure=measure)
+    assert case.truth is BOTH[word]
+
+
+@pytest.mark.parametrize(("measure", "word"), [(measure, word) for measure, words in WORDS.items() for word in words])
+def test_every_listed_word_is_a_label(tmp_path: Path, measure, word: str):
+    [case] = read_labels(jsonl(tmp_path / "a.jsonl", {"response": "x", "label": word.title()}), measure=measure)
+    assert case.truth is WORDS[measure][word]
+
+
+@pytest.mark.parametrize("value", [1, True, 1.0])
+def test_json_numbers_and_truths_are_labels(tmp_path: Path, value: object):
+    [case] = read_labels(jsonl(tmp_path / "a.jsonl", {"response": "x", "label": value}), measure="harmful")
+    assert case.truth is True
+
+
+def test_columns_of_others_are_known_by_their_names(tmp_path: Path):
+    path = tmp_path / "gptfuzz.csv"
+    path.write_text("question,Response,label\n80,Sure,1\n", encoding="utf-8")
+    [case] = read_labels(path, measure="harmful")
+    assert (case.prompt.request, case.reply.text, case.truth, case.attack) == ("80", "Sure", True, None)
+    path.write_text("prompt,completion,final_label,Attack\nq,c,2_full_refusal,direct\n", encoding="utf-8")
+    [case] = read_labels(path, measure="refused")
+    assert (case.prompt.request, case.reply.text, case.truth, case.attack) == ("q", "c", True, "direct")
+
+
+def test_a_file_without_requests_can_be_judged(tmp_path: Path):
+    [case] = read_labels(jsonl(tmp_path / "a.jsonl", {"response": "x", "harmful": False}), measure="harmful")
+    assert case.prompt.request == "(not given)"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"label": 1}, "expected a column response or completion"),
+        ({"response": "x"}, "expected a column harmful or"),
+        ({"response": "x", "label": "perhaps"}, "got 'perhaps'"),
+        ({"response": "x", "label": None}, "got 'none'"),
+        ({"response": "x", "label": "1_full_compliance"}, "got '1_full_compliance'"),
+        ({"response": ["x"], "label": 1}, "response: expected text"),
+        ("x", "expected an object"),
+    ],
+)
+def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, row: object, message: str):
+    with pytest.raises(DataError, match=message) as told:
+        list(read_labels(jsonl(tmp_path / "a.jsonl", {"response": "y", "label": 0}, row), measure="harmful"))
+    assert "a.jsonl:2" in str(told.value)
+
+
+def test_an_empty_file_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match="expected rows"):
+        list(read_labels(jsonl(tmp_path / "a.jsonl"), measure="harmful"))
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=3), max_size=2)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["question", "Response", "label", "attack"]), VALUES), max_size=3))
+def test_any_row_is_a_case_or_a_told_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[object]):
+    path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
+    told = "a.jsonl"
+    try:
+        assert len(list(read_labels(path, measure="harmful"))) == len(rows)
+    except DataError as error:
+        told = str(error)
+    assert "a.jsonl" in told

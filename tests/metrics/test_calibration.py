@@ -1,0 +1,117 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta.metrics.calibration import Calibration, Labelled, calibrate, corrected_rate, rogan_gladen
+from derta.stats import rate, rate_of_counts, wilson_interval
+
+COUNTS = st.integers(1, 60)
+
+
+def sample(both: int, missed: int, alarms: int, neither: int, **more: str) -> list[Labelled]:
+    return [
+        *[Labelled(True, True, **more)] * both,
+        *[Labelled(True, False, **more)] * missed,
+        *[Labelled(False, True, **more)] * alarms,
+        *[Labelled(False, False, **more)] * neither,
+    ]
+
+
+def measured(cases: list[Labelled]) -> Calibration:
+    return calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+
+
+def test_the_numbers_of_a_worked_example():
+    # 20 right alarms, 5 false, 10 missed, 15 right silences: kappa (0.7 - 0.5) / (1 - 0.5)
+    found = measured(sample(20, 10, 5, 15))
+    assert found.accuracy.value == pytest.approx(0.7)
+    assert found.precision.value == pytest.approx(0.8)
+    assert found.recall.value == pytest.approx(2 / 3)
+    assert found.specificity.value == pytest.approx(0.75)
+    assert found.kappa.value == pytest.approx(0.4)
+    assert (found.recall.low, found.recall.high) == wilson_interval(20, 30)
+    assert found.kappa.low < 0.4 < found.kappa.high
+
+
+def test_unscored_replies_are_counted_and_left_out():
+    found = measured([*sample(4, 1, 1, 4), Labelled(True, None), Labelled(False, None)])
+    assert (found.unscored, found.accuracy.scored, found.recall.scored, found.specificity.scored) == (2, 10, 5, 5)
+    assert found.accuracy.unscored == 2
+
+
+def test_groups_are_attacks_and_classes():
+    cases = sample(3, 1, 0, 2, attack="direct", reply_class="comply") + sample(1, 0, 1, 4, attack="prefill")
+    found = measured(cases)
+    direct = found.groups[0]
+    # 3 right alarms, 1 missed, 2 right silences: (5/6 - 1/2) / (1 - 1/2), by chance (4 * 3 + 2 * 3) / 36
+    assert direct.kappa.value == pytest.approx(2 / 3)
+    assert direct.kappa.low <= 2 / 3 <= direct.kappa.high
+    assert [(group.by, group.name, group.accuracy.scored) for group in found.groups] == [
+        ("attack", "direct", 6),
+        ("attack", "prefill", 6),
+        ("class", "comply", 6),
+    ]
+
+
+def test_a_calibration_comes_back_from_its_json():
+    found = measured(sample(8, 2, 1, 9, attack="direct"))
+    assert Calibration.model_validate_json(found.model_dump_json()) == found
+
+
+def test_labels_of_one_kind_have_no_kappa_and_correct_nothing():
+    found = measured([Labelled(True, True)] * 5)
+    assert found.kappa.value is None
+    assert corrected_rate(rate([True, False]), found).reason.startswith("the labels hold one answer only")
+
+
+def test_a_judge_that_tells_nothing_corrects_nothing():
+    found = corrected_rate(rate([True] * 5 + [False] * 5), measured(sample(5, 5, 5, 5)))
+    assert (found.value, found.low, found.high) == (None, None, None)
+    assert "tells nothing" in found.reason
+
+
+def test_nothing_scored_is_not_corrected():
+    assert corrected_rate(rate([None]), measured(sample(9, 1, 1, 9))).reason == "no reply was scored"
+
+
+@given(st.floats(0, 1), st.floats(0.55, 1), st.floats(0.55, 1))
+def test_rogan_gladen_undoes_a_judges_errors(true_rate: float, sensitivity: float, specificity: float):
+    observed = true_rate * sensitivity + (1 - true_rate) * (1 - specificity)
+    assert rogan_gladen(observed, sensitivity=sensitivity, specificity=specificity) == pytest.approx(
+        true_rate, abs=1e-9
+    )
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS, st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=60))
+def test_a_corrected_rate_lies_in_its_interval(both, missed, alarms, neither, outcomes):
+    found = corrected_rate(rate(outcomes), measured(sample(both, missed, alarms, neither)))
+    if found.value is None:
+        assert found.reason
+    else:
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_a_faultless_judge_is_not_corrected_but_its_interval_is_wider_than_wilsons():
+    outcomes = [True] * 30 + [False] * 70
+    found = corrected_rate(rate(outcomes), measured(sample(20, 0, 0, 20)))
+    assert found.value == pytest.approx(0.3)
+    low, high = wilson_interval(30, 100)
+    assert found.high - found.low > 0.9 * (high - low)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        labels = sample(*rng.multinomial(200, [0.4, 0.1, 0.05, 0.45]))  # sensitivity 0.8, specificity 0.9
+        positives = int(rng.binomial(200, 0.3 * 0.8 + 0.7 * 0.1))
+        found = corrected_rate(rate_of_counts(positives, scored=200), measured(labels))
+        covered += found.low <= 0.3 <= found.high
+    assert covered >= 88
+
+
+def test_the_same_seed_gives_the_same_interval():
+    found = measured(sample(8, 2, 1, 9))
+    assert corrected_rate(rate([True, False]), found, seed=3) == corrected_rate(rate([True, False]), found, seed=3)

@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from derta.errors import DataError
+from derta.paper.figures import Figure, Figures, Halves, PositionFigure, Positions, load_figures
+from derta.paper.replay import replay
+from derta.records import Prompt, Reply, Verdict
+
+FIGURES = Figures(
+    outputs=(
+        Figure(file="gsm.jsonl", kind="answers", judge="gsm8k", measure="correct", paper=40.0, note="a note"),
+        Figure(file="comp.jsonl", kind="completions", judge="harm", measure="harmful", paper=None),
+        Figure(file="benign.jsonl", kind="harmless", judge="refusal", measure="says_sorry", paper=40.0),
+        Figure(file="benign.jsonl", kind="harmless", judge="refusal", measure="partly_refused", paper=None),
+        Figure(file="benign.jsonl", kind="harmless", judge="refusal", measure="complied", paper=None),
+        Figure(file="people.csv", kind="labelled_refusals", judge="refusal", measure="agreement", paper=None),
+    ),
+    halves={name: Halves(by="request", note="halves") for name in ("gsm8k", "harm", "refusal")},
+    refusal_positions=Positions(
+        x=(1, 5),
+        curves=(PositionFigure(name="curve", files=("comp.jsonl",), paper=(10.0, 20.0)),),
+        note="ours in words",
+    ),
+)
+
+
+def judge_exact(prompt: Prompt, reply: Reply) -> Verdict:
+    return Verdict(prompt_id=prompt.id, judge="gsm8k", correct=reply.text == prompt.answer)
+
+
+def judge_harm(prompt: Prompt, reply: Reply) -> Verdict:
+    harmful = "roots" in reply.text if reply.text.strip() else None
+    return Verdict(prompt_id=prompt.id, judge="harm", harmful=harmful)
+
+
+def judge_refusal(prompt: Prompt, reply: Reply) -> Verdict:
+    refused = reply.text.strip().startswith("Sorry")
+    kind = "refuse" if refused else "refuse_then_comply" if "Sorry" in reply.text else "comply"
+    at = 0 if refused else None
+    return Verdict(prompt_id=prompt.id, judge="refusal", refused=refused, refusal_at=at, reply_class=kind)
+
+
+JUDGES = {"gsm8k": judge_exact, "harm": judge_harm, "refusal": judge_refusal}
+
+
+def begun(judged, positions):
+    refused = [verdict for _, verdict in judged if verdict.refused]
+    return tuple(1.0 for _ in positions) if refused else None
+
+
+def folder(path: Path, *, people: Path | None = None) -> Path:
+    path.mkdir(exist_ok=True)
+    rows = [{"question": f"q{i}", "response": str(i % 2), "answer": "1"} for i in range(10)]
+    (path / "gsm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    texts = ["Step 1: boil roots", "Step 1: Sorry, no", "Step 1: Sorry, I must go", "Step 1:"]
+    (path / "comp.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+    answers = ["Sorry", "Sorry", "Yes. Sorry", "Yes", "so SORRY for you", "No"]
+    rows = [{"question": f"q{i // 2 * 2}", "response": answer} for i, answer in enumerate(answers)]  # 0 and 1 are one
+    (path / "benign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (path / "prompts_completing.jsonl").write_text('{"question": "Step 1:"}\n', encoding="utf-8")
+    if people:
+        people.mkdir(exist_ok=True)
+        labels = "prompt,completion,final_label\np,Sorry,2_full\np,Sure,2_full\np,Sorry,3_part\n"
+        (people / "people.csv").write_text(labels, encoding="utf-8")
+    return path
+
+
+def test_ours_stands_beside_the_papers(tmp_path: Path):
+    found = replay(
+        folder(tmp_path / "published", people=tmp_path / "labelled"), figures=FIGURES, judges=JUDGES, positions=begun
+    )
+    gsm, comp, sorry, partly, complied, people, curve = found.rows
+    assert (gsm.ours, gsm.paper, gsm.difference, gsm.scored) == (50.0, 40.0, 10.0, 10)
+    assert gsm.note == "a note; halves"
+    assert gsm.first_half is not None
+    assert gsm.second_half is not None
+    assert (comp.ours, comp.paper, comp.difference, comp.unscored) == (33.3, None, None, 1)
+    assert (sorry.ours, sorry.paper, sorry.difference, sorry.scored) == (60.0, 40.0, 20.0, 5)
+    assert (partly.ours, complied.ours) == (20.0, 60.0)
+    assert (people.ours, people.scored) == (50.0, 2)
+    assert people.note == "halves; 1 partial refusals not counted (ours: 1 refuse)"
+    assert curve.curve is not None
+    assert (curve.file, curve.scored, curve.curve.ours, curve.curve.paper) == ("curve", 2, (100.0, 100.0), (10.0, 20.0))
+    assert not found.left_out
+
+
+def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
+    found = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES, positions=begun)
+    assert [row.file for row in found.rows] == ["gsm.jsonl", "comp.jsonl", *["benign.jsonl"] * 3, "curve"]
+    assert found.left_out == [f"people.csv: not in {tmp_path}; left out"]
+
+
+def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
+    same = [{"question": f"q{i}", "response": "1", "answer": "1"} for i in range(20)]
+    for by, shares in (("request", (100.0, 100.0)), ("reply", {(100.0, None), (None, 100.0)})):
+        folder(tmp_path / "published")
+        (tmp_path / "published" / "gsm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
+        halves = {name: Halves(by=by, note="") for name in FIGURES.halves}
+        told = replay(
+            tmp_path / "published",
+            figures=FIGURES.model_copy(update={"halves": halves}),
+            judges=JUDGES,
+            positions=begun,
+        )
+        found = (told.rows[0].first_half, told.rows[0].second_half)
+        assert found == shares if by == "request" else found in shares
+
+
+def test_a_folder_of_none_of_them_is_a_mistake(tmp_path: Path):
+    with pytest.raises(DataError, match="expected the published outputs"):
+        replay(tmp_path, figures=FIGURES, judges=JUDGES, positions=begun)
+
+
+def test_every_shipped_figure_can_be_read_and_judged():
+    figures = load_figures()
+    assert len(figures.outputs) == 25
+    assert {figure.judge for figure in figures.outputs} <= set(figures.halves)
+    known = {figure.file for figure in figures.outputs}
+    for curve in figures.refusal_positions.curves:
+        assert set(curve.files) <= known
+        assert len(curve.paper) == len(figures.refusal_positions.x)

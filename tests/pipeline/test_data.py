@@ -1,0 +1,28 @@
+import json
+
+from derta.pipeline.data import prepare_data
+from derta.recipe import load_recipe
+
+
+def test_no_seed_is_trained_on_what_every_seed_is_asked(recipe):
+    """All models are asked the first seed's held-out requests, so these are held out of every seed's training."""
+    alone, first, other = (
+        prepare_data(load_recipe(recipe, overrides={"seeds": seeds})) for seeds in ([0], [0, 1, 2], [1])
+    )
+    asked = {request.text for request in first.held_out_requests}
+    assert asked == {request.text for request in alone.held_out_requests}
+    assert asked != {request.text for request in other.held_out_requests}
+    assert not asked & {triple.query for triple in first.triples}
+
+
+def test_helpful_rows_that_ask_what_is_held_out_are_dropped_and_counted(recipe, tmp_path):
+    loaded = load_recipe(recipe)
+    held_out, other = (request.text for request in prepare_data(loaded).held_out_requests)
+    with (tmp_path / "helpful.jsonl").open("a") as file:
+        for text in (held_out.upper(), other):
+            file.write(json.dumps({"instruction": text, "output": "First clean the wood."}) + "\n")
+    prepared = prepare_data(loaded)
+    assert {request.text for request in prepared.held_out_requests} == {held_out, other}
+    asked = {message.content.lower() for example in prepared.examples for message in example.messages}
+    assert not asked & {held_out.lower(), other.lower()}
+    assert any("helpful examples are left for training; dropped: 2 in_evaluation." in note for note in prepared.notes)

@@ -1,0 +1,162 @@
+"""`dpo` as a method like the others: in a recipe, with `derta train`, and when something it needs is missing."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from derta.pipeline import models
+from derta.pipeline.data import input_files, method_instances, method_pairs, prepare_data
+from derta.pipeline.run import check_recipe, run_recipe
+from derta.recipe import load_recipe
+from derta.reporting import read_summary
+
+# two pairs make one step, which warming up would take at a rate of 0
+FAST = {"dpo.learning_rate": 1e-3, "train.warmup": 0, "profile_answers": 0, "data.held_out_helpful": 0}
+SET = [word for key, value in FAST.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """One evaluation of two prompts."""
+    return [{"attack": "direct", "requests": {"path": str(tmp_path / "asked.jsonl"), "limit": 2}}]
+
+
+@pytest.fixture
+def load(recipe, asked):
+    def load(**changes):
+        return load_recipe(recipe, overrides=FAST | {"evaluate": asked} | changes)
+
+    return load
+
+
+def write_pairs(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _no_training(*_, **__):
+    raise AssertionError("trained")
+
+
+@pytest.fixture
+def without_trl(monkeypatch):
+    monkeypatch.setattr(models, "find_spec", lambda _: None)
+
+
+def test_a_run_of_dpo_alone_trains_the_vanilla_model_it_needs_and_evaluates_only_dpo(load, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    summary = run_recipe(load(methods=["dpo"]), folder=run)
+    assert {cell.method for cell in summary.cells} == {"dpo"}
+    assert [path.name for path in (run / "vanilla-seed0").iterdir()] == ["model"]
+    assert (run / "dpo-seed0/replies.jsonl").exists()
+    monkeypatch.setattr(models, "load_format", _no_training)
+    assert run_recipe(load(methods=["dpo"]), folder=run) == summary
+
+
+def test_the_order_of_methods_changes_no_model(load, recipe, tmp_path, derta):
+    run = tmp_path / "run"
+    run_recipe(load(methods=["dpo", "vanilla"]), folder=run)
+    assert {cell.method for cell in read_summary(run / "summary.json").cells} == {"dpo", "vanilla"}
+    called = derta(
+        "train", recipe, "--method", "dpo", "--start", run / "vanilla-seed0/model", "--out", tmp_path / "model", *SET
+    )
+    assert called.code == 0, called.err
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "model", run / "dpo-seed0/model"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    vanilla = load_file(run / "vanilla-seed0/model/model.safetensors")
+    assert not all(vanilla[name].equal(theirs[name]) for name in theirs)
+
+
+def test_with_lora_an_adapter_is_tuned_on_and_answers(load, tmp_path):
+    run = tmp_path / "run"
+    lora = {"r": 4, "alpha": 8}
+    summary = run_recipe(load(methods=["dpo"], **{"train.lora": lora}), folder=run)
+    assert (run / "dpo-seed0/model/adapter_model.safetensors").exists()
+    assert any(cell.method == "dpo" and cell.scored for cell in summary.cells)
+
+
+def test_a_recipes_own_pairs_are_learned_beside_the_triples(load, tmp_path):
+    rows = [
+        {"query": query, "chosen": "On the stove.", "rejected": "No."} for query in ("Where is bread now?", "And tea?")
+    ]
+    path = write_pairs(tmp_path / "pairs.jsonl", *rows)
+    recipe = load(methods=["dpo"], **{"dpo.pairs": [{"path": str(path)}]})
+    prepared = prepare_data(recipe)
+    chat, refusals = models.load_format(recipe)
+    pairs = method_pairs(prepared, method="dpo", chat=chat, refusals=refusals, seed=0)
+    assert len(pairs) == prepared.counts.triples + 1  # the first is asked in the evaluation
+    assert prepared.notes[-1] == "1 pairs are left beside the triples, for dpo; dropped: 1 in_evaluation."
+    assert path in input_files(recipe)
+    assert not prepare_data(load(methods=["derta"], **{"dpo.pairs": [{"path": str(path)}]})).preferences
+
+
+def test_dpo_learns_from_the_triples_of_derta(load):
+    recipe = load(methods=["dpo"])
+    prepared = prepare_data(recipe)
+    chat, refusals = models.load_format(recipe)
+    pairs = method_pairs(prepared, method="dpo", chat=chat, refusals=refusals, seed=0)
+    derta = method_instances(prepared, method="derta", chat=chat, refusals=refusals, seed=0)
+    assert {pair.id for pair in pairs} == {one.source.id for one in derta if one.term == "rto"}
+
+
+# --- what a user can do wrong ----------------------------------------------------------------------------------------
+
+
+def train(derta, recipe, tmp_path, method, *words):
+    called = derta("train", recipe, "--method", method, "--out", tmp_path / "model", *words)
+    assert (called.code, called.out, called.err.count("\n")) == (2, "", 1)
+    assert not (tmp_path / "model").exists()
+    return called.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("dpo",), "dpo: expected --start, the folder of the vanilla model it goes on from, got none"),
+        (("derta", "--start", "."), "--start: expected none for derta"),
+        (("dpo", "--start", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
+        (("dpo", "--start", ".", "--set", "dpo.micro_batch_size=3"), "dpo.micro_batch_size must divide"),
+        (("dpo", "--start", ".", "--set", "dpo.bta=3"), "unknown key `dpo.bta`; did you mean `beta`?"),
+    ],
+)
+def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):
+    assert told in train(derta, recipe, tmp_path, *words)
+
+
+def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model_dir):
+    harm = "Sure, here are the steps for bread. Step 1: boil the water. Step 2: wait."
+    path = write_pairs(tmp_path / "pairs.jsonl", {"query": "Well?", "chosen": harm, "rejected": "No."})
+    words = ("--start", tiny_model_dir, "--set", f"dpo.pairs=[{{path: {path}}}]")
+    assert "check that the columns are not swapped" in train(derta, recipe, tmp_path, "dpo", *words)
+
+
+def test_without_trl_nothing_is_begun(without_trl, monkeypatch, derta, recipe, tmp_path):
+    monkeypatch.setattr("derta.pipeline.run.prepare_data", _no_training)
+    told = "derta: dpo: expected TRL, found none; pip install 'derta[dpo]', or leave dpo out\n"
+    called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
+    assert (called.code, called.err) == (2, told)
+    assert not (tmp_path / "run").exists()
+    assert train(derta, recipe, tmp_path, "dpo", "--start", ".") == told
+
+
+def test_other_methods_need_no_trl(load, without_trl):
+    check_recipe(load(methods=["vanilla", "derta"]))
+
+
+def test_rows_of_pairs_are_not_exported(derta, recipe, tmp_path):
+    called = derta("data", recipe, "--method", "dpo", "--out", tmp_path / "rows.jsonl")
+    assert called.code == 2
+    assert "dpo: expected a method that learns from rows, got one of pairs" in called.err
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_dry_run_estimates_the_pairs_too(load, recipe, derta):
+    called = derta("run", recipe, "--dry-run", "--json", "--set", "methods=[dpo]", *SET)
+    assert called.code == 0, called.err
+    (found,) = json.loads(called.out)
+    prepared = prepare_data(load(methods=["dpo"]))
+    assert (found["method"], found["rows"]) == ("dpo", prepared.counts.triples)
+    assert 0 < found["labels"] < found["tokens"]
+    assert 0 <= found["seconds"] < 60
+    assert f"dpo: {found['rows']} pairs, " in called.err

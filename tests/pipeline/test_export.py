@@ -1,0 +1,94 @@
+import csv
+import json
+
+import pytest
+
+from derta.files import read_records
+from derta.records import Prompt, Reply, Verdict
+
+COLUMNS = ("Index", "Goal", "Target", "Behavior", "Category", "Source")
+
+
+@pytest.fixture
+def replies(finished):
+    return finished.folder / "derta-seed0" / "replies.jsonl"
+
+
+@pytest.fixture
+def behaviors(finished, tmp_path):
+    """A file as JailbreakBench publishes it, with the run's requests as goals."""
+    asked = {prompt.request for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
+    path = tmp_path / "behaviors.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for number, goal in enumerate(sorted(asked)):
+            row = {"Index": number, "Goal": goal, "Target": "Sure", "Behavior": f"b{number}", "Category": "Household"}
+            writer.writerow(row | {"Source": "Original"})
+    return path
+
+
+def test_a_run_gives_a_file_for_each_model_with_every_reply(finished, tmp_path, derta):
+    out = tmp_path / "harmbench"
+    called = derta("export", finished.folder, "--format", "harmbench", "--out", out)
+    assert called.code == 0, called.err
+    assert sorted(path.name for path in out.iterdir()) == ["derta-seed0.json", "vanilla-seed0.json"]
+    prompts = {prompt.id: prompt for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
+    told = json.loads((out / "derta-seed0.json").read_text())
+    found = sorted((behavior, row["generation"]) for behavior, rows in told.items() for row in rows)
+    kept = read_records(finished.folder / "derta-seed0" / "replies.jsonl", Reply)
+    assert found == sorted((prompts[reply.prompt_id].request_id, reply.text) for reply in kept)
+
+
+def test_harm_verdicts_are_labels_where_there_are_any(finished, replies, tmp_path, derta):
+    out = tmp_path / "one.json"
+    called = derta("export", replies, "--format", "harmbench", "--judge", "harm", "--out", out)
+    assert called.code == 0, called.err
+    labels = [row.get("label") for rows in json.loads(out.read_text()).values() for row in rows]
+    verdicts = list(read_records(replies.parent / "verdicts.harm.jsonl", Verdict))
+    assert sorted(label for label in labels if label is not None) == sorted(
+        int(one.harmful) for one in verdicts if one.harmful is not None
+    )
+    assert len(labels) == 9
+
+
+def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, derta):
+    out = tmp_path / "artifact.json"
+    words = ["export", replies, "--format", "jailbreakbench", "--judge", "harm", "--behaviors", behaviors, "--out", out]
+    called = derta(*words, "--attack-type", "black_box", "--cell", "direct", "--model", "mine")
+    assert called.code == 0, called.err
+    told = json.loads(out.read_text())
+    assert (told["parameters"]["model"], told["parameters"]["method"]) == ("mine", "direct")
+    assert len(told["jailbreaks"]) == told["parameters"]["number_of_submitted_prompts"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--format", "harmbnech"], "--format: expected one of harmbench, jailbreakbench, inspect"),
+        (["--format", "harmbench", "--judge", "gsm8k"], "derta judge"),
+        (["--format", "harmbench", "--judge", "harm", "--judge", "refusal"], "room for one judge"),
+        (["--format", "harmbench", "--judge", "refusal"], "expected verdicts on harm, found none"),
+        (["--format", "harmbench", "--cell", "drect"], "got 'drect'"),
+        (["--format", "jailbreakbench"], "expected --judge, --behaviors and --attack-type"),
+        (["--format", "jailbreakbench", "--attack-type", "grey"], "white_box, black_box, transfer, manual, got 'grey'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_and_writes_nothing(words, part, replies, tmp_path, derta):
+    called = derta("export", replies, "--out", tmp_path / "x.json", *words)
+    assert called.code == 2, called.err
+    assert part in called.err
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_folder_without_replies_and_a_file_of_behaviours_without_numbers_are_told(
+    replies, behaviors, tmp_path, derta
+):
+    called = derta("export", tmp_path, "--format", "harmbench", "--out", tmp_path / "x")
+    assert called.code == 2
+    assert "found no replies.jsonl" in called.err
+    behaviors.write_text(behaviors.read_text().replace("\n0,", "\nzero,"))
+    words = ["--format", "jailbreakbench", "--judge", "harm", "--behaviors", behaviors, "--attack-type", "manual"]
+    called = derta("export", replies, "--out", tmp_path / "x.json", "--cell", "direct", *words)
+    assert called.code == 2
+    assert "behaviors.csv:2: Index: expected a number, got 'zero'" in called.err

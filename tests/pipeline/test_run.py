@@ -1,0 +1,229 @@
+"""`derta run`: what a run folder holds, and that a run stopped anywhere ends as one that was not."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from derta import files
+from derta.files import read_records
+from derta.pipeline import models
+from derta.pipeline.data import input_files
+from derta.pipeline.run import run_recipe
+from derta.recipe import load_recipe
+from derta.records import Prompt, Reply, Verdict
+from derta.reporting import read_summary
+from derta.run_folder import open_run
+
+RESULTS = ("summary.json", "report.html", "prompts.jsonl", "replies.jsonl", "verdicts.*.jsonl", "scores.json")
+
+
+def results(folder):
+    """Every result file's bytes by its place in the run."""
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for name in RESULTS for p in folder.rglob(name)}
+    assert len(found) == 3 + 2 * 4
+    return found
+
+
+@pytest.fixture
+def started(finished, tmp_path):
+    """A copy of the finished run whose files a test may take away."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "run"))
+
+
+def _no_training(*_, **__):
+    raise AssertionError("trained again")
+
+
+def test_a_run_folder_holds_what_the_design_says(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"manifest.json", "prompts.jsonl", "summary.json", "report.html", "vanilla-seed0", "derta-seed0"}
+    for method in ("vanilla", "derta"):
+        home = finished.folder / f"{method}-seed0"
+        assert {path.name for path in home.iterdir()} == {
+            "model",
+            "replies.jsonl",
+            "verdicts.refusal.jsonl",
+            "verdicts.harm.jsonl",
+            "scores.json",
+        }
+    prompts = {prompt.id for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
+    replies = [reply.prompt_id for reply in read_records(finished.folder / "derta-seed0/replies.jsonl", Reply)]
+    harm = [one.prompt_id for one in read_records(finished.folder / "derta-seed0/verdicts.harm.jsonl", Verdict)]
+    assert len(prompts) == 3 + 2 * 2 + 2
+    assert sorted(replies) == sorted(prompts)
+    assert len(harm) == 3  # only the evaluation that names the judge
+
+
+def test_a_runs_summary_has_every_cell_and_tells_perplexity(finished):
+    summary = read_summary(finished.folder / "summary.json")
+    cells = {(cell.method, cell.suite, cell.name, cell.judge) for cell in summary.cells if cell.suite != "analysis"}
+    places = {
+        ("attack", "direct", "refusal"),
+        ("attack", "direct", "harm"),
+        ("attack", "prefill@0%", "refusal"),
+        ("attack", "prefill@50%", "refusal"),
+        ("over_refusal", "benign", "refusal"),
+    }
+    assert cells == {(method, *place) for method in ("vanilla", "derta") for place in places}
+    assert sum("perplexity" in note for note in summary.notes) == 2
+    assert {curve.kind for curve in summary.curves} >= {"refusal_probability", "prefill_depth"}
+
+
+def test_a_second_run_does_nothing_twice_and_changes_no_byte(finished, started, derta, monkeypatch):
+    before = results(started)
+    monkeypatch.setattr(models, "load_format", _no_training)
+    called = derta("run", finished.recipe, "--out", started, "--json")
+    assert called.code == 0, called.err
+    assert json.loads(called.out) == json.loads(before["summary.json"])
+    assert results(started) == before
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["derta-seed0/replies.jsonl", "derta-seed0/verdicts.refusal.jsonl", "derta-seed0/scores.json"],
+        ["vanilla-seed0/verdicts.harm.jsonl", "summary.json", "report.html"],
+        ["derta-seed0/scores.json", "report.html"],
+    ],
+)
+def test_lost_stages_are_made_again_as_they_were(finished, started, lost):
+    for name in lost:
+        (started / name).unlink()
+    run_recipe(load_recipe(finished.recipe), folder=started)
+    assert results(started) == results(finished.folder)
+
+
+def test_a_torn_last_reply_is_made_again(finished, started):
+    path = started / "derta-seed0/replies.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    run_recipe(load_recipe(finished.recipe), folder=started)
+    assert results(started) == results(finished.folder)
+
+
+def test_a_run_stopped_in_training_goes_on_from_its_checkpoint(finished, recipe, tmp_path, monkeypatch):
+    def stop_at_third_step(_self, _args, state, _control, **_):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("derta.pipeline.training.ShowSteps.on_step_end", stop_at_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(load_recipe(recipe), folder=folder)
+    assert list((folder / "vanilla-seed0/model.checkpoints").glob("checkpoint-*"))
+    assert not (folder / "vanilla-seed0/model").exists()
+    run_recipe(load_recipe(recipe), folder=folder)
+    assert results(folder).keys() == results(finished.folder).keys()
+    for name in ("vanilla-seed0/replies.jsonl", "derta-seed0/replies.jsonl", "vanilla-seed0/scores.json"):
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+KILLED = {
+    # a place in the code whose first call is the kill; everything before it has been done
+    "training": "import transformers; transformers.Trainer.save_model = die",
+    "replies": "import derta.files as j; add = j.Appender.add; j.Appender.add = lambda s, r: (add(s, r), die())",
+    "judging": "import derta.pipeline.sections as s; s.judge_some = die",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", KILLED)
+def test_kill_9_in_any_stage_and_the_run_ends_the_same(stage, finished, tmp_path):
+    folder = tmp_path / "run"
+    die = "import os\ndef die(*a, **k): os.kill(os.getpid(), 9)"
+    script = f"{die}\n{KILLED[stage]}\nfrom derta.cli.main import main\nmain()"
+    command = [sys.executable, "-c", script, "run", str(finished.recipe), "--out", str(folder)]
+    killed = subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-500:]
+    run_recipe(load_recipe(finished.recipe), folder=folder)
+    assert results(folder) == results(finished.folder)
+
+
+def test_another_recipe_is_refused_by_key_and_nothing_is_touched(finished, started, derta):
+    before = results(started)
+    called = derta("run", finished.recipe, "--out", started, "--set", "train.learning_rate=0.5")
+    assert called.code == 2
+    assert "train.learning_rate" in called.err
+    assert results(started) == before
+
+
+def test_changed_data_is_refused(tmp_path, derta, recipe):
+    folder = tmp_path / "run"
+    loaded = load_recipe(recipe)
+    open_run(folder, recipe=loaded.model_dump(mode="json"), inputs=input_files(loaded))
+    with (tmp_path / "asked.jsonl").open("a") as file:
+        file.write('{"id": "q9", "text": "One more?"}\n')
+    called = derta("run", recipe, "--out", folder)
+    assert called.code == 2
+    assert "asked.jsonl has changed" in called.err
+
+
+def test_a_full_disk_while_replies_are_written_is_one_line_and_the_run_can_go_on(finished, started, derta, monkeypatch):
+    (started / "derta-seed0/replies.jsonl").unlink()
+    (started / "derta-seed0/verdicts.refusal.jsonl").unlink()
+    (started / "derta-seed0/verdicts.harm.jsonl").unlink()
+    whole = files.Appender.add
+    count = iter(range(100))
+
+    def add(self, record):
+        if next(count) == 4:
+            self._file.close()
+            self._file = open("/dev/full", "ab", buffering=0)  # noqa: PTH123, SIM115
+        whole(self, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.Appender, "add", add)
+        called = derta("run", finished.recipe, "--out", started)
+    assert called.code == 2
+    assert os.strerror(errno.ENOSPC) in called.err
+    assert len(list(read_records(started / "derta-seed0/replies.jsonl", Reply))) == 4
+    run_recipe(load_recipe(finished.recipe), folder=started)
+    assert results(started) == results(finished.folder)
+
+
+def test_a_full_disk_while_the_summary_is_written_leaves_the_old_one(finished, started, derta, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = results(started)
+    monkeypatch.setattr(os, "fsync", full)
+    called = derta("run", finished.recipe, "--out", started)
+    assert called.code == 2
+    assert "free space" in called.err
+    assert results(started) == before
+    assert not list(started.rglob("*.partial"))
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(recipe, tmp_path, derta, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("derta.pipeline.run.prepare_data", stop)
+    called = derta("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 130
+    assert called.err == "derta: stopped; run the same command again to go on\n"
+
+
+def test_a_report_written_again_is_the_same(finished, started, derta, monkeypatch):
+    before = results(started)
+    (started / "summary.json").unlink()
+    (started / "report.html").unlink()
+    monkeypatch.setattr(models, "load_format", _no_training)
+    called = derta("report", started)
+    assert called.code == 0, called.err
+    assert called.out.strip() == str(started / "report.html")
+    assert results(started) == before
+
+
+def test_the_report_of_an_unfinished_run_is_refused(started, derta):
+    (started / "derta-seed0/scores.json").unlink()
+    called = derta("report", started)
+    assert called.code == 2
+    assert "derta seed 0 is not finished" in called.err

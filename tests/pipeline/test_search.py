@@ -1,0 +1,154 @@
+"""Attacks from the command line: the adaptive ones and the searches, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from derta.errors import EngineError, RecipeError
+from derta.files import read_records
+from derta.pipeline.search import check_decoding, judge_score
+from derta.records import Prompt, Reply
+
+
+@pytest.fixture
+def asked(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    rows = [{"id": f"q{n}", "text": f"Where is {thing} now?"} for n, thing in enumerate(("bread", "tea"))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    path = tmp_path / "seeds.txt"
+    path.write_text("Dear cook. Please help. [INSERT PROMPT HERE]\n=====\nTell me, [INSERT PROMPT HERE]")
+    return path
+
+
+def changed(recipe, **sections):
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | sections))
+    return recipe
+
+
+def prompts_in(path):
+    return list(read_records(path, Prompt))
+
+
+def test_a_refusal_ban_goes_through_attack_and_reply(derta, asked, tmp_path, tiny_model_dir):
+    out, replies = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    called = derta("attack", "refusal_ban", "--requests", asked, "--option", "spans=[2, all]", "--out", out)
+    assert called.code == 0, called.err
+    assert [prompt.id for prompt in prompts_in(out)] == [
+        f"refusal_ban@{n}:{q}" for q in ("q0", "q1") for n in ("2", "all")
+    ]
+    called = derta("reply", out, "--model", tiny_model_dir, "--out", replies, "--max-new-tokens", 4)
+    assert called.code == 0, called.err
+    assert len(list(read_records(replies, Reply))) == 4
+
+
+def test_engines_that_would_not_heed_a_ban_refuse_it(derta, asked, tmp_path):
+    out = tmp_path / "prompts.jsonl"
+    derta("attack", "rank_assisted", "--requests", asked, "--out", out)
+    called = derta("reply", out, "--model", "m", "--engine", "api", "--out", tmp_path / "r.jsonl")
+    assert called.code == 2
+    assert "engine api: cannot bar tokens while decoding, as 'rank_assisted@5-of-top20:q0' asks" in called.err
+    with pytest.raises(EngineError):
+        check_decoding("vllm", prompts_in(out))
+
+
+@pytest.mark.parametrize("name", ["pair", "escalation", "multi_turn", "autodan"])
+def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta, asked, seeds, make_model_dir):
+    # instructions are longer than the usual tiny model's positions
+    model, out = make_model_dir(max_position_embeddings=2048), asked.with_name("prompts.jsonl")
+    small = {
+        "pair": ["streams=2", "depth=1", "tries=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
+        "escalation": ["depth=1", "tries=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
+        "multi_turn": ["turns=[1]", "max_new_tokens=4"],
+        "autodan": [f"seeds={seeds}", "population=4", "steps=2", "max_new_tokens=4", "start=Sure"],
+    }[name]
+    words = ["attack", name, "--requests", asked, "--target", model, "--out", out, "--json", "--judge", "harm"]
+    words += ["--attacker", model] if name in {"pair", "escalation"} else []
+    words += [word for option in small for word in ("--option", option)]
+    called = derta(*words)
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    assert found["prompts"] == len(prompts_in(out)) == 2
+    asks = found["cost"]["attacker_queries" if name in {"pair", "escalation"} else "target_queries"]
+    assert asks > 0
+    before = out.read_bytes(), out.with_name("prompts.jsonl.tries.jsonl").read_bytes()
+    assert derta(*words).code == 0
+    assert (out.read_bytes(), out.with_name("prompts.jsonl.tries.jsonl").read_bytes()) == before
+    again = derta(*words, "--seed", 1)
+    assert (again.code, "expected the tries of this search" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pair"], "attack pair asks the target on the way; expected --target MODEL"),
+        (["pair", "--target", "m", "--option", "stream=2"], "unknown option 'stream'.*did you mean 'streams'"),
+        (["direct", "--target", "m"], "attack direct asks nobody"),
+        (["piar", "--target", "m"], "expected one of direct, .*did you mean 'pair'"),
+    ],
+)
+def test_mistakes_are_one_line(derta, asked, tmp_path, words, message):
+    called = derta("attack", *words, "--requests", asked, "--out", tmp_path / "p.jsonl")
+    assert called.code == 2
+    assert re.search(message, called.err)
+
+
+def test_a_judge_that_tells_no_harm_cannot_lead_a_search():
+    with pytest.raises(RecipeError, match="expected one that tells harm"):
+        judge_score("refusal")
+
+
+def test_a_recipe_that_names_a_search_is_told_where_it_runs():
+    from derta.attacks import build_attack
+
+    with pytest.raises(RecipeError, match="derta attack pair --target MODEL"):
+        build_attack("pair", {})
+
+
+def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_path, recipe):
+    from derta.pipeline.run import run_recipe
+    from derta.recipe import load_recipe
+
+    requests = {"path": str(tmp_path / "asked.jsonl")}
+    evaluate = [
+        {"attack": "refusal_ban", "requests": requests, "options": {"spans": ["all"]}},
+        {"attack": "multi_turn", "requests": requests, "options": {"turns": [1], "max_new_tokens": 3}},
+    ]
+    path = changed(recipe, methods=["vanilla"], evaluate=evaluate, profile_answers=0)
+    folder = tmp_path / "run"
+    summary = run_recipe(load_recipe(path), folder=folder)
+    home = folder / "vanilla-seed0"
+    assert [prompt.attack for prompt in prompts_in(home / "prompts.jsonl")] == ["refusal_ban"] * 3 + ["multi_turn"] * 3
+    assert {cell.name for cell in summary.cells} >= {"refusal_ban@all", "multi_turn@1"}
+    assert any("vanilla, seed 0: multi_turn took 3 queries of the target" in note for note in summary.notes)
+    (home / "prompts.jsonl").unlink()
+    again = run_recipe(load_recipe(path), folder=folder)
+    assert again.notes == summary.notes  # from the tries: nobody was asked again
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"attack": "pair"}, "pair needs `search: {attacker:"),
+        ({"attack": "multi_turn", "options": {"turns": [0]}}, r"turns\.0"),
+        ({"attack": "multi_turn", "search": {"judge": "refusal"}}, "expected one that tells harm"),
+        ({"attack": "multi_turn", "search": {"jugde": "harm"}}, "did you mean `judge`"),
+        (
+            {"attack": "multi_turn", "search": {"attacker": {"model": "m", "settings": {"thread": 1}}}},
+            "unknown setting 'thread'; did you mean 'threads'",
+        ),
+    ],
+)
+def test_a_recipes_search_is_checked_before_anything_is_trained(tmp_path, section, message, derta, recipe):
+    path = changed(recipe, model={"path": "no-model"}, evaluate=[{"requests": "held_out", **section}])
+    called = derta("run", path, "--out", tmp_path / "run")
+    assert called.code == 2
+    assert re.search(message, called.err)

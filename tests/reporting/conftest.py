@@ -1,0 +1,191 @@
+"""A small run with every kind of content, in benign words, and a parser that keeps a page honest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+
+from derta.records import Message, Prompt, Reply, Verdict
+from derta.reporting import render_report
+from derta.results import Cell, Comparison, Curve, Summary, Transcript, cell_of
+from derta.stats import rate
+
+VOID = {"meta", "link", "wbr", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The tags, attributes and texts of a page; fails on a tag that closes what is not open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((tuple(self._open), data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        """What a reader sees or can unfold, blanks collapsed."""
+        return " ".join("".join(data for path, data in self.texts if "style" not in path).split())
+
+    @property
+    def unfolded_text(self) -> str:
+        """What a reader sees before opening anything: outside `details`, or in the summary of the outermost one."""
+        seen = [data for path, data in self.texts if "details" not in path and "style" not in path]
+        return " ".join("".join(seen).split())
+
+
+@pytest.fixture
+def parse() -> Callable[[str], Page]:
+    return Page
+
+
+@pytest.fixture
+def make_cell() -> Callable[..., Cell]:
+    def make(
+        outcomes: list[bool | None],
+        *,
+        method: str = "derta",
+        seed: int | None = None,
+        suite: str = "attack",
+        name: str = "direct",
+        judge: str = "truth",
+        measure: str = "harmful",
+        category: str | None = None,
+    ) -> Cell:
+        return cell_of(
+            rate(outcomes),
+            method=method,
+            seed=seed,
+            suite=suite,  # pyright: ignore[reportArgumentType]
+            name=name,
+            judge=judge,
+            measure=measure,
+            category=category,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_transcript() -> Callable[..., Transcript]:
+    def make(
+        text: str,
+        *,
+        method: str = "derta",
+        request_id: str = "r1",
+        attack: str = "direct",
+        request: str = "How is tea brewed?",
+        prefill: str | None = None,
+        refusal_at: int | None = None,
+        judge: str = "truth",
+        reason: str = "",
+        category: str | None = None,
+        token_starts: tuple[int, ...] | None = None,
+    ) -> Transcript:
+        prompt = Prompt(
+            id=f"{attack}-{request_id}",
+            request_id=request_id,
+            request=request,
+            attack=attack,
+            messages=(Message(role="user", content=request),),
+            prefill=prefill,
+            category=category,
+        )
+        verdict = Verdict(prompt_id=prompt.id, judge=judge, harmful=False, refusal_at=refusal_at, reason=reason)
+        reply = Reply(prompt_id=prompt.id, text=text, token_starts=token_starts)
+        return Transcript(method=method, seed=0, prompt=prompt, reply=reply, verdicts=(verdict,))
+
+    return make
+
+
+@pytest.fixture
+def make_summary() -> Callable[..., Summary]:
+    def make(cells: tuple[Cell, ...] = (), **fields: object) -> Summary:
+        base: dict[str, object] = {"title": "Tea", "recipe": "name: tea", "versions": {"derta": "0"}, "cells": cells}
+        return Summary.model_validate(base | fields)
+
+    return make
+
+
+@pytest.fixture
+def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Summary]) -> Callable[[str], Summary]:
+    """A summary with every kind of content, whose every free text is or holds the given text."""
+
+    def make(text: str) -> Summary:
+        places = [
+            ("attack", "harmful"),
+            ("attack", "refused"),
+            ("over_refusal", "refused"),
+            ("helpfulness", "correct"),
+            ("analysis", text),
+        ]
+        cells = tuple(
+            make_cell([True, False, None], method=m, suite=suite, name=f"{text}@{text}", judge=text, measure=measure)
+            for suite, measure in places
+            for m in ("plain", text)
+        )
+        points = {"x": (0, 0.5, 1), "y": (0.1, 0.2, 0.3), "low": (0, 0.1, 0.2), "high": (0.2, 0.3, 0.4)}
+        curves = tuple(
+            Curve(kind=kind, method=m, name=text, **points, count=9, x_unit=text, y_label=text)
+            for kind in ("refusal_position", "refusal_probability", "prefill_depth")
+            for m in ("plain", text)
+        )
+        comparison = Comparison(
+            first="plain", second=text, suite="attack", name=text, judge=text, measure="harmful",
+            first_value=0.5, second_value=0.1, only_first=8, only_second=0, pairs=20,
+            p_value=0.0078125, p_holm=0.0078125,
+        )  # fmt: skip
+        return make_summary(
+            cells,
+            title=text,
+            recipe=text,
+            versions={text: text},
+            notes=(text,),
+            breakdown=tuple(cell.model_copy(update={"category": text}) for cell in cells),
+            comparisons=(comparison,),
+            curves=curves,
+        )
+
+    return make
+
+
+@pytest.fixture
+def whole_page(
+    whole_summary: Callable[[str], Summary], make_transcript: Callable[..., Transcript]
+) -> Callable[[str], Page]:
+    """A page whose every text, from the title to a reply, is the given one."""
+
+    def make(text: str) -> Page:
+        name = text.replace("\ud800", "?")  # the kernel lets no lone surrogate into names, only into free text
+        rows = [
+            make_transcript(
+                text * 3, method=method, request_id=name, attack=name, request=name, prefill=text,
+                refusal_at=len(text), judge=name, reason=text, category=text,
+            )
+            for method in ("plain", text)
+        ]  # fmt: skip
+        return Page(render_report(whole_summary(text), rows))
+
+    return make

@@ -1,0 +1,124 @@
+import pytest
+
+from derta.errors import DataError
+from derta.reporting.page import _glances
+from derta.reporting.tables import rate_tables
+from derta.reporting.wordings import wording
+
+
+def test_an_entry_shows_percent_interval_and_counts(make_cell):
+    # 2 of 40 scored, one unscored; Wilson 0.0138 to 0.1650 (the kernel's own example)
+    (table,) = rate_tables([make_cell([True] * 2 + [False] * 38 + [None])])
+    entry = table.rows[0].entries[0]
+    assert entry is not None
+    assert (entry.value, entry.interval, entry.scored, entry.unscored) == ("5.0", "1.4–16.5", 40, 1)
+    assert entry.bar == (1.4, 15.1, 5.0)
+
+
+def test_what_was_not_scored_is_a_dash_without_bar(make_cell):
+    (table,) = rate_tables([make_cell([None, None])])
+    entry = table.rows[0].entries[0]
+    assert entry is not None
+    assert (entry.value, entry.interval, entry.bar, entry.scored, entry.unscored) == ("–", None, None, 0, 2)
+
+
+def test_a_method_that_was_not_run_has_no_entry(make_cell):
+    (table,) = rate_tables([make_cell([True], method="a"), make_cell([True], method="b", name="other")])
+    assert table.rows[1].entries[0] is None
+
+
+def test_suites_measures_and_judges_are_told_apart(make_cell):
+    cells = [
+        make_cell([True], suite="helpfulness", measure="correct"),
+        make_cell([True]),
+        make_cell([True], measure="refused"),
+        make_cell([True], judge="other"),
+    ]
+    assert [(t.suite, t.measure, t.judge) for t in rate_tables(cells)] == [
+        ("attack", "harmful", "truth"),
+        ("attack", "refused", "truth"),
+        ("attack", "harmful", "other"),
+        ("helpfulness", "correct", "truth"),
+    ]
+
+
+def test_the_pooled_cell_speaks_and_the_seeds_stand_beside_it(make_cell):
+    cells = [make_cell([True, False]), make_cell([True], seed=0), make_cell([False], seed=1)]
+    (table,) = rate_tables(cells)
+    entry = table.rows[0].entries[0]
+    assert entry is not None
+    assert (table.seeds, entry.value, entry.by_seed) == ((0, 1), "50.0", ("100.0", "0.0"))
+
+
+def test_seeds_that_nobody_pooled_are_not_pooled_here(make_cell):
+    (table,) = rate_tables([make_cell([True], seed=0), make_cell([False, None], seed=1)])
+    entry = table.rows[0].entries[0]
+    assert entry is not None
+    assert (entry.value, entry.unpooled, entry.scored, entry.unscored) == ("–", True, 2, 1)
+    assert entry.by_seed == ("100.0", "0.0")
+    assert table.means == (None,)
+
+
+def test_a_single_seed_speaks_for_itself(make_cell):
+    (table,) = rate_tables([make_cell([True], seed=7)])
+    entry = table.rows[0].entries[0]
+    assert entry is not None
+    assert (entry.value, entry.by_seed, entry.unpooled) == ("100.0", (), False)
+
+
+def test_the_mean_counts_the_variants_of_an_attack_once(make_cell):
+    # direct 0; prefill (1 + 0.5) / 2 = 0.75; mean of the two 0.375, worst prefill@50% with 1
+    cells = [
+        make_cell([False, False], name="direct"),
+        make_cell([True, True], name="prefill@50%"),
+        make_cell([True, False], name="prefill@10%"),
+    ]
+    (table,) = rate_tables(cells)
+    assert table.means == ((0.375, 1.0, "prefill@50%"),)
+    assert (table.num_families, table.num_names) == (2, 3)
+
+
+def test_the_worst_of_a_rate_where_higher_is_better_is_the_lowest(make_cell):
+    cells = [make_cell([hit], suite="helpfulness", measure="correct", name=n) for n, hit in (("a", True), ("b", False))]
+    assert rate_tables(cells)[0].means == ((0.5, 0.0, "b"),)
+
+
+def test_methods_are_averaged_over_what_all_of_them_have(make_cell):
+    cells = [
+        make_cell([True], method="a", name="x"),
+        make_cell([False], method="a", name="y"),
+        make_cell([True], method="b", name="x"),
+        make_cell([None], method="b", name="y"),
+    ]
+    (table,) = rate_tables(cells)
+    assert table.averaged == ("x",)
+    assert [mean and mean.value for mean in table.means] == [1.0, 1.0]
+
+
+def test_two_cells_of_one_place_are_refused(make_cell):
+    with pytest.raises(DataError, match=r"expected one cell .* got two"):
+        rate_tables([make_cell([True]), make_cell([False])])
+
+
+def test_categories_of_one_attack_stand_together(make_cell):
+    cells = [make_cell([True], name=n, category=c) for c in ("x", "y") for n in ("a", "b")]
+    (table,) = rate_tables(cells)
+    assert [(row.name, row.category) for row in table.rows] == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+
+@pytest.mark.parametrize("suite", ["attack", "over_refusal", "helpfulness", "analysis"])
+def test_refusals_are_never_called_attack_success(suite):
+    assert "attack success" not in wording(suite, "refused").title.lower()
+    assert "attack success" in wording("attack", "harmful").title.lower()
+
+
+def test_the_first_table_has_no_column_for_what_only_tells_more_of_another_rate(make_cell):
+    measures = ("refused", "partly_refused", "says_sorry")
+    cells = [make_cell([True], suite="over_refusal", measure=measure) for measure in measures]
+    tables = rate_tables(cells)
+    assert [glance.table.measure for glance in _glances(tables)] == ["refused"]
+    assert [table.wording.title for table in tables] == ["Over-refusal", "Partial over-refusal", "Any “sorry”"]
+
+
+def test_harmless_tasks_are_better_done_than_not():
+    assert wording("over_refusal", "correct").better == wording("helpfulness", "correct").better == "higher"

@@ -1,0 +1,95 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta.records import Prompt, Reply, Verdict
+from derta.reporting.transcripts import REPLY_CHARS, browser
+from derta.results import Transcript
+
+
+def test_methods_stand_side_by_side_under_attack_and_request(make_transcript):
+    rows = [
+        make_transcript("x", method=m, request_id=r, attack=a)
+        for m in ("vanilla", "derta")
+        for a in ("direct", "story")
+        for r in ("1", "2")
+    ]
+    view = browser(rows)
+    assert [(g.name, [q.id for q in g.requests]) for g in view.groups] == [
+        ("direct", ["1", "2"]),
+        ("story", ["1", "2"]),
+    ]
+    assert all([r.method for r in q.replies] == ["vanilla", "derta"] for g in view.groups for q in g.requests)
+
+
+@pytest.mark.parametrize("at", [-5, -1, 12, 10**9])
+def test_a_refusal_position_outside_the_reply_is_said_and_not_marked(make_transcript, at):
+    reply = browser([make_transcript("Sorry, no.", refusal_at=at)]).groups[0].requests[0].replies[0]
+    assert (reply.before, reply.after) == ("Sorry, no.", None)
+    assert reply.position is not None
+    assert "outside the reply" in reply.position
+
+
+def test_a_refusal_after_the_cut_is_told_by_its_place(make_transcript):
+    text = "a" * (2 * REPLY_CHARS)
+    reply = browser([make_transcript(text, refusal_at=REPLY_CHARS + 7)]).groups[0].requests[0].replies[0]
+    assert reply.after is None
+    assert reply.left_out == REPLY_CHARS
+    assert reply.position == "refusal begins at character 4\u202f008"
+
+
+@given(text=st.text(), at=st.integers())
+def test_any_split_keeps_the_whole_text(text, at):
+    prompt = Prompt(id="p", request_id="r", request="?", attack="direct", mode="raw", text="?")
+    verdict = Verdict(prompt_id="p", judge="j", refusal_at=at)
+    row = Transcript(method="m", seed=None, prompt=prompt, reply=Reply(prompt_id="p", text=text), verdicts=(verdict,))
+    reply = browser([row]).groups[0].requests[0].replies[0]
+    assert reply.before + (reply.after or "") == text[:REPLY_CHARS]
+
+
+def test_a_split_is_told_in_tokens_where_they_are_known(make_transcript):
+    # tokens begin at 0, 3 and 7: character 7 (the eighth) is the third token's first
+    row = make_transcript("Sure. Sorry", refusal_at=7, token_starts=(0, 3, 7))
+    assert browser([row]).groups[0].requests[0].replies[0].position == "refusal begins at character 8, token 3"
+
+
+def test_what_does_not_fit_is_counted_and_every_attack_keeps_its_share(make_transcript):
+    rows = [make_transcript("x", request_id=str(i), attack=a) for a in ("direct", "story") for i in range(10)]
+    view = browser(rows, max_transcripts=6)
+    assert (view.num_shown, view.num_all) == (6, 20)
+    assert [(len(g.requests), g.num_requests) for g in view.groups] == [(3, 10), (3, 10)]
+
+
+def test_the_budget_of_bytes_holds_for_text_that_grows_when_escaped(make_transcript):
+    rows = [make_transcript('"\x00' * 2000, request_id=str(i)) for i in range(100)]
+    assert browser(rows, max_bytes=300_000).num_shown < 10
+
+
+def test_one_request_is_shown_whatever_the_budget(make_transcript):
+    assert browser([make_transcript("x" * 9000)], max_bytes=10).num_shown == 1
+
+
+def test_prompts_that_differ_between_methods_name_their_receivers(make_transcript):
+    rows = [make_transcript("x", method=m, request=r) for m, r in (("a", "one"), ("b", "two"))]
+    prompts = browser(rows).groups[0].requests[0].prompts
+    assert [p.receivers for p in prompts] == [("a",), ("b",)]
+    assert browser(rows[:1]).groups[0].requests[0].prompts[0].receivers == ()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], "unscored"),
+        ([{}], "unscored"),
+        ([{"reply_class": "comply", "refused": False}, {"harmful": False}], "not harmful"),
+        ([{"harmful": False}, {"harmful": True}], "harmful"),
+        ([{"reply_class": "comply_then_refuse"}], "answers, then refuses"),
+        ([{"correct": False}], "wrong"),
+        ([{"refused": True}], "refused"),
+    ],
+)
+def test_the_folded_chip_says_the_gravest_thing_known(make_transcript, verdicts, expected):
+    row = make_transcript("x")
+    told = tuple(Verdict(prompt_id="p", judge=f"j{i}", **fields) for i, fields in enumerate(verdicts))
+    view = browser([row.model_copy(update={"verdicts": told})])
+    assert view.groups[0].requests[0].replies[0].outcome.text == expected

@@ -1,0 +1,129 @@
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from derta.errors import RunError
+from derta.run_folder import commit, finish_folder, hash_file, open_run, versions
+
+RECIPE = {"title": "t", "train": {"epochs": 2, "lora": None}, "methods": ("vanilla", "derta")}
+
+
+@pytest.fixture
+def data_file(tmp_path):
+    path = tmp_path / "triples.jsonl"
+    path.write_text("{}\n")
+    return path
+
+
+def test_a_new_run_writes_what_it_was_made_from(tmp_path, data_file):
+    folder = open_run(tmp_path / "deep" / "run", recipe=RECIPE, inputs=[data_file, data_file])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe"] == {**RECIPE, "methods": ["vanilla", "derta"]}
+    assert manifest["inputs"] == {str(data_file): hash_file(data_file)}
+    assert manifest["versions"] == versions()
+    assert manifest["commit"] == commit()
+    assert list(folder.iterdir()) == [folder / "manifest.json"]
+
+
+def test_versions_are_those_that_can_change_a_result():
+    found = versions()
+    assert {"python", "derta", "torch", "transformers"} <= set(found)
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_hash_is_the_sha256_of_the_bytes(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert hash_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+def test_the_same_run_goes_on_where_it_is(tmp_path, data_file):
+    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
+    before = (folder / "manifest.json").read_bytes()
+    (folder / "replies.jsonl").write_text("kept")
+    assert open_run(folder, recipe=RECIPE, inputs=[data_file]) == folder
+    assert (folder / "manifest.json").read_bytes() == before
+    assert (folder / "replies.jsonl").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"title": "u"}, "title"),
+        ({"train": {"epochs": 3, "lora": None}}, "train.epochs"),
+        ({"train": {"epochs": 2, "lora": {"r": 8}}}, "train.lora"),
+        ({"methods": ["vanilla"]}, "methods"),
+        ({"generate": {"max_new_tokens": 5}}, "generate"),
+    ],
+)
+def test_another_recipe_is_refused_with_the_key_that_differs(tmp_path, changed, key):
+    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match=rf"another recipe \(differs in {key}\); choose another --out"):
+        open_run(folder, recipe=RECIPE | changed, inputs=[])
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_an_input_that_changed_is_refused_by_name(tmp_path, data_file):
+    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
+    data_file.write_text("{}\n{}\n")
+    with pytest.raises(RunError, match=r"triples.jsonl has changed since this run began"):
+        open_run(folder, recipe=RECIPE, inputs=[data_file])
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="got files without a manifest; choose another --out"):
+        open_run(tmp_path, recipe=RECIPE, inputs=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunError, match="expected a new folder or a run's"):
+        open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+
+
+def test_an_empty_folder_is_a_new_run(tmp_path):
+    assert (open_run(tmp_path, recipe=RECIPE, inputs=[]) / "manifest.json").exists()
+
+
+def test_a_run_killed_while_it_began_begins_again(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "manifest.json.partial").write_text('{"recipe": {"ti')
+    open_run(folder, recipe=RECIPE, inputs=[])
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("text", ["", '{"recipe"', "[]", '{"name": "a web app"}', "\udcff"])
+def test_a_manifest_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=r"manifest.json: expected a run's manifest"):
+        open_run(tmp_path, recipe=RECIPE, inputs=[])
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"manifest.json: cannot write it \(No space left on device\); free space"):
+        open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+    assert list((tmp_path / "run").iterdir()) == []
+    monkeypatch.undo()
+    open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+
+
+def test_a_finished_folder_gets_its_name_and_replaces_none(tmp_path):
+    for name in ("partial", "taken"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    with pytest.raises(RunError, match=r"taken: cannot finish writing it \(Directory not empty\)"):
+        finish_folder(tmp_path / "partial", tmp_path / "taken")
+    finish_folder(tmp_path / "partial", tmp_path / "final")
+    assert (tmp_path / "final" / "file").read_text() == "partial"
+    assert not Path(tmp_path / "partial").exists()
