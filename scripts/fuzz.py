@@ -141,10 +141,10 @@ def _with_file(data: bytes, name: str, read: Callable[[Path], object]) -> None:
 
 def jsonl(data: bytes) -> None:
     """A JSONL file is refused, or each of its lines that is not blank is a row."""
-    from derta.data.sources import read_rows
     from derta.files import read_records
     from derta.formats.replies import read_cases
     from derta.records import Prompt, Reply
+    from derta.sources import read_rows
 
     def count(path: Path) -> None:
         lines = [line for line in _text(data).removeprefix("\ufeff").split("\n") if line.strip()]
@@ -158,8 +158,8 @@ def jsonl(data: bytes) -> None:
 
 def table(data: bytes) -> None:
     """A CSV file is refused or read; what a writer wrote is read back row by row."""
-    from derta.data.sources import read_rows
     from derta.formats.labels import read_labels
+    from derta.sources import read_rows
 
     _with_file(data, "a.csv", lambda path: list(read_rows(path)))
     _with_file(b"question,response,label\n" + data, "a.csv", lambda path: list(read_labels(path, measure="harmful")))

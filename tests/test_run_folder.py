@@ -1,4 +1,6 @@
 import errno
+import functools
+import importlib.util
 import json
 import os
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from derta.errors import RunError
-from derta.run_folder import commit, finish_folder, hash_file, open_run, versions
+from derta.run_folder import commit, finish_folder, hash_file, identify, open_run, versions
 
 RECIPE = {"title": "t", "train": {"epochs": 2, "lora": None}, "methods": ("vanilla", "derta")}
 
@@ -127,3 +129,33 @@ def test_a_finished_folder_gets_its_name_and_replaces_none(tmp_path):
     finish_folder(tmp_path / "partial", tmp_path / "final")
     assert (tmp_path / "final" / "file").read_text() == "partial"
     assert not Path(tmp_path / "partial").exists()
+
+
+def define(path, source):
+    """The function `praise` of a module file."""
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.praise
+
+
+def test_a_function_is_named_by_its_source_wherever_it_stands(tmp_path):
+    source = "def praise(text):\n    return text + '!'\n"
+    first = identify(define(tmp_path / "a.py", source))
+    assert first.startswith("praise@")
+    assert identify(define(tmp_path / "b.py", "import json\n\n\n" + source)) == first
+    assert identify(define(tmp_path / "c.py", source.replace("!", "?"))) != first
+
+
+def test_a_version_stands_in_for_the_source():
+    assert identify(len, version="2") == "len@2"
+    assert identify(test_a_version_stands_in_for_the_source, version="1").endswith("@1")
+
+
+def test_a_function_without_a_source_needs_a_version():
+    typed = {}
+    exec("def praise(text): return text", typed)  # noqa: S102 - as a console does
+    for function in (len, typed["praise"], functools.partial(identify)):
+        with pytest.raises(RunError, match=r"expected a function whose source can be read.*give it a `version=`"):
+            identify(function)

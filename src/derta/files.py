@@ -40,6 +40,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: cannot read it ({error.strerror}); check the path") from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a whole file.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror}); check the path") from error
+
+
+def decode(raw: bytes, *, where: str) -> str:
+    """Return UTF-8 text, with or without a byte-order mark; a wrong byte is reported with its line."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{where}:{line}: expected UTF-8 text, got byte 0x{raw[error.start]:02x}; convert the file to UTF-8"
+        ) from error
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, parsed JSON) of each line; a torn or malformed line is told by its number."""
     for number, line in read_lines(path):

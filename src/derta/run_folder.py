@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import platform
 import subprocess
-from collections.abc import Generator, Iterable, Mapping
+import textwrap
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from derta.errors import RunError
 from derta.files import write_text
+from derta.records import short_hash
 
 _TORN = "manifest.json.partial"  # all that a kill leaves behind while a run begins
 PACKAGES = ("derta", "torch", "transformers", "accelerate", "peft", "tokenizers", "trl", "vllm")
@@ -157,3 +160,28 @@ def finish_folder(partial: Path, final: Path) -> None:
         partial.replace(final)
     except OSError as error:
         raise RunError(f"{final}: cannot finish writing it ({error.strerror}); choose another folder") from error
+
+
+def identify(function: Callable[..., object], *, version: str | None = None) -> str:
+    """Name a user's function for a manifest: by its name and its source or, if given, its `version`.
+
+    A resumed run compares these names, so a function that was edited is another function. Values that a function
+    captures do not count: give a `version` that tells them apart.
+
+    >>> identify(hash_file) == identify(hash_file), identify(hash_file, version="2")
+    (True, 'hash_file@2')
+
+    Raises:
+        RunError: there is neither a source (a builtin, or a function typed in a console) nor a `version`.
+    """
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    if version is not None:
+        return f"{name}@{version}"
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError) as error:
+        raise RunError(
+            f"{name}: expected a function whose source can be read, so that a resumed run can tell whether it changed, "
+            f"got none; give it a `version=`"
+        ) from error
+    return f"{name}@{short_hash(textwrap.dedent(source))}"

@@ -61,14 +61,17 @@ def test_a_users_own_placeholder_and_separator_are_honoured(write: Write, craft:
     ("name", "text", "message"),
     [
         ("t.json", '["[INSERT PROMPT HERE]", "nothing", "nor here"]', r"template 2: expected the placeholder.*2 of 3"),
-        ("t.json", '{"a": 1}', "expected a JSON list, got dict"),
-        ("t.json", "[", "not JSON"),
-        ("t.json", "[]", "at least one entry"),
+        ("t.json", '{"a": 1}', "expected a JSON list of rows, got a dict"),
+        ("t.json", "[", r"t\.json:1: expected one JSON list"),
+        ("t.json", "[]", "expected rows, the file holds none"),
         ("t.json", '["[INSERT PROMPT HERE]", 5]', "template 2: expected text"),
         ("t.jsonl", '{"text": "[INSERT PROMPT HERE]"}\n{"te', r"t.jsonl:2: expected one JSON object"),
         ("t.csv", "name,votes\nA,3\n", r"text or prompt or template, got the fields \['name', 'votes'\]"),
-        ("t.csv", 'text\n"open', "csv cannot read"),
-        ("t.txt", "=====\n", "at least one entry"),
+        ("t.csv", 'text\n"open', r"t\.csv:2: not CSV"),
+        ("t.csv", "name,text\nA\n", r"t\.csv:2: expected 2 columns as in the header, got 1"),
+        ("t.json", r'["[INSERT PROMPT HERE] \ud83d"]', r"t\.json: .*surrogates not allowed"),
+        ("t.jsonl", r'"[INSERT PROMPT HERE] \ud83d"', r"t\.jsonl:1: .*surrogates not allowed"),
+        ("t.txt", "=====\n", "expected rows, the file holds none"),
     ],
 )
 def test_a_bad_file_of_templates_is_told_by_name_and_number(name: str, text: str, message: str, write: Write) -> None:

@@ -2,9 +2,9 @@ from typing import NamedTuple
 
 import pytest
 
-from derta.data.fields import fields_of, flag_of, pick_format, text_of
-from derta.data.sources import Row
+from derta.data.fields import flag_of, pick_format, text_of
 from derta.errors import DataError
+from derta.sources import Row, fields_of
 
 
 class Layout(NamedTuple):

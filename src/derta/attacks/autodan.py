@@ -11,11 +11,11 @@ from derta.attacks.evolving import Settings, evolve
 from derta.attacks.genes import MARK, join, read_synonyms
 from derta.attacks.jailbreak_chat import PLACEHOLDER, read_templates
 from derta.attacks.prompts import check_ids, craft_prompt, fill, own_rng, shipped_lines
-from derta.attacks.user_files import SEPARATOR, read_entries, text_of
 from derta.errors import RecipeError
 from derta.files import Appender
 from derta.protocols import Means, Search
 from derta.records import Prompt, Request
+from derta.sources import SEPARATOR, read_entries, text_of
 
 
 def autodan(

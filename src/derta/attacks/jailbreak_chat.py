@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 
 from derta.attacks.prompts import craft_prompt, fill, per_request, user
-from derta.attacks.user_files import SEPARATOR, read_entries, text_of
 from derta.errors import DataError, RecipeError
 from derta.protocols import Attack
 from derta.records import Prompt, Request
+from derta.sources import SEPARATOR, read_entries, text_of
 
 PLACEHOLDER = "[INSERT PROMPT HERE]"
 FIELDS = ("text", "prompt", "template")

@@ -12,11 +12,11 @@ from pydantic import Field
 from derta.attacks.asking import ask_all, ask_prompt
 from derta.attacks.attempts import Attempt, total, tries_by_request
 from derta.attacks.prompts import check_ids, check_values, craft_prompt, fill, shipped_lines, user
-from derta.attacks.user_files import read_entries, text_of
 from derta.errors import RecipeError
 from derta.files import Appender
 from derta.protocols import Means, Search
 from derta.records import Cost, Message, Prompt, Request
+from derta.sources import read_entries, text_of
 
 PLACEHOLDER = "@REQUEST@"
 Turns = Annotated[int, Field(ge=1)]

@@ -10,9 +10,9 @@ from typing import Annotated
 from pydantic import Field
 
 from derta.attacks.prompts import check_values, craft_prompt, per_request, shipped_lines, user
-from derta.attacks.user_files import read_entries, text_of
 from derta.protocols import Attack
 from derta.records import Decoding, Prompt, Request
+from derta.sources import read_entries, text_of
 
 Steps = Annotated[int, Field(ge=1)]
 Rank = Annotated[int, Field(ge=2)]

@@ -8,10 +8,10 @@ from random import Random
 from typing import Literal
 
 from derta.attacks.prompts import craft_prompt, fill, per_request, shipped_text, user
-from derta.attacks.user_files import read_entries, text_of
 from derta.errors import DataError, RecipeError
 from derta.protocols import Attack
 from derta.records import Message, Prompt, Request
+from derta.sources import read_entries, text_of
 
 
 def read_demonstrations(path: Path, *, count: int) -> list[str]:

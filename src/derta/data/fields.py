@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from derta.data.sources import Row
 from derta.errors import DataError
+from derta.sources import Row, fields_of
 
 
 class Format(Protocol):
@@ -20,20 +20,6 @@ class Format(Protocol):
 
 
 F = TypeVar("F", bound=Format)
-
-
-def fields_of(row: Row) -> Mapping[str, Any]:
-    """The row as a mapping from field to value.
-
-    Raises:
-        DataError: the row is a string, a number or a list.
-    """
-    if not isinstance(row.value, dict):
-        raise DataError(
-            f"{row.where}: expected an object with named fields, got a {type(row.value).__name__}; "
-            "mend or remove the row"
-        )
-    return cast("dict[str, Any]", row.value)
 
 
 def value_of(row: Row, name: str) -> Any:

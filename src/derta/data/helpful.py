@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from derta.data.fields import fields_of, pick_format, text_of, value_of
-from derta.data.sources import Row, read_rows, source_name
+from derta.data.fields import pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Example
+from derta.sources import Row, fields_of, read_rows, source_name
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 

@@ -15,10 +15,10 @@ from derta.chat import ChatFormat, encode_turn
 from derta.data.cleaning import match_key
 from derta.data.encoded import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
-from derta.data.sources import read_rows, source_name
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Message, Record, Text, short_hash
+from derta.sources import read_rows, source_name
 
 _KEPT_OF_PROMPT = 16
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.data.fields import fields_of, pick_format, text_of, value_of
+from derta.data.fields import pick_format, text_of, value_of
 from derta.data.helpful import instruction_of
-from derta.data.sources import Row, csv_records, decode, read_bytes, read_rows
 from derta.errors import DataError
-from derta.files import parse_record
+from derta.files import decode, parse_record
 from derta.records import Request, short_hash
+from derta.sources import Row, csv_records, fields_of, read_rows, read_zip
 
 
 class RequestFormat(NamedTuple):
@@ -81,16 +79,8 @@ def mmlu_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: no zip file, no `…/test/*.csv` in it, or a line that has not six columns.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
-            names = sorted(name for name in archive.namelist() if Path(name).match("test/*_test.csv"))
-            texts = [(name, archive.read(name)) for name in names]
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: expected MMLU's zip archive, got another file ({error}); fetch it again") from error
-    if not texts:
-        raise DataError(f"{path}: expected files named test/SUBJECT_test.csv in the archive, found none")
     columns = ("question", "a", "b", "c", "d", "answer")
-    for name, raw in texts:
+    for name, raw in read_zip(path, pattern="test/*_test.csv"):
         subject = Path(name).stem.removesuffix("_test")
         records = csv_records(decode(raw, where=f"{path}:{name}"), where=f"{path}:{name}")
         for index, (where, cells) in enumerate(records):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from derta.data.fields import fields_of, flag_of, pick_format, text_of, value_of
-from derta.data.sources import Row, read_rows, source_name
+from derta.data.fields import flag_of, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Triple
+from derta.sources import Row, fields_of, read_rows, source_name
 
 
 class ReadTriples(NamedTuple):

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.data.fields import fields_of
-from derta.data.sources import Row, read_rows
 from derta.errors import DataError
 from derta.metrics.rates import Measure
 from derta.records import Message, Prompt, Reply
+from derta.sources import Row, fields_of, read_rows
 
 REQUEST = ("request", "question", "prompt", "goal", "behavior")
 REPLY = ("response", "completion", "reply", "generation")

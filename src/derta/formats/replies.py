@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.data.sources import Row, read_rows
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
 from derta.records import Message, Prompt, Reply
+from derta.sources import Row, read_rows
 
 QUESTION = ("question", "instruction")
 RESPONSE = ("response", "output")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from derta.errors import DataError
 from derta.files import read_objects
 from derta.paper.figures import OutputKind
 from derta.records import Message, Prompt, Reply
+from derta.sources import read_rows
 
 PROMPTS = "prompts_completing.jsonl"
 REQUESTS = "requests.jsonl"
@@ -118,13 +118,7 @@ def _harmless(path: Path) -> Iterator[Published]:
 
 def _labelled_refusals(path: Path) -> Iterator[Published]:
     labels = {"1": False, "2": True, "3": None}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot read it as CSV ({error}); fetch it again") from error
-    for number, row in enumerate(rows, start=2):
-        where = f"{path}, row {number}"
+    for number, (where, row) in enumerate(read_rows(path), start=2):
         asked, text = _text_field(row, "prompt", where), _text_field(row, "completion", where)
         label = _text_field(row, "final_label", where)
         if label[:1] not in labels:

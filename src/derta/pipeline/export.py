@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from derta.data.fields import text_of
-from derta.data.sources import read_rows
 from derta.errors import DataError
 from derta.files import read_records, write_text
 from derta.formats.harmbench import completions
@@ -18,6 +17,7 @@ from derta.formats.jailbreakbench import AttackType, Behavior, artifact
 from derta.formats.judged import Judged
 from derta.formats.replies import read_cases
 from derta.records import Verdict
+from derta.sources import read_rows
 
 
 class Export(NamedTuple):

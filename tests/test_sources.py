@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.data.sources import Row, csv_records, read_rows, source_name
 from derta.errors import DataError
+from derta.sources import Row, csv_records, read_entries, read_rows, source_name
 
 VALUES = [{"query": "How do I bake bread?", "n": 1}, {"query": "Wie backe ich Brötchen?", "n": 2}]
 
@@ -98,10 +98,8 @@ def test_a_missing_file_is_told_and_never_looked_for_on_the_hub(tmp_path: Path, 
 
 
 def test_a_name_that_is_neither_file_nor_hub_id_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected an existing file .* or a hub data set `org/name`, found neither"):
+    with pytest.raises(DataError, match=r"expected an existing file .*, or a hub data set `org/name`, found none"):
         list(read_rows("triples"))
-    with pytest.raises(DataError, match="got a folder; name one file in it"):
-        list(read_rows(tmp_path))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path) -> None:
@@ -133,6 +131,50 @@ def test_a_hub_data_set_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.Mo
     with pytest.raises(DataError, match=r"org/name: no file of that name.*split 'test'.*check the name") as error:
         list(read_rows("org/name", split="test"))
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_local_folder_serves_in_place_of_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = datasets.Dataset.from_list(VALUES)
+    datasets.DatasetDict({"30k_train": rows}).save_to_disk("org/saved_splits")
+    rows.save_to_disk("org/saved")
+    Path("org/files/data").mkdir(parents=True)
+    rows.to_parquet("org/files/data/30k_train-00000-of-00001.parquet")
+    for name in ("org/saved_splits", "org/saved", "org/files"):
+        assert list(read_rows(name, split="30k_train"))[1] == Row(f"{name}[30k_train], row 1", VALUES[1])
+        assert source_name(name) == name.removeprefix("org/")
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_folder_without_the_split_or_without_rows_is_one_line(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(VALUES)}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="expected a split of train, got 'tset'; set `split`"):
+        list(read_rows(tmp_path / "saved", split="tset"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    write(tmp_path / "bad/a.jsonl", '{"a": 1}\n{"a"')
+    for name in ("empty", "bad"):
+        with pytest.raises(
+            DataError, match=r"a folder of `datasets` with a split 'train'.*name one file in it"
+        ) as error:
+            list(read_rows(tmp_path / name))
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="with a split 'tset'"):
+        list(read_rows(tmp_path / "bad", split="tset"))
+
+
+def test_a_text_file_is_parted_only_where_a_separator_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "one\n\ntwo \n=====\n\n=====\nthree")
+    assert list(read_rows(path, separator="=====")) == [Row(f"{path}:1", "one\n\ntwo"), Row(f"{path}:7", "three")]
+    assert read_entries(path, separator="===") == [path.read_text()]
+    with pytest.raises(DataError, match=r"expected a file ending in \.json"):
+        list(read_rows(path))
 
 
 def test_a_source_is_named_by_its_file_or_its_hub_id(tmp_path: Path) -> None:

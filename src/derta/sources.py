@@ -1,0 +1,256 @@
+"""Rows of any file, `datasets` folder or hub data set, each with its place, so that an error names file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, cast
+
+from derta.errors import DataError
+from derta.files import decode, json_fault, parse_json, read_bytes, read_objects
+
+SEPARATOR = "====="
+
+
+class Row(NamedTuple):
+    """One parsed row, and its place (`file:line`, or `data set, row n`)."""
+
+    where: str
+    value: Any
+
+
+def read_rows(source: str | Path, *, split: str = "train", separator: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a file (`.json` list, `.jsonl`, `.csv`, `.parquet`), a folder or a hub data set (`org/name`).
+
+    A folder is one that `datasets` wrote (`save_to_disk`) or that `datasets.load_dataset` can read.
+
+    Args:
+        source: A path, or a hub id where no file or folder of that name exists.
+        split: The split of a hub data set or a folder; a file has none.
+        separator: If given, any other kind of file is text, whose rows are what is between two such lines.
+
+    Raises:
+        DataError: nothing of that name, a kind of file that is not read here, malformed content, or no rows at all.
+    """
+    count = 0
+    for row in _rows_of(source, split=split, separator=separator):
+        count += 1
+        yield row
+    if not count:
+        raise DataError(f"{source}: expected rows, the file holds none; check that it was written whole")
+
+
+def read_entries(path: Path, *, separator: str = SEPARATOR) -> list[object]:
+    """Return the rows of a file that a user brings, or the parts of a text file between separator lines.
+
+    Raises:
+        DataError: the file is missing, is not UTF-8, is malformed, or holds nothing.
+    """
+    return [row.value for row in read_rows(path, separator=separator)]
+
+
+def text_of(entry: object, *, fields: tuple[str, ...], where: str) -> str:
+    """Return the text of an entry: the entry itself, or the first of the fields that it has.
+
+    >>> text_of({"name": "a", "prompt": "Ask"}, fields=("text", "prompt"), where="file, entry 1")
+    'Ask'
+
+    Raises:
+        DataError: there is none, or it is empty.
+    """
+    value: object = entry
+    if isinstance(entry, dict):
+        value = next((entry[field] for field in fields if field in entry), None)
+    if not isinstance(value, str) or not value.strip():
+        got = f"the fields {[str(field) for field in entry]}" if isinstance(entry, dict) else type(entry).__name__
+        raise DataError(f"{where}: expected text, or text under {' or '.join(fields)}, got {got} without it")
+    return value
+
+
+def fields_of(row: Row) -> Mapping[str, Any]:
+    """Return the row as a mapping from field to value.
+
+    Raises:
+        DataError: the row is a string, a number or a list.
+    """
+    if not isinstance(row.value, dict):
+        raise DataError(
+            f"{row.where}: expected an object with named fields, got a {type(row.value).__name__}; "
+            "fix or remove the row"
+        )
+    return cast("dict[str, Any]", row.value)
+
+
+def _rows_of(source: str | Path, *, split: str, separator: str | None) -> Iterator[Row]:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _folder_rows(path, split=split)
+    if suffix in FILE_KINDS:
+        return FILE_KINDS[suffix](path)
+    if separator is not None:
+        return _text_rows(path, separator)
+    if path.exists():
+        raise DataError(f"{source}: expected a file ending in {' '.join(FILE_KINDS)}, got {suffix!r}; convert it")
+    if _is_hub_id(source):
+        return _hub_rows(str(source), split=split)
+    raise DataError(
+        f"{source}: expected an existing file ({' '.join(FILE_KINDS)}), a folder of `datasets`, or a hub data set "
+        "`org/name`, found none; check the path"
+    )
+
+
+def source_name(source: str | Path) -> str:
+    """Name a source in a record's `source`: a file's name without its ending, a folder's name, or a hub id."""
+    return str(source) if _is_hub_id(source) else Path(source).stem
+
+
+def _is_hub_id(source: str | Path) -> bool:
+    return (
+        isinstance(source, str)
+        and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+        and Path(source).suffix.lower() not in FILE_KINDS
+        and not Path(source).exists()
+    )
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    for number, value in read_objects(path):
+        yield Row(f"{path}:{number}", value)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    text = decode(read_bytes(path), where=str(path))
+    try:
+        value = parse_json(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        advice = "rename it to .jsonl" if error.msg == "Extra data" else "the file may be cut short: fetch it again"
+        raise DataError(
+            f"{path}:{error.lineno}: expected one JSON list, got text that is not ({error.msg}); {advice}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: expected a JSON list of rows, got one that cannot be read ({json_fault(error)}); fix it"
+        ) from error
+    if not isinstance(value, list):
+        raise DataError(f"{path}: expected a JSON list of rows, got a {type(value).__name__}; keep only the list")
+    for index, item in enumerate(cast("list[Any]", value)):
+        yield Row(f"{path}[{index}]", item)
+
+
+def csv_records(text: str, *, where: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (file:line, cells) of each CSV record; the line is the record's last."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield f"{where}:{reader.line_num}", cells
+    except csv.Error as error:
+        raise DataError(f"{where}:{reader.line_num}: not CSV ({error}); fix the quotes or fetch it again") from error
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    records = csv_records(decode(read_bytes(path), where=str(path)), where=str(path))
+    _, header = next(records, ("", list[str]()))
+    for where, cells in records:
+        if len(cells) != len(header):
+            raise DataError(
+                f"{where}: expected {len(header)} columns as in the header, got {len(cells)}; fix or remove the row"
+            )
+        yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as pq  # slow to import, and most sources are not parquet
+
+    if not path.exists():
+        raise DataError(f"{path}: cannot read it (No such file or directory); check the path")
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (value for batch in file.iter_batches() for value in batch.to_pylist())
+            for index, value in enumerate(rows):
+                yield Row(f"{path}[{index}]", value)
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise DataError(f"{path}: not a parquet file ({_one_line(error)}); fetch it again") from error
+
+
+def _text_rows(path: Path, separator: str) -> Iterator[Row]:
+    """Yield what is between two separator lines, without the blanks around it; empty parts are left out."""
+    parts: list[tuple[int, list[str]]] = [(1, [])]
+    for number, line in enumerate(decode(read_bytes(path), where=str(path)).splitlines(), start=1):
+        if line.strip() == separator:
+            parts.append((number + 1, []))
+        else:
+            parts[-1][1].append(line)
+    for number, lines in parts:
+        if text := "\n".join(lines).strip():
+            yield Row(f"{path}:{number}", text)
+
+
+def _hub_rows(name: str, *, split: str) -> Iterator[Row]:
+    from datasets import load_dataset  # slow to import, and most sources are files
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows: Any = load_dataset(name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:  # not found, no network, unknown split or configuration
+        raise DataError(
+            f"{name}: no file of that name, and the hub data set's split {split!r} cannot be loaded "
+            f"({_one_line(error)}); check the name, the split and the network"
+        ) from error
+    for index, value in enumerate(rows):
+        yield Row(f"{name}[{split}], row {index}", value)
+
+
+def _folder_rows(folder: Path, *, split: str) -> Iterator[Row]:
+    from datasets import load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
+
+    saved = any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
+    try:
+        rows: Any = load_from_disk(str(folder)) if saved else load_dataset(str(folder), split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise DataError(
+            f"{folder}: expected a folder of `datasets` with a split {split!r}, got one that cannot be loaded "
+            f"({_one_line(error)}); name one file in it ({' '.join(FILE_KINDS)}), or another split"
+        ) from error
+    if isinstance(rows, dict):  # of several splits
+        if split not in rows:
+            raise DataError(f"{folder}: expected a split of {', '.join(map(str, rows))}, got {split!r}; set `split`")
+        rows = rows[split]
+    for index, value in enumerate(rows):
+        yield Row(f"{folder}[{split}], row {index}", value)
+
+
+def read_zip(path: Path, *, pattern: str) -> list[tuple[str, bytes]]:
+    """Return the members of a zip archive whose names end in `pattern`, as (name, bytes), in the order of their names.
+
+    Raises:
+        DataError: the file is missing or no zip archive, or no member has such a name.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+            names = sorted(name for name in archive.namelist() if PurePath(name).match(pattern))
+            found = [(name, archive.read(name)) for name in names]
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: expected a zip archive, got another file ({error}); fetch it again") from error
+    if not found:
+        raise DataError(f"{path}: expected files named {pattern} in the archive, found none")
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+FILE_KINDS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".json": _json_rows,
+    ".jsonl": _jsonl_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
