@@ -91,20 +91,21 @@ class Request(Record):
 class Decoding(Record):
     """How an attacker who holds the weights bends greedy decoding: some texts are never completed.
 
-    A token that would complete a text of `barred` gives way to the likeliest that does not. With `top_k`, only the
-    likeliest `top_k` tokens stand in: where all of them are barred, the model has its way. `steps` is the number of
-    tokens from the reply's start on for which this holds (None: all); `bar_end` bars the end of the reply for as long.
+    A token that would complete a text of `banned` gives way to the likeliest that does not. With `top_k`, only the
+    likeliest `top_k` tokens are candidates: where all of them are banned, the first choice is kept. `steps` is the
+    number of tokens from the reply's start on for which this holds (None: all); `ban_end` bans the end of the reply
+    for as long.
     """
 
-    barred: Annotated[tuple[Text, ...], Field(min_length=1)]
+    banned: Annotated[tuple[Text, ...], Field(min_length=1)]
     steps: int | None = Field(default=None, ge=1)
     top_k: int | None = Field(default=None, ge=2)
-    bar_end: bool = False
+    ban_end: bool = False
 
     @model_validator(mode="after")
     def _ends_some_time(self) -> Decoding:
-        if self.bar_end and self.steps is None:
-            raise ValueError("bar_end needs steps: a reply must be able to end")
+        if self.ban_end and self.steps is None:
+            raise ValueError("ban_end needs steps: a reply must be able to end")
         return self
 
 

@@ -11,9 +11,9 @@ ASKED = [Request(id="r", text="How do I paint a fence?")]
 
 
 def guarded(prompt):
-    """A target that refuses with one word and, where that is barred for two tokens or more, tells."""
+    """A target that refuses with one word and, where that is banned for two tokens or more, tells."""
     bent = prompt.decoding
-    held = bent is not None and "Sorry" in bent.barred and (bent.steps is None or bent.steps >= 2)
+    held = bent is not None and "Sorry" in bent.banned and (bent.steps is None or bent.steps >= 2)
     return "Clean the wood, paint it twice." if held else "Sorry, no."
 
 
@@ -30,13 +30,13 @@ def test_the_sweep_finds_the_span_that_a_guarded_target_gives_way_to(craft):
 def test_a_ban_leaves_the_end_of_the_reply_alone_and_rank_assistance_bars_it(craft):
     [ban] = craft(refusal_ban(words=("No",), spans=(3,)), ASKED)
     [ranked] = craft(rank_assisted(steps=(3,)), ASKED)
-    assert ban.decoding == Decoding(barred=("No",), steps=3)
-    assert (ranked.decoding.steps, ranked.decoding.top_k, ranked.decoding.bar_end) == (3, 20, True)
+    assert ban.decoding == Decoding(banned=("No",), steps=3)
+    assert (ranked.decoding.steps, ranked.decoding.top_k, ranked.decoding.ban_end) == (3, 20, True)
 
 
 def test_shipped_openers_hold_the_refusal_token_and_the_common_refusals(craft):
     [prompt] = craft(rank_assisted(steps=(5,)), ASKED)
-    assert {"Sorry", "I cannot", "I can't", "I can’t", "Unfortunately", "As an AI"} <= {*prompt.decoding.barred}
+    assert {"Sorry", "I cannot", "I can't", "I can’t", "Unfortunately", "As an AI"} <= {*prompt.decoding.banned}
 
 
 def test_every_pair_of_steps_and_k_is_a_prompt(craft):
@@ -47,7 +47,7 @@ def test_every_pair_of_steps_and_k_is_a_prompt(craft):
 def test_openers_come_from_a_users_file(craft, write):
     path = write("openers.txt", "Nay\n=====\nI will by no means")
     [prompt] = craft(rank_assisted(steps=(2,), openers=path), ASKED)
-    assert prompt.decoding.barred == ("Nay", "I will by no means")
+    assert prompt.decoding.banned == ("Nay", "I will by no means")
     with pytest.raises(DataError, match="cannot read it"):
         rank_assisted(openers=path.with_name("none.txt"))
 
@@ -69,7 +69,7 @@ def test_values_that_cannot_be_are_refused(name, options, message):
 
 
 def test_a_decoding_that_could_never_end_is_no_record():
-    with pytest.raises(ValueError, match="bar_end needs steps"):
-        Decoding(barred=("Sorry",), bar_end=True)
-    with pytest.raises(ValueError, match="barred"):
-        Decoding(barred=())
+    with pytest.raises(ValueError, match="ban_end needs steps"):
+        Decoding(banned=("Sorry",), ban_end=True)
+    with pytest.raises(ValueError, match="banned"):
+        Decoding(banned=())

@@ -81,7 +81,7 @@ def test_the_choice_is_the_arg_max_that_transformers_bad_words_leave(logits, wri
 
 def test_texts_are_barred_bare_and_after_a_blank(tiny_chat):
     encode = tiny_chat.tokenizer.encode
-    found = bar(tiny_chat, Decoding(barred=("Sorry",), steps=3, bar_end=True), stop_ids={7})
+    found = bar(tiny_chat, Decoding(banned=("Sorry",), steps=3, ban_end=True), stop_ids={7})
     assert set(found.sequences) == {
         tuple(encode("Sorry", add_special_tokens=False)),
         tuple(encode(" Sorry", add_special_tokens=False)),
@@ -94,9 +94,9 @@ def test_texts_that_no_token_can_write_are_told(make_tokenizer):
     from derta.chat import chat_format
 
     chat = chat_format(make_tokenizer(kind="word"))
-    assert bar(chat, Decoding(barred=("Sorry", "zzzz")), stop_ids=()).sequences
+    assert bar(chat, Decoding(banned=("Sorry", "zzzz")), stop_ids=()).sequences
     with pytest.raises(ModelError, match="expected a barred text that this tokenizer can write"):
-        bar(chat, Decoding(barred=("zzzz",)), stop_ids=())
+        bar(chat, Decoding(banned=("zzzz",)), stop_ids=())
 
 
 def test_the_engine_heeds_each_prompt_and_refuses_before_it_writes(tiny_model_dir):
@@ -105,7 +105,7 @@ def test_the_engine_heeds_each_prompt_and_refuses_before_it_writes(tiny_model_di
     [free] = engine.generate([Prompt(id="free", **ask)], max_new_tokens=8)
     decode, encode = engine.chat.tokenizer.decode, engine.chat.tokenizer.encode
     said = next(one for one in free.token_ids if encode(decode([one]), add_special_tokens=False) == [one] and one < 500)
-    bent = Decoding(barred=(decode([said]).strip(),))
+    bent = Decoding(banned=(decode([said]).strip(),))
     prompts = [Prompt(id="barred", decoding=bent, **ask), Prompt(id="free", **ask)]
     replies = {reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=8)}
     assert replies["free"] == free

@@ -42,10 +42,10 @@ def rank_assisted(
     eye or with a model; here a list of openers stands in for the eye, which is weaker.
     """
     check_values("rank_assisted", steps=steps, top_k=top_k)
-    barred = shipped_lines("refusal_openers.txt")
+    banned = shipped_lines("refusal_openers.txt")
     if openers is not None:
         entries = enumerate(read_entries(openers), start=1)
-        barred = tuple(
+        banned = tuple(
             text_of(entry, fields=("text",), where=f"{openers}, opener {number}") for number, entry in entries
         )
 
@@ -57,7 +57,7 @@ def rank_assisted(
                     attack="rank_assisted",
                     variant=f"{count}-of-top{width}",
                     messages=user(request.text),
-                    decoding=Decoding(barred=barred, steps=count, top_k=width, bar_end=True),
+                    decoding=Decoding(banned=banned, steps=count, top_k=width, ban_end=True),
                 )
 
     return per_request(craft_one)

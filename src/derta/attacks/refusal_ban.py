@@ -35,7 +35,7 @@ def refusal_ban(*, words: tuple[str, ...] = ("Sorry", "sorry"), spans: tuple[Spa
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         for span in spans:
-            decoding = Decoding(barred=words, steps=None if span == "all" else span)
+            decoding = Decoding(banned=words, steps=None if span == "all" else span)
             yield craft_prompt(
                 request,
                 attack="refusal_ban",

@@ -27,15 +27,15 @@ def bar(chat: ChatFormat, decoding: Decoding, *, stop_ids: Collection[int]) -> B
         ModelError: it can write none of them.
     """
     forms = {
-        tuple(encode_continuation(chat, text, spaced=spaced)) for text in decoding.barred for spaced in (False, True)
+        tuple(encode_continuation(chat, text, spaced=spaced)) for text in decoding.banned for spaced in (False, True)
     }
     known = sorted(form for form in forms if form and chat.tokenizer.unk_token_id not in form)
     if not known:
         raise ModelError(
-            f"expected a barred text that this tokenizer can write, got {list(decoding.barred)!r:.80}; name others, "
+            f"expected a barred text that this tokenizer can write, got {list(decoding.banned)!r:.80}; name others, "
             "such as the first word of this model's refusals"
         )
-    ends = tuple((token,) for token in sorted(stop_ids)) if decoding.bar_end else ()
+    ends = tuple((token,) for token in sorted(stop_ids)) if decoding.ban_end else ()
     return Bar((*known, *ends), decoding.steps, decoding.top_k)
 
 
