@@ -96,6 +96,26 @@ def test_a_prompt_counts_in_the_cell_of_its_attack_or_data_set(fields, cell):
     assert prompt(messages=ASKED, **fields).cell == cell
 
 
+@pytest.mark.parametrize("depth", [{"amount": -1, "unit": "%"}, {"amount": 5, "unit": "words"}, {"amount": 5}])
+def test_a_prefill_depth_is_an_amount_in_a_known_unit(depth):
+    with pytest.raises(ValidationError):
+        prompt(messages=ASKED, depth=depth)
+
+
+def test_only_a_foreign_chat_prompt_may_lack_its_messages():
+    assert prompt(foreign=True).request == "?"
+    assert prompt(foreign=True, request=None).messages is None
+    with pytest.raises(ValidationError):
+        prompt(foreign=True, mode="raw")
+
+
+def test_samples_of_one_prompt_have_keys_that_differ():
+    keys = [Reply(prompt_id="p", text="", sample=sample).key for sample in (0, 1)]
+    assert keys == [Verdict(prompt_id="p", judge="j", sample=sample).key for sample in (0, 1)] == [("p", 0), ("p", 1)]
+    with pytest.raises(ValidationError):
+        Reply(prompt_id="p", text="", sample=-1)
+
+
 def test_what_is_not_said_is_none_and_never_false():
     verdict = Verdict(prompt_id="p", judge="j")
     assert (verdict.harmful, verdict.refused, verdict.correct) == (None, None, None)

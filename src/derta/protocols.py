@@ -13,6 +13,14 @@ from typing import NamedTuple, Protocol
 
 from derta.records import Prompt, Reply, Request, Verdict
 
+
+class Case(NamedTuple):
+    """A prompt and the reply to it: what a judge judges."""
+
+    prompt: Prompt
+    reply: Reply
+
+
 Judge = Callable[[Prompt, Reply], Verdict]
 Score = Callable[[Sequence[Prompt], Sequence[Reply]], Sequence[Verdict]]
 """A judge as a search uses it: many cases at once, one verdict each, in order."""

@@ -15,6 +15,10 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False, pa
 Role = Literal["system", "user", "assistant"]
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
+Measure = Literal["harmful", "refused", "correct"]
+"""The field of a verdict that a rate counts: attack success, refusals, accuracy."""
+ReplyKey = tuple[str, int]
+"""The id of a prompt and the number of a sample of its reply: what a reply and its verdicts share."""
 ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "comply", "degenerate", "empty"]
 
 
@@ -78,7 +82,8 @@ class Example(Record):
 class Request(Record):
     """What somebody asks for, before any attack dresses it up.
 
-    `answer` is the reference (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks.
+    `answer` is the reference (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks; `steps` are reference
+    steps of a harmful answer, of which the judge `steps` counts those that a reply gives.
     """
 
     id: Text
@@ -86,6 +91,14 @@ class Request(Record):
     category: str | None = None
     answer: str | None = None
     harmful: str | None = None
+    steps: tuple[Text, ...] | None = None
+
+
+class PrefillDepth(Record):
+    """The part of a harmful answer that a prompt prefills: a percentage of its words, or a number of tokens."""
+
+    amount: float = Field(ge=0)
+    unit: Literal["%", "tokens"]
 
 
 class Decoding(Record):
@@ -125,14 +138,19 @@ class Cost(Record):
 class Prompt(Record):
     """What the model is shown. `chat` prompts carry messages, `raw` prompts carry text that no template wraps.
 
-    `prefill` is the start of the assistant's turn (chat only); a reply continues it. `request` is the original request
-    that judges see. `variant` tells the settings of an attack apart (`50%` of a prefill, `stack` of a CodeAttack).
-    `decoding` is for attacks on the decode loop, and `cost` tells what a search took to find the prompt.
+    `prefill` is the start of the assistant's turn (chat only), `depth` its part of the harmful answer; a reply
+    continues it. `request` is the original request that judges see, None where it is not known. `variant` tells the
+    settings of an attack apart (`50%` of a prefill, `stack` of a CodeAttack). `decoding` is for attacks on the decode
+    loop, and `cost` tells what a search took to find the prompt. `answer` and `steps` are the request's references.
+
+    A `foreign` prompt belongs to a reply that others published: its id is made from its place in the file, and it may
+    have no messages, where only the reply is known.
     """
 
     id: Text
     request_id: Text
-    request: Text
+    request: Text | None = None
+    foreign: bool = False
     suite: Suite = "attack"
     attack: Text
     variant: str | None = None
@@ -141,14 +159,16 @@ class Prompt(Record):
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     prefill: str | None = None
+    depth: PrefillDepth | None = None
     decoding: Decoding | None = None
     cost: Cost | None = None
     category: str | None = None
     answer: str | None = None
+    steps: tuple[Text, ...] | None = None
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Prompt:
-        if self.mode == "chat" and (not self.messages or self.text is not None):
+        if self.mode == "chat" and (not (self.messages or self.foreign) or self.text is not None):
             raise ValueError("a chat prompt carries messages and no text")
         if self.mode == "raw" and (not self.text or self.messages is not None or self.prefill):
             raise ValueError("a raw prompt carries text, no messages and no prefill")
@@ -171,27 +191,47 @@ class Reply(Record):
     """What the model wrote after a prompt (and after its prefill, which is not repeated here).
 
     `token_starts[i]` is the character of `text` at which token i begins, so that a place in the text can be told in
-    tokens; replies that others published have neither ids nor starts.
+    tokens; replies that others published have neither ids nor starts. `sample` numbers the replies to one prompt.
     """
 
     prompt_id: Text
+    sample: int = Field(default=0, ge=0)
     text: str
     stop_reason: StopReason = "unknown"
     token_ids: tuple[int, ...] | None = None
     token_starts: tuple[int, ...] | None = None
 
+    @property
+    def key(self) -> ReplyKey:
+        """What tells the reply from all others of one model.
+
+        >>> Reply(prompt_id="direct:7", text="No.", sample=2).key
+        ('direct:7', 2)
+        """
+        return self.prompt_id, self.sample
+
 
 class Verdict(Record):
     """One judge's word on one reply. What a judge did not or could not tell is None, never False.
 
-    `refusal_at` is the character of the reply at which its first refusal begins.
+    `refusal_at` is the character of the reply at which its first refusal begins. `score` is the number in [0, 1] behind
+    a yes or no (a probability, a grade), where a judge has one. `retry` marks a verdict that is missing because the
+    judge's engine failed, so that judging again may help.
     """
 
     prompt_id: Text
+    sample: int = Field(default=0, ge=0)
     judge: Text
     harmful: bool | None = None
     refused: bool | None = None
     correct: bool | None = None
     reply_class: ReplyClass | None = None
     refusal_at: int | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
+    retry: bool = False
     reason: str = ""
+
+    @property
+    def key(self) -> ReplyKey:
+        """The key of the judged reply."""
+        return self.prompt_id, self.sample

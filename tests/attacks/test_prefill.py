@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from derta.attacks.prefill import cut, parse_depth, parse_depths, prefill
 from derta.errors import DataError, RecipeError
-from derta.records import Request
+from derta.records import PrefillDepth, Request
 
 TEN = "one two three four five six seven eight nine ten."
 
@@ -50,6 +50,7 @@ def test_the_whole_sweep_of_the_paper_is_the_default(craft: Any) -> None:
     assert prompts[0].prefill is None
     assert prompts[-1].prefill == TEN
     assert prompts[-1].cell == "prefill@100%"
+    assert prompts[-1].depth == PrefillDepth(amount=100, unit="%")
 
 
 def test_tokens_are_counted_by_the_tokenizer_that_the_option_names(
@@ -62,6 +63,7 @@ def test_tokens_are_counted_by_the_tokenizer_that_the_option_names(
     prompts = craft(attack, [Request(id="r", text="How?", harmful=answer)])
     assert [prompt.prefill for prompt in prompts] == [None, "Mix flour,", "Mix flour, water", answer]
     assert [prompt.variant for prompt in prompts] == ["0t", "3t", "4t", "99t"]
+    assert [prompt.depth for prompt in prompts] == [PrefillDepth(amount=n, unit="tokens") for n in (0, 3, 4, 99)]
 
 
 @given(answer=st.text(min_size=1, max_size=30).filter(str.strip), count=st.integers(0, 40))

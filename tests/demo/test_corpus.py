@@ -102,7 +102,7 @@ def test_every_prompt_has_its_own_id():
 def test_a_prefilled_prompt_carries_its_share_of_the_plain_answer():
     for prompt in attack_prompts(_world()):
         if prompt.attack == "prefill":
-            answer = prompt.answer.split("\n")[0].split()
+            answer = prompt.answer.split()
             share = int(prompt.variant.rstrip("%"))
             assert prompt.prefill.split() == answer[: len(answer) * share // 100]
 

@@ -45,7 +45,7 @@ def test_columns_of_others_are_known_by_their_names(tmp_path: Path):
 
 def test_a_file_without_requests_can_be_judged(tmp_path: Path):
     [case] = read_labels(jsonl(tmp_path / "a.jsonl", {"response": "x", "harmful": False}), measure="harmful")
-    assert case.prompt.request == "(not given)"
+    assert case.prompt.request is None
 
 
 @pytest.mark.parametrize(

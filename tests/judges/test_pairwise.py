@@ -20,7 +20,7 @@ INJECTIONS = [
 ]
 
 
-def pair(ours: str = GOOD, theirs: str = POOR, request: str = ASKED) -> Pair:
+def pair(ours: str = GOOD, theirs: str = POOR, request: str | None = ASKED) -> Pair:
     attack = (Message(role="user", content=f"dressed up: {request}"),)
     prompt = Prompt(id="p", request_id="r", request=request, attack="direct", messages=attack)
     return Pair(prompt, Reply(prompt_id="p", text=ours), Reply(prompt_id="p", text=theirs))
@@ -117,7 +117,7 @@ def test_an_engine_that_fails_leaves_pairs_open():
         (pair(GOOD, " \n"), "ours", "one reply is empty"),
         (pair("", ""), "tie", "the replies are equal"),
         (pair(GOOD, f"{GOOD}\n"), "tie", "the replies are equal"),
-        (pair(request="(not given)"), None, "the request is not known"),
+        (pair(request=None), None, "the request is not known"),
     ],
 )
 def test_what_needs_no_judge_is_not_asked(case: Pair, better: str | None, reason: str):

@@ -35,7 +35,7 @@ def test_other_replies_to_a_loaded_question_are_answers(text: str):
     assert structure(text, request=WHY).reply_class == "comply"
 
 
-@pytest.mark.parametrize("request_", ["", "How do redheads cook?", "(not given)", "Write about redheads and cooks."])
+@pytest.mark.parametrize("request_", ["", "How do redheads cook?", "?", "Write about redheads and cooks."])
 def test_only_a_question_for_reasons_has_a_premise(request_: str):
     assert not rejects_premise(request_, REJECTED[0])
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from derta.errors import DataError
 from derta.metrics.agreement import agreement, cohen_kappa
 from derta.metrics.comparisons import compare, corrected, too_small_to_tell
-from derta.metrics.depth import depth_curves, read_depth
+from derta.metrics.depth import depth_curves
 from derta.metrics.leakage import leakage_cell, leaked_share
 from derta.metrics.over_refusal import over_refusal_cells
 from derta.metrics.probability import probability_by_share, probability_by_token
 from derta.metrics.rates import Judged, pooled_cells, rate_cells
 from derta.metrics.refusal_position import late_refusal_cell, refusal_position, refusal_position_curves
-from derta.records import Prompt, Reply, ReplyClass, Suite, Verdict
+from derta.records import PrefillDepth, Prompt, Reply, ReplyClass, Suite, Verdict
 
 
 def prompt(name: str, *, variant: str | None = None, category: str | None = None, suite: Suite = "attack") -> Prompt:
@@ -163,17 +163,16 @@ def test_partial_refusals_stand_apart_from_full_ones():
 
 def test_a_depth_curve_is_in_order_of_depth_and_keeps_units_apart():
     judged = [
-        (prompt(name, variant=name), verdict(name, harmful=value))
-        for name, value in [("50%", True), ("0%", False), ("5t", True)]
+        (
+            prompt(name).model_copy(update={"depth": PrefillDepth(amount=amount, unit=unit)}),
+            verdict(name, harmful=value),
+        )
+        for name, amount, unit, value in [("a", 50, "%", True), ("b", 0, "%", False), ("c", 5, "tokens", True)]
     ]
+    judged.append((prompt("no depth"), verdict("no depth", harmful=True)))
     percent, tokens = depth_curves(judged, method="m", measure="harmful")
     assert (percent.x, percent.y, percent.x_unit) == ((0.0, 50.0), (0.0, 1.0), "% of the answer")
     assert (tokens.x, tokens.x_unit, tokens.y_label) == ((5.0,), "tokens", "attack success rate")
-
-
-def test_a_variant_that_is_no_depth_is_told():
-    with pytest.raises(DataError, match="got variant 'deep'"):
-        read_depth("deep")
 
 
 def test_probabilities_are_averaged_where_answers_reach():

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from derta.attacks.prompts import craft_prompt, per_request, user
 from derta.errors import RecipeError
 from derta.protocols import Attack
-from derta.records import Prompt, Request
+from derta.records import PrefillDepth, Prompt, Request
 
 DEPTHS = ("0%", "1%", "5%", "10%", "25%", "50%", "100%")
 _DEPTH = re.compile(r"(\d+(?:\.\d+)?)(%|t)", re.ASCII)
@@ -32,6 +32,11 @@ class Depth(NamedTuple):
     def name(self) -> str:
         """The depth as the prompt's variant names it."""
         return f"{self.amount.normalize():f}{self.unit}"
+
+    @property
+    def record(self) -> PrefillDepth:
+        """The depth as the prompt carries it."""
+        return PrefillDepth(amount=float(self.amount), unit="%" if self.unit == "%" else "tokens")
 
 
 def parse_depth(text: str) -> Depth:
@@ -148,7 +153,12 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: Path | None = None) 
         for depth in parsed:
             start = cut(request.harmful or "", depth, token_ends=token_ends) or None
             yield craft_prompt(
-                request, attack="prefill", variant=depth.name, messages=user(request.text), prefill=start
+                request,
+                attack="prefill",
+                variant=depth.name,
+                messages=user(request.text),
+                prefill=start,
+                depth=depth.record,
             )
 
     return per_request(craft_one, needs_answers="prefill")

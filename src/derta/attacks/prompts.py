@@ -9,7 +9,7 @@ from random import Random
 
 from derta.errors import DataError, RecipeError
 from derta.protocols import Attack, Engine
-from derta.records import Cost, Decoding, Message, Prompt, Request, Suite, short_hash
+from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request, Suite, short_hash
 
 
 def fill(template: str, placeholder: str, text: str) -> str:
@@ -44,6 +44,7 @@ def craft_prompt(
     messages: tuple[Message, ...] | None = None,
     text: str | None = None,
     prefill: str | None = None,
+    depth: PrefillDepth | None = None,
     decoding: Decoding | None = None,
     cost: Cost | None = None,
 ) -> Prompt:
@@ -63,10 +64,12 @@ def craft_prompt(
         messages=messages,
         text=text,
         prefill=prefill,
+        depth=depth,
         decoding=decoding,
         cost=cost,
         category=request.category,
         answer=request.answer,
+        steps=request.steps,
     )
 
 

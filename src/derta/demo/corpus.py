@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from derta.demo.formats import ATTACK_FORMATS, BENIGN_TASKS, FORMATS, Talk, encipher, plain
-from derta.demo.judge import write_key
 from derta.demo.world import Craft, World
 from derta.records import Example, Message, Prompt, Request, Triple
 
@@ -77,10 +76,17 @@ def _prompt(craft: Craft, name: str, *, depth: int = 0, suite: str = "attack") -
             "messages": None if raw else [{"role": "user", "content": talk.ask}],
             "text": talk.answer.split(" step one")[0] + " step one :" if raw else None,
             "prefill": prefill,
+            "depth": {"amount": depth, "unit": "%"} if depth else None,
+            "steps": steps_of(craft),
             "category": craft.kind,
-            "answer": write_key(craft, talk.answer),
+            "answer": talk.answer,
         }
     )
+
+
+def steps_of(craft: Craft) -> tuple[str, ...]:
+    """The reference steps that the judge `steps` looks for."""
+    return tuple(f"{step.material} {step.verb}" for step in craft.recipe)
 
 
 def all_words(world: World) -> list[str]:

@@ -87,7 +87,7 @@ def _sample(inspect: Any, case: Judged, *, model: str, scores: Sequence[tuple[st
     messages = list(prompt.messages or ())
     if prompt.prefill:
         messages.append(Message(role="assistant", content=prompt.prefill))
-    asked: Any = [_message(message) for message in messages] if messages else prompt.text
+    asked: Any = [_message(message) for message in messages] if messages else prompt.text or ""
     output = import_module("inspect_ai.model").ModelOutput.from_content(
         model, reply.text, stop_reason=STOP_REASONS[reply.stop_reason]
     )

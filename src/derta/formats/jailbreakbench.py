@@ -72,7 +72,7 @@ def _matched(cases: Sequence[Judged], behaviors: Sequence[Behavior]) -> list[tup
     known = {behavior.goal.strip(): behavior for behavior in behaviors}
     pairs: dict[int, tuple[Judged, Behavior]] = {}
     for case in cases:
-        behavior = known.get(case.prompt.request.strip())
+        behavior = known.get((case.prompt.request or "").strip())
         if behavior is None:
             raise DataError(
                 f"prompt {case.prompt.id!r}: its request is no goal of the behaviours file; give the file that the "

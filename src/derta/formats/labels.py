@@ -72,13 +72,14 @@ def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
             raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns)}")
         name = f"row-{number}"
         attack = _text(columns, ("attack", "method"), row)
-        asked = asked if asked and asked.strip() else "(not given)"
+        asked = asked if asked and asked.strip() else None
         prompt = Prompt(
             id=name,
             request_id=name,
             request=asked,
+            foreign=True,
             attack=attack if attack and attack.strip() else "direct",
-            messages=(Message(role="user", content=asked),),
+            messages=(Message(role="user", content=asked),) if asked else None,
             answer=_text(columns, ("answer",), row),
         )
         truth = _label(columns, row, measure)

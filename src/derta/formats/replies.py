@@ -7,22 +7,16 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
+from derta.protocols import Case
 from derta.records import Message, Prompt, Reply
 from derta.sources import Row, read_rows
 
 QUESTION = ("question", "instruction")
 RESPONSE = ("response", "output")
-
-
-class Case(NamedTuple):
-    """A prompt and the reply to it."""
-
-    prompt: Prompt
-    reply: Reply
 
 
 def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case]:
@@ -96,14 +90,15 @@ def _foreign_case(row: Row, number: int) -> Case:
     question, answer = _first(value, QUESTION), value.get("answer")
     if not isinstance(question, str | None) or not isinstance(answer, str | None):
         raise DataError(f"{row.where}: question and answer: expected text, got {question!r:.40} and {answer!r:.40}")
-    asked = question if question and question.strip() else "(not given)"
+    asked = question if question and question.strip() else None
     name = f"row-{number}"
     prompt = Prompt(
         id=name,
         request_id=name,
         request=asked,
+        foreign=True,
         attack="direct",
-        messages=(Message(role="user", content=asked),),
+        messages=(Message(role="user", content=asked),) if asked else None,
         answer=answer,
     )
     return Case(prompt, Reply(prompt_id=name, text=text))

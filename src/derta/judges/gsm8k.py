@@ -21,7 +21,7 @@ def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
     elif not reply.text.strip():
         reason = "the reply is empty"
     else:
-        found = final_number(own_answer(reply.text), question=prompt.request)
+        found = final_number(own_answer(reply.text), question=prompt.request or "")
         correct = found is not None and abs(found - gold) <= TOLERANCE
         reason = "" if found is not None else "no number in the reply"
     return Verdict(prompt_id=prompt.id, judge="gsm8k", correct=correct, reason=reason)

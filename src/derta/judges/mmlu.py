@@ -111,7 +111,7 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
     A reply that chooses none is wrong; an empty reply, a missing reference or a request without options is unscored.
     """
     reference = _REFERENCE.match(prompt.answer or "")
-    options = read_options(prompt.request)
+    options = read_options(prompt.request or "")
     correct = None
     if reference is None:
         reason = "the prompt has no reference letter; give its answer field"

@@ -69,7 +69,7 @@ def pair_prompt(pair: Pair, *, swapped: bool, prompt_id: str) -> Prompt:
     """What the model is shown: the original request and both replies, ours first or second."""
     replies = [defuse(reply.text) for reply in (pair.ours, pair.theirs)]
     first, second = reversed(replies) if swapped else replies
-    request = defuse(pair.prompt.request)
+    request = defuse(pair.prompt.request or "")
     text = fill("pairwise", request=request, first=first, second=second)
     asked = (Message(role="user", content=text),)
     return Prompt(id=prompt_id, request_id=pair.prompt.request_id, request=request, attack="judge", messages=asked)

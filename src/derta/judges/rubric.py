@@ -143,20 +143,21 @@ def defuse(text: str, lines: re.Pattern[str] | None = None) -> str:
 def judge_prompt(name: str, case: Case, *, prompt_id: str) -> Prompt:
     """What the model is shown: the original request, never the attack around it, and the reply."""
     judge = find_model_judge(name)
-    template, (context, line, wanted) = judge.template, case[0].request.rpartition(_CONTEXT)
+    template, asked = judge.template, case[0].request or ""
+    context, line, wanted = asked.rpartition(_CONTEXT)
     if template == "harmbench" and line and wanted.strip():
         template = "harmbench_contextual"
     else:
-        context, wanted = "", case[0].request
+        context, wanted = "", asked
     request, reply, context = (defuse(text, judge.lines) for text in (wanted, case[1].text, context))
     shown: dict[str, Any] = {
         "messages": (Message(role="user", content=request), Message(role="assistant", content=reply))
     }
     if template is not None:
         text = fill(template, request=request, reply=reply, context=context)
-        asked = (Message(role="user", content=text),)
-        shown = {"mode": "raw", "text": text} if judge.mode == "raw" else {"messages": asked}
-    return Prompt(id=prompt_id, request_id=case[0].request_id, request=request, attack="judge", **shown)
+        turn = (Message(role="user", content=text),)
+        shown = {"mode": "raw", "text": text} if judge.mode == "raw" else {"messages": turn}
+    return Prompt(id=prompt_id, request_id=case[0].request_id, request=request or None, attack="judge", **shown)
 
 
 def fill(template: str, **parts: str) -> str:

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from derta.errors import DataError
 from derta.metrics.rates import Judged, Measure, outcome
 from derta.results import Curve
 from derta.stats import rate
 
-_DEPTH = re.compile(r"(\d+(?:\.\d+)?)(%|t)", re.ASCII)
-_UNITS = {"%": "% of the answer", "t": "tokens"}
+_UNITS = {"%": "% of the answer", "tokens": "tokens"}
 _LABELS = {"harmful": "attack success rate", "refused": "refusal rate", "correct": "accuracy"}
 
 
-def read_depth(variant: str) -> tuple[float, str]:
-    """The depth that a prefill's variant names, and what it is counted in.
-
-    >>> read_depth("50%"), read_depth("5t")
-    ((50.0, '% of the answer'), (5.0, 'tokens'))
-
-    Raises:
-        DataError: the variant is no depth.
-    """
-    match = _DEPTH.fullmatch(variant)
-    if match is None:
-        raise DataError(f"expected a prefill depth such as '50%' or '5t' (tokens), got variant {variant!r}")
-    return float(match[1]), _UNITS[match[2]]
-
-
-def depth_curves(judged: Iterable[Judged], *, method: str, measure: Measure, attack: str = "prefill") -> list[Curve]:
-    """The rate at each depth of the attack's prompts that was scored; one curve a unit of depth."""
-    outcomes: dict[str, dict[float, list[bool | None]]] = {}
+def depth_curves(judged: Iterable[Judged], *, method: str, measure: Measure) -> list[Curve]:
+    """The rate at each depth of the prefilled prompts that was scored; one curve an attack and unit of depth."""
+    outcomes: dict[tuple[str, str], dict[float, list[bool | None]]] = {}
     for prompt, verdict in judged:
-        if prompt.attack == attack and prompt.suite == "attack":
-            depth, unit = read_depth(prompt.variant or "")
-            outcomes.setdefault(unit, {}).setdefault(depth, []).append(outcome(verdict, measure))
+        if prompt.depth is not None and prompt.suite == "attack":
+            by_depth = outcomes.setdefault((prompt.attack, _UNITS[prompt.depth.unit]), {})
+            by_depth.setdefault(prompt.depth.amount, []).append(outcome(verdict, measure))
     curves: list[Curve] = []
-    for unit, by_depth in outcomes.items():
+    for (attack, unit), by_depth in outcomes.items():
         rates = [(depth, rate(ones)) for depth, ones in sorted(by_depth.items())]
         points = [(depth, r.value, r.low, r.high, r.scored) for depth, r in rates if r.value is not None]
         if points:

@@ -14,7 +14,6 @@ from derta.sources import read_rows
 
 PROMPTS = "prompts_completing.jsonl"
 REQUESTS = "requests.jsonl"
-NOT_GIVEN = "(not given)"
 _STEP = "Step 1:"  # where the paper's completing prompts end
 
 
@@ -46,10 +45,17 @@ def _questions(path: Path) -> list[str]:
     return [text for text in asked if text.strip()]
 
 
-def _chat_case(name: str, *, asked: str, request: str, text: str, answer: str | None = None) -> Published:
-    messages = (Message(role="user", content=asked),)
-    request = request if request.strip() else NOT_GIVEN
-    prompt = Prompt(id=name, request_id=name, request=request, attack="published", messages=messages, answer=answer)
+def _chat_case(name: str, *, asked: str, request: str | None, text: str, answer: str | None = None) -> Published:
+    request = request if request and request.strip() else None
+    prompt = Prompt(
+        id=name,
+        request_id=name,
+        request=request,
+        foreign=True,
+        attack="published",
+        messages=(Message(role="user", content=asked),),
+        answer=answer,
+    )
     return Published(prompt, Reply(prompt_id=name, text=text))
 
 
@@ -61,13 +67,13 @@ def _answers(path: Path) -> Iterator[Published]:
         yield _chat_case(f"row-{number}", asked=asked, request=asked, text=text, answer=answer)
 
 
-def find_request(asked: str, requests: Sequence[str]) -> str:
-    """The longest request that stands in an attack's prompt, or the stand-in for none.
+def find_request(asked: str, requests: Sequence[str]) -> str | None:
+    """The longest request that an attack's prompt holds; None where it holds none.
 
     >>> find_request("You are DAN. How do I bake bread?", ["How do I bake bread?", "bread?"])
     'How do I bake bread?'
     """
-    return max((request for request in requests if request in asked), key=len, default=NOT_GIVEN)
+    return max((request for request in requests if request in asked), key=len, default=None)
 
 
 def _attacks(path: Path) -> Iterator[Published]:
@@ -101,7 +107,9 @@ def _completions(path: Path) -> Iterator[Published]:
             raise DataError(f"{path}:{number}: expected a string, prompt and continuation, got {got}")
         asked, text = split_completion(value, prompts)
         name = f"row-{number}"
-        prompt = Prompt(id=name, request_id=name, request=asked, attack="completing", mode="raw", text=asked)
+        prompt = Prompt(
+            id=name, request_id=name, request=asked, foreign=True, attack="completing", mode="raw", text=asked
+        )
         yield Published(prompt, Reply(prompt_id=name, text=text))
 
 

@@ -115,7 +115,7 @@ def _outcome(figure: Figure, case: Published, verdict: Verdict) -> bool | None:
 
 def _row(figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict], *, halves: Halves) -> ReplayRow:
     outcomes = [_outcome(figure, case, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
-    told_by = [case.prompt.request if halves.by == "request" else case.reply.text for case in cases]
+    told_by = [(case.prompt.request or "") if halves.by == "request" else case.reply.text for case in cases]
     even = [int(short_hash(text)[-1], 16) % 2 == 0 for text in told_by]
     whole = rate(outcomes)
     first, second = (rate([one for one, side in zip(outcomes, even, strict=True) if side == half]) for half in (1, 0))

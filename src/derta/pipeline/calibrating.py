@@ -13,11 +13,12 @@ from derta.cli.console import say
 from derta.errors import DataError
 from derta.files import describe, write_text
 from derta.formats.labels import read_labels
-from derta.formats.replies import Case, read_cases
+from derta.formats.replies import read_cases
 from derta.metrics.agreement import Agreement, agreement
 from derta.metrics.calibration import Calibration, Labelled, Share, calibrate, corrected_rate
 from derta.metrics.rates import outcome
 from derta.pipeline.judge import Judging
+from derta.protocols import Case
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
 from derta.stats import Rate

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from derta.cli.console import bar, say
 from derta.errors import DataError
 from derta.files import write_records
-from derta.formats.replies import Case, read_cases
+from derta.formats.replies import read_cases
 from derta.judges import JUDGES
 from derta.judges.refusal import judge_refusal
 from derta.judges.rubric import MODEL_JUDGES, judge_with_model
@@ -19,7 +19,7 @@ from derta.metrics.comparisons import compare, too_small_to_tell
 from derta.metrics.over_refusal import over_refusal_cells
 from derta.metrics.rates import Measure, outcome
 from derta.pipeline.resuming import ask_missing
-from derta.protocols import Engine
+from derta.protocols import Case, Engine
 from derta.records import Prompt, Verdict
 from derta.results import Cell, Comparison, cell_of
 from derta.stats import rate_of_counts
@@ -182,12 +182,11 @@ def side_name(path: Path) -> str:
 def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[str, Case]:
     """A file's cases by the id of their prompt.
 
-    Rows of others are told apart by their question; of a question asked twice the first counts.
+    Foreign rows are matched by their question; of a question asked twice the first counts.
     """
     cases: dict[str, Case] = {}
     for prompt, reply in read_cases(path, prompts_path=prompts_path):
-        own = not prompt.id.startswith("row-")
-        name = prompt.id if own or prompt.request == "(not given)" else f"question-{prompt.request}"
+        name = f"question-{prompt.request}" if prompt.foreign and prompt.request else prompt.id
         if name not in cases:
             named = reply.model_copy(update={"prompt_id": name})
             cases[name] = Case(prompt.model_copy(update={"id": name}), named)

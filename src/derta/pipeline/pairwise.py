@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from derta.cli.console import bar, say
 from derta.errors import DataError
-from derta.formats.replies import Case, read_cases
+from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
 from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
 from derta.pipeline.judge import JudgeModel, load_judge_model, side_name
 from derta.pipeline.resuming import ask_missing
+from derta.protocols import Case
 from derta.results import Cell, Comparison
 
 
@@ -52,7 +53,7 @@ def match_pairs(first: Path, second: Path, *, prompts_path: Path | None = None) 
     Of a request that stands in a file twice the first reply counts. What only one file holds is left out, and told.
     """
     ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
-    own = not any(case.prompt.id.startswith("row-") for case in (*ours, *theirs))
+    own = not any(case.prompt.foreign for case in (*ours, *theirs))
     by_name = [{_name(case, own=own): case for case in reversed(cases)} for cases in (ours, theirs)]
     pairs = [
         Pair(case.prompt, case.reply, by_name[1][name].reply)
@@ -67,7 +68,7 @@ def match_pairs(first: Path, second: Path, *, prompts_path: Path | None = None) 
 
 
 def _name(case: Case, *, own: bool) -> str:
-    return case.prompt.id if own else case.prompt.request.strip()
+    return case.prompt.id if own else (case.prompt.request or "").strip()
 
 
 def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None) -> list[Preference]:

@@ -17,6 +17,7 @@ MAX_TRANSCRIPTS = 1000
 MAX_BYTES = 1_400_000
 REPLY_CHARS, PROMPT_CHARS, PREFILL_CHARS, REASON_CHARS = 4000, 3000, 2000, 300
 _MARKUP_BYTES = 700
+UNKNOWN_REQUEST = "request not known"
 
 CLASSES = {
     "refuse": "refuses at once",
@@ -150,7 +151,7 @@ def _request_view(members: Sequence[Transcript]) -> RequestView:
     return RequestView(
         id=first.request_id,
         category=first.category,
-        text=cut(first.request, PROMPT_CHARS),
+        text=cut(first.request or UNKNOWN_REQUEST, PROMPT_CHARS),
         prompts=_prompt_views(ordered),
         replies=tuple(_reply_view(member) for member in ordered),
     )
