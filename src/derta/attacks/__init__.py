@@ -9,20 +9,20 @@ from typing import TypeVar
 
 from pydantic import ValidationError, validate_call
 
-from derta.attacks.autodan import autodan
-from derta.attacks.code_attack import code_attack
-from derta.attacks.completing import completing
-from derta.attacks.direct import direct
-from derta.attacks.escalation import escalation
-from derta.attacks.jailbreak_chat import jailbreak_chat
-from derta.attacks.multi_turn import multi_turn
-from derta.attacks.pair import pair
-from derta.attacks.past_the_refusal import past_the_refusal
-from derta.attacks.prefill import prefill
-from derta.attacks.rank_assisted import rank_assisted
-from derta.attacks.refusal_ban import refusal_ban
-from derta.attacks.refusal_flood import refusal_flood
-from derta.attacks.self_cipher import self_cipher
+from derta.attacks.adaptive.autodan import autodan
+from derta.attacks.adaptive.escalation import escalation
+from derta.attacks.adaptive.multi_turn import multi_turn
+from derta.attacks.adaptive.pair import pair
+from derta.attacks.static.code_attack import code_attack
+from derta.attacks.static.completing import completing
+from derta.attacks.static.direct import direct
+from derta.attacks.static.jailbreak_chat import jailbreak_chat
+from derta.attacks.static.past_the_refusal import past_the_refusal
+from derta.attacks.static.prefill import prefill
+from derta.attacks.static.rank_assisted import rank_assisted
+from derta.attacks.static.refusal_ban import refusal_ban
+from derta.attacks.static.refusal_flood import refusal_flood
+from derta.attacks.static.self_cipher import self_cipher
 from derta.errors import RecipeError
 from derta.files import describe
 from derta.protocols import Attack, Search

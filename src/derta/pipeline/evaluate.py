@@ -8,7 +8,7 @@ from random import Random
 from typing import TypeVar
 
 from derta.attacks import SEARCHES, build_attack
-from derta.attacks.prompts import as_suite
+from derta.attacks.base import as_suite
 from derta.cli.console import bar
 from derta.errors import DataError, RecipeError
 from derta.files import Appender, drop_torn_line, read_records, write_records

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from derta.attacks import LED, SEARCHES, build_attack, build_search
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
-from derta.attacks.prompts import as_suite
+from derta.attacks.base import as_suite
 from derta.cli.console import bar
 from derta.data.requests import read_requests
 from derta.engines.build import build_engine, check_settings

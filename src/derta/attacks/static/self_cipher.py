@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from derta.attacks.prompts import craft_prompt, fill, per_request, shipped_text, user
+from derta.attacks.base import craft_prompt, fill, per_request, shipped_text, user
 from derta.errors import DataError, RecipeError
 from derta.protocols import Attack
 from derta.records import Message, Prompt, Request

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from derta.attacks.prompts import check_values, craft_prompt, per_request, shipped_lines, user
+from derta.attacks.base import check_values, craft_prompt, per_request, shipped_lines, user
 from derta.protocols import Attack
 from derta.records import Decoding, Prompt, Request
 from derta.sources import read_entries, text_of

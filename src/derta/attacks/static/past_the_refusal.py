@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from derta.attacks.prompts import check_values, craft_prompt, per_request, shipped_lines, user
+from derta.attacks.base import check_values, craft_prompt, per_request, shipped_lines, user
 from derta.protocols import Attack
 from derta.records import Prompt, Request
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from derta.attacks.prompts import craft_prompt, fill, per_request, user
+from derta.attacks.base import craft_prompt, fill, per_request, user
 from derta.errors import DataError, RecipeError
 from derta.protocols import Attack
 from derta.records import Prompt, Request

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.prompts import craft_prompt, per_request
+from derta.attacks.base import craft_prompt, per_request
 from derta.protocols import Attack
 from derta.records import Prompt, Request
 

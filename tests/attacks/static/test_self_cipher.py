@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from derta.attacks.self_cipher import read_demonstrations, self_cipher
+from derta.attacks.static.self_cipher import read_demonstrations, self_cipher
 from derta.errors import DataError
 from derta.records import Request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from derta.attacks.prompts import craft_prompt, per_request, user
+from derta.attacks.base import craft_prompt, per_request, user
 from derta.protocols import Attack
 from derta.records import Prompt, Request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.prompts import craft_prompt, per_request, user
+from derta.attacks.base import craft_prompt, per_request, user
 from derta.errors import RecipeError
 from derta.protocols import Attack
 from derta.records import PrefillDepth, Prompt, Request

@@ -8,10 +8,10 @@ from math import isfinite
 from random import Random
 from typing import NamedTuple
 
-from derta.attacks.asking import ask_all, ask_prompt, mean_likelihoods
+from derta.attacks.adaptive.genes import MARK, cross, draw, join, reword, sentences, word_scores
 from derta.attacks.attempts import Attempt, grade
-from derta.attacks.genes import MARK, cross, draw, join, reword, sentences, word_scores
-from derta.attacks.prompts import fill, shipped_text, user
+from derta.attacks.base import fill, shipped_text, user
+from derta.attacks.search import ask_all, ask_prompt, mean_likelihoods
 from derta.protocols import Means
 from derta.records import Cost, Message, Request
 

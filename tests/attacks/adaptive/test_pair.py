@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from derta.attacks import SEARCHES, build_search
+from derta.attacks.adaptive.drafts import Draft, Malformed, read_draft
 from derta.attacks.attempts import read_attempts, success_by_budget
-from derta.attacks.drafts import Draft, Malformed, read_draft
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, ModelError, RecipeError, RunError
 from derta.protocols import Means

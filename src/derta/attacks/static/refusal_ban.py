@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from derta.attacks.prompts import check_values, craft_prompt, per_request, user
+from derta.attacks.base import check_values, craft_prompt, per_request, user
 from derta.protocols import Attack
 from derta.records import Decoding, Prompt, Request
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.prompts import craft_prompt, fill, per_request, shipped_text, user
+from derta.attacks.base import craft_prompt, fill, per_request, shipped_text, user
 from derta.errors import RecipeError
 from derta.protocols import Attack
 from derta.records import Prompt, Request

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.attacks import build_search
+from derta.attacks.adaptive.genes import MARK, cross, join, read_synonyms, reword, sentences, word_scores
 from derta.attacks.attempts import read_attempts
-from derta.attacks.genes import MARK, cross, join, read_synonyms, reword, sentences, word_scores
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, ModelError, RecipeError
 from derta.protocols import Means

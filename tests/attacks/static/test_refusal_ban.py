@@ -1,8 +1,8 @@
 import pytest
 
 from derta.attacks import build_attack
-from derta.attacks.rank_assisted import rank_assisted
-from derta.attacks.refusal_ban import refusal_ban
+from derta.attacks.static.rank_assisted import rank_assisted
+from derta.attacks.static.refusal_ban import refusal_ban
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RecipeError
 from derta.records import Decoding, Request

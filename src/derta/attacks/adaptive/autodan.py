@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from derta.attacks.adaptive.evolution import Settings, evolve
+from derta.attacks.adaptive.genes import MARK, join, read_synonyms
 from derta.attacks.attempts import Attempt, total, tries_by_request
-from derta.attacks.evolving import Settings, evolve
-from derta.attacks.genes import MARK, join, read_synonyms
-from derta.attacks.jailbreak_chat import PLACEHOLDER, read_templates
-from derta.attacks.prompts import check_ids, craft_prompt, fill, own_rng, shipped_lines
+from derta.attacks.base import check_ids, craft_prompt, fill, own_rng, shipped_lines
+from derta.attacks.static.jailbreak_chat import PLACEHOLDER, read_templates
 from derta.errors import RecipeError
 from derta.files import Appender
 from derta.protocols import Means, Search

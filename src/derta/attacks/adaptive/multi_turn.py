@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from derta.attacks.asking import ask_all, ask_prompt
 from derta.attacks.attempts import Attempt, total, tries_by_request
-from derta.attacks.prompts import check_ids, check_values, craft_prompt, fill, shipped_lines, user
+from derta.attacks.base import check_ids, check_values, craft_prompt, fill, shipped_lines, user
+from derta.attacks.search import ask_all, ask_prompt
 from derta.errors import RecipeError
 from derta.files import Appender
 from derta.protocols import Means, Search

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.attacks import build_attack
-from derta.attacks.past_the_refusal import past_the_refusal
-from derta.attacks.refusal_flood import flood, refusal_flood
+from derta.attacks.static.past_the_refusal import past_the_refusal
+from derta.attacks.static.refusal_flood import flood, refusal_flood
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RecipeError
 from derta.records import Request

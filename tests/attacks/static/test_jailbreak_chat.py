@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from derta.attacks import build_attack
-from derta.attacks.jailbreak_chat import jailbreak_chat, read_templates
+from derta.attacks.static.jailbreak_chat import jailbreak_chat, read_templates
 from derta.errors import DataError, RecipeError
 from derta.records import Request
 

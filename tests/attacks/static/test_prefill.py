@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks.prefill import cut, parse_depth, parse_depths, prefill
+from derta.attacks.static.prefill import cut, parse_depth, parse_depths, prefill
 from derta.errors import DataError, RecipeError
 from derta.records import PrefillDepth, Request
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks.completing import FALLBACK, RULES, STEP, completing, rewrite, rule_counts
+from derta.attacks.static.completing import FALLBACK, RULES, STEP, completing, rewrite, rule_counts
 from derta.records import Request
 
 FOLDER = os.environ.get("DERTA_DATA")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from derta.attacks.refining import Settings, refine
+from derta.attacks.adaptive.refinement import Settings, refine
 from derta.protocols import Search
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.asking import Answers, ask_all, ask_prompt
+from derta.attacks.adaptive.drafts import Draft, Malformed, attacker_messages, instructions, read_draft
 from derta.attacks.attempts import Attempt, best, grade, total, tries_by_request
-from derta.attacks.drafts import Draft, Malformed, attacker_messages, instructions, read_draft
-from derta.attacks.prompts import check_ids, craft_prompt, user
+from derta.attacks.base import check_ids, craft_prompt, user
+from derta.attacks.search import Answers, ask_all, ask_prompt
 from derta.errors import RecipeError
 from derta.files import Appender
 from derta.protocols import Engine, Means, Score, Search

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from derta.attacks.past_the_refusal import REFUSAL
-from derta.attacks.prefill import cut, parse_depth
-from derta.attacks.prompts import check_values, craft_prompt, per_request, user
+from derta.attacks.base import check_values, craft_prompt, per_request, user
+from derta.attacks.static.past_the_refusal import REFUSAL
+from derta.attacks.static.prefill import cut, parse_depth
 from derta.errors import RecipeError
 from derta.protocols import Attack
 from derta.records import Prompt, Request

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from derta.attacks.direct import direct
-from derta.attacks.prompts import as_suite, per_request
+from derta.attacks.base import as_suite, per_request
+from derta.attacks.static.direct import direct
 from derta.errors import DataError
 from derta.records import Prompt, Request
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks.code_attack import STRUCTURES, code_attack, pushes
+from derta.attacks.static.code_attack import STRUCTURES, code_attack, pushes
 from derta.records import Request
 
 FOLDER = os.environ.get("DERTA_DATA")

@@ -1,0 +1,1 @@
+"""Attacks that craft their prompts from the requests alone, one file each."""
