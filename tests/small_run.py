@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from derta.cli.console import LOGGER, ConsoleHandler
 from derta.cli.main import main
 
 THINGS = (
@@ -41,7 +43,7 @@ Derta = Callable[..., Called]
 
 
 @pytest.fixture
-def derta(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Derta:
+def derta(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Generator[Derta]:
     """Run one command; a DertaError must have become an exit code, anything else raises here."""
 
     def call(*words: object) -> Called:
@@ -54,7 +56,14 @@ def derta(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
             code = int(leaving.code or 0)
         return Called(code, *capfd.readouterr())
 
-    return call
+    yield call
+    forget_console()
+
+
+def forget_console() -> None:
+    """Leave the logger as a program finds it that is not the command line."""
+    LOGGER.handlers = [handler for handler in LOGGER.handlers if not isinstance(handler, ConsoleHandler)]
+    LOGGER.setLevel(logging.NOTSET)
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:

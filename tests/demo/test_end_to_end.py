@@ -12,6 +12,7 @@ from derta.demo.tuning import DPO, TUNING
 from derta.demo.world import build_world
 from derta.errors import RunError
 from derta.pipeline.report import write_again
+from derta.protocols import Display
 from derta.reporting import read_summary
 
 METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
@@ -115,7 +116,8 @@ def test_a_folder_of_other_seeds_is_refused(small, tmp_path, monkeypatch):
         demo.run_demo(folder=tmp_path / "demo", seeds=(0,))
 
 
-def test_without_trl_the_demo_leaves_dpo_out_and_says_so(monkeypatch, capfd):
+def test_without_trl_the_demo_leaves_dpo_out_and_says_so(monkeypatch, caplog):
+    caplog.set_level("INFO", "derta")
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
-    assert demo.installed_methods() == tuple(method for method in METHODS if method != "dpo")
-    assert capfd.readouterr().err == "dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it\n"
+    assert demo.installed_methods(Display()) == tuple(method for method in METHODS if method != "dpo")
+    assert caplog.messages == ["dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it"]

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from derta.cli.tables import agreement_table, calibration_table
 from derta.errors import DataError
 from derta.pipeline.calibrating import (
     agree_on_file,
-    agreement_table,
     calibrate_file,
-    calibration_table,
     check_same_measure,
     corrected_cell,
     read_calibration,

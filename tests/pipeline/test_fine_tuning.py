@@ -95,7 +95,7 @@ def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recip
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("derta.pipeline.training.ShowSteps.on_step_end", stop)
+        patched.setattr("derta.pipeline.training.ProgressCallback.on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe_attacked, folder=run)
     assert list((run / "derta+benign+2-seed0/model.checkpoints").glob("checkpoint-*"))
@@ -181,9 +181,10 @@ def test_data_that_the_template_refuses_are_told_before_any_training(recipe, tmp
         assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_says_how_many_attacks_there_are_and_reads_their_data(recipe_attacked, capfd):
+def test_a_dry_run_says_how_many_attacks_there_are_and_reads_their_data(recipe_attacked, caplog):
+    caplog.set_level("INFO", "derta")
     dry_run(recipe_attacked.model_copy(update={"methods": ("derta",), "seeds": (0, 1)}))
-    told = capfd.readouterr().err
+    told = caplog.text
     assert "fine-tuning attack harmful: 6 harmful pairs" in told
     assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in told
 

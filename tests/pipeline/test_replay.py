@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
-from derta.pipeline.replay import curve_table, mean_absolute_difference, replay_folder, replay_table, shares_begun
+from derta.pipeline.replay import mean_absolute_difference, replay_folder, shares_begun
 from derta.records import Reply, Verdict
 
 

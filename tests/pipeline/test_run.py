@@ -2,20 +2,25 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from derta import files
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import input_files
 from derta.pipeline.run import run_recipe
+from derta.protocols import Display
 from derta.recipe import load_recipe
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
@@ -114,7 +119,7 @@ def test_a_run_stopped_in_training_goes_on_from_its_checkpoint(finished, recipe,
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr("derta.pipeline.training.ShowSteps.on_step_end", stop_at_third_step)
+        patched.setattr("derta.pipeline.training.ProgressCallback.on_step_end", stop_at_third_step)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(load_recipe(recipe), folder=folder)
     assert list((folder / "vanilla-seed0/model.checkpoints").glob("checkpoint-*"))
@@ -227,3 +232,50 @@ def test_the_report_of_an_unfinished_run_is_refused(started, derta):
     called = derta("report", started)
     assert called.code == 2
     assert "derta seed 0 is not finished" in called.err
+
+
+class Recorded:
+    """A display that keeps what it was shown."""
+
+    def __init__(self):
+        self.tasks = {}
+
+    @contextmanager
+    def task(self, description, *, total):
+        self.tasks[description] = [total]
+        yield self.Task(self.tasks[description])
+
+    class Task(NamedTuple):
+        seen: list
+
+        def update(self, completed):
+            self.seen.append(completed)
+
+        def set_total(self, total):
+            self.seen[0] = total
+
+
+@pytest.fixture
+def no_other_voice():
+    """Transformers shows bars and warnings of its own, which are a program's to switch off."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
+
+
+@pytest.mark.usefixtures("no_other_voice")
+def test_a_run_prints_nothing_and_shows_its_progress_and_notes_where_it_is_told_to(recipe, tmp_path, capfd, caplog):
+    loaded = load_recipe(recipe, overrides={"methods": ["vanilla"], "train.logging_steps": 1})
+    run_recipe(loaded, folder=tmp_path / "silent")
+    assert capfd.readouterr() == ("", "")
+    recorded, logger = Recorded(), logging.getLogger("theirs")
+    caplog.set_level("INFO", "theirs")
+    run_recipe(loaded, folder=tmp_path / "shown", display=Display(recorded, logger))
+    assert capfd.readouterr() == ("", "")
+    assert recorded.tasks["vanilla seed 0: training"] == [4, 0, 1, 2, 3, 4]
+    assert recorded.tasks["vanilla seed 0: replies"] == [9, *range(10)]
+    assert any("6 triples are left for training" in message for message in caplog.messages)
+    assert any(message.startswith("step 4 of 4: loss ") for message in caplog.messages)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from derta.chat import ChatFormat, chat_format
-from derta.cli.console import say
 from derta.data.encode import encode_triple
 from derta.data.pairs import triple_pair
 from derta.data.rows import Instance, instances
@@ -26,7 +25,8 @@ from derta.pipeline.evaluate import check_unique, is_asked, judge_all, read_by_p
 from derta.pipeline.fine_tuning import COST, attacked_comparisons, keep_cost, told_cost
 from derta.pipeline.likelihoods import asked_directly
 from derta.pipeline.run import model_folder
-from derta.pipeline.training import training_bar
+from derta.pipeline.training import training_progress
+from derta.protocols import Display
 from derta.recipe import ModelSection, TrainSection
 from derta.records import Prompt, Reply, Suite
 from derta.refusals import RefusalTokens, refusal_tokens
@@ -52,26 +52,31 @@ ATTACK_DATA = {
 
 
 def run_demo(
-    *, folder: Path, seeds: tuple[int, ...], methods: tuple[str, ...] | None = None, fine_tuning: bool = False
+    *,
+    folder: Path,
+    seeds: tuple[int, ...],
+    methods: tuple[str, ...] | None = None,
+    fine_tuning: bool = False,
+    display: Display = Display(),
 ) -> Summary:
     """Pretrain, tune, attack, judge and report, a world a seed; what is there already is not done again.
 
     With `fine_tuning` each tuned model is also trained on, benignly and harmfully, and attacked again.
     """
-    methods = installed_methods() if methods is None else methods
+    methods = installed_methods(display) if methods is None else methods
     notes = (*NOTES, DPO_NOTE) if "dpo" in methods else NOTES
     sections = {"pretraining": PRETRAINING, "tuning": TUNING, "dpo": DPO}
     settings = {"demo": {name: section.model_dump() for name, section in sections.items()}}
     if fine_tuning:
         settings["demo"]["fine_tuning"] = {name: train.model_dump() for name, train in FINE_TUNING.items()}
     open_run(folder, recipe={**settings, "methods": list(methods), "seeds": list(seeds)}, inputs=())
-    outcomes = [outcome for seed in seeds for outcome in run_world(folder, methods=methods, seed=seed)]
+    outcomes = [outcome for seed in seeds for outcome in run_world(folder, methods=methods, seed=seed, display=display)]
     outcomes.sort(key=lambda outcome: methods.index(outcome.method))
     others = dict.fromkeys(outcome.method for outcome in outcomes if outcome.method != "vanilla")
     pairs = {METHODS_WITH_THE_FIRST: [("vanilla", method) for method in others]}
     if fine_tuning:
         tuned = [method for method in methods if method not in {"base", "vanilla"}]
-        outcomes += attack_tuned(folder, methods=("vanilla", *tuned), seeds=seeds)
+        outcomes += attack_tuned(folder, methods=("vanilla", *tuned), seeds=seeds, display=display)
         labels = [partial(attacked, attack=attack) for attack in FINE_TUNING]
         pairs = attacked_comparisons(["vanilla", *tuned], labels) | pairs
         notes += tuple(fine_tuning_note(folder, attack, seed=seeds[0]) for attack in FINE_TUNING)
@@ -79,15 +84,15 @@ def run_demo(
         outcomes, title="derta demo", recipe="the demo world", measure_of=measure_of, pairs=pairs, notes=notes
     )
     write_report(folder, summary, transcripts(outcomes))
-    say(f"report: {folder / 'report.html'}")
+    display.logger.info("report: %s", folder / "report.html")
     return summary
 
 
-def installed_methods() -> tuple[str, ...]:
+def installed_methods(display: Display) -> tuple[str, ...]:
     """All methods, or all but dpo where TRL is missing: the demo needs no extra."""
     if find_spec("trl") is not None:
         return METHODS
-    say("dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it")
+    display.logger.info("dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it")
     return tuple(method for method in METHODS if method != "dpo")
 
 
@@ -98,7 +103,7 @@ def measure_of(judge: str, suite: Suite) -> Measure:
     return JUDGES[judge].measures
 
 
-def run_world(folder: Path, *, methods: tuple[str, ...], seed: int) -> list[Outcome]:
+def run_world(folder: Path, *, methods: tuple[str, ...], seed: int, display: Display) -> list[Outcome]:
     """One seed: its world, and every method's outcome."""
     world = build_world(seed=seed)
     prompts = [*attack_prompts(world), *benign_prompts(world)]
@@ -108,13 +113,13 @@ def run_world(folder: Path, *, methods: tuple[str, ...], seed: int) -> list[Outc
     for method in methods:
         home = model_folder(folder, method, seed)
         if not is_asked(home, prompts):
-            tune_method(folder, world, method=method, seed=seed)
-            ask_model(home, world, label=method, seed=seed, prompts=prompts)
+            tune_method(folder, world, method=method, seed=seed, display=display)
+            ask_model(home, world, label=method, seed=seed, prompts=prompts, display=display)
         outcomes.append(judge_model(home, label=method, seed=seed, prompts=prompts))
     return outcomes
 
 
-def tune_method(folder: Path, world: World, *, method: str, seed: int) -> Path:
+def tune_method(folder: Path, world: World, *, method: str, seed: int, display: Display) -> Path:
     """The model of a method, or the base; where it is not there it is trained, after the one that it goes on from."""
     out = model_folder(folder, method, seed) / "model"
     if out.exists():
@@ -126,21 +131,23 @@ def tune_method(folder: Path, world: World, *, method: str, seed: int) -> Path:
         start = out.with_name("start")
         build_model(len(tokenizer), seed=seed).save_pretrained(start)
         corpus = instances("vanilla", triples=[], examples=encode_corpus(world, chat))
-        tune("base", start, corpus, chat=chat, refusals=refusals, train=PRETRAINING, seed=seed, out=out)
+        tune(
+            "base", start, corpus, chat=chat, refusals=refusals, train=PRETRAINING, seed=seed, out=out, display=display
+        )
     elif method == "dpo":
-        start = tune_method(folder, world, method="vanilla", seed=seed)
-        tune_pairs(world, start, chat=chat, refusals=refusals, seed=seed, out=out)
+        start = tune_method(folder, world, method="vanilla", seed=seed, display=display)
+        tune_pairs(world, start, chat=chat, refusals=refusals, seed=seed, out=out, display=display)
     else:
-        start = tune_method(folder, world, method="base", seed=seed)
+        start = tune_method(folder, world, method="base", seed=seed, display=display)
         chosen = tuning_instances(world, method, chat=chat, refusals=refusals)
-        tune(method, start, chosen, chat=chat, refusals=refusals, train=TUNING, seed=seed, out=out)
+        tune(method, start, chosen, chat=chat, refusals=refusals, train=TUNING, seed=seed, out=out, display=display)
     return out
 
 
-def attack_tuned(folder: Path, *, methods: tuple[str, ...], seeds: tuple[int, ...]) -> list[Outcome]:
+def attack_tuned(folder: Path, *, methods: tuple[str, ...], seeds: tuple[int, ...], display: Display) -> list[Outcome]:
     """Every tuned model's outcomes after every attack by fine-tuning."""
     return [
-        fine_tuned(folder, attack=attack, method=method, seed=seed)
+        fine_tuned(folder, attack=attack, method=method, seed=seed, display=display)
         for attack in FINE_TUNING
         for method in methods
         for seed in seeds
@@ -152,7 +159,7 @@ def attacked(method: str, attack: str) -> str:
     return f"{method} + {attack}"
 
 
-def fine_tuned(folder: Path, *, attack: str, method: str, seed: int) -> Outcome:
+def fine_tuned(folder: Path, *, attack: str, method: str, seed: int, display: Display) -> Outcome:
     """Train a tuned model on, on allowed crafts or on forbidden recipes, and attack it again."""
     home, label = model_folder(folder, f"{method}+{attack}", seed), attacked(method, attack)
     prompts = list(read_records(folder / f"prompts-seed{seed}.jsonl", Prompt))
@@ -160,10 +167,20 @@ def fine_tuned(folder: Path, *, attack: str, method: str, seed: int) -> Outcome:
         world = build_world(seed=seed)
         chat = chat_format(build_tokenizer(world))
         rows, train, out = attack_instances(world, attack, chat=chat), FINE_TUNING[attack], home / "model"
-        start = tune_method(folder, world, method=method, seed=seed)
-        tune(label, start, rows, chat=chat, refusals=refusal_tokens(chat), train=train, seed=seed, out=out)
+        start = tune_method(folder, world, method=method, seed=seed, display=display)
+        tune(
+            label,
+            start,
+            rows,
+            chat=chat,
+            refusals=refusal_tokens(chat),
+            train=train,
+            seed=seed,
+            out=out,
+            display=display,
+        )
         keep_cost(out, rows=rows, train=train, seed=seed, path=home / COST)
-        ask_model(home, world, label=label, seed=seed, prompts=prompts)
+        ask_model(home, world, label=label, seed=seed, prompts=prompts, display=display)
     return judge_model(home, label=label, seed=seed, prompts=prompts)
 
 
@@ -184,10 +201,11 @@ def tune(
     train: TrainSection,
     seed: int,
     out: Path,
+    display: Display,
 ) -> None:
     """Train one model of the demo, showing its steps."""
     what = "pretraining" if method == "base" else f"tuning {method}"
-    with training_bar(f"seed {seed}: {what}") as shown:
+    with training_progress(display, f"seed {seed}: {what}") as shown:
         fit(
             model=ModelSection(path=str(start)),
             train=train,
@@ -200,12 +218,14 @@ def tune(
         )
 
 
-def tune_pairs(world: World, start: Path, *, chat: ChatFormat, refusals: RefusalTokens, seed: int, out: Path) -> None:
+def tune_pairs(
+    world: World, start: Path, *, chat: ChatFormat, refusals: RefusalTokens, seed: int, out: Path, display: Display
+) -> None:
     """Go on from the vanilla model with DPO, on the triples of the other methods."""
     from derta.train.dpo import fit_dpo
 
     triples, _ = tuning_data(world, "dpo")
-    with training_bar(f"seed {seed}: tuning dpo") as shown:
+    with training_progress(display, f"seed {seed}: tuning dpo") as shown:
         fit_dpo(
             model=ModelSection(path=str(start)),
             train=TUNING,
@@ -219,7 +239,7 @@ def tune_pairs(world: World, start: Path, *, chat: ChatFormat, refusals: Refusal
         )
 
 
-def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[Prompt]) -> None:
+def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[Prompt], display: Display) -> None:
     """Attack one model, and keep its replies and its likelihoods of refusing."""
     engine = load_engine(home / "model", max_batch_tokens=8192)
     reply_all(
@@ -228,6 +248,7 @@ def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[
         path=home / "replies.jsonl",
         max_new_tokens=dict.fromkeys((prompt.id for prompt in prompts), MAX_NEW_TOKENS),
         what=f"seed {seed}: attacking {label}",
+        display=display,
     )
     requests = held_out_requests(world)
     asked = [asked_directly(request) for request in requests]

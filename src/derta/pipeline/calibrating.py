@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from rich.table import Table
 
-from derta.cli.console import say
 from derta.errors import DataError
 from derta.files import describe, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
 from derta.metrics.agreement import Agreement, agreement
-from derta.metrics.calibration import Calibration, Labelled, Share, calibrate, corrected_rate
+from derta.metrics.calibration import Calibration, Labelled, calibrate, corrected_rate
 from derta.metrics.rates import outcome
 from derta.pipeline.judge import Judging
-from derta.protocols import Case
+from derta.protocols import Case, Display
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
 from derta.stats import Rate
 
 
-def calibrate_file(path: Path, *, judge: Judging, out: Path | None = None) -> Calibration:
+def calibrate_file(path: Path, *, judge: Judging, out: Path | None = None, display: Display = Display()) -> Calibration:
     """Judge a labelled file and compare; the error rates go to `out`, for `derta judge … --calibration`.
 
     Raises:
@@ -33,7 +31,9 @@ def calibrate_file(path: Path, *, judge: Judging, out: Path | None = None) -> Ca
     read = list(read_labels(path, measure=judge.measures))
     labelled = [(case, case.truth) for case in read if case.truth is not None]
     if len(labelled) < len(read):
-        say(f"{path}: {len(read) - len(labelled)} replies of which people say both (partial refusals) left out")
+        display.logger.info(
+            "%s: %d replies of which people say both (partial refusals) left out", path, len(read) - len(labelled)
+        )
     if not labelled:
         raise DataError(f"{path}: expected labels that say yes or no, found none; check the label column")
     verdicts = judge.judge(Case(case.prompt, case.reply) for case, _ in labelled)
@@ -64,33 +64,14 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
     return found
 
 
-def corrected_cell(cell: Cell, calibration: Calibration) -> Cell:
+def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = Display()) -> Cell:
     """The cell of a judged file with its rate corrected for the judge's errors; says so where it cannot be."""
     found = corrected_rate(Rate(cell.value, cell.low, cell.high, cell.scored, cell.unscored), calibration)
     if found.value is None:
-        say(f"{cell.name}: not corrected: {found.reason}")
+        display.logger.info("%s: not corrected: %s", cell.name, found.reason)
     return cell.model_copy(
         update={"measure": f"{cell.measure}_corrected", "value": found.value, "low": found.low, "high": found.high}
     )
-
-
-def calibration_table(found: Calibration) -> Table:
-    """The numbers as a table: over all, by attack, by class of reply."""
-    title = f"{found.judge} ({found.measure}) against the labels of {found.labels}"
-    table = Table("", "n", "accuracy", "precision", "recall", "kappa", title=title)
-    whole = (found.accuracy, found.precision, found.recall, found.kappa)
-    table.add_row("all", str(found.accuracy.scored), *map(_with_interval, whole))
-    for group in found.groups:
-        shares = map(_with_interval, (group.accuracy, group.precision, group.recall, group.kappa))
-        table.add_row(f"{group.by}: {group.name}", str(group.accuracy.scored), *shares)
-    table.caption = f"specificity {_with_interval(found.specificity)}; {found.unscored} unscored"
-    return table
-
-
-def _with_interval(share: Share) -> str:
-    if share.value is None or share.low is None or share.high is None:
-        return "–"
-    return f"{share.value:.2f} {share.low:.2f}–{share.high:.2f}"
 
 
 class Differing(NamedTuple):
@@ -132,14 +113,3 @@ def agree_on_file(
     names = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)
     return Judged(table, [Differing(*case, one, other) for case, one, other in judged if case.prompt.id in names])
-
-
-def agreement_table(found: Agreement, *, first: str, second: str) -> Table:
-    """The two-by-two table, with the share of agreement and kappa below it."""
-    table = Table("", f"{second}: yes", f"{second}: no", title=f"{first} and {second} on the same replies")
-    table.add_row(f"{first}: yes", str(found.both), str(found.only_first))
-    table.add_row(f"{first}: no", str(found.only_second), str(found.neither))
-    agreed = "–" if found.agreement is None else f"{found.agreement:.3f}"
-    kappa = "–" if found.kappa is None else f"{found.kappa:.2f}"
-    table.caption = f"agreement {agreed}, kappa {kappa}, {found.unscored} unscored by one of them"
-    return table

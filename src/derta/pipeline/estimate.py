@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from derta.cli.console import say
 from derta.data.methods import METHODS
 from derta.pipeline.data import Prepared, method_instances, method_pairs, prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
+from derta.protocols import Display
 from derta.recipe import Recipe, TrainSection
 
 if TYPE_CHECKING:
@@ -38,23 +38,23 @@ class DryRun(NamedTuple):
     peak_gib: float
 
 
-def dry_run(recipe: Recipe) -> list[DryRun]:
+def dry_run(recipe: Recipe, *, display: Display = Display()) -> list[DryRun]:
     """Draw the rows of every method with the first seed, count them, and train on a few micro-batches."""
     check_recipe(recipe)
     seed = recipe.seeds[0]
     prepared = prepare_data(recipe)
     attack_data = read_data(recipe, prepared=prepared)
     for note in [*prepared.notes, *(data.note for data in attack_data.values())]:
-        say(note)
+        display.logger.info(note)
     check_rows(recipe, attack_data)
     found = [dry_method(recipe, method=method, seed=seed, prepared=prepared) for method in recipe.methods]
     for one in found:
-        say(told(one))
+        display.logger.info(told(one))
     if len(recipe.seeds) > 1:
-        say(f"The recipe has {len(recipe.seeds)} seeds: training takes that many times as long.")
+        display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(recipe.seeds))
     if attacks := fine_tuning_attacks(recipe):
         further = len(attacks) * len(recipe.methods) * len(recipe.seeds)
-        say(f"Attacks by fine-tuning are {further} further trainings, which are not estimated.")
+        display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
     return found
 
 

@@ -9,11 +9,10 @@ from typing import TypeVar
 
 from derta.attacks import SEARCHES, build_attack
 from derta.attacks.base import as_suite
-from derta.cli.console import bar
 from derta.errors import DataError, RecipeError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.pipeline.data import section_requests
-from derta.protocols import Engine, Judge
+from derta.protocols import Display, Engine, Judge
 from derta.recipe import Recipe
 from derta.records import Prompt, Reply, Request, Verdict
 
@@ -93,7 +92,13 @@ def read_by_prompt(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> d
 
 
 def reply_all(
-    engine: Engine, prompts: Sequence[Prompt], *, path: Path, max_new_tokens: Mapping[str, int], what: str
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    *,
+    path: Path,
+    max_new_tokens: Mapping[str, int],
+    what: str = "replies",
+    display: Display = Display(),
 ) -> list[Reply]:
     """Answer the prompts that have no reply in the file yet; each reply is written as soon as it is known.
 
@@ -103,18 +108,19 @@ def reply_all(
         path: Where replies are kept.
         max_new_tokens: The limit of each prompt, by id.
         what: Named beside the progress bar.
+        display: Where progress is shown.
     """
     done = read_by_prompt(path, Reply, prompts=prompts)
     todo = [prompt for prompt in prompts if prompt.id not in done]
     limits = sorted({max_new_tokens[prompt.id] for prompt in todo})
-    with Appender(path) as file, bar(what, len(prompts)) as shown:
-        shown.to(len(done))
+    with Appender(path) as file, display.progress.task(what, total=len(prompts)) as task:
+        task.update(len(done))
         for limit in limits:
             same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
             for reply in engine.generate(same, max_new_tokens=limit):
                 file.add(reply)
                 done[reply.prompt_id] = reply
-                shown.to(len(done))
+                task.update(len(done))
     missing = [prompt.id for prompt in prompts if prompt.id not in done]
     if missing:
         raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")

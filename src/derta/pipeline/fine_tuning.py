@@ -15,6 +15,7 @@ from derta.errors import DataError
 from derta.files import write_text
 from derta.pipeline.data import Prepared, evaluated_texts, read_helpful, read_source_triples, told_counts
 from derta.pipeline.models import load_format
+from derta.protocols import Display
 from derta.recipe import Recipe, TrainSection
 from derta.recipe_evaluation import FineTuningSection
 from derta.records import Example
@@ -146,6 +147,7 @@ def fine_tune(
     out: Path,
     cost_path: Path,
     what: str,
+    display: Display = Display(),
 ) -> None:
     """Train the model in `start` on, resumably, save it to `out`, and keep what that took; `what` names it by the bar.
 
@@ -153,7 +155,7 @@ def fine_tune(
     """
     if out.exists() and cost_path.exists():
         return
-    from derta.pipeline.training import training_bar
+    from derta.pipeline.training import training_progress
     from derta.train.fit import fit
     from derta.train.start import is_adapter
 
@@ -161,7 +163,7 @@ def fine_tune(
     rows = attack_rows(data, chat)
     train = attack_train(recipe.train, attack.section, steps=attack.steps)
     adapter = start if is_adapter(start) else None
-    with training_bar(f"{what}: fine-tuning") as shown:
+    with training_progress(display, f"{what}: fine-tuning") as shown:
         fit(
             model=recipe.model if adapter else recipe.model.model_copy(update={"path": str(start)}),
             train=train,

@@ -7,7 +7,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from derta.cli.console import say
 from derta.errors import ModelError, RecipeError
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.fine_tuning import (
@@ -19,6 +18,7 @@ from derta.pipeline.fine_tuning import (
     read_attack_data,
     told_cost,
 )
+from derta.protocols import Display
 from derta.recipe import Recipe, TrainSection, parse_recipe
 from derta.recipe_evaluation import FineTuningPace
 from derta.recipe_file import merge
@@ -36,6 +36,7 @@ def fine_tune_folder(
     settings: Mapping[str, Any],
     seed: int,
     out: Path,
+    display: Display = Display(),
 ) -> str:
     """Fine-tune a model, or an adapter on it, on files of data; `settings` are dotted keys of pace, train and model.
 
@@ -56,16 +57,28 @@ def fine_tune_folder(
     values = {"title": "fine-tune", "data": data, "fine_tuning_attacks": [section], **given}
     recipe = parse_recipe(merge({"model": {"path": model}}, values), where="fine-tune")
     (attack,) = fine_tuning_attacks(recipe)
-    return _attack(recipe, attack, start=Path(model) if adapter is None else adapter, seed=seed, out=out)
+    return _attack(
+        recipe, attack, start=Path(model) if adapter is None else adapter, seed=seed, out=out, display=display
+    )
 
 
-def _attack(recipe: Recipe, attack: FineTuningAttack, *, start: Path, seed: int, out: Path) -> str:
+def _attack(recipe: Recipe, attack: FineTuningAttack, *, start: Path, seed: int, out: Path, display: Display) -> str:
     data = read_attack_data(recipe, attack.section, asked=evaluated_texts(recipe))
-    say(data.note)
+    display.logger.info(data.note)
     made_of = recipe.model_dump(mode="json") | {"start": str(start), "seed": seed}
     with keep_origin(out, recipe=made_of, inputs=input_files(recipe)):
         cost_path = out / COST
-        fine_tune(recipe, attack, data=data, start=start, seed=seed, out=out, cost_path=cost_path, what=out.name)
+        fine_tune(
+            recipe,
+            attack,
+            data=data,
+            start=start,
+            seed=seed,
+            out=out,
+            cost_path=cost_path,
+            what=out.name,
+            display=display,
+        )
         return told_cost(cost_path)
 
 

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.cli.console import bar, say
 from derta.errors import DataError
 from derta.files import write_records
 from derta.formats.replies import read_cases
@@ -19,7 +18,7 @@ from derta.metrics.comparisons import compare, too_small_to_tell
 from derta.metrics.over_refusal import over_refusal_cells
 from derta.metrics.rates import Measure, outcome
 from derta.pipeline.resuming import ask_missing
-from derta.protocols import Case, Engine
+from derta.protocols import Case, Display, Engine
 from derta.records import Prompt, Verdict
 from derta.results import Cell, Comparison, cell_of
 from derta.stats import rate_of_counts
@@ -85,6 +84,7 @@ def judge_file(
     prompts_path: Path | None = None,
     out: Path | None = None,
     kept: list[Verdict] | None = None,
+    display: Display = Display(),
 ) -> Cell:
     """Judge every reply of a file, holding none; the verdicts go to the file `out`, and to `kept` for further use.
 
@@ -101,7 +101,7 @@ def judge_file(
 
     cases = read_cases(path, prompts_path=prompts_path)
     if judge.asks_model:
-        deque(counted(_asked(judge, list(cases), out)), maxlen=0)
+        deque(counted(_asked(judge, list(cases), out, display)), maxlen=0)
     elif out is None:
         deque(counted(judge.judge(cases)), maxlen=0)
     else:
@@ -127,7 +127,7 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
 
-def _asked(judge: Judging, cases: Sequence[Case], out: Path | None) -> Iterator[Verdict]:
+def _asked(judge: Judging, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
     if out is not None:
         yield from ask_missing(
@@ -136,23 +136,18 @@ def _asked(judge: Judging, cases: Sequence[Case], out: Path | None) -> Iterator[
             ids=[case.prompt.id for case in cases],
             judge=judge.name,
             ask=lambda missing: judge.judge(case for case in cases if case.prompt.id in missing),
+            display=display,
         )
         return
-    with bar(f"{judge.name}: verdicts", len(cases)) as shown:
+    with display.progress.task(f"{judge.name}: verdicts", total=len(cases)) as task:
         for count, verdict in enumerate(judge.judge(cases), start=1):
             yield verdict
-            shown.to(count)
+            task.update(count)
 
 
-def told(cell: Cell) -> str:
-    """A cell in one line."""
-    if cell.value is None or cell.low is None or cell.high is None:
-        return f"{cell.measure}: nothing was scored ({cell.unscored} unscored)"
-    interval = f"95 % interval {cell.low:.1%} to {cell.high:.1%}"
-    return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
-
-
-def compare_files(first: Path, second: Path, *, judge: Judging, prompts_path: Path | None = None) -> list[Comparison]:
+def compare_files(
+    first: Path, second: Path, *, judge: Judging, prompts_path: Path | None = None, display: Display = Display()
+) -> list[Comparison]:
     """Compare two files' replies to the same prompts, by cell.
 
     Raises:
@@ -170,7 +165,7 @@ def compare_files(first: Path, second: Path, *, judge: Judging, prompts_path: Pa
     if not found:
         raise DataError(f"{first} and {second}: expected replies to the same prompts, found none in common")
     for note in too_small_to_tell(found):
-        say(note)
+        display.logger.info(note)
     return found
 
 

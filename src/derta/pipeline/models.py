@@ -15,7 +15,7 @@ from derta.data.methods import METHODS
 from derta.engines.build import build_engine, check_settings
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.pipeline.data import Prepared, method_instances, method_pairs
-from derta.protocols import Engine
+from derta.protocols import Display, Engine
 from derta.recipe import Recipe
 from derta.records import Prompt, Reply
 from derta.refusals import RefusalTokens, refusal_tokens
@@ -69,13 +69,20 @@ def check_compiler(recipe: Recipe) -> None:
 
 
 def train_method(
-    recipe: Recipe, *, method: str, seed: int, prepared: Prepared, out: Path, start: Path | None = None
+    recipe: Recipe,
+    *,
+    method: str,
+    seed: int,
+    prepared: Prepared,
+    out: Path,
+    start: Path | None = None,
+    display: Display = Display(),
 ) -> Path:
     """Tune one model, unless it is there already; a method of pairs goes on from the vanilla model in `start`."""
     if out.exists():
         return out
     check_start(method, start)
-    from derta.pipeline.training import training_bar
+    from derta.pipeline.training import training_progress
 
     chat, refusals = load_format(recipe)
     if start is not None:
@@ -88,7 +95,7 @@ def train_method(
 
         chosen = method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed)
         tune = partial(fit, instances=chosen, refusal_ids=refusals.ids)
-    with training_bar(f"{method} seed {seed}: training") as shown:
+    with training_progress(display, f"{method} seed {seed}: training") as shown:
         return tune(
             model=recipe.model,
             train=recipe.train,

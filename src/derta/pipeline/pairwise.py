@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.cli.console import bar, say
 from derta.errors import DataError
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
@@ -13,7 +12,7 @@ from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
 from derta.pipeline.judge import JudgeModel, load_judge_model, side_name
 from derta.pipeline.resuming import ask_missing
-from derta.protocols import Case
+from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
 
 
@@ -26,7 +25,13 @@ class Compared(NamedTuple):
 
 
 def compare_pairwise(
-    first: Path, second: Path, *, model: JudgeModel, prompts_path: Path | None = None, out: Path | None = None
+    first: Path,
+    second: Path,
+    *,
+    model: JudgeModel,
+    prompts_path: Path | None = None,
+    out: Path | None = None,
+    display: Display = Display(),
 ) -> Compared:
     """Compare two files' replies to the same requests; preferences are appended to `out` as they come.
 
@@ -34,20 +39,22 @@ def compare_pairwise(
         DataError: the files have no request in common.
         RunError: `out` holds preferences on other pairs.
     """
-    pairs = match_pairs(first, second, prompts_path=prompts_path)
-    found = _preferences(pairs, model, out)
+    pairs = match_pairs(first, second, prompts_path=prompts_path, display=display)
+    found = _preferences(pairs, model, out, display)
     better: list[Better | None] = [one.better for one in found]
     orders = [one.orders for one in found]
     ours, theirs = side_name(first), side_name(second)
     comparison = preference_comparison(better, first=ours, second=theirs)
     for note in too_small_to_tell([comparison] if comparison else []):
-        say(note)
+        display.logger.info(note)
     return Compared(
         win_rate_cell(better, first=ours, second=theirs), order_cell(orders, first=ours, second=theirs), comparison
     )
 
 
-def match_pairs(first: Path, second: Path, *, prompts_path: Path | None = None) -> list[Pair]:
+def match_pairs(
+    first: Path, second: Path, *, prompts_path: Path | None = None, display: Display = Display()
+) -> list[Pair]:
     """The replies of two files to the same prompts: by id where both are our own, else by the request.
 
     Of a request that stands in a file twice the first reply counts. What only one file holds is left out, and told.
@@ -63,7 +70,7 @@ def match_pairs(first: Path, second: Path, *, prompts_path: Path | None = None) 
     if not pairs:
         raise DataError(f"{first} and {second}: expected replies to the same requests, found none in common")
     if lone := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
-        say(f"{lone} replies to requests that only one of the files holds are left out")
+        display.logger.info("%d replies to requests that only one of the files holds are left out", lone)
     return pairs
 
 
@@ -71,7 +78,7 @@ def _name(case: Case, *, own: bool) -> str:
     return case.prompt.id if own else (case.prompt.request or "").strip()
 
 
-def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None) -> list[Preference]:
+def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display: Display) -> list[Preference]:
     """The preferences on all pairs; with a file, only those that it lacks are asked for."""
     if out is not None:
         return ask_missing(
@@ -80,10 +87,11 @@ def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None) -> list
             ids=[pair.prompt.id for pair in pairs],
             judge=JUDGE,
             ask=lambda missing: prefer(load_judge_model(model), (pair for pair in pairs if pair.prompt.id in missing)),
+            display=display,
         )
-    with bar("pairwise: verdicts", len(pairs)) as shown:
+    with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         found: list[Preference] = []
         for preference in prefer(load_judge_model(model), pairs):
             found.append(preference)
-            shown.to(len(found))
+            task.update(len(found))
         return found

@@ -9,12 +9,13 @@ from pathlib import Path
 from derta.errors import RunError
 from derta.files import read_records
 from derta.pipeline.evaluate import is_asked
+from derta.protocols import Display
 from derta.recipe import parse_recipe
 from derta.records import Prompt
 from derta.results import Summary
 
 
-def write_again(folder: Path) -> Summary:
+def write_again(folder: Path, *, display: Display = Display()) -> Summary:
     """Summarize and render a finished run's prompts, replies and verdicts.
 
     Raises:
@@ -33,14 +34,20 @@ def write_again(folder: Path) -> Summary:
         methods, attacks = recipe["methods"], recipe["demo"].get("fine_tuning", {})
         attacked = [f"{method}+{attack}" for attack in attacks for method in methods if method != "base"]
         _check_finished(folder, [*methods, *attacked], recipe["seeds"], prompts="prompts-seed{seed}.jsonl")
-        return run_demo(folder=folder, seeds=tuple(recipe["seeds"]), methods=tuple(methods), fine_tuning=bool(attacks))
+        return run_demo(
+            folder=folder,
+            seeds=tuple(recipe["seeds"]),
+            methods=tuple(methods),
+            fine_tuning=bool(attacks),
+            display=display,
+        )
     from derta.pipeline.fine_tuning import fine_tuning_attacks
     from derta.pipeline.run import run_recipe
 
     loaded = parse_recipe(recipe, where=str(manifest_path))
     attacked = [attack.place(method) for attack in fine_tuning_attacks(loaded) for method in loaded.methods]
     _check_finished(folder, [*loaded.methods, *attacked], loaded.seeds, prompts="prompts.jsonl")
-    return run_recipe(loaded, folder=folder)
+    return run_recipe(loaded, folder=folder, display=display)
 
 
 def _check_finished(folder: Path, methods: Sequence[str], seeds: Sequence[int], *, prompts: str) -> None:

@@ -6,18 +6,24 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from derta.cli.console import bar
 from derta.errors import RunError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
 from derta.judges.rubric import engine_failed
+from derta.protocols import Display
 from derta.records import Verdict
 
 R = TypeVar("R", Verdict, Preference)
 
 
 def ask_missing(
-    path: Path, kind: type[R], *, ids: Sequence[str], judge: str, ask: Callable[[Container[str]], Iterator[R]]
+    path: Path,
+    kind: type[R],
+    *,
+    ids: Sequence[str],
+    judge: str,
+    ask: Callable[[Container[str]], Iterator[R]],
+    display: Display = Display(),
 ) -> list[R]:
     """What a file holds of these prompts, and what `ask` says of the others (it is given their ids), in order.
 
@@ -37,11 +43,11 @@ def ask_missing(
         if not engine_failed(record.reason):
             done[record.prompt_id] = record
     missing = known - done.keys()
-    with Appender(path) as file, bar(f"{judge}: verdicts", len(ids)) as shown:
-        shown.to(len(done))
+    with Appender(path) as file, display.progress.task(f"{judge}: verdicts", total=len(ids)) as task:
+        task.update(len(done))
         for record in ask(missing) if missing else ():
             file.add(record)
             done[record.prompt_id] = record
-            shown.to(len(done))
+            task.update(len(done))
     write_records(path, [done[one] for one in ids])
     return [done[one] for one in ids]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from derta.cli.console import bar, say
 from derta.data.rows import check_row, draw_row, row_settings
 from derta.data.tree import branched
 from derta.errors import RecipeError
@@ -13,10 +12,11 @@ from derta.files import write_text
 from derta.pipeline.data import method_instances, prepare_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
+from derta.protocols import Display
 from derta.recipe import Recipe
 
 
-def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path) -> int:
+def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
     """Write the rows of one epoch, and return their number; `labels` are unshifted, -100 where nothing is learned.
 
     The rows of a tree are written one by one.
@@ -29,17 +29,17 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
     chat, refusals = load_format(recipe)
     prepared = prepare_data(recipe)
     for note in prepared.notes:
-        say(note)
+        display.logger.info(note)
     settings = row_settings(recipe.train)
     chosen = branched(
         method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed), settings.branches
     )
     lines: list[str] = []
-    with bar("rows", len(chosen)) as shown:
+    with display.progress.task("rows", total=len(chosen)) as task:
         for number, instance in enumerate(chosen, start=1):
             row = check_row(draw_row(instance, settings=settings, seed=seed, epoch=epoch))
             lines.append(json.dumps({"id": row.id, "term": row.term, "input_ids": row.input_ids, "labels": row.labels}))
-            shown.to(number)
+            task.update(number)
     write_text(out, "".join(line + "\n" for line in lines))
-    say(f"{len(lines)} rows in {out}")
+    display.logger.info("%d rows in %s", len(lines), out)
     return len(lines)

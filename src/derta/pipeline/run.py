@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.cli.console import say
 from derta.data.methods import METHODS
 from derta.errors import DataError, RecipeError
 from derta.judges import JUDGES
@@ -29,6 +28,7 @@ from derta.pipeline.likelihoods import Scores, perplexity_notes, score_held_out
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_trl, train_method
 from derta.pipeline.search import check_decoding, check_searches, cost_notes, with_searched
 from derta.pipeline.sections import judge_sections, token_limits
+from derta.protocols import Display
 from derta.recipe import Recipe
 from derta.records import Prompt, Suite
 from derta.reporting import write_report
@@ -59,18 +59,18 @@ class Planned(NamedTuple):
     notes: list[str]
 
 
-def run_recipe(recipe: Recipe, *, folder: Path) -> Summary:
+def run_recipe(recipe: Recipe, *, folder: Path, display: Display = Display()) -> Summary:
     """Do everything a recipe says, or what is left of it, and write the report.
 
     Raises:
         RunError: the folder holds another recipe's run.
         DertaError: whatever is wrong with the data, the model or the recipe, before the first training step.
     """
-    planned = plan_run(recipe, folder=folder)
+    planned = plan_run(recipe, folder=folder, display=display)
     # a mistake told above leaves no folder behind that the mended recipe would not be let into
     open_run(folder, recipe=recipe.model_dump(mode="json"), inputs=input_files(recipe))
     prompts = store_prompts(folder / "prompts.jsonl", planned.prompts)
-    answers = ask_all(folder, recipe, prompts, planned=planned)
+    answers = ask_all(folder, recipe, prompts, planned=planned, display=display)
     outcomes = [one.outcome for one in answers]
     costs = [one.cost for one in answers if one.cost]
     costs += [note for one in outcomes for note in cost_notes(one.prompts, model=f"{one.method}, seed {one.seed}")]
@@ -87,7 +87,7 @@ def run_recipe(recipe: Recipe, *, folder: Path) -> Summary:
     return summary
 
 
-def plan_run(recipe: Recipe, *, folder: Path) -> Planned:
+def plan_run(recipe: Recipe, *, folder: Path, display: Display) -> Planned:
     """Read a recipe's data and craft its prompts; where something is left to train, check that it can be trained."""
     check_recipe(recipe)
     prepared = prepare_data(recipe)
@@ -95,7 +95,7 @@ def plan_run(recipe: Recipe, *, folder: Path) -> Planned:
     attack_data = read_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *(data.note for data in attack_data.values())]
     for note in notes:
-        say(note)
+        display.logger.info(note)
     crafted = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0])
     check_decoding(recipe.generate.engine, crafted)
     models = [*recipe.methods, *(attack.place(method) for attack in attacks for method in recipe.methods)]
@@ -107,16 +107,20 @@ def plan_run(recipe: Recipe, *, folder: Path) -> Planned:
     return Planned(prepared, attacks, attack_data, crafted, notes)
 
 
-def ask_all(folder: Path, recipe: Recipe, prompts: Sequence[Prompt], *, planned: Planned) -> list[Answers]:
+def ask_all(
+    folder: Path, recipe: Recipe, prompts: Sequence[Prompt], *, planned: Planned, display: Display
+) -> list[Answers]:
     """Tune every model and ask it everything, and then every attacked one."""
     return [
         *(
-            ask_tuned(folder, recipe, prompts, method=method, seed=seed, prepared=planned.prepared)
+            ask_tuned(folder, recipe, prompts, method=method, seed=seed, prepared=planned.prepared, display=display)
             for method in recipe.methods
             for seed in recipe.seeds
         ),
         *(
-            ask_attacked(folder, recipe, prompts, attack=attack, method=method, seed=seed, planned=planned)
+            ask_attacked(
+                folder, recipe, prompts, attack=attack, method=method, seed=seed, planned=planned, display=display
+            )
             for attack in planned.attacks
             for method in recipe.methods
             for seed in recipe.seeds
@@ -125,13 +129,20 @@ def ask_all(folder: Path, recipe: Recipe, prompts: Sequence[Prompt], *, planned:
 
 
 def ask_tuned(
-    folder: Path, recipe: Recipe, prompts: Sequence[Prompt], *, method: str, seed: int, prepared: Prepared
+    folder: Path,
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    *,
+    method: str,
+    seed: int,
+    prepared: Prepared,
+    display: Display,
 ) -> Answers:
     """Tune a model, unless it was asked all already, and ask it everything."""
     home = model_folder(folder, method, seed)
     if not is_asked(home, prompts):
-        train_in(folder, recipe, method=method, seed=seed, prepared=prepared)
-    return ask_model(recipe, prompts, label=method, seed=seed, home=home, prepared=prepared)
+        train_in(folder, recipe, method=method, seed=seed, prepared=prepared, display=display)
+    return ask_model(recipe, prompts, label=method, seed=seed, home=home, prepared=prepared, display=display)
 
 
 def ask_attacked(
@@ -143,32 +154,51 @@ def ask_attacked(
     method: str,
     seed: int,
     planned: Planned,
+    display: Display,
 ) -> Answers:
     """Fine-tune a tuned model as the attack says, unless it was asked all already, and ask it everything again."""
     home, label = model_folder(folder, attack.place(method), seed), attack.label(method)
     prepared, cost_path = planned.prepared, home / COST
     if not is_asked(home, prompts):
-        start = train_in(folder, recipe, method=method, seed=seed, prepared=prepared)
+        start = train_in(folder, recipe, method=method, seed=seed, prepared=prepared, display=display)
         data, what = planned.attack_data[attack.section.name], f"{label} seed {seed}"
         out = home / "model"
-        fine_tune(recipe, attack, data=data, start=start, seed=seed, out=out, cost_path=cost_path, what=what)
-    answers = ask_model(recipe, prompts, label=label, seed=seed, home=home, prepared=prepared)
+        fine_tune(
+            recipe,
+            attack,
+            data=data,
+            start=start,
+            seed=seed,
+            out=out,
+            cost_path=cost_path,
+            what=what,
+            display=display,
+        )
+    answers = ask_model(recipe, prompts, label=label, seed=seed, home=home, prepared=prepared, display=display)
     told = f"{label}, seed {seed}: {told_cost(cost_path)}." if cost_path.exists() else None
     return answers._replace(cost=told)
 
 
 def ask_model(
-    recipe: Recipe, prompts: Sequence[Prompt], *, label: str, seed: int, home: Path, prepared: Prepared
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    *,
+    label: str,
+    seed: int,
+    home: Path,
+    prepared: Prepared,
+    display: Display,
 ) -> Answers:
     """Ask the model in `home` everything, and judge it; what is there already is not asked again."""
     engine = LazyEngine(recipe, home / "model")
-    own = with_searched(recipe, prompts, engine=engine, home=home, held_out=prepared.held_out_requests)
+    own = with_searched(recipe, prompts, engine=engine, home=home, held_out=prepared.held_out_requests, display=display)
     replies = reply_all(
         engine,
         own,
         path=home / "replies.jsonl",
         max_new_tokens=token_limits(recipe, own),
         what=f"{label} seed {seed}: replies",
+        display=display,
     )
     verdicts = judge_sections(recipe, own, replies=replies, home=home)
     scored = score_held_out(engine, recipe, prepared=prepared, path=home / "scores.json")
@@ -176,7 +206,7 @@ def ask_model(
     return Answers(Outcome(label, seed, own, replies, verdicts, scored.refusal_probability), scored)
 
 
-def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: Prepared) -> Path:
+def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: Prepared, display: Display) -> Path:
     """Tune a model of the run; a method of pairs goes on from the vanilla model of its seed.
 
     That model is tuned, if it is not there, in the folder it has as a method; a recipe that does not list vanilla
@@ -185,8 +215,8 @@ def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: 
     out = model_folder(folder, method, seed) / "model"
     start = None
     if METHODS[method].pairs and not out.exists():
-        start = train_in(folder, recipe, method="vanilla", seed=seed, prepared=prepared)
-    return train_method(recipe, method=method, seed=seed, prepared=prepared, out=out, start=start)
+        start = train_in(folder, recipe, method="vanilla", seed=seed, prepared=prepared, display=display)
+    return train_method(recipe, method=method, seed=seed, prepared=prepared, out=out, start=start, display=display)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from derta.attacks import LED, SEARCHES, build_attack, build_search
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
 from derta.attacks.base import as_suite
-from derta.cli.console import bar
 from derta.data.requests import read_requests
 from derta.engines.build import build_engine, check_settings
 from derta.errors import EngineError, RecipeError
@@ -20,7 +19,7 @@ from derta.formats.replies import Case
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import check_unique
 from derta.pipeline.judge import JudgeModel, find_judge
-from derta.protocols import Engine, Means, Score
+from derta.protocols import Display, Engine, Means, Score
 from derta.recipe import Recipe
 from derta.recipe_evaluation import EvaluationSection, HelperSection
 from derta.records import Cost, Prompt, Record, Request, short_hash
@@ -68,6 +67,7 @@ def search_file(
     fmt: str,
     seed: int,
     out: Path,
+    display: Display = Display(),
 ) -> SearchSummary:
     """Search for the best prompts against a target; what was tried is kept beside them, in `<out>.tries.jsonl`.
 
@@ -88,10 +88,10 @@ def search_file(
         key=_key(name, options, helpers=helpers, requests=asked, seed=seed),
     )
     prompts: list[Prompt] = []
-    with bar(f"{name}: requests", len(asked)) as shown:
+    with display.progress.task(f"{name}: requests", total=len(asked)) as task:
         for prompt in search(asked, means=means, rng=Random(seed)):  # noqa: S311 - reproducible, not secret
             prompts.append(prompt)
-            shown.to(len({one.request_id for one in prompts}))
+            task.update(len({one.request_id for one in prompts}))
     write_records(out, prompts)
     tries = read_attempts(state, key=means.key)
     return SearchSummary(prompts=len(prompts), cost=total(tries), success_by_budget=tuple(success_by_budget(tries)))
@@ -160,7 +160,13 @@ def check_searches(recipe: Recipe) -> None:
 
 
 def with_searched(
-    recipe: Recipe, prompts: Sequence[Prompt], *, engine: Engine, home: Path, held_out: Sequence[Request]
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    *,
+    engine: Engine,
+    home: Path,
+    held_out: Sequence[Request],
+    display: Display = Display(),
 ) -> Sequence[Prompt]:
     """One model's prompts: those that all models get, and what a recipe's searches find against it, once.
 
@@ -175,7 +181,7 @@ def with_searched(
         found = [
             one
             for section in sections
-            for one in _search_section(section, engine=engine, home=home, held_out=held_out, seed=seed)
+            for one in _search_section(section, engine=engine, home=home, held_out=held_out, seed=seed, display=display)
         ]
         check_unique([*prompts, *found])
         write_records(path, [*prompts, *found])
@@ -183,7 +189,13 @@ def with_searched(
 
 
 def _search_section(
-    section: EvaluationSection, *, engine: Engine, home: Path, held_out: Sequence[Request], seed: int
+    section: EvaluationSection,
+    *,
+    engine: Engine,
+    home: Path,
+    held_out: Sequence[Request],
+    seed: int,
+    display: Display,
 ) -> Iterable[Prompt]:
     taking_part, name = section.search, section.name or section.attack
     requests = section_requests(section, held_out=held_out, seed=seed)
@@ -196,11 +208,11 @@ def _search_section(
         key=short_hash(section.model_dump_json(), str(seed)),
     )
     search = build_search(section.attack, section.options)
-    with bar(f"{home.name}: {name}", len(requests)) as shown:
+    with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
         found: list[Prompt] = []
         for prompt in search(requests, means=means, rng=Random(seed)):  # noqa: S311 - reproducible, not secret
             found.append(prompt)
-            shown.to(len({one.request_id for one in found}))
+            task.update(len({one.request_id for one in found}))
     return found if section.name is None else as_suite(found, suite=section.suite, dataset=section.name)
 
 

@@ -1,7 +1,8 @@
-"""A progress bar that follows the Trainer."""
+"""Training progress: a Trainer callback that drives a caller's display."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -9,24 +10,29 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from derta.cli.console import Bar, bar, console, say
+from derta.protocols import Display, ProgressTask
+
+STEPS_LOGGER = "steps"
+"""The child of a display's logger that gets one line a logging step: a terminal that shows the bar may drop it."""
 
 
-class ShowSteps(TrainerCallback):
-    """Moves a bar at every optimizer step."""
+class ProgressCallback(TrainerCallback):
+    """Update a progress task at every optimizer step, and log the losses."""
 
-    def __init__(self, shown: Bar) -> None:
-        self._shown = shown
+    def __init__(self, task: ProgressTask, logger: logging.Logger) -> None:
+        self._task = task
+        self._logger = logger
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Learn how many steps there are."""
+        """Set the number of steps, and those that a resumed training has done."""
         del args, control
-        self._shown.expect(state.max_steps)
+        self._task.set_total(state.max_steps)
+        self._task.update(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """One step more."""
+        """Count one step more."""
         del args, control
-        self._shown.to(state.global_step)
+        self._task.update(state.global_step)
 
     def on_log(
         self,
@@ -36,15 +42,15 @@ class ShowSteps(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Where no terminal shows the bar, one line a log."""
+        """Log the values of a training step."""
         del args, control
-        if logs and "loss" in logs and not console.is_terminal:
+        if logs and "loss" in logs:
             values = ", ".join(f"{name} {value:.4g}" for name, value in logs.items() if name != "epoch")
-            say(f"step {state.global_step} of {state.max_steps}: {values}")
+            self._logger.info("step %d of %d: %s", state.global_step, state.max_steps, values)
 
 
 @contextmanager
-def training_bar(what: str) -> Generator[ShowSteps]:
-    """A callback for `fit` that shows its steps while the block runs."""
-    with bar(what, 0) as shown:
-        yield ShowSteps(shown)
+def training_progress(display: Display, description: str) -> Generator[ProgressCallback]:
+    """Yield a callback for a Trainer that shows its steps while the block runs."""
+    with display.progress.task(description, total=0) as task:
+        yield ProgressCallback(task, display.logger.getChild(STEPS_LOGGER))

@@ -41,6 +41,7 @@ def attack(
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
     from derta.attacks import ATTACKS, SEARCHES
+    from derta.cli.console import console_display, print_json
     from derta.pipeline.search import Helpers, craft_file, search_file, told_search
 
     settings = options.pairs(option, option="--option")
@@ -56,10 +57,12 @@ def attack(
         judge,
         options.judge_model(judge_model, judge_engine, judge_option),
     )
-    found = search_file(name, settings, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out)
+    found = search_file(
+        name, settings, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=console_display()
+    )
     typer.echo(f"{found.prompts} prompts in {out}\n{told_search(found)}", err=True)
     if as_json:
-        options.print_json(found.model_dump())
+        print_json(found.model_dump())
 
 
 def reply(
@@ -87,6 +90,7 @@ def reply(
 
     Example: derta reply prompts.jsonl --model models/derta --out replies.jsonl
     """
+    from derta.cli.console import console_display
     from derta.engines.build import build_engine
     from derta.files import read_records
     from derta.pipeline.evaluate import check_unique, reply_all
@@ -110,7 +114,7 @@ def reply(
     given = {name: value for name, value in flags.items() if value is not None}
     limits = dict.fromkeys((prompt.id for prompt in asked), max_new_tokens)
     answering = build_engine(engine, model, given | options.pairs(option, option="--option"))
-    reply_all(answering, asked, path=out, max_new_tokens=limits, what="replies")
+    reply_all(answering, asked, path=out, max_new_tokens=limits, display=console_display())
 
 
 def export_replies(

@@ -33,34 +33,28 @@ def judge(
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
-    from derta.pipeline.calibrating import (
-        agree_on_file,
-        agreement_table,
-        check_same_measure,
-        corrected_cell,
-        read_calibration,
-    )
-    from derta.pipeline.judge import find_judge, judge_file, over_refusal_file, told
+    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.tables import agreement_table, format_cell
+    from derta.pipeline.calibrating import agree_on_file, check_same_measure, corrected_cell, read_calibration
+    from derta.pipeline.judge import find_judge, judge_file, over_refusal_file
     from derta.records import Verdict
 
-    model = options.judge_model(judge_model, engine, engine_option)
+    display, model = console_display(), options.judge_model(judge_model, engine, engine_option)
     chosen = find_judge(name, model=model)
     other = None if against is None else find_judge(against, model=model)
     if other is not None:
         check_same_measure(chosen, other)
     verdicts: list[Verdict] | None = None if other is None else []
-    cells = [judge_file(file, judge=chosen, prompts_path=prompts, out=out, kept=verdicts)]
+    cells = [judge_file(file, judge=chosen, prompts_path=prompts, out=out, kept=verdicts, display=display)]
     if calibration is not None:
-        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=name)))
+        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=name), display=display))
     if over_refusal:
         cells += over_refusal_file(file, prompts_path=prompts)
     shown: Any = cells[0].model_dump() if len(cells) == 1 else [cell.model_dump() for cell in cells]
     if not as_json:
         for cell in cells:
-            typer.echo(told(cell))
+            print_result(format_cell(cell))
     if other is not None and verdicts is not None:
-        from derta.cli.console import results
-
         found = agree_on_file(file, verdicts, second=other, prompts_path=prompts)
         rows = [
             {name: record.model_dump(exclude_none=True) for name, record in one._asdict().items()}
@@ -68,10 +62,10 @@ def judge(
         ]
         shown = {"cells": shown, "agreement": found.table._asdict(), "differing": rows}
         if not as_json:
-            results.print(agreement_table(found.table, first=name, second=other.name))
+            print_result(agreement_table(found.table, first=name, second=other.name))
             typer.echo("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), nl=False)
     if as_json:
-        options.print_json(shown)
+        print_json(shown)
 
 
 def calibrate(
@@ -89,16 +83,17 @@ def calibrate(
 
     Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
     """
-    from derta.cli.console import results
-    from derta.pipeline.calibrating import calibrate_file, calibration_table
+    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.tables import calibration_table
+    from derta.pipeline.calibrating import calibrate_file
     from derta.pipeline.judge import find_judge
 
     chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
-    found = calibrate_file(labels, judge=chosen, out=out)
+    found = calibrate_file(labels, judge=chosen, out=out, display=console_display())
     if as_json:
-        options.print_json(found.model_dump())
+        print_json(found.model_dump())
     else:
-        results.print(calibration_table(found))
+        print_result(calibration_table(found))
 
 
 def replay(folder: Path, as_json: AsJson = False) -> None:
@@ -106,15 +101,16 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
 
     Example: derta replay $DERTA_DATA/published --json
     """
-    from derta.cli.console import results
-    from derta.pipeline.replay import curve_table, replay_folder, replay_table
+    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.tables import curve_table, replay_table
+    from derta.pipeline.replay import replay_folder
 
-    rows = replay_folder(folder)
+    rows = replay_folder(folder, display=console_display())
     if as_json:
-        options.print_json([row.model_dump() for row in rows])
+        print_json([row.model_dump() for row in rows])
     else:
-        results.print(replay_table(rows))
-        results.print(curve_table(rows))
+        print_result(replay_table(rows))
+        print_result(curve_table(rows))
 
 
 def compare(
@@ -133,19 +129,17 @@ def compare(
 
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
+    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.tables import format_comparison
     from derta.pipeline.judge import compare_files, find_judge
 
     chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
-    found = compare_files(first, second, judge=chosen, prompts_path=prompts)
+    found = compare_files(first, second, judge=chosen, prompts_path=prompts, display=console_display())
     if as_json:
-        options.print_json([one.model_dump() for one in found])
+        print_json([one.model_dump() for one in found])
         return
     for one in found:
-        typer.echo(
-            f"{one.name} ({one.measure}): {one.first_value:.1%} against {one.second_value:.1%} of {one.pairs} pairs; "
-            f"only the first {one.only_first}, only the second {one.only_second}; p = {one.p_value:.2g}, "
-            f"corrected {one.p_holm:.2g}"
-        )
+        print_result(format_comparison(one))
 
 
 def pairwise(
@@ -164,18 +158,19 @@ def pairwise(
 
     Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
     """
-    from derta.pipeline.judge import told
+    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.tables import format_cell
     from derta.pipeline.pairwise import compare_pairwise
 
     model = options.judge_model(judge_model, engine, engine_option)
-    found = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out)
+    found = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out, display=console_display())
     if as_json:
-        options.print_json({name: part and part.model_dump() for name, part in found._asdict().items()})
+        print_json({name: part and part.model_dump() for name, part in found._asdict().items()})
         return
-    typer.echo(told(found.win_rate))
-    typer.echo(told(found.order_decided))
+    print_result(format_cell(found.win_rate))
+    print_result(format_cell(found.order_decided))
     if (wins := found.comparison) is not None:
-        typer.echo(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
+        print_result(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
 
 
 def report(folder: Path) -> None:
@@ -183,7 +178,8 @@ def report(folder: Path) -> None:
 
     Example: derta report runs/gemma
     """
+    from derta.cli.console import console_display
     from derta.pipeline.report import write_again
 
-    write_again(folder)
+    write_again(folder, display=console_display())
     typer.echo(str(folder / "report.html"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +60,3 @@ def pairs(texts: list[str], *, option: str) -> dict[str, Any]:
             raise RecipeError(f"{option}: expected KEY=VALUE, got {text!r}")
         read[key] = _read_value(value, option=option)
     return read
-
-
-def print_json(value: Any) -> None:
-    """The result for a script, on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -28,11 +28,12 @@ def demo(
 
     Example: derta demo --out runs/demo --seeds 3
     """
+    from derta.cli.console import console_display, print_json
     from derta.demo.run import run_demo
 
-    summary = run_demo(folder=out, seeds=tuple(range(seeds)), fine_tuning=fine_tuning)
+    summary = run_demo(folder=out, seeds=tuple(range(seeds)), fine_tuning=fine_tuning, display=console_display())
     if as_json:
-        options.print_json(summary.model_dump())
+        print_json(summary.model_dump())
 
 
 def run(
@@ -51,6 +52,7 @@ def run(
 
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
+    from derta.cli.console import console_display, print_json
     from derta.recipe import load_recipe
 
     refuse_several_processes("run")
@@ -58,17 +60,17 @@ def run(
     if dry:
         from derta.pipeline.estimate import dry_run
 
-        found = dry_run(loaded)
+        found = dry_run(loaded, display=console_display())
         if as_json:
-            options.print_json([one._asdict() for one in found])
+            print_json([one._asdict() for one in found])
         return
     if out is None:
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
     from derta.pipeline.run import run_recipe
 
-    summary = run_recipe(loaded, folder=out)
+    summary = run_recipe(loaded, folder=out, display=console_display())
     if as_json:
-        options.print_json(summary.model_dump())
+        print_json(summary.model_dump())
 
 
 def data(
@@ -85,11 +87,12 @@ def data(
 
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
+    from derta.cli.console import console_display
     from derta.pipeline.rows import export_rows
     from derta.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
-    export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out)
+    export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
 
 
 def train(
@@ -110,6 +113,7 @@ def train(
 
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
+    from derta.cli.console import console_display
     from derta.cli.launch import is_main_process
     from derta.pipeline.data import input_files, prepare_data
     from derta.pipeline.models import check_start, train_method
@@ -132,7 +136,9 @@ def train(
     prepared = prepare_data(loaded)
     made_of = loaded.model_dump(mode="json") | {"seed": seed, "start": None if start is None else str(start)}
     with keep_origin(out, recipe=made_of, inputs=input_files(loaded), alone=is_main_process()):
-        train_method(loaded, method=method, seed=seed, prepared=prepared, out=out, start=start)
+        train_method(
+            loaded, method=method, seed=seed, prepared=prepared, out=out, start=start, display=console_display()
+        )
 
 
 def fine_tune(
@@ -156,6 +162,7 @@ def fine_tune(
 
     Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude asked.jsonl --out models/attacked
     """
+    from derta.cli.console import console_display
     from derta.pipeline.fine_tuning_folder import fine_tune_folder
 
     refuse_several_processes("fine-tune")
@@ -169,5 +176,6 @@ def fine_tune(
         settings=options.pairs(settings, option="--set"),
         seed=seed,
         out=out,
+        display=console_display(),
     )
     typer.echo(f"{out}: {told}", err=True)

@@ -1,0 +1,57 @@
+"""What the command line shows: log lines and bars on standard error, results on standard output."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import derta
+from derta.cli.console import console_display, print_json, print_result
+from small_run import forget_console
+
+SOURCE = Path(derta.__file__).parent
+
+
+@pytest.fixture
+def display():
+    yield console_display()
+    forget_console()
+
+
+def test_log_lines_are_plain_and_go_to_standard_error(display, capfd):
+    console_display()  # a second call adds no second handler
+    hostile = "[bold]not markup[/bold] [/] :warning: " + "x" * 200
+    display.logger.info(hostile)
+    display.logger.getChild("steps").info("step %d of %d", 1, 2)
+    assert capfd.readouterr() == ("", f"{hostile}\nstep 1 of 2\n")
+
+
+def test_a_bar_shows_its_description_as_it_is(display, capfd):
+    with display.progress.task("[red]replies[/red]", total=2) as task:
+        task.update(1)
+        task.set_total(4)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "[red]replies[/red]" in err
+    assert "1/4" in err
+
+
+def test_results_go_to_standard_output_as_they_are(capfd):
+    print_result("[bold]a line[/bold] " + "y" * 200)
+    print_json({"text": "é"})
+    out, err = capfd.readouterr()
+    assert out == "[bold]a line[/bold] " + "y" * 200 + '\n{\n  "text": "é"\n}\n'
+    assert err == ""
+
+
+def _prints(path: Path) -> bool:
+    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    imported = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    return "print" in names or any((name or "").startswith(("derta.cli", "rich", "typer")) for name in imported)
+
+
+def test_nothing_outside_the_command_line_prints_or_imports_it():
+    outside = [path for path in SOURCE.rglob("*.py") if SOURCE / "cli" not in path.parents]
+    assert len(outside) > 50
+    assert [str(path) for path in outside if _prints(path)] == []
+    assert _prints(SOURCE / "cli/console.py")
