@@ -46,6 +46,15 @@ def test_an_example_ends_with_an_answer_to_somebody(messages):
         Example(messages=messages)
 
 
+def test_an_example_has_one_form():
+    messages = (*ASKED, Message(role="assistant", content="Hello."))
+    with pytest.raises(ValidationError, match="not both"):
+        Example(messages=messages, text="Hello.")
+    with pytest.raises(ValidationError):
+        Example(text=" ")
+    assert Example(text="Hello.").id != Example(messages=messages).id
+
+
 def test_an_id_follows_the_content_and_not_the_source():
     triple = Triple(query="q", safe="s", harmful="h")
     assert triple.id == triple.model_copy(update={"source": "elsewhere"}).id

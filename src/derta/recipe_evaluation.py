@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from derta.recipe_parts import Section, SourceSection
 from derta.records import Suite
 
+SectionKey = tuple[str | None, str | None, str | None]  # suite, attack, name
+
 
 class HelperSection(Section):
     """A model that takes part in a search: what the engine loads, the engine's name, and the engine's settings."""
@@ -33,16 +35,40 @@ class SearchSection(Section):
 
 
 class EvaluationSection(Section):
-    """One attack over one set of requests: a file's, or the queries that `data.held_out_queries` keeps."""
+    """One attack over one set of requests, or a file of prompts that are ready.
+
+    Attributes:
+        requests: A source's, or the queries that `data.held_out_queries` keeps.
+        prompts: A JSONL file of `Prompt` records, in place of `attack`, `options` and `requests`. Each keeps its own
+            attack; with a `name`, all count in the section's `suite` under that name.
+    """
 
     attack: str = "direct"
-    requests: SourceSection | Literal["held_out"]
+    requests: SourceSection | Literal["held_out"] | None = None
+    prompts: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     search: SearchSection = Field(default_factory=SearchSection)
     suite: Suite = "attack"
     name: str | None = None
     judges: tuple[str, ...] = ("refusal",)
     max_new_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.requests is None) == (self.prompts is None):
+            raise ValueError("expected `requests` or a file of `prompts`, and not both")
+        if self.prompts is not None and self.model_fields_set & {"attack", "options", "search"}:
+            raise ValueError("a file of `prompts` needs no `attack`, `options` or `search`: its prompts are ready")
+        if self.prompts is None and self.name is None and self.suite != "attack":
+            raise ValueError(f"a section of suite {self.suite} needs a `name` for its set of requests")
+        return self
+
+    @property
+    def key(self) -> SectionKey:
+        """What tells the evaluations of a recipe apart; None stands for any that no other section has."""
+        if self.prompts is None:
+            return self.suite, self.attack, self.name
+        return (None, None, None) if self.name is None else (self.suite, None, self.name)
 
 
 class GenerateSection(Section):

@@ -60,13 +60,21 @@ class Triple(Record):
 
 
 class Example(Record):
-    """A helpful conversation; its last message is the assistant's, and the only one learned."""
+    """A helpful conversation, whose last message is the assistant's and the only one learned; or raw text.
 
-    messages: tuple[Message, ...]
+    A raw `text` is wrapped by no template: all of it is learned, and the end after it.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: Text | None = None
     source: str | None = None
 
     @model_validator(mode="after")
-    def _ends_with_an_answer(self) -> Example:
+    def _has_one_form(self) -> Example:
+        if self.text is not None:
+            if self.messages:
+                raise ValueError("an example carries messages or a raw text, not both")
+            return self
         if len(self.messages) < 2 or self.messages[-1].role != "assistant":
             raise ValueError("messages must end with an assistant's answer to somebody")
         if not all(message.content.strip() for message in self.messages):
@@ -76,6 +84,8 @@ class Example(Record):
     @property
     def id(self) -> str:
         """The content's hash, as for `Triple.id`."""
+        if self.text is not None:
+            return short_hash("text", self.text)
         return short_hash(*(f"{m.role}\x1e{m.content}" for m in self.messages))
 
 

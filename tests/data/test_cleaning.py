@@ -118,5 +118,14 @@ def test_repeated_examples_and_those_with_an_evaluation_request_are_dropped() ->
     assert clean.dropped == Counter(duplicate=1, in_evaluation=1)
 
 
+def test_a_raw_text_with_an_evaluation_request_as_a_line_is_dropped() -> None:
+    examples = [
+        Example(text=text) for text in ("Bread is baked.", "Recipes\nbread?\nFlour.", "BREAD?", "Bread is baked.")
+    ]
+    clean = clean_examples(examples, evaluation_requests=["Bread?"])
+    assert clean.examples == examples[:1]
+    assert clean.dropped == Counter(duplicate=1, in_evaluation=2)
+
+
 def test_what_the_assistant_says_is_no_request() -> None:
     assert clean_examples([example("Hi", "Bread?")], evaluation_requests=["Bread?"]).examples

@@ -156,6 +156,29 @@ def test_only_the_last_answer_of_a_conversation_is_learned(chat_of):
     assert row.input_ids.count(chat.tokenizer.bos_token_id) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_raw_text_is_learned_whole_after_one_bos_and_ends_with_eos(chat_of, kind):
+    chat = chat_of(kind, "auto")
+    ids = chat.tokenizer.encode("The cat sleeps.", add_special_tokens=False)
+    encoded = encode_example(chat, Example(text="The cat sleeps."))
+    assert encoded.prompt_ids == (chat.tokenizer.bos_token_id,)
+    assert encoded.response_ids == (*ids, chat.tokenizer.eos_token_id)
+    again = encode_example(chat, Example(text=chat.tokenizer.bos_token + "The cat sleeps."))
+    assert again.prompt_ids == encoded.prompt_ids
+    assert again.response_ids[-len(ids) :] == encoded.response_ids[-len(ids) :]
+
+
+def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(make_tokenizer):
+    tokenizer = make_tokenizer(kind="bpe")
+    tokenizer.bos_token = None
+    chat = chat_format(tokenizer, template="paper")
+    first, *rest = tokenizer.encode("The cat sleeps.", add_special_tokens=False)
+    encoded = encode_example(chat, Example(text="The cat sleeps."))
+    assert (encoded.prompt_ids, encoded.response_ids) == ((first,), (*rest, tokenizer.eos_token_id))
+    with pytest.raises(DataError, match="at least two tokens"):
+        encode_example(chat, Example(text="a"))
+
+
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.pairs])
 @pytest.mark.parametrize("template", ["auto", "paper"])
 @given(

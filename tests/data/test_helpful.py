@@ -7,12 +7,14 @@ import pytest
 
 from derta.data.helpful import HELPFUL_FORMATS, read_examples
 from derta.errors import DataError
+from derta.files import write_records
 
 ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{"role": "user", "content": "bread?"}, {"role": "assistant", "content": "flour"}]},
     "sharegpt": {"conversations": [{"from": "human", "value": "bread?"}, {"from": "gpt", "value": "flour"}]},
     "alpaca": {"instruction": "bread?", "input": "", "output": "flour"},
     "aisafetylab": {"input": "bread?", "output": "flour", "label": 0},
+    "text": {"text": " Bread needs flour.\n"},
 }
 
 
@@ -25,7 +27,10 @@ def write(path: Path, rows: list[Any]) -> Path:
 def test_every_format_is_known_by_its_fields_and_gives_the_example(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "kitchen.json", [ROWS[name]])
     read = read_examples(path)
-    assert [(m.role, m.content) for m in read.examples[0].messages] == [("user", "bread?"), ("assistant", "flour")]
+    turns = [(m.role, m.content) for m in read.examples[0].messages]
+    raw = name == "text"
+    assert turns == ([] if raw else [("user", "bread?"), ("assistant", "flour")])
+    assert read.examples[0].text == ("Bread needs flour." if raw else None)
     assert read.examples[0].source == "kitchen"
     assert read == read_examples(path, format=name)
 
@@ -34,6 +39,20 @@ def test_an_input_stands_below_its_instruction_and_may_be_absent(tmp_path: Path)
     rows = [{"instruction": "Sort.", "input": "b, a", "output": "a, b"}, {"instruction": "Hello", "output": "Hi"}]
     read = read_examples(write(tmp_path / "a.json", rows))
     assert [example.messages[0].content for example in read.examples] == ["Sort.\n\nb, a", "Hello"]
+
+
+def test_a_text_beside_an_instruction_is_its_other_form_and_an_empty_one_is_dropped(tmp_path: Path) -> None:
+    [example] = read_examples(write(tmp_path / "a.json", [{**ROWS["alpaca"], "text": "bread? flour"}])).examples
+    assert example.text is None
+    read = read_examples(write(tmp_path / "b.json", [ROWS["text"], {"text": " "}]))
+    assert (len(read.examples), read.dropped) == (1, Counter(empty_text=1))
+
+
+def test_written_examples_are_read_back(tmp_path: Path) -> None:
+    for name in ("messages", "text"):
+        examples = read_examples(write(tmp_path / "a.json", [ROWS[name]])).examples
+        write_records(tmp_path / "a.jsonl", examples)
+        assert read_examples(tmp_path / "a.jsonl").examples == examples
 
 
 def test_refusals_and_harmful_answers_are_not_helpful_rows(tmp_path: Path) -> None:

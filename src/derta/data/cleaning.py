@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 from derta.data.openers import begin_with_word, opens_with_refusal
@@ -108,13 +108,14 @@ def _opened(safe: str, *, policy: SafePolicy, opener: str, normalize_to: str | N
 
 
 def clean_examples(examples: Iterable[Example], *, evaluation_requests: Iterable[str]) -> CleanExamples:
-    """Drop repeated examples, and those whose user asks, in any turn, what the model will be evaluated on."""
+    """Drop repeated examples, and those with a request of the evaluation as a turn of the user or a line of a text."""
     held_out = {match_key(text) for text in evaluation_requests}
     kept: dict[str, Example] = {}
     dropped: Counter[str] = Counter()
     for example in examples:
-        asked: Sequence[str] = [message.content for message in example.messages if message.role == "user"]
-        if any(match_key(text) in held_out for text in asked):
+        requests: list[str] = [message.content for message in example.messages if message.role == "user"]
+        requests += [example.text, *example.text.splitlines()] if example.text else []
+        if held_out and any(match_key(text) in held_out for text in requests):
             dropped["in_evaluation"] += 1
         elif example.id in kept:
             dropped["duplicate"] += 1

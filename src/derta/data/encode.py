@@ -13,15 +13,28 @@ from derta.refusals import RefusalTokens
 
 
 def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
-    """Encode a conversation; only its last answer is learned.
+    """Encode a conversation, of which only the last answer is learned, or a raw text, which is learned whole.
 
     Raises:
-        DataError: the answer has no token of its own.
+        DataError: the answer has no token of its own, or the text only the one that no token comes before.
     """
+    if example.text is not None:
+        return _encode_text(chat, example.id, example.text)
     turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content)
     if not turn.response_ids:
         raise DataError(f"example {example.id}: expected an answer of at least one token, got none; drop the row")
     return EncodedExample(example.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
+
+
+def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
+    """Encode BOS, text and EOS. Nothing comes before the first token to predict it from: it is read and not learned."""
+    bos, eos = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
+    ids = [int(token) for token in chat.tokenizer.encode(text, add_special_tokens=False)]
+    if bos is not None and ids[:1] != [bos]:
+        ids = [int(str(bos)), *ids]
+    if len(ids) < 2:
+        raise DataError(f"example {name}: expected a text of at least two tokens, got {len(ids)}; drop the row")
+    return EncodedExample(name, (ids[0],), (*ids[1:], int(str(eos))))
 
 
 def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:

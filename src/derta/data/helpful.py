@@ -1,4 +1,4 @@
-"""Readers of helpful data: instructions with answers, and conversations that end with an answer."""
+"""Readers of helpful data: instructions with answers, conversations that end with an answer, and raw text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ReadExamples(NamedTuple):
 
 
 class HelpfulFormat(NamedTuple):
-    """A layout of helpful data: the fields each row must have, and the reader of a row's turns as (role, text).
+    """A layout of helpful data: the fields each row must have, and the reader of a row: its turns as (role, text).
 
-    A reader returns None for a row that is none of its business (a refusal beside helpful rows).
+    A reader returns a raw text as it is, and None for a row to leave out (a refusal beside helpful rows).
     """
 
     fields: tuple[str, ...]
-    turns: Callable[[Row], list[tuple[str, str]] | None]
+    read: Callable[[Row], list[tuple[str, str]] | str | None]
 
 
 def read_examples(source: str | Path, *, format: str = "auto", split: str = "train") -> ReadExamples:
@@ -52,21 +52,28 @@ def read_examples(source: str | Path, *, format: str = "auto", split: str = "tra
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for row in rows:
-        turns = known.turns(row)
-        if turns is None:
+        content = known.read(row)
+        if content is None:
             continue
-        reason = _fault(turns)
+        reason = _fault(content)
         if reason:
             dropped[reason] += 1
             continue
-        messages = [{"role": role, "content": content} for role, content in turns]
-        examples.append(parse_record(Example, {"messages": messages, "source": name}, where=row.where))
+        examples.append(parse_record(Example, {**_form(content), "source": name}, where=row.where))
     if not examples:
         raise DataError(f"{source}: expected helpful rows, found none ({dict(dropped)}); check the format")
     return ReadExamples(examples, dropped)
 
 
-def _fault(turns: list[tuple[str, str]]) -> str | None:
+def _form(content: list[tuple[str, str]] | str) -> dict[str, object]:
+    if isinstance(content, str):
+        return {"text": content}
+    return {"messages": [{"role": role, "content": text} for role, text in content]}
+
+
+def _fault(turns: list[tuple[str, str]] | str) -> str | None:
+    if isinstance(turns, str):
+        return None if turns else "empty_text"
     if len(turns) < 2 or turns[-1][0] != "assistant":
         return "no_answer"
     return None if all(text for _, text in turns) else "empty_turn"
@@ -106,6 +113,10 @@ def _turns(row: Row, *, field: str, role: str, text: str, roles: Mapping[str, st
     return turns
 
 
+def _text(row: Row) -> str:
+    return text_of(row, "text")
+
+
 def _messages(row: Row) -> list[tuple[str, str]]:
     return _turns(row, field="messages", role="role", text="content", roles=None)
 
@@ -114,9 +125,11 @@ def _sharegpt(row: Row) -> list[tuple[str, str]]:
     return _turns(row, field="conversations", role="from", text="value", roles=SHAREGPT_ROLES)
 
 
+# In the order in which `auto` tries them: data sets of instructions have a column `text` too.
 HELPFUL_FORMATS: dict[str, HelpfulFormat] = {
     "messages": HelpfulFormat(("messages",), _messages),
     "sharegpt": HelpfulFormat(("conversations",), _sharegpt),
     "alpaca": HelpfulFormat(("instruction", "output"), _alpaca),
     "aisafetylab": HelpfulFormat(("input", "output", "label"), _aisafetylab),
+    "text": HelpfulFormat(("text",), _text),
 }

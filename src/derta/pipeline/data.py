@@ -27,10 +27,11 @@ from derta.data.requests import read_requests
 from derta.data.rows import Instance, instances
 from derta.data.sampling import hold_out_queries, sample
 from derta.data.triples import read_triples
+from derta.files import read_records
 from derta.recipe import DataSection, Recipe
 from derta.recipe_evaluation import EvaluationSection
 from derta.recipe_parts import SourceSection
-from derta.records import Example, Request, Triple
+from derta.records import Example, Prompt, Request, Triple
 from derta.refusals import RefusalTokens
 
 
@@ -66,7 +67,7 @@ def prepare_data(recipe: Recipe) -> Prepared:
     triples, held_out_requests = hold_out_queries(clean.triples, data.held_out_queries, rng=rng)
     asked += [request.text for request in held_out_requests]
     examples, helpful_dropped = read_helpful(data.helpful, asked)
-    held_out_examples = sample(examples, data.held_out_helpful, rng=rng)
+    held_out_examples = sample([one for one in examples if one.text is None], data.held_out_helpful, rng=rng)
     held_out_ids = {example.id for example in held_out_examples}
     examples = [example for example in examples if example.id not in held_out_ids]
     mixture = Mixture(data.num_triples, data.num_helpful, data.helpful_per_safety, data.match_instances)
@@ -90,7 +91,9 @@ def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
 
 def evaluated_texts(recipe: Recipe) -> list[str]:
     """The requests that must not be trained on, but for those that are held out of the triples."""
-    return [request.text for source in evaluation_sources(recipe) for request in read_source(source)]
+    requests = [request.text for source in evaluation_sources(recipe) for request in read_source(source)]
+    paths = [Path(section.prompts) for section in recipe.evaluate if section.prompts is not None]
+    return [*requests, *(one.request for path in paths for one in read_records(path, Prompt) if one.request)]
 
 
 def input_files(recipe: Recipe) -> list[Path]:
@@ -98,7 +101,8 @@ def input_files(recipe: Recipe) -> list[Path]:
     sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.dpo.pairs, *evaluation_sources(recipe)]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
-    names = [*(source.path for source in sources), *options]
+    prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]
+    names = [*(source.path for source in sources), *prompts, *options]
     return [Path(name) for name in names if isfile(name)]  # noqa: PTH113 - Path.is_file raises on a long text
 
 

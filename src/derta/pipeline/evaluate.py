@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -14,6 +14,7 @@ from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.pipeline.data import section_requests
 from derta.protocols import Display, Engine, Judge
 from derta.recipe import Recipe
+from derta.recipe_evaluation import EvaluationSection, SectionKey
 from derta.records import Prompt, Reply, Request, Verdict
 
 R = TypeVar("R", Reply, Verdict)
@@ -22,21 +23,40 @@ R = TypeVar("R", Reply, Verdict)
 def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> list[Prompt]:
     """The prompts of a recipe's evaluations, but for attacks that search: each model gets prompts of its own there."""
     prompts: list[Prompt] = []
-    seen: set[tuple[str, str, str | None]] = set()
+    seen: set[SectionKey] = set()
     for section in recipe.evaluate:
-        if (key := (section.suite, section.attack, section.name)) in seen:
-            raise RecipeError(f"evaluate: got two sections of {section.suite} {section.attack}; give each a `name`")
-        seen.add(key)
+        if section.key in seen:
+            what = f"{section.suite} {section.attack}" if section.prompts is None else "prompts"
+            raise RecipeError(f"evaluate: got two sections of {what}; give each a `name`")
+        seen.add(section.key)
         if section.attack in SEARCHES:
             continue
-        attack = build_attack(section.attack, section.options)
-        requests = section_requests(section, held_out=held_out, seed=seed)
-        crafted = attack(requests, target=None, rng=Random(seed))  # noqa: S311 - reproducible, not secret
-        if section.name is None and section.suite != "attack":
-            raise RecipeError(f"evaluate: a section of suite {section.suite} needs a `name` for its set of requests")
-        prompts += crafted if section.name is None else as_suite(crafted, suite=section.suite, dataset=section.name)
+        found = _section_prompts(section, held_out=held_out, seed=seed)
+        if section.name is not None:
+            found = as_suite(found, suite=section.suite, dataset=section.name)
+        prompts += found if section.prompts is None else _check_apart(found, section, recipe)
     check_unique(prompts)
     return prompts
+
+
+def _section_prompts(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> Iterable[Prompt]:
+    if section.prompts is not None:
+        return read_records(Path(section.prompts), Prompt)
+    attack = build_attack(section.attack, section.options)
+    requests = section_requests(section, held_out=held_out, seed=seed)
+    return attack(requests, target=None, rng=Random(seed))  # noqa: S311 - reproducible, not secret
+
+
+def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:
+    """Refuse a file's prompt that would be taken for another evaluation's, whose judges and limit would apply to it."""
+    others = {other.key for other in recipe.evaluate if other is not section}
+    for prompt in prompts:
+        if others & {(prompt.suite, prompt.attack, prompt.dataset), (prompt.suite, None, prompt.dataset)}:
+            raise RecipeError(
+                f"evaluate: {section.prompts}: prompt {prompt.id!r} ({prompt.cell}) reads as another evaluation's; "
+                "give one of the two a `name`"
+            )
+        yield prompt
 
 
 def check_unique(prompts: Iterable[Prompt]) -> None:

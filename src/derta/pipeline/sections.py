@@ -9,43 +9,38 @@ from derta.judges import JUDGES
 from derta.pipeline.evaluate import judge_all
 from derta.protocols import Judge
 from derta.recipe import Recipe
+from derta.recipe_evaluation import EvaluationSection
 from derta.records import Prompt, Reply, Verdict
 
 
 def token_limits(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
     """The most new tokens of each prompt, by id."""
-    own = {section_key(s.suite, s.attack, s.name): s.max_new_tokens for s in recipe.evaluate}
     default = recipe.generate.max_new_tokens
-    return {prompt.id: own[prompt_key(prompt)] or default for prompt in prompts}
+    return {prompt.id: section_of(prompt, recipe).max_new_tokens or default for prompt in prompts}
 
 
-def section_key(suite: str, attack: str, name: str | None) -> tuple[str, str, str | None]:
-    """What tells evaluations of a recipe apart."""
-    return suite, attack, name
-
-
-def prompt_key(prompt: Prompt) -> tuple[str, str, str | None]:
-    """The evaluation that a prompt came from."""
-    return section_key(prompt.suite, prompt.attack, prompt.dataset)
+def section_of(prompt: Prompt, recipe: Recipe) -> EvaluationSection:
+    """Return the evaluation that a prompt came from: of its attack and name, or else of a file of prompts."""
+    sections = {section.key: section for section in recipe.evaluate}
+    keys = ((prompt.suite, prompt.attack, prompt.dataset), (prompt.suite, None, prompt.dataset), (None, None, None))
+    return next(sections[key] for key in keys if key in sections)
 
 
 def judge_sections(
     recipe: Recipe, prompts: Sequence[Prompt], *, replies: Sequence[Reply], home: Path
 ) -> dict[str, list[Verdict | None]]:
     """Each judge on the prompts of the evaluations that name it."""
-    wanted: dict[str, set[tuple[str, str, str | None]]] = {}
-    for section in recipe.evaluate:
-        for judge in section.judges:
-            wanted.setdefault(judge, set()).add(section_key(section.suite, section.attack, section.name))
+    names = dict.fromkeys(judge for section in recipe.evaluate for judge in section.judges)
+    wanted = [section_of(prompt, recipe).judges for prompt in prompts]
     return {
         judge: judge_some(
             JUDGES[judge].judge,
             prompts,
             replies=replies,
-            chosen=[prompt_key(prompt) in keys for prompt in prompts],
+            chosen=[judge in judges for judges in wanted],
             path=home / f"verdicts.{judge}.jsonl",
         )
-        for judge, keys in wanted.items()
+        for judge in names
     }
 
 

@@ -1,0 +1,87 @@
+import pytest
+import yaml
+
+from derta.errors import DataError, RecipeError
+from derta.files import write_records
+from derta.pipeline.data import evaluated_texts, input_files
+from derta.pipeline.evaluate import craft_prompts
+from derta.pipeline.sections import section_of, token_limits
+from derta.recipe import load_recipe
+from derta.records import Message, Prompt
+
+
+def ready(name, **fields):
+    return Prompt(
+        id=name,
+        request_id=name,
+        request=f"What is {name}?",
+        **{"attack": "by hand", "messages": (Message(role="user", content=f"Tell me: {name}"),), **fields},
+    )
+
+
+PROMPTS = [
+    ready("tea"),
+    ready("salt", attack="prefill", variant="9%", prefill="It is", suite="over_refusal", dataset="d"),
+]
+
+
+@pytest.fixture
+def with_prompts(recipe, tmp_path):
+    """Give the small recipe a section of ready prompts; `section` replaces its keys."""
+
+    def write(*prompts, **section):
+        path = tmp_path / "prompts.jsonl"
+        write_records(path, prompts)
+        values = yaml.safe_load(recipe.read_text())
+        values["evaluate"].append({"prompts": str(path), **section})
+        recipe.write_text(yaml.safe_dump(values))
+        return load_recipe(recipe)
+
+    return write
+
+
+def test_a_file_of_prompts_is_asked_as_it_is(with_prompts, tmp_path):
+    loaded = with_prompts(*PROMPTS, judges=["harm"], max_new_tokens=9)
+    crafted = craft_prompts(loaded, held_out=[], seed=0)
+    assert crafted[-2:] == PROMPTS
+    assert [section_of(prompt, loaded).judges for prompt in crafted[-2:]] == [("harm",)] * 2
+    assert token_limits(loaded, crafted)["tea"] == 9
+    assert section_of(crafted[0], loaded) is loaded.evaluate[0]
+    assert tmp_path / "prompts.jsonl" in input_files(loaded)
+
+
+def test_what_the_prompts_request_must_not_be_trained_on(with_prompts):
+    assert {"What is tea?", "What is salt?"} <= set(evaluated_texts(with_prompts(*PROMPTS)))
+
+
+def test_a_name_counts_a_file_of_prompts_in_a_suite_of_its_own(with_prompts):
+    loaded = with_prompts(ready("tea", attack="direct"), suite="over_refusal", name="mine")
+    [prompt] = craft_prompts(loaded, held_out=[], seed=0)[-1:]
+    assert (prompt.id, prompt.suite, prompt.dataset, prompt.attack) == ("mine/tea", "over_refusal", "mine", "direct")
+    assert section_of(prompt, loaded) is loaded.evaluate[-1]
+
+
+def test_a_prompt_that_reads_as_another_evaluations_is_refused(with_prompts):
+    loaded = with_prompts(ready("tea", attack="direct"))
+    with pytest.raises(RecipeError, match=r"prompt 'tea' \(direct\) reads as another evaluation's; .*`name`"):
+        craft_prompts(loaded, held_out=[], seed=0)
+
+
+def test_a_malformed_prompt_is_one_line(with_prompts, tmp_path):
+    loaded = with_prompts(*PROMPTS)
+    (tmp_path / "prompts.jsonl").write_text('{"id": "tea"}\n')
+    with pytest.raises(DataError, match=r"prompts\.jsonl:1: not a prompt"):
+        craft_prompts(loaded, held_out=[], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"attack": "prefill"}, "needs no `attack`"),
+        ({"requests": "held_out"}, "expected `requests` or a file of `prompts`, and not both"),
+        ({"prompts": None}, "expected `requests` or a file of `prompts`, and not both"),
+    ],
+)
+def test_prompts_stand_in_for_requests_and_an_attack(with_prompts, section, message):
+    with pytest.raises(RecipeError, match=message):
+        with_prompts(*PROMPTS, **section)
