@@ -28,7 +28,8 @@ from derta.attacks import build_attack
 from derta.chat import encode_prompt
 from derta.data.requests import read_requests
 from derta.data.triples import read_triples
-from derta.engines.hf import HfEngine, load_engine, stop_tokens
+from derta.engines import load_engine
+from derta.engines.hf import HfEngine, stop_tokens
 from derta.records import Prompt, Request
 
 BATCH_ROWS = 25

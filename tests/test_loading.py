@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from derta.errors import ModelError
-from derta.loading import load_model, load_tokenizer
+from derta.loading import load_adapter, load_model, load_tokenizer
 
 # peft asks transformers 5.23 by a name that it will drop
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -35,7 +35,8 @@ def adapter_dir(tiny_model_dir, tmp_path):
 
 
 def load(path, adapter=None, **settings):
-    return load_model(str(path), adapter=None if adapter is None else str(adapter), device="cpu", **settings)
+    model = load_model(str(path), device="cpu", **settings)
+    return model if adapter is None else load_adapter(model, str(adapter))
 
 
 def load_both(path, **settings):
@@ -71,7 +72,7 @@ def test_an_unknown_type_is_refused(tiny_model_dir):
 
 def test_a_device_that_is_not_there_is_told(tiny_model_dir):
     with pytest.raises(ModelError, match="cannot load the model"):
-        load_model(str(tiny_model_dir), adapter=None, device="cuda:77")
+        load_model(str(tiny_model_dir), device="cuda:77")
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_told():
@@ -176,3 +177,21 @@ def test_no_memory_left_for_a_model_or_adapter_is_told(name, error, tiny_model_d
     monkeypatch.setattr(f"{place}.from_pretrained", full)
     with pytest.raises(ModelError, match=f"out of memory while the {name} was loaded; use a 16-bit `dtype`"):
         load(tiny_model_dir, adapter=adapter_dir)
+
+
+def test_a_model_for_training_is_loaded_by_the_same_function(tiny_model_dir):
+    model = load_model(str(tiny_model_dir), dtype=torch.float32, device=None, attn_implementation="eager")
+    assert model.config._attn_implementation == "eager"
+    assert not hasattr(model, "hf_device_map")
+
+
+def test_a_missing_package_of_an_attention_is_told(tiny_model_dir):
+    told = fault(tiny_model_dir, attn_implementation="flash_attention_2")
+    assert "cannot use attention by flash_attention_2" in told
+    assert told.endswith("install it, or use sdpa")
+
+
+def test_an_adapter_is_trained_on_where_it_is_asked_for(tiny_model_dir, adapter_dir):
+    for trainable in (False, True):
+        model = load_adapter(load(tiny_model_dir), str(adapter_dir), trainable=trainable)
+        assert any(weight.requires_grad for weight in model.parameters()) == trainable

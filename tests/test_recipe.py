@@ -43,27 +43,27 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("values", "path", "hint"),
     [
-        (recipe(titel="x"), "titel", "did you mean `title`"),
-        (with_train(learning_rat=1), "train.learning_rat", "did you mean `learning_rate`"),
-        (with_train(lora={"rank": 8}), "train.lora.rank", "known keys: r, alpha, dropout"),
-        (with_train(lora={"alpa": 8}), "train.lora.alpa", "did you mean `alpha`"),
-        (recipe(model={"path": "m", "templat": "x"}), "model.templat", "did you mean `template`"),
+        (recipe(titel="x"), "titel", "did you mean 'title'"),
+        (with_train(learning_rat=1), "train.learning_rat", "did you mean 'learning_rate'"),
+        (with_train(lora={"rank": 8}), "train.lora.rank", "known: r, alpha, dropout"),
+        (with_train(lora={"alpa": 8}), "train.lora.alpa", "did you mean 'alpha'"),
+        (recipe(model={"path": "m", "templat": "x"}), "model.templat", "did you mean 'template'"),
         (
             recipe(data=MINIMAL["data"] | {"triples": [{"path": "t", "pth": "x"}]}),
             "data.triples.0.pth",
-            "did you mean `path`",
+            "did you mean 'path'",
         ),
         (
             recipe(evaluate=[{"requests": "held_out"}, {"requests": "held_out", "atack": "x"}]),
             "evaluate.1.atack",
-            "did you mean `attack`",
+            "did you mean 'attack'",
         ),
         (
             recipe(evaluate=[{"requests": {"path": "x", "limti": 3}}]),
             "evaluate.0.requests.limti",
-            "did you mean `limit`",
+            "did you mean 'limit'",
         ),
-        (recipe(zzz=1), "zzz", "known keys: title, seeds, model"),
+        (recipe(zzz=1), "zzz", "known: title, seeds, model"),
     ],
 )
 def test_an_unknown_key_is_told_by_its_path_with_the_nearest_known_one(values, path, hint):
@@ -176,5 +176,5 @@ def test_an_override_below_a_plain_value_is_refused(recipe_file, key):
 
 
 def test_an_unknown_override_is_refused_like_any_key(recipe_file):
-    with pytest.raises(RecipeError, match=r"unknown key `train.max_step`; did you mean `max_steps`"):
+    with pytest.raises(RecipeError, match=r"unknown key `train.max_step`; did you mean 'max_steps'"):
         load_recipe(recipe_file(MINIMAL), overrides={"train.max_step": 1})

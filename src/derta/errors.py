@@ -1,8 +1,16 @@
-"""What a user can do wrong, said in one line: what was expected, what came, what to do."""
+"""Errors of the user in one line: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
-class DertaError(Exception):
-    """A mistake the user can mend; the command line prints it as one line and exits with code 2."""
+class DertaError(ValueError):
+    """A mistake the user can fix; the command line prints it as one line and exits with code 2.
+
+    Pydantic turns a `ValueError` of a validator into a `ValidationError`: validators of ours raise no `DertaError`.
+    """
 
 
 class DataError(DertaError):
@@ -23,6 +31,19 @@ class RunError(DertaError):
 
 class EngineError(DertaError):
     """A served model cannot be reached, refuses, or leaves prompts unanswered; or an engine's package is missing."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Offer the known name that is nearest to an unknown one, or else all of them.
+
+    >>> did_you_mean("divice", ["device", "dtype"]), did_you_mean("steam", ["device", "dtype"])
+    ("did you mean 'device'?", 'known: device, dtype')
+    """
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,8 +1,9 @@
-"""Models and tokenizers from folders and the hub; what is wrong with one is told in one line."""
+"""Models, adapters and tokenizers from folders and the hub, for engines and for training; faults are one line."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from derta.errors import ModelError, is_out_of_memory
-from derta.peft_warnings import without_false_warnings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FALSE_WARNING = r"The following (rank|alpha)_pattern keys did not match .*gate_up_proj'\]"
 
 
 @contextmanager
-def _in_one_line(path: str, what: str) -> Generator[None]:
+def _in_one_line(path: str, what: str, attn_implementation: str | None = None) -> Generator[None]:
     """Turn what transformers, peft and safetensors raise on a bad folder or hub id into a `ModelError`."""
     try:
         yield
@@ -35,6 +38,10 @@ def _in_one_line(path: str, what: str) -> Generator[None]:
                 "or another one"
             ) from error
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if isinstance(error, ImportError) and attn_implementation is not None:
+            raise ModelError(
+                f"{path}: cannot use attention by {attn_implementation} ({first}); install it, or use sdpa"
+            ) from error
         raise ModelError(f"{path}: cannot load {what} ({first}); check the folder or hub id") from error
 
 
@@ -74,27 +81,42 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
 
 
 def load_model(
-    path: str, *, adapter: str | None, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
-) -> Any:
-    """Load a causal language model in eval mode, from safetensors only, with an adapter on top if one is given.
+    path: str,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | None = "auto",
+    attn_implementation: str | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode, from safetensors only.
+
+    Args:
+        path: a folder that `save_pretrained` wrote, or `org/name` on the hub.
+        dtype: `auto` (as saved), `float32`, `bfloat16`, `float16`, or a `torch.dtype`.
+        device: `auto` (all accelerators there are, else the CPU), `cpu`, `cuda:1` and so on; None leaves the placing to
+            whoever trains it (accelerate, FSDP).
+        attn_implementation: `sdpa`, `flash_attention_2` and so on; None leaves Transformers' choice.
+        quantization_config: how its weights are quantized as they are loaded.
+        trust_remote_code: run code that comes with the model.
 
     Raises:
-        ModelError: there is no such model, it is no causal language model, or weights are missing from it.
+        ModelError: there is no such model, it is no causal language model, weights are missing from it, memory runs
+            out, or the package of `attn_implementation` is missing.
     """
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-    if dtype not in DTYPES:
+    if isinstance(dtype, str) and dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     check_place(path, needs="config.json")
-    if adapter is not None:
-        check_place(adapter, needs="adapter_model.safetensors")
-    with _in_one_line(path, "the model"):
+    with _in_one_line(path, "the model", attn_implementation):
         model, found = auto.from_pretrained(
             path,
             dtype=dtype,
             device_map=device,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -103,10 +125,31 @@ def load_model(
         raise ModelError(
             f"{path}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Fetch it again"
         )
-    if adapter is not None:
-        with _in_one_line(adapter, "the adapter"), without_false_warnings():
-            model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) -> PeftModel:
+    """Put an adapter on a model, in eval mode; `trainable` lets it be trained on.
+
+    Raises:
+        ModelError: there is no adapter, or it is another model's.
+    """
+    from peft import PeftModel
+
+    check_place(path, needs="adapter_model.safetensors")
+    with _in_one_line(path, "the adapter"), without_false_warnings():
+        return PeftModel.from_pretrained(model, path, is_trainable=trainable).eval()
+
+
+@contextmanager
+def without_false_warnings() -> Generator[None]:
+    """Put or load adapters in this block without a false alarm about fused experts.
+
+    PEFT 0.21 looks for a fused parameter's rank among modules, says it is ignored, and uses it all the same.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _FALSE_WARNING, RuntimeWarning)
+        yield
 
 
 def give_back_memory() -> None:

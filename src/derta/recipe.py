@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from derta.errors import RecipeError
+from derta.errors import RecipeError, did_you_mean
 from derta.recipe_evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.recipe_file import read_values
-from derta.recipe_parts import Section, SourceSection, nearest, walk
+from derta.recipe_parts import Section, SourceSection, walk
 
 
 class ModelSection(Section):
@@ -226,7 +226,7 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])
             path = ".".join([*keys, key])
-            raise RecipeError(f"{where}: unknown key `{path}`; {nearest(key, section)}") from error
+            raise RecipeError(f"{where}: unknown key `{path}`; {did_you_mean(key, section.model_fields)}") from error
         path = ".".join(keys) or "recipe"
         raise RecipeError(f"{where}: `{path}`: {first['msg']}, got {first.get('input')!r:.80}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,13 +20,6 @@ class SourceSection(Section):
     format: str = "auto"
     split: str = "train"
     limit: int | None = Field(default=None, ge=1)
-
-
-def nearest(key: str, section: type[BaseModel]) -> str:
-    """What is offered in place of a key that a section does not have."""
-    names = list(section.model_fields)
-    near = get_close_matches(key, names, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(names)}"
 
 
 def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:

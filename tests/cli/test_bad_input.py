@@ -30,7 +30,7 @@ def broken(recipe, tmp_path, derta):
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("train.leaning_rate=1", ["`train.leaning_rate`", "did you mean `learning_rate`?"]),
+        ("train.leaning_rate=1", ["`train.leaning_rate`", "did you mean 'learning_rate'?"]),
         ("train.epochs=-1", ["`train.epochs`", "got -1"]),
         ("data.num_triples=100", ["asked for 200 triples", "6 are available"]),
         ("data.held_out_queries=100", ["100", "8"]),

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import NoBadWordsLogitsProcessor
 
+from derta.engines import load_engine
 from derta.engines.barring import Bar, bar, choose
 from derta.engines.greedy import greedy
-from derta.engines.hf import load_engine
 from derta.errors import ModelError
 from derta.records import Decoding, Prompt
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from openai_server import Fault, in_order, question, serving
 
-from derta.engines.build import build_engine
+from derta.engines import load_engine
 from derta.errors import EngineError
 from derta.files import read_records, write_records
 from derta.records import Message, Prompt, Reply
@@ -85,8 +85,8 @@ def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--engine", "apy"], "--engine: expected one of hf, api, vllm, got 'apy'"),
-        (["--engine", "api", "--adapter", "x"], "engine api: unknown setting 'adapter'; its settings are endpoints"),
+        (["--engine", "apy"], "unknown engine 'apy'; did you mean 'api'?"),
+        (["--engine", "api", "--adapter", "x"], "engine api: unknown setting 'adapter'; known: endpoints, send"),
         (["--engine", "api", "--option", "tires=3"], "unknown setting 'tires'; did you mean 'tries'?"),
         (["--engine", "api", "--option", "tries=many"], "engine api: setting tries"),
         (["--engine", "vllm"], "pip install 'derta[vllm]'"),
@@ -101,7 +101,7 @@ def test_settings_that_an_engine_does_not_have_are_told(words, part, asked, tmp_
 
 
 def test_any_engine_is_built_from_its_name_and_settings(tiny_model_dir):
-    engine = build_engine("api", "m", {"tokenizer": str(tiny_model_dir), "body": {"top_k": 1}, "concurrency": 3})
+    engine = load_engine("m", engine="api", tokenizer=str(tiny_model_dir), body={"top_k": 1}, concurrency=3)
     assert (engine.send, engine.body, engine.limits.concurrency) == ("ids", {"top_k": 1}, 3)
     with pytest.raises(EngineError, match="setting concurrency"):
-        build_engine("api", "m", {"concurrency": "a lot"})
+        load_engine("m", engine="api", concurrency="a lot")

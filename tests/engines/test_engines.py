@@ -5,7 +5,7 @@ import pytest
 from openai_server import model_answer, serving
 from vllm_stand_in import installed
 
-from derta.engines import ENGINES
+from derta.engines import ENGINES, load_engine
 from derta.engines.scripted import ScriptedModel
 from derta.records import Message, Prompt
 
@@ -30,10 +30,10 @@ def engine(request, tiny_model_dir, monkeypatch):
         yield ScriptedModel(lambda prompt: f"The answer to {prompt.id}.")
         return
     model = str(tiny_model_dir)
-    local = ENGINES["hf"](model)
+    local = load_engine(model)
     with serving(model_answer(local)) as server, installed(local, monkeypatch.setitem):
         settings = {"api": {"endpoints": server.url, "tokenizer": model}}.get(request.param, {})
-        yield ENGINES[request.param](model, **settings)
+        yield load_engine(model, engine=request.param, **settings)
 
 
 def test_every_prompt_has_exactly_one_reply_no_longer_than_asked(engine):

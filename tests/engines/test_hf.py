@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 
@@ -5,8 +6,9 @@ import pytest
 import torch
 
 from derta.chat import encode_prompt, prompt_text
-from derta.engines.hf import HfEngine, load_engine, position_limit, stop_tokens
-from derta.errors import ModelError
+from derta.engines import load_engine
+from derta.engines.hf import HfEngine, position_limit, stop_tokens
+from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
 
 QUESTIONS = (
@@ -139,10 +141,60 @@ def test_a_prompt_without_a_known_token_is_told(make_model_dir):
         engine.generate([blank], max_new_tokens=2)
 
 
-def test_a_model_left_in_training_mode_is_refused(engine, make_model):
-    training = HfEngine(make_model("llama", vocab_size=500).train(), engine.chat)
-    with pytest.raises(ModelError, match=r"call `model\.eval"):
-        training.generate(PROMPTS, max_new_tokens=2)
+@pytest.fixture
+def training(make_model, engine):
+    """A model with dropout in its attention, in training mode, with one module that stays in eval mode."""
+    model = make_model("llama", vocab_size=len(engine.chat.tokenizer), attention_dropout=0.9).train()
+    model.model.layers[0].eval()
+    return model
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_a_model_in_training_answers_in_eval_mode_and_is_trained_on_between_replies(engine, training):
+    before, plain = modes(training), HfEngine(copy.deepcopy(training).eval(), engine.chat, max_batch_tokens=100)
+    around = load_engine(training, tokenizer=engine.chat.tokenizer, max_batch_tokens=100)
+    found = {}
+    for reply in around.generate(PROMPTS, max_new_tokens=8):
+        assert modes(training) == before
+        training(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+        found[reply.prompt_id] = reply
+    assert found == replies(plain, PROMPTS, max_new_tokens=8)
+    continuations = ["Sure, here"] * len(PROMPTS)
+    assert around.log_likelihood(PROMPTS, continuations) == plain.log_likelihood(PROMPTS, continuations)
+    assert modes(training) == before
+
+
+def test_a_model_is_back_in_training_mode_after_a_fault_or_when_its_replies_are_dropped(engine, training):
+    before, around = modes(training), HfEngine(training, engine.chat, max_batch_tokens=1)
+    stream = around.generate(PROMPTS, max_new_tokens=2)
+    next(stream)
+    stream.close()
+    assert modes(training) == before
+
+    def broken(*_):
+        raise RuntimeError("a broken layer")
+
+    training.lm_head.register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="a broken layer"):
+        list(around.generate(PROMPTS, max_new_tokens=2))
+    assert modes(training) == before
+
+
+def test_a_model_in_memory_has_the_same_settings_and_needs_its_tokenizer(engine, tiny_model_dir):
+    tokenizer = engine.chat.tokenizer
+    made = load_engine(engine.model, tokenizer=tokenizer, template="paper", refusal_words=["Sure"], max_batch_tokens=9)
+    assert (made.model, made.refusal_words, made.max_batch_tokens) == (engine.model, ("Sure",), 9)
+    assert "[INST]" in prompt_text(made.chat, [Message(role="user", content="Tea?")])
+    assert replies(load_engine(engine.model, tokenizer=str(tiny_model_dir)), PROMPTS) == replies(engine, PROMPTS)
+    with pytest.raises(EngineError, match="expected `tokenizer` beside a LlamaForCausalLM in memory, got none"):
+        load_engine(engine.model)
+    with pytest.raises(EngineError, match="expected no `dtype` for a LlamaForCausalLM in memory"):
+        load_engine(engine.model, tokenizer=tokenizer, dtype="bfloat16")
+    with pytest.raises(EngineError, match="engine api: expected a model's name, got a LlamaForCausalLM; use the"):
+        load_engine(engine.model, engine="api")
 
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(make_model, make_tokenizer, tmp_path):

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 from openai_server import Fault, choice, in_order, model_answer, question, serving
 
-from derta.engines.hf import load_engine as load_hf
-from derta.engines.openai_api import load_engine
+from derta.engines.hf import load as load_hf
+from derta.engines.openai_api import load as load_engine
 from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
 

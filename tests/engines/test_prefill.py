@@ -3,9 +3,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM, Phi3Config, Phi3ForCausalLM
 
+from derta.engines import load_engine
 from derta.engines import prefill as module
 from derta.engines.greedy import greedy
-from derta.engines.hf import HfEngine, load_engine
+from derta.engines.hf import HfEngine
 from derta.engines.passes import forward, pad
 from derta.engines.prefill import find_prefixes, keeps_plain_states, prefill
 from derta.records import Message, Prompt

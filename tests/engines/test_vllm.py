@@ -5,8 +5,9 @@ import json
 import pytest
 from vllm_stand_in import installed
 
-from derta.engines.hf import load_engine as load_hf
-from derta.engines.vllm import VllmEngine, load_engine, lora_rank
+from derta.engines.hf import load as load_hf
+from derta.engines.vllm import VllmEngine, lora_rank
+from derta.engines.vllm import load as load_engine
 from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
 

@@ -117,7 +117,7 @@ def train(derta, recipe, tmp_path, method, *words):
         (("derta", "--start", "."), "--start: expected none for derta"),
         (("dpo", "--start", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
         (("dpo", "--start", ".", "--set", "dpo.micro_batch_size=3"), "dpo.micro_batch_size must divide"),
-        (("dpo", "--start", ".", "--set", "dpo.bta=3"), "unknown key `dpo.bta`; did you mean `beta`?"),
+        (("dpo", "--start", ".", "--set", "dpo.bta=3"), "unknown key `dpo.bta`; did you mean 'beta'?"),
     ],
 )
 def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from derta.chat import chat_format
 from derta.data.encode import encode_triple
 from derta.data.rows import instances
-from derta.engines.hf import load_engine
+from derta.engines import load_engine
 from derta.files import write_records
 from derta.pipeline import fine_tuning
 from derta.pipeline.fine_tuning_folder import read_settings
@@ -175,8 +175,8 @@ def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taugh
         ((), "expected --helpful or --harmful FILE, got neither"),
         (("--harmful", "taught.jsonl", "--helpful", "taught.jsonl"), "--harmful FILE, got both"),
         (("--harmful", "taught.jsonl", "--set", "data.helpful=x"), "a key of pace, train or model, got 'data.helpful'"),
-        (("--harmful", "taught.jsonl", "--set", "pace.leaning_rate=1"), "did you mean `learning_rate`?"),
-        (("--harmful", "taught.jsonl", "--set", "train.leaning_rate=1"), "did you mean `learning_rate`?"),
+        (("--harmful", "taught.jsonl", "--set", "pace.leaning_rate=1"), "did you mean 'learning_rate'?"),
+        (("--harmful", "taught.jsonl", "--set", "train.leaning_rate=1"), "did you mean 'learning_rate'?"),
         (("--harmful", "taught.jsonl", "--set", "train.batch_size=3"), "heeds; set pace.batch_size"),
         (
             ("--harmful", "taught.jsonl", "--set", "train={max_steps: 3}"),

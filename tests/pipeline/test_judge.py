@@ -44,7 +44,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Asked:
         assert path == "a judge"
         return ScriptedModel(verdict)
 
-    monkeypatch.setitem(ENGINES, "scripted", load)
+    monkeypatch.setitem(ENGINES, "scripted", lambda: load)
     return asked
 
 
@@ -103,13 +103,13 @@ def test_what_an_engine_s_failure_left_open_is_asked_again(replies, tmp_path, mo
 
     out = tmp_path / "verdicts.jsonl"
     words = ("judge", replies, "--judge", "guideline", *SCRIPTED, "--out", out, "--json")
-    monkeypatch.setitem(ENGINES, "scripted", lambda path: Fails(lambda _: "VERDICT: SAFE"))
+    monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: Fails(lambda _: "VERDICT: SAFE"))
     assert json.loads(derta(*words).out)["unscored"] == 2
     assert [verdict.reason for verdict in read_records(out, Verdict)] == [
         "",
         *["the engine failed: the server is gone"] * 2,
     ]
-    monkeypatch.setitem(ENGINES, "scripted", lambda path: ScriptedModel(lambda _: "VERDICT: UNSAFE"))
+    monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: ScriptedModel(lambda _: "VERDICT: UNSAFE"))
     assert json.loads(derta(*words).out)["unscored"] == 0
     assert [verdict.harmful for verdict in read_records(out, Verdict)] == [False, True, True]
 
@@ -143,8 +143,12 @@ def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, 
     ("words", "part"),
     [
         ((), "name one with --judge-model"),
-        (("--judge-model", "a judge", "--engine", "steam"), "--engine: expected one of hf"),
-        ((*SCRIPTED, "--engine-option", "speed=9"), "engine 'scripted' has no such setting"),
+        (("--judge-model", "a judge", "--engine", "steam"), "unknown engine 'steam'; known: hf, api, vllm, scripted"),
+        ((*SCRIPTED, "--engine-option", "speed=9"), "engine scripted: unknown setting 'speed'; known: dtype"),
+        (
+            ("--judge-model", "a judge", "--engine-option", "divice=cpu"),
+            "unknown setting 'divice'; did you mean 'device'?",
+        ),
         ((*SCRIPTED, "--engine-option", "speed"), "--engine-option: expected KEY=VALUE"),
         (("--judge-model", "/nowhere/at/all"), "/nowhere/at/all"),
     ],

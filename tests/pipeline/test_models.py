@@ -10,7 +10,7 @@ import pytest
 import yaml
 from vllm_stand_in import installed
 
-from derta.engines.hf import load_engine
+from derta.engines import load_engine
 from derta.files import read_records
 from derta.pipeline.data import input_files
 from derta.pipeline.models import LazyEngine
@@ -71,7 +71,7 @@ def test_vllm_decodes_with_a_runs_adapter_on_the_recipes_model(tiny_model_dir, r
 
 def test_a_model_is_let_go_of_before_the_next_is_trained(finished, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr("derta.pipeline.models.build_engine", lambda *_: loaded.append("loaded") or NoEngine())
+    monkeypatch.setattr("derta.pipeline.models.load_engine", lambda *_, **__: loaded.append("loaded") or NoEngine())
     monkeypatch.setattr("derta.loading.give_back_memory", lambda: loaded.append("memory"))
     engine = LazyEngine(load_recipe(finished.recipe), tmp_path)
     engine.release()

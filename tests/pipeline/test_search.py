@@ -92,7 +92,7 @@ def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta,
         (["pair"], "attack pair asks the target on the way; expected --target MODEL"),
         (["pair", "--target", "m", "--option", "stream=2"], "unknown option 'stream'.*did you mean 'streams'"),
         (["direct", "--target", "m"], "attack direct asks nobody"),
-        (["piar", "--target", "m"], "expected one of direct, .*did you mean 'pair'"),
+        (["piar", "--target", "m"], "unknown attack 'piar'; did you mean 'pair'"),
     ],
 )
 def test_mistakes_are_one_line(derta, asked, tmp_path, words, message):
@@ -140,7 +140,7 @@ def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_pat
         ({"attack": "pair"}, "pair needs `search: {attacker:"),
         ({"attack": "multi_turn", "options": {"turns": [0]}}, r"turns\.0"),
         ({"attack": "multi_turn", "search": {"judge": "refusal"}}, "expected one that tells harm"),
-        ({"attack": "multi_turn", "search": {"jugde": "harm"}}, "did you mean `judge`"),
+        ({"attack": "multi_turn", "search": {"jugde": "harm"}}, "did you mean 'judge'"),
         (
             {"attack": "multi_turn", "search": {"attacker": {"model": "m", "settings": {"thread": 1}}}},
             "unknown setting 'thread'; did you mean 'threads'",

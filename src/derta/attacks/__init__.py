@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import TypeVar
 
@@ -23,7 +22,7 @@ from derta.attacks.static.rank_assisted import rank_assisted
 from derta.attacks.static.refusal_ban import refusal_ban
 from derta.attacks.static.refusal_flood import refusal_flood
 from derta.attacks.static.self_cipher import self_cipher
-from derta.errors import RecipeError
+from derta.errors import RecipeError, did_you_mean
 from derta.files import describe
 from derta.protocols import Attack, Search
 
@@ -79,14 +78,12 @@ def build_search(name: str, options: Mapping[str, object]) -> Search:
 
 def _build(family: Mapping[str, Callable[..., B]], name: str, options: Mapping[str, object]) -> B:
     if name not in family:
-        known = [*ATTACKS, *SEARCHES]
-        raise RecipeError(f"attack: expected one of {', '.join(known)}, got {name!r}{_nearest(name, known)}")
+        raise RecipeError(f"unknown attack {name!r}; {did_you_mean(name, [*ATTACKS, *SEARCHES])}")
     build = family[name]
     known = signature(build).parameters
     for option in options:
         if option not in known:
-            offer = f"its options are {', '.join(known)}" if known else "it has no options"
-            raise RecipeError(f"attack {name}: unknown option {option!r}; {offer}{_nearest(option, [*known])}")
+            raise RecipeError(f"attack {name}: unknown option {option!r}; {did_you_mean(option, known)}")
     for option, parameter in known.items():
         if parameter.default is Parameter.empty and option not in options:
             raise RecipeError(f"attack {name}: expected the option `{option}`, got none; set it in the recipe")
@@ -94,8 +91,3 @@ def _build(family: Mapping[str, Callable[..., B]], name: str, options: Mapping[s
         return validate_call(build)(**options)
     except ValidationError as error:
         raise RecipeError(f"attack {name}: option {describe(error)}") from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -16,7 +16,7 @@ from derta.demo.corpus import attack_prompts, benign_prompts, held_out_requests
 from derta.demo.judge import judge_world
 from derta.demo.tuning import DPO, FINE_TUNING, TUNING, attack_instances, tuning_data, tuning_instances
 from derta.demo.world import World, build_world
-from derta.engines.hf import load_engine
+from derta.engines import load_engine
 from derta.files import read_records, write_text
 from derta.judges import JUDGES
 from derta.metrics.rates import Measure

@@ -1,24 +1,83 @@
-"""Models behind one interface: `generate`, `log_likelihood`, `refusal_probability`."""
+"""Models behind one interface: `generate`, `log_likelihood`, `refusal_probability`. Importing this imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from pydantic import ConfigDict, ValidationError, create_model
+
+from derta.errors import EngineError, did_you_mean
+from derta.files import describe
 from derta.protocols import Engine
 
-_MODULES = {"hf": "derta.engines.hf", "api": "derta.engines.openai_api", "vllm": "derta.engines.vllm"}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Loader = Callable[..., Engine]
+"""Makes an engine of a model; its keyword arguments are the engine's settings."""
 
 
-def engine_loader(name: str) -> Callable[..., Engine]:
-    """The function that loads a model into the engine of a name; its keyword arguments are the engine's settings."""
-    return import_module(_MODULES[name]).load_engine
+def _loader(module: str) -> Loader:
+    return import_module(module).load
 
 
-def _load(name: str, model: str, **settings: Any) -> Engine:
-    return engine_loader(name)(model, **settings)
+ENGINES: dict[str, Callable[[], Loader]] = {
+    "hf": partial(_loader, "derta.engines.hf"),
+    "api": partial(_loader, "derta.engines.openai_api"),
+    "vllm": partial(_loader, "derta.engines.vllm"),
+}
+"""The loader of each engine, imported when it is called for."""
 
 
-ENGINES: dict[str, Callable[..., Engine]] = {name: partial(_load, name) for name in _MODULES}
+def load_engine(model: str | Path | PreTrainedModel, *, engine: str = "hf", **settings: Any) -> Engine:
+    """Make an engine of a model: a folder, a hub id, the name that a server knows, or a model in memory.
+
+    Args:
+        model: a loaded model needs the engine `hf` and its `tokenizer`. It may be in training: it answers in eval
+            mode, and is in training mode again whenever the caller has the word.
+        engine: `hf` (Transformers, in this process), `api` (a server that speaks OpenAI's protocol) or `vllm`.
+        settings: the engine's own: see `derta.engines.hf.load`, `derta.engines.openai_api.load` and
+            `derta.engines.vllm.load`.
+
+    Raises:
+        EngineError: an unknown engine, a setting that it does not have or that cannot be, or its package is missing.
+        ModelError: no such model, no tokenizer with it, or no usable chat template.
+    """
+    checked = check_settings(engine, settings)
+    if engine != "hf" and not isinstance(model, str | Path):
+        raise EngineError(f"engine {engine}: expected a model's name, got a {type(model).__name__}; use the engine hf")
+    return ENGINES[engine]()(model, **checked)
+
+
+def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an engine's settings as its loader takes them; nothing is loaded.
+
+    Raises:
+        EngineError: an unknown engine, or a setting that it does not have or that cannot be.
+    """
+    load = ENGINES[_known(engine)]()
+    known = list(signature(load).parameters)[1:]
+    for setting in settings:
+        if setting not in known:
+            raise EngineError(f"engine {engine}: unknown setting {setting!r}; {did_you_mean(setting, known)}")
+    kinds: dict[str, Any] = {setting: (kind, ...) for setting, kind in get_type_hints(load).items()}
+    model = create_model(
+        "Settings",
+        __config__=ConfigDict(arbitrary_types_allowed=True),
+        **{setting: kinds[setting] for setting in settings},
+    )
+    try:
+        return dict(model.model_validate(settings))
+    except ValidationError as error:
+        raise EngineError(f"engine {engine}: setting {describe(error)}") from error
+
+
+def _known(engine: str) -> str:
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
+    return engine

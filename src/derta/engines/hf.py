@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_prompt
 from derta.engines.barring import Bar, bar
@@ -17,18 +19,21 @@ from derta.engines.passes import MAX_LOGITS
 from derta.engines.prefill import Prefix, find_prefixes
 from derta.engines.score import Scored, score
 from derta.engines.spelling import spell
-from derta.errors import ModelError
-from derta.loading import load_model, load_tokenizer
+from derta.errors import EngineError, ModelError
+from derta.loading import check_place, load_adapter, load_model, load_tokenizer
 from derta.records import Prompt, Reply
 from derta.refusals import DEFAULT_WORDS, refusal_tokens
 
 MAX_BATCH_TOKENS = 16384
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class HfEngine:
-    """A causal language model, in eval mode, with the format its conversations take.
+    """A causal language model with the format its conversations take.
 
+    A model in training mode is in eval mode while it works, and in training mode between two replies and after.
     `max_batch_tokens` bounds rows times (prompt and new tokens) of a batch, and with it the key-value cache.
     """
 
@@ -88,14 +93,15 @@ class HfEngine:
         stop_ids = stop_tokens(self.model, self.chat)
         prefixes = find_prefixes(self.model, encoded)
         for batch in self._batches([len(ids) + max_new_tokens for ids in encoded], prefixes):
-            for written in greedy(
+            found = greedy(
                 self.model,
                 [encoded[index] for index in batch],
                 max_new_tokens=max_new_tokens,
                 stop_ids=stop_ids,
                 bars=[bars[index] for index in batch],
                 prefixes=_handed_over(prefixes, batch),
-            ):
+            )
+            for written in _in_eval_mode(self.model, found):
                 spelled = spell(self.chat.tokenizer, written.token_ids)
                 yield Reply(
                     prompt_id=prompts[batch[written.row]].id,
@@ -120,8 +126,8 @@ class HfEngine:
         lengths = [sum(pair) for pair in zip(prompt_lengths, response_lengths, strict=True)]
         for batch in self._batches(lengths, prefixes):
             own = [turns[index] for index in batch]
-            for scored in score(self.model, own, refusal_ids=refusal_ids, prefixes=_handed_over(prefixes, batch)):
-                found[batch[scored.row]] = scored
+            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_handed_over(prefixes, batch))
+            found |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
         return [found[index] for index in range(len(turns))]
 
     def _batches(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Iterator[list[int]]:
@@ -135,8 +141,6 @@ class HfEngine:
         )
 
     def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], new: Sequence[int]) -> None:
-        if self.model.training:
-            raise ModelError("expected a model in eval mode, got one in training mode; call `model.eval()` first")
         limit = position_limit(self.model)
         for prompt, length, more in zip(prompts, lengths, new, strict=True):
             if not length:
@@ -156,6 +160,30 @@ def _handed_over(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Pr
     return own
 
 
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Generator[None]:
+    """Put a model that is in training mode in eval mode for the block, and each of its modules back after it."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _in_eval_mode(model: torch.nn.Module, results: Iterator[T]) -> Iterator[T]:
+    """Compute results one by one with the model in eval mode; whoever takes them has it as it was."""
+    done = object()
+    while True:
+        with eval_mode(model):
+            result = next(results, done)
+        if result is done:
+            return
+        yield result  # pyright: ignore[reportReturnType]
+
+
 def position_limit(model: Any) -> int | None:
     """The most tokens the model's positions reach, or None where its configuration names no limit."""
     # not every configuration has this setting, and some keep it under another name that only the attribute knows
@@ -169,9 +197,10 @@ def stop_tokens(model: Any, chat: ChatFormat) -> frozenset[int]:
     return chat.stop_ids | {token for token in own if token is not None}
 
 
-def load_engine(
-    path: str | Path,
+def load(
+    model: str | Path | PreTrainedModel,
     *,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     adapter: str | Path | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
@@ -182,11 +211,12 @@ def load_engine(
     threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> HfEngine:
-    """Load a model folder or hub id, with a PEFT adapter on top if one is given.
+    """Load a model folder or hub id, with a PEFT adapter on top if one is given; or take a model in memory.
 
     Args:
-        path: a folder that `save_pretrained` wrote, or `org/name` on the hub; safetensors only.
-        adapter: likewise, of a PEFT adapter. It is not merged: in bfloat16 merging would round it.
+        model: a folder that `save_pretrained` wrote, `org/name` on the hub (safetensors only), or a loaded model.
+        tokenizer: by default the folder's; a model in memory needs one. A folder, hub id, or loaded tokenizer.
+        adapter: the folder or hub id of a PEFT adapter. It is not merged: in bfloat16 merging would round it.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
         template_kwargs: what the template is given besides, such as `enable_thinking: false`.
         dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
@@ -198,24 +228,41 @@ def load_engine(
 
     Raises:
         ModelError: no such folder or hub model, no model or tokenizer in it, or no usable chat template.
+        EngineError: a model in memory without a tokenizer, or with settings of loading.
     """
     if threads is not None:
         if threads < 1:
             raise ModelError(f"threads: expected at least 1, got {threads}")
         torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(str(path), trust_remote_code=trust_remote_code)
+    if isinstance(model, str | Path):
+        name = str(model)
+        tokenizer = name if tokenizer is None else tokenizer
+    else:
+        name = type(model).__name__
+        _check_in_memory(name, tokenizer=tokenizer, adapter=adapter, dtype=dtype, device=device)
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(str(tokenizer), trust_remote_code=trust_remote_code)
     chat = chat_format(tokenizer, template=template, template_kwargs=template_kwargs)
-    model = load_model(
-        str(path),
-        adapter=None if adapter is None else str(adapter),
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    net: Any = model
+    if isinstance(model, str | Path):
+        if adapter is not None:
+            check_place(str(adapter), needs="adapter_model.safetensors")
+        net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        net = net if adapter is None else load_adapter(net, str(adapter))
+    rows = net.get_input_embeddings().num_embeddings
+    if len(chat.tokenizer) > rows:
         raise ModelError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model embeds {rows}; give the tokenizer that the "
-            "model was trained with"
+            f"{name}: the tokenizer has {len(chat.tokenizer)} tokens, the model embeds {rows}; give the tokenizer that "
+            "the model was trained with"
         )
-    return HfEngine(model, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)
+    return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)
+
+
+def _check_in_memory(name: str, *, tokenizer: object, adapter: object, dtype: str, device: str) -> None:
+    if tokenizer is None:
+        raise EngineError(f"engine hf: expected `tokenizer` beside a {name} in memory, got none; give its tokenizer")
+    for setting, given in (("adapter", adapter is not None), ("dtype", dtype != "auto"), ("device", device != "auto")):
+        if given:
+            raise EngineError(
+                f"engine hf: expected no `{setting}` for a {name} in memory, got one; it is used as it is: leave it out"
+            )

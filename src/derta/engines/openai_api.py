@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
@@ -157,8 +158,8 @@ class ApiEngine:
             await dispatch(calls, ask, tell, servers=len(clients), limits=self.limits, rng=Random())  # noqa: S311
 
 
-def load_engine(
-    model: str,
+def load(
+    model: str | Path,
     *,
     endpoints: str | Sequence[str] = "https://api.openai.com/v1",
     send: Send | None = None,
@@ -222,7 +223,7 @@ def load_engine(
         chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
     limits = Limits(concurrency=concurrency, requests_per_minute=requests_per_minute, tries=tries)
     return ApiEngine(
-        model=model,
+        model=str(model),
         endpoints=addresses,
         send=chosen,
         chat=chat,

@@ -120,8 +120,8 @@ class VllmEngine:
             )
 
 
-def load_engine(
-    path: str,
+def load(
+    model: str | Path,
     *,
     adapter: str | None = None,
     template: str = "auto",
@@ -137,7 +137,7 @@ def load_engine(
     """Load a model into vLLM.
 
     Args:
-        path: a model folder or hub id.
+        model: a folder or hub id.
         adapter: the folder of a LoRA adapter; vLLM applies it unmerged.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
         template_kwargs: what the template is given besides.
@@ -157,10 +157,10 @@ def load_engine(
         raise EngineError("engine vllm: expected the package vllm, found none; run: pip install 'derta[vllm]'")
     if dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(model), trust_remote_code=trust_remote_code)
     chat = chat_format(tokenizer, template=template, template_kwargs=template_kwargs)
     chosen: dict[str, Any] = {
-        "model": path,
+        "model": str(model),
         "dtype": dtype,
         "tensor_parallel_size": tensor_parallel_size,
         "gpu_memory_utilization": gpu_memory_utilization,

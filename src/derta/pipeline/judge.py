@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from derta.engines import check_settings, load_engine
 from derta.errors import DataError
 from derta.files import write_records
 from derta.formats.replies import read_cases
@@ -46,6 +47,7 @@ def find_judge(name: str, *, model: JudgeModel | None = None) -> Judging:
 
     Raises:
         DataError: there is no such judge (the known ones are named), or it lacks its model.
+        EngineError: the model's engine or a setting of it is unknown.
     """
     if name in JUDGES:
         entry = JUDGES[name]
@@ -54,27 +56,14 @@ def find_judge(name: str, *, model: JudgeModel | None = None) -> Judging:
         raise DataError(f"judge: expected one of {', '.join((*JUDGES, *MODEL_JUDGES))}, got {name!r}")
     if model is None:
         raise DataError(f"judge {name!r} asks a model, and none was given; name one with --judge-model")
-    engine = cache(partial(load_judge_model, model))
+    check_settings(model.engine, model.settings)
+    engine = cache(partial(judge_engine, model))
     return Judging(name, "harmful", lambda cases: judge_with_model(engine(), name, cases), asks_model=True)
 
 
-def load_judge_model(model: JudgeModel) -> Engine:
-    """Load a judge's model.
-
-    Raises:
-        DataError: no such engine, or the engine has no such setting.
-        ModelError: no such model.
-    """
-    from derta.engines import ENGINES
-
-    if model.engine not in ENGINES:
-        raise DataError(f"--engine: expected one of {', '.join(ENGINES)}, got {model.engine!r}")
-    try:
-        return ENGINES[model.engine](model.path, **model.settings)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise DataError(f"--engine-option: engine {model.engine!r} has no such setting ({error})") from error
+def judge_engine(model: JudgeModel) -> Engine:
+    """Load a judge's model into its engine."""
+    return load_engine(model.path, engine=model.engine, **model.settings)
 
 
 def judge_file(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from derta.chat import ChatFormat, chat_format
 from derta.data.methods import METHODS
-from derta.engines.build import build_engine, check_settings
+from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.pipeline.data import Prepared, method_instances, method_pairs
 from derta.protocols import Display, Engine
@@ -162,7 +162,7 @@ class LazyEngine:
             lora = recipe.train.lora is not None
             own = own_settings(recipe, adapter=tuned if lora else None)
             path = recipe.model.path if lora else tuned
-            self._engine = build_engine(recipe.generate.engine, path, own | recipe.generate.settings)
+            self._engine = load_engine(path, engine=recipe.generate.engine, **(own | recipe.generate.settings))
         return self._engine
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
 from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
-from derta.pipeline.judge import JudgeModel, load_judge_model, side_name
+from derta.pipeline.judge import JudgeModel, judge_engine, side_name
 from derta.pipeline.resuming import ask_missing
 from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
@@ -86,12 +86,12 @@ def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display
             Preference,
             ids=[pair.prompt.id for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: prefer(load_judge_model(model), (pair for pair in pairs if pair.prompt.id in missing)),
+            ask=lambda missing: prefer(judge_engine(model), (pair for pair in pairs if pair.prompt.id in missing)),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         found: list[Preference] = []
-        for preference in prefer(load_judge_model(model), pairs):
+        for preference in prefer(judge_engine(model), pairs):
             found.append(preference)
             task.update(len(found))
         return found

@@ -12,7 +12,7 @@ from derta.attacks import LED, SEARCHES, build_attack, build_search
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
 from derta.attacks.base import as_suite
 from derta.data.requests import read_requests
-from derta.engines.build import build_engine, check_settings
+from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
 from derta.formats.replies import Case
@@ -131,7 +131,7 @@ def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
 
 
 def _engine(choice: EngineChoice) -> Engine:
-    return build_engine(choice.engine, choice.model, choice.settings)
+    return load_engine(choice.model, engine=choice.engine, **choice.settings)
 
 
 def _key(name: str, options: Mapping[str, Any], *, helpers: Helpers, requests: Sequence[Request], seed: int) -> str:

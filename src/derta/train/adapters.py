@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from derta.errors import ModelError, RecipeError
-from derta.peft_warnings import without_false_warnings
+from derta.loading import without_false_warnings
 from derta.recipe import LoraSection, TrainSection
 
 

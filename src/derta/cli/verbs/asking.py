@@ -91,7 +91,7 @@ def reply(
     Example: derta reply prompts.jsonl --model models/derta --out replies.jsonl
     """
     from derta.cli.console import console_display
-    from derta.engines.build import build_engine
+    from derta.engines import load_engine
     from derta.files import read_records
     from derta.pipeline.evaluate import check_unique, reply_all
     from derta.pipeline.search import check_decoding
@@ -113,7 +113,7 @@ def reply(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     limits = dict.fromkeys((prompt.id for prompt in asked), max_new_tokens)
-    answering = build_engine(engine, model, given | options.pairs(option, option="--option"))
+    answering = load_engine(model, engine=engine, **(given | options.pairs(option, option="--option")))
     reply_all(answering, asked, path=out, max_new_tokens=limits, display=console_display())
 
 
