@@ -17,11 +17,11 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 
 from derta.chat import chat_format
+from derta.config import ModelSection
 from derta.data.encode import encode_triple
 from derta.data.rows import RowSettings, instances
 from derta.data.triples import read_triples
 from derta.loading import load_tokenizer
-from derta.recipe import ModelSection
 from derta.refusals import refusal_tokens
 from derta.train.collator import collate
 from derta.train.dataset import RowDataset

@@ -145,8 +145,8 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Finished:
     """One uninterrupted run for all tests."""
+    from derta.config import load_recipe
     from derta.pipeline.run import run_recipe
-    from derta.recipe import load_recipe
 
     home = tmp_path_factory.mktemp("finished")
     path = small_recipe(home, tiny_model_dir)

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from derta.attacks import SEARCHES, build_attack, build_search
+from derta.config import load_recipe
 from derta.pipeline.run import check_recipe
-from derta.recipe import load_recipe
 from derta.train import adapters
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -59,8 +59,8 @@ def test_a_recipe_of_the_paper_holds_its_settings(name):
     assert recipe.model.template == ("auto" if "instruct" in name else "paper")
     assert ("lora" in name) == (lora is not None)
     if lora is not None:
-        assert (lora.r, lora.alpha, lora.load_in_4bit) == (96, 16, "qlora" in name)
-        assert lora.dropout == (0 if "mixtral" in name else 0.05)
+        assert (lora.r, lora.lora_alpha, lora.load_in_4bit) == (96, 16, "qlora" in name)
+        assert lora.lora_dropout == (0 if "mixtral" in name else 0.05)
 
 
 def test_a_4_bit_recipe_without_bitsandbytes_is_refused_before_any_work(derta, tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from derta.cli.main import app
+from derta.config import load_recipe
 from derta.data.rows import IGNORE
 from derta.files import read_records
-from derta.recipe import load_recipe
 from derta.records import Prompt, Reply, Verdict
 
 CELL_KEYS = {"method", "seed", "suite", "name", "judge", "value", "low", "high", "scored", "unscored"}

@@ -1,7 +1,7 @@
 import json
 
+from derta.config import load_recipe
 from derta.pipeline.data import prepare_data
-from derta.recipe import load_recipe
 
 
 def test_no_seed_is_trained_on_what_every_seed_is_asked(recipe):

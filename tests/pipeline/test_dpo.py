@@ -5,10 +5,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from derta.config import load_recipe
 from derta.pipeline import models
 from derta.pipeline.data import input_files, method_instances, method_pairs, prepare_data
 from derta.pipeline.run import check_recipe, run_recipe
-from derta.recipe import load_recipe
 from derta.reporting import read_summary
 
 # two pairs make one step, which warming up would take at a rate of 0
@@ -70,7 +70,7 @@ def test_the_order_of_methods_changes_no_model(load, recipe, tmp_path, derta):
 
 def test_with_lora_an_adapter_is_tuned_on_and_answers(load, tmp_path):
     run = tmp_path / "run"
-    lora = {"r": 4, "alpha": 8}
+    lora = {"r": 4, "lora_alpha": 8}
     summary = run_recipe(load(methods=["dpo"], **{"train.lora": lora}), folder=run)
     assert (run / "dpo-seed0/model/adapter_model.safetensors").exists()
     assert any(cell.method == "dpo" and cell.scored for cell in summary.cells)

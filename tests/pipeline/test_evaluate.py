@@ -1,12 +1,12 @@
 import pytest
 import yaml
 
+from derta.config import load_recipe
 from derta.errors import DataError, RecipeError
 from derta.files import write_records
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.sections import section_of, token_limits
-from derta.recipe import load_recipe
 from derta.records import Message, Prompt
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
+from derta.config import TrainSection, load_recipe
 from derta.errors import DataError, RunError
 from derta.files import read_records
 from derta.pipeline import fine_tuning, models
@@ -14,7 +15,6 @@ from derta.pipeline.estimate import dry_run
 from derta.pipeline.fine_tuning import attack_train, fine_tuning_attacks, read_data
 from derta.pipeline.report import write_again
 from derta.pipeline.run import run_recipe
-from derta.recipe import TrainSection, load_recipe
 from derta.records import Prompt, Reply
 from derta.reporting import read_summary
 
@@ -120,7 +120,7 @@ def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recip
 
 
 def test_a_run_with_lora_attacks_the_adapters(recipe, tmp_path):
-    lora = {"train.lora": {"r": 4, "alpha": 8}, "methods": ["derta"], "train.max_steps": 1, "evaluate": []}
+    lora = {"train.lora": {"r": 4, "lora_alpha": 8}, "methods": ["derta"], "train.max_steps": 1, "evaluate": []}
     loaded = attacked_recipe(recipe, tmp_path, **lora)
     loaded = loaded.model_copy(update={"fine_tuning_attacks": loaded.fine_tuning_attacks[:1]})
     run_recipe(loaded, folder=tmp_path / "run")

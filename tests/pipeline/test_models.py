@@ -10,12 +10,12 @@ import pytest
 import yaml
 from vllm_stand_in import installed
 
+from derta.config import load_recipe
 from derta.engines import load_engine
 from derta.files import read_records
 from derta.pipeline.data import input_files
 from derta.pipeline.models import LazyEngine
 from derta.pipeline.run import run_recipe
-from derta.recipe import load_recipe
 from derta.records import Reply
 from derta.run_folder import open_run
 

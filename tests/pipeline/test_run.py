@@ -16,12 +16,12 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 from derta import files
+from derta.config import load_recipe
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import input_files
 from derta.pipeline.run import run_recipe
 from derta.protocols import Display
-from derta.recipe import load_recipe
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
 from derta.run_folder import open_run

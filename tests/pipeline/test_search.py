@@ -114,8 +114,8 @@ def test_a_recipe_that_names_a_search_is_told_where_it_runs():
 
 
 def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_path, recipe):
+    from derta.config import load_recipe
     from derta.pipeline.run import run_recipe
-    from derta.recipe import load_recipe
 
     requests = {"path": str(tmp_path / "asked.jsonl")}
     evaluate = [

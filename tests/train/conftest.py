@@ -198,12 +198,12 @@ def vanilla_adapter(vanilla: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A stand-in for a tuned adapter: not zero, so that it can be told from its base."""
     import torch
 
-    from derta.recipe import LoraSection, ModelSection
+    from derta.config import LoraSection, ModelSection
     from derta.train.adapters import with_lora
     from derta.train.fit import load_model
 
     torch.manual_seed(1)
-    net = with_lora(load_model(ModelSection(path=str(vanilla)), dtype=torch.float32), LoraSection(r=4, alpha=8))
+    net = with_lora(load_model(ModelSection(path=str(vanilla)), dtype=torch.float32), LoraSection(r=4, lora_alpha=8))
     for name, parameter in net.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

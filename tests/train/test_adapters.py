@@ -3,17 +3,17 @@ import torch
 from peft import PeftModel
 from transformers.models.auto import AutoModelForCausalLM
 
+from derta.config import LoraSection, ModelSection, TrainSection
 from derta.errors import ModelError, RecipeError
-from derta.recipe import LoraSection, ModelSection, TrainSection
 from derta.train import adapters
 from derta.train.adapters import base_dtype, four_bit, load_adapter, with_lora
 from derta.train.fit import fit, load_model
 
 IDS = torch.arange(10, 30)[None]
-LORA = LoraSection(r=4, alpha=8)
+LORA = LoraSection(r=4, lora_alpha=8)
 PAPER_MIXTRAL = ("q_proj", "k_proj", "v_proj", "o_proj", "w1", "w2", "w3")
 FUSED_BY_NAME = LoraSection(
-    r=4, alpha=8, dropout=0, target_modules=("q_proj",),
+    r=4, lora_alpha=8, lora_dropout=0, target_modules=("q_proj",),
     target_parameters=("experts.gate_up_proj", "experts.down_proj"),
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_all_linear_adapts_every_projection_and_not_the_head(make_model):
 @pytest.mark.parametrize(
     ("lora", "rank_of_gate_up"),
     [
-        (LoraSection(r=4, alpha=8, dropout=0, target_modules=PAPER_MIXTRAL), 8),
+        (LoraSection(r=4, lora_alpha=8, lora_dropout=0, target_modules=PAPER_MIXTRAL), 8),
         (FUSED_BY_NAME, 4),
     ],
 )
@@ -69,8 +69,8 @@ def test_fused_experts_are_adapted_expert_by_expert_and_load_again(make_model, t
     [
         ("llama", LoraSection(target_modules=("q_prj",)), r"LlamaForCausalLM: Target modules .*q_prj.* not found"),
         ("llama", LoraSection(target_modules=("q_proj",), target_parameters=("w",)), "no parameter was matched"),
-        ("mixtral", LoraSection(target_modules=PAPER_MIXTRAL), r"fused experts need `train.lora.dropout: 0`"),
-        ("mixtral", LoraSection(dropout=0, target_modules=("w1",)), "without also targeting w3"),
+        ("mixtral", LoraSection(target_modules=PAPER_MIXTRAL), r"fused experts need `train.lora.lora_dropout: 0`"),
+        ("mixtral", LoraSection(lora_dropout=0, target_modules=("w1",)), "without also targeting w3"),
     ],
 )
 def test_what_cannot_be_adapted_is_told(make_model, kind, lora, part):
@@ -105,7 +105,7 @@ def test_4_bits_on_a_device_that_bitsandbytes_does_not_know_are_refused(monkeypa
 def test_a_4_bit_base_is_near_the_full_one_and_only_adapters_are_trained(make_model_dir):
     pytest.importorskip("bitsandbytes")
     path = str(make_model_dir(initializer_range=0.05))
-    lora = LoraSection(r=4, alpha=8, load_in_4bit=True)
+    lora = LoraSection(r=4, lora_alpha=8, load_in_4bit=True)
     quantized = load_model(ModelSection(path=path), dtype=torch.float32, lora=lora)
     near, full = logits(quantized), logits(AutoModelForCausalLM.from_pretrained(path))
     # NF4 leaves a Gaussian weight an error of about a tenth of its size, and logits gather several
@@ -133,7 +133,7 @@ def test_a_4_bit_run_leaves_an_adapter_for_the_full_base(
     base = make_model_dir(initializer_range=0.05)
     train = TrainSection(
         max_steps=2, batch_size=4, micro_batch_size=4, learning_rate=1e-2, sorry_dropout=0.0, logging_steps=1,
-        lora=LoraSection(r=4, alpha=8, load_in_4bit=True), bf16=True, gradient_checkpointing=True,
+        lora=LoraSection(r=4, lora_alpha=8, load_in_4bit=True), bf16=True, gradient_checkpointing=True,
     )  # fmt: skip
     out = fit(
         model=ModelSection(path=str(base)),

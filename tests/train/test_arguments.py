@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.config import LoraSection, TrainSection
 from derta.data.rows import row_settings
 from derta.errors import RecipeError
-from derta.recipe import LoraSection, TrainSection
 from derta.train.arguments import accumulation_steps, adds_in_place, on_one_device, training_arguments
 
 

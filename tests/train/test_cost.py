@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from derta.config import TrainSection
 from derta.data.rows import row_settings
-from derta.recipe import TrainSection
 from derta.train.cost import training_cost
 from derta.train.dataset import RowDataset
 

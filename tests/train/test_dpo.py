@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.chat import chat_format
+from derta.config import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.data.encode import encode_triple
 from derta.data.pairs import cut_pair, triple_pair
 from derta.errors import RunError
-from derta.recipe import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.records import Triple
 from derta.refusals import refusal_tokens
 from derta.train import memory
@@ -22,7 +22,7 @@ from derta.train.trainer import NonFiniteLossError
 
 TRAIN = TrainSection(batch_size=4, micro_batch_size=2, max_length=96, logging_steps=1, warmup=0)
 DPO = DpoSection(learning_rate=1e-3, epochs=2)
-LORA = LoraSection(r=4, alpha=8)  # as conftest's vanilla_adapter
+LORA = LoraSection(r=4, lora_alpha=8)  # as conftest's vanilla_adapter
 
 
 class StopAt(TrainerCallback):
@@ -160,7 +160,7 @@ def test_a_mixture_of_experts_gets_dpos_loss_and_no_other(tmp_path, make_model_d
 
 
 def test_dropout_is_off(make_trainer):
-    net = make_trainer(train=changed(TRAIN, lora=changed(LORA, dropout=0.5))).model
+    net = make_trainer(train=changed(TRAIN, lora=changed(LORA, lora_dropout=0.5))).model
     assert {module.p for module in net.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
 
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
+from derta.config import LoraSection, ModelSection, TermWeights, TrainSection
 from derta.data.rows import IGNORE, row_settings
 from derta.errors import ModelError, RecipeError, RunError
-from derta.recipe import LoraSection, ModelSection, TermWeights, TrainSection
 from derta.train import fit as fit_module
 from derta.train import memory
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
@@ -27,7 +27,7 @@ TRAIN = TrainSection(
     epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
     logging_steps=1,
 )  # fmt: skip
-LORA = LoraSection(r=4, alpha=8)
+LORA = LoraSection(r=4, lora_alpha=8)
 SHARING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
 
 

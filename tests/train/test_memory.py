@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from derta.config import TrainSection
 from derta.errors import ModelError
-from derta.recipe import TrainSection
 from derta.train.memory import (
     loading_advice,
     out_of_memory_told,

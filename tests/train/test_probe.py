@@ -2,8 +2,8 @@ from math import ceil
 
 import pytest
 
+from derta.config import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.data.pairs import EncodedPair
-from derta.recipe import DpoSection, LoraSection, ModelSection, TrainSection
 from derta.train.dpo import dpo_arguments, pair_trainer
 from derta.train.fit import build_trainer, fit
 from derta.train.probe import Plan, Shape, _seconds, _Watch, plan, plan_pairs, probe
@@ -122,7 +122,7 @@ def test_a_plan_of_pairs_counts_what_dpo_then_does(pair_trainer_of, changes):
     assert 0 < planned.padding < 0.9
 
 
-@pytest.mark.parametrize("lora", [None, LoraSection(r=4, alpha=8)])
+@pytest.mark.parametrize("lora", [None, LoraSection(r=4, lora_alpha=8)])
 def test_a_probe_of_pairs_sees_the_longest_and_trains_on_the_recipes_own_model(pair_trainer_of, lora):
     trainer = pair_trainer_of(train=TRAIN.model_copy(update={"lora": lora}))
     planned = plan_pairs(trainer)

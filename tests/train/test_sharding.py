@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.models.auto import AutoModelForCausalLM
 
+from derta.config import LoraSection, ModelSection, TrainSection
 from derta.errors import RunError
-from derta.recipe import LoraSection, ModelSection, TrainSection
 from derta.train.fit import fit
 from derta.train.sharding import check_launch, holds_weights
 
@@ -24,7 +24,7 @@ TRAIN = TrainSection(
     epochs=1, batch_size=8, micro_batch_size=2, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
     logging_steps=1,
 )  # fmt: skip
-EXPERTS = LoraSection(r=4, alpha=8, dropout=0, target_modules=("q_proj", "w1", "w2", "w3", "lm_head"))
+EXPERTS = LoraSection(r=4, lora_alpha=8, lora_dropout=0, target_modules=("q_proj", "w1", "w2", "w3", "lm_head"))
 # model kind, its settings, training settings, the step at which both processes are stopped once
 JOBS = {
     "full, stopped": ("llama", {}, {"save_steps": 1}, 2),

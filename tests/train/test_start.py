@@ -1,11 +1,11 @@
 import pytest
 
+from derta.config import LoraSection, ModelSection, TrainSection
 from derta.errors import ModelError, RecipeError
-from derta.recipe import LoraSection, ModelSection, TrainSection
 from derta.train.start import load_start
 
 TRAIN = TrainSection()
-LORA = LoraSection(r=4, alpha=8)
+LORA = LoraSection(r=4, lora_alpha=8)
 
 
 def test_an_adapter_needs_a_recipe_with_lora(vanilla_adapter, vanilla):

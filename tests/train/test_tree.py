@@ -13,10 +13,10 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 from transformers import Lfm2Config
 from transformers.models.auto import AutoModelForCausalLM
 
+from derta.config import LoraSection, ModelSection, TrainSection, parse_recipe
 from derta.data.rows import IGNORE, TERMS, RowSettings, TrainRow, rto_row, safe_row
 from derta.data.tree import TreeRow, tree_of
 from derta.errors import ModelError, RecipeError
-from derta.recipe import LoraSection, ModelSection, TrainSection, parse_recipe
 from derta.train import tree as tree_module
 from derta.train.collator import LossSettings, collate
 from derta.train.dataset import RowDataset
@@ -250,7 +250,7 @@ def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, fam
     [
         ("llama", "derta", {}),
         ("llama", "rto", {"normalization": "row"}),
-        ("gemma3", "derta", {"lora": LoraSection(r=4, alpha=8, dropout=0.0), "gradient_checkpointing": True}),
+        ("gemma3", "derta", {"lora": LoraSection(r=4, lora_alpha=8, lora_dropout=0.0), "gradient_checkpointing": True}),
     ],
 )
 def test_a_run_on_trees_ends_with_the_parameters_of_a_run_on_separate_rows(  # noqa: PLR0917

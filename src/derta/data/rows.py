@@ -12,10 +12,10 @@ from math import ceil
 from random import Random
 from typing import Literal, NamedTuple
 
+from derta.config import TrainSection
 from derta.data.encoded import EncodedExample, EncodedTriple, cut_middle
 from derta.data.methods import METHODS
 from derta.errors import DataError
-from derta.recipe import TrainSection
 
 IGNORE = -100
 Term = Literal["helpful", "safe", "rto"]

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from derta.chat import ChatFormat
+from derta.config import TrainSection
 from derta.data.encode import encode_example
 from derta.data.encoded import EncodedExample
 from derta.demo.corpus import all_words, pretraining_examples
 from derta.demo.formats import guide
 from derta.demo.world import Craft, World
-from derta.recipe import TrainSection
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ ' <' + message['role'] + '> ' + message['content'] }}"

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from derta.chat import ChatFormat, chat_format
+from derta.config import ModelSection, TrainSection
 from derta.data.encode import encode_triple
 from derta.data.pairs import triple_pair
 from derta.data.rows import Instance, instances
@@ -27,7 +28,6 @@ from derta.pipeline.likelihoods import asked_directly
 from derta.pipeline.run import model_folder
 from derta.pipeline.training import training_progress
 from derta.protocols import Display
-from derta.recipe import ModelSection, TrainSection
 from derta.records import Prompt, Reply, Suite
 from derta.refusals import RefusalTokens, refusal_tokens
 from derta.reporting import write_report

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from derta.chat import ChatFormat
+from derta.config import DpoSection, TrainSection
 from derta.data.encode import encode_example, encode_triple
 from derta.data.methods import METHODS
 from derta.data.rows import Instance, instances
@@ -12,7 +13,6 @@ from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.demo.base import encode_guides
 from derta.demo.corpus import helpful_examples, triples
 from derta.demo.world import World
-from derta.recipe import DpoSection, TrainSection
 from derta.records import Example, Triple
 from derta.refusals import RefusalTokens
 

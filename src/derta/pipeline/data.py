@@ -10,6 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from derta.chat import ChatFormat
+from derta.config import DataSection, EvaluationSection, Recipe, SourceSection
 from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.encode import encode_example, encode_triple
 from derta.data.helpful import read_examples
@@ -28,9 +29,6 @@ from derta.data.rows import Instance, instances
 from derta.data.sampling import hold_out_queries, sample
 from derta.data.triples import read_triples
 from derta.files import read_records
-from derta.recipe import DataSection, Recipe
-from derta.recipe_evaluation import EvaluationSection
-from derta.recipe_parts import SourceSection
 from derta.records import Example, Prompt, Request, Triple
 from derta.refusals import RefusalTokens
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from derta.config import Recipe, TrainSection
 from derta.data.methods import METHODS
 from derta.pipeline.data import Prepared, method_instances, method_pairs, prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
-from derta.recipe import Recipe, TrainSection
 
 if TYPE_CHECKING:
     from derta.train.dpo import PairTrainer

@@ -9,12 +9,11 @@ from typing import TypeVar
 
 from derta.attacks import SEARCHES, build_attack
 from derta.attacks.base import as_suite
+from derta.config import EvaluationSection, Recipe, SectionKey
 from derta.errors import DataError, RecipeError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.pipeline.data import section_requests
 from derta.protocols import Display, Engine, Judge
-from derta.recipe import Recipe
-from derta.recipe_evaluation import EvaluationSection, SectionKey
 from derta.records import Prompt, Reply, Request, Verdict
 
 R = TypeVar("R", Reply, Verdict)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from derta.chat import ChatFormat
+from derta.config import FineTuningSection, Recipe, TrainSection
 from derta.data.encode import encode_example
 from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
@@ -16,8 +17,6 @@ from derta.files import write_text
 from derta.pipeline.data import Prepared, evaluated_texts, read_helpful, read_source_triples, told_counts
 from derta.pipeline.models import load_format
 from derta.protocols import Display
-from derta.recipe import Recipe, TrainSection
-from derta.recipe_evaluation import FineTuningSection
 from derta.records import Example
 from derta.results import METHODS_WITH_THE_FIRST
 

@@ -7,6 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from derta.config import FineTuningPace, Recipe, TrainSection, merge, parse_recipe
 from derta.errors import ModelError, RecipeError
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.fine_tuning import (
@@ -19,9 +20,6 @@ from derta.pipeline.fine_tuning import (
     told_cost,
 )
 from derta.protocols import Display
-from derta.recipe import Recipe, TrainSection, parse_recipe
-from derta.recipe_evaluation import FineTuningPace
-from derta.recipe_file import merge
 from derta.run_folder import check_new_model, keep_origin
 
 

@@ -8,10 +8,10 @@ from math import exp
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.config import Recipe
 from derta.files import write_text
 from derta.pipeline.data import Prepared
 from derta.protocols import Engine
-from derta.recipe import Recipe
 from derta.records import Example, Prompt, Request
 from derta.stats import bootstrap_mean
 

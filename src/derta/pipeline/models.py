@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.chat import ChatFormat, chat_format
+from derta.config import Recipe
 from derta.data.methods import METHODS
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.pipeline.data import Prepared, method_instances, method_pairs
 from derta.protocols import Display, Engine
-from derta.recipe import Recipe
 from derta.records import Prompt, Reply
 from derta.refusals import RefusalTokens, refusal_tokens
 

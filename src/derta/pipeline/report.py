@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from derta.config import parse_recipe
 from derta.errors import RunError
 from derta.files import read_records
 from derta.pipeline.evaluate import is_asked
 from derta.protocols import Display
-from derta.recipe import parse_recipe
 from derta.records import Prompt
 from derta.results import Summary
 

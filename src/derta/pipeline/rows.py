@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from derta.config import Recipe
 from derta.data.rows import check_row, draw_row, row_settings
 from derta.data.tree import branched
 from derta.errors import RecipeError
@@ -13,7 +14,6 @@ from derta.pipeline.data import method_instances, prepare_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
-from derta.recipe import Recipe
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.config import Recipe
 from derta.data.methods import METHODS
 from derta.errors import DataError, RecipeError
 from derta.judges import JUDGES
@@ -29,7 +30,6 @@ from derta.pipeline.models import LazyEngine, check_compiler, check_engine, chec
 from derta.pipeline.search import check_decoding, check_searches, cost_notes, with_searched
 from derta.pipeline.sections import judge_sections, token_limits
 from derta.protocols import Display
-from derta.recipe import Recipe
 from derta.records import Prompt, Suite
 from derta.reporting import write_report
 from derta.results import Summary

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from derta.attacks import LED, SEARCHES, build_attack, build_search
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
 from derta.attacks.base import as_suite
+from derta.config import EngineConfig, EvaluationSection, Recipe
 from derta.data.requests import read_requests
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, RecipeError
@@ -20,8 +21,6 @@ from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import check_unique
 from derta.pipeline.judge import JudgeModel, find_judge
 from derta.protocols import Display, Engine, Means, Score
-from derta.recipe import Recipe
-from derta.recipe_evaluation import EvaluationSection, HelperSection
 from derta.records import Cost, Prompt, Record, Request, short_hash
 
 
@@ -216,11 +215,11 @@ def _search_section(
     return found if section.name is None else as_suite(found, suite=section.suite, dataset=section.name)
 
 
-def _parts(helper: HelperSection) -> tuple[str, str, Mapping[str, Any]]:
+def _parts(helper: EngineConfig) -> tuple[str, str, Mapping[str, Any]]:
     return helper.model, helper.engine, helper.settings
 
 
-def _judge_model(helper: HelperSection | None) -> JudgeModel | None:
+def _judge_model(helper: EngineConfig | None) -> JudgeModel | None:
     return None if helper is None else JudgeModel(*_parts(helper))
 
 

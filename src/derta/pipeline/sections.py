@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from derta.config import EvaluationSection, Recipe
 from derta.judges import JUDGES
 from derta.pipeline.evaluate import judge_all
 from derta.protocols import Judge
-from derta.recipe import Recipe
-from derta.recipe_evaluation import EvaluationSection
 from derta.records import Prompt, Reply, Verdict
 
 

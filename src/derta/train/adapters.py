@@ -12,9 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from derta.config import LoraSection, TrainSection
 from derta.errors import ModelError, RecipeError
 from derta.loading import without_false_warnings
-from derta.recipe import LoraSection, TrainSection
 
 
 def base_dtype(train: TrainSection) -> torch.dtype:
@@ -100,8 +100,8 @@ def with_lora(net: PreTrainedModel, lora: LoraSection) -> Any:
         prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer turns that on
     config = LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         target_parameters=list(lora.target_parameters) or None,
         task_type="CAUSAL_LM",
@@ -112,7 +112,7 @@ def with_lora(net: PreTrainedModel, lora: LoraSection) -> Any:
             return get_peft_model(net, config)
     except (ValueError, RuntimeWarning) as error:
         told = " ".join(str(error).split())[:300]
-        hint = "; fused experts need `train.lora.dropout: 0`" if "lora_dropout" in told else ""
+        hint = "; fused experts need `train.lora.lora_dropout: 0`" if "lora_dropout" in told else ""
         raise RecipeError(f"train.lora: cannot adapt {type(net).__name__}: {told}{hint}") from error
 
 

@@ -11,9 +11,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
+from derta.config import TrainSection
 from derta.data.rows import Instance, row_settings
 from derta.errors import RecipeError
-from derta.recipe import TrainSection
 from derta.train.collator import LossSettings
 from derta.train.dataset import RowDataset
 

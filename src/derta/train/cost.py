@@ -8,8 +8,8 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.config import TrainSection
 from derta.data.rows import Instance, row_settings
-from derta.recipe import TrainSection
 from derta.train.arguments import accumulation_steps
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 

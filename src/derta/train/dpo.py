@@ -23,8 +23,8 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from derta.config import DpoSection, ModelSection, TrainSection
 from derta.data.pairs import EncodedPair, cut_pair
-from derta.recipe import DpoSection, ModelSection, TrainSection
 from derta.train.arguments import on_one_device, training_arguments
 from derta.train.fit import train_and_save
 from derta.train.memory import GiveBackHoles, keep_freed_memory, loading_advice, out_of_memory_told, reset_peak_memory

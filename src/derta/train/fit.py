@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import TrainerCallback
 
+from derta.config import LoraSection, ModelSection, TrainSection
 from derta.data.rows import Instance, row_settings
 from derta.errors import ModelError, RecipeError, RunError, is_out_of_memory
-from derta.recipe import LoraSection, ModelSection, TrainSection
 from derta.run_folder import finish_folder
 from derta.train.adapters import adapted, base_dtype, four_bit, freeze_beside_text, settle_four_bit
 from derta.train.arguments import (

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from derta.config import TrainSection
 from derta.errors import ModelError, is_out_of_memory
-from derta.recipe import TrainSection
 
 MOST_HOLES = 2**29
 """Bytes that may come to be resident before the free ones among them are given back."""

@@ -8,8 +8,8 @@ from typing import Any
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from derta.config import ModelSection, TrainSection
 from derta.errors import ModelError, RecipeError
-from derta.recipe import ModelSection, TrainSection
 from derta.train.adapters import adapted, base_dtype
 from derta.train.fit import load_model
 

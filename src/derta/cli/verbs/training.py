@@ -53,7 +53,7 @@ def run(
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
     from derta.cli.console import console_display, print_json
-    from derta.recipe import load_recipe
+    from derta.config import load_recipe
 
     refuse_several_processes("run")
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
@@ -88,8 +88,8 @@ def data(
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
     from derta.cli.console import console_display
+    from derta.config import load_recipe
     from derta.pipeline.rows import export_rows
-    from derta.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
     export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
@@ -115,10 +115,10 @@ def train(
     """
     from derta.cli.console import console_display
     from derta.cli.launch import is_main_process
+    from derta.config import load_recipe
     from derta.pipeline.data import input_files, prepare_data
     from derta.pipeline.models import check_start, train_method
     from derta.pipeline.run import check_recipe
-    from derta.recipe import load_recipe
     from derta.run_folder import check_new_model, keep_origin
 
     loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
+from derta.config.recipe_file import read_values
+from derta.config.sections import Section, SourceSection, walk
 from derta.errors import RecipeError, did_you_mean
-from derta.recipe_evaluation import EvaluationSection, FineTuningSection, GenerateSection
-from derta.recipe_file import read_values
-from derta.recipe_parts import Section, SourceSection, walk
 
 
 class ModelSection(Section):
@@ -54,13 +54,13 @@ class LoraSection(Section):
 
     Attributes:
         target_modules: Names of the linear layers that are adapted, or a regular expression for them.
-        target_parameters: Names of parameters outside linear layers, as fused experts are; needs `dropout: 0`.
+        target_parameters: Names of parameters outside linear layers, as fused experts are; needs `lora_dropout: 0`.
         load_in_4bit: Quantize the frozen base to NF4 as it is loaded (QLoRA); needs the extra `quant`.
     """
 
     r: int = Field(default=96, ge=1)
-    alpha: int = 16
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    lora_alpha: int = 16
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
     target_parameters: tuple[str, ...] = ()
     load_in_4bit: bool = False

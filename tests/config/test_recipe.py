@@ -3,8 +3,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.config import Recipe, TrainSection, load_recipe, parse_recipe
 from derta.errors import RecipeError
-from derta.recipe import Recipe, TrainSection, load_recipe, parse_recipe
 
 MINIMAL = {
     "title": "t",
@@ -37,7 +37,7 @@ def test_the_defaults_are_the_papers():
     assert (train.schedule, train.warmup, train.max_length, train.sorry_dropout) == ("cosine", 0.03, 1024, 0.95)
     lora = parse_recipe(with_train(lora={}), where="r").train.lora
     assert lora is not None
-    assert (lora.r, lora.alpha, lora.dropout, lora.target_modules) == (96, 16, 0.05, "all-linear")
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (96, 16, 0.05, "all-linear")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_the_defaults_are_the_papers():
     [
         (recipe(titel="x"), "titel", "did you mean 'title'"),
         (with_train(learning_rat=1), "train.learning_rat", "did you mean 'learning_rate'"),
-        (with_train(lora={"rank": 8}), "train.lora.rank", "known: r, alpha, dropout"),
-        (with_train(lora={"alpa": 8}), "train.lora.alpa", "did you mean 'alpha'"),
+        (with_train(lora={"rank": 8}), "train.lora.rank", "known: r, lora_alpha, lora_dropout"),
+        (with_train(lora={"lora_alpa": 8}), "train.lora.lora_alpa", "did you mean 'lora_alpha'"),
         (recipe(model={"path": "m", "templat": "x"}), "model.templat", "did you mean 'template'"),
         (
             recipe(data=MINIMAL["data"] | {"triples": [{"path": "t", "pth": "x"}]}),

@@ -2,15 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.config import load_recipe, merge, read_values
 from derta.errors import RecipeError
-from derta.recipe import load_recipe
-from derta.recipe_file import merge, read_values
 
 BASE = """
 title: base
 model: {path: m}
 data: {triples: [{path: $SOMEWHERE/t.jsonl}], helpful: [{path: h.jsonl}]}
-train: {epochs: 1, lora: {r: 8, alpha: 4}}
+train: {epochs: 1, lora: {r: 8, lora_alpha: 4}}
 seeds: [0, 1]
 """
 TREES = st.recursive(
@@ -40,7 +39,7 @@ def test_a_recipe_goes_on_from_the_one_it_includes(write, monkeypatch):
     )
     assert (recipe.title, recipe.seeds, recipe.train.epochs) == ("mine", (7,), 3)
     assert recipe.train.lora is not None
-    assert (recipe.train.lora.r, recipe.train.lora.alpha) == (16, 4)
+    assert (recipe.train.lora.r, recipe.train.lora.lora_alpha) == (16, 4)
     assert recipe.data.triples[0].path == "/there/t.jsonl"
 
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from derta.recipe_parts import Section, SourceSection
+from derta.config.sections import Section, SourceSection
 from derta.records import Suite
 
 SectionKey = tuple[str | None, str | None, str | None]  # suite, attack, name
 
 
-class HelperSection(Section):
-    """A model that takes part in a search: what the engine loads, the engine's name, and the engine's settings."""
+class EngineConfig(Section):
+    """A model and the engine that runs it: what the engine loads, the name of the engine, and its settings."""
 
     model: str
     engine: str = "hf"
@@ -29,9 +29,9 @@ class SearchSection(Section):
         judge_model: What that judge asks, if it asks a model.
     """
 
-    attacker: HelperSection | None = None
+    attacker: EngineConfig | None = None
     judge: str | None = None
-    judge_model: HelperSection | None = None
+    judge_model: EngineConfig | None = None
 
 
 class EvaluationSection(Section):
