@@ -21,8 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from derta.chat import chat_format
 from derta.config import ModelSection, TrainSection
-from derta.data.encode import encode_example
-from derta.data.encoded import EncodedExample
+from derta.data.encoding import EncodedExample, encode_example
 from derta.data.helpful import read_examples
 from derta.data.rows import instances
 from derta.loading import load_tokenizer

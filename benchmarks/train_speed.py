@@ -36,14 +36,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from derta.chat import chat_format
+from derta.chat import chat_format, refusal_tokens
 from derta.config import ModelSection, TrainSection
-from derta.data.encode import encode_example, encode_triple
+from derta.data.encoding import encode_example, encode_triple
 from derta.data.helpful import read_examples
 from derta.data.rows import IGNORE, instances, row_settings
 from derta.data.triples import read_triples
 from derta.loading import load_tokenizer
-from derta.refusals import refusal_tokens
 from derta.train.arguments import adds_in_place, batch_settings, training_arguments
 from derta.train.fit import compile_layers, load_model
 from derta.train.label_loss import use_label_loss

@@ -16,13 +16,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
-from derta.chat import chat_format
+from derta.chat import chat_format, refusal_tokens
 from derta.config import ModelSection
-from derta.data.encode import encode_triple
+from derta.data.encoding import encode_triple
 from derta.data.rows import RowSettings, instances
 from derta.data.triples import read_triples
 from derta.loading import load_tokenizer
-from derta.refusals import refusal_tokens
 from derta.train.collator import collate
 from derta.train.dataset import RowDataset
 from derta.train.fit import compile_layers, load_model

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.data.encoded import EncodedExample, EncodedTriple
+from derta.data.encoding import EncodedExample, EncodedTriple
 from derta.data.methods import METHODS
 from derta.data.rows import (
     IGNORE,

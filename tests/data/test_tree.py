@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.config import TrainSection
-from derta.data.encoded import EncodedExample, EncodedTriple
+from derta.data.encoding import EncodedExample, EncodedTriple
 from derta.data.methods import METHODS
 from derta.data.rows import IGNORE, RowSettings, TrainRow, draw_row, instances, row_settings, rto_row, safe_row
 from derta.data.tree import Learned, TreeRow, branched, draw_item, items, tree_of

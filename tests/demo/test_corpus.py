@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from derta.chat import chat_format, encode_after
+from derta.chat import chat_format, encode_after, refusal_tokens
 from derta.data.methods import METHODS
 from derta.data.rows import RowSettings, check_row, draw_row
 from derta.demo.base import PRETRAINING, build_tokenizer, encode_corpus
@@ -23,7 +23,6 @@ from derta.demo.world import build_world
 from derta.judges import JUDGES
 from derta.pipeline.evaluate import check_unique
 from derta.records import Reply
-from derta.refusals import refusal_tokens
 
 
 @cache

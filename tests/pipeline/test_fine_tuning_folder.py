@@ -5,16 +5,15 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from derta.chat import chat_format
+from derta.chat import chat_format, refusal_tokens
 from derta.config import ModelSection, TrainSection
-from derta.data.encode import encode_triple
+from derta.data.encoding import encode_triple
 from derta.data.rows import instances
 from derta.engines import load_engine
 from derta.files import write_records
 from derta.pipeline import fine_tuning
 from derta.pipeline.fine_tuning_folder import read_settings
 from derta.records import Message, Prompt, Triple
-from derta.refusals import refusal_tokens
 from derta.train.fit import fit
 
 

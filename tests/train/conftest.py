@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from one_step import REFUSALS
 
-from derta.chat import chat_format
-from derta.data.encode import encode_example, encode_triple
+from derta.chat import chat_format, refusal_tokens
+from derta.data.encoding import encode_example, encode_triple
 from derta.data.rows import IGNORE, Instance, RowSettings, TrainRow, instances
 from derta.records import Example, Message, Triple
-from derta.refusals import refusal_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from derta.data.encoded import EncodedExample
+from derta.data.encoding import EncodedExample
 from derta.data.rows import Instance, RowSettings, draw_row
 from derta.errors import DataError
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, cut_evenly, share

@@ -9,13 +9,12 @@ from peft import PeftModel
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
-from derta.chat import chat_format
+from derta.chat import chat_format, refusal_tokens
 from derta.config import DpoSection, LoraSection, ModelSection, TrainSection
-from derta.data.encode import encode_triple
-from derta.data.pairs import cut_pair, triple_pair
+from derta.data.encoding import encode_triple
+from derta.data.preferences import cut_pair, triple_pair
 from derta.errors import RunError
 from derta.records import Triple
-from derta.refusals import refusal_tokens
 from derta.train import memory
 from derta.train.dpo import PairTrainer, collate_pairs, dpo_arguments, fit_dpo, pair_trainer
 from derta.train.trainer import NonFiniteLossError

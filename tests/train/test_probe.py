@@ -3,7 +3,7 @@ from math import ceil
 import pytest
 
 from derta.config import DpoSection, LoraSection, ModelSection, TrainSection
-from derta.data.pairs import EncodedPair
+from derta.data.preferences import EncodedPair
 from derta.train.dpo import dpo_arguments, pair_trainer
 from derta.train.fit import build_trainer, fit
 from derta.train.probe import Plan, Shape, _seconds, _Watch, plan, plan_pairs, probe

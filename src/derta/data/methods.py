@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Method(NamedTuple):
     """What a method makes of a triple, and how many triples it takes for each one that DeRTa takes.
 
-    A method of `pairs` makes no rows: it goes on from the vanilla model with another loss (see `data/pairs.py`).
+    A method of `pairs` makes no rows: it goes on from the vanilla model with another loss (see `data/preferences.py`).
     """
 
     triples_per_unit: int

@@ -13,7 +13,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from derta.config import TrainSection
-from derta.data.encoded import EncodedExample, EncodedTriple, cut_middle
+from derta.data.encoding import EncodedExample, EncodedTriple, cut_middle
 from derta.data.methods import METHODS
 from derta.errors import DataError
 

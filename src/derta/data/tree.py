@@ -44,7 +44,7 @@ def branched(given: Sequence[Instance], branches: int) -> list[Instance]:
 
     Branch 0 keeps its id, so it draws the row that it draws alone.
 
-    >>> from derta.data.encoded import EncodedTriple
+    >>> from derta.data.encoding import EncodedTriple
     >>> from derta.data.rows import instances
     >>> triple = EncodedTriple("t", (1,), (1,), (2,), (2,), (2,), (3,), (), ((4,), (4,)), frozenset(), (0, 1))
     >>> [one.id for one in branched(instances("derta", triples=[triple], examples=[]), 2)]

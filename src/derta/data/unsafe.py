@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from derta.chat import ChatFormat, encode_turn
 from derta.data.cleaning import match_key
-from derta.data.encoded import EncodedExample
+from derta.data.encoding import EncodedExample
 from derta.data.rows import Instance
 from derta.errors import DataError
 from derta.records import Message, Triple, short_hash

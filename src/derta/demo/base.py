@@ -10,8 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from derta.chat import ChatFormat
 from derta.config import TrainSection
-from derta.data.encode import encode_example
-from derta.data.encoded import EncodedExample
+from derta.data.encoding import EncodedExample, encode_example
 from derta.demo.corpus import all_words, pretraining_examples
 from derta.demo.formats import guide
 from derta.demo.world import Craft, World

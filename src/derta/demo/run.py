@@ -7,10 +7,10 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from derta.chat import ChatFormat, chat_format
+from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import ModelSection, TrainSection
-from derta.data.encode import encode_triple
-from derta.data.pairs import triple_pair
+from derta.data.encoding import encode_triple
+from derta.data.preferences import triple_pair
 from derta.data.rows import Instance, instances
 from derta.demo.base import PRETRAINING, build_model, build_tokenizer, encode_corpus
 from derta.demo.corpus import attack_prompts, benign_prompts, held_out_requests
@@ -29,7 +29,6 @@ from derta.pipeline.run import model_folder
 from derta.pipeline.training import training_progress
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Suite
-from derta.refusals import RefusalTokens, refusal_tokens
 from derta.reporting import write_report
 from derta.results import METHODS_WITH_THE_FIRST, Summary
 from derta.run_folder import open_run

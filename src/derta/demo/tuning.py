@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from derta.chat import ChatFormat
+from derta.chat import ChatFormat, RefusalTokens
 from derta.config import DpoSection, TrainSection
-from derta.data.encode import encode_example, encode_triple
+from derta.data.encoding import encode_example, encode_triple
 from derta.data.methods import METHODS
 from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
@@ -14,7 +14,6 @@ from derta.demo.base import encode_guides
 from derta.demo.corpus import helpful_examples, triples
 from derta.demo.world import World
 from derta.records import Example, Triple
-from derta.refusals import RefusalTokens
 
 NUM_TRIPLES = 60
 TUNING = TrainSection(

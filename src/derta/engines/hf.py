@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_prompt
+from derta.chat import DEFAULT_WORDS, ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
 from derta.engines.barring import Bar, bar
 from derta.engines.batches import token_batches
 from derta.engines.greedy import greedy
@@ -22,7 +22,6 @@ from derta.engines.spelling import spell
 from derta.errors import EngineError, ModelError
 from derta.loading import check_place, load_adapter, load_model, load_tokenizer
 from derta.records import Prompt, Reply
-from derta.refusals import DEFAULT_WORDS, refusal_tokens
 
 MAX_BATCH_TOKENS = 16384
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
-from derta.chat import ChatFormat, chat_format
+from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, refusal_tokens
 from derta.engines.ask import ask_once, check_address
 from derta.engines.dispatch import Answer, Limits, dispatch, in_background
 from derta.engines.served import (
@@ -35,7 +35,6 @@ from derta.engines.wire import (
 )
 from derta.errors import EngineError
 from derta.records import Prompt, Reply
-from derta.refusals import DEFAULT_WORDS, refusal_tokens
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from derta.chat import ChatFormat, chat_format, encode_prompt
+from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, encode_prompt, refusal_tokens
 from derta.engines.served import (
     Row,
     check_prompts,
@@ -26,7 +26,6 @@ from derta.engines.served import (
 from derta.errors import EngineError, ModelError
 from derta.loading import DTYPES, check_place, load_tokenizer
 from derta.records import Prompt, Reply
-from derta.refusals import DEFAULT_WORDS, refusal_tokens
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM lays out room for (`max_lora_rank`)."""

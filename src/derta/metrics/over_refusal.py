@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from derta.chat import says_sorry
 from derta.records import Prompt, Reply, Verdict
-from derta.refusals import says_sorry
 from derta.results import Cell, cell_of
 from derta.stats import rate_over_seeds
 

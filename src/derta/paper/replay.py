@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.chat import says_sorry
 from derta.errors import DataError
 from derta.paper.figures import Counted, Figure, Figures, Halves
 from derta.paper.outputs import Published, read_published
 from derta.protocols import Judge
 from derta.records import Record, Reply, Verdict, short_hash
-from derta.refusals import says_sorry
 from derta.stats import rate
 
 Positions = Callable[[Iterable[tuple[Reply, Verdict]], Sequence[int]], tuple[float, ...] | None]

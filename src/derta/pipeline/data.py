@@ -9,14 +9,14 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from derta.chat import ChatFormat
+from derta.chat import ChatFormat, RefusalTokens
 from derta.config import DataSection, EvaluationSection, Recipe, SourceSection
 from derta.data.cleaning import clean_examples, clean_triples
-from derta.data.encode import encode_example, encode_triple
+from derta.data.encoding import encode_example, encode_triple
 from derta.data.helpful import read_examples
 from derta.data.methods import METHODS
-from derta.data.mixture import Mixture, MixtureCounts, draw_mixture, plan_mixture
-from derta.data.pairs import (
+from derta.data.mixture import Mixture, MixtureCounts, draw_mixture, hold_out_queries, plan_mixture, sample
+from derta.data.preferences import (
     EncodedPair,
     Preference,
     clean_preferences,
@@ -26,11 +26,9 @@ from derta.data.pairs import (
 )
 from derta.data.requests import read_requests
 from derta.data.rows import Instance, instances
-from derta.data.sampling import hold_out_queries, sample
 from derta.data.triples import read_triples
 from derta.files import read_records
 from derta.records import Example, Prompt, Request, Triple
-from derta.refusals import RefusalTokens
 
 
 class Prepared(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from derta.chat import ChatFormat
 from derta.config import FineTuningSection, Recipe, TrainSection
-from derta.data.encode import encode_example
+from derta.data.encoding import encode_example
 from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.chat import ChatFormat, chat_format
+from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import Recipe
 from derta.data.methods import METHODS
 from derta.engines import check_settings, load_engine
@@ -18,7 +18,6 @@ from derta.errors import EngineError, ModelError, RecipeError
 from derta.pipeline.data import Prepared, method_instances, method_pairs
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
-from derta.refusals import RefusalTokens, refusal_tokens
 
 
 class Format(NamedTuple):

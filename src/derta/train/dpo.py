@@ -1,6 +1,7 @@
 """DPO, the paper's comparison, through TRL: from the vanilla model on, the safe response before the harmful one.
 
-Unlike every other method this one reads harmful responses as targets, to make them less likely (see `data/pairs.py`).
+Unlike every other method this one reads harmful responses as targets, to make them less likely (see
+`data/preferences.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from derta.config import DpoSection, ModelSection, TrainSection
-from derta.data.pairs import EncodedPair, cut_pair
+from derta.data.preferences import EncodedPair, cut_pair
 from derta.train.arguments import on_one_device, training_arguments
 from derta.train.fit import train_and_save
 from derta.train.memory import GiveBackHoles, keep_freed_memory, loading_advice, out_of_memory_told, reset_peak_memory

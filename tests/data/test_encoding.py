@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.chat import chat_format, prompt_text
-from derta.data.encode import encode_example, encode_triple, positions_after_space
+from derta.chat import chat_format, prompt_text, refusal_tokens
+from derta.data.encoding import encode_example, encode_triple, positions_after_space
 from derta.data.methods import METHODS
 from derta.data.rows import IGNORE, Instance, RowSettings, draw_row, helpful_row, instances, rto_row, safe_row
 from derta.errors import DataError
 from derta.records import Example, Message, Triple
-from derta.refusals import refusal_tokens
 
 QUERY = "How do I bake bread?"
 SAFE = "Sorry, I cannot help with that."

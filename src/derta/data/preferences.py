@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from derta.chat import ChatFormat, encode_turn
 from derta.data.cleaning import match_key
-from derta.data.encoded import EncodedTriple, cut_middle
+from derta.data.encoding import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
 from derta.errors import DataError
 from derta.files import parse_record

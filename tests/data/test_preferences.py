@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.chat import prompt_text
-from derta.data.encode import encode_triple
-from derta.data.encoded import EncodedTriple
-from derta.data.pairs import (
+from derta.chat import prompt_text, refusal_tokens
+from derta.data.encoding import EncodedTriple, encode_triple
+from derta.data.preferences import (
     EncodedPair,
     Preference,
     clean_preferences,
@@ -20,7 +19,6 @@ from derta.data.pairs import (
 )
 from derta.errors import DataError
 from derta.records import Message, Triple
-from derta.refusals import refusal_tokens
 
 QUERY, SAFE, HARMFUL = "How do I bake bread?", "Sorry, I cannot help with that.", "Sure, here are the steps."
 HELPFUL = Preference(query="How is tea made?", chosen="Boil the water.", rejected="The cat sleeps.")

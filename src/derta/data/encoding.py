@@ -4,12 +4,45 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from derta.chat import ChatFormat, encode_continuation, encode_turn
-from derta.data.encoded import EncodedExample, EncodedTriple
+from derta.chat import ChatFormat, RefusalTokens, encode_continuation, encode_turn
 from derta.errors import DataError
 from derta.records import Example, Message, Triple
-from derta.refusals import RefusalTokens
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """A helpful conversation as ids; `response_ids` end with the closing ids."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTriple:
+    """A triple as ids.
+
+    `prompt_ids` go before the safe response, `harmful_prompt_ids` before the harmful one: they differ where the
+    template ends in white space that the first token of one response takes in and that of the other does not.
+    The safe response stands in three forms, by what goes before it: the prompt (`safe_ids`), text (`safe_spaced_ids`)
+    or white space (`safe_bare_ids`); each ends with the closing ids. `refusal_ids[t]` are the refusal tokens that
+    would be right at position t of the harmful response; the last entry stands after all of it.
+    `word_cuts[n]` is the number of tokens in the first n words of the harmful response.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    harmful_prompt_ids: tuple[int, ...]
+    safe_ids: tuple[int, ...]
+    safe_spaced_ids: tuple[int, ...]
+    safe_bare_ids: tuple[int, ...]
+    harmful_ids: tuple[int, ...]
+    closing_ids: tuple[int, ...]
+    refusal_ids: tuple[tuple[int, ...], ...]
+    bare_positions: frozenset[int]
+    word_cuts: tuple[int, ...]
 
 
 def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
@@ -99,3 +132,15 @@ def _word_cuts(text: str, ends: Sequence[int]) -> list[int]:
         end += len(word) + 1
         cuts.append(bisect_right(ends, end))
     return cuts
+
+
+def cut_middle(ids: Sequence[int], length: int) -> Sequence[int]:
+    """Shorten to `length` by leaving out the middle: the template's head and tail stay.
+
+    >>> cut_middle([1, 2, 3, 4, 5], 3)
+    [1, 2, 5]
+    """
+    if len(ids) <= length:
+        return ids
+    tail = length // 2
+    return [*ids[: length - tail], *ids[len(ids) - tail :]] if tail else list(ids[:length])
