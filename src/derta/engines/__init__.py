@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from derta.engines.endpoints import check_endpoints, user_endpoints
 from derta.errors import EngineError, did_you_mean
 from derta.files import describe
 from derta.protocols import Engine
+
+__all__ = ["ENGINES", "Engine", "Loader", "check_endpoints", "check_settings", "load_engine", "user_endpoints"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from derta.engines.dispatch import RefusedError, TryAgainError
 from derta.engines.wire import Call, ChatAnswer, TextAnswer, parse_answer
@@ -85,19 +84,3 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float:
             return 0.0
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return max(0.0, seconds) if isfinite(seconds) else 0.0
-
-
-def check_address(address: str) -> None:
-    """Refuse what is no server's address, or one that a key would be read from.
-
-    Raises:
-        EngineError: says which of the two.
-    """
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise EngineError(f"endpoints: expected an address such as http://127.0.0.1:8000/v1, got {address!r}")
-    if parts.username or parts.password or parts.query:
-        raise EngineError(
-            f"endpoints: expected an address without a key in it for {parts.hostname}; "
-            "put the key into the environment and name the variable with api_key_env"
-        )

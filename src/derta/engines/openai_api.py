@@ -12,8 +12,9 @@ from random import Random
 from typing import Any, get_args
 
 from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, refusal_tokens
-from derta.engines.ask import ask_once, check_address
+from derta.engines.ask import ask_once
 from derta.engines.dispatch import Answer, Limits, dispatch, in_background
+from derta.engines.endpoints import DEFAULT_ENDPOINT, host_of
 from derta.engines.served import (
     Row,
     check_prompts,
@@ -160,7 +161,7 @@ class ApiEngine:
 def load(
     model: str | Path,
     *,
-    endpoints: str | Sequence[str] = "https://api.openai.com/v1",
+    endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
     send: Send | None = None,
     tokenizer: str | None = None,
     template: str = "auto",
@@ -202,7 +203,7 @@ def load(
     if not addresses:
         raise EngineError("endpoints: expected at least one address, got none")
     for address in addresses:
-        check_address(address)
+        host_of(address)
     _check_numbers(concurrency=concurrency, tries=tries, timeout=timeout, requests_per_minute=requests_per_minute)
     chosen = send or ("messages" if tokenizer is None else "ids")
     if chosen not in get_args(Send):

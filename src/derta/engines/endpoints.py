@@ -1,0 +1,137 @@
+"""Servers that may be sent a key: a recipe is data from strangers, so the user, and not the recipe, names them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from derta.config import EngineConfig
+from derta.errors import EngineError, did_you_mean
+
+DEFAULT_ENDPOINT = "https://api.openai.com/v1"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that are this machine and need no permission; other spellings of it are hosts like any other."""
+
+_PRINTABLE = re.compile(r"[!-\[\]-~]+")
+"""ASCII without blanks and backslashes, which libraries read in different ways."""
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Host(NamedTuple):
+    """A server's host in lower case, and its port; a permission without a port holds for all of them."""
+
+    name: str
+    port: int | None
+
+
+def host_of(address: str) -> Host:
+    """Return the host that an endpoint's address leads to.
+
+    >>> host_of("https://API.example.com/v1"), host_of("http://[::1]:8000/v1")
+    (Host(name='api.example.com', port=443), Host(name='::1', port=8000))
+
+    Raises:
+        EngineError: it is no server's address, or one that a key would be read from.
+    """
+    parts = _split(address)
+    if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        shown = "one that may hold a key" if "@" in address else repr(address)[:200]
+        raise EngineError(f"endpoints: expected an address such as http://127.0.0.1:8000/v1, got {shown}")
+    if "@" in parts.netloc or parts.query:
+        raise EngineError(
+            f"endpoints: expected an address without a key in it for {parts.hostname}; "
+            "put the key into the environment and name the variable with api_key_env"
+        )
+    return Host(parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
+
+
+def check_endpoints(config: EngineConfig, allowed: Collection[str]) -> None:
+    """Refuse a recipe's server that is neither on this machine nor on a host that the user allows.
+
+    Args:
+        config: the engine that a recipe names; only `api` sends anything anywhere.
+        allowed: `HOST` or `HOST:PORT`, compared exactly but for upper and lower case; an IPv6 host is in brackets.
+
+    Raises:
+        EngineError: names the first host that is not allowed, and how to allow it; or an entry that is no host.
+    """
+    permitted = [_permission(entry) for entry in allowed]
+    for address in _addresses(config):
+        host = host_of(address)
+        if host.name not in LOOPBACK and host not in permitted and Host(host.name, None) not in permitted:
+            shown = f"[{host.name}]" if ":" in host.name else host.name
+            raise EngineError(
+                f"endpoints: the recipe would send prompts and a key to {shown}, which is not on your list of servers; "
+                f"if you trust it, give --allow-endpoint {shown}, or add it to `endpoints:` in {config_path()}"
+            )
+
+
+def _addresses(config: EngineConfig) -> list[str]:
+    if config.engine != "api":
+        return []
+    given: Any = config.settings.get("endpoints", DEFAULT_ENDPOINT)
+    addresses: list[Any] = [given] if isinstance(given, str) else given
+    if not isinstance(addresses, list | tuple) or not all(isinstance(one, str) for one in addresses):
+        raise EngineError(f"endpoints: expected an address or a list of them, got {given!r:.80}")
+    return addresses
+
+
+def user_endpoints() -> tuple[str, ...]:
+    """Return the hosts that the user's own configuration file allows; none if there is no such file.
+
+    Raises:
+        EngineError: the file cannot be read, or holds something else than `endpoints:` with a list of hosts.
+    """
+    import yaml
+
+    path = config_path()
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EngineError(f"{path}: cannot read it ({' '.join(str(error).split()):.200}); fix or remove it") from error
+    if not isinstance(values, Mapping):
+        raise EngineError(f"{path}: expected `endpoints:` with a list of hosts, got {type(values).__name__}")
+    for key in values:
+        if key != "endpoints":
+            raise EngineError(f"{path}: unknown key {key!r:.80}; {did_you_mean(str(key), ['endpoints'])}")
+    hosts: Any = values.get("endpoints") or []
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise EngineError(f"{path}: endpoints: expected a list of hosts such as [api.openai.com], got {hosts!r:.80}")
+    for host in hosts:
+        _permission(host, where=f"{path}: endpoints")
+    return tuple(hosts)
+
+
+def config_path() -> Path:
+    """Return the path of the user's configuration file.
+
+    Source: XDG Base Directory Specification 0.8; a relative `XDG_CONFIG_HOME` counts as none.
+    """
+    home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (home if home.is_absolute() else Path.home() / ".config") / "derta" / "config.yaml"
+
+
+def _permission(entry: str, *, where: str = "--allow-endpoint") -> Host:
+    parts = _split(f"//{entry}")
+    if parts is None or not parts.hostname or parts.netloc != entry or "@" in entry or entry.endswith(":"):
+        raise EngineError(
+            f"{where}: expected HOST or HOST:PORT, such as api.openai.com or [::1]:8000, got {entry!r:.80}"
+        )
+    return Host(parts.hostname, parts.port)
+
+
+def _split(address: str) -> SplitResult | None:
+    if not _PRINTABLE.fullmatch(address):
+        return None
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
