@@ -26,7 +26,7 @@ import torch
 
 from derta.attacks import build_attack
 from derta.chat import encode_prompt
-from derta.data.requests import read_requests
+from derta.data.requests import load_requests
 from derta.data.triples import read_triples
 from derta.engines import load_engine
 from derta.engines.hf import HfEngine, stop_tokens
@@ -128,12 +128,12 @@ def mixed_prompts(args: argparse.Namespace, engine: HfEngine) -> list[Prompt]:
 
 
 def attack_prompts(name: str, data: Path) -> list[Prompt]:
-    requests = read_requests(data / "requests" / "harmbench_test.csv")
+    requests = load_requests(data / "requests" / "harmbench_test.csv")
     options: dict = {}
     if name == "completing":
-        requests, options = read_requests(data / "published" / "prompts_completing.jsonl"), {"rewriting": "none"}
+        requests, options = load_requests(data / "published" / "prompts_completing.jsonl"), {"rewriting": "none"}
     if name == "prefill":
-        triples = read_triples(str(data / "triples" / "aisafetylab.json"), max_pairs_per_query=1).triples
+        triples = read_triples(str(data / "triples" / "aisafetylab.json"), max_pairs_per_request=1).triples
         requests = [Request(id=t.id, text=t.query, harmful=t.harmful) for t in triples]
         options = {"depths": ["5%", "25%", "50%"]}
     if name != "self_cipher":

@@ -81,7 +81,7 @@ def load_rows(args: argparse.Namespace) -> tuple[list, object, tuple[int, ...]]:
     refusals = refusal_tokens(chat)
     needed = args.rows * args.steps
     num_safety = needed if args.mixture == "safety" else ceil(needed / 11)
-    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_query=5).triples
+    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_request=5).triples
     rng = random.Random(0)  # noqa: S311
     triples = rng.sample(found, min(len(found), ceil(num_safety / 2)))
     helpful = []

@@ -49,7 +49,7 @@ def main() -> None:
     keep_freed_memory()
     chat = chat_format(load_tokenizer(args.model, trust_remote_code=False), template=args.template)
     refusals = refusal_tokens(chat)
-    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_query=1).triples
+    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_request=1).triples
     chosen = random.Random(0).sample(found, args.triples)  # noqa: S311
     given = instances("derta", triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[])
     net = load_model(ModelSection(path=args.model), dtype=torch.float32)

@@ -102,7 +102,7 @@ def small_recipe(folder: Path, model: Path, **changes: Any) -> Path:
             "helpful": [{"path": str(folder / "helpful.jsonl")}],
             "num_triples": 2,
             "num_helpful": 4,
-            "held_out_queries": 2,
+            "held_out_requests": 2,
             "held_out_helpful": 2,
         },
         "train": {

@@ -33,7 +33,7 @@ def broken(recipe, tmp_path, derta):
         ("train.leaning_rate=1", ["`train.leaning_rate`", "did you mean 'learning_rate'?"]),
         ("train.epochs=-1", ["`train.epochs`", "got -1"]),
         ("data.num_triples=100", ["asked for 200 triples", "6 are available"]),
-        ("data.held_out_queries=100", ["100", "8"]),
+        ("data.held_out_requests=100", ["100", "8"]),
         ("model.refusal_words=[unpronounceable]", ["'unpronounceable'", "one token"]),
         ("model.path=nowhere/at/all", ["nowhere/at/all", "model folder"]),
         ("model.template=missing.jinja", ["template", "missing.jinja"]),

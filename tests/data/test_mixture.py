@@ -1,11 +1,12 @@
+from functools import partial
 from random import Random
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from derta.data.methods import METHODS
-from derta.data.mixture import Mixture, MixtureCounts, draw_mixture, hold_out_queries, plan_mixture, sample
+from derta.config import PrepareConfig
+from derta.data.mixture import draw_mixture, hold_out_requests, plan_mixture, sample
 from derta.errors import DataError
 from derta.records import Example, Message, Triple, short_hash
 
@@ -18,28 +19,28 @@ EXAMPLES = [
 
 def test_the_paper_s_counts_come_from_the_paper_s_data() -> None:
     # 3,000 triples are 6,000 instances; 60,000 helpful examples are ten for each; vanilla takes 6,000 triples
-    assert plan_mixture(Mixture(), available_triples=6000, available_helpful=60_000) == (3000, 6000, 60_000)
+    assert plan_mixture(PrepareConfig(), available_triples=6000, available_helpful=60_000) == (3000, 6000, 60_000)
 
 
 @pytest.mark.parametrize(
-    ("mixture", "triples", "helpful", "expected"),
+    ("config", "triples", "helpful", "expected"),
     [
         # half of the 972 triples would want 486 * 2 * 10 = 9,720 examples; 985 allow 985 / 20 = 49.25
-        (Mixture(), 972, 985, (49, 98, 980)),
-        (Mixture(helpful_per_safety=1), 972, 985, (486, 972, 972)),
-        (Mixture(helpful_per_safety=1, match_instances=False), 490, 985, (490, 490, 980)),
-        (Mixture(triples=5), 10, 100, (5, 10, 100)),
-        (Mixture(triples=5, helpful=3), 10, 100, (5, 10, 3)),
-        (Mixture(helpful=40), 10, 100, (2, 4, 40)),
-        (Mixture(helpful_per_safety=0), 9, 0, (4, 8, 0)),
-        (Mixture(triples=3, match_instances=False, helpful=0), 3, 0, (3, 3, 0)),
-        (Mixture(helpful_per_safety=0.05), 100, 3, (30, 60, 3)),
+        (PrepareConfig(), 972, 985, (49, 98, 980)),
+        (PrepareConfig(helpful_per_safety=1), 972, 985, (486, 972, 972)),
+        (PrepareConfig(helpful_per_safety=1, match_instances=False), 490, 985, (490, 490, 980)),
+        (PrepareConfig(num_triples=5), 10, 100, (5, 10, 100)),
+        (PrepareConfig(num_triples=5, num_helpful=3), 10, 100, (5, 10, 3)),
+        (PrepareConfig(num_helpful=40), 10, 100, (2, 4, 40)),
+        (PrepareConfig(helpful_per_safety=0), 9, 0, (4, 8, 0)),
+        (PrepareConfig(num_triples=3, match_instances=False, num_helpful=0), 3, 0, (3, 3, 0)),
+        (PrepareConfig(helpful_per_safety=0.05), 100, 3, (30, 60, 3)),
     ],
 )
 def test_counts_scale_with_the_data(
-    mixture: Mixture, triples: int, helpful: int, expected: tuple[int, int, int]
+    config: PrepareConfig, triples: int, helpful: int, expected: tuple[int, int, int]
 ) -> None:
-    assert plan_mixture(mixture, available_triples=triples, available_helpful=helpful) == expected
+    assert plan_mixture(config, available_triples=triples, available_helpful=helpful) == expected
 
 
 @given(
@@ -49,9 +50,9 @@ def test_counts_scale_with_the_data(
     st.booleans(),
 )
 def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: int, ratio: float, match: bool) -> None:
-    mixture = Mixture(helpful_per_safety=ratio, match_instances=match)
+    config = PrepareConfig(helpful_per_safety=ratio, match_instances=match)
     try:
-        counts = plan_mixture(mixture, available_triples=triples, available_helpful=helpful)
+        counts = plan_mixture(config, available_triples=triples, available_helpful=helpful)
     except DataError as error:
         assume("leave no triple to train on" not in str(error))
         raise
@@ -61,52 +62,47 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
 
 
 @pytest.mark.parametrize(
-    ("mixture", "message"),
+    ("config", "message"),
     [
-        (Mixture(triples=8), r"asked for 16 triples \(triples 8, .*match_instances: false.*\), 10 are available"),
-        (Mixture(triples=5, match_instances=False), r"asked for 100 helpful examples .*, 60 are available"),
-        (Mixture(triples=1, helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
-        (Mixture(helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
-        (Mixture(helpful_per_safety=100), r"10 triples and 60 helpful examples leave no triple to train on"),
-        (Mixture(triples=0), "leave no triple to train on"),
-        (Mixture(triples=-1), "triples: expected a count from 0 up, got -1"),
-        (Mixture(helpful=-1), "helpful: expected a count from 0 up, got -1"),
-        (Mixture(helpful_per_safety=-1), "helpful_per_safety: expected 0 to 1000, got -1"),
-        (Mixture(helpful_per_safety=float("nan")), "helpful_per_safety: expected 0 to 1000, got nan"),
+        (
+            PrepareConfig(num_triples=8),
+            r"16 triples \(num_triples 8, .*match_instances: false.*\), 10 are available",
+        ),
+        (PrepareConfig(num_triples=5, match_instances=False), r"asked for 100 helpful examples .*, 60 are available"),
+        (PrepareConfig(num_triples=1, num_helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
+        (PrepareConfig(num_helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
+        (PrepareConfig(helpful_per_safety=100), r"10 triples and 60 helpful examples leave no triple to train on"),
     ],
 )
-def test_a_mixture_that_cannot_be_had_says_what_was_asked_and_what_there_is(mixture: Mixture, message: str) -> None:
+def test_a_mixture_that_cannot_be_had_says_what_there_is(config: PrepareConfig, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        plan_mixture(mixture, available_triples=10, available_helpful=60)
+        plan_mixture(config, available_triples=10, available_helpful=60)
 
 
 @given(st.integers(), st.integers(min_value=1, max_value=10), st.integers(min_value=0, max_value=50))
-def test_methods_share_their_examples_and_vanilla_holds_every_method_s_triples(seed: int, n: int, helpful: int) -> None:
-    counts = MixtureCounts(triples=n, vanilla_triples=2 * n, helpful=helpful)
-    drawn = {m: draw_mixture(triples=TRIPLES, examples=EXAMPLES, counts=counts, method=m, seed=seed) for m in METHODS}
-    for method, training_set in drawn.items():
-        assert training_set.examples == drawn["derta"].examples
-        assert len(training_set.triples) == (2 * n if method == "vanilla" else n)
-        assert {t.id for t in training_set.triples} <= {t.id for t in drawn["vanilla"].triples}
-        assert len({t.id for t in training_set.triples}) == len(training_set.triples)
-    assert drawn["derta"].triples == drawn["vanilla_half"].triples
+def test_sets_share_their_examples_and_fewer_triples_are_among_more(seed: int, n: int, helpful: int) -> None:
+    few, many = (
+        draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=count, num_helpful=helpful, seed=seed)
+        for count in (n, 2 * n)
+    )
+    assert few.examples == many.examples
+    assert (len(few.triples), len(many.triples)) == (n, 2 * n)
+    assert {t.id for t in few.triples} <= {t.id for t in many.triples}
+    assert len({t.id for t in many.triples}) == 2 * n
 
 
 @given(st.randoms(use_true_random=False))
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_data(rng: Random) -> None:
-    counts = MixtureCounts(triples=5, vanilla_triples=10, helpful=10)
+    draw = partial(draw_mixture, num_triples=5, num_helpful=10)
     triples, examples = rng.sample(TRIPLES, len(TRIPLES)), rng.sample(EXAMPLES, len(EXAMPLES))
-    first = draw_mixture(triples=TRIPLES, examples=EXAMPLES, counts=counts, method="derta", seed=1)
-    assert draw_mixture(triples=triples, examples=examples, counts=counts, method="derta", seed=1) == first
-    assert draw_mixture(triples=TRIPLES, examples=EXAMPLES, counts=counts, method="derta", seed=2) != first
+    first = draw(triples=TRIPLES, examples=EXAMPLES, seed=1)
+    assert draw(triples=triples, examples=examples, seed=1) == first
+    assert draw(triples=TRIPLES, examples=EXAMPLES, seed=2) != first
 
 
-def test_more_than_there_is_and_unknown_methods_are_told() -> None:
-    counts = MixtureCounts(triples=11, vanilla_triples=22, helpful=0)
+def test_more_than_there_is_is_told() -> None:
     with pytest.raises(DataError, match="asked for 22 triples, 20 are available"):
-        draw_mixture(triples=TRIPLES, examples=EXAMPLES, counts=counts, method="vanilla", seed=0)
-    with pytest.raises(DataError, match=r"method: expected one of vanilla, .*, got 'drta'"):
-        draw_mixture(triples=TRIPLES, examples=EXAMPLES, counts=counts, method="drta", seed=0)
+        draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=22, num_helpful=0, seed=0)
 
 
 @given(st.lists(st.integers(), unique=True), st.data(), st.integers())
@@ -132,11 +128,11 @@ def test_a_held_out_query_leaves_with_all_its_triples() -> None:
         for query, harmful in [("Bread?", "flour"), ("bread", "rye"), ("Cake?", "sugar"), ("Tea?", "leaves")]
     ]
     for seed in range(10):
-        held_out = hold_out_queries(triples, 1, rng=Random(seed))
+        held_out = hold_out_requests(triples, 1, rng=Random(seed))
         (request,) = held_out.requests
         first = next(triple for triple in triples if triple.query == request.text)
         assert (request.id, request.harmful, request.category) == (short_hash(first.query), first.harmful, "food")
         assert len(held_out.triples) == (2 if request.text == "Bread?" else 3)
         assert request.text not in {triple.query for triple in held_out.triples}
     with pytest.raises(DataError, match="asked for 4 items, 3 are available"):
-        hold_out_queries(triples, 4, rng=Random(0))
+        hold_out_requests(triples, 4, rng=Random(0))

@@ -14,7 +14,7 @@ from derta.data.preferences import (
     clean_preferences,
     cut_pair,
     encode_preference,
-    read_preferences,
+    load_preferences,
     triple_pair,
 )
 from derta.errors import DataError
@@ -136,7 +136,7 @@ def write(path, *rows):
 @pytest.mark.parametrize("field", ["query", "prompt"])
 def test_pairs_are_read_by_either_name_of_the_query(tmp_path, field):
     path = write(tmp_path / "mine.jsonl", {field: "How is tea made?", "chosen": "Boil it.", "rejected": "No.", "x": 1})
-    assert read_preferences(path) == [
+    assert load_preferences(path) == [
         Preference(query="How is tea made?", chosen="Boil it.", rejected="No.", source="mine")
     ]
 
@@ -151,7 +151,7 @@ def test_pairs_are_read_by_either_name_of_the_query(tmp_path, field):
 )
 def test_a_row_that_is_no_pair_is_told_by_its_place(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
-        read_preferences(write(tmp_path / "mine.jsonl", row))
+        load_preferences(write(tmp_path / "mine.jsonl", row))
 
 
 def test_pairs_that_repeat_or_ask_what_is_evaluated_are_dropped_and_counted():

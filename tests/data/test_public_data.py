@@ -8,7 +8,7 @@ import pytest
 
 from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.helpful import read_examples
-from derta.data.requests import read_requests
+from derta.data.requests import load_requests
 from derta.data.triples import read_triples
 
 FOLDER = os.environ.get("DERTA_DATA")
@@ -34,17 +34,17 @@ REQUESTS = {
 
 @pytest.mark.parametrize(("name", "format"), REQUESTS)
 def test_every_request_is_read(name: str, format: str) -> None:
-    assert len(read_requests(DATA / name, format=format)) == REQUESTS[name, format]
+    assert len(load_requests(DATA / name, format=format)) == REQUESTS[name, format]
 
 
 def evaluation_requests() -> list[str]:
-    return [request.text for name, format in REQUESTS for request in read_requests(DATA / name, format=format)]
+    return [request.text for name, format in REQUESTS for request in load_requests(DATA / name, format=format)]
 
 
 def test_mmlu_questions_read_as_the_paper_s_outputs_have_them() -> None:
     # the other 13 differ in blanks and punctuation: the paper's copy of MMLU is another
-    ours = {request.text: request.answer for request in read_requests(DATA / "helpfulness/mmlu.zip")}
-    published = read_requests(DATA / "published/mmlu_llama3-8b_derta.files")
+    ours = {request.text: request.answer for request in load_requests(DATA / "helpfulness/mmlu.zip")}
+    published = load_requests(DATA / "published/mmlu_llama3-8b_derta.jsonl")
     found = [request for request in published if request.text in ours]
     assert (len(found), len(published)) == (487, 500)
     assert all(request.answer == f"-{ours[request.text]}" for request in found)
@@ -64,7 +64,7 @@ def test_triples_are_read_and_cleaned() -> None:
 def test_responses_are_paired_and_requests_of_the_evaluation_are_dropped(
     pairs: int, read_count: int, in_evaluation: int
 ) -> None:
-    read = read_triples(DATA / "triples/aisafetylab.json", max_pairs_per_query=pairs)
+    read = read_triples(DATA / "triples/aisafetylab.json", max_pairs_per_request=pairs)
     assert len(read.triples) == read_count
     assert read.dropped["beyond_max_pairs"] == 490 - read_count
     clean = clean_triples(read.triples, evaluation_requests=evaluation_requests(), policy="drop", normalize_to="Sorry")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from derta.data.requests import REQUEST_FORMATS, read_requests
+from derta.data.requests import REQUEST_FORMATS, load_requests
 from derta.errors import DataError
 from derta.files import write_records
 from derta.records import Request, short_hash
@@ -70,9 +70,9 @@ def test_every_format_gives_the_request_from_jsonl_and_from_csv(tmp_path: Path, 
         writer.writeheader()
         writer.writerow(row)
     for path in (write(tmp_path / "a.jsonl", [row]), table):
-        assert read_requests(path, format=name) == [request]
+        assert load_requests(path, format=name) == [request]
         if not name.startswith("xstest"):
-            assert read_requests(path) == [request]
+            assert load_requests(path) == [request]
 
 
 def test_xstest_must_say_which_side_is_meant(tmp_path: Path) -> None:
@@ -81,28 +81,28 @@ def test_xstest_must_say_which_side_is_meant(tmp_path: Path) -> None:
     )
     for name in ("auto", "xstest"):
         with pytest.raises(DataError, match="set the format xstest_safe or xstest_unsafe"):
-            read_requests(path, format=name)
+            load_requests(path, format=name)
     found = {
-        name: [request.id for request in read_requests(path, format=f"xstest_{name}")] for name in ("safe", "unsafe")
+        name: [request.id for request in load_requests(path, format=f"xstest_{name}")] for name in ("safe", "unsafe")
     }
     assert found == {"safe": ["xstest-7"], "unsafe": ["xstest-8"]}
-    assert len(read_requests(path, format="xstest_all")) == 2
+    assert len(load_requests(path, format="xstest_all")) == 2
 
 
 def test_written_requests_are_read_back(tmp_path: Path) -> None:
     requests = [ROWS["requests"][1], Request(id="r2", text="Cake?")]
     write_records(tmp_path / "a.jsonl", requests)
-    assert read_requests(tmp_path / "a.jsonl") == requests
+    assert load_requests(tmp_path / "a.jsonl") == requests
 
 
 def test_a_contextual_behaviour_stands_below_its_context(tmp_path: Path) -> None:
     row = {**ROWS["harmbench"][0], "ContextString": "A kitchen."}
-    assert read_requests(write(tmp_path / "a.jsonl", [row]))[0].text == "A kitchen.\n\n---\n\nBake bread"
+    assert load_requests(write(tmp_path / "a.jsonl", [row]))[0].text == "A kitchen.\n\n---\n\nBake bread"
 
 
 def test_bare_strings_and_question_rows_name_the_same_request_alike(tmp_path: Path) -> None:
-    bare = read_requests(write(tmp_path / "bare.jsonl", ["Bread?", "Cake?"]))
-    rows = read_requests(
+    bare = load_requests(write(tmp_path / "bare.jsonl", ["Bread?", "Cake?"]))
+    rows = load_requests(
         write(tmp_path / "rows.jsonl", [{"question": "Bread?", "response": "Yes."}, {"question": "Cake?"}])
     )
     assert bare == rows
@@ -124,7 +124,7 @@ def test_mmlu_reads_the_test_files_of_its_archive_and_keeps_blanks(tmp_path: Pat
             "data/dev/bread_dev.csv": "Not this,1,2,3,4,A\n",
         },
     )
-    requests = read_requests(path)
+    requests = load_requests(path)
     assert [request.id for request in requests] == ["mmlu-bread-0", "mmlu-bread-1", "mmlu-tea-0"]
     assert [request.answer for request in requests] == ["A", "D", "B"]
     assert "Question: Oat?\n-options\n-(A) {1}\n" in requests[1].text
@@ -142,15 +142,15 @@ def test_mmlu_reads_the_test_files_of_its_archive_and_keeps_blanks(tmp_path: Pat
 )
 def test_a_damaged_mmlu_archive_is_told(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_requests(mmlu_zip(tmp_path / "mmlu.zip", files))
+        load_requests(mmlu_zip(tmp_path / "mmlu.zip", files))
 
 
 def test_an_archive_that_is_missing_or_no_zip_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read it"):
-        read_requests(tmp_path / "mmlu.zip")
+        load_requests(tmp_path / "mmlu.zip")
     (tmp_path / "mmlu.zip").write_text("<html>")
     with pytest.raises(DataError, match="expected a zip archive, got another file"):
-        read_requests(tmp_path / "mmlu.zip")
+        load_requests(tmp_path / "mmlu.zip")
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ def test_an_archive_that_is_missing_or_no_zip_is_told(tmp_path: Path) -> None:
 )
 def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, rows: list[Any], format: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_requests(write(tmp_path / "a.jsonl", rows), format=format)
+        load_requests(write(tmp_path / "a.jsonl", rows), format=format)

@@ -4,13 +4,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.data.triples import TRIPLE_FORMATS, JudgedResponse, pair_responses, read_triples
+from derta.data.triples import TRIPLE_FORMATS, JudgedResponse, load_triples, pair_responses, read_triples
 from derta.errors import DataError
 from derta.records import Triple
 
@@ -78,7 +79,7 @@ def test_of_a_list_of_responses_the_first_is_taken(tmp_path: Path) -> None:
 
 def test_pairing_goes_round_the_safe_responses() -> None:
     said = [("q", "a", True), ("q", "b", True), *(("q", f"h{i}", False) for i in range(5))]
-    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_query=4)
+    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=4)
     assert [(t.safe, t.harmful) for t in read.triples] == [("a", "h0"), ("b", "h1"), ("a", "h2"), ("b", "h3")]
     assert read.dropped == Counter(beyond_max_pairs=1)
 
@@ -94,7 +95,7 @@ def test_what_cannot_be_paired_is_counted_by_reason() -> None:
         ("only safe", "no", True),
         ("only harmful", "yes", False),
     ]
-    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_query=1)
+    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=1)
     assert texts(read.triples) == [("q", "no", "yes")]
     assert read.dropped == Counter(
         repeated_response=2, empty_response=1, empty_query=1, query_without_harmful=1, query_without_safe=1
@@ -106,14 +107,14 @@ def test_what_cannot_be_paired_is_counted_by_reason() -> None:
     st.integers(min_value=1, max_value=4),
 )
 def test_pairs_join_a_safe_and_a_harmful_response_to_one_query(
-    said: list[tuple[str, str, bool]], max_pairs_per_query: int
+    said: list[tuple[str, str, bool]], max_pairs_per_request: int
 ) -> None:
-    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_query=max_pairs_per_query)
+    read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=max_pairs_per_request)
     for triple in read.triples:
         assert (triple.query, triple.safe, True) in said
         assert (triple.query, triple.harmful, False) in said
     assert len({(t.query, t.harmful) for t in read.triples}) == len(read.triples)
-    assert max(Counter(t.query for t in read.triples).values(), default=0) <= max_pairs_per_query
+    assert max(Counter(t.query for t in read.triples).values(), default=0) <= max_pairs_per_request
     harmful = {(query, text) for query, text, safe in said if not safe}
     answered = {query for query, _, safe in said if safe}
     unpaired = sum(query not in answered for query, _ in harmful)
@@ -123,7 +124,7 @@ def test_pairs_join_a_safe_and_a_harmful_response_to_one_query(
 def test_both_responses_of_a_pku_row_count_over_all_rows_of_the_prompt(tmp_path: Path) -> None:
     unsafe = {**ROWS["pku_saferlhf"][0], "response_1": "yes, too", "is_response_1_safe": False}
     safe = {**ROWS["pku_saferlhf"][0], "response_0": "never", "is_response_0_safe": True}
-    read = read_triples(write(tmp_path / "a.jsonl", [unsafe, safe]), max_pairs_per_query=5)
+    read = read_triples(write(tmp_path / "a.jsonl", [unsafe, safe]), max_pairs_per_request=5)
     assert texts(read.triples) == [("q", "never", "yes"), ("q", "no", "yes, too")]
 
 
@@ -149,5 +150,28 @@ def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, rows: list[Any
 
 
 def test_fewer_than_one_pair_a_query_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="max_pairs_per_query: expected at least 1, got 0"):
-        read_triples(write(tmp_path / "a.jsonl", ROWS["triples"]), max_pairs_per_query=0)
+    with pytest.raises(DataError, match="max_pairs_per_request: expected at least 1, got 0"):
+        read_triples(write(tmp_path / "a.jsonl", ROWS["triples"]), max_pairs_per_request=0)
+
+
+def test_a_local_datasets_folder_stands_in_for_the_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": "Bread?", "response": text, "is_safe": text == "Sorry."} for text in ("Sorry.", "Flour.")]
+    folder = tmp_path / "PKU-Alignment/BeaverTails"
+    datasets.DatasetDict({"30k_train": datasets.Dataset.from_list(rows)}).save_to_disk(folder)
+    monkeypatch.chdir(tmp_path)
+    [triple] = load_triples("PKU-Alignment/BeaverTails", split="30k_train")
+    assert (triple.query, triple.safe, triple.harmful, triple.source) == ("Bread?", "Sorry.", "Flour.", "BeaverTails")
+
+
+def test_loaded_triples_are_limited_and_what_was_dropped_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"prompt": f"{thing}?", "response": text, "is_safe": text == "Sorry."}
+        for thing, texts in (("Bread", ("Sorry.", "A", "B")), ("Tea", ("Sorry.", "C")), ("Salt", ("D",)))
+        for text in texts
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    assert [t.harmful for t in load_triples(path, limit=2, max_pairs_per_request=2)] == ["A", "B"]
+    assert caplog.messages == [f"{path}: 2 triples; dropped: 1 query_without_safe"]

@@ -235,7 +235,7 @@ def test_each_number_of_steps_is_an_attack_with_its_own_name_and_folder(recipe):
         ({"helpful": [{"path": "a"}], "steps": [5, 5]}, ["each number of steps once"]),
         ({}, ["`helpful` data or of `harmful` data"]),
         ({"helpful": [{"path": "a"}], "harmful": [{"path": "a"}]}, ["and not both"]),
-        ({"helpful": [{"path": "a"}], "step": 3}, ["unknown key `fine_tuning_attacks.0.step`", "`steps`?"]),
+        ({"helpful": [{"path": "a"}], "step": 3}, ["unknown key `fine_tuning_attacks.0.step`", "'steps'?"]),
         ({"helpful": [{"path": "a"}], "pace": {"lr": 1}}, ["unknown key `fine_tuning_attacks.0.pace.lr`"]),
         ({"helpful": [{"path": "a"}], "name": "a b"}, ["`fine_tuning_attacks.0.name`", "'a b'"]),
         ({"helpful": [{"path": "gone.jsonl"}]}, ["gone.jsonl"]),

@@ -1,5 +1,6 @@
 """All settings of a run: the sections of a recipe, their defaults, and the YAML file that holds them."""
 
+from derta.config.data import DEFAULT_OPENER, DataSection, PrepareConfig, SafePolicy
 from derta.config.evaluation import (
     EngineConfig,
     EvaluationSection,
@@ -10,7 +11,6 @@ from derta.config.evaluation import (
     SectionKey,
 )
 from derta.config.recipe import (
-    DataSection,
     DpoSection,
     LoraSection,
     ModelSection,
@@ -24,6 +24,7 @@ from derta.config.recipe_file import merge, read_values
 from derta.config.sections import Section, SourceSection
 
 __all__ = [
+    "DEFAULT_OPENER",
     "DataSection",
     "DpoSection",
     "EngineConfig",
@@ -33,7 +34,9 @@ __all__ = [
     "GenerateSection",
     "LoraSection",
     "ModelSection",
+    "PrepareConfig",
     "Recipe",
+    "SafePolicy",
     "SearchSection",
     "Section",
     "SectionKey",

@@ -38,7 +38,7 @@ class EvaluationSection(Section):
     """One attack over one set of requests, or a file of prompts that are ready.
 
     Attributes:
-        requests: A source's, or the queries that `data.held_out_queries` keeps.
+        requests: A source's, or the queries that `data.held_out_requests` keeps.
         prompts: A JSONL file of `Prompt` records, in place of `attack`, `options` and `requests`. Each keeps its own
             attack; with a `name`, all count in the section's `suite` under that name.
     """

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from derta.config.data import DataSection
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
 from derta.config.sections import Section, SourceSection, walk
@@ -21,32 +22,6 @@ class ModelSection(Section):
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
     refusal_words: tuple[str, ...] = ("Sorry",)
     trust_remote_code: bool = False
-
-
-class DataSection(Section):
-    """What is trained on, and how a safe response that does not open with a refusal is treated (`policy`).
-
-    Attributes:
-        exclude: Requests that must not be trained on, beside those that the recipe evaluates.
-        normalize: Whether an opening apology is shortened to the refusal word ("I'm sorry, but" to "Sorry, but").
-        num_triples: Triples for DeRTa (n); vanilla gets twice as many if `match_instances`. None: by the ratio.
-        held_out_queries: Queries kept out of training with their triples, for `requests: held_out`.
-        held_out_helpful: Helpful examples kept out of training, to measure perplexity on.
-    """
-
-    triples: tuple[SourceSection, ...]
-    helpful: tuple[SourceSection, ...]
-    exclude: tuple[SourceSection, ...] = ()
-    policy: Literal["drop", "prepend", "keep"] = "drop"
-    opener: str = "Sorry, I can't help with that. "
-    normalize: bool = True
-    max_pairs_per_query: int = Field(default=1, ge=1)
-    num_triples: int | None = Field(default=None, ge=1)
-    num_helpful: int | None = Field(default=None, ge=0)
-    helpful_per_safety: float = Field(default=10.0, ge=0)
-    match_instances: bool = True
-    held_out_helpful: int = Field(default=0, ge=0)
-    held_out_queries: int = Field(default=0, ge=0)
 
 
 class LoraSection(Section):

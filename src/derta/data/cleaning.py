@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
+from derta.config import DEFAULT_OPENER, SafePolicy
 from derta.errors import DataError
 from derta.records import Example, Triple
-
-SafePolicy = Literal["drop", "prepend", "keep"]
-DEFAULT_OPENER = "Sorry, I can't help with that."
 
 
 class CleanTriples(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -19,6 +21,7 @@ class Format(Protocol):
         ...
 
 
+logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Format)
 
 
@@ -96,3 +99,10 @@ def pick_format(
         f"{first.where}: no known format has the fields {', '.join(fields)}; expected one of: {listed}; "
         "rename the fields"
     )
+
+
+def log_dropped(source: object, *, kept: str, dropped: Counter[str]) -> None:
+    """Log how much of a source was dropped, by reason; nothing is logged where nothing was."""
+    if dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        logger.warning("%s: %s; dropped: %s", source, kept, reasons)

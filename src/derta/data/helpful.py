@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from derta.data.fields import pick_format, text_of, value_of
+from derta.data.fields import log_dropped, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Example
@@ -33,15 +33,38 @@ class HelpfulFormat(NamedTuple):
     read: Callable[[Row], list[tuple[str, str]] | str | None]
 
 
-def read_examples(source: str | Path, *, format: str = "auto", split: str = "train") -> ReadExamples:
-    """Read the helpful examples of a file or hub data set.
+def load_examples(
+    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+) -> list[Example]:
+    """Return the helpful examples of a file, a `datasets` folder or a hub data set; what was dropped is logged.
 
-    A row with an empty turn, or whose last turn is not the assistant's, is dropped and counted.
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "helpful.jsonl")
+    ...     _ = path.write_text('{"instruction": "Name a food.", "output": "Bread."}')
+    ...     load_examples(path)[0].messages[-1].content
+    'Bread.'
 
     Args:
-        source: see `read_rows`.
-        format: a key of `HELPFUL_FORMATS`, or `auto` to go by the field names.
-        split: of a hub data set.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
+        split: Of a folder or a hub data set.
+        format: A key of `HELPFUL_FORMATS`, or `auto` to go by the field names.
+        limit: The most examples that are returned, from the first on.
+
+    Raises:
+        DataError: see `read_examples`.
+    """
+    read = read_examples(source, split=split, format=format, limit=limit)
+    log_dropped(source, kept=f"{len(read.examples)} helpful examples", dropped=read.dropped)
+    return read.examples
+
+
+def read_examples(
+    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+) -> ReadExamples:
+    """Read the helpful examples of a source, and count what is dropped; for the arguments see `load_examples`.
+
+    A row with an empty turn, or whose last turn is not the assistant's, is dropped and counted.
 
     Raises:
         DataError: unknown format, a missing or malformed field, or no example in the whole source.
@@ -62,7 +85,7 @@ def read_examples(source: str | Path, *, format: str = "auto", split: str = "tra
         examples.append(parse_record(Example, {**_form(content), "source": name}, where=row.where))
     if not examples:
         raise DataError(f"{source}: expected helpful rows, found none ({dict(dropped)}); check the format")
-    return ReadExamples(examples, dropped)
+    return ReadExamples(examples[:limit], dropped)
 
 
 def _form(content: list[tuple[str, str]] | str) -> dict[str, object]:

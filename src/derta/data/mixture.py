@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import floor
 from random import Random
 from typing import NamedTuple, TypeVar
 
+from derta.config import PrepareConfig
 from derta.data.cleaning import match_key
-from derta.data.methods import METHODS
 from derta.errors import DataError
 from derta.records import Example, Request, Triple, short_hash
 
 T = TypeVar("T", Triple, Example)
 Item = TypeVar("Item")
 _INSTANCES_PER_TRIPLE = 2  # the paper counts (q, r) and (q, r-hat)
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """What a training set is asked to hold.
-
-    Attributes:
-        triples: Triples that DeRTa gets (n); None takes what the data and the ratio allow. The paper has 3,000.
-        helpful: Helpful examples; None takes `helpful_per_safety` for each safety instance (2n). The paper has 60,000.
-        helpful_per_safety: Helpful examples for one safety instance.
-        match_instances: Whether vanilla gets 2n triples, once each, so that its safety instances equal DeRTa's 2n, as
-            in the paper; otherwise it gets the same n triples.
-    """
-
-    triples: int | None = None
-    helpful: int | None = None
-    helpful_per_safety: float = 10.0
-    match_instances: bool = True
 
 
 class MixtureCounts(NamedTuple):
@@ -51,77 +32,61 @@ class TrainingSet(NamedTuple):
     examples: list[Example]
 
 
-def plan_mixture(mixture: Mixture, *, available_triples: int, available_helpful: int) -> MixtureCounts:
+def plan_mixture(config: PrepareConfig, *, available_triples: int, available_helpful: int) -> MixtureCounts:
     """Count out a mixture from what there is.
 
     With the paper's 6,000 triples and 60,000 helpful examples the defaults give the paper's counts:
 
-    >>> plan_mixture(Mixture(), available_triples=6000, available_helpful=60000)
+    >>> plan_mixture(PrepareConfig(), available_triples=6000, available_helpful=60000)
     MixtureCounts(triples=3000, vanilla_triples=6000, helpful=60000)
 
     Raises:
-        DataError: a count or the ratio is negative, more is asked for than there is, or nothing would be left.
+        DataError: more is asked for than there is, or nothing would be left.
     """
-    _check(mixture)
-    share = 2 if mixture.match_instances else 1
-    per_triple = mixture.helpful_per_safety * _INSTANCES_PER_TRIPLE
-    triples = mixture.triples
+    share = 2 if config.match_instances else 1
+    per_triple = config.helpful_per_safety * _INSTANCES_PER_TRIPLE
+    triples, helpful = config.num_triples, config.num_helpful
     if triples is None:
-        helpful = available_helpful if mixture.helpful is None else min(mixture.helpful, available_helpful)
+        most = available_helpful if helpful is None else min(helpful, available_helpful)
         triples = available_triples // share
         # a hair's breadth against 0.1 * 30 = 3.0000000000000004
-        triples = floor(min(triples, helpful / per_triple + 1e-9)) if per_triple else triples
-    helpful = mixture.helpful if mixture.helpful is not None else round(triples * per_triple)
-    counts = MixtureCounts(triples, triples * share, helpful)
-    for name, asked, available in (
+        triples = floor(min(triples, most / per_triple + 1e-9)) if per_triple else triples
+    counts = MixtureCounts(triples, triples * share, helpful if helpful is not None else round(triples * per_triple))
+    for name, wanted, available in (
         ("triples", counts.vanilla_triples, available_triples),
         ("helpful examples", counts.helpful, available_helpful),
     ):
-        if asked > available:
+        if wanted > available:
             raise DataError(
-                f"mixture: asked for {asked} {name} ({_settings(mixture)}), {available} are available; "
+                f"mixture: asked for {wanted} {name} ({_settings(config)}), {available} are available; "
                 f"lower the counts or the ratio, or add {name}"
             )
     if counts.triples == 0:
         raise DataError(
             f"mixture: {available_triples} triples and {available_helpful} helpful examples leave no triple "
-            f"to train on ({_settings(mixture)}); add data, lower `helpful_per_safety`, or set `triples`"
+            f"to train on ({_settings(config)}); add data, lower `helpful_per_safety`, or set `num_triples`"
         )
     return counts
 
 
-def _check(mixture: Mixture) -> None:
-    ratio = mixture.helpful_per_safety
-    if not 0 <= ratio <= 1000:
-        raise DataError(f"mixture: helpful_per_safety: expected 0 to 1000, got {ratio}; the paper has 10")
-    for name, count in (("triples", mixture.triples), ("helpful", mixture.helpful)):
-        if count is not None and count < 0:
-            raise DataError(f"mixture: {name}: expected a count from 0 up, got {count}")
-
-
-def _settings(mixture: Mixture) -> str:
-    said = [f"triples {mixture.triples}" if mixture.triples is not None else "triples by the ratio"]
-    said += [f"helpful_per_safety {mixture.helpful_per_safety:g}"] if mixture.helpful is None else []
-    said += ["vanilla takes twice as many; `match_instances: false` ends that"] if mixture.match_instances else []
-    return ", ".join(said)
+def _settings(config: PrepareConfig) -> str:
+    parts = [f"num_triples {config.num_triples}" if config.num_triples is not None else "triples by the ratio"]
+    parts += [f"helpful_per_safety {config.helpful_per_safety:g}"] if config.num_helpful is None else []
+    parts += ["vanilla takes twice as many; `match_instances: false` ends that"] if config.match_instances else []
+    return ", ".join(parts)
 
 
 def draw_mixture(
-    *, triples: Sequence[Triple], examples: Sequence[Example], counts: MixtureCounts, method: str, seed: int
+    *, triples: Sequence[Triple], examples: Sequence[Example], num_triples: int, num_helpful: int, seed: int
 ) -> TrainingSet:
-    """Draw one method's training set: the same for the same seed, whatever the order of the data.
-
-    All methods get the same examples, and the triples of every method are among vanilla's.
+    """Draw a training set: the same for the same seed, whatever the order of the data; fewer are among more.
 
     Raises:
-        DataError: no such method, or fewer triples or examples than the counts ask for.
+        DataError: there are fewer triples or examples.
     """
-    if method not in METHODS:
-        raise DataError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    wanted = counts.vanilla_triples if METHODS[method].triples_per_unit > 1 else counts.triples
     return TrainingSet(
-        _first(triples, wanted, seed=seed, what="triples"),
-        _first(examples, counts.helpful, seed=seed, what="helpful examples"),
+        _first(triples, num_triples, seed=seed, what="triples"),
+        _first(examples, num_helpful, seed=seed, what="helpful examples"),
     )
 
 
@@ -152,14 +117,14 @@ def sample(items: Sequence[Item], count: int, *, rng: Random) -> list[Item]:
     return [items[index] for index in sorted(rng.sample(range(len(items)), count))]
 
 
-def hold_out_queries(triples: Sequence[Triple], count: int, *, rng: Random) -> HeldOut:
-    """Hold `count` queries out of training, with all of their triples.
+def hold_out_requests(triples: Sequence[Triple], count: int, *, rng: Random) -> HeldOut:
+    """Hold `count` requests out of training, with all of their triples.
 
-    Queries that differ in case, spacing or punctuation only are one query. Each held-out request carries the harmful
+    Requests that differ in case, spacing or punctuation only are one request. Each held-out request carries the harmful
     answer of its first triple.
 
     Raises:
-        DataError: there are fewer queries.
+        DataError: there are fewer requests.
     """
     first: dict[str, Triple] = {}
     for triple in triples:

@@ -67,14 +67,29 @@ PAIR_FORMATS = {
 }
 
 
-def read_preferences(source: str | Path, *, format: str = "auto", split: str = "train") -> list[Preference]:
-    """Read rows of {query, chosen, rejected} (or {prompt, …}), all text, from a file or hub data set.
+def load_preferences(
+    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+) -> list[Preference]:
+    """Return rows of {query, chosen, rejected} (or {prompt, …}), all text, from a file, folder or hub data set.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "pairs.jsonl")
+    ...     _ = path.write_text('{"prompt": "Bread?", "chosen": "Take flour.", "rejected": "No."}')
+    ...     [(pair.query, pair.chosen) for pair in load_preferences(path)]
+    [('Bread?', 'Take flour.')]
+
+    Args:
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
+        split: Of a folder or a hub data set.
+        format: A key of `PAIR_FORMATS`, or `auto` to go by the field names.
+        limit: The most pairs that are returned, from the first on.
 
     Raises:
         DataError: unknown format, a missing or empty field, or no row at all.
     """
     key, _, rows = pick_format(read_rows(source, split=split), PAIR_FORMATS, name=format, source=source)
-    return [
+    pairs = [
         parse_record(
             Preference,
             {
@@ -87,6 +102,7 @@ def read_preferences(source: str | Path, *, format: str = "auto", split: str = "
         )
         for row in rows
     ]
+    return pairs[:limit]
 
 
 def clean_preferences(

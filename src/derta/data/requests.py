@@ -27,15 +27,25 @@ class RequestFormat(NamedTuple):
     read: Callable[[Row], dict[str, object] | None]
 
 
-def read_requests(source: str | Path, *, format: str = "auto", split: str = "train") -> list[Request]:
-    """Read the requests of a file or hub data set; MMLU's `.zip` too, and JSON strings, one a line.
+def load_requests(
+    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+) -> list[Request]:
+    """Return the requests of a file, a `datasets` folder or a hub data set; MMLU's `.zip` and bare strings too.
 
     A request that has no id in its file is named by its text's hash, so that it keeps its name in every file.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "requests.jsonl")
+    ...     _ = path.write_text('{"question": "How many are 2 + 2?", "answer": "Two and two. #### 4"}')
+    ...     [(request.text, request.answer) for request in load_requests(path)]
+    [('How many are 2 + 2?', '4')]
+
     Args:
-        source: see `read_rows`.
-        format: a key of `REQUEST_FORMATS`, or `auto` to go by the field names; for XSTest say which side of it.
-        split: of a hub data set.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
+        split: Of a folder or a hub data set.
+        format: A key of `REQUEST_FORMATS`, or `auto` to go by the field names; for XSTest name the side of it.
+        limit: The most requests that are returned, from the first on.
 
     Raises:
         DataError: unknown format, a missing, empty or malformed field, or two requests of one id.
@@ -61,7 +71,7 @@ def read_requests(source: str | Path, *, format: str = "auto", split: str = "tra
         requests.append(request)
     if not requests:
         raise DataError(f"{source}: expected requests of format {key}, found none; check the labels")
-    return requests
+    return requests[:limit]
 
 
 def _named(found: dict[str, object], row: Row) -> Request:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from derta.data.fields import flag_of, pick_format, text_of, value_of
+from derta.data.fields import flag_of, log_dropped, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Triple
@@ -41,46 +41,79 @@ class TripleFormat(NamedTuple):
     judged: Callable[[Row], Iterator[JudgedResponse]] | None
 
 
+def load_triples(
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    max_pairs_per_request: int = 1,
+) -> list[Triple]:
+    r"""Return the triples of a file, a `datasets` folder or a hub data set; what was dropped is logged.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> rows = '{"prompt": "Bread?", "response": "Sorry, no.", "is_safe": true}\n'
+    >>> rows += '{"prompt": "Bread?", "response": "Take flour.", "is_safe": false}\n'
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "judged.jsonl")
+    ...     _ = path.write_text(rows)
+    ...     load_triples(path)
+    [Triple(query='Bread?', safe='Sorry, no.', harmful='Take flour.', category=None, source='judged')]
+
+    Args:
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
+        split: Of a folder or a hub data set.
+        format: A key of `TRIPLE_FORMATS`, or `auto` to go by the field names.
+        limit: The most triples that are returned.
+        max_pairs_per_request: The paper takes one; has no effect on rows that are triples already.
+
+    Raises:
+        DataError: see `read_triples`.
+    """
+    read = read_triples(source, split=split, format=format, limit=limit, max_pairs_per_request=max_pairs_per_request)
+    log_dropped(source, kept=f"{len(read.triples)} triples", dropped=read.dropped)
+    return read.triples
+
+
 def read_triples(
-    source: str | Path, *, format: str = "auto", max_pairs_per_query: int = 1, split: str = "train"
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    max_pairs_per_request: int = 1,
 ) -> ReadTriples:
-    """Read the triples of a file or hub data set.
+    """Read the triples of a source, and count what is dropped; for the arguments see `load_triples`.
 
     Rows that are triples already are taken as they are, and an empty field in one is an error. Of responses judged one
     by one, empty ones are dropped and counted, and the rest are paired.
 
-    Args:
-        source: see `read_rows`.
-        format: a key of `TRIPLE_FORMATS`, or `auto` to go by the field names.
-        max_pairs_per_query: the paper takes one; has no effect on rows that are triples already.
-        split: of a hub data set.
-
     Raises:
         DataError: unknown format, a missing or malformed field, or no triple in the whole source.
     """
-    if max_pairs_per_query < 1:
-        raise DataError(f"max_pairs_per_query: expected at least 1, got {max_pairs_per_query}; 1 is the paper's")
+    if max_pairs_per_request < 1:
+        raise DataError(f"max_pairs_per_request: expected at least 1, got {max_pairs_per_request}; 1 is the paper's")
     rows = read_rows(source, split=split)
     _, known, rows = pick_format(rows, TRIPLE_FORMATS, name=format, source=source)
     if known.judged is None:
-        return ReadTriples([_triple(row) for row in rows], Counter())
+        return ReadTriples([_triple(row) for row in rows][:limit], Counter())
     responses = (response for row in rows for response in known.judged(row))
-    read = pair_responses(responses, max_pairs_per_query=max_pairs_per_query, source=source_name(source))
+    read = pair_responses(responses, max_pairs_per_request=max_pairs_per_request, source=source_name(source))
     if not read.triples:
         raise DataError(
             f"{source}: expected queries with a safe and a harmful response, found none ({dict(read.dropped)}); "
             "check the labels"
         )
-    return read
+    return read._replace(triples=read.triples[:limit])
 
 
 def pair_responses(
-    responses: Iterable[JudgedResponse], *, max_pairs_per_query: int, source: str | None = None
+    responses: Iterable[JudgedResponse], *, max_pairs_per_request: int, source: str | None = None
 ) -> ReadTriples:
     """Pair the i-th harmful response to a query with its safe response number i, starting over when those run out.
 
     >>> said = [("q", "no", True), ("q", "step 1", False), ("q", "step 2", False), ("alone", "step 3", False)]
-    >>> read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_query=2)
+    >>> read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=2)
     >>> [(triple.safe, triple.harmful) for triple in read.triples], dict(read.dropped)
     ([('no', 'step 1'), ('no', 'step 2')], {'query_without_safe': 1})
 
@@ -105,10 +138,10 @@ def pair_responses(
             dropped["query_without_safe" if harmful else "query_without_harmful"] += 1
             continue
         replies = list(safe)
-        for i, (text, category) in enumerate(list(harmful.items())[:max_pairs_per_query]):
+        for i, (text, category) in enumerate(list(harmful.items())[:max_pairs_per_request]):
             paired = replies[i % len(replies)]
             triples.append(Triple(query=query, safe=paired, harmful=text, category=category, source=source))
-        dropped["beyond_max_pairs"] += max(0, len(harmful) - max_pairs_per_query)
+        dropped["beyond_max_pairs"] += max(0, len(harmful) - max_pairs_per_request)
     return ReadTriples(triples, +dropped)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.config import Recipe, TrainSection
 from derta.data.methods import METHODS
-from derta.pipeline.data import Prepared, method_instances, method_pairs, prepare_data
+from derta.data.preparation import PreparedData
+from derta.pipeline.data import method_instances, method_pairs, prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
@@ -58,7 +59,7 @@ def dry_run(recipe: Recipe, *, display: Display = Display()) -> list[DryRun]:
     return found
 
 
-def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: Prepared) -> DryRun:
+def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: PreparedData) -> DryRun:
     """One method's figures."""
     from derta.train.memory import out_of_memory_told, reset_peak_memory, training_advice
     from derta.train.probe import probe
@@ -83,7 +84,7 @@ def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: Prepared) ->
 
 
 def _planned(
-    recipe: Recipe, train: TrainSection, *, method: str, seed: int, prepared: Prepared, folder: Path
+    recipe: Recipe, train: TrainSection, *, method: str, seed: int, prepared: PreparedData, folder: Path
 ) -> tuple[DertaTrainer | PairTrainer, Plan]:
     """A method's trainer and its plan; dpo's vanilla model is not there yet, but is as large as the recipe's."""
     chat, refusals = load_format(recipe)

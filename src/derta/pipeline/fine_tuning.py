@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from derta.chat import ChatFormat
 from derta.config import FineTuningSection, Recipe, TrainSection
+from derta.data.cleaning import clean_examples
 from derta.data.encoding import encode_example
+from derta.data.preparation import PreparedData, format_counts
 from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.files import write_text
-from derta.pipeline.data import Prepared, evaluated_texts, read_helpful, read_source_triples, told_counts
+from derta.pipeline.data import evaluated_texts, read_source_examples, read_source_triples
 from derta.pipeline.models import load_format
 from derta.protocols import Display
 from derta.records import Example
@@ -58,7 +61,7 @@ def fine_tuning_attacks(recipe: Recipe) -> list[FineTuningAttack]:
     ]
 
 
-def read_data(recipe: Recipe, *, prepared: Prepared) -> dict[str, AttackData]:
+def read_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str, AttackData]:
     """The data of a recipe's attacks by name, without what is evaluated or held out, as for the methods' own.
 
     Raises:
@@ -80,14 +83,15 @@ def read_attack_data(
     Raises:
         DataError: nothing is left.
     """
-    examples, dropped = read_helpful(section.helpful, asked)
-    kept = [example for example in examples if example.id not in held_out]
-    dropped["held_out"] += len(examples) - len(kept)
-    read = [read_source_triples(recipe.data, source) for source in section.harmful]
-    clean = unsafe_pairs((triple for triples, _ in read for triple in triples), evaluation_requests=asked)
-    dropped = sum((counts for _, counts in read), +dropped + clean.dropped)
+    examples, dropped_examples = read_source_examples(section.helpful)
+    helpful = clean_examples(examples, evaluation_requests=asked)
+    kept = [example for example in helpful.examples if example.id not in held_out]
+    triples, dropped_triples = read_source_triples(recipe.data, section.harmful)
+    clean = unsafe_pairs(triples, evaluation_requests=asked)
+    dropped = dropped_examples + helpful.dropped + dropped_triples + clean.dropped
+    dropped += Counter(held_out=len(helpful.examples) - len(kept))
     kind, num_rows = ("harmful pairs", len(clean.pairs)) if section.harmful else ("benign examples", len(kept))
-    told = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {told_counts(dropped)}."
+    told = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {format_counts(dropped)}."
     if not num_rows:
         raise DataError(f"{told[:-1]}; expected at least one that may be trained on; give other data")
     return AttackData(kept, clean.pairs, told)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from derta.config import Recipe
+from derta.data.preparation import PreparedData
 from derta.files import write_text
-from derta.pipeline.data import Prepared
 from derta.protocols import Engine
 from derta.records import Example, Prompt, Request
 from derta.stats import bootstrap_mean
@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     answer_losses: list[float]
 
 
-def score_held_out(engine: Engine, recipe: Recipe, *, prepared: Prepared, path: Path) -> Scores:
+def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, path: Path) -> Scores:
     """Likelihoods on held-out data, worked out once and kept."""
     if path.exists():
         return Scores(**json.loads(path.read_text(encoding="utf-8")))

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import Recipe
 from derta.data.methods import METHODS
+from derta.data.preparation import PreparedData
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
-from derta.pipeline.data import Prepared, method_instances, method_pairs
+from derta.pipeline.data import method_instances, method_pairs
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 
@@ -72,7 +73,7 @@ def train_method(
     *,
     method: str,
     seed: int,
-    prepared: Prepared,
+    prepared: PreparedData,
     out: Path,
     start: Path | None = None,
     display: Display = Display(),

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from derta.config import Recipe
 from derta.data.methods import METHODS
+from derta.data.preparation import PreparedData
 from derta.errors import DataError, RecipeError
 from derta.judges import JUDGES
 from derta.metrics.rates import Measure
 from derta.metrics.summarize import Outcome, summarize, transcripts
-from derta.pipeline.data import Prepared, input_files, prepare_data
+from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.evaluate import craft_prompts, is_asked, reply_all, store_prompts
 from derta.pipeline.fine_tuning import (
     COST,
@@ -52,7 +53,7 @@ def model_folder(folder: Path, method: str, seed: int) -> Path:
 class Planned(NamedTuple):
     """All of a run that is known before its first training step; `notes` say what was dropped."""
 
-    prepared: Prepared
+    prepared: PreparedData
     attacks: list[FineTuningAttack]
     attack_data: Mapping[str, AttackData]
     prompts: list[Prompt]
@@ -135,7 +136,7 @@ def ask_tuned(
     *,
     method: str,
     seed: int,
-    prepared: Prepared,
+    prepared: PreparedData,
     display: Display,
 ) -> Answers:
     """Tune a model, unless it was asked all already, and ask it everything."""
@@ -186,7 +187,7 @@ def ask_model(
     label: str,
     seed: int,
     home: Path,
-    prepared: Prepared,
+    prepared: PreparedData,
     display: Display,
 ) -> Answers:
     """Ask the model in `home` everything, and judge it; what is there already is not asked again."""
@@ -206,7 +207,7 @@ def ask_model(
     return Answers(Outcome(label, seed, own, replies, verdicts, scored.refusal_probability), scored)
 
 
-def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: Prepared, display: Display) -> Path:
+def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: PreparedData, display: Display) -> Path:
     """Tune a model of the run; a method of pairs goes on from the vanilla model of its seed.
 
     That model is tuned, if it is not there, in the folder it has as a method; a recipe that does not list vanilla

@@ -12,7 +12,7 @@ from derta.attacks import LED, SEARCHES, build_attack, build_search
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
 from derta.attacks.base import as_suite
 from derta.config import EngineConfig, EvaluationSection, Recipe
-from derta.data.requests import read_requests
+from derta.data.requests import load_requests
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
@@ -52,7 +52,7 @@ class SearchSummary(Record):
 def craft_file(name: str, options: Mapping[str, Any], *, requests: Path, fmt: str, seed: int, out: Path) -> int:
     """Write the prompts of an attack that asks nobody."""
     craft = build_attack(name, options)
-    prompts = list(craft(read_requests(requests, format=fmt), target=None, rng=Random(seed)))  # noqa: S311
+    prompts = list(craft(load_requests(requests, format=fmt), target=None, rng=Random(seed)))  # noqa: S311
     write_records(out, prompts)
     return len(prompts)
 
@@ -77,7 +77,7 @@ def search_file(
     if helpers.target is None:
         raise RecipeError(f"attack {name} asks the target on the way; expected --target MODEL, got none")
     search = build_search(name, options)
-    asked = read_requests(requests, format=fmt)
+    asked = load_requests(requests, format=fmt)
     state = out.with_name(out.name + ".tries.jsonl")
     means = Means(
         target=_engine(helpers.target),

@@ -1,0 +1,173 @@
+"""From triples and helpful examples to training data: cleaned, decontaminated, held out, and mixed by count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from derta.chat import DEFAULT_WORDS
+from derta.config import PrepareConfig
+from derta.data.cleaning import clean_examples, clean_triples
+from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_out_requests, plan_mixture, sample
+from derta.data.preferences import Preference, clean_preferences
+from derta.errors import DataError, did_you_mean
+from derta.files import describe
+from derta.records import Example, Prompt, Request, Triple
+
+
+class PreparedData(NamedTuple):
+    """Data to train and to evaluate on.
+
+    Attributes:
+        triples: Triples that may be trained on; a training set is drawn from them.
+        examples: Helpful examples that may be trained on.
+        held_out_requests: Requests that no triple asks, each with a harmful response for prefill attacks.
+        held_out_examples: Helpful conversations that are not among `examples`.
+        counts: What the training set of a method holds.
+        dropped_triples: How many triples were dropped, by reason (see `CleanTriples`).
+        changed_triples: How many safe responses were changed, by the kind of change.
+        dropped_examples: How many helpful examples were dropped, by reason.
+        preferences: Pairs for a preference method, beside the triples.
+        dropped_preferences: How many of these were dropped, by reason.
+    """
+
+    triples: list[Triple]
+    examples: list[Example]
+    held_out_requests: list[Request]
+    held_out_examples: list[Example]
+    counts: MixtureCounts
+    dropped_triples: Counter[str]
+    changed_triples: Counter[str]
+    dropped_examples: Counter[str]
+    preferences: list[Preference]
+    dropped_preferences: Counter[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what is left, dropped and changed, and on what a method trains on."""
+        counts = self.counts
+        notes = [
+            f"{len(self.triples)} triples are left for training; dropped: {format_counts(self.dropped_triples)}; "
+            f"changed: {format_counts(self.changed_triples)}.",
+            f"{len(self.examples)} helpful examples are left for training; "
+            f"dropped: {format_counts(self.dropped_examples)}.",
+            f"Each method trains on {counts.triples} triples (vanilla: {counts.vanilla_triples}) and {counts.helpful} "
+            "helpful examples.",
+        ]
+        if self.preferences or self.dropped_preferences:
+            notes.append(
+                f"{len(self.preferences)} pairs are left beside the triples, for dpo; "
+                f"dropped: {format_counts(self.dropped_preferences)}."
+            )
+        return notes
+
+    def training_set(self, *, triples_per_unit: int = 1, seed: int = 0) -> TrainingSet:
+        """Draw a method's triples and examples: the same for the same seed, whatever the order of the data.
+
+        Args:
+            triples_per_unit: 1 for DeRTa; 2 for a method that makes one instance of a triple where DeRTa makes two
+                (`METHODS["vanilla"].triples_per_unit`), and takes twice as many if `match_instances`.
+            seed: All methods get the same examples for one seed, and each method's triples are among vanilla's.
+        """
+        wanted = self.counts.vanilla_triples if triples_per_unit > 1 else self.counts.triples
+        return draw_mixture(
+            triples=self.triples, examples=self.examples, num_triples=wanted, num_helpful=self.counts.helpful, seed=seed
+        )
+
+
+def prepare(
+    triples: Iterable[Triple],
+    examples: Iterable[Example] = (),
+    *,
+    requests: Iterable[Request | Prompt | str] = (),
+    preferences: Iterable[Preference] = (),
+    refusal_words: Sequence[str] = DEFAULT_WORDS,
+    seed: int = 0,
+    **settings: object,
+) -> PreparedData:
+    """Clean triples and examples, drop what will be evaluated, hold out, and count the mixture.
+
+    >>> triples = [Triple(query=f"Paint {i}?", safe="I'm sorry, but no.", harmful="Sure.") for i in range(6)]
+    >>> prepared = prepare(triples, requests=["paint 3"], held_out_requests=1)
+    >>> len(prepared.triples), dict(prepared.dropped_triples), prepared.triples[0].safe
+    (4, {'in_evaluation': 1}, 'Sorry, but no.')
+    >>> [len(part) for part in prepared.training_set()]
+    [2, 0]
+
+    Args:
+        triples: Harmful requests, each with a safe and a harmful response.
+        examples: Helpful examples. Without any, the mixture holds none.
+        requests: What the model will be evaluated on, and so must not be trained on: requests, prompts or texts.
+        preferences: Pairs for a preference method, beside the triples.
+        refusal_words: As for training; `normalize` shortens apologies to the first.
+        seed: Decides what is held out.
+        **settings: The fields of `PrepareConfig`.
+
+    Raises:
+        DataError: an unknown setting or an impossible value; a mixture that asks for more than there is; or a chosen
+            response that is harmful.
+    """
+    config = _config(settings)
+    examples = list(examples)
+    if not examples:
+        config = config.model_copy(update={"helpful_per_safety": 0.0})
+    texts = [text for text in map(_request_text, requests) if text]
+    rng = Random(f"{seed}:held-out")  # noqa: S311 - a reproducible draw
+    clean = clean_triples(
+        triples,
+        evaluation_requests=texts,
+        policy=config.policy,
+        opener=config.opener,
+        normalize_to=refusal_words[0] if config.normalize else None,
+    )
+    left = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
+    texts += [request.text for request in left.requests]
+    helpful = clean_examples(examples, evaluation_requests=texts)
+    conversations = [example for example in helpful.examples if example.text is None]
+    held_out = sample(conversations, config.held_out_helpful, rng=rng)
+    held_out_ids = {example.id for example in held_out}
+    kept = [example for example in helpful.examples if example.id not in held_out_ids]
+    pairs = clean_preferences(
+        preferences, evaluation_requests=texts, harmful=[triple.harmful for triple in clean.triples]
+    )
+    return PreparedData(
+        triples=left.triples,
+        examples=kept,
+        held_out_requests=left.requests,
+        held_out_examples=held_out,
+        counts=plan_mixture(config, available_triples=len(left.triples), available_helpful=len(kept)),
+        dropped_triples=clean.dropped,
+        changed_triples=clean.changed,
+        dropped_examples=helpful.dropped,
+        preferences=pairs.preferences,
+        dropped_preferences=pairs.dropped,
+    )
+
+
+def _config(settings: dict[str, object]) -> PrepareConfig:
+    known = PrepareConfig.model_fields
+    if unknown := [name for name in settings if name not in known]:
+        raise DataError(f"prepare: unknown setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
+    try:
+        return PrepareConfig.model_validate(settings)
+    except ValidationError as error:
+        raise DataError(f"prepare: {describe(error)}; change the setting") from error
+
+
+def _request_text(request: Request | Prompt | str) -> str | None:
+    if isinstance(request, str):
+        return request
+    return request.text if isinstance(request, Request) else request.request
+
+
+def format_counts(counts: Counter[str]) -> str:
+    """Format counts by reason as words.
+
+    >>> format_counts(Counter(duplicate=2, in_evaluation=1)), format_counts(Counter())
+    ('2 duplicate, 1 in_evaluation', 'none')
+    """
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"

@@ -1,0 +1,116 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta.config import DataSection, PrepareConfig
+from derta.data.methods import METHODS
+from derta.data.preferences import Preference
+from derta.data.preparation import prepare
+from derta.errors import DataError
+from derta.records import Example, Message, Prompt, Request, Triple
+
+TRIPLES = [Triple(query=f"Paint {i}?", safe="I'm sorry, but no.", harmful=f"Step {i}.") for i in range(12)]
+
+
+def example(request: str) -> Example:
+    return Example(messages=(Message(role="user", content=request), Message(role="assistant", content="Flour.")))
+
+
+EXAMPLES = [example(f"Bread {i}?") for i in range(120)]
+
+
+@given(seed=st.integers(), held_out=st.integers(0, 6), held_out_helpful=st.integers(0, 20))
+def test_nothing_that_is_evaluated_or_held_out_is_trained_on(seed: int, held_out: int, held_out_helpful: int) -> None:
+    prepared = prepare(
+        TRIPLES,
+        [*EXAMPLES, *(example(triple.query.lower()) for triple in TRIPLES)],
+        requests=["paint 3", Request(id="r", text="PAINT 4?"), "Bread 7"],
+        seed=seed,
+        helpful_per_safety=1,
+        held_out_requests=held_out,
+        held_out_helpful=held_out_helpful,
+    )
+    held = {request.text for request in prepared.held_out_requests}
+    assert len(held) == held_out
+    trained = {triple.query for triple in prepared.triples}
+    assert not trained & ({"Paint 3?", "Paint 4?"} | held)
+    learned = {one.messages[0].content for one in prepared.examples}
+    assert not learned & ({"paint 3?", "paint 4?", "Bread 7?"} | {text.lower() for text in held})
+    assert len(prepared.held_out_examples) == held_out_helpful
+    assert not {one.id for one in prepared.held_out_examples} & {one.id for one in prepared.examples}
+    assert prepared.dropped_examples == Counter(in_evaluation=3 + held_out)
+    assert {triple.safe for triple in prepared.triples} == {"Sorry, but no."}
+
+
+@given(seed=st.integers(), match=st.booleans())
+def test_methods_share_their_examples_and_vanilla_holds_every_method_s_triples(seed: int, match: bool) -> None:
+    prepared = prepare(TRIPLES, EXAMPLES, helpful_per_safety=1, match_instances=match)
+    sets = {name: prepared.training_set(triples_per_unit=m.triples_per_unit, seed=seed) for name, m in METHODS.items()}
+    vanilla, derta = sets["vanilla"], sets["derta"]
+    assert len(vanilla.triples) == (2 if match else 1) * len(derta.triples)
+    for one in sets.values():
+        assert one.examples == derta.examples
+        assert {triple.id for triple in one.triples} <= {triple.id for triple in vanilla.triples}
+    assert derta.triples == sets["vanilla_half"].triples
+    assert derta == prepared.training_set(seed=seed)
+
+
+def test_without_examples_the_mixture_holds_none() -> None:
+    counts = prepare(TRIPLES).counts
+    assert (counts.triples, counts.helpful) == (6, 0)
+    with pytest.raises(DataError, match="leave no triple to train on"):
+        prepare(TRIPLES, EXAMPLES, requests=[one.messages[0].content for one in EXAMPLES])
+
+
+def test_a_prompt_counts_by_its_request() -> None:
+    messages = (Message(role="user", content="Dear painter, paint 3?"),)
+    known = Prompt(id="1", request_id="1", request="Paint 3?", attack="by hand", messages=messages)
+    unknown = known.model_copy(update={"request": None})
+    assert prepare(TRIPLES, requests=[known, unknown]).dropped_triples == Counter(in_evaluation=1)
+
+
+def test_raw_texts_are_trained_on_and_never_held_out() -> None:
+    raw = Example(text="Bread.")
+    prepared = prepare(TRIPLES, [raw, *EXAMPLES[:10]], num_triples=1, num_helpful=1, held_out_helpful=10)
+    assert prepared.examples == [raw]
+    with pytest.raises(DataError, match="asked for 1 items, 0 are available"):
+        prepare(TRIPLES, [raw], held_out_helpful=1)
+
+
+def test_the_notes_tell_all_that_was_dropped_and_changed() -> None:
+    pairs = [Preference(query=query, chosen="Yes.", rejected="No.") for query in ("Tea?", "Tea?", "Paint 3?")]
+    prepared = prepare(
+        [*TRIPLES, TRIPLES[0]], [*EXAMPLES, EXAMPLES[0]], requests=["Paint 3?"], preferences=pairs, helpful_per_safety=1
+    )
+    assert prepared.notes == [
+        "11 triples are left for training; dropped: 1 duplicate, 1 in_evaluation; changed: 11 opener_normalized.",
+        "120 helpful examples are left for training; dropped: 1 duplicate.",
+        "Each method trains on 5 triples (vanilla: 10) and 10 helpful examples.",
+        "1 pairs are left beside the triples, for dpo; dropped: 1 duplicate, 1 in_evaluation.",
+    ]
+    assert len(prepare(TRIPLES).notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_triple": 3}, r"prepare: unknown setting 'num_triple'; did you mean 'num_triples'\?"),
+        ({"policy": "guess"}, r"prepare: policy: .*'drop', 'prepend' or 'keep', got 'guess'"),
+        ({"num_triples": 0}, "num_triples: .*greater than or equal to 1, got 0"),
+        ({"num_triples": -1}, "num_triples: .*greater than or equal to 1, got -1"),
+        ({"num_helpful": -1}, "num_helpful: .*greater than or equal to 0, got -1"),
+        ({"helpful_per_safety": -1}, "helpful_per_safety: .*greater than or equal to 0, got -1"),
+        ({"helpful_per_safety": float("nan")}, "helpful_per_safety: .*got nan"),
+        ({"helpful_per_safety": 1001}, "helpful_per_safety: .*less than or equal to 1000"),
+        ({"policy": "prepend", "opener": "Sure."}, "opener: expected a sentence that refuses"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(TRIPLES, EXAMPLES, **settings)
+
+
+def test_a_recipe_has_the_same_settings() -> None:
+    assert set(PrepareConfig.model_fields) <= set(DataSection.model_fields)
