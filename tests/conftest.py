@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+import checked_types  # noqa: F401 - before derta's modules are imported
 from derta.chat import ChatFormat, chat_format
 from small_run import derta, finished, recipe  # noqa: F401 - fixtures of small runs for every folder
 

@@ -152,7 +152,7 @@ def without_false_warnings() -> Generator[None]:
         yield
 
 
-def give_back_memory() -> None:
+def release_memory() -> None:
     """Free what nobody refers to any more, and give it back to the devices, where another process may want it."""
     from accelerate.utils.memory import clear_device_cache
 

@@ -162,7 +162,7 @@ def model_answer(engine: Any) -> Answer:
     """Answer as a server of a Hugging Face engine's model would, with vLLM's fields where they are asked for."""
     import torch
 
-    from derta.engines.greedy import greedy
+    from derta.engines.decoding import greedy
     from derta.engines.hf import stop_tokens
 
     tokenizer, lock = engine.chat.tokenizer, threading.Lock()

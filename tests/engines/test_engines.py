@@ -7,6 +7,7 @@ from vllm_stand_in import installed
 
 from derta.engines import ENGINES, load_engine
 from derta.engines.scripted import ScriptedModel
+from derta.errors import EngineError
 from derta.records import Message, Prompt
 
 PROMPTS = [
@@ -58,6 +59,13 @@ def test_there_is_one_log_probability_a_token_and_one_refusal_probability_more(e
     assert all(value <= 0 for own in log_probs for value in own)
     assert all(0 <= value <= 1 for own in refusals for value in own)
     assert log_probs[1] == []
+
+
+def test_any_engine_is_built_from_its_name_and_settings(tiny_model_dir):
+    engine = load_engine("m", engine="api", tokenizer=str(tiny_model_dir), body={"top_k": 1}, concurrency=3)
+    assert (engine.send, engine.body, engine.limits.concurrency) == ("ids", {"top_k": 1}, 3)
+    with pytest.raises(EngineError, match="setting concurrency"):
+        load_engine("m", engine="api", concurrency="a lot")
 
 
 def test_knowing_the_engines_imports_no_torch():

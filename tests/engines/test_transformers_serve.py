@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from derta.engines.hf import load as load_hf
-from derta.engines.openai_api import load as load_engine
+from derta.engines.openai import load as load_engine
 from derta.errors import EngineError
 from derta.records import Message, Prompt
 

@@ -73,7 +73,7 @@ class LLM:
         return [self._answer(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
 
     def _answer(self, token_ids: list[int], params: SamplingParams) -> Any:
-        from derta.engines.greedy import greedy
+        from derta.engines.decoding import greedy
 
         own_eos = 1
         stop_ids = {own_eos, *(params.stop_token_ids or [])}

@@ -72,7 +72,7 @@ def test_vllm_decodes_with_a_runs_adapter_on_the_recipes_model(tiny_model_dir, r
 def test_a_model_is_let_go_of_before_the_next_is_trained(finished, tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr("derta.pipeline.models.load_engine", lambda *_, **__: loaded.append("loaded") or NoEngine())
-    monkeypatch.setattr("derta.loading.give_back_memory", lambda: loaded.append("memory"))
+    monkeypatch.setattr("derta.loading.release_memory", lambda: loaded.append("memory"))
     engine = LazyEngine(load_recipe(finished.recipe), tmp_path)
     engine.release()
     assert loaded == []

@@ -19,7 +19,7 @@ from derta.protocols import Engine
 __all__ = ["ENGINES", "Engine", "Loader", "check_endpoints", "check_settings", "load_engine", "user_endpoints"]
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
 Loader = Callable[..., Engine]
 """Makes an engine of a model; its keyword arguments are the engine's settings."""
@@ -31,20 +31,20 @@ def _loader(module: str) -> Loader:
 
 ENGINES: dict[str, Callable[[], Loader]] = {
     "hf": partial(_loader, "derta.engines.hf"),
-    "api": partial(_loader, "derta.engines.openai_api"),
+    "api": partial(_loader, "derta.engines.openai"),
     "vllm": partial(_loader, "derta.engines.vllm"),
 }
 """The loader of each engine, imported when it is called for."""
 
 
-def load_engine(model: str | Path | PreTrainedModel, *, engine: str = "hf", **settings: Any) -> Engine:
+def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings: Any) -> Engine:
     """Make an engine of a model: a folder, a hub id, the name that a server knows, or a model in memory.
 
     Args:
-        model: a loaded model needs the engine `hf` and its `tokenizer`. It may be in training: it answers in eval
-            mode, and is in training mode again whenever the caller has the word.
+        model: a loaded model needs the engine `hf` and its `tokenizer`. It may be in training: it generates in eval
+            mode, and is in training mode again between two replies and after.
         engine: `hf` (Transformers, in this process), `api` (a server that speaks OpenAI's protocol) or `vllm`.
-        settings: the engine's own: see `derta.engines.hf.load`, `derta.engines.openai_api.load` and
+        settings: the engine's own: see `derta.engines.hf.load`, `derta.engines.openai.load` and
             `derta.engines.vllm.load`.
 
     Raises:

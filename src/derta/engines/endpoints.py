@@ -18,6 +18,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PRINTABLE = re.compile(r"[!-\[\]-~]+")
 """ASCII without blanks and backslashes, which libraries read in different ways."""
+_NETLOC = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -38,13 +39,14 @@ def host_of(address: str) -> Host:
         EngineError: it is no server's address, or one that a key would be read from.
     """
     parts = _split(address)
-    if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        shown = "one that may hold a key" if "@" in address else repr(address)[:200]
-        raise EngineError(f"endpoints: expected an address such as http://127.0.0.1:8000/v1, got {shown}")
-    if "@" in parts.netloc or parts.query:
+    if "@" in address or (parts is not None and parts.query):
         raise EngineError(
-            f"endpoints: expected an address without a key in it for {parts.hostname}; "
-            "put the key into the environment and name the variable with api_key_env"
+            "endpoints: expected an address without a key in it; put the key into the environment and name the "
+            "variable with api_key_env"
+        )
+    if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise EngineError(
+            f"endpoints: expected an address such as http://127.0.0.1:8000/v1, got {address!r:.200}; check it"
         )
     return Host(parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme])
 
@@ -119,7 +121,7 @@ def config_path() -> Path:
 
 def _permission(entry: str, *, where: str = "--allow-endpoint") -> Host:
     parts = _split(f"//{entry}")
-    if parts is None or not parts.hostname or parts.netloc != entry or "@" in entry or entry.endswith(":"):
+    if parts is None or not parts.hostname or parts.netloc != entry:
         raise EngineError(
             f"{where}: expected HOST or HOST:PORT, such as api.openai.com or [::1]:8000, got {entry!r:.80}"
         )
@@ -134,4 +136,4 @@ def _split(address: str) -> SplitResult | None:
         _ = parts.port
     except ValueError:
         return None
-    return parts
+    return parts if _NETLOC.fullmatch(parts.netloc) else None

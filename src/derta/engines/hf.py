@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from derta.chat import DEFAULT_WORDS, ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
-from derta.engines.barring import Bar, bar
-from derta.engines.batches import token_batches
-from derta.engines.greedy import greedy
-from derta.engines.passes import MAX_LOGITS
-from derta.engines.prefill import Prefix, find_prefixes
-from derta.engines.score import Scored, score
-from derta.engines.spelling import spell
+from derta.engines.batching import MAX_LOGITS, token_batches
+from derta.engines.decoding import BannedTokens, banned_tokens, greedy
+from derta.engines.prefix_cache import Prefix, find_prefixes
+from derta.engines.scoring import Scored, score
+from derta.engines.token_io import detokenize
 from derta.errors import EngineError, ModelError
 from derta.loading import check_place, load_adapter, load_model, load_tokenizer
 from derta.records import Prompt, Reply
@@ -42,32 +41,31 @@ class HfEngine:
     max_batch_tokens: int = MAX_BATCH_TOKENS
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Greedy replies, each as soon as it ends; prompts of like length are answered together.
+        """Yield greedy replies, each as soon as it ends; prompts of similar length share a batch.
 
-        A reply is the exact text that goes on after the prompt and its prefill, special tokens and all. It stops with
-        `eos` at any of the model's or the template's stop tokens, which it does not contain. A prompt's `decoding` is
-        heeded.
+        A reply is the exact text that continues the prompt and its prefill, with special tokens. It stops with `eos` at
+        any of the model's or the template's stop tokens, which it does not contain. A prompt's `decoding` is respected.
 
         Raises:
             ModelError: before anything is generated, if a prompt is empty or leaves no room for `max_new_tokens`, or
-                bars texts none of which the tokenizer can write.
+                bans texts none of which the tokenizer can write.
         """
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
         self._check_lengths(prompts, [len(ids) for ids in encoded], [max_new_tokens] * len(encoded))
-        bars = self._bars(prompts)  # here, and not at the first reply, so that a fault shows at once
-        return self._replies(prompts, encoded, max_new_tokens, bars)
+        banned = self._banned(prompts)  # here, and not at the first reply, so that a fault shows at once
+        return self._replies(prompts, encoded, max_new_tokens, banned)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The log-probability (nats) of each token of each continuation, tokenized jointly with what stands before.
+        """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
 
         A token that holds the end of the prompt and the start of the continuation counts as the continuation's.
         """
         return [scored.log_probs for scored in self._score(prompts, continuations, refusal_ids=())]
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of any refusal token at each token of each continuation, and after the last.
 
         Raises:
             ModelError: a refusal word is not a single token.
@@ -75,39 +73,43 @@ class HfEngine:
         refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
         return [scored.refusal_probs for scored in self._score(prompts, continuations, refusal_ids=refusal_ids)]
 
-    def _bars(self, prompts: Sequence[Prompt]) -> list[Bar | None]:
+    def _banned(self, prompts: Sequence[Prompt]) -> list[BannedTokens | None]:
         stop_ids = stop_tokens(self.model, self.chat)
-        known: dict[str, Bar] = {}
-        bars: list[Bar | None] = [None] * len(prompts)
+        known: dict[str, BannedTokens] = {}
+        found: list[BannedTokens | None] = [None] * len(prompts)
         for i, decoding in enumerate(prompt.decoding for prompt in prompts):
             if decoding is not None:
                 key = decoding.model_dump_json()
-                known[key] = known.get(key) or bar(self.chat, decoding, stop_ids=stop_ids)
-                bars[i] = known[key]
-        return bars
+                known[key] = known.get(key) or banned_tokens(self.chat, decoding, stop_ids=stop_ids)
+                found[i] = known[key]
+        return found
 
     def _replies(
-        self, prompts: Sequence[Prompt], encoded: list[list[int]], max_new_tokens: int, bars: list[Bar | None]
+        self,
+        prompts: Sequence[Prompt],
+        encoded: list[list[int]],
+        max_new_tokens: int,
+        banned: list[BannedTokens | None],
     ) -> Iterator[Reply]:
         stop_ids = stop_tokens(self.model, self.chat)
         prefixes = find_prefixes(self.model, encoded)
         for batch in self._batches([len(ids) + max_new_tokens for ids in encoded], prefixes):
-            found = greedy(
+            generated = greedy(
                 self.model,
                 [encoded[index] for index in batch],
                 max_new_tokens=max_new_tokens,
                 stop_ids=stop_ids,
-                bars=[bars[index] for index in batch],
-                prefixes=_handed_over(prefixes, batch),
+                banned=[banned[index] for index in batch],
+                prefixes=_take(prefixes, batch),
             )
-            for written in _in_eval_mode(self.model, found):
-                spelled = spell(self.chat.tokenizer, written.token_ids)
+            for one in _in_eval_mode(self.model, generated):
+                detokenized = detokenize(self.chat.tokenizer, one.token_ids)
                 yield Reply(
-                    prompt_id=prompts[batch[written.row]].id,
-                    text=spelled.text,
-                    stop_reason=written.stop_reason,
-                    token_ids=tuple(written.token_ids),
-                    token_starts=spelled.token_starts,
+                    prompt_id=prompts[batch[one.row]].id,
+                    text=detokenized.text,
+                    stop_reason=one.stop_reason,
+                    token_ids=tuple(one.token_ids),
+                    token_starts=detokenized.token_starts,
                 )
 
     def _score(
@@ -125,7 +127,7 @@ class HfEngine:
         lengths = [sum(pair) for pair in zip(prompt_lengths, response_lengths, strict=True)]
         for batch in self._batches(lengths, prefixes):
             own = [turns[index] for index in batch]
-            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_handed_over(prefixes, batch))
+            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_take(prefixes, batch))
             found |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
         return [found[index] for index in range(len(turns))]
 
@@ -147,12 +149,12 @@ class HfEngine:
             if limit is not None and length + more > limit:
                 raise ModelError(
                     f"prompt {prompt.id!r}: {length} tokens and {more} after them are more than the model's {limit} "
-                    "positions; shorten the prompt or ask for fewer tokens"
+                    "positions; shorten the prompt or lower max_new_tokens"
                 )
 
 
-def _handed_over(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
-    """The prefixes of a batch, forgotten in the list: what no later batch needs is then freed with this one."""
+def _take(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
+    """Take the prefixes of a batch out of the list: what no later batch needs is then freed with this one."""
     own = [prefixes[index] for index in batch]
     for index in batch:
         prefixes[index] = None
@@ -160,7 +162,7 @@ def _handed_over(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Pr
 
 
 @contextmanager
-def eval_mode(model: torch.nn.Module) -> Generator[None]:
+def eval_mode(model: nn.Module) -> Generator[None]:
     """Put a model that is in training mode in eval mode for the block, and each of its modules back after it."""
     training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
@@ -172,7 +174,7 @@ def eval_mode(model: torch.nn.Module) -> Generator[None]:
             module.training = True
 
 
-def _in_eval_mode(model: torch.nn.Module, results: Iterator[T]) -> Iterator[T]:
+def _in_eval_mode(model: nn.Module, results: Iterator[T]) -> Iterator[T]:
     """Compute results one by one with the model in eval mode; whoever takes them has it as it was."""
     done = object()
     while True:
@@ -184,20 +186,20 @@ def _in_eval_mode(model: torch.nn.Module, results: Iterator[T]) -> Iterator[T]:
 
 
 def position_limit(model: Any) -> int | None:
-    """The most tokens the model's positions reach, or None where its configuration names no limit."""
+    """Return the most tokens that the model has positions for, or None where its configuration names no limit."""
     # not every configuration has this setting, and some keep it under another name that only the attribute knows
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def stop_tokens(model: Any, chat: ChatFormat) -> frozenset[int]:
-    """The ids that end a reply: the template's and those that the model's generation settings name."""
+    """Return the ids that end a reply: the template's and those of the model's generation settings."""
     named: int | list[int] | None = model.generation_config.eos_token_id
     own = named if isinstance(named, list) else [named]
     return chat.stop_ids | {token for token in own if token is not None}
 
 
 def load(
-    model: str | Path | PreTrainedModel,
+    model: str | Path | nn.Module,
     *,
     tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     adapter: str | Path | None = None,

@@ -1,4 +1,4 @@
-"""vLLM in this process, for machines with accelerators: we render and spell, vLLM decodes and scores.
+"""vLLM in this process, for machines with accelerators: derta renders and detokenizes, vLLM decodes and scores.
 
 Source: docs.vllm.ai, `vllm.LLM`, `SamplingParams`, `LoRARequest`; the tests hold it to those by a stand-in.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, encode_prompt, refusal_tokens
-from derta.engines.served import (
+from derta.engines.token_io import (
     Row,
     check_prompts,
     encode_turns,
     likelihood_row,
     refusal_probabilities,
     refusal_rows,
-    spelled_reply,
+    reply_from_tokens,
 )
 from derta.errors import EngineError, ModelError
 from derta.loading import DTYPES, check_place, load_tokenizer
@@ -34,9 +34,9 @@ CHUNK = 1024
 
 @dataclass(frozen=True, slots=True)
 class VllmEngine:
-    """A `vllm.LLM`, asked with token ids alone; `lora` is the adapter it decodes with.
+    """A `vllm.LLM`, prompted with token ids alone; `lora` is the adapter it decodes with.
 
-    vLLM gives answers when all it was asked are done, so it is asked `chunk` prompts at a time.
+    vLLM returns when all prompts of a call are done, so a call has `chunk` prompts.
     """
 
     llm: Any
@@ -46,7 +46,7 @@ class VllmEngine:
     chunk: int = CHUNK
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Greedy replies, a chunk at a time; they stop at the model's and the template's stop tokens.
+        """Yield greedy replies, a chunk at a time; they stop at the model's and the template's stop tokens.
 
         Raises:
             ModelError: before anything is generated, if a prompt is empty or leaves no room for `max_new_tokens`.
@@ -64,13 +64,13 @@ class VllmEngine:
         return self._replies(prompts, encoded, params)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The log-probability (nats) of each token of each continuation, tokenized jointly with what stands before."""
+        """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt."""
         return self._scores([likelihood_row(turn) for turn in encode_turns(self.chat, prompts, continuations)])
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of any refusal token at each token of each continuation, and after the last.
 
-        Each place and refusal token is a row of its own, as for a served model.
+        Each position and refusal token is a row of its own, as for a served model.
 
         Raises:
             ModelError: a refusal word is not a single token.
@@ -82,13 +82,13 @@ class VllmEngine:
 
     def _replies(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], params: Any) -> Iterator[Reply]:
         for prompt, output in zip(prompts, self._outputs(encoded, params), strict=True):
-            [written] = output.outputs
-            yield spelled_reply(
+            [generated] = output.outputs
+            yield reply_from_tokens(
                 self.chat,
                 prompt,
-                written.token_ids,
-                finish_reason=written.finish_reason,
-                stop_reason=written.stop_reason,
+                generated.token_ids,
+                finish_reason=generated.finish_reason,
+                stop_reason=generated.stop_reason,
             )
 
     def _scores(self, rows: Sequence[Row]) -> list[list[float]]:
@@ -105,8 +105,8 @@ class VllmEngine:
 
     def _outputs(self, encoded: Sequence[list[int]], params: Any) -> Iterator[Any]:
         for start in range(0, len(encoded), self.chunk):
-            asked = [{"prompt_token_ids": token_ids} for token_ids in encoded[start : start + self.chunk]]
-            yield from self.llm.generate(asked, params, use_tqdm=False, lora_request=self.lora)
+            batch = [{"prompt_token_ids": token_ids} for token_ids in encoded[start : start + self.chunk]]
+            yield from self.llm.generate(batch, params, use_tqdm=False, lora_request=self.lora)
 
     def _check_length(self, what: str, token_ids: Sequence[int], *, more: int) -> None:
         limit = self.llm.llm_engine.model_config.max_model_len
@@ -115,7 +115,7 @@ class VllmEngine:
         if len(token_ids) + more > limit:
             raise ModelError(
                 f"{what}: {len(token_ids)} tokens and {more} after them are more than vLLM's limit of {limit}; shorten "
-                "it, ask for fewer tokens, or set max_model_len"
+                "it, lower max_new_tokens, or set max_model_len"
             )
 
 
@@ -183,7 +183,7 @@ def _load(chosen: Mapping[str, Any]) -> Any:
 
 
 def lora_rank(adapter: str) -> int:
-    """The least rank that vLLM has room for and the adapter fits in.
+    """Return the least rank that vLLM has room for and the adapter fits in.
 
     Raises:
         ModelError: no adapter there, or one that is too large.

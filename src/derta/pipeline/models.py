@@ -155,9 +155,9 @@ class LazyEngine:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            from derta.loading import give_back_memory
+            from derta.loading import release_memory
 
-            give_back_memory()
+            release_memory()
             recipe, tuned = self._recipe, str(self._model_path)
             lora = recipe.train.lora is not None
             own = own_settings(recipe, adapter=tuned if lora else None)
@@ -168,10 +168,10 @@ class LazyEngine:
     def release(self) -> None:
         """Let go of the model, so that the next one can be trained where it was; if asked again, it is loaded again."""
         if self._engine is not None:
-            from derta.loading import give_back_memory
+            from derta.loading import release_memory
 
             self._engine = None
-            give_back_memory()
+            release_memory()
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """As `Engine`."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from derta.chat import Turn
-from derta.engines.score import score
+from derta.engines.scoring import score
 
 REFUSALS = (7, 301)
 SIZES = ((1, 5), (30, 1), (4, 0), (12, 26), (9, 18), (33, 3))

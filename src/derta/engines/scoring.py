@@ -1,4 +1,4 @@
-"""How likely given continuations are, and how likely a refusal is at each place of them."""
+"""Log-probabilities of given continuations, and the probability of a refusal at each position of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import Turn
-from derta.engines.passes import MAX_LOGITS, forward, keep_rows, pad
-from derta.engines.prefill import Prefix, prefill
+from derta.engines.batching import MAX_LOGITS, forward, keep_rows, pad
+from derta.engines.prefix_cache import Prefix, prefill
 
 
 class Scored(NamedTuple):
-    """Row `row` of a batch: log-probability of each token, and probability of a refusal at each place and after."""
+    """Row `row` of a batch: log-probability of each token, and probability of a refusal at each position and after."""
 
     row: int
     log_probs: list[float]
@@ -22,7 +23,7 @@ class Scored(NamedTuple):
 
 
 class _Tally:
-    """Collects, place by place, what the logits say of each row's response."""
+    """Collects each row's numbers, position by position."""
 
     def __init__(self, turns: Sequence[Turn], refusal_ids: Sequence[int], device: torch.device) -> None:
         self._following = [[*turn.response_ids, 0] for turn in turns]
@@ -30,8 +31,10 @@ class _Tally:
         self._log_probs: list[list[float]] = [[] for _ in turns]
         self._refusal_probs: list[list[float]] = [[] for _ in turns]
 
-    def add(self, logits: Tensor, rows: Sequence[int], *, begin: int, counts: Sequence[int]) -> None:
-        """Read `Float[Tensor, "place vocab"]`: `counts[i]` places of `rows[i]` in turn, from place `begin` on."""
+    def add(
+        self, logits: Float[Tensor, "position vocab"], rows: Sequence[int], *, begin: int, counts: Sequence[int]
+    ) -> None:
+        """Add the logits of `counts[i]` positions of `rows[i]` in turn, from position `begin` on."""
         spans = [self._following[row][begin : begin + n] for row, n in zip(rows, counts, strict=True)]
         next_ids = torch.tensor([token for span in spans for token in span], device=logits.device)
         exact = logits.float()
@@ -43,7 +46,7 @@ class _Tally:
             self._refusal_probs[row] += own_refusal_probs.tolist()
 
     def result(self, row: int) -> Scored:
-        """The row's numbers; nothing is asked to follow the last token, so the place after it has no token's."""
+        """Return the row's numbers; no token follows the last one, so the position after it has a refusal's alone."""
         return Scored(row, self._log_probs[row][:-1], self._refusal_probs[row])
 
 
@@ -58,8 +61,8 @@ def score(
 ) -> Iterator[Scored]:
     """Score the responses of a batch of turns; `prefixes` are what prompts begin with, if others do too.
 
-    Prompts are padded on the left and responses on the right, so that all responses begin in one column. They are read
-    a few columns at a time: no more than `max_logits` logits exist at once, and rows that are done leave the batch.
+    Prompts are padded on the left and responses on the right, so that all responses begin in one column. They are
+    computed a few columns at a time: no more than `max_logits` logits exist at once, and finished rows leave the batch.
     """
     live, begin = list(range(len(turns))), 0
     tally = _Tally(turns, refusal_ids, model.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -9,13 +10,25 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, refusal_tokens
-from derta.engines.ask import ask_once
-from derta.engines.dispatch import Answer, Limits, dispatch, in_background
 from derta.engines.endpoints import DEFAULT_ENDPOINT, host_of
-from derta.engines.served import (
+from derta.engines.openai_protocol import (
+    Call,
+    ChatAnswer,
+    Send,
+    TextAnswer,
+    generation_call,
+    likelihood_text,
+    parse_answer,
+    reply_of,
+    score_call,
+    scores_of,
+    status_fault,
+)
+from derta.engines.scheduler import Limits, Outcome, RetryableError, in_background, schedule
+from derta.engines.token_io import (
     Row,
     check_prompts,
     encode_turns,
@@ -23,26 +36,18 @@ from derta.engines.served import (
     refusal_probabilities,
     refusal_rows,
 )
-from derta.engines.wire import (
-    Call,
-    ChatAnswer,
-    Send,
-    TextAnswer,
-    generation_call,
-    likelihood_text,
-    reply_of,
-    score_call,
-    scores_of,
-)
 from derta.errors import EngineError
 from derta.records import Prompt, Reply
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
 class ApiEngine:
-    """A served model. The key stays in the environment: it is read when something is asked, and kept nowhere."""
+    """A served model. The key stays in the environment: it is read when something is sent, and kept nowhere."""
 
     model: str
     endpoints: tuple[str, ...]
@@ -55,14 +60,12 @@ class ApiEngine:
     limits: Limits = field(default_factory=Limits)
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Greedy replies, each as it comes, in any order.
-
-        Whatever can be answered is answered before a prompt that could not be is told.
+        """Yield greedy replies, each as it comes, in any order.
 
         Raises:
-            ModelError: before anything is asked, if a prompt cannot be sent.
-            EngineError: prompts were left without a reply, or no server can be reached. All replies that there are
-                have been given by then; asking for the missing ones alone goes on.
+            ModelError: before anything is sent, if a prompt cannot be.
+            EngineError: after all other replies, if prompts have none; or no server can be reached. To continue,
+                generate the missing ones alone.
         """
         check_prompts(prompts, max_new_tokens=max_new_tokens)
         calls = [
@@ -72,10 +75,10 @@ class ApiEngine:
         return self._replies(prompts, calls)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The log-probability (nats) of each token of each continuation, where the server echoes prompts with them.
+        """Return the log-probability (nats) of each token of each continuation, from an echo of the prompt.
 
         Raises:
-            EngineError: no tokenizer was given, or the server tells no log-probabilities of prompts.
+            EngineError: no tokenizer was given, or the server gives no log-probabilities of prompts.
         """
         chat = self._tokens_needed("log-likelihoods", send=("text", "ids"))
         rows = [likelihood_row(turn) for turn in encode_turns(chat, prompts, continuations)]
@@ -87,12 +90,12 @@ class ApiEngine:
         return self._scores(rows, texts)
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of any refusal token at each token of each continuation, and after the last.
 
-        A server is asked once for each place and refusal token, as it tells nothing of tokens that are unlikely.
+        Each position and refusal token is a request of its own, as a server reports nothing of unlikely tokens.
 
         Raises:
-            EngineError: `send` is not `ids`, or the server tells no log-probabilities of prompts.
+            EngineError: `send` is not `ids`, or the server gives no log-probabilities of prompts.
             ModelError: a refusal word is not a single token.
         """
         chat = self._tokens_needed("refusal probabilities", send=("ids",))
@@ -112,9 +115,9 @@ class ApiEngine:
 
     def _replies(self, prompts: Sequence[Prompt], calls: Sequence[Call]) -> Iterator[Reply]:
         unanswered: list[str] = []
-        for index, answer, why_not in self._ask(calls):
+        for index, answer, failure in self._query(calls):
             if answer is None:
-                unanswered.append(f"{prompts[index].id!r}: {why_not}")
+                unanswered.append(f"{prompts[index].id!r}: {failure}")
             else:
                 yield reply_of(prompts[index], answer, chat=self.chat)
         if unanswered:
@@ -127,19 +130,21 @@ class ApiEngine:
         wanted = [index for index, row in enumerate(rows) if row.start < len(row.token_ids)]
         found: list[list[float]] = [[] for _ in rows]
         calls = [score_call(rows[index], text=texts[index], extra=self.body) for index in wanted]
-        for place, answer, why_not in self._ask(calls):
+        for place, answer, failure in self._query(calls):
             if not isinstance(answer, TextAnswer):
-                raise EngineError(f"log-likelihoods: the server gave none ({why_not}); try again, or use --engine hf")
+                raise EngineError(f"log-likelihoods: the server gave none ({failure}); try again, or use --engine hf")
             found[wanted[place]] = scores_of(rows[wanted[place]], answer)
         return found
 
-    def _ask(self, calls: Sequence[Call]) -> Iterator[Answer[TextAnswer | ChatAnswer]]:
-        def produce(tell: Callable[[Answer[TextAnswer | ChatAnswer]], None]) -> Awaitable[None]:
-            return self._dispatch(calls, tell)
+    def _query(self, calls: Sequence[Call]) -> Iterator[Outcome[TextAnswer | ChatAnswer]]:
+        def produce(report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]) -> Awaitable[None]:
+            return self._schedule(calls, report)
 
         return in_background(produce)
 
-    async def _dispatch(self, calls: Sequence[Call], tell: Callable[[Answer[TextAnswer | ChatAnswer]], None]) -> None:
+    async def _schedule(
+        self, calls: Sequence[Call], report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]
+    ) -> None:
         from openai import AsyncOpenAI
 
         key = os.environ.get(self.key_variable)
@@ -152,10 +157,40 @@ class ApiEngine:
                 for url in self.endpoints
             ]
 
-            async def ask(server: int, call: Call) -> TextAnswer | ChatAnswer:
-                return await ask_once(clients[server], self.model, call, timeout=self.timeout)
+            async def query(server: int, call: Call) -> TextAnswer | ChatAnswer:
+                return await request(clients[server], self.model, call, timeout=self.timeout)
 
-            await dispatch(calls, ask, tell, servers=len(clients), limits=self.limits, rng=Random())  # noqa: S311
+            await schedule(calls, query, report, servers=len(clients), limits=self.limits, rng=Random())  # noqa: S311
+
+
+async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float) -> TextAnswer | ChatAnswer:
+    """Send one request; an error says whether to try again.
+
+    Raises:
+        RetryableError: too many requests, the server's own fault, no answer in time, or an answer cut short.
+        RejectedError: the server rejects this request.
+        EngineError: no request will do: a wrong key, address or model, or a limit that lasts.
+    """
+    from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+    try:
+        async with asyncio.timeout(timeout):  # in all; the client's own counts from byte to byte
+            if call.route == "chat":
+                chat = await client.chat.completions.with_raw_response.create(
+                    model=model, messages=[], extra_body=call.body
+                )
+                return parse_answer(ChatAnswer, chat.content)
+            text = await client.completions.with_raw_response.create(model=model, prompt="", extra_body=call.body)
+            return parse_answer(TextAnswer, text.content)
+    except (APITimeoutError, TimeoutError):
+        raise RetryableError(f"{client.base_url}: no answer within {timeout:g} s") from None
+    except APIConnectionError as error:
+        # the client's HTTP library is another one in other versions of it, so its error is known by its name
+        unreachable = type(error.__cause__).__name__ == "ConnectError"
+        what = "cannot be reached" if unreachable else "the connection was dropped"
+        raise RetryableError(f"{client.base_url}: {what}", busy=unreachable, unreachable=unreachable) from None
+    except APIStatusError as error:
+        raise status_fault(error, where=str(client.base_url), secret=client.api_key) from None
 
 
 def load(
@@ -171,11 +206,11 @@ def load(
     api_key_env: str | None = None,
     concurrency: int = 16,
     requests_per_minute: float | None = None,
-    tries: int = 8,
+    attempts: int = 8,
     timeout: float = 600.0,
     trust_remote_code: bool = False,
 ) -> ApiEngine:
-    """Set up a served model; nothing is asked yet.
+    """Set up a served model; nothing is sent yet.
 
     Args:
         model: the name that the servers know it by.
@@ -189,7 +224,7 @@ def load(
         api_key_env: the environment variable that holds the key; by default OPENAI_API_KEY, if it is set.
         concurrency: requests in flight at once, over all endpoints.
         requests_per_minute: over all endpoints; none: no limit.
-        tries: how often one prompt is tried.
+        attempts: how often one prompt may fail before it is left without a reply.
         timeout: seconds until a request counts as lost.
         trust_remote_code: run code that comes with the tokenizer.
 
@@ -204,7 +239,7 @@ def load(
         raise EngineError("endpoints: expected at least one address, got none")
     for address in addresses:
         host_of(address)
-    _check_numbers(concurrency=concurrency, tries=tries, timeout=timeout, requests_per_minute=requests_per_minute)
+    _check_numbers(concurrency=concurrency, attempts=attempts, timeout=timeout, requests_per_minute=requests_per_minute)
     chosen = send or ("messages" if tokenizer is None else "ids")
     if chosen not in get_args(Send):
         raise EngineError(f"send: expected one of {', '.join(get_args(Send))}, got {chosen!r}")
@@ -221,7 +256,7 @@ def load(
 
         loaded = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
         chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
-    limits = Limits(concurrency=concurrency, requests_per_minute=requests_per_minute, tries=tries)
+    limits = Limits(concurrency=concurrency, requests_per_minute=requests_per_minute, attempts=attempts)
     return ApiEngine(
         model=str(model),
         endpoints=addresses,

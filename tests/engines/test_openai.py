@@ -8,7 +8,7 @@ import pytest
 from openai_server import Fault, choice, in_order, model_answer, question, serving
 
 from derta.engines.hf import load as load_hf
-from derta.engines.openai_api import load as load_engine
+from derta.engines.openai import load as load_engine
 from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
 
@@ -209,7 +209,7 @@ def test_what_stays_unanswered_is_told_after_all_else_was_given():
 
     found = []
     with serving(fault=fault) as server:
-        stream = api(endpoints=server.url, tries=3).generate(many(5), max_new_tokens=3)
+        stream = api(endpoints=server.url, attempts=3).generate(many(5), max_new_tokens=3)
         with pytest.raises(EngineError, match=r"2 of 5 prompts have no reply, first 'question 1': .*too long") as told:
             found.extend(stream)  # what came before the error stays
     assert sorted(reply.prompt_id for reply in found) == ["question 0", "question 2", "question 4"]
@@ -338,7 +338,7 @@ def test_a_tokenizer_and_messages_are_too_much(tiny_model_dir):
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("derta.engines.openai_api.find_spec", lambda _name: None)
+    monkeypatch.setattr("derta.engines.openai.find_spec", lambda _name: None)
     with pytest.raises(EngineError, match=r"run: pip install 'derta\[api\]'"):
         load_engine("m")
 

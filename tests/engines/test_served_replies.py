@@ -7,8 +7,6 @@ import time
 import pytest
 from openai_server import Fault, in_order, question, serving
 
-from derta.engines import load_engine
-from derta.errors import EngineError
 from derta.files import read_records, write_records
 from derta.records import Message, Prompt, Reply
 
@@ -87,8 +85,8 @@ def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
     [
         (["--engine", "apy"], "unknown engine 'apy'; did you mean 'api'?"),
         (["--engine", "api", "--adapter", "x"], "engine api: unknown setting 'adapter'; known: endpoints, send"),
-        (["--engine", "api", "--option", "tires=3"], "unknown setting 'tires'; did you mean 'tries'?"),
-        (["--engine", "api", "--option", "tries=many"], "engine api: setting tries"),
+        (["--engine", "api", "--option", "atempts=3"], "unknown setting 'atempts'; did you mean 'attempts'?"),
+        (["--engine", "api", "--option", "attempts=many"], "engine api: setting attempts"),
         (["--engine", "vllm"], "pip install 'derta[vllm]'"),
         (["--concurrency", "3"], "engine hf: unknown setting 'concurrency'"),
     ],
@@ -98,10 +96,3 @@ def test_settings_that_an_engine_does_not_have_are_told(words, part, asked, tmp_
     assert called.code == 2
     assert part in called.err
     assert not (tmp_path / "r.jsonl").exists()
-
-
-def test_any_engine_is_built_from_its_name_and_settings(tiny_model_dir):
-    engine = load_engine("m", engine="api", tokenizer=str(tiny_model_dir), body={"top_k": 1}, concurrency=3)
-    assert (engine.send, engine.body, engine.limits.concurrency) == ("ids", {"top_k": 1}, 3)
-    with pytest.raises(EngineError, match="setting concurrency"):
-        load_engine("m", engine="api", concurrency="a lot")

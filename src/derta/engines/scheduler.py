@@ -1,4 +1,4 @@
-"""Many questions at once to one or more servers: bounded, paced, asked again; each is answered or told why not."""
+"""Scheduler of many requests to one or more servers: bounded, paced, retried; each ends in an answer or a reason."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from derta.errors import EngineError
 
 J = TypeVar("J")
 R = TypeVar("R")
-Ask = Callable[[int, J], Awaitable[R]]
-"""Asks server number n one job. Raises `TryAgainError`, `RefusedError`, or any other error, which ends everything."""
+Query = Callable[[int, J], Awaitable[R]]
+"""Sends one job to server number n. Raises `RetryableError`, `RejectedError`, or any other error, which ends all."""
 
-UNREACHABLE_TRIES = 4
+UNREACHABLE_ATTEMPTS = 4
 
 
-class TryAgainError(Exception):
-    """A question went wrong in a way that may pass.
+class RetryableError(Exception):
+    """A request failed in a way that may pass.
 
-    `busy`: the server takes no question for now (`after`: the seconds it asked for); `unreachable`: there is none.
+    `busy`: the server takes no request for now (`after`: the seconds it asked for); `unreachable`: there is none.
     """
 
     def __init__(self, why: str, *, after: float = 0.0, busy: bool = False, unreachable: bool = False) -> None:
@@ -32,41 +32,41 @@ class TryAgainError(Exception):
         self.unreachable = unreachable
 
 
-class RefusedError(Exception):
-    """A server will not answer this question, however often it is asked; others it may."""
+class RejectedError(Exception):
+    """A server will never answer this request; others it may."""
 
 
-class Answer(NamedTuple, Generic[R]):
-    """What was said to job number `job`; `why_not` tells why nothing was."""
+class Outcome(NamedTuple, Generic[R]):
+    """The answer to job number `job`, or the reason why there is none."""
 
     job: int
     value: R | None
-    why_not: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How hard servers are asked.
+    """Limits of concurrency, rate and retries.
 
     Attributes:
-        concurrency: Questions in flight at once, over all servers.
+        concurrency: Requests in flight at once, over all servers.
         requests_per_minute: Over all servers, evenly spread; None: no limit.
-        tries: How often one question may fail before it is given up.
-        put_offs: How often, beside that, it may find a server busy: behind a rate limit many wait for few places.
-        first_wait: Seconds before the second try, at most; each wait is twice the one before.
+        attempts: How often one request may fail before it is given up.
+        busy_attempts: How often, in addition, it may find a server busy: behind a rate limit many wait for few places.
+        first_wait: Seconds before the second attempt, at most; each wait is twice the one before.
         longest_wait: What doubling stops at. A server may ask for longer.
     """
 
     concurrency: int = 16
     requests_per_minute: float | None = None
-    tries: int = 8
-    put_offs: int = 40
+    attempts: int = 8
+    busy_attempts: int = 40
     first_wait: float = 0.5
     longest_wait: float = 60.0
 
-    def wait(self, tried: int, rng: Random) -> float:
-        """Seconds before the next try: half of it fixed and half drawn, so that those that failed together part."""
-        return min(self.longest_wait, self.first_wait * 2 ** (tried - 1)) * rng.uniform(0.5, 1.0)
+    def wait(self, failed: int, rng: Random) -> float:
+        """Return the seconds before the next attempt: half fixed, half random, so that failures spread."""
+        return min(self.longest_wait, self.first_wait * 2 ** (failed - 1)) * rng.uniform(0.5, 1.0)
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class _Pace:
 
 
 async def _free_server(servers: Sequence[_Server], *, avoid: int | None) -> _Server:
-    """The server with the fewest questions in flight among those that are not to be left alone for now."""
+    """Return the server with the fewest requests in flight among those that take any; wait for one if none does."""
     while True:
         now = asyncio.get_running_loop().time()
         best = min(servers, key=lambda one: (max(0.0, one.free_at - now), one.number == avoid, one.in_flight))
@@ -103,42 +103,48 @@ async def _free_server(servers: Sequence[_Server], *, avoid: int | None) -> _Ser
 
 
 async def _persist(
-    number: int, job: J, ask: Ask[J, R], *, servers: Sequence[_Server], limits: Limits, pace: _Pace, rng: Random
-) -> Answer[R]:
-    failed, put_off, last = 0, 0, None
+    number: int, job: J, query: Query[J, R], *, servers: Sequence[_Server], limits: Limits, pace: _Pace, rng: Random
+) -> Outcome[R]:
+    failed, busy, last = 0, 0, None
     while True:
         server = await _free_server(servers, avoid=last)
         server.in_flight += 1
         try:
             await pace.turn()
-            value = await ask(server.number, job)
-        except RefusedError as refused:
-            return Answer(number, None, str(refused))
-        except TryAgainError as fault:
+            value = await query(server.number, job)
+        except RejectedError as rejected:
+            return Outcome(number, None, str(rejected))
+        except RetryableError as fault:
             why, last, server.down = str(fault), server.number, fault.unreachable
-            failed, put_off = failed + (not fault.busy), put_off + fault.busy
-            wait = limits.wait(failed + put_off, rng)
+            failed, busy = failed + (not fault.busy), busy + fault.busy
+            wait = limits.wait(failed + busy, rng)
             if fault.busy:
                 server.free_at = asyncio.get_running_loop().time() + fault.after + wait
         else:
             server.down = False
-            return Answer(number, value)
+            return Outcome(number, value)
         finally:
             server.in_flight -= 1
-        if put_off >= UNREACHABLE_TRIES and all(one.down for one in servers):
+        if busy >= UNREACHABLE_ATTEMPTS and all(one.down for one in servers):
             raise EngineError(f"{why}; check that the server runs, then run the same command again")
-        if failed >= limits.tries or put_off >= limits.put_offs:
-            return Answer(number, None, f"{why} ({failed + put_off} tries)")
+        if failed >= limits.attempts or busy >= limits.busy_attempts:
+            return Outcome(number, None, f"{why} ({failed + busy} attempts)")
         await asyncio.sleep(wait)
 
 
-async def dispatch(
-    jobs: Sequence[J], ask: Ask[J, R], tell: Callable[[Answer[R]], None], *, servers: int, limits: Limits, rng: Random
+async def schedule(
+    jobs: Sequence[J],
+    query: Query[J, R],
+    report: Callable[[Outcome[R]], None],
+    *,
+    servers: int,
+    limits: Limits,
+    rng: Random,
 ) -> None:
-    """Ask every job once over, and again where that may help; `tell` hears of each exactly once, in any order.
+    """Send every job, and again where that may help; `report` receives each outcome exactly once, in any order.
 
     Raises:
-        EngineError: what `ask` raised, or no server can be reached. Jobs not told of by then are left unasked.
+        EngineError: `query` raised it, or no server can be reached. Jobs without an outcome by then stay unsent.
     """
     waiting = iter(enumerate(jobs))
     known = [_Server(number) for number in range(servers)]
@@ -146,7 +152,7 @@ async def dispatch(
 
     async def work() -> None:
         for number, job in waiting:
-            tell(await _persist(number, job, ask, servers=known, limits=limits, pace=pace, rng=rng))
+            report(await _persist(number, job, query, servers=known, limits=limits, pace=pace, rng=rng))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -157,9 +163,9 @@ async def dispatch(
 
 
 def in_background(produce: Callable[[Callable[[R], None]], Awaitable[None]]) -> Iterator[R]:
-    """Run a coroutine in a thread of its own and yield what it hands out, as it does; it is stopped with the iterator.
+    """Run a coroutine in its own thread and yield its results as they come; it is stopped with the iterator.
 
-    It works beside a caller that has an event loop of its own, and goes on while the caller is busy with a result.
+    It works next to a caller that has an event loop, and continues while the caller is busy with a result.
     """
     from anyio.from_thread import start_blocking_portal
 

@@ -6,9 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.chat import chat_format, encode_prompt
-from derta.engines.ask import retry_after
-from derta.engines.dispatch import TryAgainError
-from derta.engines.wire import ChatAnswer, TextAnswer, generation_call, parse_answer, server_text
+from derta.engines.openai_protocol import (
+    ChatAnswer,
+    TextAnswer,
+    generation_call,
+    parse_answer,
+    retry_after,
+    server_text,
+)
+from derta.engines.scheduler import RetryableError
 from derta.errors import ModelError
 from derta.records import Message, Prompt
 
@@ -34,7 +40,7 @@ def test_a_text_that_no_server_reads_as_our_tokens_is_refused(tiny_chat):
 
 @given(cut=st.integers(0, len(WHOLE) - 1))
 def test_an_answer_that_was_cut_short_anywhere_is_asked_for_again(cut):
-    with pytest.raises(TryAgainError, match="not a completion"):
+    with pytest.raises(RetryableError, match="not a completion"):
         parse_answer(TextAnswer, WHOLE[:cut])
 
 
@@ -43,7 +49,7 @@ def test_an_answer_that_was_cut_short_anywhere_is_asked_for_again(cut):
 )
 def test_what_is_no_answer_is_asked_for_again_and_not_quoted(raw):
     for kind in (TextAnswer, ChatAnswer):
-        with pytest.raises(TryAgainError) as told:
+        with pytest.raises(RetryableError) as told:
             parse_answer(kind, raw)
         assert "html" not in str(told.value)
 

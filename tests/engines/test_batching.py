@@ -1,7 +1,13 @@
+import importlib
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
-from derta.engines.batches import token_batches
+import checked_types
+from derta.engines.batching import keep_rows, pad, token_batches
 
 lengths_lists = st.lists(st.integers(1, 50), max_size=40)
 
@@ -19,3 +25,16 @@ def test_every_row_is_in_one_batch_and_no_batch_is_over_its_budget(lengths, budg
 def test_the_longest_come_first(lengths):
     order = [i for batch in token_batches(lengths, max_batch_tokens=100, max_rows=4) for i in batch]
     assert [lengths[index] for index in order] == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("name", checked_types.CHECKED)
+def test_a_module_whose_tensors_are_checked_is_there(name):
+    assert importlib.import_module(name).__spec__.loader is not None
+
+
+def test_a_tensor_of_other_axes_is_refused_in_tests():
+    mask = pad([[1, 2], [3]], side="left", device=torch.device("cpu")).mask
+    with pytest.raises(TypeCheckError, match="mask"):
+        keep_rows([0], mask=mask[0], cache=None)
+    with pytest.raises(TypeCheckError, match="mask"):
+        keep_rows([0], mask=mask.float(), cache=None)

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.engines.dispatch import Limits, RefusedError, TryAgainError, dispatch, in_background
+from derta.engines.scheduler import Limits, RejectedError, RetryableError, in_background, schedule
 from derta.errors import EngineError
 
-AT_ONCE = Limits(concurrency=4, tries=3, put_offs=5, first_wait=0.0)
+AT_ONCE = Limits(concurrency=4, attempts=3, busy_attempts=5, first_wait=0.0)
 
 
-def told(jobs, ask, *, servers=1, limits=AT_ONCE):
+def outcomes(jobs, query, *, servers=1, limits=AT_ONCE):
     """Every answer that was told, in order."""
     answers = []
-    asyncio.run(dispatch(jobs, ask, answers.append, servers=servers, limits=limits, rng=Random(0)))
+    asyncio.run(schedule(jobs, query, answers.append, servers=servers, limits=limits, rng=Random(0)))
     return answers
 
 
@@ -28,11 +28,11 @@ def failing(plans):
         await asyncio.sleep(0)
         fault = left[job].pop(0) if left[job] else None
         if fault == "again":
-            raise TryAgainError("broken")
+            raise RetryableError("broken")
         if fault == "busy":
-            raise TryAgainError("busy", busy=True)
+            raise RetryableError("busy", busy=True)
         if fault == "refused":
-            raise RefusedError("too long")
+            raise RejectedError("too long")
         return f"answer {job}"
 
     return ask
@@ -43,8 +43,8 @@ faults = st.lists(st.sampled_from(["again", "busy", "refused"]), max_size=9)
 
 @given(plans=st.lists(faults, max_size=12), concurrency=st.integers(1, 5), servers=st.integers(1, 3))
 def test_each_job_is_told_exactly_once_with_its_own_answer_or_why_not(plans, concurrency, servers):
-    limits = Limits(concurrency=concurrency, tries=3, put_offs=5, first_wait=0.0)
-    answers = told(range(len(plans)), failing(plans), servers=servers, limits=limits)
+    limits = Limits(concurrency=concurrency, attempts=3, busy_attempts=5, first_wait=0.0)
+    answers = outcomes(range(len(plans)), failing(plans), servers=servers, limits=limits)
     assert sorted(answer.job for answer in answers) == list(range(len(plans)))
     for answer in answers:
         plan = plans[answer.job]
@@ -52,14 +52,14 @@ def test_each_job_is_told_exactly_once_with_its_own_answer_or_why_not(plans, con
         asked = plan[: ends + 1]
         if asked.count("again") >= 3 or asked.count("busy") >= 5 or "refused" in asked:
             assert answer.value is None
-            assert answer.why_not
+            assert answer.failure
         else:
             assert answer.value == f"answer {answer.job}"
 
 
-def test_what_is_given_up_says_why_and_after_how_many_tries():
-    [answer] = told([0], failing([["again", "busy", "again", "again"]]))
-    assert (answer.value, answer.why_not) == (None, "broken (4 tries)")
+def test_what_is_given_up_says_why_and_after_how_many_attempts():
+    [answer] = outcomes([0], failing([["again", "busy", "again", "again"]]))
+    assert (answer.value, answer.failure) == (None, "broken (4 attempts)")
 
 
 def test_no_more_are_in_flight_than_allowed_and_servers_share_them_evenly():
@@ -73,7 +73,7 @@ def test_no_more_are_in_flight_than_allowed_and_servers_share_them_evenly():
         now.remove(job)
         return job
 
-    told(range(60), ask, servers=3, limits=Limits(concurrency=6))
+    outcomes(range(60), ask, servers=3, limits=Limits(concurrency=6))
     assert max(peak) == 6
     assert each == [20, 20, 20]
 
@@ -84,10 +84,10 @@ def test_a_second_try_goes_to_another_server():
     async def ask(server, _job):
         asked.append(server)
         if server == 0:
-            raise TryAgainError("broken")
+            raise RetryableError("broken")
         return "fine"
 
-    [answer] = told([0], ask, servers=2)
+    [answer] = outcomes([0], ask, servers=2)
     assert (asked, answer.value) == ([0, 1], "fine")
 
 
@@ -97,10 +97,10 @@ def test_a_server_that_asks_for_time_is_given_it():
     async def ask(_server, job):
         times.append(time.monotonic())
         if len(times) == 1:
-            raise TryAgainError("busy", after=0.15, busy=True)
+            raise RetryableError("busy", after=0.15, busy=True)
         return job
 
-    assert [answer.value for answer in told([0], ask)] == [0]
+    assert [answer.value for answer in outcomes([0], ask)] == [0]
     assert times[1] - times[0] >= 0.15
 
 
@@ -111,10 +111,10 @@ def test_while_one_server_asks_for_time_another_is_asked():
         asked.append(server)
         await asyncio.sleep(0.001)
         if server == 0:
-            raise TryAgainError("busy", after=60.0, busy=True)
+            raise RetryableError("busy", after=60.0, busy=True)
         return job
 
-    answers = told(range(20), ask, servers=2, limits=Limits(concurrency=2, first_wait=0.0))
+    answers = outcomes(range(20), ask, servers=2, limits=Limits(concurrency=2, first_wait=0.0))
     assert sorted(answer.value for answer in answers) == list(range(20))
     assert asked.count(0) == 1
 
@@ -133,22 +133,22 @@ def test_requests_are_spread_over_the_minute():
     async def ask(_server, _job):
         times.append(time.monotonic())
 
-    told(range(6), ask, limits=Limits(concurrency=6, requests_per_minute=60 / 0.03))
+    outcomes(range(6), ask, limits=Limits(concurrency=6, requests_per_minute=60 / 0.03))
     assert len(times) == 6
     assert times[-1] - times[0] >= 5 * 0.03 - 0.01
 
 
 def test_servers_that_are_not_there_end_the_run_and_one_that_is_there_does_not():
     async def nobody(_server, _job):
-        raise TryAgainError("cannot be reached", busy=True, unreachable=True)
+        raise RetryableError("cannot be reached", busy=True, unreachable=True)
 
     async def one_of_two(server, job):
         await asyncio.sleep(0)
         return await nobody(server, job) if server == 0 else job
 
     with pytest.raises(EngineError, match="cannot be reached; check that the server runs"):
-        told(range(50), nobody)
-    answers = told(range(50), one_of_two, servers=2)
+        outcomes(range(50), nobody)
+    answers = outcomes(range(50), one_of_two, servers=2)
     assert sorted(answer.value for answer in answers) == list(range(50))
 
 
@@ -161,7 +161,7 @@ def test_an_error_that_nothing_helps_against_ends_everything():
         raise EngineError("wrong key")
 
     with pytest.raises(EngineError, match="wrong key"):
-        told(range(50), ask)
+        outcomes(range(50), ask)
     assert len(asked) == 4
 
 

@@ -1,20 +1,29 @@
-"""The OpenAI protocol: what is asked, what counts as an answer, and what a fault means. Sends nothing itself."""
+"""The OpenAI protocol: requests, answers and the meaning of faults. Sends nothing itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from derta.chat import ChatFormat, encode_prompt, prompt_text
-from derta.engines.dispatch import TryAgainError
-from derta.engines.served import STOP_REASONS, Row, spelled_reply
+from derta.engines.scheduler import RejectedError, RetryableError
+from derta.engines.token_io import STOP_REASONS, Row, reply_from_tokens
 from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply
 
+if TYPE_CHECKING:
+    from openai import APIStatusError
+
+LONGEST_WAIT = 600.0
+"""Seconds that a server may ask for; after more than that the run is better begun again later."""
+
 Send = Literal["messages", "text", "ids"]
-"""What a server is given: messages that it renders itself, text that we rendered, or the token ids of that text."""
+"""The form of a prompt: messages that it renders itself, text that we rendered, or the token ids of that text."""
 
 
 class Call(NamedTuple):
@@ -31,7 +40,7 @@ class LogProbs(BaseModel):
 
 
 class TextChoice(BaseModel):
-    """What a completion holds; `token_ids` and `stop_reason` are vLLM's."""
+    """One completion; `token_ids` and `stop_reason` are vLLM's."""
 
     text: str
     finish_reason: str | None = None
@@ -40,15 +49,15 @@ class TextChoice(BaseModel):
     logprobs: LogProbs | None = None
 
 
-class _Said(BaseModel):
+class _Content(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
 class ChatChoice(BaseModel):
-    """What a chat completion holds; a server may say a refusal beside the content."""
+    """One chat completion; a server may send a refusal next to the content."""
 
-    message: _Said
+    message: _Content
     finish_reason: str
 
 
@@ -71,18 +80,18 @@ def parse_answer(kind: type[A], raw: bytes) -> A:
     """Read an answer's body; one that was cut short, or holds no choice, is worth asking for again.
 
     Raises:
-        TryAgainError: it is not JSON, or not an answer.
+        RetryableError: it is not JSON, or not an answer.
     """
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise TryAgainError(f"the server's answer is not a completion ({field or 'body'}: {first['msg']})") from error
+        raise RetryableError(f"the server's answer is not a completion ({field or 'body'}: {first['msg']})") from error
 
 
 def server_text(chat: ChatFormat, text: str, token_ids: Sequence[int]) -> str:
-    """The text that a server, whose tokenizer puts its own BOS in front, reads as exactly these ids.
+    """Return the text that a server, whose tokenizer puts its own BOS in front, reads as exactly these ids.
 
     Raises:
         ModelError: there is none; only the ids will do.
@@ -107,7 +116,7 @@ def _before_answer(chat: ChatFormat, prompt: Prompt) -> str:
 def generation_call(
     prompt: Prompt, *, send: Send, chat: ChatFormat | None, max_new_tokens: int, extra: Mapping[str, Any]
 ) -> Call:
-    """Ask for a greedy continuation; `extra` replaces fields of the body, and with None leaves them out.
+    """Return the request for a greedy continuation; `extra` replaces fields of the body, and with None leaves them out.
 
     A raw prompt goes to the completions route however chat prompts are sent. A prefill in messages is a last message of
     the assistant's that vLLM and SGLang continue (`continue_final_message`). With ids, fields of vLLM and SGLang ask
@@ -144,7 +153,7 @@ def generation_call(
 
 
 def score_call(row: Row, *, text: str | None, extra: Mapping[str, Any]) -> Call:
-    """Ask for the log-probabilities of a prompt's own tokens, given as `text`, or as ids where that is None."""
+    """Return the request for the log-probabilities of a prompt's own tokens, as `text` or, where it is None, as ids."""
     body = {"prompt": row.token_ids if text is None else text, "echo": True, "logprobs": 1, "max_tokens": 1}
     return Call("completions", _with(body | {"temperature": 0.0}, extra))
 
@@ -154,17 +163,17 @@ def _with(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def likelihood_text(chat: ChatFormat, prompt: Prompt, continuation: str, row: Row) -> str:
-    """A prompt and what follows it as one text that the server reads as the row's ids."""
+    """Return a prompt and its continuation as one text that the server reads as the row's ids."""
     return server_text(chat, _before_answer(chat, prompt) + continuation, row.token_ids)
 
 
 def reply_of(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:
-    """The reply that an answer holds; content that is absent is an empty reply."""
+    """Return the reply in an answer; absent content is an empty reply."""
     choice = answer.choices[0]
     if isinstance(choice, ChatChoice):
         text = choice.message.content or choice.message.refusal or ""
     elif choice.token_ids is not None and chat is not None:
-        return spelled_reply(
+        return reply_from_tokens(
             chat, prompt, choice.token_ids, finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
         )
     else:
@@ -173,10 +182,10 @@ def reply_of(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatForma
 
 
 def scores_of(row: Row, answer: TextAnswer) -> list[float]:
-    """The log-probabilities of a row's scored tokens; the one token that was written after it is not among them.
+    """Return the log-probabilities of a row's scored tokens, without the one token that was generated after it.
 
     Raises:
-        EngineError: the server told none, or read the prompt as other tokens.
+        EngineError: the server sent none, or read the prompt as other tokens.
     """
     found = answer.choices[0].logprobs
     if found is None:
@@ -194,3 +203,39 @@ def scores_of(row: Row, answer: TextAnswer) -> list[float]:
     if len(scored) != len(row.token_ids) - row.start:
         raise EngineError("log-likelihoods: expected a number for every token, the server left some out; use send=ids")
     return scored
+
+
+def status_fault(error: APIStatusError, *, where: str, secret: str) -> RetryableError | RejectedError | EngineError:
+    """Return the error that an HTTP status means; the server's words are quoted without the key."""
+    status = error.status_code
+    quoted = f"{status} " + " ".join(error.response.text.replace(secret, "…").split())[:300]
+    if status in {401, 403}:
+        return EngineError(f"{where}: the server does not take the key ({status}); check the variable that holds it")
+    if status in {404, 405} or error.code == "insufficient_quota":
+        return EngineError(f"{where}: {quoted}; check the address (most end in /v1), the model's name and the account")
+    if status in {408, 409, 425, 429} or status >= 500:
+        after = retry_after(error.response.headers, now=datetime.now(UTC))
+        if after > LONGEST_WAIT:
+            return EngineError(f"{where}: asks to wait {after:.0f} s ({status}); run the same command again then")
+        return RetryableError(f"{where}: {quoted}", after=after, busy=after > 0 or status in {429, 503})
+    return RejectedError(f"{where}: refused: {quoted}; see docs/serving.md for what each server takes")
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime) -> float:
+    """Return the seconds that a server asks to wait (`Retry-After`, in seconds or as a date); 0 for none.
+
+    >>> retry_after({"retry-after": "7"}, now=datetime.now(UTC)), retry_after({}, now=datetime.now(UTC))
+    (7.0, 0.0)
+
+    Source: RFC 9110, 10.2.3.
+    """
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return 0.0
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    return max(0.0, seconds) if isfinite(seconds) else 0.0

@@ -1,14 +1,15 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from derta.engines import load_engine
-from derta.engines import prefill as module
-from derta.engines.greedy import greedy
+from derta.engines import load_engine, prefix_cache
+from derta.engines.batching import forward, pad
+from derta.engines.decoding import greedy
 from derta.engines.hf import HfEngine
-from derta.engines.passes import forward, pad
-from derta.engines.prefill import find_prefixes, keeps_plain_states, prefill
+from derta.engines.prefix_cache import PASS_TOKENS, find_prefixes, prefill, shared_prefixes, supports_prefix_cache
 from derta.records import Message, Prompt
 
 VOCAB = 460
@@ -35,8 +36,8 @@ def plain(model, rows):
 
 @pytest.mark.parametrize("chunk", [1, 40, 10**6])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen3", "mistral", "gpt2"])
-def test_sharing_and_reading_in_parts_leave_what_one_batch_leaves(make_model, rows, kind, chunk, monkeypatch):
-    monkeypatch.setitem(module.CHUNK_TOKENS, "cpu", chunk)
+def test_shared_prefixes_and_chunks_leave_the_cache_of_one_batch(make_model, rows, kind, chunk, monkeypatch):
+    monkeypatch.setitem(prefix_cache.CHUNK_TOKENS, "cpu", chunk)
     model = make_model(kind, vocab_size=VOCAB)
     prefixes = find_prefixes(model, rows)
     assert [prefix and len(prefix.token_ids) for prefix in prefixes] == [None, 90, 70, 90, 70, 90, None, 70, None]
@@ -55,14 +56,14 @@ def test_sharing_and_reading_in_parts_leave_what_one_batch_leaves(make_model, ro
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
-def test_replies_go_on_from_a_shared_prefix_as_from_their_own(make_model, rows, kind):
+def test_replies_continue_from_a_shared_prefix_as_from_their_own(make_model, rows, kind):
     model = make_model(kind, vocab_size=VOCAB)
     alone = sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}))
     prefixes = find_prefixes(model, rows)
     assert sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}, prefixes=prefixes)) == alone
 
 
-def test_a_shared_prefix_is_read_once_over_all_batches(tiny_model_dir, monkeypatch):
+def test_a_shared_prefix_is_computed_once_over_all_batches(tiny_model_dir, monkeypatch):
     engine = load_engine(tiny_model_dir, device="cpu")
     system = "You are a gardener. Answer in short words. " * 4
     prompts = [
@@ -91,11 +92,11 @@ def test_a_shared_prefix_is_read_once_over_all_batches(tiny_model_dir, monkeypat
         assert shared == pytest.approx(own, abs=1e-4)
 
 
-def test_a_model_that_keeps_other_states_shares_nothing_and_reads_in_one_batch(rows):
+def test_a_model_that_keeps_other_states_shares_nothing_and_is_prefilled_in_one_batch(rows):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Lfm2Config(vocab_size=VOCAB, **shape, num_key_value_heads=1, layer_types=["conv", "full_attention"])
     model = Lfm2ForCausalLM(config).eval()
-    assert not keeps_plain_states(model)
+    assert not supports_prefix_cache(model)
     assert find_prefixes(model, rows) == [None] * len(rows)
     with torch.inference_mode():
         torch.testing.assert_close(prefill(model, rows).logits, plain(model, rows)[0].logits[:, -1])
@@ -107,7 +108,7 @@ def test_a_model_whose_angles_depend_on_the_longest_prompt_shares_nothing(rows):
     lengths = {"max_position_embeddings": 256, "original_max_position_embeddings": 32}
     config = Phi3Config(vocab_size=VOCAB, **shape, **lengths, pad_token_id=0, rope_parameters=angles)
     model = Phi3ForCausalLM(config).eval()
-    assert not keeps_plain_states(model)
+    assert not supports_prefix_cache(model)
     with torch.inference_mode():
         torch.testing.assert_close(prefill(model, rows).logits, plain(model, rows)[0].logits[:, -1])
 
@@ -119,3 +120,51 @@ def test_a_model_with_an_adapter_shares_as_the_model_alone(make_model, rows):
     with torch.inference_mode():
         found = prefill(model, rows, find_prefixes(model, rows))
         torch.testing.assert_close(found.logits, plain(model, rows)[0].logits[:, -1], atol=1e-4, rtol=0)
+
+
+# which prefixes are shared
+
+TEXT = list(range(200))
+
+
+def saved(groups):
+    return sum((len(group.rows) - 1) * group.length - PASS_TOKENS for group in groups)
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12).map(lambda row: row * 20), max_size=12))
+def test_a_groups_rows_begin_alike_and_go_on_and_no_row_is_in_two(rows):
+    groups = shared_prefixes(rows)
+    members = [row for group in groups for row in group.rows]
+    assert len(members) == len(set(members))
+    for group in groups:
+        assert len({tuple(rows[row][: group.length]) for row in group.rows}) == 1
+        assert all(len(rows[row]) > group.length for row in group.rows)
+        assert (len(group.rows) - 1) * group.length > PASS_TOKENS
+
+
+def test_the_deeper_groups_win_where_they_save_more():
+    first, second = TEXT[:20] + TEXT[100:], TEXT[:120]
+    rows = [[*first, 1], [*second, 1], [*first, 2], [*second, 2], [*second, 3]]
+    assert sorted(shared_prefixes(rows)) == [((0, 2), 120), ((1, 3, 4), 120)]
+
+
+def test_the_shallow_group_wins_where_it_saves_more():
+    rows = [[*TEXT[:150], *tail] for tail in ([1, 1, 1], [1, 1, 2], [2, 1], [2, 2], [3, 9])]
+    [group] = shared_prefixes(rows)
+    assert (sorted(group.rows), group.length) == ([0, 1, 2, 3, 4], 150)
+
+
+def test_each_a_prefix_of_the_next_shares_what_saves_most():
+    rows = [TEXT[:n] for n in (50, 100, 150, 200)]
+    # 50: 3 * 49, 100: 2 * 99, 150: 149 and nothing of the first two
+    assert shared_prefixes(rows) == [((1, 2, 3), 99)]
+
+
+def test_equal_prompts_share_all_but_their_last_token():
+    assert shared_prefixes([TEXT, TEXT, TEXT]) == [((0, 1, 2), 199)]
+
+
+def test_what_is_not_worth_a_pass_is_not_shared():
+    assert shared_prefixes([[*TEXT[:64], 1], [*TEXT[:64], 2]]) == []
+    assert shared_prefixes([]) == shared_prefixes([TEXT]) == []
+    assert saved(shared_prefixes([[*TEXT[:65], 1], [*TEXT[:65], 2]])) == 1

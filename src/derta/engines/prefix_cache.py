@@ -1,0 +1,201 @@
+"""Prefill with a prefix cache: a prefix that several prompts share is computed once, the rest in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from derta.engines.batching import Padded, forward, pad, token_batches
+
+CHUNK_TOKENS = {"cpu": 1024}
+"""Prompt tokens of a prefill chunk, by device: on a CPU more leave its caches, elsewhere a batch is one chunk."""
+
+PASS_TOKENS = 64
+"""Cost of a pass over a prefix alone beside its tokens, in tokens: fewer than these are not worth sharing."""
+
+States = list[Float[Tensor, "row head token dim"]]
+"""The keys and the values of each layer in turn."""
+
+
+@dataclass(slots=True, eq=False)
+class Prefix:
+    """Tokens that several prompts begin with, and their keys and values once they are computed (one row)."""
+
+    token_ids: Sequence[int]
+    states: States | None = None
+
+
+class Prefilled(NamedTuple):
+    """The logits after each prompt of a batch, the KV cache, and the mask."""
+
+    logits: Float[Tensor, "row vocab"]
+    cache: Any
+    mask: Int[Tensor, "row token"]
+
+
+class Shared(NamedTuple):
+    """Rows whose first `length` tokens are the same."""
+
+    rows: tuple[int, ...]
+    length: int
+
+
+def find_prefixes(model: Any, rows: Sequence[Sequence[int]]) -> list[Prefix | None]:
+    """Return the prefix that each row of tokens shares with others; none where the model supports no prefix cache."""
+    found: list[Prefix | None] = [None] * len(rows)
+    for group in shared_prefixes(rows) if supports_prefix_cache(model) else ():
+        prefix = Prefix(rows[group.rows[0]][: group.length])
+        for row in group.rows:
+            found[row] = prefix
+    return found
+
+
+def supports_prefix_cache(model: Any) -> bool:
+    """Return whether a model's cache is keys and values alone, which no later token changes."""
+    takes_our_cache = getattr(model, "_supports_default_dynamic_cache", None)  # all of transformers have it
+    if takes_our_cache is None or not takes_our_cache():
+        return False
+    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not uses_dynamic_rope(model.config.get_text_config())
+
+
+def uses_dynamic_rope(config: Any) -> bool:
+    """Return whether rotary angles depend on the length of the longest prompt of a pass."""
+    found = getattr(config, "rope_parameters", None) or {}  # models without rotary positions have none
+    by_layer = [kind for kind in found.values() if isinstance(kind, dict)]
+    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (found, *by_layer))
+
+
+def prefill(model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None] | None = None) -> Prefilled:
+    """Compute the cache of prompts padded on the left: as in one batch, whatever is shared or split into chunks."""
+    prefixes = prefixes or [None] * len(rows)
+    mask = pad([[1] * len(row) for row in rows], side="left", device=model.device).mask
+    batches = _chunks(rows, prefixes, limit=CHUNK_TOKENS.get(model.device.type))
+    if not supports_prefix_cache(model) or (len(batches) == 1 and not any(prefixes)):
+        whole = pad(rows, side="left", device=model.device)
+        output = forward(model, **whole._asdict(), cache=None, logits_to_keep=1)
+        return Prefilled(output.logits[:, -1], output.past_key_values, mask)
+    for prefix in prefixes:
+        if prefix is not None and prefix.states is None:
+            prefix.states = _prefill_chunk(model, [prefix.token_ids], [None])[1]
+    chunks = [_prefill_chunk(model, [rows[i] for i in batch], [prefixes[i] for i in batch]) for batch in batches]
+    cache = DynamicCache(config=model.config)
+    for layer in range(len(chunks[0][1]) // 2):  # each layer's chunks are freed before the next are joined
+        keys, values = (_join([chunk[1].pop(0) for chunk in chunks], batches) for _ in range(2))
+        cache.update(keys, values, layer)
+    order = torch.tensor([i for batch in batches for i in batch], device=model.device).argsort()
+    return Prefilled(torch.cat([chunk[0] for chunk in chunks])[order], cache, mask)
+
+
+def _chunks(rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None], *, limit: int | None) -> list[list[int]]:
+    """Return the rows of each chunk: those with a prefix apart from the others, which have more new tokens."""
+    new = [len(row) - len(prefix.token_ids if prefix else ()) for row, prefix in zip(rows, prefixes, strict=True)]
+    found: list[list[int]] = []
+    for shares in (True, False):
+        own = [i for i, prefix in enumerate(prefixes) if (prefix is not None) == shares]
+        lengths = [new[i] for i in own]
+        budget = sum(lengths) * len(own) if limit is None else limit
+        batches = token_batches(lengths, max_batch_tokens=budget, max_rows=len(own))
+        found += [[own[place] for place in batch] for batch in batches]
+    return found
+
+
+def _prefill_chunk(
+    model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None]
+) -> tuple[Float[Tensor, "row vocab"], States]:
+    """Prefill rows after their prefixes.
+
+    Of each row the same number of last tokens is computed, some of which may lie in its prefix; the states before them
+    are the prefix's. So every row is padded on the left alone, and windows of attention stay whole.
+    """
+    new = max(len(row) - len(prefix.token_ids if prefix else ()) for row, prefix in zip(rows, prefixes, strict=True))
+    known = [max(0, len(row) - new) for row in rows]
+    last = pad([row[-new:] for row in rows], side="left", device=model.device)
+    whole = pad([[1] * len(row) for row in rows], side="left", device=model.device)
+    states = _known_states(known, prefixes)
+    cache: Any = DynamicCache(list(zip(states[::2], states[1::2], strict=True)))
+    chunk = Padded(last.input_ids, whole.mask)
+    output = forward(model, **chunk._asdict(), cache=cache, logits_to_keep=1)
+    return output.logits[:, -1], [kept for layer in cache.layers for kept in (layer.keys, layer.values)]
+
+
+def _known_states(known: Sequence[int], prefixes: Sequence[Prefix | None]) -> States:
+    """Return the states of each row's first `known` tokens, padded on the left."""
+    width = max(known)
+    given = next((prefix.states for prefix in prefixes if width and prefix and prefix.states), [])
+    padded = [kept.new_zeros(len(known), kept.shape[1], width, kept.shape[3]) for kept in given]
+    for row, (count, prefix) in enumerate(zip(known, prefixes, strict=True)):
+        for filled, kept in zip(padded, (prefix and prefix.states) or (), strict=False):
+            filled[row, :, width - count :] = kept[0, :, :count]
+    return padded
+
+
+def _join(
+    chunks: Sequence[Float[Tensor, "_ head _ dim"]], batches: Sequence[Sequence[int]]
+) -> Float[Tensor, "row head token dim"]:
+    """Join the rows of several chunks as one batch, in their own order and padded on the left to the longest."""
+    first, width = chunks[0], max(chunk.shape[2] for chunk in chunks)
+    whole = first.new_zeros(sum(len(chunk) for chunk in chunks), first.shape[1], width, first.shape[3])
+    for chunk, batch in zip(chunks, batches, strict=True):
+        whole[batch, :, width - chunk.shape[2] :] = chunk
+    return whole
+
+
+@dataclass(slots=True)
+class _Open:
+    """A run of sorted rows with `depth` tokens in common that begins at `left` and has not ended yet."""
+
+    depth: int
+    left: int
+    saved: int = 0
+    groups: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+
+    def close(self, right: int) -> None:
+        """Keep the run as one group, or the groups inside it, whichever saves more tokens."""
+        whole = (right - self.left - 1) * self.depth - PASS_TOKENS
+        if whole > self.saved:
+            self.saved, self.groups = whole, [(self.left, right, self.depth)]
+
+
+def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[Shared]:
+    """Return the groups of rows that save most tokens when each group's prefix is computed once.
+
+    Many rows are in none. A prefix ends before the last token of each of its rows: a model needs one to continue from.
+
+    >>> text = list(range(100))
+    >>> shared_prefixes([[*text, 1], [5, 6], [*text, 2, 3], [*text, 2]])
+    [Shared(rows=(0, 3, 2), length=100)]
+    """
+    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
+    stack = [_Open(depth=0, left=0)]
+    for right, depth in enumerate(_common(rows, order), start=1):
+        left = right - 1
+        while stack[-1].depth > depth:
+            done = stack.pop()
+            done.close(right)
+            left = done.left
+            if stack[-1].depth < depth:
+                stack.append(_Open(depth, left))
+            stack[-1].saved += done.saved
+            stack[-1].groups += done.groups
+        if stack[-1].depth < depth:
+            stack.append(_Open(depth, left))
+    return [Shared(tuple(order[left:right]), depth) for left, right, depth in stack[0].groups]
+
+
+def _common(rows: Sequence[Sequence[int]], order: Sequence[int]) -> Iterator[int]:
+    """Yield the number of tokens that each row shares with the next in order, without the last of either; then 0."""
+    for i, j in pairwise(order):
+        first, second = rows[i][:-1], rows[j][:-1]
+        yield next(
+            (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+        )
+    yield 0

@@ -1,0 +1,164 @@
+"""Token ids to text with the character at which each token begins, and token ids in and out of other decode loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import exp
+from typing import TYPE_CHECKING, NamedTuple
+
+from derta.chat import ChatFormat, Turn, encode_after, encode_prompt
+from derta.errors import ModelError
+from derta.records import Prompt, Reply, StopReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STOP_REASONS: dict[str | None, StopReason] = {"stop": "eos", "length": "length"}
+_UNFINISHED = "\ufffd"
+
+
+class Row(NamedTuple):
+    """Token ids, of which those from `start` on are to be scored."""
+
+    token_ids: list[int]
+    start: int
+
+
+def encode_turns(chat: ChatFormat, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Turn]:
+    """Encode prompts with their continuations, split where the continuation's first token begins.
+
+    Raises:
+        ModelError: no token stands before a continuation.
+    """
+    turns: list[Turn] = []
+    for prompt, text in zip(prompts, continuations, strict=True):
+        turn = encode_after(chat, prompt, text) if text else Turn(encode_prompt(chat, prompt), [], [])
+        if not turn.prompt_ids:
+            raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; drop it")
+        turns.append(turn)
+    return turns
+
+
+def likelihood_row(turn: Turn) -> Row:
+    """Return the row whose scores are the log-probabilities of a turn's response."""
+    return Row(turn.prompt_ids + turn.response_ids, len(turn.prompt_ids))
+
+
+def refusal_rows(turn: Turn, refusal_ids: Sequence[int]) -> list[Row]:
+    """Return a row for each position of a response and each refusal token, which replaces the response's token there.
+
+    A server reports the probability of the tokens it is given and of a few likely ones, so each refusal token is given.
+
+    >>> [row.token_ids for row in refusal_rows(Turn([1, 2], [7], [1]), [5])]
+    [[1, 2, 5], [1, 2, 7, 5]]
+    """
+    heads = [turn.prompt_ids + turn.response_ids[:place] for place in range(len(turn.response_ids) + 1)]
+    return [Row([*head, token], len(head)) for head in heads for token in refusal_ids]
+
+
+def refusal_probabilities(log_probs: Sequence[float], num_tokens: int) -> list[float]:
+    """Return the probability of any refusal token at each position, from the scores of `refusal_rows`.
+
+    >>> from math import log
+    >>> [round(p, 6) for p in refusal_probabilities([log(0.25), log(0.5), log(0.125), log(0.125)], 2)]
+    [0.75, 0.25]
+    """
+    places = range(0, len(log_probs), num_tokens)
+    return [sum(exp(one) for one in log_probs[place : place + num_tokens]) for place in places]
+
+
+def reply_from_tokens(
+    chat: ChatFormat,
+    prompt: Prompt,
+    token_ids: Sequence[int],
+    *,
+    finish_reason: str | None,
+    stop_reason: int | str | None = None,
+) -> Reply:
+    """Return the reply of the ids that a decode loop returned, without the token it stopped at.
+
+    Args:
+        chat: detokenizes the ids.
+        prompt: the prompt.
+        token_ids: the generated ids.
+        finish_reason: `stop` or `length`, as vLLM and OpenAI's protocol say.
+        stop_reason: the token or text that ended it, where it was not the model's end-of-sequence token (vLLM).
+    """
+    kept = list(token_ids)
+    ends = {*chat.stop_ids, *chat.tokenizer.all_special_ids, stop_reason}
+    if finish_reason == "stop" and kept and kept[-1] in ends:
+        kept.pop()
+    found = detokenize(chat.tokenizer, kept)
+    return Reply(
+        prompt_id=prompt.id,
+        text=found.text,
+        stop_reason=STOP_REASONS.get(finish_reason, "unknown"),
+        token_ids=tuple(kept),
+        token_starts=found.token_starts,
+    )
+
+
+def check_prompts(prompts: Sequence[Prompt], *, max_new_tokens: int) -> None:
+    """Refuse prompts that no server can answer.
+
+    Raises:
+        ModelError: no new tokens, two prompts of one id, or one that bans tokens, which servers cannot.
+    """
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise ModelError(f"prompts: expected ids that differ, got {prompt.id!r} twice; remove one of them")
+        seen.add(prompt.id)
+        if prompt.decoding is not None:
+            raise ModelError(f"prompts: {prompt.id!r} bans tokens while decoding, which only the hf engine can")
+
+
+class Detokenized(NamedTuple):
+    """A text and the character of it at which each of its tokens begins."""
+
+    text: str
+    token_starts: tuple[int, ...]
+
+
+def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> Detokenized:
+    """Decode generated ids, exactly as the text continues the prompt.
+
+    A leading space stays (sentencepiece decoders would strip it) and so do special tokens: text that a model hides
+    behind one must be seen by a judge. Tokens that share a character, as the bytes of an emoji do, all begin at it.
+    Bytes that are no text become U+FFFD; there a start may be that of the whole stretch of such bytes.
+    """
+    text = _after_anchor(tokenizer, token_ids)
+    starts: list[int] = []
+    settled, settled_chars = 0, 0
+    for i in range(len(token_ids)):
+        piece = _after_anchor(tokenizer, token_ids[settled:i])
+        known = _shared_length(piece, text[settled_chars:])
+        starts.append(settled_chars + known)
+        if known == len(piece) and not piece.endswith(_UNFINISHED):
+            settled, settled_chars = i, settled_chars + known
+    # bytes that were told apart alone may be one stretch together: no token begins after a later one
+    return Detokenized(text, tuple(accumulate(reversed(starts), min))[::-1])
+
+
+def _after_anchor(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Decode ids behind an EOS, so that they are not taken for the start of a text."""
+    if not token_ids:
+        return ""
+    anchor = [int(str(tokenizer.eos_token_id))]
+    joint = _decode(tokenizer, [*anchor, *token_ids])
+    head = _decode(tokenizer, anchor)
+    assert joint.startswith(head), (joint, head)  # noqa: S101 - no decoder looks ahead
+    return joint[len(head) :]
+
+
+def _shared_length(piece: str, text: str) -> int:
+    if text.startswith(piece):
+        return len(piece)
+    return next((i for i, (a, b) in enumerate(zip(piece, text, strict=False)) if a != b), min(len(piece), len(text)))
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,16 @@
+"""Check the types of tensor functions, axes included, whenever a test calls them: imported before the modules are.
+
+A module on the list imports every name of its annotations at run time, as beartype looks them up.
+"""
+
+from jaxtyping import install_import_hook
+
+CHECKED = (
+    "derta.engines.batching",
+    "derta.engines.decoding",
+    "derta.engines.hf",
+    "derta.engines.prefix_cache",
+    "derta.engines.scoring",
+)
+
+install_import_hook(CHECKED, "beartype.beartype")

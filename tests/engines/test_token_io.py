@@ -1,0 +1,143 @@
+from math import log
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from derta.chat import Turn
+from derta.engines.token_io import (
+    detokenize,
+    likelihood_row,
+    refusal_probabilities,
+    refusal_rows,
+    reply_from_tokens,
+)
+from derta.records import Prompt
+
+KINDS = ("bpe", "spm", "word")
+text_without_specials = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(lambda t: "<" not in t)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(make_tokenizer):
+    return {kind: make_tokenizer(kind=kind) for kind in KINDS}
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@settings(deadline=None)
+@example(kind="spm", ids=[457, 391, 391])  # bytes that are told apart by ones and are one stretch together
+@given(kind=st.sampled_from(KINDS), ids=st.lists(st.integers(0, 10_000), max_size=25))
+def test_any_ids_give_their_decoded_text_and_starts_in_order_within_it(tokenizers, kind, ids):
+    tokenizer = tokenizers[kind]
+    ids = [token % len(tokenizer) for token in ids]
+    text, starts = detokenize(tokenizer, ids)
+    assert "</s>" + text == tokenizer.decode([tokenizer.eos_token_id, *ids])
+    assert len(starts) == len(ids)
+    assert list(starts) == sorted(starts)
+    assert all(0 <= start <= len(text) for start in starts)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(text=text_without_specials)
+def test_starts_are_the_tokenizers_own_offsets_even_within_characters(tokenizers, text):
+    encoding = tokenizers["bpe"](text, add_special_tokens=False, return_offsets_mapping=True)
+    found = detokenize(tokenizers["bpe"], encoding["input_ids"])
+    assert found.text == text
+    assert found.token_starts == tuple(start for start, _ in encoding["offset_mapping"])
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+def test_tokens_that_share_a_character_begin_at_it(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    emoji = [
+        tokenizer.convert_tokens_to_ids(token)
+        for token in (["<0xF0>", "<0x9F>", "<0x90>", "<0x88>"] if kind == "spm" else ["ð", "Ł", "Ĳ", "Ī"])
+    ]
+    [stop] = ids_of(tokenizer, "a.")[-1:]
+    # four bytes of one cat, then a full stop: characters 0 and 1
+    assert detokenize(tokenizer, [*emoji, stop]) == ("🐈.", (0, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+def test_the_blank_before_the_first_word_is_kept(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    ids = ids_of(tokenizer, "a Sorry, I")[1:]
+    text, starts = detokenize(tokenizer, ids)
+    assert text == " Sorry, I"
+    assert starts[0] == 0
+
+
+def test_text_after_broken_bytes_is_told_exactly(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    [broken] = [tokenizer.convert_tokens_to_ids("ð")]
+    text, starts = detokenize(tokenizer, [*ids_of(tokenizer, "Sorry"), broken, *ids_of(tokenizer, " Sorry")])
+    assert text == "Sorry\ufffd Sorry"
+    assert starts == (0, 5, 6)
+
+
+def test_two_bytes_of_a_cat_cut_short_do_not_shift_what_follows(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    ids = [*tokenizer.convert_tokens_to_ids(["ð", "Ł"]), *ids_of(tokenizer, " Sorry. Sorry")]
+    text, starts = detokenize(tokenizer, ids)
+    assert text == "\ufffd Sorry. Sorry"
+    assert starts[2:] == (1, 7, 8)
+
+
+def test_special_tokens_are_not_hidden(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    assert detokenize(tokenizer, [user, *ids_of(tokenizer, " Sorry")]) == ("<|user|> Sorry", (0, 8))
+
+
+def test_no_ids_are_no_text(tokenizers):
+    assert detokenize(tokenizers["bpe"], []) == ("", ())
+
+
+# token ids of other decode loops
+
+PROMPT = Prompt(id="p", request_id="r", request="?", attack="a", mode="raw", text="?")
+
+
+def test_the_token_that_ended_a_reply_is_not_part_of_it(tiny_chat):
+    words = tiny_chat.tokenizer.encode("Boil the water", add_special_tokens=False)
+    text_token = words[-1]
+    for ends in (tiny_chat.tokenizer.eos_token_id, *tiny_chat.closing_ids):
+        reply = reply_from_tokens(tiny_chat, PROMPT, [*words, ends], finish_reason="stop")
+        assert (reply.text, reply.token_ids, reply.stop_reason) == ("Boil the water", tuple(words), "eos")
+        assert len(reply.token_starts) == len(words)
+    named = reply_from_tokens(tiny_chat, PROMPT, words, finish_reason="stop", stop_reason=text_token)
+    assert named.token_ids == tuple(words[:-1])
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"), [("length", "length"), ("stop", "eos"), (None, "unknown"), ("abort", "unknown")]
+)
+def test_a_reply_that_ended_at_no_token_is_kept_whole(tiny_chat, finish, expected):
+    words = tiny_chat.tokenizer.encode("Boil the water", add_special_tokens=False)
+    reply = reply_from_tokens(tiny_chat, PROMPT, words, finish_reason=finish, stop_reason="a stop text")
+    assert (reply.token_ids, reply.stop_reason) == (tuple(words), expected)
+
+
+def test_a_stop_token_in_the_middle_and_at_the_limit_is_seen(tiny_chat):
+    eos = tiny_chat.tokenizer.eos_token_id
+    reply = reply_from_tokens(tiny_chat, PROMPT, [eos, eos], finish_reason="length")
+    assert (reply.text, reply.token_ids) == ("</s></s>", (eos, eos))
+
+
+@given(
+    response=st.lists(st.integers(10, 19), max_size=6), refusal_ids=st.lists(st.integers(5, 7), min_size=1, unique=True)
+)
+def test_each_place_of_a_response_has_a_row_for_each_refusal_token(response, refusal_ids):
+    rows = refusal_rows(Turn([1, 2], response, []), refusal_ids)
+    assert len(rows) == (len(response) + 1) * len(refusal_ids)
+    assert {tuple(row.token_ids[: row.start]) for row in rows} == {
+        (1, 2, *response[:place]) for place in range(len(response) + 1)
+    }
+    assert [row.token_ids[row.start :] for row in rows] == [
+        [token] for _ in range(len(response) + 1) for token in refusal_ids
+    ]
+    assert len(refusal_probabilities([log(0.1)] * len(rows), len(refusal_ids))) == len(response) + 1
+    assert likelihood_row(Turn([1, 2], response, [])) == ([1, 2, *response], 2)
