@@ -71,6 +71,7 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
         ("a.json", b'[\n"\xe9"]', r"a\.json:2: expected UTF-8 text, got byte 0xe9"),
         ("a.csv", "a,b\n1\n", r"a\.csv:2: expected 2 columns as in the header, got 1"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv:2: expected 2 columns as in the header, got 3"),
+        ("a.csv", "a,b,a\n1,2,3\n", r"a\.csv:1: expected columns of different names, got a, b, a"),
         ("a.csv", 'a,b\n1,"two', r"a\.csv:2: not CSV"),
         ("a.csv", b"a,b\n1,\xfc\n", r"a\.csv:2: expected UTF-8 text, got byte 0xfc"),
         ("a.parquet", "no parquet", r"a\.parquet: not a parquet file"),

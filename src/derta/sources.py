@@ -157,7 +157,9 @@ def csv_records(text: str, *, where: str) -> Iterator[tuple[str, list[str]]]:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     records = csv_records(decode(read_bytes(path), where=str(path)), where=str(path))
-    _, header = next(records, ("", list[str]()))
+    first, header = next(records, ("", list[str]()))
+    if len(set(header)) < len(header):
+        raise DataError(f"{first}: expected columns of different names, got {', '.join(header)}; rename one")
     for where, cells in records:
         if len(cells) != len(header):
             raise DataError(

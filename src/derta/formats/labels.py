@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import Measure
-from derta.records import Message, Prompt, Reply
+from derta.records import Measure, Message, Prompt, Reply
 from derta.sources import Row, fields_of, read_rows
 
 REQUEST = ("request", "question", "prompt", "goal", "behavior")
