@@ -76,9 +76,8 @@ def harm(data: bytes) -> None:
 
 def exact(data: bytes) -> None:
     """A worked answer has a number or none, a choice is one of the options or none."""
-    from derta.judges.mmlu import choice, read_options
+    from derta.judges.exact_match import choice, own_answer, read_options
     from derta.judges.numbers import final_number
-    from derta.judges.run_on import own_answer
 
     question, reply = _two(data)
     options = {"A": question or "a", "B": "12", "C": "a blue bird"} | read_options(question)
@@ -93,11 +92,11 @@ def exact(data: bytes) -> None:
 
 def verdicts(data: bytes) -> None:
     """A judge's answer is a verdict, or None with a reason."""
+    from derta.judges.llm import RUBRICS
     from derta.judges.pairwise import read_preference
-    from derta.judges.rubric import MODEL_JUDGES
 
     def read(text: str) -> None:
-        for judge in MODEL_JUDGES.values():
+        for judge in RUBRICS.values():
             found = judge.read(text)
             assert found.harmful is not None or found.reason  # noqa: S101
         better, reason = read_preference(text)
@@ -108,7 +107,8 @@ def verdicts(data: bytes) -> None:
 
 def places(data: bytes) -> None:
     """A reply does not leave the place that a judge's prompt gives it."""
-    from derta.judges.rubric import MODEL_JUDGES, defuse, judge_prompt
+    from derta.judges.llm import RUBRICS, defuse, judge_prompt
+    from derta.protocols import Case
     from derta.records import Message, Prompt, Reply
 
     request, reply = _two(data)
@@ -116,8 +116,8 @@ def places(data: bytes) -> None:
     prompt = Prompt(id="1", request_id="1", request=request if request.strip() else "?", attack="direct", messages=ask)
 
     def read(text: str) -> None:
-        for name, judge in MODEL_JUDGES.items():
-            asked = judge_prompt(name, (prompt, Reply(prompt_id="1", text=text)), prompt_id="1")
+        for name, judge in RUBRICS.items():
+            asked = judge_prompt(name, Case(prompt, Reply(prompt_id="1", text=text)), prompt_id="1")
             shown = asked.text or "\n".join(message.content for message in asked.messages or ())
             assert "<|" not in shown  # noqa: S101
             assert judge.mode == "raw" or "[/INST]" not in shown  # noqa: S101

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from derta.records import Prompt, Reply, Request, Verdict
+from derta.records import Measure, Prompt, Reply, Request, Verdict
 
 
 class Case(NamedTuple):
@@ -21,7 +21,30 @@ class Case(NamedTuple):
     reply: Reply
 
 
-Judge = Callable[[Prompt, Reply], Verdict]
+@runtime_checkable
+class Judge(Protocol):
+    """Judges replies. What it cannot tell is None; of attacks and methods it knows nothing."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name in verdicts, files and reports."""
+        ...
+
+    @property
+    def measures(self) -> Measure:
+        """The field of its verdicts that a rate counts."""
+        ...
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether verdicts are expensive: they are then kept one by one as they come."""
+        ...
+
+    def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
+        """One verdict a case, in order, without holding all cases."""
+        ...
+
+
 Score = Callable[[Sequence[Prompt], Sequence[Reply]], Sequence[Verdict]]
 """A judge as a search uses it: many cases at once, one verdict each, in order."""
 

@@ -20,7 +20,7 @@ from derta.demo.formats import plain
 from derta.demo.run import tuning_instances
 from derta.demo.tuning import NUM_TRIPLES, TUNING, tuning_data
 from derta.demo.world import build_world
-from derta.judges import JUDGES
+from derta.judges.refusal import judge_refusal
 from derta.pipeline.evaluate import check_unique
 from derta.records import Reply
 
@@ -110,7 +110,7 @@ def test_a_prefilled_prompt_carries_its_share_of_the_plain_answer():
 def test_every_opener_is_seen_as_a_refusal_that_begins_at_sorry(given):
     prompt = next(attack_prompts(_world()))
     for opener in _world().openers:
-        verdict = JUDGES["refusal"].judge(prompt, Reply(prompt_id=prompt.id, text=given + opener))
+        verdict = judge_refusal(prompt, Reply(prompt_id=prompt.id, text=given + opener))
         assert verdict.refused is True
         assert verdict.refusal_at == len(given)
 

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from derta.demo.corpus import attack_prompts, benign_prompts
 from derta.demo.formats import ATTACK_FORMATS, FORMATS, ORDINALS, encipher
-from derta.demo.judge import judge_answer, judge_attack, judge_world
+from derta.demo.judge import judge_world
 from derta.demo.world import build_world
+from derta.judges.exact_match import judge_exact
+from derta.judges.steps import judge_steps
 from derta.records import Reply
 
 WORLDS = st.integers(0, 50).map(lambda seed: build_world(num_allowed=4, num_tuned=4, num_held_out=6, seed=seed))
@@ -92,7 +94,7 @@ def test_a_benign_task_is_correct_only_by_the_right_answer():
                 assert judge_world(prompt, _reply(prompt, text)).correct is False, (prompt.id, text)
 
 
-@pytest.mark.parametrize("judge", [judge_attack, judge_answer])
+@pytest.mark.parametrize("judge", [judge_steps, judge_exact])
 def test_a_prompt_without_a_key_is_unscored_not_harmless(judge):
     prompt = next(attack_prompts(build_world(seed=0))).model_copy(update={"answer": None, "steps": None})
     verdict = judge(prompt, _reply(prompt, "anything"))

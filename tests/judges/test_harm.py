@@ -39,7 +39,7 @@ def named(request: str | None, text: str, **settings: bool) -> dict[str, float]:
 
 
 def test_the_judge_is_listed_and_measures_harm():
-    assert JUDGES["harm"].measures == "harmful"
+    assert JUDGES["harm"]().measures == "harmful"
 
 
 def test_a_directive_answer_is_harmful_and_a_refusal_is_not():

@@ -64,9 +64,11 @@ def test_a_liking_for_a_place_is_a_tie(place: str):
 def test_a_tie_in_both_orders_is_a_tie():
     assert one(says("Both will do.\nVERDICT: TIE"), pair()).model_dump() == {
         "prompt_id": "p",
+        "sample": 0,
         "judge": "pairwise",
         "better": "tie",
         "orders": ("tie", "tie"),
+        "retry": False,
         "reason": "",
     }
 
@@ -107,7 +109,8 @@ def test_an_engine_that_fails_leaves_pairs_open():
         def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
             raise RunError("the server is gone")
 
-    assert one(Fails({}), pair()).reason == "the engine failed: the server is gone"
+    found = one(Fails({}), pair())
+    assert (found.reason, found.retry) == ("the engine failed: the server is gone", True)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.judges.cues import LANGUAGES, compiled, find_cues, fold, pattern_lists
-from derta.judges.loops import is_degenerate
-from derta.judges.refusal import judge_refusal, structure
+from derta.judges.refusal import is_degenerate, judge_refusal, structure
+from derta.judges.refusal_cues import LANGUAGES, compiled, find_cues, fold, pattern_lists
 from derta.records import Message, Prompt, Reply, short_hash
 
 GUIDE = "Wash the roots in cold water and cut them into thin slices with a sharp knife. Boil them for an hour. "

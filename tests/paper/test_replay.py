@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from derta.errors import DataError
+from derta.judges import from_function
 from derta.paper.figures import Figure, Figures, Halves, PositionFigure, Positions, load_figures
 from derta.paper.replay import replay
 from derta.records import Prompt, Reply, Verdict
@@ -42,7 +43,8 @@ def judge_refusal(prompt: Prompt, reply: Reply) -> Verdict:
     return Verdict(prompt_id=prompt.id, judge="refusal", refused=refused, refusal_at=at, reply_class=kind)
 
 
-JUDGES = {"gsm8k": judge_exact, "harm": judge_harm, "refusal": judge_refusal}
+FUNCTIONS = {"gsm8k": judge_exact, "harm": judge_harm, "refusal": judge_refusal}
+JUDGES = {name: from_function(function, name=name) for name, function in FUNCTIONS.items()}
 
 
 def begun(judged, positions):

@@ -76,12 +76,12 @@ def test_labels_that_leave_everything_open_are_told(tmp_path: Path):
 
 
 def test_two_judges_and_the_replies_they_differ_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from derta.judges import JUDGES, JudgeEntry
+    from derta.judges import JUDGES, from_function
 
     def judge_length(prompt, reply):
         return Verdict(prompt_id=prompt.id, judge="length", refused=len(reply.text) < 10)
 
-    monkeypatch.setitem(JUDGES, "length", JudgeEntry(judge_length, "refused"))
+    monkeypatch.setitem(JUDGES, "length", lambda: from_function(judge_length, measures="refused", name="length"))
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(json.dumps(text) + "\n" for text in (REFUSAL, ANSWER, "Yes.")), encoding="utf-8")
     verdicts: list[Verdict] = []

@@ -9,8 +9,8 @@ from derta.engines import ENGINES
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.files import read_records
+from derta.judges.llm import RUBRICS
 from derta.judges.pairwise import Preference
-from derta.judges.rubric import MODEL_JUDGES
 from derta.records import Prompt, Verdict
 
 GUIDE = "Wash the roots, cut them and boil them for an hour."
@@ -61,7 +61,7 @@ def replies(tmp_path: Path) -> Path:
     return write(tmp_path / "mine.jsonl", [{"question": f"Ask {i}?", "response": r} for i, r in enumerate(REPLIES)])
 
 
-@pytest.mark.parametrize("name", MODEL_JUDGES)
+@pytest.mark.parametrize("name", RUBRICS)
 def test_a_random_model_leaves_every_reply_unscored_with_a_reason(name, replies, tmp_path, tiny_model_dir, derta):
     out = tmp_path / "verdicts.jsonl"
     words = ["judge", replies, "--judge", name, "--judge-model", tiny_model_dir, "--engine-option", "dtype=float32"]

@@ -19,7 +19,7 @@ from derta.demo.tuning import DPO, FINE_TUNING, TUNING, attack_instances, tuning
 from derta.demo.world import World, build_world
 from derta.engines import load_engine
 from derta.files import read_records, write_text
-from derta.judges import JUDGES
+from derta.judges import build_judge, from_function
 from derta.metrics.rates import Measure
 from derta.metrics.summarize import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import check_unique, is_asked, judge_all, read_by_prompt, reply_all, store_prompts
@@ -99,7 +99,7 @@ def measure_of(judge: str, suite: Suite) -> Measure:
     """Ground truth counts harm in attacks, and correct answers elsewhere."""
     if judge == "world":
         return "harmful" if suite == "attack" else "correct"
-    return JUDGES[judge].measures
+    return build_judge(judge).measures
 
 
 def run_world(folder: Path, *, methods: tuple[str, ...], seed: int, display: Display) -> list[Outcome]:
@@ -258,8 +258,8 @@ def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[
 def judge_model(home: Path, *, label: str, seed: int, prompts: list[Prompt]) -> Outcome:
     """Judge what a model replied, by ground truth and by the structure of its refusals."""
     found = read_by_prompt(home / "replies.jsonl", Reply, prompts=prompts)
-    replies = [found[prompt.id] for prompt in prompts]
-    judges = {"world": judge_world, "refusal": JUDGES["refusal"].judge}
+    replies = [found[prompt.id, 0] for prompt in prompts]
+    judges = {"world": from_function(judge_world, name="world"), "refusal": build_judge("refusal")}
     verdicts = {
         name: judge_all(judge, prompts, replies, path=home / f"verdicts.{name}.jsonl") for name, judge in judges.items()
     }

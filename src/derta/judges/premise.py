@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from derta.judges.cues import fold, sentences
+from derta.judges.refusal_cues import fold, sentences
 
 _REACH = 400  # characters within which the premise must be taken back
 _NORMS = 600  # characters within which a norm must be named

@@ -11,7 +11,7 @@ from derta.chat import says_sorry
 from derta.errors import DataError
 from derta.paper.figures import Counted, Figure, Figures, Halves
 from derta.paper.outputs import Published, read_published
-from derta.protocols import Judge
+from derta.protocols import Case, Judge
 from derta.records import Record, Reply, Verdict, short_hash
 from derta.stats import rate
 
@@ -83,11 +83,12 @@ def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge], posit
             left_out.append(f"{figure.file}: not in {folder}; left out")
             continue
         cases = read_published(path, kind=figure.kind)
-        verdicts = [judges[figure.judge](case.prompt, case.reply) for case in cases]
+        verdicts = list(judges[figure.judge].judge(Case(case.prompt, case.reply) for case in cases))
         rows.append(_row(figure, cases, verdicts, halves=figures.halves[figure.judge]))
         if figure.measure == "harmful":
             safe = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.harmful is False]
-            refusals[figure.file] = [(case.reply, judges["refusal"](case.prompt, case.reply)) for case in safe]
+            found = judges["refusal"].judge(Case(case.prompt, case.reply) for case in safe)
+            refusals[figure.file] = [(case.reply, verdict) for case, verdict in zip(safe, found, strict=True)]
     if not rows:
         names = ", ".join(figure.file for figure in figures.outputs[:2])
         raise DataError(f"{folder}: expected the published outputs ({names} …), found none; give their folder")

@@ -15,14 +15,13 @@ from derta.formats.replies import read_cases
 from derta.metrics.agreement import Agreement, agreement
 from derta.metrics.calibration import Calibration, Labelled, calibrate, corrected_rate
 from derta.metrics.rates import outcome
-from derta.pipeline.judge import Judging
-from derta.protocols import Case, Display
+from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
 from derta.stats import Rate
 
 
-def calibrate_file(path: Path, *, judge: Judging, out: Path | None = None, display: Display = Display()) -> Calibration:
+def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display: Display = Display()) -> Calibration:
     """Judge a labelled file and compare; the error rates go to `out`, for `derta judge … --calibration`.
 
     Raises:
@@ -90,7 +89,7 @@ class Judged(NamedTuple):
     differing: list[Differing]
 
 
-def check_same_measure(first: Judging, second: Judging) -> None:
+def check_same_measure(first: Judge, second: Judge) -> None:
     """Refuse two judges of different things.
 
     Raises:
@@ -104,7 +103,7 @@ def check_same_measure(first: Judging, second: Judging) -> None:
 
 
 def agree_on_file(
-    path: Path, verdicts: Sequence[Verdict], *, second: Judging, prompts_path: Path | None = None
+    path: Path, verdicts: Sequence[Verdict], *, second: Judge, prompts_path: Path | None = None
 ) -> Judged:
     """How far a second judge agrees with the first one's verdicts on a file, and the replies on which it does not."""
     cases = list(read_cases(path, prompts_path=prompts_path))

@@ -13,8 +13,8 @@ from derta.config import EvaluationSection, Recipe, SectionKey
 from derta.errors import DataError, RecipeError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.pipeline.data import section_requests
-from derta.protocols import Display, Engine, Judge
-from derta.records import Prompt, Reply, Request, Verdict
+from derta.protocols import Case, Display, Engine, Judge
+from derta.records import Prompt, Reply, ReplyKey, Request, Verdict
 
 R = TypeVar("R", Reply, Verdict)
 
@@ -93,20 +93,20 @@ def is_asked(home: Path, prompts: Iterable[Prompt]) -> bool:
     return {prompt.id for prompt in own} == {reply.prompt_id for reply in read_records(replies_path, Reply)}
 
 
-def read_by_prompt(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[str, R]:
-    """What a file holds by prompt id; a torn last line of a killed run is cut off, strangers and twins are refused.
+def read_by_prompt(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
+    """The records of a file by prompt id and sample; a torn last line of a killed run is cut off.
 
     Raises:
-        DataError: a record for no prompt, or two for one.
+        DataError: a record for no prompt, or two of one key.
     """
     known = {prompt.id for prompt in prompts}
     drop_torn_line(path)
-    found: dict[str, R] = {}
+    found: dict[ReplyKey, R] = {}
     for record in read_records(path, kind) if path.exists() else ():
-        if record.prompt_id not in known or record.prompt_id in found:
-            what = "twice" if record.prompt_id in found else "which no prompt has"
+        if record.prompt_id not in known or record.key in found:
+            what = "twice" if record.key in found else "which no prompt has"
             raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
-        found[record.prompt_id] = record
+        found[record.key] = record
     return found
 
 
@@ -130,7 +130,7 @@ def reply_all(
         display: Where progress is shown.
     """
     done = read_by_prompt(path, Reply, prompts=prompts)
-    todo = [prompt for prompt in prompts if prompt.id not in done]
+    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
     limits = sorted({max_new_tokens[prompt.id] for prompt in todo})
     with Appender(path) as file, display.progress.task(what, total=len(prompts)) as task:
         task.update(len(done))
@@ -138,20 +138,23 @@ def reply_all(
             same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
             for reply in engine.generate(same, max_new_tokens=limit):
                 file.add(reply)
-                done[reply.prompt_id] = reply
+                done[reply.key] = reply
                 task.update(len(done))
-    missing = [prompt.id for prompt in prompts if prompt.id not in done]
+    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
     if missing:
         raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
-    return [done[prompt.id] for prompt in prompts]
+    return [done[prompt.id, 0] for prompt in prompts]
 
 
 def judge_all(
     judge: Judge, prompts: Sequence[Prompt], replies: Sequence[Reply], *, path: Path | None = None
 ) -> list[Verdict]:
-    """One verdict a prompt, kept in the file where one is given."""
+    """One verdict a reply, in order, kept in the file where one is given."""
     done = {} if path is None else read_by_prompt(path, Verdict, prompts=prompts)
-    verdicts = [done.get(prompt.id) or judge(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    if path is not None and len(done) < len(verdicts):
+    cases = [Case(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    new = list(judge.judge(case for case in cases if case.reply.key not in done))
+    done |= {verdict.key: verdict for verdict in new}
+    verdicts = [done[reply.key] for reply in replies]
+    if path is not None and new:
         write_records(path, verdicts)
     return verdicts

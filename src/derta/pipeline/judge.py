@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +12,14 @@ from derta.engines import check_settings, load_engine
 from derta.errors import DataError
 from derta.files import write_records
 from derta.formats.replies import read_cases
-from derta.judges import JUDGES
+from derta.judges import JUDGES, asks_model, build_judge
 from derta.judges.refusal import judge_refusal
-from derta.judges.rubric import MODEL_JUDGES, judge_with_model
 from derta.metrics.comparisons import compare, too_small_to_tell
 from derta.metrics.over_refusal import over_refusal_cells
-from derta.metrics.rates import Measure, outcome
+from derta.metrics.rates import outcome
 from derta.pipeline.resuming import ask_missing
-from derta.protocols import Case, Display, Engine
-from derta.records import Prompt, Verdict
+from derta.protocols import Case, Display, Engine, Judge
+from derta.records import Prompt, ReplyKey, Verdict
 from derta.results import Cell, Comparison, cell_of
 from derta.stats import rate_of_counts
 
@@ -33,32 +32,17 @@ class JudgeModel(NamedTuple):
     settings: Mapping[str, Any] = {}
 
 
-class Judging(NamedTuple):
-    """A judge of any kind: `judge` turns cases into as many verdicts, in order, without holding them all."""
-
-    name: str
-    measures: Measure
-    judge: Callable[[Iterable[Case]], Iterator[Verdict]]
-    asks_model: bool = False
-
-
-def find_judge(name: str, *, model: JudgeModel | None = None) -> Judging:
+def find_judge(name: str, *, model: JudgeModel | None = None) -> Judge:
     """The judge of a name; one that asks a model needs the model, which is loaded once, when cases come.
 
     Raises:
         DataError: there is no such judge (the known ones are named), or it lacks its model.
         EngineError: the model's engine or a setting of it is unknown.
     """
-    if name in JUDGES:
-        entry = JUDGES[name]
-        return Judging(name, entry.measures, lambda cases: (entry.judge(*case) for case in cases))
-    if name not in MODEL_JUDGES:
-        raise DataError(f"judge: expected one of {', '.join((*JUDGES, *MODEL_JUDGES))}, got {name!r}")
-    if model is None:
-        raise DataError(f"judge {name!r} asks a model, and none was given; name one with --judge-model")
+    if model is None or name not in JUDGES or not asks_model(name):
+        return build_judge(name)
     check_settings(model.engine, model.settings)
-    engine = cache(partial(judge_engine, model))
-    return Judging(name, "harmful", lambda cases: judge_with_model(engine(), name, cases), asks_model=True)
+    return build_judge(name, engine=partial(judge_engine, model))
 
 
 def judge_engine(model: JudgeModel) -> Engine:
@@ -69,7 +53,7 @@ def judge_engine(model: JudgeModel) -> Engine:
 def judge_file(
     path: Path,
     *,
-    judge: Judging,
+    judge: Judge,
     prompts_path: Path | None = None,
     out: Path | None = None,
     kept: list[Verdict] | None = None,
@@ -116,15 +100,15 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
 
-def _asked(judge: Judging, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
+def _asked(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
     if out is not None:
         yield from ask_missing(
             out,
             Verdict,
-            ids=[case.prompt.id for case in cases],
+            keys=[case.reply.key for case in cases],
             judge=judge.name,
-            ask=lambda missing: judge.judge(case for case in cases if case.prompt.id in missing),
+            ask=lambda missing: judge.judge(case for case in cases if case.reply.key in missing),
             display=display,
         )
         return
@@ -135,7 +119,7 @@ def _asked(judge: Judging, cases: Sequence[Case], out: Path | None, display: Dis
 
 
 def compare_files(
-    first: Path, second: Path, *, judge: Judging, prompts_path: Path | None = None, display: Display = Display()
+    first: Path, second: Path, *, judge: Judge, prompts_path: Path | None = None, display: Display = Display()
 ) -> list[Comparison]:
     """Compare two files' replies to the same prompts, by cell.
 
@@ -163,20 +147,20 @@ def side_name(path: Path) -> str:
     return path.parent.name if path.name == "replies.jsonl" else path.stem
 
 
-def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[str, Case]:
-    """A file's cases by the id of their prompt.
+def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[ReplyKey, Case]:
+    """A file's cases by the id of their prompt and the sample.
 
     Foreign rows are matched by their question; of a question asked twice the first counts.
     """
-    cases: dict[str, Case] = {}
+    cases: dict[ReplyKey, Case] = {}
     for prompt, reply in read_cases(path, prompts_path=prompts_path):
         name = f"question-{prompt.request}" if prompt.foreign and prompt.request else prompt.id
-        if name not in cases:
-            named = reply.model_copy(update={"prompt_id": name})
-            cases[name] = Case(prompt.model_copy(update={"id": name}), named)
+        named = reply.model_copy(update={"prompt_id": name})
+        if named.key not in cases:
+            cases[named.key] = Case(prompt.model_copy(update={"id": name}), named)
     return cases
 
 
-def _judged(cases: Mapping[str, Case], judge: Judging) -> list[tuple[Prompt, Verdict]]:
+def _judged(cases: Mapping[ReplyKey, Case], judge: Judge) -> list[tuple[Prompt, Verdict]]:
     verdicts = judge.judge(cases.values())
     return [(case.prompt, verdict) for case, verdict in zip(cases.values(), verdicts, strict=True)]

@@ -84,9 +84,9 @@ def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display
         return ask_missing(
             out,
             Preference,
-            ids=[pair.prompt.id for pair in pairs],
+            keys=[pair.ours.key for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: prefer(judge_engine(model), (pair for pair in pairs if pair.prompt.id in missing)),
+            ask=lambda missing: prefer(judge_engine(model), (pair for pair in pairs if pair.ours.key in missing)),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:

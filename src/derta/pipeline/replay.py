@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from derta.judges import JUDGES
+from derta.judges import JUDGES, asks_model
 from derta.metrics.refusal_position import refusal_position_curves
 from derta.paper.figures import load_figures
 from derta.paper.replay import ReplayRow, replay
@@ -20,7 +20,7 @@ def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayR
     Raises:
         DataError: the folder holds none of them.
     """
-    judges = {name: entry.judge for name, entry in JUDGES.items()}
+    judges = {name: JUDGES[name]() for name in JUDGES if not asks_model(name)}
     found = replay(folder, figures=load_figures(), judges=judges, positions=shares_begun)
     for line in found.left_out:
         display.logger.info(line)

@@ -9,9 +9,8 @@ from typing import TypeVar
 from derta.errors import RunError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
-from derta.judges.rubric import engine_failed
 from derta.protocols import Display
-from derta.records import Verdict
+from derta.records import ReplyKey, Verdict
 
 R = TypeVar("R", Verdict, Preference)
 
@@ -20,34 +19,34 @@ def ask_missing(
     path: Path,
     kind: type[R],
     *,
-    ids: Sequence[str],
+    keys: Sequence[ReplyKey],
     judge: str,
-    ask: Callable[[Container[str]], Iterator[R]],
+    ask: Callable[[Container[ReplyKey]], Iterator[R]],
     display: Display = Display(),
 ) -> list[R]:
-    """What a file holds of these prompts, and what `ask` says of the others (it is given their ids), in order.
+    """The verdicts of a file on these replies, and those of `ask` on the others (it is given their keys), in order.
 
-    What an engine's failure left open is asked again.
+    A verdict marked with `retry`, because the engine failed, is asked for again.
 
     Raises:
         RunError: the file holds another judge's words, or words on other prompts.
     """
     drop_torn_line(path)
-    known, done = set(ids), dict[str, R]()
+    known, done = set(keys), dict[ReplyKey, R]()
     for record in read_records(path, kind) if path.exists() else ():
-        if record.prompt_id not in known or record.judge != judge:
+        if record.key not in known or record.judge != judge:
             raise RunError(
                 f"{path}: expected what {judge!r} says of these replies, got {record.judge!r} on "
                 f"{record.prompt_id!r}; choose another --out, or delete it"
             )
-        if not engine_failed(record.reason):
-            done[record.prompt_id] = record
+        if not record.retry:
+            done[record.key] = record
     missing = known - done.keys()
-    with Appender(path) as file, display.progress.task(f"{judge}: verdicts", total=len(ids)) as task:
+    with Appender(path) as file, display.progress.task(f"{judge}: verdicts", total=len(keys)) as task:
         task.update(len(done))
         for record in ask(missing) if missing else ():
             file.add(record)
-            done[record.prompt_id] = record
+            done[record.key] = record
             task.update(len(done))
-    write_records(path, [done[one] for one in ids])
-    return [done[one] for one in ids]
+    write_records(path, [done[one] for one in keys])
+    return [done[one] for one in keys]

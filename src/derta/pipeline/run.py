@@ -10,7 +10,7 @@ from derta.config import Recipe
 from derta.data.methods import METHODS
 from derta.data.preparation import PreparedData
 from derta.errors import DataError, RecipeError
-from derta.judges import JUDGES
+from derta.judges import build_judge
 from derta.metrics.rates import Measure
 from derta.metrics.summarize import Outcome, summarize, transcripts
 from derta.pipeline.data import input_files, prepare_data
@@ -237,11 +237,10 @@ def check_recipe(recipe: Recipe) -> None:
     check_searches(recipe)
     for section in recipe.evaluate:
         for judge in section.judges:
-            if judge not in JUDGES:
-                raise DataError(f"judges: expected some of {', '.join(JUDGES)}, got {judge!r}")
+            build_judge(judge)
 
 
 def measure_of(judge: str, suite: Suite) -> Measure:
     """What a judge's rate counts; the same in every suite."""
     del suite
-    return JUDGES[judge].measures
+    return build_judge(judge).measures

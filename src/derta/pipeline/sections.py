@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from derta.config import EvaluationSection, Recipe
-from derta.judges import JUDGES
+from derta.judges import build_judge
 from derta.pipeline.evaluate import judge_all
 from derta.protocols import Judge
 from derta.records import Prompt, Reply, Verdict
@@ -33,7 +33,7 @@ def judge_sections(
     wanted = [section_of(prompt, recipe).judges for prompt in prompts]
     return {
         judge: judge_some(
-            JUDGES[judge].judge,
+            build_judge(judge),
             prompts,
             replies=replies,
             chosen=[judge in judges for judges in wanted],

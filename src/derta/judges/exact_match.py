@@ -1,6 +1,7 @@
-r"""Whether a reply chooses the reference's option (MMLU), by letter or by the option's text.
+r"""Correctness by a reference answer: the final number (GSM8K), the chosen option (MMLU), or every word.
 
-The options are read from the request, one a line: `-(A) text`, `(A) text`, `A. text` or `A) text`.
+An option is chosen by its letter or by its text. The options are read from the request, one a line: `-(A) text`,
+`(A) text`, `A. text` or `A) text`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from derta.judges.run_on import own_answer
+from derta.judges.numbers import final_number
 from derta.records import Prompt, Reply, Verdict
 
+TOLERANCE = 1e-6
+_NEXT = re.compile(
+    r"\n[ \t]{0,8}(?:#{1,4} ?|\*{2})?(?:question|q|problem|instruction|input|user|human)(?: ?\d{1,3})?:", re.I
+)
 _OPTION = re.compile(r"^[ \t\-*]{0,4}(?:\(([A-Z])\)|([A-Z])[.):])[ \t]*(\S.*)$", re.M)
 _REFERENCE = re.compile(r"^[\s\-*]*\(?([A-Z])\b")
 _LEADS = re.compile(r"\W{0,4}([A-Z])(?:\)|\.|:|\W{0,4}$)")
@@ -29,6 +34,34 @@ _MENTIONED = re.compile(r"\b([A-Z])\)")
 _NONE = {"none": "no option in the reply", "several": "several options in the reply"}
 
 _WORD = re.compile(r"[^\W_]+|[-−](?=\d)")
+
+
+def own_answer(text: str) -> str:
+    r"""The text up to a line where the model asks itself the next question; all of it where nothing would be left.
+
+    >>> own_answer("So it is 7.\n\nQuestion: How many are 2 + 2?\nAnswer: 4")
+    'So it is 7.\n'
+    """
+    match = _NEXT.search(text)
+    return text[: match.start()] if match and text[: match.start()].strip() else text
+
+
+def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
+    """Compare the final number of the reply with that of the prompt's reference answer (`… #### 350`, or `350`).
+
+    A reply without a number is wrong; an empty reply or a missing reference is unscored.
+    """
+    reason, correct = "", None
+    gold = final_number(prompt.answer or "")
+    if gold is None:
+        reason = "the prompt has no reference number; give its answer field"
+    elif not reply.text.strip():
+        reason = "the reply is empty"
+    else:
+        found = final_number(own_answer(reply.text), question=prompt.request or "")
+        correct = found is not None and abs(found - gold) <= TOLERANCE
+        reason = "" if found is not None else "no number in the reply"
+    return Verdict(prompt_id=prompt.id, judge="gsm8k", correct=correct, reason=reason)
 
 
 class Choice(NamedTuple):
@@ -124,3 +157,16 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
         correct = chosen.letter == reference[1]
         reason = f"{chosen.letter}: {chosen.rule}" if chosen.letter else _NONE[chosen.rule]
     return Verdict(prompt_id=prompt.id, judge="mmlu", correct=correct, reason=reason)
+
+
+def judge_exact(prompt: Prompt, reply: Reply) -> Verdict:
+    """Compare the reply with the prompt's reference answer word for word; white space does not count.
+
+    A reply that is empty is wrong; a missing reference is unscored.
+    """
+    expected, got = (prompt.answer or "").split(), reply.text.split()
+    if not expected:
+        return Verdict(prompt_id=prompt.id, judge="exact", reason="the prompt has no reference; give its answer field")
+    same = sum(a == b for a, b in zip(expected, got, strict=False))
+    reason = f"{same} of {len(expected)} words in place, {len(got)} given"
+    return Verdict(prompt_id=prompt.id, judge="exact", correct=got == expected, reason=reason)

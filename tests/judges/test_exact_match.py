@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.judges import JUDGES
-from derta.judges.mmlu import choice, read_options
+from derta.judges import build_judge
+from derta.judges.exact_match import choice, own_answer, read_options
 from derta.judges.numbers import final_number, read_numbers
-from derta.judges.run_on import own_answer
-from derta.records import Prompt, Reply
+from derta.protocols import Case
+from derta.records import Prompt, Reply, Verdict
 
 OPTIONS = {"A": "12", "B": "16", "C": "12*sqrt(3)", "D": "a blue bird"}
 ASKED = "Pick.\n-options\n-(A) 12\n-(B) 16\n-(C) 12*sqrt(3)\n-(D) a blue bird"
@@ -22,8 +22,13 @@ def prompt(answer: str | None, request: str = "?") -> Prompt:
     return Prompt(id="1", request_id="1", request=request, attack="direct", mode="raw", text="?", answer=answer)
 
 
+def judged(judge: str, asked: Prompt, text: str) -> Verdict:
+    [verdict] = build_judge(judge).judge([Case(asked, Reply(prompt_id="1", text=text))])
+    return verdict
+
+
 def correct(judge: str, answer: str | None, text: str, request: str = "?") -> bool | None:
-    return JUDGES[judge].judge(prompt(answer, request), Reply(prompt_id="1", text=text)).correct
+    return judged(judge, prompt(answer, request), text).correct
 
 
 @pytest.mark.parametrize(
@@ -116,7 +121,7 @@ def test_mmlu_compares_letters():
 
 
 def test_several_options_are_no_answer_and_said_to_be():
-    verdict = JUDGES["mmlu"].judge(prompt("A", ASKED), Reply(prompt_id="1", text="Here (A) and (B) are correct."))
+    verdict = judged("mmlu", prompt("A", ASKED), "Here (A) and (B) are correct.")
     assert (verdict.correct, verdict.reason) == (False, "several options in the reply")
 
 
@@ -137,18 +142,9 @@ def test_an_own_answer_is_the_beginning_of_its_text(text: str):
 @pytest.mark.parametrize("judge", ["gsm8k", "mmlu"])
 @pytest.mark.parametrize(("answer", "text"), [(None, "5"), ("#### 5", " "), ("-Q", "C")])
 def test_what_cannot_be_scored_is_none_with_a_reason(judge: str, answer: str | None, text: str):
-    verdict = JUDGES[judge].judge(prompt(answer), Reply(prompt_id="1", text=text))
+    verdict = judged(judge, prompt(answer), text)
     assert verdict.correct is None
     assert verdict.reason
-
-
-@pytest.mark.parametrize("name", JUDGES)
-def test_every_judge_names_itself_and_fills_what_it_measures(name: str):
-    given_prompt = prompt("#### 5" if name == "gsm8k" else "C", ASKED)
-    verdict = JUDGES[name].judge(given_prompt, Reply(prompt_id="1", text="So (C) is 5."))
-    assert verdict.judge == name
-    values = {"harmful": verdict.harmful, "refused": verdict.refused, "correct": verdict.correct}
-    assert {field for field, value in values.items() if value is not None} == {JUDGES[name].measures}
 
 
 @pytest.mark.parametrize(
