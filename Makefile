@@ -7,12 +7,16 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check browser clean
+.PHONY: demo test equality check browser clean
 demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
 	$(BIN)/derta demo --out runs/demo
 
 test: $(STAMP) ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser" $(ARGS)
+
+equality: $(STAMP) ## the tests of numerical equality with the instructions of other processors
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m equality tests
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m equality tests
 
 check: $(STAMP) ## lint, types, import rules
 	$(BIN)/ruff check .

@@ -5,12 +5,14 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 from openai_server import Fault, choice, in_order, model_answer, question, serving
 
 from derta.engines.hf import load as load_hf
 from derta.engines.openai import load as load_engine
 from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
+from tolerances import logit_tolerance
 
 KEY = "sk-a-secret-that-must-not-be-seen"
 
@@ -118,7 +120,7 @@ def test_likelihoods_and_refusal_probabilities_are_the_local_engine_s(hf, tiny_m
         for found in (ids.log_likelihood(PROMPTS, continuations), text.log_likelihood(PROMPTS, continuations)):
             assert [len(row) for row in found] == [len(row) for row in expected]
             for row, other in zip(found, expected, strict=True):
-                assert row == pytest.approx(other, abs=1e-4)
+                assert row == pytest.approx(other, abs=logit_tolerance(torch.tensor(other)))
         refusal = ids.refusal_probability(PROMPTS[:2], continuations[:2])
     for row, other in zip(refusal, hf.refusal_probability(PROMPTS[:2], continuations[:2]), strict=True):
         assert row == pytest.approx(other, rel=1e-3)

@@ -6,6 +6,8 @@ from derta.errors import ModelError
 from derta.train.collator import collate
 from derta.train.label_loss import use_label_loss
 
+pytestmark = pytest.mark.equality
+
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gemma2"])
