@@ -8,8 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from derta.errors import ModelError
 from derta.records import Message, Prompt
 
@@ -100,6 +98,8 @@ def chat_format(
 
 
 def _render(chat: ChatFormat, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
     try:
         text = chat.tokenizer.apply_chat_template(
             [message.model_dump() for message in messages],

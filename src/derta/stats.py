@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import comb, sqrt
+from statistics import NormalDist
 from typing import NamedTuple
-
-import numpy as np
-from scipy.optimize import root_scalar
-from scipy.stats import binomtest, bootstrap, norm
 
 
 class Rate(NamedTuple):
@@ -22,16 +19,15 @@ class Rate(NamedTuple):
 
 
 def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a rate.
+    """Return the Wilson score interval of a rate.
 
     >>> low, high = wilson_interval(2, 40)
     >>> round(low, 3), round(high, 3)
     (0.014, 0.165)
 
-    Source: Wilson 1927, through `scipy.stats.binomtest`.
+    Source: Wilson 1927.
     """
-    interval = binomtest(successes, total).proportion_ci(confidence_level=confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    return wilson_bounds(successes / total, total, confidence=confidence)
 
 
 def rate(outcomes: Sequence[bool | None]) -> Rate:
@@ -75,9 +71,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    discordant = only_first + only_second
-    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return PairedTest(only_first, only_second, len(first), p_value)
+    return PairedTest(only_first, only_second, len(first), _sign_p_value(only_first, only_second))
 
 
 def sign_test(differences: Sequence[float]) -> PairedTest:
@@ -90,9 +84,13 @@ def sign_test(differences: Sequence[float]) -> PairedTest:
     """
     only_first = sum(difference > 0 for difference in differences)
     only_second = sum(difference < 0 for difference in differences)
-    discordant = only_first + only_second
-    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return PairedTest(only_first, only_second, len(differences), p_value)
+    return PairedTest(only_first, only_second, len(differences), _sign_p_value(only_first, only_second))
+
+
+def _sign_p_value(first: int, second: int) -> float:
+    """Return the two-sided p-value of a fair coin's `first` heads and `second` tails; 1 for none of either."""
+    total, fewer = first + second, min(first, second)
+    return min(1.0, 2 * sum(comb(total, i) for i in range(fewer + 1)) / 2**total)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -130,6 +128,9 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2
     """
     if len(values) < 2:
         return Mean(values[0] if values else None, None, None, len(values))
+    import numpy as np
+    from scipy.stats import bootstrap
+
     data = np.asarray(values, dtype=float)
     if data.min() == data.max():
         return Mean(values[0], values[0], values[0], len(values))
@@ -174,9 +175,9 @@ def _effective_cases(clusters: Sequence[Sequence[bool]], value: float) -> float:
     return min(float(cases), max(float(prompts), cases / design_effect if design_effect else float(cases)))
 
 
-def wilson_bounds(value: float, cases: float) -> tuple[float, float]:
-    """The Wilson interval for a number of cases that need not be whole."""
-    z = float(norm.ppf(0.975))
+def wilson_bounds(value: float, cases: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson interval for a number of cases that need not be whole."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     center = (value + z * z / (2 * cases)) / (1 + z * z / cases)
     half = z / (1 + z * z / cases) * sqrt(value * (1 - value) / cases + z * z / (4 * cases * cases))
     return max(0.0, min(value, center - half)), min(1.0, max(value, center + half))
@@ -195,7 +196,9 @@ def minimum_detectable_difference(
 
     Source: Connor 1987, normal approximation of McNemar's test.
     """
-    z_level, z_power = float(norm.ppf(1 - level / 2)), float(norm.ppf(power))
+    from scipy.optimize import root_scalar
+
+    z_level, z_power = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
 
     def excess(difference: float) -> float:
         spread = sqrt(max(0.0, discordant_share - difference**2))

@@ -33,14 +33,23 @@ def test_the_design_s_verbs_are_there(derta):
     assert all(verb in called.out for verb in VERBS)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["judge", "--help"]])
-def test_help_imports_nothing_heavy(words):
+HEAVY = ("torch", "transformers", "scipy", "matplotlib", "datasets", "pyarrow", "numpy", "jinja2", "yaml", "openai")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["judge", "--help"], ["judge", "replies.jsonl", "--judge", "refusal", "--out", "verdicts.jsonl"]],
+)
+def test_help_and_a_light_judge_import_nothing_heavy(words, tmp_path):
+    (tmp_path / "replies.jsonl").write_text('{"question": "Ask?", "response": "Sorry, I cannot help with that."}\n')
     script = (
         "import sys\nfrom derta.cli.main import main\ntry:\n    main()\nexcept SystemExit as leaving:\n"
-        "    heavy = {'torch', 'transformers', 'scipy', 'matplotlib', 'datasets', 'numpy'} & set(sys.modules)\n"
+        f"    heavy = set({HEAVY}) & set(sys.modules)\n"
         "    sys.exit(f'code {leaving.code}, {sorted(heavy)}')"
     )
-    found = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)  # noqa: S603
+    found = subprocess.run(  # noqa: S603 - our own line
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert found.stderr.strip() == "code 0, []"
 
 

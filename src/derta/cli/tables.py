@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from derta.metrics.agreement import Agreement
-from derta.metrics.calibration import Calibration, Share
-from derta.paper.replay import ReplayRow
-from derta.results import Cell, Comparison
+if TYPE_CHECKING:
+    from derta.metrics.agreement import Agreement
+    from derta.metrics.calibration import Calibration, Share
+    from derta.paper.replay import ReplayRow
+    from derta.results import Cell, Comparison
 
 
 def calibration_table(found: Calibration) -> Table:

@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from derta.config import EngineConfig
 from derta.errors import EngineError, did_you_mean
+
+if TYPE_CHECKING:
+    from derta.config import EngineConfig
 
 DEFAULT_ENDPOINT = "https://api.openai.com/v1"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from derta.metrics.agreement import cohen_kappa
 from derta.metrics.rates import Measure
 from derta.records import Record
 from derta.stats import Rate, rate
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RESAMPLES = 2000
 
@@ -146,6 +147,8 @@ def _groups(cases: Sequence[Labelled], *, by: str, key: Callable[[Labelled], str
 
 def _kappa(counts: dict[str, int], *, seed: int) -> Share:
     """Cohen's kappa with its bootstrap interval; samples in which it is not defined are passed over."""
+    import numpy as np
+
     total = sum(counts.values())
     value = cohen_kappa(**counts)
     if value is None:
@@ -182,6 +185,8 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
     >>> round(corrected_rate(rate([True] * 30 + [False] * 70), found).value or 0, 4)
     0.1429
     """
+    import numpy as np
+
     sensitivity, specificity = calibration.recall, calibration.specificity
     if judged.value is None:
         return Corrected(None, None, None, "no reply was scored")
