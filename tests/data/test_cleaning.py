@@ -206,3 +206,11 @@ def test_shortening_twice_is_shortening_once(head: str, tail: str) -> None:
 def test_any_text_is_judged_without_failing_and_kept_unless_it_apologizes(text: str) -> None:
     if not opens_with_refusal(text):
         assert begin_with_word(text, "Sorry") == text
+
+
+def test_an_example_that_comes_again_counts_again_only_where_duplicates_are_wanted():
+    example = Example(messages=(Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")))
+    once = clean_examples([example, example], evaluation_requests=())
+    assert (once.examples, dict(once.dropped)) == ([example], {"duplicate": 1})
+    twice = clean_examples([example, example], evaluation_requests=(), drop_duplicates=False)
+    assert (twice.examples, dict(twice.dropped)) == ([example, example], {})

@@ -26,6 +26,7 @@ class PrepareConfig(Section):
         helpful_per_safety: Helpful examples for one safety instance.
         match_instances: Whether vanilla gets 2n triples, once each, so that its safety instances equal DeRTa's 2n, as
             in the paper; otherwise it gets the same n triples.
+        drop_duplicates: Whether a helpful example that comes again is dropped; otherwise it counts each time it comes.
         held_out_requests: Requests kept out of training with their triples, to evaluate on.
         held_out_helpful: Helpful conversations kept out of training, to measure perplexity on.
     """
@@ -37,6 +38,7 @@ class PrepareConfig(Section):
     num_helpful: int | None = Field(default=None, ge=0)
     helpful_per_safety: float = Field(default=10.0, ge=0, le=1000)
     match_instances: bool = True
+    drop_duplicates: bool = True
     held_out_requests: int = Field(default=0, ge=0)
     held_out_helpful: int = Field(default=0, ge=0)
 

@@ -41,6 +41,8 @@ class EvaluationSection(Section):
         requests: A source's, or the queries that `data.held_out_requests` keeps.
         prompts: A JSONL file of `Prompt` records, in place of `attack`, `options` and `requests`. Each keeps its own
             attack; with a `name`, all count in the section's `suite` under that name.
+        decontaminate: Whether training data that asks the section's requests is dropped. Not wanted where the section
+            measures whether what was taught is still known.
     """
 
     attack: str = "direct"
@@ -51,6 +53,7 @@ class EvaluationSection(Section):
     suite: Suite = "attack"
     name: str | None = None
     judges: tuple[str, ...] = ("refusal",)
+    decontaminate: bool = True
     max_new_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")

@@ -154,7 +154,8 @@ class Recipe(Section):
 
     A file may go on from another: `include: other.yaml`, see `recipe_file`.
 
-    `profile_answers` is the number of held-out harmful answers on which the probability of refusing is measured.
+    `profile_answers` is the number of harmful answers on which the probability of refusing is measured: those of the
+    held-out requests, or of `profile_requests`.
     """
 
     title: str
@@ -167,6 +168,7 @@ class Recipe(Section):
     evaluate: tuple[EvaluationSection, ...] = ()
     generate: GenerateSection = Field(default_factory=GenerateSection)
     profile_answers: int = Field(default=0, ge=0)
+    profile_requests: SourceSection | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
 
     @model_validator(mode="after")

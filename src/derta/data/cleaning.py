@@ -106,21 +106,25 @@ def _opened(safe: str, *, policy: SafePolicy, opener: str, normalize_to: str | N
     return (safe if policy == "keep" else None), None
 
 
-def clean_examples(examples: Iterable[Example], *, evaluation_requests: Iterable[str]) -> CleanExamples:
-    """Drop repeated examples, and those with a request of the evaluation as a turn of the user or a line of a text."""
+def clean_examples(
+    examples: Iterable[Example], *, evaluation_requests: Iterable[str], drop_duplicates: bool = True
+) -> CleanExamples:
+    """Drop examples that come again, and those with a request of the evaluation as a user turn or a line of text."""
     held_out = {match_key(text) for text in evaluation_requests}
-    kept: dict[str, Example] = {}
+    kept: list[Example] = []
+    seen: set[str] = set()
     dropped: Counter[str] = Counter()
     for example in examples:
         requests: list[str] = [message.content for message in example.messages if message.role == "user"]
         requests += [example.text, *example.text.splitlines()] if example.text else []
         if held_out and any(match_key(text) in held_out for text in requests):
             dropped["in_evaluation"] += 1
-        elif example.id in kept:
+        elif drop_duplicates and example.id in seen:
             dropped["duplicate"] += 1
         else:
-            kept[example.id] = example
-    return CleanExamples(list(kept.values()), dropped)
+            seen.add(example.id)
+            kept.append(example)
+    return CleanExamples(kept, dropped)
 
 
 @cache

@@ -126,7 +126,7 @@ def prepare(
     )
     left = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
     texts += [request.text for request in left.requests]
-    helpful = clean_examples(examples, evaluation_requests=texts)
+    helpful = clean_examples(examples, evaluation_requests=texts, drop_duplicates=config.drop_duplicates)
     conversations = [example for example in helpful.examples if example.text is None]
     held_out = sample(conversations, config.held_out_helpful, rng=rng)
     held_out_ids = {example.id for example in held_out}

@@ -51,20 +51,25 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
     """The files of requests that must not be trained on."""
-    evaluated = [section.requests for section in recipe.evaluate if isinstance(section.requests, SourceSection)]
-    return [*evaluated, *recipe.data.exclude]
+    asked = [section.requests for section in recipe.evaluate if section.decontaminate]
+    return [*(one for one in asked if isinstance(one, SourceSection)), *_profiled(recipe), *recipe.data.exclude]
+
+
+def _profiled(recipe: Recipe) -> list[SourceSection]:
+    return [] if recipe.profile_requests is None else [recipe.profile_requests]
 
 
 def evaluated_texts(recipe: Recipe) -> list[str]:
     """The requests that must not be trained on, but for those that are held out of the triples."""
     requests = [request.text for source in evaluation_sources(recipe) for request in read_source(source)]
-    paths = [Path(section.prompts) for section in recipe.evaluate if section.prompts is not None]
+    paths = [Path(one.prompts) for one in recipe.evaluate if one.prompts is not None and one.decontaminate]
     return [*requests, *(one.request for path in paths for one in read_records(path, Prompt) if one.request)]
 
 
 def input_files(recipe: Recipe) -> list[Path]:
     """The local files a run depends on."""
     sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.dpo.pairs, *evaluation_sources(recipe)]
+    sources += [one.requests for one in recipe.evaluate if isinstance(one.requests, SourceSection)]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
     prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]

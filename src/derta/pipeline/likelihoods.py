@@ -11,6 +11,7 @@ from typing import NamedTuple
 from derta.config import Recipe
 from derta.data.preparation import PreparedData
 from derta.files import write_text
+from derta.pipeline.data import read_source
 from derta.protocols import Engine
 from derta.records import Example, Prompt, Request
 from derta.stats import bootstrap_mean
@@ -31,7 +32,9 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, pa
     """Likelihoods on held-out data, worked out once and kept."""
     if path.exists():
         return Scores(**json.loads(path.read_text(encoding="utf-8")))
-    harmful = [request for request in prepared.held_out_requests if request.harmful][: recipe.profile_answers]
+    source = recipe.profile_requests
+    requests = prepared.held_out_requests if source is None else read_source(source)
+    harmful = [request for request in requests if request.harmful][: recipe.profile_answers]
     refusal = (
         engine.refusal_probability([asked_directly(r) for r in harmful], [r.harmful or "" for r in harmful])
         if harmful
