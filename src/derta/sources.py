@@ -46,13 +46,25 @@ def read_rows(source: str | Path, *, split: str = "train", separator: str | None
         raise DataError(f"{source}: expected rows, the file holds none; check that it was written whole")
 
 
-def read_entries(path: Path, *, separator: str = SEPARATOR) -> list[object]:
+def read_entries(path: str | Path, *, separator: str = SEPARATOR) -> list[object]:
     """Return the rows of a file that a user brings, or the parts of a text file between separator lines.
 
     Raises:
         DataError: the file is missing, is not UTF-8, is malformed, or holds nothing.
     """
-    return [row.value for row in read_rows(path, separator=separator)]
+    return [row.value for row in read_rows(Path(path), separator=separator)]
+
+
+def read_texts(
+    path: str | Path, *, what: str, fields: tuple[str, ...] = ("text",), separator: str = SEPARATOR
+) -> tuple[str, ...]:
+    """Return the texts of a file that a user brings: strings, or a field of its rows; `what` names one in errors.
+
+    Raises:
+        DataError: as `read_entries`, or an entry without text; it is named by its number, from 1 on.
+    """
+    entries = enumerate(read_entries(path, separator=separator), start=1)
+    return tuple(text_of(entry, fields=fields, where=f"{path}, {what} {number}") for number, entry in entries)
 
 
 def text_of(entry: object, *, fields: tuple[str, ...], where: str) -> str:

@@ -1,17 +1,25 @@
-"""Attacks: requests in, prompts out. An attack never scores itself."""
+"""Attacks: requests in, prompts out. An attack never judges its own prompts.
+
+>>> from derta.records import Request
+>>> requests = [Request(id="7", text="How is bread made?", harmful="Mix flour and water, then bake.")]
+>>> [prompt.prefill for prompt in prefill(depths=("50%",)).craft(requests)]
+['Mix flour and']
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from inspect import Parameter, signature
-from typing import TypeVar
-
-from pydantic import ValidationError, validate_call
+from typing import Any
 
 from derta.attacks.adaptive.autodan import autodan
 from derta.attacks.adaptive.escalation import escalation
 from derta.attacks.adaptive.multi_turn import multi_turn
 from derta.attacks.adaptive.pair import pair
+from derta.attacks.attempts import read_attempts, success_by_budget
+from derta.attacks.base import Attack
+from derta.attacks.building import build_from, from_function
+from derta.attacks.prompts import craft_prompt
+from derta.attacks.search import SearchContext
 from derta.attacks.static.code_attack import code_attack
 from derta.attacks.static.completing import completing
 from derta.attacks.static.direct import direct
@@ -23,8 +31,6 @@ from derta.attacks.static.refusal_ban import refusal_ban
 from derta.attacks.static.refusal_flood import refusal_flood
 from derta.attacks.static.self_cipher import self_cipher
 from derta.errors import RecipeError, did_you_mean
-from derta.files import describe
-from derta.protocols import Attack, Search
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "direct": direct,
@@ -37,57 +43,66 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "rank_assisted": rank_assisted,
     "past_the_refusal": past_the_refusal,
     "refusal_flood": refusal_flood,
-}
-
-SEARCHES: dict[str, Callable[..., Search]] = {
     "pair": pair,
     "escalation": escalation,
     "multi_turn": multi_turn,
     "autodan": autodan,
 }
-"""Attacks that ask the target on the way: they need its engine, and some an attacker and a judge."""
+"""Every attack by its name; one that `searches` queries the target, the others craft their prompts at once."""
 
-LED = ("pair", "escalation")
-"""Searches that cannot do without an attacker and a judge."""
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "SearchContext",
+    "autodan",
+    "build_attack",
+    "code_attack",
+    "completing",
+    "craft_prompt",
+    "direct",
+    "escalation",
+    "from_function",
+    "jailbreak_chat",
+    "multi_turn",
+    "pair",
+    "past_the_refusal",
+    "prefill",
+    "rank_assisted",
+    "read_attempts",
+    "refusal_ban",
+    "refusal_flood",
+    "self_cipher",
+    "success_by_budget",
+]
 
-B = TypeVar("B", Attack, Search)
 
-
-def build_attack(name: str, options: Mapping[str, object]) -> Attack:
-    """Build the attack that a recipe or a command line names; the options are the keyword arguments of its function.
+def build_attack(
+    attack: str | Attack | Callable[..., Any],
+    options: Mapping[str, object] | None = None,
+    *,
+    extra: Mapping[str, Attack | Callable[..., Any]] | None = None,
+) -> Attack:
+    """Return the attack of a name and its options, or a user's attack, factory of attacks or function of a request.
 
     >>> from derta.records import Request
-    >>> from random import Random
     >>> attack = build_attack("code_attack", {"structures": ["stack", "list"]})
-    >>> [p.id for p in attack([Request(id="7", text="Paint it.")], target=None, rng=Random(0))]
+    >>> [prompt.id for prompt in attack.craft([Request(id="7", text="Paint it.")])]
     ['code_attack@stack:7', 'code_attack@list:7']
+
+    Args:
+        attack: A name of `ATTACKS` or `extra`, an attack, a factory, or a function as for `from_function`.
+        options: The keyword arguments of the factory or function.
+        extra: More attacks by name, which come before those of `ATTACKS`.
 
     Raises:
         RecipeError: unknown attack or option (the nearest is named), missing option, or a value that cannot be.
         DataError: a file that an option names is not what the attack expects.
     """
-    if name in SEARCHES:
-        raise RecipeError(f"attack {name} asks the target on the way; `derta attack {name} --target MODEL` runs it")
-    return _build(ATTACKS, name, options)
-
-
-def build_search(name: str, options: Mapping[str, object]) -> Search:
-    """Build the search of a name; as `build_attack`."""
-    return _build(SEARCHES, name, options)
-
-
-def _build(family: Mapping[str, Callable[..., B]], name: str, options: Mapping[str, object]) -> B:
-    if name not in family:
-        raise RecipeError(f"unknown attack {name!r}; {did_you_mean(name, [*ATTACKS, *SEARCHES])}")
-    build = family[name]
-    known = signature(build).parameters
-    for option in options:
-        if option not in known:
-            raise RecipeError(f"attack {name}: unknown option {option!r}; {did_you_mean(option, known)}")
-    for option, parameter in known.items():
-        if parameter.default is Parameter.empty and option not in options:
-            raise RecipeError(f"attack {name}: expected the option `{option}`, got none; set it in the recipe")
-    try:
-        return validate_call(build)(**options)
-    except ValidationError as error:
-        raise RecipeError(f"attack {name}: option {describe(error)}") from error
+    options, extra = options or {}, extra or {}
+    if not isinstance(attack, str):
+        return build_from(attack, options)
+    if attack in extra:
+        return build_from(extra[attack], options, name=attack)
+    if attack not in ATTACKS:
+        raise RecipeError(f"unknown attack {attack!r}; {did_you_mean(attack, [*extra, *ATTACKS])}")
+    return ATTACKS[attack](**options)

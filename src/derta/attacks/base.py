@@ -1,80 +1,155 @@
-"""What all attacks share: how a request becomes a prompt with an id, and where chance comes from."""
+"""The object that every attack is, and randomness that belongs to a request."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from time import monotonic
+from typing import Protocol
 
+from derta.attacks.attempts import open_log
+from derta.attacks.search import CaseJudge, JudgeFunction, SearchContext, as_judge, judge_name
 from derta.errors import DataError, RecipeError
-from derta.protocols import Attack, Engine
-from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request, Suite, short_hash
+from derta.protocols import Engine
+from derta.records import Prompt, Request, short_hash
+from derta.run_folder import identify
+
+Crafting = Callable[[Sequence[Request], Random], Iterable[Prompt]]
+"""Requests to prompts, with randomness from the generator alone."""
 
 
-def fill(template: str, placeholder: str, text: str) -> str:
-    """Put `text` in place of `placeholder`, character for character: no template language reads it.
+class Searching(Protocol):
+    """A search for prompts against a target."""
 
-    >>> fill("Ask: @REQUEST@", "@REQUEST@", "What do {{ x }} and @REQUEST@ mean?")
-    'Ask: What do {{ x }} and @REQUEST@ mean?'
+    def __call__(self, requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
+        """Yield the best prompt found for each request; what the log holds is not queried again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A way to make prompts of requests: either `crafting` from the requests alone, or `searching` against a target.
+
+    An attack never judges its own prompts.
+
+    >>> from derta.attacks import direct
+    >>> direct().craft([Request(id="7", text="Why?")])[0].id
+    'direct:7'
+
+    Attributes:
+        name: The `attack` of its prompts.
+        crafting: Requests to prompts.
+        searching: Requests and a search's context to prompts.
+        needs_attacker: A search that cannot do without a model that writes prompts.
+        needs_judge: A search that cannot do without a judge of the target's replies.
+        options: The settings that it was built with.
+        function: A user's function behind it, by whose source (or `version`) a resumed run knows it again.
+        version: In place of the source.
     """
-    return template.replace(placeholder, text)
 
+    name: str
+    crafting: Crafting | None = None
+    searching: Searching | None = None
+    needs_attacker: bool = False
+    needs_judge: bool = False
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    function: Callable[..., object] | None = None
+    version: str | None = None
 
-def shipped_text(name: str) -> str:
-    """A text asset of this package, without the line break that ends the file."""
-    return (files("derta.attacks") / "texts" / name).read_text(encoding="utf-8").removesuffix("\n")
+    def __post_init__(self) -> None:
+        if (self.crafting is None) == (self.searching is None):
+            raise RecipeError(f"attack {self.name}: expected `crafting` or `searching`, and not both; give one of them")
 
+    @property
+    def searches(self) -> bool:
+        """True if it queries a target while it searches for prompts."""
+        return self.searching is not None
 
-def shipped_lines(name: str) -> tuple[str, ...]:
-    """The lines of a text asset that are not empty."""
-    return tuple(line for line in shipped_text(name).splitlines() if line)
+    @property
+    def identity(self) -> str:
+        """A name of the attack and its options, and of the source of a user's function, for the manifest of a run.
 
+        Raises:
+            RunError: the function has neither a source nor a version.
+        """
+        function = [] if self.function is None else [identify(self.function, version=self.version)]
+        options = json.dumps(self.options, sort_keys=True, default=str)
+        return ":".join([self.name, *function, short_hash(options)])
 
-def user(text: str) -> tuple[Message, ...]:
-    """A conversation of one user's message."""
-    return (Message(role="user", content=text),)
+    def craft(self, requests: Iterable[Request], *, seed: int = 0) -> list[Prompt]:
+        """Return the prompts for some requests; the same seed and request give the same prompts.
 
+        Raises:
+            RecipeError: the attack searches, so it needs a target.
+            DataError: two requests share an id, or one lacks what the attack needs.
+        """
+        if self.crafting is None:
+            raise RecipeError(
+                f"attack {self.name} queries the target while it searches; call `.search(requests, target=...)`, or "
+                f"run `derta attack {self.name} --target MODEL`"
+            )
+        requests = [*requests]
+        check_ids(requests)
+        return [*self.crafting(requests, Random(seed))]  # noqa: S311 - reproducible, not secret
 
-def craft_prompt(
-    request: Request,
-    *,
-    attack: str,
-    variant: str | None = None,
-    messages: tuple[Message, ...] | None = None,
-    text: str | None = None,
-    prefill: str | None = None,
-    depth: PrefillDepth | None = None,
-    decoding: Decoding | None = None,
-    cost: Cost | None = None,
-) -> Prompt:
-    """A chat prompt (`messages`) or a raw one (`text`), with its id made of attack, variant and request.
+    def search(
+        self,
+        requests: Iterable[Request],
+        *,
+        target: Engine,
+        attacker: Engine | None = None,
+        judge: CaseJudge | JudgeFunction | None = None,
+        state: str | Path | None = None,
+        key: str = "",
+        seed: int = 0,
+        clock: Callable[[], float] = monotonic,
+    ) -> Iterator[Prompt]:
+        """Yield the best prompts found against a target, each as soon as it is found, with what it cost.
 
-    >>> craft_prompt(Request(id="7", text="Why?"), attack="prefill", variant="50%", messages=user("Why?")).id
-    'prefill@50%:7'
-    """
-    cell = f"{attack}@{variant}" if variant else attack
-    return Prompt(
-        id=f"{cell}:{request.id}",
-        request_id=request.id,
-        request=request.text,
-        attack=attack,
-        variant=variant,
-        mode="raw" if messages is None else "chat",
-        messages=messages,
-        text=text,
-        prefill=prefill,
-        depth=depth,
-        decoding=decoding,
-        cost=cost,
-        category=request.category,
-        answer=request.answer,
-        steps=request.steps,
-    )
+        Args:
+            requests: What the prompts ask for.
+            target: The model under attack.
+            attacker: The model that writes prompts, for searches that have one.
+            judge: Who decides whether a reply is harmful: a judge of `derta.judges`, or a function of a prompt and its
+                reply. It guides the search; the prompts found are judged apart from it.
+            state: A file for the attempts. A search that was stopped resumes from it; None keeps them in memory.
+            key: Names target and attacker, so that the state of a search with other models is refused.
+            seed: Of all randomness.
+            clock: Seconds, for the cost.
+
+        Raises:
+            RecipeError: the attack does not search, or lacks an attacker or a judge.
+            DataError: two requests share an id.
+            RunError: the state file is another search's.
+        """
+        if self.searching is None:
+            raise RecipeError(
+                f"attack {self.name} queries no model; call `.craft(requests)`, without target, attacker and judge"
+            )
+        if (self.needs_attacker and attacker is None) or (self.needs_judge and judge is None):
+            raise RecipeError(
+                f"{self.name}: expected an attacker and a judge; give `attacker=` and `judge=` (--attacker and --judge)"
+            )
+        requests = [*requests]
+        check_ids(requests)
+        parts = [self.identity, str(seed), key, "" if judge is None else judge_name(judge)]
+        log_key = short_hash(*parts, *(request.model_dump_json() for request in requests))
+        context = SearchContext(
+            target=target,
+            log=open_log(None if state is None else Path(state), key=log_key),
+            attacker=attacker,
+            judge=None if judge is None else as_judge(judge),
+            clock=clock,
+        )
+        return self.searching(requests, context=context, rng=Random(seed))  # noqa: S311 - reproducible, not secret
 
 
 def check_ids(requests: Sequence[Request]) -> None:
-    """Refuse two requests of one id: their prompts could not be told apart.
+    """Refuse two requests with one id: their prompts would share ids too.
 
     Raises:
         DataError: names the id.
@@ -82,7 +157,7 @@ def check_ids(requests: Sequence[Request]) -> None:
     twice = [name for name, count in Counter(request.id for request in requests).items() if count > 1]
     if twice:
         raise DataError(
-            f"expected every request to have an id of its own, got {twice[0]!r} more than once ({len(twice)} such "
+            f"expected every request to have its own id, got {twice[0]!r} more than once ({len(twice)} such "
             "ids); rename or drop the duplicates"
         )
 
@@ -99,7 +174,7 @@ def check_values(attack: str, **options: Sequence[object]) -> None:
 
 
 def check_answers(requests: Sequence[Request], *, attack: str) -> None:
-    """Refuse requests without a harmful answer, for attacks that put a part of one into the model's mouth.
+    """Refuse requests without a harmful answer, for attacks that prefill a part of one.
 
     Raises:
         DataError: counts them.
@@ -113,37 +188,23 @@ def check_answers(requests: Sequence[Request], *, attack: str) -> None:
 
 
 def own_rng(key: str, request: Request) -> Random:
-    """Chance that belongs to a request, whatever other requests there are."""
+    """Return a generator that belongs to a request, whatever other requests there are."""
     return Random(short_hash(key, request.id))  # noqa: S311 - chance, not secrecy
 
 
 def per_request(
-    craft_one: Callable[[Request, Random], Iterable[Prompt]], *, needs_answers: str | None = None
+    name: str, craft_one: Callable[[Request, Random], Iterable[Prompt]], *, needs_answers: bool = False
 ) -> Attack:
-    """An attack that treats each request alone; `needs_answers` names one that needs their harmful answers.
+    """Return an attack that treats each request alone; `needs_answers` if it needs their harmful answers.
 
-    The `rng` given to `craft_one` depends on the caller's rng and on the request's id, not on the other requests: a
-    resumed, filtered or reordered file gets the same prompts. Give each call a fresh `Random(seed)`.
+    The generator given to `craft_one` depends on the seed and on the request's id, not on the other requests: a
+    resumed, filtered or reordered file gets the same prompts.
     """
 
-    def craft(requests: Sequence[Request], *, target: Engine | None, rng: Random) -> Iterator[Prompt]:
-        check_ids(requests)
+    def crafting(requests: Sequence[Request], rng: Random) -> Iterator[Prompt]:
         if needs_answers:
-            check_answers(requests, attack=needs_answers)
+            check_answers(requests, attack=name)
         key = str(rng.getrandbits(64))
         return (prompt for request in requests for prompt in craft_one(request, own_rng(key, request)))
 
-    return craft
-
-
-def as_suite(prompts: Iterable[Prompt], *, suite: Suite, dataset: str) -> Iterator[Prompt]:
-    """The same prompts counted in another suite: everyday requests sent as they are are no attack.
-
-    The data set's name leads the id, so that several data sets with ids of their own fit in one file.
-
-    >>> prompt = craft_prompt(Request(id="7", text="Why?"), attack="direct", messages=user("Why?"))
-    >>> [(p.id, p.cell) for p in as_suite([prompt], suite="over_refusal", dataset="xstest")]
-    [('xstest/direct:7', 'xstest')]
-    """
-    for prompt in prompts:
-        yield prompt.model_copy(update={"id": f"{dataset}/{prompt.id}", "suite": suite, "dataset": dataset})
+    return Attack(name, crafting=crafting)

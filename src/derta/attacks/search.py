@@ -1,28 +1,104 @@
-"""Asking engines in a search: what one prompt costs is its own matter, and what it took is counted."""
+"""A search's side of its engines and its judge: who takes part, batches of replies, likelihoods, verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from derta.errors import ModelError
-from derta.protocols import Engine
-from derta.records import Message, Prompt, Reply, Request
+from derta.attacks.attempts import AttemptLog
+from derta.errors import ModelError, RecipeError
+from derta.protocols import Case, Engine
+from derta.records import Message, Prompt, Reply, Request, Verdict
+
+JudgeCases = Callable[[Sequence[Case]], list[Verdict]]
+"""A judge as a search uses it: many cases at once, one verdict each, in order."""
+JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
+"""A user's judge of harm: a verdict, or whether the reply is harmful, or None where it cannot say."""
 
 
-class Answers(NamedTuple):
+@runtime_checkable
+class CaseJudge(Protocol):
+    """A judge of many cases, such as those of `derta.judges`."""
+
+    @property
+    def name(self) -> str:
+        """The name that its verdicts carry."""
+        ...
+
+    @property
+    def measures(self) -> str:
+        """The field of a verdict that it decides."""
+        ...
+
+    def judge(self, cases: Iterable[Case]) -> Iterable[Verdict]:
+        """Yield one verdict a case, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContext:
+    """Who takes part in a search, and where its attempts are kept."""
+
+    target: Engine
+    log: AttemptLog
+    attacker: Engine | None = None
+    judge: JudgeCases | None = None
+    clock: Callable[[], float] = monotonic
+
+
+def judge_name(judge: CaseJudge | JudgeFunction) -> str:
+    """Return a name of a judge, or of a judging function, for the key of a search."""
+    return judge.name if isinstance(judge, CaseJudge) else getattr(judge, "__qualname__", type(judge).__qualname__)
+
+
+def as_judge(judge: CaseJudge | JudgeFunction) -> JudgeCases:
+    """Return a judge, or a function of a prompt and its reply, as a search uses it.
+
+    >>> prompt = Prompt(id="p", request_id="r", request="?", attack="pair", mode="raw", text="?")
+    >>> judge = as_judge(lambda prompt, reply: "mix" in reply.text)
+    >>> judge([Case(prompt, Reply(prompt_id="p", text="First mix it."))])[0].harmful
+    True
+
+    Raises:
+        RecipeError: it is neither, or a judge that does not measure harm.
+    """
+    if isinstance(judge, CaseJudge):
+        if judge.measures != "harmful":
+            raise RecipeError(
+                f"judge {judge.name!r}: expected one that measures harm, such as harm or guideline, got one that "
+                f"measures {judge.measures!r}"
+            )
+        return lambda cases: [*judge.judge(cases)]
+    if not callable(judge):
+        raise RecipeError(
+            f"judge: expected a judge or a function of a prompt and its reply, got {judge!r}; build one with "
+            "`derta.judges.build_judge`"
+        )
+    name = judge_name(judge)
+    return lambda cases: [_verdict(judge(*case), case, name=name) for case in cases]
+
+
+def _verdict(found: Verdict | bool | None, case: Case, *, name: str) -> Verdict:
+    if isinstance(found, Verdict):
+        return found
+    return Verdict(prompt_id=case.prompt.id, judge=name, harmful=found)
+
+
+class ReplyBatch(NamedTuple):
     """Replies by prompt id; a prompt that the engine cannot take has none."""
 
     by_id: dict[str, Reply]
 
     def tokens(self, prompt_id: str) -> int:
-        """How many tokens a reply has; 0 where the engine does not tell."""
+        """Return the number of tokens of a reply; 0 where the engine does not report it."""
         reply = self.by_id.get(prompt_id)
         return len(reply.token_ids or ()) if reply else 0
 
 
-def ask_prompt(request: Request, name: str, messages: tuple[Message, ...], *, attack: str) -> Prompt:
-    """A prompt in the middle of a search; `name` tells it from the others of its request."""
+def query_prompt(request: Request, name: str, messages: tuple[Message, ...], *, attack: str) -> Prompt:
+    """Return a prompt in the middle of a search; `name` tells it from the others of its request."""
     return Prompt(
         id=f"{request.id}/{name}",
         request_id=request.id,
@@ -31,17 +107,18 @@ def ask_prompt(request: Request, name: str, messages: tuple[Message, ...], *, at
         messages=messages,
         category=request.category,
         answer=request.answer,
+        steps=request.steps,
     )
 
 
-def ask_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Answers:
-    """Ask all at once, or where the engine cannot take one of them, one by one.
+def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int) -> ReplyBatch:
+    """Generate replies to all prompts at once or, where the engine cannot take one of them, one by one.
 
     Raises:
         ModelError: it can take none of them.
     """
     try:
-        return Answers({reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=max_new_tokens)})
+        return ReplyBatch({reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=max_new_tokens)})
     except ModelError:
         if len(prompts) < 2:
             raise
@@ -54,11 +131,11 @@ def ask_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int) -
             fault = error
     if fault is not None and not replies:
         raise fault
-    return Answers(replies)
+    return ReplyBatch(replies)
 
 
 def mean_likelihoods(engine: Engine, prompts: Sequence[Prompt], continuation: str) -> list[float]:
-    """The mean log-probability of a continuation's tokens after each prompt; -inf after one the engine cannot take.
+    """Return the mean log-probability of a continuation's tokens after each prompt; -inf after one the engine cannot take.
 
     Raises:
         ModelError: it can take none of them.

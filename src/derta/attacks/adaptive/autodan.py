@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from derta.attacks.adaptive.evolution import Settings, evolve
 from derta.attacks.adaptive.genes import MARK, join, read_synonyms
-from derta.attacks.attempts import Attempt, total, tries_by_request
-from derta.attacks.base import check_ids, craft_prompt, fill, own_rng, shipped_lines
+from derta.attacks.attempts import total
+from derta.attacks.base import Attack, own_rng
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, fill, shipped_lines
+from derta.attacks.search import SearchContext
 from derta.attacks.static.jailbreak_chat import PLACEHOLDER, read_templates
 from derta.errors import RecipeError
-from derta.files import Appender
-from derta.protocols import Means, Search
 from derta.records import Prompt, Request
-from derta.sources import SEPARATOR, read_entries, text_of
+from derta.sources import SEPARATOR, read_texts
 
 
+@factory
 def autodan(
     *,
-    seeds: Path,
+    seeds: str | Path,
     start: str = "Sure, here is",
     population: int = 256,
     steps: int = 100,
@@ -29,12 +32,22 @@ def autodan(
     crossover: float = 0.5,
     points: int = 5,
     mutation: float = 0.01,
-    synonyms: Path | None = None,
+    synonyms: str | Path | None = None,
     max_new_tokens: int = 64,
     placeholder: str = PLACEHOLDER,
     separator: str = SEPARATOR,
-) -> Search:
+) -> Attack:
     """Evolve prompts from a user's seeds until a judge finds harm in the reply to the best, or for all steps.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from derta.engines.scripted import ScriptedModel
+    >>> with TemporaryDirectory() as folder:
+    ...     seeds = Path(folder, "seeds.txt")
+    ...     _ = seeds.write_text("Dear gardener. Please help. [INSERT PROMPT HERE]")
+    ...     attack = autodan(seeds=seeds, population=2, steps=1)
+    >>> [prompt] = attack.search([Request(id="7", text="Why?")], target=ScriptedModel(lambda prompt: "Sorry."))
+    >>> prompt.id, prompt.cost.target_queries
+    ('autodan:7', 2)
 
     Fitness is the mean log-probability of `start` after the prompt. After every `sentence_steps` steps on words, by
     their momentum scores, comes one on paragraphs: selection, crossover of sentences, mutation. The best stay as they
@@ -62,7 +75,6 @@ def autodan(
     Raises:
         RecipeError: a number that cannot be.
         DataError: the seeds or synonyms cannot be read, or a seed lacks the placeholder.
-        RunError: (from the search) the state file is another search's.
 
     Source: Liu et al. 2023, arXiv 2310.04451, algorithm 2 and section 4.1.
     """
@@ -72,12 +84,7 @@ def autodan(
     texts = read_templates(seeds, placeholder=placeholder, separator=separator)
     if len(texts) > population:
         raise RecipeError(f"autodan: expected a population of at least the {len(texts)} seeds, got {population}")
-    lines = shipped_lines("synonyms.txt")
-    if synonyms is not None:
-        entries = enumerate(read_entries(synonyms), start=1)
-        lines = tuple(
-            text_of(entry, fields=("text",), where=f"{synonyms}, entry {number}") for number, entry in entries
-        )
+    lines = shipped_lines("synonyms.txt") if synonyms is None else read_texts(synonyms, what="entry")
     settings = Settings(
         seeds=tuple(join([fill(text, placeholder, MARK)]) for text in texts),
         synonyms=read_synonyms(lines),
@@ -92,28 +99,18 @@ def autodan(
         max_new_tokens=max_new_tokens,
     )
 
-    def search(requests: Sequence[Request], *, means: Means, rng: Random) -> Iterator[Prompt]:
-        check_ids(requests)
+    def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
         key = str(rng.getrandbits(64))
-        known = tries_by_request(means.state, requests, key=means.key)
         for request in requests:
-            tries = known[request.id]
-            if not tries or not (tries[-1].harmful or tries[-1].step == steps):
-                _go_on(evolve(settings, request, means, rng=own_rng(key, request)), tries, means)
-            last = tries[-1]  # the best never gets worse, and a harmful reply ends the search
-            yield craft_prompt(request, attack="autodan", messages=last.messages, cost=total(tries))
+            attempts = context.log.of(request)
+            if not attempts or not (attempts[-1].harmful or attempts[-1].step == steps):
+                # a search that was stopped makes its attempts again: they are the same, and are kept once
+                made = evolve(settings, request, context, rng=own_rng(key, request))
+                context.log.keep(islice(made, len(attempts), None))
+            last = attempts[-1]  # the best never gets worse, and a harmful reply ends the search
+            yield craft_prompt(request, attack="autodan", messages=last.messages, cost=total(attempts))
 
-    return search
-
-
-def _go_on(attempts: Iterator[Attempt], tries: list[Attempt], means: Means) -> None:
-    """Keep attempts as they come; those that an earlier, stopped search kept come again, and are passed over."""
-    kept = len(tries)
-    with Appender(means.state) as file:
-        for number, attempt in enumerate(attempts):
-            if number >= kept:
-                file.add(attempt)
-                tries.append(attempt)
+    return Attack("autodan", searching=search)
 
 
 def _check(rates: Mapping[str, float], counts: Mapping[str, int]) -> None:

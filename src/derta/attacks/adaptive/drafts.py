@@ -1,4 +1,4 @@
-"""The attacker's side of a search by refinement: what it is told, and how what it writes is read."""
+"""The attacker's side of a search by refinement: its instructions, and the reading of its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPLY_CHARS = 2000
 
 
 class Draft(NamedTuple):
-    """The next prompt, and what the attacker says of it."""
+    """The next prompt, and the attacker's words on what it improves."""
 
     prompt: str
     improvement: str
@@ -53,7 +53,7 @@ def read_draft(text: str) -> Draft | Malformed:
 
 
 def instructions(template: str, request: Request, *, stream: int, streams: int) -> str:
-    """What a stream's attacker is told; the three approaches take turns."""
+    """Return the instructions of a stream's attacker; the three approaches take turns."""
     approaches = shipped_lines("pair_approaches.txt")
     parts = {
         "@APPROACH@": approaches[stream % len(approaches)],
@@ -61,14 +61,14 @@ def instructions(template: str, request: Request, *, stream: int, streams: int) 
         "@STREAMS@": str(streams),
         "@REQUEST@": request.text,  # last, so that nothing in it is taken for a place to fill
     }
-    told = shipped_text(template)
-    for place, text in parts.items():
-        told = fill(told, place, text)
-    return told
+    text = shipped_text(template)
+    for place, part in parts.items():
+        text = fill(text, place, part)
+    return text
 
 
 def attacker_messages(
-    told: str,
+    text: str,
     history: Sequence[Attempt],
     failures: Sequence[Malformed],
     *,
@@ -78,9 +78,9 @@ def attacker_messages(
     """The attacker's conversation: instructions, its last `remember` drafts with what came of them, its failures."""
     start = shipped_text("pair_start.txt")
     if role == "system":
-        messages = [Message(role="system", content=told), Message(role="user", content=start)]
+        messages = [Message(role="system", content=text), Message(role="user", content=start)]
     else:
-        messages = [Message(role="user", content=f"{told}\n\n{start}")]
+        messages = [Message(role="user", content=f"{text}\n\n{start}")]
     for attempt in [one for one in history if one.messages is not None][-remember:]:
         draft = {"improvement": attempt.note, "prompt": attempt.draft}
         score = "unknown" if attempt.score is None else str(round(1 + 9 * attempt.score))
@@ -89,8 +89,8 @@ def attacker_messages(
             json.dumps(draft, ensure_ascii=False), fill(feedback, "@REPLY@", attempt.reply[:REPLY_CHARS])
         )
     for failure in failures[-1:]:
-        asked_again = fill(shipped_text("pair_malformed.txt"), "@REASON@", failure.reason)
-        messages += _exchange(failure.text[:REPLY_CHARS] if failure.text.strip() else "(nothing)", asked_again)
+        correction = fill(shipped_text("pair_malformed.txt"), "@REASON@", failure.reason)
+        messages += _exchange(failure.text[:REPLY_CHARS] if failure.text.strip() else "(nothing)", correction)
     return tuple(messages)
 
 

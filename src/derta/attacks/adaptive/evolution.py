@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from derta.attacks.adaptive.genes import MARK, cross, draw, join, reword, sentences, word_scores
 from derta.attacks.attempts import Attempt, grade
-from derta.attacks.base import fill, shipped_text, user
-from derta.attacks.search import ask_all, ask_prompt, mean_likelihoods
-from derta.protocols import Means
+from derta.attacks.prompts import fill, shipped_text, user
+from derta.attacks.search import SearchContext, generate_all, mean_likelihoods, query_prompt
+from derta.protocols import Case
 from derta.records import Cost, Message, Request
 
 SPOKEN_MARK = "[REQUEST]"
@@ -20,7 +20,7 @@ SPOKEN_MARK = "[REQUEST]"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the search evolves; see `autodan`. `seeds` hold the mark in place of the request."""
+    """Options of the search, see `autodan`; `seeds` hold the mark in place of the request."""
 
     seeds: tuple[str, ...]
     synonyms: Mapping[str, Sequence[str]]
@@ -36,37 +36,37 @@ class Settings:
 
 
 class Mutants(NamedTuple):
-    """Mutated texts, and what an attacker's help with them cost."""
+    """Mutated texts, and the cost of an attacker's help with them."""
 
     texts: list[str]
     cost: Cost
 
 
-def evolve(settings: Settings, request: Request, means: Means, *, rng: Random) -> Iterator[Attempt]:
+def evolve(settings: Settings, request: Request, context: SearchContext, *, rng: Random) -> Iterator[Attempt]:
     """The best prompt of each generation, until one's reply is judged harmful; the best never gets worse."""
-    begun = means.clock()
+    begun = context.clock()
     fitness: dict[str, float] = {}
     scores: dict[str, float] = {}
     living = list(settings.seeds)
     copies = [rng.choice(settings.seeds) for _ in range(settings.population - len(living))]
-    mutants = _mutate(settings, request, copies, means, rng=rng)
+    mutants = _mutate(settings, request, copies, context, rng=rng)
     living += mutants.texts
     best = ""
     for step in range(1, settings.steps + 1):
-        queries = _measure(settings, request, living, fitness, means)
+        queries = _measure(settings, request, living, fitness, context)
         living.sort(key=lambda text: -fitness[text])
         # what the same best prompt says was judged in the step before
-        attempt = _judge(settings, request, living[0], means, known=living[0] == best)
+        attempt = _judge(settings, request, living[0], context, known=living[0] == best)
         best = living[0]
         spent = attempt.cost.model_copy(
             update={
                 "target_queries": attempt.cost.target_queries + queries,
                 "attacker_queries": mutants.cost.attacker_queries,
                 "tokens": attempt.cost.tokens + mutants.cost.tokens,
-                "seconds": means.clock() - begun,
+                "seconds": context.clock() - begun,
             }
         )
-        begun = means.clock()
+        begun = context.clock()
         note = f"mean log-likelihood {fitness[best]:.4f}"
         yield attempt.model_copy(update={"step": step, "note": note, "cost": spent})
         if attempt.harmful or step == settings.steps:
@@ -76,7 +76,7 @@ def evolve(settings: Settings, request: Request, means: Means, *, rng: Random) -
         if step % (settings.sentence_steps + 1):
             mutants = Mutants(_words_step(settings, living, scores, rng=rng), Cost())
         else:
-            mutants = _paragraphs_step(settings, request, living, fitness, means, rng=rng)
+            mutants = _paragraphs_step(settings, request, living, fitness, context, rng=rng)
         living = living[: settings.num_elites] + mutants.texts
 
 
@@ -85,31 +85,31 @@ def _shown(request: Request, text: str) -> tuple[Message, ...]:
 
 
 def _measure(
-    settings: Settings, request: Request, living: Sequence[str], fitness: dict[str, float], means: Means
+    settings: Settings, request: Request, living: Sequence[str], fitness: dict[str, float], context: SearchContext
 ) -> int:
-    """Work out the fitness of texts that have none yet, in one batch, and say how many they were."""
+    """Measure the fitness of texts that have none yet, in one batch, and return their number."""
     new = [text for text in dict.fromkeys(living) if text not in fitness]
-    prompts = [ask_prompt(request, str(i), _shown(request, text), attack="autodan") for i, text in enumerate(new)]
-    found = mean_likelihoods(means.target, prompts, settings.start) if new else []
+    prompts = [query_prompt(request, str(i), _shown(request, text), attack="autodan") for i, text in enumerate(new)]
+    found = mean_likelihoods(context.target, prompts, settings.start) if new else []
     fitness |= dict(zip(new, found, strict=True))
     return len(new)
 
 
-def _judge(settings: Settings, request: Request, text: str, means: Means, *, known: bool) -> Attempt:
-    """Ask the target, and have its reply judged where there is a judge."""
-    prompt = ask_prompt(request, "best", _shown(request, text), attack="autodan")
-    attempt = Attempt(search=means.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost())
-    if means.score is None or known:
+def _judge(settings: Settings, request: Request, text: str, context: SearchContext, *, known: bool) -> Attempt:
+    """Return the attempt with a text: the target's reply and its verdict, where there is a judge."""
+    prompt = query_prompt(request, "best", _shown(request, text), attack="autodan")
+    attempt = Attempt(search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost())
+    if context.judge is None or known:
         return attempt
-    answers = ask_all(means.target, [prompt], max_new_tokens=settings.max_new_tokens)
-    reply = answers.by_id[prompt.id]
-    [verdict] = means.score([prompt], [reply])
+    batch = generate_all(context.target, [prompt], max_new_tokens=settings.max_new_tokens)
+    reply = batch.by_id[prompt.id]
+    [verdict] = context.judge([Case(prompt, reply)])
     return attempt.model_copy(
         update={
             "reply": reply.text,
             "harmful": verdict.harmful,
             "score": grade(verdict),
-            "cost": Cost(target_queries=1, judge_queries=1, tokens=answers.tokens(prompt.id)),
+            "cost": Cost(target_queries=1, judge_queries=1, tokens=batch.tokens(prompt.id)),
         }
     )
 
@@ -127,7 +127,7 @@ def _paragraphs_step(
     request: Request,
     living: Sequence[str],
     fitness: Mapping[str, float],
-    means: Means,
+    context: SearchContext,
     *,
     rng: Random,
 ) -> Mutants:
@@ -140,27 +140,27 @@ def _paragraphs_step(
         children += cross(*pair, points=settings.points, rng=rng) if rng.random() < settings.crossover else pair
     children = children[:wanted]
     chosen = [i for i in range(wanted) if rng.random() < settings.mutation]
-    mutants = _mutate(settings, request, [children[i] for i in chosen], means, rng=rng)
+    mutants = _mutate(settings, request, [children[i] for i in chosen], context, rng=rng)
     for i, text in zip(chosen, mutants.texts, strict=True):
         children[i] = text
     return Mutants(children, mutants.cost)
 
 
-def _mutate(settings: Settings, request: Request, texts: Sequence[str], means: Means, *, rng: Random) -> Mutants:
+def _mutate(settings: Settings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random) -> Mutants:
     """Mutate texts: rewritten by the attacker, or by rule; what the attacker cannot take stays as it is."""
-    if means.attacker is None or not texts:
+    if context.attacker is None or not texts:
         return Mutants([_mutate_by_rule(settings, text, rng=rng) for text in texts], Cost())
     template = shipped_text("autodan_rewrite.txt")
-    told = [fill(template, "@TEXT@", text.replace(MARK, SPOKEN_MARK)) for text in texts]
-    prompts = [ask_prompt(request, str(i), user(one), attack="autodan") for i, one in enumerate(told)]
+    filled = [fill(template, "@TEXT@", text.replace(MARK, SPOKEN_MARK)) for text in texts]
+    prompts = [query_prompt(request, str(i), user(one), attack="autodan") for i, one in enumerate(filled)]
     longest = max(len(text) for text in texts)  # in characters, which is more than it has tokens
-    answers = ask_all(means.attacker, prompts, max_new_tokens=longest)
+    batch = generate_all(context.attacker, prompts, max_new_tokens=longest)
     rewritten: list[str] = []
     for text, prompt in zip(texts, prompts, strict=True):
-        reply = answers.by_id.get(prompt.id)
+        reply = batch.by_id.get(prompt.id)
         said = reply.text.strip().replace(SPOKEN_MARK, MARK) if reply else ""
         rewritten.append(join([said]) if said else text)
-    tokens = sum(answers.tokens(prompt.id) for prompt in prompts)
+    tokens = sum(batch.tokens(prompt.id) for prompt in prompts)
     return Mutants(rewritten, Cost(attacker_queries=len(prompts), tokens=tokens))
 
 

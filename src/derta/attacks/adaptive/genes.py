@@ -1,4 +1,4 @@
-"""What evolves in AutoDAN: texts as sentences that cross over, and words that give way to better-scored synonyms."""
+"""Genetic operators of AutoDAN: crossover of sentences, and replacement of words by better-scored synonyms."""
 
 from __future__ import annotations
 

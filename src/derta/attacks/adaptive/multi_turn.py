@@ -9,54 +9,57 @@ from typing import Annotated
 
 from pydantic import Field
 
-from derta.attacks.attempts import Attempt, total, tries_by_request
-from derta.attacks.base import check_ids, check_values, craft_prompt, fill, shipped_lines, user
-from derta.attacks.search import ask_all, ask_prompt
+from derta.attacks.attempts import Attempt, total
+from derta.attacks.base import Attack, check_values
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, fill, shipped_lines, user
+from derta.attacks.search import SearchContext, generate_all, query_prompt
 from derta.errors import RecipeError
-from derta.files import Appender
-from derta.protocols import Means, Search
 from derta.records import Cost, Message, Prompt, Request
-from derta.sources import read_entries, text_of
+from derta.sources import read_texts
 
 PLACEHOLDER = "@REQUEST@"
 Turns = Annotated[int, Field(ge=1)]
 
 
+@factory
 def multi_turn(
-    *, turns: tuple[Turns, ...] = (1, 2, 4), script: Path | None = None, max_new_tokens: int = 256
-) -> Search:
-    """Talk the script's first turns through with the target, then ask the request as it is.
+    *, turns: tuple[Turns, ...] = (1, 2, 4), script: str | Path | None = None, max_new_tokens: int = 256
+) -> Attack:
+    """Hold the first turns of a script with the target, then send the request as it is.
+
+    >>> from derta.engines.scripted import ScriptedModel
+    >>> target = ScriptedModel(lambda prompt: "Hello to you.")
+    >>> [prompt] = multi_turn(turns=(1,)).search([Request(id="7", text="Why?")], target=target)
+    >>> prompt.id, [message.role for message in prompt.messages], prompt.messages[-1].content
+    ('multi_turn@1:7', ['user', 'assistant', 'user'], 'Why?')
 
     Args:
         turns: how many turns come before the request; each number is a prompt of its own, `multi_turn@2`.
-        script: the user's turns, in any form that `read_entries` reads (`text` in rows); `@REQUEST@` in one stands for
-            the request. By default the four neutral ones of `texts/multi_turn.txt`.
+        script: the user's turns, in a `.json` list, `.jsonl`, `.csv` (`text` in rows) or a text file with lines of
+            ===== between them; `@REQUEST@` in one is replaced by the request. By default the four neutral ones of `texts/multi_turn.txt`.
         max_new_tokens: of a target's reply on the way.
 
     Raises:
         RecipeError: no number of turns, one twice, or more than the script has.
         DataError: the script cannot be read.
-        RunError: (from the search) the state file is another search's.
     """
     check_values("multi_turn", turns=turns)
     lines = shipped_lines("multi_turn.txt")
     if script is not None:
-        entries = enumerate(read_entries(script), start=1)
-        lines = tuple(text_of(entry, fields=("text",), where=f"{script}, turn {number}") for number, entry in entries)
+        lines = read_texts(script, what="turn")
     if max(turns) > len(lines) or max_new_tokens < 1:
         raise RecipeError(
             f"multi_turn: expected turns up to {len(lines)}, which the script has, and new tokens, got {list(turns)} "
             f"and {max_new_tokens}"
         )
 
-    def search(requests: Sequence[Request], *, means: Means, rng: Random) -> Iterator[Prompt]:
-        check_ids(requests)
-        known = tries_by_request(means.state, requests, key=means.key)
+    def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
         for step, line in enumerate(lines[: max(turns)], start=1):
-            _take_turn(requests, known, means, line=line, step=step, max_new_tokens=max_new_tokens)
+            _take_turn(requests, context, line=line, step=step, max_new_tokens=max_new_tokens)
         for request in requests:
             for count in turns:
-                talk = known[request.id][:count]
+                talk = context.log.of(request)[:count]
                 yield craft_prompt(
                     request,
                     attack="multi_turn",
@@ -65,7 +68,7 @@ def multi_turn(
                     cost=total(talk),
                 )
 
-    return search
+    return Attack("multi_turn", searching=search)
 
 
 def _so_far(talk: Sequence[Attempt]) -> tuple[Message, ...]:
@@ -75,43 +78,35 @@ def _so_far(talk: Sequence[Attempt]) -> tuple[Message, ...]:
 
 
 def _take_turn(
-    requests: Sequence[Request],
-    known: dict[str, list[Attempt]],
-    means: Means,
-    *,
-    line: str,
-    step: int,
-    max_new_tokens: int,
+    requests: Sequence[Request], context: SearchContext, *, line: str, step: int, max_new_tokens: int
 ) -> None:
-    """One turn of all conversations that have not come so far yet, as one batch."""
-    left = [request for request in requests if len(known[request.id]) < step]
+    """Take one turn of all conversations that have not come so far yet, as one batch."""
+    left = [request for request in requests if len(context.log.of(request)) < step]
+    if not left:
+        return
     prompts = [
-        ask_prompt(
+        query_prompt(
             request,
             str(step),
-            (*_so_far(known[request.id]), *user(fill(line, PLACEHOLDER, request.text))),
+            (*_so_far(context.log.of(request)), *user(fill(line, PLACEHOLDER, request.text))),
             attack="multi_turn",
         )
         for request in left
     ]
-    begun = means.clock()
-    answers = ask_all(means.target, prompts, max_new_tokens=max_new_tokens) if prompts else None
-    with Appender(means.state) as file:
-        for request, prompt in zip(left, prompts, strict=True):
-            reply = answers.by_id.get(prompt.id) if answers else None
-            seconds = (means.clock() - begun) / len(left)
-            attempt = Attempt(
-                search=means.key,
-                request_id=request.id,
-                stream=0,
-                step=step,
-                messages=prompt.messages,
-                reply=reply.text if reply else "",
-                cost=Cost(
-                    target_queries=int(reply is not None),
-                    tokens=answers.tokens(prompt.id) if answers else 0,
-                    seconds=seconds,
-                ),
-            )
-            file.add(attempt)
-            known[request.id].append(attempt)
+    begun = context.clock()
+    batch = generate_all(context.target, prompts, max_new_tokens=max_new_tokens)
+    seconds = (context.clock() - begun) / len(left)
+    context.log.keep(
+        Attempt(
+            search=context.log.key,
+            request_id=request.id,
+            stream=0,
+            step=step,
+            messages=prompt.messages,
+            reply=batch.by_id[prompt.id].text if prompt.id in batch.by_id else "",
+            cost=Cost(
+                target_queries=int(prompt.id in batch.by_id), tokens=batch.tokens(prompt.id), seconds=seconds
+            ),
+        )
+        for request, prompt in zip(left, prompts, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Search by refinement: an attacker model rewrites what the target is asked, given the reply and a judge's score."""
+"""Search by refinement: an attacker model rewrites the target's prompt, given the reply and a judge's score."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from derta.attacks.adaptive.drafts import Draft, Malformed, attacker_messages, instructions, read_draft
-from derta.attacks.attempts import Attempt, best, grade, total, tries_by_request
-from derta.attacks.base import check_ids, craft_prompt, user
-from derta.attacks.search import Answers, ask_all, ask_prompt
+from derta.attacks.attempts import Attempt, best, grade, total
+from derta.attacks.base import Attack
+from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.search import JudgeCases, ReplyBatch, SearchContext, generate_all, query_prompt
 from derta.errors import RecipeError
-from derta.files import Appender
-from derta.protocols import Engine, Means, Score, Search
+from derta.protocols import Case, Engine
 from derta.records import Cost, Message, Prompt, Reply, Request, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a search refines; `talk` keeps one conversation with the target, where PAIR begins anew at each step."""
+    """Options of a refinement; `talk` keeps one conversation with the target, where PAIR begins anew at each step."""
 
     attack: str
     template: str
     streams: int
     depth: int
     talk: bool
-    tries: int
+    attacker_attempts: int
     remember: int
     max_new_tokens: int
     attacker_tokens: int
@@ -43,28 +43,24 @@ class Stream(NamedTuple):
 
 
 class Drafted(NamedTuple):
-    """What the attacker wrote for a stream: a draft, or None, after so many malformed outputs; and their tokens."""
+    """The attacker's draft for a stream, or None, after so many malformed outputs; and the tokens of all of them."""
 
     draft: Draft | None
     malformed: int
     tokens: int
 
 
-def refine(settings: Settings) -> Search:
-    """A search by refinement; see `pair` for what its settings mean."""
+def refine(settings: Settings) -> Attack:
+    """Return a search by refinement; see `pair` for the meaning of its settings."""
     _check(settings)
 
-    def search(requests: Sequence[Request], *, means: Means, rng: Random) -> Iterator[Prompt]:
-        if means.attacker is None or means.score is None:
-            raise RecipeError(f"{settings.attack}: expected an attacker and a judge; give --attacker and --judge")
-        check_ids(requests)
-        known = tries_by_request(means.state, requests, key=means.key)
+    def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
         for begin in range(0, len(requests), settings.requests_at_once):
             group = requests[begin : begin + settings.requests_at_once]
-            _search_group(settings, group, known, means, attacker=means.attacker, score=means.score)
-            yield from (_found(settings, request, known[request.id]) for request in group)
+            _search_group(settings, group, context)
+            yield from (_found(settings, request, context.log.of(request)) for request in group)
 
-    return search
+    return Attack(settings.attack, searching=search, needs_attacker=True, needs_judge=True)
 
 
 def _check(settings: Settings) -> None:
@@ -73,46 +69,34 @@ def _check(settings: Settings) -> None:
             raise RecipeError(f"{settings.attack}: expected {option} of at least 1, got {value}")
 
 
-def _search_group(
-    settings: Settings,
-    group: Sequence[Request],
-    known: dict[str, list[Attempt]],
-    means: Means,
-    *,
-    attacker: Engine,
-    score: Score,
-) -> None:
-    """All steps of some requests; a request is done when a reply to it was judged harmful."""
+def _search_group(settings: Settings, group: Sequence[Request], context: SearchContext) -> None:
+    """Take all steps for some requests; a request is done when a reply to it was judged harmful."""
     for step in range(1, settings.depth + 1):
         live = [
             stream
             for request in group
-            if not any(attempt.harmful for attempt in known[request.id])
-            for stream in _streams(settings, request, known[request.id])
+            if not any(attempt.harmful for attempt in context.log.of(request))
+            for stream in _streams(settings, request, context.log.of(request))
             if len(stream.history) < step
         ]
         if live:
-            attempts = _take_step(settings, live, means, attacker=attacker, score=score, step=step)
-            with Appender(means.state) as file:
-                for attempt in attempts:
-                    file.add(attempt)
-                    known[attempt.request_id].append(attempt)
+            context.log.keep(_take_step(settings, live, context, step=step))
 
 
-def _take_step(
-    settings: Settings, live: Sequence[Stream], means: Means, *, attacker: Engine, score: Score, step: int
-) -> list[Attempt]:
-    """One step of some streams: each of attacker, target and judge is asked in one batch."""
-    begun = means.clock()
-    drafted = _write(settings, attacker, live, step)
-    asked = [_target_prompt(settings, stream, one.draft, step) for stream, one in zip(live, drafted, strict=True)]
-    some = [prompt for prompt in asked if prompt is not None]
-    answers = ask_all(means.target, some, max_new_tokens=settings.max_new_tokens) if some else Answers({})
-    verdicts = _judge(score, some, answers.by_id)
-    seconds = (means.clock() - begun) / len(live)
+def _take_step(settings: Settings, live: Sequence[Stream], context: SearchContext, *, step: int) -> list[Attempt]:
+    """Take one step of some streams: attacker, target and judge each get one batch."""
+    assert context.attacker is not None  # the attack needs one
+    assert context.judge is not None
+    begun = context.clock()
+    drafted = _write(settings, context.attacker, live, step)
+    prompts = [_target_prompt(settings, stream, one.draft, step) for stream, one in zip(live, drafted, strict=True)]
+    sent = [prompt for prompt in prompts if prompt is not None]
+    batch = generate_all(context.target, sent, max_new_tokens=settings.max_new_tokens) if sent else ReplyBatch({})
+    verdicts = _judge(context.judge, sent, batch.by_id)
+    seconds = (context.clock() - begun) / len(live)
     return [
-        _attempt(stream, one, prompt, answers=answers, verdicts=verdicts, key=means.key, step=step, seconds=seconds)
-        for stream, one, prompt in zip(live, drafted, asked, strict=True)
+        _attempt(stream, one, prompt, batch=batch, verdicts=verdicts, key=context.log.key, step=step, seconds=seconds)
+        for stream, one, prompt in zip(live, drafted, prompts, strict=True)
     ]
 
 
@@ -123,18 +107,18 @@ def _streams(settings: Settings, request: Request, attempts: Sequence[Attempt]) 
 
 
 def _write(settings: Settings, attacker: Engine, live: Sequence[Stream], step: int) -> list[Drafted]:
-    """Ask the attacker for every stream's draft; malformed outputs are shown to it, and it is asked again."""
+    """Let the attacker write every stream's draft; malformed outputs are shown to it, and it writes again."""
     failures: list[list[Malformed]] = [[] for _ in live]
     drafts: dict[int, Draft] = {}
     tokens = [0] * len(live)
-    for number in range(1, settings.tries + 1):
+    for number in range(1, settings.attacker_attempts + 1):
         left = [i for i in range(len(live)) if i not in drafts]
         prompts = [_attacker_prompt(settings, live[i], failures[i], f"{step}.{number}") for i in left]
-        answers = ask_all(attacker, prompts, max_new_tokens=settings.attacker_tokens) if left else Answers({})
+        batch = generate_all(attacker, prompts, max_new_tokens=settings.attacker_tokens) if left else ReplyBatch({})
         for i, prompt in zip(left, prompts, strict=True):
-            reply = answers.by_id.get(prompt.id)
+            reply = batch.by_id.get(prompt.id)
             read = read_draft(reply.text) if reply else Malformed("", "no answer")
-            tokens[i] += answers.tokens(prompt.id)
+            tokens[i] += batch.tokens(prompt.id)
             if isinstance(read, Draft):
                 drafts[i] = read
             else:
@@ -143,9 +127,9 @@ def _write(settings: Settings, attacker: Engine, live: Sequence[Stream], step: i
 
 
 def _attacker_prompt(settings: Settings, stream: Stream, failures: Sequence[Malformed], name: str) -> Prompt:
-    told = instructions(settings.template, stream.request, stream=stream.number, streams=settings.streams)
-    messages = attacker_messages(told, stream.history, failures, remember=settings.remember, role=settings.role)
-    return ask_prompt(stream.request, f"{stream.number}/{name}", messages, attack=settings.attack)
+    text = instructions(settings.template, stream.request, stream=stream.number, streams=settings.streams)
+    messages = attacker_messages(text, stream.history, failures, remember=settings.remember, role=settings.role)
+    return query_prompt(stream.request, f"{stream.number}/{name}", messages, attack=settings.attack)
 
 
 def _target_prompt(settings: Settings, stream: Stream, draft: Draft | None, step: int) -> Prompt | None:
@@ -155,13 +139,13 @@ def _target_prompt(settings: Settings, stream: Stream, draft: Draft | None, step
     last = next((one for one in reversed(stream.history) if one.messages), None)
     if settings.talk and last is not None and last.messages:
         before = (*last.messages, Message(role="assistant", content=last.reply))
-    return ask_prompt(stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack)
+    return query_prompt(stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack)
 
 
-def _judge(score: Score, prompts: Sequence[Prompt], replies: Mapping[str, Reply]) -> dict[str, Verdict]:
-    answered = [prompt for prompt in prompts if prompt.id in replies]
-    verdicts = score(answered, [replies[prompt.id] for prompt in answered]) if answered else []
-    return {prompt.id: verdict for prompt, verdict in zip(answered, verdicts, strict=True)}
+def _judge(judge: JudgeCases, prompts: Sequence[Prompt], replies: Mapping[str, Reply]) -> dict[str, Verdict]:
+    cases = [Case(prompt, replies[prompt.id]) for prompt in prompts if prompt.id in replies]
+    verdicts = judge(cases) if cases else []
+    return {case.prompt.id: verdict for case, verdict in zip(cases, verdicts, strict=True)}
 
 
 def _attempt(
@@ -169,14 +153,14 @@ def _attempt(
     drafted: Drafted,
     prompt: Prompt | None,
     *,
-    answers: Answers,
+    batch: ReplyBatch,
     verdicts: Mapping[str, Verdict],
     key: str,
     step: int,
     seconds: float,
 ) -> Attempt:
     name = prompt.id if prompt is not None else ""
-    reply, verdict = answers.by_id.get(name), verdicts.get(name)
+    reply, verdict = batch.by_id.get(name), verdicts.get(name)
     return Attempt(
         search=key,
         request_id=stream.request.id,
@@ -192,14 +176,14 @@ def _attempt(
             target_queries=int(reply is not None),
             attacker_queries=drafted.malformed + int(drafted.draft is not None),
             judge_queries=int(verdict is not None),
-            tokens=drafted.tokens + answers.tokens(name),
+            tokens=drafted.tokens + batch.tokens(name),
             seconds=seconds,
         ),
     )
 
 
 def _found(settings: Settings, request: Request, attempts: Sequence[Attempt]) -> Prompt:
-    """The best prompt; the plain request where the attacker never wrote one."""
+    """Return the best prompt, or the plain request where the attacker never wrote one."""
     chosen = best(attempts)
     messages = chosen.messages if chosen is not None else None
     return craft_prompt(request, attack=settings.attack, messages=messages or user(request.text), cost=total(attempts))

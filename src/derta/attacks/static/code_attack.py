@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.base import craft_prompt, fill, per_request, shipped_text, user
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, fill, shipped_text, user
 from derta.errors import RecipeError
-from derta.protocols import Attack
 from derta.records import Prompt, Request
 
 StructureName = Literal["stack", "deque", "list"]
@@ -43,13 +44,14 @@ def pushes(text: str, *, structure: StructureName) -> str:
     return "\n".join(f'    {variable}.append("{word}")' for word in (words[::-1] if last_word_first else words))
 
 
+@factory
 def code_attack(*, structures: tuple[StructureName, ...] = ("stack",)) -> Attack:
     """Ask for the completion of a program that decodes the request and lists the steps to fulfil it.
 
     `stack` is the paper's prompt, character for character. `deque` takes the words from the front of a queue and
     `list` reads them in order; both are in words of our own.
 
-    >>> [prompt] = code_attack()([Request(id="7", text="Paint it.")], target=None, rng=Random(0))
+    >>> [prompt] = code_attack().craft([Request(id="7", text="Paint it.")])
     >>> prompt.id, 'my_stack.append("Paint")' in prompt.messages[0].content
     ('code_attack@stack:7', True)
 
@@ -68,4 +70,4 @@ def code_attack(*, structures: tuple[StructureName, ...] = ("stack",)) -> Attack
             text = fill(template, "@PUSHES@", pushes(request.text, structure=name))
             yield craft_prompt(request, attack="code_attack", variant=name, messages=user(text))
 
-    return per_request(craft_one)
+    return per_request("code_attack", craft_one)

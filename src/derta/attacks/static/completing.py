@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.base import craft_prompt, per_request
-from derta.protocols import Attack
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt
 from derta.records import Prompt, Request
 
 FALLBACK = "fallback"
@@ -106,12 +107,13 @@ def rule_counts(requests: Iterable[Request]) -> dict[str, int]:
     return dict(Counter(rewrite(request.text).rule for request in requests).most_common())
 
 
+@factory
 def completing(*, rewriting: Literal["rules", "none"] = "rules") -> Attack:
     r"""Give the model raw text to complete, without any chat format.
 
     The judge sees the request as it came. Report `rule_counts` beside a rate on requests rewritten by rule.
 
-    >>> [prompt] = completing()([Request(id="7", text="How do I paint a fence?")], target=None, rng=Random(0))
+    >>> [prompt] = completing().craft([Request(id="7", text="How do I paint a fence?")])
     >>> prompt.id, prompt.mode, prompt.request
     ('completing@rules:7', 'raw', 'How do I paint a fence?')
 
@@ -130,4 +132,4 @@ def completing(*, rewriting: Literal["rules", "none"] = "rules") -> Attack:
             text = rewrite(request.text).text
             yield craft_prompt(request, attack="completing", variant="rules", text=text)
 
-    return per_request(craft_one)
+    return per_request("completing", craft_one)

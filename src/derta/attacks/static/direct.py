@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from derta.attacks.base import craft_prompt, per_request, user
-from derta.protocols import Attack
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, user
 from derta.records import Prompt, Request
 
 
+@factory
 def direct() -> Attack:
     """Ask plainly, in one user's message.
 
-    >>> [prompt] = direct()([Request(id="7", text="Why?")], target=None, rng=Random(0))
+    >>> [prompt] = direct().craft([Request(id="7", text="Why?")])
     >>> prompt.id, prompt.mode, prompt.messages
     ('direct:7', 'chat', (Message(role='user', content='Why?'),))
     """
@@ -21,4 +23,4 @@ def direct() -> Attack:
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         yield craft_prompt(request, attack="direct", messages=user(request.text))
 
-    return per_request(craft_one)
+    return per_request("direct", craft_one)

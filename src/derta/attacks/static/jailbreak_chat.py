@@ -6,24 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from derta.attacks.base import craft_prompt, fill, per_request, user
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, fill, user
 from derta.errors import DataError, RecipeError
-from derta.protocols import Attack
 from derta.records import Prompt, Request
-from derta.sources import SEPARATOR, read_entries, text_of
+from derta.sources import SEPARATOR, read_texts
 
 PLACEHOLDER = "[INSERT PROMPT HERE]"
 FIELDS = ("text", "prompt", "template")
 
 
-def read_templates(path: Path, *, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> list[str]:
+def read_templates(
+    path: str | Path, *, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> tuple[str, ...]:
     """Templates from a user's file: strings, or the `text`, `prompt` or `template` field of its rows.
 
     Raises:
         DataError: unreadable file, an entry without text, or a template without the placeholder; numbers count from 1.
     """
-    entries = enumerate(read_entries(path, separator=separator), start=1)
-    templates = [text_of(entry, fields=FIELDS, where=f"{path}, template {number}") for number, entry in entries]
+    templates = read_texts(path, what="template", fields=FIELDS, separator=separator)
     bare = [number for number, template in enumerate(templates, start=1) if placeholder not in template]
     if bare:
         raise DataError(
@@ -33,8 +34,17 @@ def read_templates(path: Path, *, placeholder: str = PLACEHOLDER, separator: str
     return templates
 
 
-def jailbreak_chat(*, templates: Path, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> Attack:
-    """Put each request into a template drawn for it alone, wherever the placeholder stands.
+@factory
+def jailbreak_chat(*, templates: str | Path, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> Attack:
+    """Put each request into a template drawn for it alone, in place of the placeholder.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     templates = Path(folder, "templates.txt")
+    ...     _ = templates.write_text("Play a gardener. [INSERT PROMPT HERE]")
+    ...     attack = jailbreak_chat(templates=templates)
+    >>> attack.craft([Request(id="7", text="Why?")])[0].messages[0].content
+    'Play a gardener. Why?'
 
     Args:
         templates: a `.json` list, `.jsonl`, `.csv`, or a text file with `separator` lines between templates.
@@ -54,4 +64,4 @@ def jailbreak_chat(*, templates: Path, placeholder: str = PLACEHOLDER, separator
         text = fill(rng.choice(texts), placeholder, request.text)
         yield craft_prompt(request, attack="jailbreak_chat", messages=user(text))
 
-    return per_request(craft_one)
+    return per_request("jailbreak_chat", craft_one)

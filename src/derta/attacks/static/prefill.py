@@ -9,9 +9,10 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.base import craft_prompt, per_request, user
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, user
 from derta.errors import RecipeError
-from derta.protocols import Attack
 from derta.records import PrefillDepth, Prompt, Request
 
 DEPTHS = ("0%", "1%", "5%", "10%", "25%", "50%", "100%")
@@ -124,14 +125,15 @@ def read_token_ends(path: Path) -> TokenEnds:
     return token_ends
 
 
-def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: Path | None = None) -> Attack:
+@factory
+def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = None) -> Attack:
     """Ask plainly and begin the assistant's turn with a part of the request's `harmful` answer, at every depth.
 
     A percentage is of words, so that every model under comparison is given the same text. The reply to `100%` comes
     after the whole answer was given: there, only a refusal is left to be seen.
 
     >>> request = Request(id="7", text="How is bread made?", harmful="Mix flour and water, then bake.")
-    >>> [p.prefill for p in prefill(depths=("0%", "50%"))([request], target=None, rng=Random(0))]
+    >>> [p.prefill for p in prefill(depths=("0%", "50%")).craft([request])]
     [None, 'Mix flour and']
 
     Args:
@@ -145,7 +147,7 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: Path | None = None) 
     Source: the paper's analysis of 0, 50 and 100 % of a harmful response.
     """
     parsed = parse_depths(depths)
-    token_ends = read_token_ends(tokenizer) if tokenizer else None
+    token_ends = read_token_ends(Path(tokenizer)) if tokenizer else None
     for depth in parsed:
         cut("any answer", depth, token_ends=token_ends)
 
@@ -161,4 +163,4 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: Path | None = None) 
                 depth=depth.record,
             )
 
-    return per_request(craft_one, needs_answers="prefill")
+    return per_request("prefill", craft_one, needs_answers=True)

@@ -7,14 +7,15 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from derta.attacks.base import craft_prompt, fill, per_request, shipped_text, user
+from derta.attacks.base import Attack, per_request
+from derta.attacks.building import factory
+from derta.attacks.prompts import craft_prompt, fill, shipped_text, user
 from derta.errors import DataError, RecipeError
-from derta.protocols import Attack
 from derta.records import Message, Prompt, Request
 from derta.sources import read_entries, text_of
 
 
-def read_demonstrations(path: Path, *, count: int) -> list[str]:
+def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
     """The first `count` demonstrations of a user's file: strings, or rows with `user` and `assistant`.
 
     Raises:
@@ -36,10 +37,19 @@ def read_demonstrations(path: Path, *, count: int) -> list[str]:
     return texts
 
 
-def self_cipher(*, demonstrations: Path, count: int = 5, role: Literal["system", "user"] = "system") -> Attack:
+@factory
+def self_cipher(*, demonstrations: str | Path, count: int = 5, role: Literal["system", "user"] = "system") -> Attack:
     """Ask plainly after a role-play in which both sides are said to speak a cipher.
 
     The role-play's text is our own and harmless; what makes it an attack are the demonstrations, which a user brings.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     demonstrations = Path(folder, "demonstrations.txt")
+    ...     _ = demonstrations.write_text("How is soup made? Boil it.")
+    ...     attack = self_cipher(demonstrations=demonstrations, count=1)
+    >>> [message.role for message in attack.craft([Request(id="7", text="Why?")])[0].messages]
+    ['system', 'user']
 
     Args:
         demonstrations: a `.json` list, `.jsonl`, `.csv`, or a text file with lines of ===== between them.
@@ -65,4 +75,4 @@ def self_cipher(*, demonstrations: Path, count: int = 5, role: Literal["system",
             messages = user(f"{role_play}\n\n{request.text}")
         yield craft_prompt(request, attack="self_cipher", messages=messages)
 
-    return per_request(craft_one)
+    return per_request("self_cipher", craft_one)

@@ -1,0 +1,160 @@
+"""Attacks from names and options, and from a user's own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from random import Random
+from typing import Any, ParamSpec
+
+from pydantic import ValidationError, validate_call
+
+from derta.attacks.base import Attack, per_request
+from derta.attacks.prompts import craft_prompt, user
+from derta.errors import DataError, RecipeError, did_you_mean
+from derta.files import describe
+from derta.records import Prompt, Request
+
+P = ParamSpec("P")
+AttackFunction = Callable[..., str | Prompt | Iterable[str | Prompt]]
+"""A user's attack: `fn(request)`, with a keyword `rng` if it needs randomness, and more keywords for its options."""
+
+
+def factory(function: Callable[P, Attack]) -> Callable[P, Attack]:
+    """Decorate a function that builds an attack: its options are checked, and kept on the attack."""
+
+    @wraps(function)
+    def build(*args: P.args, **options: P.kwargs) -> Attack:
+        if args:
+            raise RecipeError(
+                f"attack {function.__name__}: expected options by name, got {args[0]!r}; write `name=value`"
+            )
+        return call_factory(function, options)
+
+    return build
+
+
+def call_factory(function: Callable[..., Attack], options: Mapping[str, object], *, name: str | None = None) -> Attack:
+    """Build an attack with its factory.
+
+    Raises:
+        RecipeError: an unknown option (the nearest is named), a missing one, or a value that cannot be.
+        DataError: a file that an option names is not what the attack expects.
+    """
+    name = name or function.__name__
+    known = signature(function).parameters
+    _check_options(name, options, known)
+    try:
+        attack = validate_call(function)(**options)
+    except ValidationError as error:
+        raise RecipeError(f"attack {name}: option {describe(error)}") from error
+    defaults = {option: one.default for option, one in known.items() if one.default is not Parameter.empty}
+    return replace(attack, options={**defaults, **options})
+
+
+def _check_options(name: str, options: Mapping[str, object], known: Mapping[str, Parameter]) -> None:
+    for option in options:
+        if option not in known:
+            raise RecipeError(f"attack {name}: unknown option {option!r}; {did_you_mean(option, known)}")
+    for option, parameter in known.items():
+        if parameter.default is Parameter.empty and option not in options:
+            raise RecipeError(f"attack {name}: expected the option `{option}`, got none; set it in the recipe")
+
+
+def from_function(
+    function: AttackFunction,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Attack:
+    """Return a user's function of a request as an attack.
+
+    It returns a text for the user's turn, a `Prompt`, or several of either, which are then numbered as variants from
+    1 on. Ids, the request and its references are filled in.
+
+    >>> def politely(request):
+    ...     return f"Please: {request.text}"
+    >>> [prompt] = from_function(politely).craft([Request(id="7", text="Why?")])
+    >>> prompt.id, prompt.messages[0].content
+    ('politely:7', 'Please: Why?')
+
+    Args:
+        function: `fn(request)`; a keyword `rng` gets a generator that belongs to the request.
+        name: The attack's name, in place of the function's.
+        version: Identifies the function when a run resumes, in place of its source.
+        options: More keywords for the function.
+
+    Raises:
+        RecipeError: the function has no name, or no such option.
+        DataError: (from `craft`) it returned something else.
+    """
+    name = name or getattr(function, "__name__", "<unnamed>")
+    if name.startswith("<"):
+        raise RecipeError("attack: expected a function with a name, got a lambda or an object; give `name=`")
+    options = dict(options or {})
+    keywords = dict([*signature(function).parameters.items()][1:])
+    takes_rng = keywords.pop("rng", None) is not None
+    if not any(one.kind is Parameter.VAR_KEYWORD for one in keywords.values()):
+        _check_options(name, options, keywords)
+
+    def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
+        found = function(request, **options, **({"rng": rng} if takes_rng else {}))
+        if isinstance(found, (str, Prompt)):
+            yield _as_prompt(found, request, attack=name, variant=None)
+        elif isinstance(found, Iterable):
+            for number, one in enumerate(found, start=1):
+                yield _as_prompt(one, request, attack=name, variant=str(number))
+        else:
+            raise _not_a_prompt(found, request, attack=name)
+
+    return replace(per_request(name, craft_one), options=options, function=function, version=version)
+
+
+def _as_prompt(found: str | Prompt, request: Request, *, attack: str, variant: str | None) -> Prompt:
+    if isinstance(found, str) and found.strip():
+        return craft_prompt(request, attack=attack, variant=variant, messages=user(found))
+    if isinstance(found, Prompt):
+        made = craft_prompt(request, attack=attack, variant=found.variant or variant, messages=user(request.text))
+        kept = found.model_dump(include={"mode", "messages", "text", "prefill", "depth", "decoding", "cost"})
+        return Prompt.model_validate(made.model_dump() | kept)
+    raise _not_a_prompt(found, request, attack=attack)
+
+
+def _not_a_prompt(found: object, request: Request, *, attack: str) -> DataError:
+    return DataError(
+        f"attack {attack}: expected a text that is not empty, a Prompt, or several of them for request {request.id!r}, "
+        f"got {found!r:.60}; let the function return one"
+    )
+
+
+def _is_factory(function: Callable[..., Any]) -> bool:
+    """Return True for a function that builds an attack from options, False for one that takes a request."""
+    found = signature(function)
+    if found.return_annotation is not Signature.empty:
+        return str(getattr(found.return_annotation, "__name__", found.return_annotation)).endswith("Attack")
+    return all(
+        one.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD) or one.default is not Parameter.empty
+        for one in found.parameters.values()
+    )
+
+
+def build_from(
+    attack: Attack | Callable[..., Any], options: Mapping[str, object], *, name: str | None = None
+) -> Attack:
+    """Return a user's attack, whatever it is: an attack, a factory of attacks with options, or a function of a request.
+
+    Raises:
+        RecipeError: it is none of them, or has no such option.
+    """
+    if isinstance(attack, Attack):
+        if options:
+            raise RecipeError(f"attack {attack.name}: expected no options, because it is built, got {[*options]}")
+        return attack
+    if not callable(attack):
+        raise RecipeError(f"attack: expected a name, an attack or a function, got {attack!r:.60}")
+    if _is_factory(attack):
+        return replace(call_factory(attack, options, name=name), function=attack)
+    return from_function(attack, name=name, options=options)

@@ -1,0 +1,82 @@
+"""How a request becomes a prompt with an id, and the text assets of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+
+from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request, Suite
+
+
+def fill(template: str, placeholder: str, text: str) -> str:
+    """Replace `placeholder` by `text`, character for character: no template language is involved.
+
+    >>> fill("Ask: @REQUEST@", "@REQUEST@", "What do {{ x }} and @REQUEST@ mean?")
+    'Ask: What do {{ x }} and @REQUEST@ mean?'
+    """
+    return template.replace(placeholder, text)
+
+
+def shipped_text(name: str) -> str:
+    """Return a text asset of this package, without the line break that ends the file."""
+    return (files("derta.attacks") / "texts" / name).read_text(encoding="utf-8").removesuffix("\n")
+
+
+def shipped_lines(name: str) -> tuple[str, ...]:
+    """Return the lines of a text asset that are not empty."""
+    return tuple(line for line in shipped_text(name).splitlines() if line)
+
+
+def user(text: str) -> tuple[Message, ...]:
+    """Return a conversation of one user message."""
+    return (Message(role="user", content=text),)
+
+
+def craft_prompt(
+    request: Request,
+    *,
+    attack: str,
+    variant: str | None = None,
+    messages: tuple[Message, ...] | None = None,
+    text: str | None = None,
+    prefill: str | None = None,
+    depth: PrefillDepth | None = None,
+    decoding: Decoding | None = None,
+    cost: Cost | None = None,
+) -> Prompt:
+    """Return a chat prompt (`messages`) or a raw one (`text`), with its id made of attack, variant and request.
+
+    >>> craft_prompt(Request(id="7", text="Why?"), attack="prefill", variant="50%", messages=user("Why?")).id
+    'prefill@50%:7'
+    """
+    cell = f"{attack}@{variant}" if variant else attack
+    return Prompt(
+        id=f"{cell}:{request.id}",
+        request_id=request.id,
+        request=request.text,
+        attack=attack,
+        variant=variant,
+        mode="raw" if messages is None else "chat",
+        messages=messages,
+        text=text,
+        prefill=prefill,
+        depth=depth,
+        decoding=decoding,
+        cost=cost,
+        category=request.category,
+        answer=request.answer,
+        steps=request.steps,
+    )
+
+
+def as_suite(prompts: Iterable[Prompt], *, suite: Suite, dataset: str) -> Iterator[Prompt]:
+    """Return the same prompts in another suite: everyday requests without an attack around them are no attack.
+
+    The data set's name leads the id, so that several data sets with ids of their own fit in one file.
+
+    >>> prompt = craft_prompt(Request(id="7", text="Why?"), attack="direct", messages=user("Why?"))
+    >>> [(p.id, p.cell) for p in as_suite([prompt], suite="over_refusal", dataset="xstest")]
+    [('xstest/direct:7', 'xstest')]
+    """
+    for prompt in prompts:
+        yield prompt.model_copy(update={"id": f"{dataset}/{prompt.id}", "suite": suite, "dataset": dataset})
