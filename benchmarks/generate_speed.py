@@ -146,7 +146,7 @@ def attack_prompts(name: str, data: Path) -> list[Prompt]:
 
 
 def craft(name: str, requests: list[Request], options: dict) -> list[Prompt]:
-    return list(build_attack(name, options)(requests, target=None, rng=random.Random(0)))  # noqa: S311
+    return build_attack(name, options).craft(requests)
 
 
 if __name__ == "__main__":

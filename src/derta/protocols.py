@@ -1,4 +1,4 @@
-"""Interfaces between stages: engines, attacks, judges, and the display that a caller hands in."""
+"""Interfaces between stages: engines, judges, and the display that a caller hands in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from random import Random
-from time import monotonic
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from derta.records import Measure, Prompt, Reply, Request, Verdict
+from derta.records import Measure, Prompt, Reply, Verdict
 
 
 class Case(NamedTuple):
@@ -45,8 +42,8 @@ class Judge(Protocol):
         ...
 
 
-Score = Callable[[Sequence[Prompt], Sequence[Reply]], Sequence[Verdict]]
-"""A judge as a search uses it: many cases at once, one verdict each, in order."""
+JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
+"""A user's judge of one case: a yes or no, None where it cannot tell, or a whole verdict."""
 
 
 class Engine(Protocol):
@@ -65,36 +62,6 @@ class Engine(Protocol):
 
         The list is one longer than the continuation has tokens: the last entry stands after all of it.
         """
-        ...
-
-
-class Attack(Protocol):
-    """Turns requests into prompts. An attack never scores itself."""
-
-    def __call__(self, requests: Sequence[Request], *, target: Engine | None, rng: Random) -> Iterator[Prompt]:
-        """Yield the prompts; `target` is for attacks that search and is ignored by the others."""
-        ...
-
-
-class Means(NamedTuple):
-    """What a search is given: the target, who writes prompts, who judges replies, and where its tries are kept.
-
-    `key` tells this search from others (target, attacker, judge, options): a state file of another is refused.
-    """
-
-    target: Engine
-    state: Path
-    key: str
-    attacker: Engine | None = None
-    score: Score | None = None
-    clock: Callable[[], float] = monotonic
-
-
-class Search(Protocol):
-    """An attack that asks the target again and again. It never scores itself: `means.score` does."""
-
-    def __call__(self, requests: Sequence[Request], *, means: Means, rng: Random) -> Iterator[Prompt]:
-        """Yield the best prompt found for each request; what the state file holds is not asked again."""
         ...
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 
 import pytest
 
-from derta.protocols import Attack
+from derta.attacks import Attack
 from derta.records import Prompt, Request
 
 Craft = Callable[..., list[Prompt]]
@@ -18,32 +17,27 @@ Craft = Callable[..., list[Prompt]]
 @pytest.fixture(scope="session")
 def craft() -> Craft:
     def run(attack: Attack, requests: Sequence[Request], *, seed: int = 0) -> list[Prompt]:
-        return list(attack(requests, target=None, rng=Random(seed)))
+        return attack.craft(requests, seed=seed)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """The options that an attack cannot do without; all texts are benign."""
+    """The options that an attack cannot do without, or that make it quick; all texts are benign."""
     folder = tmp_path_factory.mktemp("attacks")
     templates = [f"Play the part of gardener {n} and answer: [INSERT PROMPT HERE] Thank you." for n in range(20)]
     (folder / "templates.json").write_text(json.dumps(templates), encoding="utf-8")
     demonstrations = [{"user": f"How is soup {n} made?", "assistant": f"Boil vegetable {n}."} for n in range(5)]
     lines = "".join(json.dumps(row) + "\n" for row in demonstrations)
     (folder / "demonstrations.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "seeds.txt").write_text("Dear gardener. Please tell: [INSERT PROMPT HERE]", encoding="utf-8")
     return {
+        "pair": {"streams": 2},
+        "autodan": {"seeds": str(folder / "seeds.txt"), "population": 3, "steps": 2},
         "jailbreak_chat": {"templates": str(folder / "templates.json")},
         "self_cipher": {"demonstrations": str(folder / "demonstrations.jsonl")},
     }
-
-
-@pytest.fixture(scope="session")
-def search_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """The options that a search cannot do without; all texts are benign."""
-    seeds = tmp_path_factory.mktemp("searches") / "seeds.txt"
-    seeds.write_text("Dear gardener. Please tell: [INSERT PROMPT HERE]", encoding="utf-8")
-    return {"autodan": {"seeds": str(seeds)}}
 
 
 @pytest.fixture

@@ -1,14 +1,22 @@
-"""The contract of every attack, and how a recipe builds one."""
+"""The contract of every attack, crafted or searched for, and how a recipe builds one."""
 
 from __future__ import annotations
 
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks import ATTACKS, build_attack
+import derta.attacks
+from derta.attacks import ATTACKS, Attack, build_attack
+from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, DertaError, RecipeError
 from derta.files import to_line
 from derta.records import Prompt, Request
@@ -42,12 +50,47 @@ def requests() -> st.SearchStrategy[list[Request]]:
     return st.lists(one, min_size=1, max_size=4, unique_by=lambda request: request.id)
 
 
+def reply_to(prompt: Prompt) -> str:
+    """The reply of a target that gives way to politeness after a turn or two."""
+    return "First mix it." if len(prompt.messages or ()) > 2 else "Sorry, no."
+
+
+def attack_prompts(attack: Attack, asked: Sequence[Request], *, seed: int = 0) -> list[Prompt]:
+    """The prompts of any attack; one that searches has scripted helpers, and no time passes."""
+    if not attack.searches:
+        return attack.craft(asked, seed=seed)
+    draft = json.dumps({"improvement": "politer", "prompt": "Tell me, please."})
+    found = attack.search(
+        asked,
+        target=ScriptedModel(reply_to),
+        attacker=ScriptedModel(lambda _: draft),
+        judge=lambda _, reply: "mix" in reply.text,
+        seed=seed,
+        clock=lambda: 0.0,
+    )
+    return list(found)
+
+
+@pytest.fixture
+def build(options: dict[str, dict[str, object]]) -> Callable[[str], Attack]:
+    return lambda name: build_attack(name, options.get(name, {}))
+
+
+STATIC = [name for name in ATTACKS if name not in ("pair", "escalation", "multi_turn", "autodan")]
+
+
+def test_those_that_search_say_so_and_the_others_need_nobody(build: Any) -> None:
+    assert [name for name in ATTACKS if not build(name).searches] == STATIC
+    needy = {name for name in ATTACKS if build(name).needs_attacker or build(name).needs_judge}
+    assert needy == {"pair", "escalation"}
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 @given(asked=requests())
 def test_every_request_gets_prompts_of_its_own_that_keep_what_judges_need(
-    name: str, asked: list[Request], craft: Any, options: Any
+    name: str, asked: list[Request], options: Any
 ) -> None:
-    prompts: list[Prompt] = craft(build_attack(name, options.get(name, {})), asked)
+    prompts = attack_prompts(build_attack(name, options.get(name, {})), asked)
     assert {prompt.request_id for prompt in prompts} == {request.id for request in asked}
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     by_id = {request.id: request for request in asked}
@@ -61,8 +104,15 @@ def test_every_request_gets_prompts_of_its_own_that_keep_what_judges_need(
 
 @pytest.mark.parametrize("name", ATTACKS)
 @given(asked=requests())
+def test_the_same_seed_gives_the_same_prompts(name: str, asked: list[Request], options: Any) -> None:
+    attack = build_attack(name, options.get(name, {}))
+    assert attack_prompts(attack, asked, seed=3) == attack_prompts(attack, asked, seed=3)
+
+
+@pytest.mark.parametrize("name", STATIC)
+@given(asked=requests())
 def test_prompts_depend_on_the_seed_and_the_request_alone(
-    name: str, asked: list[Request], craft: Any, options: Any
+    name: str, asked: list[Request], options: Any, craft: Any
 ) -> None:
     attack = build_attack(name, options.get(name, {}))
     together = {prompt.id: prompt for prompt in craft(attack, asked)}
@@ -83,16 +133,54 @@ def test_the_request_stands_in_the_prompt_character_for_character(
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_two_requests_of_one_id_are_refused(name: str, craft: Any, options: Any) -> None:
+def test_two_requests_of_one_id_are_refused(name: str, build: Any) -> None:
     twins = [Request(id="7", text=text, harmful="Mix.") for text in ("Why?", "How?")]
     with pytest.raises(DataError, match=r"'7' more than once"):
-        craft(build_attack(name, options.get(name, {})), twins)
+        attack_prompts(build(name), twins)
 
 
-def test_ids_differ_between_attacks_and_variants_on_the_same_requests(craft: Any, options: Any) -> None:
+def test_ids_differ_between_attacks_and_variants_on_the_same_requests(build: Any) -> None:
     asked = [Request(id=str(n), text=f"How do I paint fence {n}?", harmful="Mix the paint.") for n in range(3)]
-    ids = [prompt.id for name in ATTACKS for prompt in craft(build_attack(name, options.get(name, {})), asked)]
+    ids = [prompt.id for name in ATTACKS for prompt in attack_prompts(build(name), asked)]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_identified_by_its_name_and_options(name: str, build: Any) -> None:
+    assert build(name).name == name
+    assert build(name).identity == build(name).identity
+    others = {build(other).identity for other in ATTACKS if other != name}
+    assert build(name).identity not in others
+
+
+def test_another_option_is_another_identity() -> None:
+    assert derta.attacks.prefill(depths=("1%",)).identity != derta.attacks.prefill(depths=("2%",)).identity
+
+
+def test_a_search_is_not_crafted_and_a_crafted_attack_not_searched_for() -> None:
+    with pytest.raises(RecipeError, match="attack pair queries the target"):
+        derta.attacks.pair().craft([])
+    with pytest.raises(RecipeError, match="attack direct queries no model"):
+        derta.attacks.direct().search([], target=ScriptedModel({}))
+    with pytest.raises(RecipeError, match="expected `crafting` or `searching`, and not both"):
+        Attack("neither")
+
+
+def test_every_name_is_called_after_every_submodule_was_imported(options: Any) -> None:
+    for module in pkgutil.walk_packages(derta.attacks.__path__, "derta.attacks."):
+        importlib.import_module(module.name)
+    for name in ATTACKS:
+        assert getattr(derta.attacks, name)(**options.get(name, {})).name == name
+    assert set(ATTACKS) <= set(derta.attacks.__all__)
+
+
+def test_no_attack_imports_torch() -> None:
+    script = (
+        "import pkgutil, importlib, sys, derta.attacks as a\n"
+        "for m in pkgutil.walk_packages(a.__path__, 'derta.attacks.'): importlib.import_module(m.name)\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
 
 
 @pytest.mark.parametrize(
@@ -105,6 +193,7 @@ def test_ids_differ_between_attacks_and_variants_on_the_same_requests(craft: Any
             {"depth": ["1%"]},
             "unknown option 'depth'; did you mean 'depths'",
         ),
+        ("pair", {"tries": 5}, "unknown option 'tries'; did you mean 'attacker_attempts'"),
         ("direct", {"depths": []}, "unknown option 'depths'; there are none"),
         ("jailbreak_chat", {}, "attack jailbreak_chat: expected the option `templates`"),
         ("code_attack", {"structures": ["heap"]}, "attack code_attack: option structures.0: .*got 'heap'"),

@@ -5,13 +5,13 @@ from derta.attacks.attempts import Attempt, best, success_by_budget, total
 from derta.records import Cost, Message
 
 
-def attempt(name="r", step=1, *, score=None, asked=True, queries=1):
+def attempt(name="r", step=1, *, score=None, sent=True, queries=1):
     return Attempt(
         search="k",
         request_id=name,
         stream=0,
         step=step,
-        messages=(Message(role="user", content=str(step)),) if asked else None,
+        messages=(Message(role="user", content=str(step)),) if sent else None,
         score=score,
         harmful=None if score is None else score > 0.5,
         cost=Cost(target_queries=queries, judge_queries=queries, tokens=3, seconds=0.5),
@@ -23,8 +23,8 @@ def test_the_best_is_the_first_of_the_highest_score():
     assert found.step == 2
 
 
-def test_what_could_not_be_scored_comes_before_what_was_never_asked_and_after_everything_else():
-    lost, unscored, low = attempt(step=1, asked=False), attempt(step=2), attempt(step=3, score=0.0)
+def test_what_could_not_be_scored_comes_before_what_was_never_sent_and_after_everything_else():
+    lost, unscored, low = attempt(step=1, sent=False), attempt(step=2), attempt(step=3, score=0.0)
     assert best([lost, unscored, low]) == low
     assert best([lost, unscored]) == unscored
     assert best([lost]) is None
@@ -40,7 +40,7 @@ def test_costs_add_up():
     )
 )
 def test_success_never_falls_as_the_budget_grows_and_ends_at_all_that_were_found(scores):
-    tries = [attempt(name, score=score, queries=queries) for name, score, queries in scores]
-    found = [budget.found for budget in success_by_budget(tries)]
+    attempts = [attempt(name, score=score, queries=queries) for name, score, queries in scores]
+    found = [budget.found for budget in success_by_budget(attempts)]
     assert found == sorted(found)
-    assert found[-1] == len({one.request_id for one in tries if one.harmful})
+    assert found[-1] == len({one.request_id for one in attempts if one.harmful})

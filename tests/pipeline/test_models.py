@@ -112,7 +112,7 @@ def test_attacks_that_bend_decoding_are_refused_for_vllm_before_anything_is_trai
     recipe.write_text(yaml.safe_dump(values))
     called = derta("run", recipe, "--out", tmp_path / "run")
     assert called.code == 2
-    assert f"engine vllm: cannot bar tokens while decoding, as '{attack}@" in called.err
+    assert f"engine vllm: cannot ban tokens while decoding, as '{attack}@" in called.err
     assert not (tmp_path / "run").exists()
 
 

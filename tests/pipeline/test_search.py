@@ -10,7 +10,7 @@ import yaml
 
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records
-from derta.pipeline.search import check_decoding, judge_score
+from derta.pipeline.search import check_decoding, search_judge
 from derta.records import Prompt, Reply
 
 
@@ -50,12 +50,12 @@ def test_a_refusal_ban_goes_through_attack_and_reply(derta, asked, tmp_path, tin
     assert len(list(read_records(replies, Reply))) == 4
 
 
-def test_engines_that_would_not_heed_a_ban_refuse_it(derta, asked, tmp_path):
+def test_engines_that_do_not_support_a_ban_refuse_it(derta, asked, tmp_path):
     out = tmp_path / "prompts.jsonl"
     derta("attack", "rank_assisted", "--requests", asked, "--out", out)
     called = derta("reply", out, "--model", "m", "--engine", "api", "--out", tmp_path / "r.jsonl")
     assert called.code == 2
-    assert "engine api: cannot bar tokens while decoding, as 'rank_assisted@5-of-top20:q0' asks" in called.err
+    assert "engine api: cannot ban tokens while decoding, as 'rank_assisted@5-of-top20:q0' needs" in called.err
     with pytest.raises(EngineError):
         check_decoding("vllm", prompts_in(out))
 
@@ -65,8 +65,8 @@ def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta,
     # instructions are longer than the usual tiny model's positions
     model, out = make_model_dir(max_position_embeddings=2048), asked.with_name("prompts.jsonl")
     small = {
-        "pair": ["streams=2", "depth=1", "tries=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
-        "escalation": ["depth=1", "tries=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
+        "pair": ["streams=2", "depth=1", "attacker_attempts=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
+        "escalation": ["depth=1", "attacker_attempts=1", "max_new_tokens=4", "attacker_tokens=4", "role=user"],
         "multi_turn": ["turns=[1]", "max_new_tokens=4"],
         "autodan": [f"seeds={seeds}", "population=4", "steps=2", "max_new_tokens=4", "start=Sure"],
     }[name]
@@ -79,19 +79,19 @@ def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta,
     assert found["prompts"] == len(prompts_in(out)) == 2
     asks = found["cost"]["attacker_queries" if name in {"pair", "escalation"} else "target_queries"]
     assert asks > 0
-    before = out.read_bytes(), out.with_name("prompts.jsonl.tries.jsonl").read_bytes()
+    before = out.read_bytes(), out.with_name("prompts.jsonl.attempts.jsonl").read_bytes()
     assert derta(*words).code == 0
-    assert (out.read_bytes(), out.with_name("prompts.jsonl.tries.jsonl").read_bytes()) == before
+    assert (out.read_bytes(), out.with_name("prompts.jsonl.attempts.jsonl").read_bytes()) == before
     again = derta(*words, "--seed", 1)
-    assert (again.code, "expected the tries of this search" in again.err) == (2, True)
+    assert (again.code, "expected the attempts of this search" in again.err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pair"], "attack pair asks the target on the way; expected --target MODEL"),
+        (["pair"], "attack pair queries the target while it searches; expected --target MODEL"),
         (["pair", "--target", "m", "--option", "stream=2"], "unknown option 'stream'.*did you mean 'streams'"),
-        (["direct", "--target", "m"], "attack direct asks nobody"),
+        (["direct", "--target", "m"], "attack direct queries no model"),
         (["piar", "--target", "m"], "unknown attack 'piar'; did you mean 'pair'"),
     ],
 )
@@ -102,15 +102,15 @@ def test_mistakes_are_one_line(derta, asked, tmp_path, words, message):
 
 
 def test_a_judge_that_tells_no_harm_cannot_lead_a_search():
-    with pytest.raises(RecipeError, match="expected one that tells harm"):
-        judge_score("refusal")
+    with pytest.raises(RecipeError, match="expected one that measures harm"):
+        search_judge("refusal")
 
 
-def test_a_recipe_that_names_a_search_is_told_where_it_runs():
+def test_crafting_with_a_search_is_refused_and_names_the_command():
     from derta.attacks import build_attack
 
     with pytest.raises(RecipeError, match="derta attack pair --target MODEL"):
-        build_attack("pair", {})
+        build_attack("pair").craft([])
 
 
 def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_path, recipe):
@@ -131,7 +131,7 @@ def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_pat
     assert any("vanilla, seed 0: multi_turn took 3 queries of the target" in note for note in summary.notes)
     (home / "prompts.jsonl").unlink()
     again = run_recipe(load_recipe(path), folder=folder)
-    assert again.notes == summary.notes  # from the tries: nobody was asked again
+    assert again.notes == summary.notes  # from the attempts: nobody was queried again
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_pat
     [
         ({"attack": "pair"}, "pair needs `search: {attacker:"),
         ({"attack": "multi_turn", "options": {"turns": [0]}}, r"turns\.0"),
-        ({"attack": "multi_turn", "search": {"judge": "refusal"}}, "expected one that tells harm"),
+        ({"attack": "multi_turn", "search": {"judge": "refusal"}}, "expected one that measures harm"),
         ({"attack": "multi_turn", "search": {"jugde": "harm"}}, "did you mean 'judge'"),
         (
             {"attack": "multi_turn", "search": {"attacker": {"model": "m", "settings": {"thread": 1}}}},

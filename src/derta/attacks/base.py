@@ -12,9 +12,9 @@ from time import monotonic
 from typing import Protocol
 
 from derta.attacks.attempts import open_log
-from derta.attacks.search import CaseJudge, JudgeFunction, SearchContext, as_judge, judge_name
+from derta.attacks.search import SearchContext, as_judge, judge_name
 from derta.errors import DataError, RecipeError
-from derta.protocols import Engine
+from derta.protocols import Engine, Judge, JudgeFunction
 from derta.records import Prompt, Request, short_hash
 from derta.run_folder import identify
 
@@ -102,7 +102,7 @@ class Attack:
         *,
         target: Engine,
         attacker: Engine | None = None,
-        judge: CaseJudge | JudgeFunction | None = None,
+        judge: Judge | JudgeFunction | None = None,
         state: str | Path | None = None,
         key: str = "",
         seed: int = 0,

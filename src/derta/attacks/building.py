@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from random import Random
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 from pydantic import ValidationError, validate_call
 
@@ -20,6 +20,8 @@ from derta.records import Prompt, Request
 P = ParamSpec("P")
 AttackFunction = Callable[..., str | Prompt | Iterable[str | Prompt]]
 """A user's attack: `fn(request)`, with a keyword `rng` if it needs randomness, and more keywords for its options."""
+RENAMED = {"tries": "attacker_attempts"}
+"""Former names of options, so that the right one is offered."""
 
 
 def factory(function: Callable[P, Attack]) -> Callable[P, Attack]:
@@ -28,9 +30,7 @@ def factory(function: Callable[P, Attack]) -> Callable[P, Attack]:
     @wraps(function)
     def build(*args: P.args, **options: P.kwargs) -> Attack:
         if args:
-            raise RecipeError(
-                f"attack {function.__name__}: expected options by name, got {args[0]!r}; write `name=value`"
-            )
+            raise RecipeError(f"attack {function.__name__}: expected options by name, got {args[0]!r:.60}; name it")
         return call_factory(function, options)
 
     return build
@@ -57,7 +57,9 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
 def _check_options(name: str, options: Mapping[str, object], known: Mapping[str, Parameter]) -> None:
     for option in options:
         if option not in known:
-            raise RecipeError(f"attack {name}: unknown option {option!r}; {did_you_mean(option, known)}")
+            raise RecipeError(
+                f"attack {name}: unknown option {option!r}; {did_you_mean(RENAMED.get(option, option), known)}"
+            )
     for option, parameter in known.items():
         if parameter.default is Parameter.empty and option not in options:
             raise RecipeError(f"attack {name}: expected the option `{option}`, got none; set it in the recipe")
@@ -91,40 +93,34 @@ def from_function(
         RecipeError: the function has no name, or no such option.
         DataError: (from `craft`) it returned something else.
     """
-    name = name or getattr(function, "__name__", "<unnamed>")
-    if name.startswith("<"):
+    attack = name or str(getattr(function, "__name__", "<unnamed>"))
+    if attack.startswith("<"):
         raise RecipeError("attack: expected a function with a name, got a lambda or an object; give `name=`")
     options = dict(options or {})
     keywords = dict([*signature(function).parameters.items()][1:])
     takes_rng = keywords.pop("rng", None) is not None
     if not any(one.kind is Parameter.VAR_KEYWORD for one in keywords.values()):
-        _check_options(name, options, keywords)
+        _check_options(attack, options, keywords)
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
-        found = function(request, **options, **({"rng": rng} if takes_rng else {}))
-        if isinstance(found, (str, Prompt)):
-            yield _as_prompt(found, request, attack=name, variant=None)
-        elif isinstance(found, Iterable):
-            for number, one in enumerate(found, start=1):
-                yield _as_prompt(one, request, attack=name, variant=str(number))
+        found = cast("object", function(request, **options, **({"rng": rng} if takes_rng else {})))
+        if isinstance(found, Iterable) and not isinstance(found, (str, Prompt)):
+            for number, one in enumerate(cast("Iterable[object]", found), start=1):
+                yield _as_prompt(one, request, attack=attack, variant=str(number))
         else:
-            raise _not_a_prompt(found, request, attack=name)
+            yield _as_prompt(found, request, attack=attack, variant=None)
 
-    return replace(per_request(name, craft_one), options=options, function=function, version=version)
+    return replace(per_request(attack, craft_one), options=options, function=function, version=version)
 
 
-def _as_prompt(found: str | Prompt, request: Request, *, attack: str, variant: str | None) -> Prompt:
+def _as_prompt(found: object, request: Request, *, attack: str, variant: str | None) -> Prompt:
     if isinstance(found, str) and found.strip():
         return craft_prompt(request, attack=attack, variant=variant, messages=user(found))
     if isinstance(found, Prompt):
         made = craft_prompt(request, attack=attack, variant=found.variant or variant, messages=user(request.text))
         kept = found.model_dump(include={"mode", "messages", "text", "prefill", "depth", "decoding", "cost"})
         return Prompt.model_validate(made.model_dump() | kept)
-    raise _not_a_prompt(found, request, attack=attack)
-
-
-def _not_a_prompt(found: object, request: Request, *, attack: str) -> DataError:
-    return DataError(
+    raise DataError(
         f"attack {attack}: expected a text that is not empty, a Prompt, or several of them for request {request.id!r}, "
         f"got {found!r:.60}; let the function return one"
     )

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, TypeVar
 
 from derta.attacks.attempts import AttemptLog
 from derta.errors import ModelError, RecipeError
-from derta.protocols import Case, Engine
+from derta.protocols import Case, Engine, Judge, JudgeFunction
 from derta.records import Message, Prompt, Reply, Request, Verdict
 
+H = TypeVar("H")
 JudgeCases = Callable[[Sequence[Case]], list[Verdict]]
 """A judge as a search uses it: many cases at once, one verdict each, in order."""
-JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
-"""A user's judge of harm: a verdict, or whether the reply is harmful, or None where it cannot say."""
-
-
-@runtime_checkable
-class CaseJudge(Protocol):
-    """A judge of many cases, such as those of `derta.judges`."""
-
-    @property
-    def name(self) -> str:
-        """The name that its verdicts carry."""
-        ...
-
-    @property
-    def measures(self) -> str:
-        """The field of a verdict that it decides."""
-        ...
-
-    def judge(self, cases: Iterable[Case]) -> Iterable[Verdict]:
-        """Yield one verdict a case, in order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +28,23 @@ class SearchContext:
     clock: Callable[[], float] = monotonic
 
 
-def judge_name(judge: CaseJudge | JudgeFunction) -> str:
+def required(helper: H | None, name: str) -> H:
+    """Return an attacker or judge that a search cannot do without.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if helper is None:
+        raise RecipeError(f"expected {name} for the search, got none; give one")
+    return helper
+
+
+def judge_name(judge: Judge | JudgeFunction) -> str:
     """Return a name of a judge, or of a judging function, for the key of a search."""
-    return judge.name if isinstance(judge, CaseJudge) else getattr(judge, "__qualname__", type(judge).__qualname__)
+    return judge.name if isinstance(judge, Judge) else getattr(judge, "__qualname__", type(judge).__qualname__)
 
 
-def as_judge(judge: CaseJudge | JudgeFunction) -> JudgeCases:
+def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
     """Return a judge, or a function of a prompt and its reply, as a search uses it.
 
     >>> prompt = Prompt(id="p", request_id="r", request="?", attack="pair", mode="raw", text="?")
@@ -64,7 +55,7 @@ def as_judge(judge: CaseJudge | JudgeFunction) -> JudgeCases:
     Raises:
         RecipeError: it is neither, or a judge that does not measure harm.
     """
-    if isinstance(judge, CaseJudge):
+    if isinstance(judge, Judge):
         if judge.measures != "harmful":
             raise RecipeError(
                 f"judge {judge.name!r}: expected one that measures harm, such as harm or guideline, got one that "
@@ -83,7 +74,7 @@ def as_judge(judge: CaseJudge | JudgeFunction) -> JudgeCases:
 def _verdict(found: Verdict | bool | None, case: Case, *, name: str) -> Verdict:
     if isinstance(found, Verdict):
         return found
-    return Verdict(prompt_id=case.prompt.id, judge=name, harmful=found)
+    return Verdict(prompt_id=case.prompt.id, sample=case.reply.sample, judge=name, harmful=found)
 
 
 class ReplyBatch(NamedTuple):
@@ -135,7 +126,7 @@ def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: i
 
 
 def mean_likelihoods(engine: Engine, prompts: Sequence[Prompt], continuation: str) -> list[float]:
-    """Return the mean log-probability of a continuation's tokens after each prompt; -inf after one the engine cannot take.
+    """Return the mean log-probability of a continuation's tokens after each prompt; -inf where it cannot take one.
 
     Raises:
         ModelError: it can take none of them.

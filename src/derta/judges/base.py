@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.errors import DataError
-from derta.protocols import Case, Judge
+from derta.protocols import Case, Judge, JudgeFunction
 from derta.records import Measure, Prompt, Reply, Verdict
 from derta.run_folder import identify
 
-JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from typing import TypeVar
 
-from derta.attacks import SEARCHES, build_attack
-from derta.attacks.base import as_suite
+from derta.attacks import Attack, build_attack
+from derta.attacks.prompts import as_suite
 from derta.config import EvaluationSection, Recipe, SectionKey
 from derta.errors import DataError, RecipeError
 from derta.files import Appender, drop_torn_line, read_records, write_records
@@ -28,7 +27,7 @@ def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> 
             what = f"{section.suite} {section.attack}" if section.prompts is None else "prompts"
             raise RecipeError(f"evaluate: got two sections of {what}; give each a `name`")
         seen.add(section.key)
-        if section.attack in SEARCHES:
+        if section.prompts is None and section_attack(section).searches:
             continue
         found = _section_prompts(section, held_out=held_out, seed=seed)
         if section.name is not None:
@@ -38,12 +37,15 @@ def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> 
     return prompts
 
 
+def section_attack(section: EvaluationSection) -> Attack:
+    """Return the attack of an evaluation, built with its options."""
+    return build_attack(section.attack, section.options)
+
+
 def _section_prompts(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> Iterable[Prompt]:
     if section.prompts is not None:
         return read_records(Path(section.prompts), Prompt)
-    attack = build_attack(section.attack, section.options)
-    requests = section_requests(section, held_out=held_out, seed=seed)
-    return attack(requests, target=None, rng=Random(seed))  # noqa: S311 - reproducible, not secret
+    return section_attack(section).craft(section_requests(section, held_out=held_out, seed=seed), seed=seed)
 
 
 def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:

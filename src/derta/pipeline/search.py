@@ -1,27 +1,26 @@
-"""Attacks from the command line: those that craft prompts at once, and those that ask engines on the way."""
+"""Attacks over files, and a recipe's attacks that search for prompts against each model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 
-from derta.attacks import LED, SEARCHES, build_attack, build_search
+from derta.attacks import Attack
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
-from derta.attacks.base import as_suite
+from derta.attacks.prompts import as_suite
+from derta.attacks.search import as_judge
 from derta.config import EngineConfig, EvaluationSection, Recipe
 from derta.data.requests import load_requests
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
-from derta.formats.replies import Case
 from derta.pipeline.data import section_requests
-from derta.pipeline.evaluate import check_unique
+from derta.pipeline.evaluate import check_unique, section_attack
 from derta.pipeline.judge import JudgeModel, find_judge
-from derta.protocols import Display, Engine, Means, Score
-from derta.records import Cost, Prompt, Record, Request, short_hash
+from derta.protocols import Display, Engine, Judge
+from derta.records import Cost, Prompt, Record, Request
 
 
 class EngineChoice(NamedTuple):
@@ -49,17 +48,15 @@ class SearchSummary(Record):
     success_by_budget: tuple[Budget, ...]
 
 
-def craft_file(name: str, options: Mapping[str, Any], *, requests: Path, fmt: str, seed: int, out: Path) -> int:
-    """Write the prompts of an attack that asks nobody."""
-    craft = build_attack(name, options)
-    prompts = list(craft(load_requests(requests, format=fmt), target=None, rng=Random(seed)))  # noqa: S311
+def craft_file(attack: Attack, *, requests: Path, fmt: str, seed: int, out: Path) -> int:
+    """Write the prompts of an attack that queries no model, and return their number."""
+    prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
     write_records(out, prompts)
     return len(prompts)
 
 
 def search_file(
-    name: str,
-    options: Mapping[str, Any],
+    attack: Attack,
     *,
     helpers: Helpers,
     requests: Path,
@@ -68,32 +65,34 @@ def search_file(
     out: Path,
     display: Display = Display(),
 ) -> SearchSummary:
-    """Search for the best prompts against a target; what was tried is kept beside them, in `<out>.tries.jsonl`.
+    """Search for the best prompts against a target; the attempts are kept next to them, in `<out>.attempts.jsonl`.
 
     Raises:
-        RecipeError: no target, an unknown option, or an attacker or judge that the search needs and was not given.
-        RunError: the tries are those of another search.
+        RecipeError: no target, or an attacker or judge that the search needs is missing.
+        RunError: the attempts are those of another search.
     """
     if helpers.target is None:
-        raise RecipeError(f"attack {name} asks the target on the way; expected --target MODEL, got none")
-    search = build_search(name, options)
-    asked = load_requests(requests, format=fmt)
-    state = out.with_name(out.name + ".tries.jsonl")
-    means = Means(
+        raise RecipeError(f"attack {attack.name} queries the target while it searches; expected --target MODEL")
+    wanted = list(load_requests(requests, format=fmt))
+    state = out.with_name(out.name + ".attempts.jsonl")
+    found = attack.search(
+        wanted,
         target=_engine(helpers.target),
         attacker=None if helpers.attacker is None else _engine(helpers.attacker),
-        score=None if helpers.judge is None else judge_score(helpers.judge, model=helpers.judge_model),
+        judge=None if helpers.judge is None else search_judge(helpers.judge, model=helpers.judge_model),
         state=state,
-        key=_key(name, options, helpers=helpers, requests=asked, seed=seed),
+        key=json.dumps(helpers, sort_keys=True, default=str),
+        seed=seed,
     )
     prompts: list[Prompt] = []
-    with display.progress.task(f"{name}: requests", total=len(asked)) as task:
-        for prompt in search(asked, means=means, rng=Random(seed)):  # noqa: S311 - reproducible, not secret
+    with display.progress.task(f"{attack.name}: requests", total=len(wanted)) as task:
+        for prompt in found:
             prompts.append(prompt)
             task.update(len({one.request_id for one in prompts}))
     write_records(out, prompts)
-    tries = read_attempts(state, key=means.key)
-    return SearchSummary(prompts=len(prompts), cost=total(tries), success_by_budget=tuple(success_by_budget(tries)))
+    attempts = read_attempts(state)
+    budgets = tuple(success_by_budget(attempts))
+    return SearchSummary(prompts=len(prompts), cost=total(attempts), success_by_budget=budgets)
 
 
 def told_cost(cost: Cost) -> str:
@@ -110,33 +109,30 @@ def told_search(summary: SearchSummary) -> str:
     return f"{told_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"
 
 
-def judge_score(name: str, *, model: JudgeModel | None = None) -> Score:
-    """A judge as searches use it."""
-    judging = find_judge(name, model=model)
-    if judging.measures != "harmful":
-        raise RecipeError(f"--judge: expected one that tells harm, such as harm or guideline, got {name!r}")
-    return lambda prompts, replies: [*judging.judge([Case(*case) for case in zip(prompts, replies, strict=True)])]
+def search_judge(name: str, *, model: JudgeModel | None = None) -> Judge:
+    """Return the judge of a name, which a search can use if it measures harm.
+
+    Raises:
+        RecipeError: it measures something else.
+    """
+    judge = find_judge(name, model=model)
+    as_judge(judge)
+    return judge
 
 
 def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that bend decoding on an engine that would not heed it.
+    """Refuse prompts that change decoding on an engine that does not support it.
 
     Raises:
         EngineError: names the first.
     """
     bent = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
     if engine != "hf" and bent is not None:
-        raise EngineError(f"engine {engine}: cannot bar tokens while decoding, as {bent!r} asks; use the engine hf")
+        raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
 
 
 def _engine(choice: EngineChoice) -> Engine:
     return load_engine(choice.model, engine=choice.engine, **choice.settings)
-
-
-def _key(name: str, options: Mapping[str, Any], *, helpers: Helpers, requests: Sequence[Request], seed: int) -> str:
-    """What tells this search from every other: a state file of another must not be gone on with."""
-    asked = [request.model_dump_json() for request in requests]
-    return short_hash(json.dumps([name, options, helpers, seed, asked], sort_keys=True, default=str))
 
 
 def check_searches(recipe: Recipe) -> None:
@@ -146,15 +142,15 @@ def check_searches(recipe: Recipe) -> None:
         RecipeError: names the evaluation and what it lacks.
     """
     for section in recipe.evaluate:
-        if section.attack not in SEARCHES:
+        attack = section_attack(section)
+        if not attack.searches:
             continue
-        build_search(section.attack, section.options)
-        taking_part = section.search
-        if taking_part.attacker is not None:
-            check_settings(taking_part.attacker.engine, taking_part.attacker.settings)
-        if taking_part.judge is not None:
-            judge_score(taking_part.judge, model=_judge_model(taking_part.judge_model))
-        if section.attack in LED and (taking_part.judge is None or taking_part.attacker is None):
+        helpers = section.search
+        if helpers.attacker is not None:
+            check_settings(helpers.attacker.engine, helpers.attacker.settings)
+        if helpers.judge is not None:
+            search_judge(helpers.judge, model=_judge_model(helpers.judge_model))
+        if (attack.needs_attacker and helpers.attacker is None) or (attack.needs_judge and helpers.judge is None):
             raise RecipeError(f"evaluate: {section.attack} needs `search: {{attacker: {{model: ...}}, judge: ...}}`")
 
 
@@ -169,9 +165,9 @@ def with_searched(
 ) -> Sequence[Prompt]:
     """One model's prompts: those that all models get, and what a recipe's searches find against it, once.
 
-    They are kept in `home/prompts.jsonl`, and what was tried beside them.
+    They are kept in `home/prompts.jsonl`, and the attempts next to them.
     """
-    sections = [section for section in recipe.evaluate if section.attack in SEARCHES]
+    sections = [section for section in recipe.evaluate if section_attack(section).searches]
     path = home / "prompts.jsonl"
     if not sections:
         return prompts
@@ -196,20 +192,20 @@ def _search_section(
     seed: int,
     display: Display,
 ) -> Iterable[Prompt]:
-    taking_part, name = section.search, section.name or section.attack
+    helpers, name = section.search, section.name or section.attack
     requests = section_requests(section, held_out=held_out, seed=seed)
-    score = taking_part.judge and judge_score(taking_part.judge, model=_judge_model(taking_part.judge_model))
-    means = Means(
+    prompts = section_attack(section).search(
+        requests,
         target=engine,
-        attacker=taking_part.attacker and _engine(EngineChoice(*_parts(taking_part.attacker))),
-        score=score or None,
-        state=home / f"tries.{name}.jsonl",
-        key=short_hash(section.model_dump_json(), str(seed)),
+        attacker=helpers.attacker and _engine(EngineChoice(*_parts(helpers.attacker))),
+        judge=search_judge(helpers.judge, model=_judge_model(helpers.judge_model)) if helpers.judge else None,
+        state=home / f"attempts.{name}.jsonl",
+        key=section.model_dump_json(),
+        seed=seed,
     )
-    search = build_search(section.attack, section.options)
+    found: list[Prompt] = []
     with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
-        found: list[Prompt] = []
-        for prompt in search(requests, means=means, rng=Random(seed)):  # noqa: S311 - reproducible, not secret
+        for prompt in prompts:
             found.append(prompt)
             task.update(len({one.request_id for one in found}))
     return found if section.name is None else as_suite(found, suite=section.suite, dataset=section.name)

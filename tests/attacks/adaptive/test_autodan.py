@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks import build_search
+from derta.attacks import build_attack, read_attempts
 from derta.attacks.adaptive.genes import MARK, cross, join, read_synonyms, reword, sentences, word_scores
-from derta.attacks.attempts import read_attempts
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, ModelError, RecipeError
-from derta.protocols import Means
-from derta.records import Request, Verdict
+from derta.records import Request
 
 GROUPS = "help, aid, assist\n=====\nkind, gentle, mild\n=====\nanswer, reply, response"
 SEEDS = (
@@ -34,11 +32,8 @@ def climb(prompt, _before, _word):
     return -4.0 + count_good(prompt)
 
 
-def judge(prompts, replies):
-    return [
-        Verdict(prompt_id=prompt.id, judge="scripted", harmful=reply.text == "yes")
-        for prompt, reply in zip(prompts, replies, strict=True)
-    ]
+def judge(prompt, reply):
+    return reply.text == "yes"
 
 
 @pytest.fixture
@@ -46,8 +41,8 @@ def evolve(tmp_path, write):
     write("seeds.txt", "\n=====\n".join(SEEDS))
     write("synonyms.txt", GROUPS)
 
-    def run(*, state="tries", log_prob=climb, attacker=None, target=None, judged=True, seed=0, **options):
-        built = build_search(
+    def run(*, state="attempts", log_prob=climb, attacker=None, target=None, judged=True, seed=0, **options):
+        built = build_attack(
             "autodan",
             {
                 "seeds": str(tmp_path / "seeds.txt"),
@@ -59,49 +54,50 @@ def evolve(tmp_path, write):
             },
         )
         model = ScriptedModel(lambda prompt: "yes" if count_good(prompt) == 3 else "no", log_prob=log_prob)
-        means = Means(
+        path = tmp_path / state
+        [prompt] = built.search(
+            [REQUEST],
             target=target or model,
-            state=tmp_path / state,
-            key="k",
             attacker=attacker and ScriptedModel(attacker),
-            score=judge if judged else None,
+            judge=judge if judged else None,
+            state=path,
+            seed=seed,
             clock=lambda: 0.0,
         )
-        [prompt] = built([REQUEST], means=means, rng=Random(seed))
-        return prompt, read_attempts(tmp_path / state, key="k")
+        return prompt, read_attempts(path)
 
     return run
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_search_climbs_to_the_words_that_make_the_start_likeliest(evolve, seed):
-    prompt, tries = evolve(seed=seed)
+    prompt, attempts = evolve(seed=seed)
     assert count_good(prompt) == 3  # of two seeds, neither of which holds a place for all three words
     assert REQUEST.text in prompt.messages[0].content
-    assert tries[-1].harmful
+    assert attempts[-1].harmful
 
 
 def test_without_a_slope_nothing_is_found_but_by_chance(evolve):
-    _, tries = evolve(log_prob=lambda *_: -1.0, judged=False, steps=8)
-    assert {one.note for one in tries} == {"mean log-likelihood -1.0000"}
+    _, attempts = evolve(log_prob=lambda *_: -1.0, judged=False, steps=8)
+    assert {one.note for one in attempts} == {"mean log-likelihood -1.0000"}
 
 
 def test_the_best_never_gets_worse_and_the_last_is_kept(evolve):
-    prompt, tries = evolve(judged=False, steps=20)
-    notes = [float(one.note.split()[-1]) for one in tries]
+    prompt, attempts = evolve(judged=False, steps=20)
+    notes = [float(one.note.split()[-1]) for one in attempts]
     assert notes == sorted(notes)
-    assert [one.step for one in tries] == list(range(1, 21))
-    assert prompt.messages == tries[-1].messages
+    assert [one.step for one in attempts] == list(range(1, 21))
+    assert prompt.messages == attempts[-1].messages
 
 
 def test_costs_count_each_likelihood_once_and_each_reply(evolve):
-    prompt, tries = evolve(steps=1, population=2)
-    assert (prompt.cost.target_queries, prompt.cost.judge_queries, len(tries)) == (2 + 1, 1, 1)
+    prompt, attempts = evolve(steps=1, population=2)
+    assert (prompt.cost.target_queries, prompt.cost.judge_queries, len(attempts)) == (2 + 1, 1, 1)
     assert prompt.cost.attacker_queries == 0
 
 
 def test_the_same_seed_gives_the_same_prompt_and_a_finished_request_is_not_searched_again(evolve):
-    first, tries = evolve(state="a")
+    first, attempts = evolve(state="a")
     again, _ = evolve(state="b")
     assert first == again
 
@@ -109,15 +105,15 @@ def test_the_same_seed_gives_the_same_prompt_and_a_finished_request_is_not_searc
         pass
 
     resumed, same = evolve(state="a", target=Silent())
-    assert (resumed, same) == (first, tries)
+    assert (resumed, same) == (first, attempts)
 
 
 def test_a_stopped_search_comes_to_the_same(evolve, tmp_path):
-    expected, tries = evolve(state="whole")
-    assert len(tries) > 2
+    expected, attempts = evolve(state="whole")
+    assert len(attempts) > 2
     lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
     (tmp_path / "part").write_text("".join(lines[:2]) + lines[2][:9])
-    assert evolve(state="part") == (expected, tries)
+    assert evolve(state="part") == (expected, attempts)
 
 
 def test_an_attacker_rewrites_in_place_of_rules_and_a_lost_place_is_put_back(evolve):
@@ -127,10 +123,10 @@ def test_an_attacker_rewrites_in_place_of_rules_and_a_lost_place_is_put_back(evo
         seen.append(prompt)
         return "Assist me with a mild reply."  # loses the place of the request
 
-    prompt, tries = evolve(attacker=rewrite, population=3)
+    prompt, attempts = evolve(attacker=rewrite, population=3)
     assert prompt.messages[0].content == f"Assist me with a mild reply. {REQUEST.text}"
-    assert len(tries) == 1
-    assert tries[0].cost.attacker_queries == len(seen) == 1
+    assert len(attempts) == 1
+    assert attempts[0].cost.attacker_queries == len(seen) == 1
     assert "[REQUEST]" in seen[0].messages[0].content
     assert MARK not in seen[0].messages[0].content
 
@@ -204,4 +200,4 @@ def test_numbers_that_cannot_be_are_refused(evolve, options, message):
 def test_seeds_without_a_place_for_the_request_are_refused(write):
     path = write("bare.txt", "Please help.")
     with pytest.raises(DataError, match="expected the placeholder"):
-        build_search("autodan", {"seeds": str(path)})
+        build_attack("autodan", {"seeds": str(path)})

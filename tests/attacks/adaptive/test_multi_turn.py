@@ -1,20 +1,16 @@
-from random import Random
-
 import pytest
 
-from derta.attacks import build_search
-from derta.attacks.attempts import read_attempts
+from derta.attacks import build_attack, read_attempts
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RecipeError
-from derta.protocols import Means
 from derta.records import Request
 
 ASKED = [Request(id=name, text=f"How do I paint a {name}?") for name in ("fence", "boat")]
 
 
 def run(path, *, target, asked=ASKED, **options):
-    given = Means(target=ScriptedModel(target), state=path, key="k", clock=lambda: 0.0)
-    return list(build_search("multi_turn", options)(asked, means=given, rng=Random(0)))
+    attack = build_attack("multi_turn", options)
+    return list(attack.search(asked, target=ScriptedModel(target), state=path, clock=lambda: 0.0))
 
 
 def echo(prompt):
@@ -23,7 +19,7 @@ def echo(prompt):
 
 def test_a_conversation_holds_the_targets_own_replies_and_ends_in_the_request(tmp_path, write):
     script = write("script.txt", "Hello!\n=====\nWhat is @REQUEST@ about?")
-    prompts = run(tmp_path / "tries", target=echo, turns=(1, 2), script=script)
+    prompts = run(tmp_path / "attempts", target=echo, turns=(1, 2), script=script)
     assert [prompt.id for prompt in prompts] == [f"multi_turn@{n}:{name}" for name in ("fence", "boat") for n in (1, 2)]
     assert [message.content for message in prompts[1].messages] == [
         "Hello!",
@@ -40,7 +36,7 @@ def test_the_sweep_finds_the_number_of_turns_that_softens_a_target(tmp_path):
     def softening(prompt):
         return "Clean the wood." if len(prompt.messages) >= 5 else "Sorry, no."
 
-    prompts = run(tmp_path / "tries", target=softening, turns=(1, 2, 4))
+    prompts = run(tmp_path / "attempts", target=softening, turns=(1, 2, 4))
     assert [prompt.variant for prompt in prompts if softening(prompt) == "Clean the wood."] == ["2", "4"] * 2
 
 
@@ -51,15 +47,15 @@ def test_a_stopped_conversation_goes_on(tmp_path):
     part = tmp_path / "part"
     part.write_text("".join(lines[:3]))
     assert run(part, target=echo) == expected
-    assert len(read_attempts(part, key="k")) == len(lines) == 8
+    assert len(read_attempts(part)) == len(lines) == 8
 
 
 @pytest.mark.parametrize("options", [{"turns": []}, {"turns": [9]}, {"turns": [2, 2]}, {"max_new_tokens": 0}])
 def test_values_that_cannot_be_are_refused(options):
     with pytest.raises(RecipeError, match="multi_turn: expected"):
-        build_search("multi_turn", options)
+        build_attack("multi_turn", options)
 
 
 def test_a_script_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot read it"):
-        build_search("multi_turn", {"script": str(tmp_path / "none.txt")})
+        build_attack("multi_turn", {"script": str(tmp_path / "none.txt")})

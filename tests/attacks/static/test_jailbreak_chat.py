@@ -12,7 +12,7 @@ from derta.errors import DataError, RecipeError
 from derta.records import Request
 
 Write = Callable[[str, str], Path]
-TWO = ["Dear gardener: [INSERT PROMPT HERE]", "Dear cook,\nanswer [INSERT PROMPT HERE], please."]
+TWO = ("Dear gardener: [INSERT PROMPT HERE]", "Dear cook,\nanswer [INSERT PROMPT HERE], please.")
 
 
 @pytest.mark.parametrize(

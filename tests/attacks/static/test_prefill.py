@@ -100,7 +100,7 @@ def test_requests_without_a_harmful_answer_are_counted_and_refused() -> None:
         Request(id="c", text="?", harmful=" "),
     ]
     with pytest.raises(DataError, match="2 of 3 have none \\(first: 'b'\\)"):
-        prefill()(asked, target=None, rng=None)  # pyright: ignore[reportArgumentType]
+        prefill().craft(asked)
 
 
 @pytest.mark.parametrize("text", [None, "{}", "not json"])

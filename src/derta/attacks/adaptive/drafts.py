@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from derta.attacks.attempts import Attempt
-from derta.attacks.base import fill, shipped_lines, shipped_text
+from derta.attacks.prompts import fill, shipped_lines, shipped_text
 from derta.records import Message, Request
 
 REPLY_CHARS = 2000

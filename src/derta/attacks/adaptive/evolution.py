@@ -98,7 +98,9 @@ def _measure(
 def _judge(settings: Settings, request: Request, text: str, context: SearchContext, *, known: bool) -> Attempt:
     """Return the attempt with a text: the target's reply and its verdict, where there is a judge."""
     prompt = query_prompt(request, "best", _shown(request, text), attack="autodan")
-    attempt = Attempt(search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost())
+    attempt = Attempt(
+        search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost()
+    )
     if context.judge is None or known:
         return attempt
     batch = generate_all(context.target, [prompt], max_new_tokens=settings.max_new_tokens)
@@ -146,7 +148,9 @@ def _paragraphs_step(
     return Mutants(children, mutants.cost)
 
 
-def _mutate(settings: Settings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random) -> Mutants:
+def _mutate(
+    settings: Settings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random
+) -> Mutants:
     """Mutate texts: rewritten by the attacker, or by rule; what the attacker cannot take stays as it is."""
     if context.attacker is None or not texts:
         return Mutants([_mutate_by_rule(settings, text, rng=rng) for text in texts], Cost())

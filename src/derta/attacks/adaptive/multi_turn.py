@@ -37,7 +37,8 @@ def multi_turn(
     Args:
         turns: how many turns come before the request; each number is a prompt of its own, `multi_turn@2`.
         script: the user's turns, in a `.json` list, `.jsonl`, `.csv` (`text` in rows) or a text file with lines of
-            ===== between them; `@REQUEST@` in one is replaced by the request. By default the four neutral ones of `texts/multi_turn.txt`.
+            ===== between them; `@REQUEST@` in one is replaced by the request. By default the four neutral ones of
+            `texts/multi_turn.txt`.
         max_new_tokens: of a target's reply on the way.
 
     Raises:
@@ -104,9 +105,7 @@ def _take_turn(
             step=step,
             messages=prompt.messages,
             reply=batch.by_id[prompt.id].text if prompt.id in batch.by_id else "",
-            cost=Cost(
-                target_queries=int(prompt.id in batch.by_id), tokens=batch.tokens(prompt.id), seconds=seconds
-            ),
+            cost=Cost(target_queries=int(prompt.id in batch.by_id), tokens=batch.tokens(prompt.id), seconds=seconds),
         )
         for request, prompt in zip(left, prompts, strict=True)
     )

@@ -11,7 +11,7 @@ from derta.attacks.adaptive.drafts import Draft, Malformed, attacker_messages, i
 from derta.attacks.attempts import Attempt, best, grade, total
 from derta.attacks.base import Attack
 from derta.attacks.prompts import craft_prompt, user
-from derta.attacks.search import JudgeCases, ReplyBatch, SearchContext, generate_all, query_prompt
+from derta.attacks.search import JudgeCases, ReplyBatch, SearchContext, generate_all, query_prompt, required
 from derta.errors import RecipeError
 from derta.protocols import Case, Engine
 from derta.records import Cost, Message, Prompt, Reply, Request, Verdict
@@ -85,14 +85,13 @@ def _search_group(settings: Settings, group: Sequence[Request], context: SearchC
 
 def _take_step(settings: Settings, live: Sequence[Stream], context: SearchContext, *, step: int) -> list[Attempt]:
     """Take one step of some streams: attacker, target and judge each get one batch."""
-    assert context.attacker is not None  # the attack needs one
-    assert context.judge is not None
+    attacker, judge = required(context.attacker, "an attacker"), required(context.judge, "a judge")
     begun = context.clock()
-    drafted = _write(settings, context.attacker, live, step)
+    drafted = _write(settings, attacker, live, step)
     prompts = [_target_prompt(settings, stream, one.draft, step) for stream, one in zip(live, drafted, strict=True)]
     sent = [prompt for prompt in prompts if prompt is not None]
     batch = generate_all(context.target, sent, max_new_tokens=settings.max_new_tokens) if sent else ReplyBatch({})
-    verdicts = _judge(context.judge, sent, batch.by_id)
+    verdicts = _judge(judge, sent, batch.by_id)
     seconds = (context.clock() - begun) / len(live)
     return [
         _attempt(stream, one, prompt, batch=batch, verdicts=verdicts, key=context.log.key, step=step, seconds=seconds)
@@ -139,7 +138,9 @@ def _target_prompt(settings: Settings, stream: Stream, draft: Draft | None, step
     last = next((one for one in reversed(stream.history) if one.messages), None)
     if settings.talk and last is not None and last.messages:
         before = (*last.messages, Message(role="assistant", content=last.reply))
-    return query_prompt(stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack)
+    return query_prompt(
+        stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack
+    )
 
 
 def _judge(judge: JudgeCases, prompts: Sequence[Prompt], replies: Mapping[str, Reply]) -> dict[str, Verdict]:

@@ -17,8 +17,7 @@ PLACEHOLDER = "[INSERT PROMPT HERE]"
 FIELDS = ("text", "prompt", "template")
 
 
-def read_templates(
-    path: str | Path, *, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> tuple[str, ...]:
+def read_templates(path: str | Path, *, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> tuple[str, ...]:
     """Templates from a user's file: strings, or the `text`, `prompt` or `template` field of its rows.
 
     Raises:

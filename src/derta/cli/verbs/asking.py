@@ -35,20 +35,20 @@ def attack(
 ) -> None:
     """Turn requests into an attack's prompts.
 
-    Those that search (pair, escalation, multi_turn, autodan) ask a --target on the way; their tries are kept in
-    <out>.tries.jsonl, and a search that was stopped goes on.
+    Those that search (pair, escalation, multi_turn, autodan) query a --target on the way; their attempts are kept in
+    <out>.attempts.jsonl, and a search that was stopped resumes.
 
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
-    from derta.attacks import ATTACKS, SEARCHES
+    from derta.attacks import build_attack
     from derta.cli.console import console_display, print_json
     from derta.pipeline.search import Helpers, craft_file, search_file, told_search
 
-    settings = options.pairs(option, option="--option")
-    if name not in SEARCHES:
-        if name in ATTACKS and (target or attacker or judge):
-            raise RecipeError(f"attack {name} asks nobody; leave --target, --attacker and --judge out")
-        count = craft_file(name, settings, requests=requests, fmt=fmt, seed=seed, out=out)
+    built = build_attack(name, options.pairs(option, option="--option"))
+    if not built.searches:
+        if target or attacker or judge:
+            raise RecipeError(f"attack {name} queries no model; leave --target, --attacker and --judge out")
+        count = craft_file(built, requests=requests, fmt=fmt, seed=seed, out=out)
         typer.echo(f"{count} prompts in {out}", err=True)
         return
     helpers = Helpers(
@@ -58,7 +58,7 @@ def attack(
         options.judge_model(judge_model, judge_engine, judge_option),
     )
     found = search_file(
-        name, settings, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=console_display()
+        built, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=console_display()
     )
     typer.echo(f"{found.prompts} prompts in {out}\n{told_search(found)}", err=True)
     if as_json:
