@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
 # A shared, busy machine makes any example slow; speed is measured in benchmarks/, not here.
 settings.register_profile("derta", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("derta")
+
+
+def _leave_to_the_collector_only_what_comes() -> None:
+    """Spare the garbage collector what is imported: a training collects twice, and a million objects take seconds."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """After most imports."""
+    _leave_to_the_collector_only_what_comes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """After what a module's tests import when they run."""
+    _leave_to_the_collector_only_what_comes()
+
 
 TokenizerKind = Literal["bpe", "spm", "word"]
 ModelKind = Literal["llama", "gemma3", "qwen3", "mistral", "mixtral", "gpt2", "gemma3_vision"]
