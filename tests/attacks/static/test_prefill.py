@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.attacks.static.prefill import cut, parse_depth, parse_depths, prefill
+from derta.attacks.static.prefill import cut, depth_name, parse_depth, parse_depths, prefill
 from derta.errors import DataError, RecipeError
 from derta.records import PrefillDepth, Request
 
@@ -26,6 +26,12 @@ TEN = "one two three four five six seven eight nine ten."
 )
 def test_a_percentage_is_of_words_rounded_up(depth: str, start: str) -> None:
     assert cut(f"\n {TEN} ", parse_depth(depth)) == start
+
+
+def test_a_share_of_whole_words_is_not_rounded_up_by_binary_fractions() -> None:
+    words = " ".join(["word"] * 100)
+    assert len(cut(words, parse_depth("7%")).split()) == 7
+    assert [depth_name(parse_depth(text)) for text in ("7.0%", "12.5%", "1234567t")] == ["7%", "12.5%", "1234567t"]
 
 
 @given(answer=st.text(), percent=st.integers(0, 100))

@@ -1,13 +1,13 @@
-"""Put the start of a harmful answer into the model's mouth, and see whether it still turns back."""
+"""Prefill: the assistant's turn begins with a part of a harmful answer, and the model may still refuse."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from random import Random
-from typing import Literal, NamedTuple
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
@@ -20,65 +20,54 @@ _DEPTH = re.compile(r"(\d+(?:\.\d+)?)(%|t)", re.ASCII)
 _WORD = re.compile(r"\S+")
 
 TokenEnds = Callable[[str], list[int]]
-"""Tells the character after each token of a text."""
+"""The character after each token of a text."""
 
 
-class Depth(NamedTuple):
-    """How much of the answer is given: a percentage of its words, or a number of tokens (`t`)."""
-
-    amount: Decimal
-    unit: Literal["%", "t"]
-
-    @property
-    def name(self) -> str:
-        """The depth as the prompt's variant names it."""
-        return f"{self.amount.normalize():f}{self.unit}"
-
-    @property
-    def record(self) -> PrefillDepth:
-        """The depth as the prompt carries it."""
-        return PrefillDepth(amount=float(self.amount), unit="%" if self.unit == "%" else "tokens")
+def depth_name(depth: PrefillDepth) -> str:
+    """Return a depth as the variant of a prompt names it: `50%` of the words, or `5t` for tokens."""
+    return f"{Decimal(str(depth.amount)).normalize():f}{'%' if depth.unit == '%' else 't'}"
 
 
-def parse_depth(text: str) -> Depth:
-    """Read `50%` or `5t`.
+def parse_depth(text: str) -> PrefillDepth:
+    """Parse `50%` or `5t`.
 
-    >>> parse_depth("50.0%").name, parse_depth("5t").name
-    ('50%', '5t')
+    >>> parse_depth("50.0%"), depth_name(parse_depth("5t"))
+    (PrefillDepth(amount=50.0, unit='%'), '5t')
 
     Raises:
         RecipeError: another form, more than 100 %, or a part of a token.
     """
     match = _DEPTH.fullmatch(text.strip())
     if match:
-        amount = Decimal(match[1])
+        amount = float(match[1])
         if match[2] == "%" and amount <= 100:
-            return Depth(amount, "%")
-        if match[2] == "t" and amount == amount.to_integral_value():
-            return Depth(amount, "t")
+            return PrefillDepth(amount=amount, unit="%")
+        if match[2] == "t" and amount.is_integer():
+            return PrefillDepth(amount=amount, unit="tokens")
     raise RecipeError(
         f"prefill: expected depths such as '50%' (of the answer's words, at most 100%) or '5t' (tokens), got {text!r}"
     )
 
 
-def parse_depths(texts: Sequence[str]) -> list[Depth]:
-    """Read several depths, each once.
+def parse_depths(texts: Sequence[str]) -> list[PrefillDepth]:
+    """Parse several depths, each once.
 
     Raises:
         RecipeError: none, or one twice.
     """
     depths = [parse_depth(text) for text in texts]
-    names = [depth.name for depth in depths]
+    names = [depth_name(depth) for depth in depths]
     if not names or len(set(names)) < len(names):
         raise RecipeError(f"prefill: expected one or more depths, each once, got {list(texts)}")
     return depths
 
 
-def cut(answer: str, depth: Depth, *, token_ends: TokenEnds | None = None) -> str:
-    """The start of an answer. A percentage counts words, rounded up, and never cuts inside a word.
+def cut(answer: str, depth: PrefillDepth, *, token_ends: TokenEnds | None = None) -> str:
+    """Return the start of an answer. A percentage counts words, rounded up, and never cuts inside a word.
 
-    White space around the answer goes: the template ends where the answer's first letter comes. Text written without
-    spaces is one word; give such answers depths in tokens. An answer shorter than the depth in tokens is given whole.
+    White space around the answer is stripped: the template ends right before the answer's first letter. Text
+    written without spaces is one word; give such answers depths in tokens. An answer shorter than the depth in tokens
+    is given whole.
 
     >>> cut("Mix the flour with water.", parse_depth("50%"))
     'Mix the flour'
@@ -91,11 +80,11 @@ def cut(answer: str, depth: Depth, *, token_ends: TokenEnds | None = None) -> st
     answer = answer.strip()
     if depth.unit == "%":
         ends = [match.end() for match in _WORD.finditer(answer)]
-        count = int((depth.amount * len(ends) / 100).to_integral_value(rounding=ROUND_CEILING))
+        count = ceil(Decimal(str(depth.amount)) * len(ends) / 100)  # exact: 7% of 100 words are 7
     elif token_ends is None:
         raise RecipeError(
-            f"prefill: depth {depth.name!r} counts tokens and no tokenizer was given; set `tokenizer` to a model's "
-            "folder or tokenizer.json, or give depths in %"
+            f"prefill: depth {depth_name(depth)!r} counts tokens and no tokenizer was given; set `tokenizer` to a "
+            "model's folder or tokenizer.json, or give depths in %"
         )
     else:
         ends = token_ends(answer)
@@ -157,10 +146,10 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = 
             yield craft_prompt(
                 request,
                 attack="prefill",
-                variant=depth.name,
+                variant=depth_name(depth),
                 messages=user(request.text),
                 prefill=start,
-                depth=depth.record,
+                depth=depth,
             )
 
     return per_request("prefill", craft_one, needs_answers=True)
