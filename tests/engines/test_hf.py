@@ -277,3 +277,15 @@ def test_the_template_is_given_its_settings_at_generation_as_in_training(make_mo
     quiet = load_engine(folder, template_kwargs={"quiet": True})
 
     assert prompt_text(quiet.chat, asked) == prompt_text(plain.chat, asked) + " Sorry"
+
+
+def test_a_model_with_the_training_loss_bound_answers_as_without_it(engine, training):
+    from derta.train.label_loss import use_label_loss
+
+    plain = HfEngine(copy.deepcopy(training).eval(), engine.chat)
+    training.gradient_checkpointing_enable({"use_reentrant": False})
+    use_label_loss(training, refusal_ids=[5])
+    around = HfEngine(training, engine.chat)
+    assert replies(around, PROMPTS) == replies(plain, PROMPTS)
+    assert around.refusal_probability(PROMPTS[:2], ["Sure", ""]) == plain.refusal_probability(PROMPTS[:2], ["Sure", ""])
+    assert modes(training).count(True) > 1

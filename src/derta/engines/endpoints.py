@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
 from derta.errors import EngineError, did_you_mean
@@ -78,10 +78,11 @@ def _addresses(config: EngineConfig) -> list[str]:
     if config.engine != "api":
         return []
     given: Any = config.settings.get("endpoints", DEFAULT_ENDPOINT)
-    addresses: list[Any] = [given] if isinstance(given, str) else given
-    if not isinstance(addresses, list | tuple) or not all(isinstance(one, str) for one in addresses):
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in cast("list[Any]", given)):
         raise EngineError(f"endpoints: expected an address or a list of them, got {given!r:.80}")
-    return addresses
+    return cast("list[str]", given)
 
 
 def user_endpoints() -> tuple[str, ...]:

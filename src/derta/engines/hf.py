@@ -235,15 +235,11 @@ def load(
         if threads < 1:
             raise ModelError(f"threads: expected at least 1, got {threads}")
         torch.set_num_threads(threads)
-    if isinstance(model, str | Path):
-        name = str(model)
-        tokenizer = name if tokenizer is None else tokenizer
-    else:
-        name = type(model).__name__
-        _check_in_memory(name, tokenizer=tokenizer, adapter=adapter, dtype=dtype, device=device)
-    if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(str(tokenizer), trust_remote_code=trust_remote_code)
-    chat = chat_format(tokenizer, template=template, template_kwargs=template_kwargs)
+    name = str(model) if isinstance(model, str | Path) else type(model).__name__
+    if not isinstance(model, str | Path):
+        _check_in_memory(name, adapter=adapter, dtype=dtype, device=device)
+    own = _tokenizer(model, tokenizer, trust_remote_code=trust_remote_code)
+    chat = chat_format(own, template=template, template_kwargs=template_kwargs)
     net: Any = model
     if isinstance(model, str | Path):
         if adapter is not None:
@@ -251,17 +247,27 @@ def load(
         net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         net = net if adapter is None else load_adapter(net, str(adapter))
     rows = net.get_input_embeddings().num_embeddings
-    if len(chat.tokenizer) > rows:
+    if len(own) > rows:
         raise ModelError(
-            f"{name}: the tokenizer has {len(chat.tokenizer)} tokens, the model embeds {rows}; give the tokenizer that "
+            f"{name}: the tokenizer has {len(own)} tokens, the model embeds {rows}; give the tokenizer that "
             "the model was trained with"
         )
     return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)
 
 
-def _check_in_memory(name: str, *, tokenizer: object, adapter: object, dtype: str, device: str) -> None:
-    if tokenizer is None:
+def _tokenizer(
+    model: str | Path | nn.Module, given: str | Path | PreTrainedTokenizerBase | None, *, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    if isinstance(given, PreTrainedTokenizerBase):
+        return given
+    source = model if given is None else given
+    if isinstance(source, nn.Module):
+        name = type(source).__name__
         raise EngineError(f"engine hf: expected `tokenizer` beside a {name} in memory, got none; give its tokenizer")
+    return load_tokenizer(str(source), trust_remote_code=trust_remote_code)
+
+
+def _check_in_memory(name: str, *, adapter: object, dtype: str, device: str) -> None:
     for setting, given in (("adapter", adapter is not None), ("dtype", dtype != "auto"), ("device", device != "auto")):
         if given:
             raise EngineError(

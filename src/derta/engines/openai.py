@@ -198,7 +198,7 @@ def load(
     *,
     endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
     send: Send | None = None,
-    tokenizer: str | None = None,
+    tokenizer: str | Path | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
     refusal_words: Sequence[str] = DEFAULT_WORDS,
@@ -245,7 +245,7 @@ def load(
         raise EngineError(f"send: expected one of {', '.join(get_args(Send))}, got {chosen!r}")
     if (chosen == "messages") != (tokenizer is None):
         needed = "no tokenizer, as the server renders them" if chosen == "messages" else "the served model's tokenizer"
-        raise EngineError(f"send={chosen}: expected {needed}; got tokenizer={tokenizer!r}")
+        raise EngineError(f"send={chosen}: expected {needed}; got tokenizer={tokenizer!s}")
     if tokenizer is None and (template != "auto" or template_kwargs):
         raise EngineError("template: expected a tokenizer to render with, got none; the server renders by its own")
     if api_key_env is not None and not os.environ.get(api_key_env):
@@ -254,7 +254,7 @@ def load(
     if tokenizer is not None:
         from derta.loading import load_tokenizer
 
-        loaded = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+        loaded = load_tokenizer(str(tokenizer), trust_remote_code=trust_remote_code)
         chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
     limits = Limits(concurrency=concurrency, requests_per_minute=requests_per_minute, attempts=attempts)
     return ApiEngine(
