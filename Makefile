@@ -3,20 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One thread a process: two that share two cores with the default slow each other ten times.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 # Passive waiting: on few, shared cores spinning threads cost ten times what they save.
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test equality check browser clean
+.PHONY: demo test extra check browser clean
 demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
 	$(BIN)/derta demo --out runs/demo
 
-test: $(STAMP) ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not browser" $(ARGS)
+test: $(STAMP) ## the suite
+	$(PYTEST) -m "not browser and not extra" $(ARGS)
 
-equality: $(STAMP) ## the tests of numerical equality with the instructions of other processors
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m equality tests
-	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m equality tests
+extra: $(STAMP) ## what takes too long for every change, and numerical equality with the instructions of other processors
+	$(PYTEST) -m extra
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(PYTEST) -m equality
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 $(PYTEST) -m equality
 
 check: $(STAMP) ## lint, types, import rules
 	$(BIN)/ruff check .

@@ -6,8 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +23,7 @@ from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
 from derta.run_folder import open_run
+from forks import run_forks
 
 RESULTS = ("summary.json", "report.html", "prompts.jsonl", "replies.jsonl", "verdicts.*.jsonl", "scores.json")
 
@@ -144,8 +143,7 @@ def test_kill_9_in_any_stage_and_the_run_ends_the_same(stage, finished, tmp_path
     folder = tmp_path / "run"
     die = "import os\ndef die(*a, **k): os.kill(os.getpid(), 9)"
     script = f"{die}\n{KILLED[stage]}\nfrom derta.cli.main import main\nmain()"
-    command = [sys.executable, "-c", script, "run", str(finished.recipe), "--out", str(folder)]
-    killed = subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+    [killed] = run_forks(script, "run", finished.recipe, "--out", folder, folder=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-500:]
     run_recipe(load_recipe(finished.recipe), folder=folder)
     assert results(folder) == results(finished.folder)

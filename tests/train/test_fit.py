@@ -1,10 +1,7 @@
 import errno
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from derta.train import memory
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.fit import fit, last_whole_checkpoint, load_model
 from derta.train.trainer import NonFiniteLossError
+from forks import distributed, run_forks
 from tolerances import assert_trained_alike
 
 TRAIN = TrainSection(
@@ -197,7 +195,7 @@ def test_holes_are_looked_for_after_every_micro_batch(run_fit, monkeypatch):
     assert len(looks) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, of torch on torch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_layers_train_to_the_same_losses(run_fit):
@@ -341,13 +339,8 @@ def test_two_processes_train_as_one_does(run_fit, tmp_path, make_tokenizer, smal
         "out": tmp_path / "both",
     }
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(  # noqa: S603
-        [*command, str(tmp_path / "worker.py"), str(tmp_path / "job.pickle")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    for ended in run_forks(WORKER, tmp_path / "job.pickle", folder=tmp_path, environments=distributed(2)):
+        assert ended.returncode == 0, ended.stderr[-3000:]
     for name in ("loss", "loss_helpful", "loss_safe", "loss_rto", "refusal_probability"):
         single, double = ([entry.get(name) for entry in read_log(folder)] for folder in (alone, tmp_path / "both"))
         assert double == pytest.approx(single, abs=2e-4), name

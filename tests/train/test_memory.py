@@ -1,7 +1,5 @@
 import mmap
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from derta.train.memory import (
     static_bytes,
     training_advice,
 )
+from forks import run_forks
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the GPU's tensors are counted")
@@ -41,6 +40,7 @@ def test_a_model_that_nothing_but_itself_refers_to_is_not_measured():
 
 
 RESIDENT = """
+import sys
 import torch
 from derta.train.memory import GiveBackHoles, keep_freed_memory, resident_memory
 
@@ -50,31 +50,31 @@ def done(micro_batch):
 def keep_and_free(megabytes):
     tensors = [torch.ones(2**22) for _ in range(megabytes // 16)]
     end = torch.ones(2**10)  # a hole is below it
-    print(resident_memory())
+    print(resident_memory(), file=sys.stderr)
     del tensors
-    print(resident_memory())
+    print(resident_memory(), file=sys.stderr)
     return end
 
 keep_freed_memory()
 large = torch.ones(2**26)
-print(resident_memory())
+print(resident_memory(), file=sys.stderr)
 del large
-print(resident_memory())
+print(resident_memory(), file=sys.stderr)
 giving = GiveBackHoles()
 done("on_step_end")
 held = [keep_and_free(128)]
 done("on_step_end")
-print(resident_memory())
+print(resident_memory(), file=sys.stderr)
 held.append(keep_and_free(1024))
 done("on_substep_end")
-print(resident_memory())
+print(resident_memory(), file=sys.stderr)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no other allocator is told to")
-def test_freed_memory_of_small_tensors_is_kept_until_it_is_much_and_of_large_ones_given_back():
-    told = subprocess.run([sys.executable, "-c", RESIDENT], check=True, capture_output=True, text=True)  # noqa: S603
-    with_large, large_freed, little, freed, kept, much, much_freed, given_back = map(int, told.stdout.split())
+def test_freed_memory_of_small_tensors_is_kept_until_it_is_much_and_of_large_ones_given_back(tmp_path):
+    [ended] = run_forks(RESIDENT, folder=tmp_path)
+    with_large, large_freed, little, freed, kept, much, much_freed, given_back = map(int, ended.stderr.split())
     assert large_freed < with_large - 2**27  # of 256 MB
     assert freed > little - 2**24  # of 128 MB
     assert kept > little - 2**24

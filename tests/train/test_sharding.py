@@ -1,8 +1,5 @@
 import json
-import os
 import pickle
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from derta.config import LoraSection, ModelSection, TrainSection
 from derta.errors import RunError
 from derta.train.fit import fit
 from derta.train.sharding import check_launch, holds_weights
+from forks import distributed, run_forks
 from tolerances import assert_trained_alike
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -89,13 +87,10 @@ def jobs(make_model_dir, make_tokenizer, small_data, refusal_ids, tmp_path):
 def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_path):
     alone, both = jobs("alone"), jobs(kind)
     (tmp_path / "jobs.pickle").write_bytes(pickle.dumps(list(both.values())))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(  # noqa: S603
-        [*command, str(Path(__file__).with_name("sharded_worker.py")), str(tmp_path / "jobs.pickle")],
-        env=os.environ | launch_env(kind) | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-9000:]
+    program = Path(__file__).with_name("sharded_worker.py").read_text()
+    environments = [launch_env(kind) | one | {"DS_ACCELERATOR": "cpu"} for one in distributed(2)]
+    for ended in run_forks(program, tmp_path / "jobs.pickle", folder=tmp_path, environments=environments):
+        assert ended.returncode == 0, ended.stderr[-9000:]
     for name, (job, _) in alone.items():
         single, shared = fit(**job), both[name][0]["out"]
         for key in ("loss", "loss_helpful", "loss_safe", "loss_rto", "refusal_probability"):
