@@ -146,9 +146,9 @@ class Finished(NamedTuple):
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Finished:
     """One uninterrupted run for all tests."""
     from derta.config import load_recipe
-    from derta.pipeline.run import run_recipe
+    from derta.pipeline.run import run
 
     home = tmp_path_factory.mktemp("finished")
     path = small_recipe(home, tiny_model_dir)
-    run_recipe(load_recipe(path), folder=home / "run")
+    run(load_recipe(path), out=home / "run")
     return Finished(path, home / "run")

@@ -54,7 +54,7 @@ def test_a_wrong_setting_is_told(setting, parts, broken):
     ("section", "parts"),
     [
         ({"attack": "drect"}, ["attack", "'drect'", "did you mean 'direct'?"]),
-        ({"judges": ["refuse"]}, ["judges", "'refuse'", "refusal"]),
+        ({"judges": ["refuse"]}, ["judge", "'refuse'", "refusal"]),
         ({"attack": "prefill", "options": {"depth": ["5%"]}}, ["unknown option 'depth'", "depths"]),
         ({"requests": {"path": "gone.jsonl"}}, ["gone.jsonl", "check the path"]),
         ({"attack": "prefill"}, ["prefill", "harmful"]),
@@ -148,9 +148,10 @@ def test_wrong_usage_exits_with_2_and_no_traceback(words, derta):
 
 
 def test_a_report_of_no_run_is_told(tmp_path, derta):
-    check_told(derta("report", tmp_path), "manifest.json")
-    (tmp_path / "manifest.json").write_text("{")
-    check_told(derta("report", tmp_path), "expected a run's manifest")
+    check_told(derta("report", tmp_path), "expected a run's folder with a run.json")
+    for content in ("{", "[]", '{"title": "x"}'):
+        (tmp_path / "run.json").write_text(content)
+        check_told(derta("report", tmp_path), "run.json")
 
 
 def test_replies_cannot_be_written_into_a_folder(finished, tmp_path, tiny_model_dir, derta):

@@ -173,7 +173,7 @@ def test_judge_says_when_nothing_can_be_scored(tmp_path, derta):
     ("content", "judge", "part"),
     [
         ("3\n", "refusal", ":1: expected our reply"),
-        ('"Hello."\n', "nonsense", "expected one of refusal"),
+        ('"Hello."\n', "nonsense", "unknown judge 'nonsense'; known: refusal"),
         ('{"prompt_id": "p", "text": "Hello."}\n', "refusal", "--prompts"),
         ("", "refusal", "the file holds none"),
     ],

@@ -21,7 +21,7 @@ from derta.demo.run import tuning_instances
 from derta.demo.tuning import NUM_TRIPLES, TUNING, tuning_data
 from derta.demo.world import build_world
 from derta.judges.refusal import judge_refusal
-from derta.pipeline.evaluate import check_unique
+from derta.pipeline.resuming import check_unique
 from derta.records import Reply
 
 

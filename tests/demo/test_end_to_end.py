@@ -11,7 +11,7 @@ from derta.demo.base import build_tokenizer
 from derta.demo.tuning import DPO, TUNING
 from derta.demo.world import build_world
 from derta.errors import RunError
-from derta.pipeline.report import write_again
+from derta.pipeline.report import report_demo
 from derta.protocols import Display
 from derta.reporting import read_summary
 
@@ -55,11 +55,11 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
     monkeypatch.setattr(demo, "tune_pairs", _refuse_to_train)
     assert demo.run_demo(folder=folder, seeds=(0,)) == summary
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == written
-    assert write_again(folder) == summary
+    assert report_demo(folder) == summary
 
     (folder / "derta-seed0" / "scores.json").unlink()
     with pytest.raises(RunError, match="derta seed 0 is not finished"):
-        write_again(folder)
+        report_demo(folder)
 
 
 def test_with_fine_tuning_each_tuned_model_is_attacked_again_and_nothing_is_done_twice(small, tmp_path, monkeypatch):
@@ -86,10 +86,10 @@ def test_with_fine_tuning_each_tuned_model_is_attacked_again_and_nothing_is_done
     monkeypatch.setattr(demo, "load_engine", _refuse_to_train)
     for model in (tmp_path / "demo").glob("*/model"):
         shutil.rmtree(model)
-    assert demo.run_demo(**given) == summary == write_again(tmp_path / "demo")
+    assert demo.run_demo(**given) == summary == report_demo(tmp_path / "demo")
     (tmp_path / "demo/derta+harmful-seed0/scores.json").unlink()
     with pytest.raises(RunError, match=r"derta\+harmful seed 0 is not finished"):
-        write_again(tmp_path / "demo")
+        report_demo(tmp_path / "demo")
 
 
 def test_attacks_by_fine_tuning_never_read_what_is_held_out():

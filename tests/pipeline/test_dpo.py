@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from derta.config import load_recipe
 from derta.pipeline import models
 from derta.pipeline.data import input_files, method_instances, method_pairs, prepare_data
-from derta.pipeline.run import check_recipe, run_recipe
+from derta.pipeline.run import check_recipe, run
 from derta.reporting import read_summary
 
 # two pairs make one step, which warming up would take at a rate of 0
@@ -45,34 +45,34 @@ def without_trl(monkeypatch):
 
 
 def test_a_run_of_dpo_alone_trains_the_vanilla_model_it_needs_and_evaluates_only_dpo(load, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    summary = run_recipe(load(methods=["dpo"]), folder=run)
+    folder = tmp_path / "run"
+    summary = run(load(methods=["dpo"]), out=folder)
     assert {cell.method for cell in summary.cells} == {"dpo"}
-    assert [path.name for path in (run / "vanilla-seed0").iterdir()] == ["model"]
-    assert (run / "dpo-seed0/replies.jsonl").exists()
+    assert [path.name for path in (folder / "vanilla-seed0").iterdir()] == ["model"]
+    assert (folder / "dpo-seed0/replies.jsonl").exists()
     monkeypatch.setattr(models, "load_format", _no_training)
-    assert run_recipe(load(methods=["dpo"]), folder=run) == summary
+    assert run(load(methods=["dpo"]), out=folder) == summary
 
 
 def test_the_order_of_methods_changes_no_model(load, recipe, tmp_path, derta):
-    run = tmp_path / "run"
-    run_recipe(load(methods=["dpo", "vanilla"]), folder=run)
-    assert {cell.method for cell in read_summary(run / "summary.json").cells} == {"dpo", "vanilla"}
+    folder = tmp_path / "run"
+    run(load(methods=["dpo", "vanilla"]), out=folder)
+    assert {cell.method for cell in read_summary(folder / "summary.json").cells} == {"dpo", "vanilla"}
     called = derta(
-        "train", recipe, "--method", "dpo", "--start", run / "vanilla-seed0/model", "--out", tmp_path / "model", *SET
+        "train", recipe, "--method", "dpo", "--start", folder / "vanilla-seed0/model", "--out", tmp_path / "model", *SET
     )
     assert called.code == 0, called.err
-    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "model", run / "dpo-seed0/model"))
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "model", folder / "dpo-seed0/model"))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
-    vanilla = load_file(run / "vanilla-seed0/model/model.safetensors")
+    vanilla = load_file(folder / "vanilla-seed0/model/model.safetensors")
     assert not all(vanilla[name].equal(theirs[name]) for name in theirs)
 
 
 def test_with_lora_an_adapter_is_tuned_on_and_answers(load, tmp_path):
-    run = tmp_path / "run"
+    folder = tmp_path / "run"
     lora = {"r": 4, "lora_alpha": 8}
-    summary = run_recipe(load(methods=["dpo"], **{"train.lora": lora}), folder=run)
-    assert (run / "dpo-seed0/model/adapter_model.safetensors").exists()
+    summary = run(load(methods=["dpo"], **{"train.lora": lora}), out=folder)
+    assert (folder / "dpo-seed0/model/adapter_model.safetensors").exists()
     assert any(cell.method == "dpo" and cell.scored for cell in summary.cells)
 
 

@@ -5,8 +5,7 @@ from derta.config import load_recipe
 from derta.errors import DataError, RecipeError
 from derta.files import write_records
 from derta.pipeline.data import evaluated_texts, input_files
-from derta.pipeline.evaluate import craft_prompts
-from derta.pipeline.sections import section_of, token_limits
+from derta.pipeline.evaluate import craft_prompts, judges_of, token_limits
 from derta.records import Message, Prompt
 
 
@@ -44,9 +43,11 @@ def test_a_file_of_prompts_is_asked_as_it_is(with_prompts, tmp_path):
     loaded = with_prompts(*PROMPTS, judges=["harm"], max_new_tokens=9)
     crafted = craft_prompts(loaded, held_out=[], seed=0)
     assert crafted[-2:] == PROMPTS
-    assert [section_of(prompt, loaded).judges for prompt in crafted[-2:]] == [("harm",)] * 2
+    judges = {section.key: section.judge_names for section in loaded.evaluate}
+    assert [judges_of(prompt, judges) for prompt in crafted[-2:]] == [("harm",)] * 2
     assert token_limits(loaded, crafted)["tea"] == 9
-    assert section_of(crafted[0], loaded) is loaded.evaluate[0]
+    assert judges_of(crafted[0], judges) == loaded.evaluate[0].judge_names == ("refusal", "harm")
+    assert token_limits(loaded, crafted)[crafted[0].id] == 6
     assert tmp_path / "prompts.jsonl" in input_files(loaded)
 
 
@@ -58,7 +59,7 @@ def test_a_name_counts_a_file_of_prompts_in_a_suite_of_its_own(with_prompts):
     loaded = with_prompts(ready("tea", attack="direct"), suite="over_refusal", name="mine")
     [prompt] = craft_prompts(loaded, held_out=[], seed=0)[-1:]
     assert (prompt.id, prompt.suite, prompt.dataset, prompt.attack) == ("mine/tea", "over_refusal", "mine", "direct")
-    assert section_of(prompt, loaded) is loaded.evaluate[-1]
+    assert judges_of(prompt, {loaded.evaluate[-1].key: ("harm",)}) == ("harm",)
 
 
 def test_a_prompt_that_reads_as_another_evaluations_is_refused(with_prompts):

@@ -13,8 +13,8 @@ from derta.pipeline import fine_tuning, models
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.estimate import dry_run
 from derta.pipeline.fine_tuning import attack_train, fine_tuning_attacks, read_data
-from derta.pipeline.report import write_again
-from derta.pipeline.run import run_recipe
+from derta.pipeline.report import report
+from derta.pipeline.run import run
 from derta.records import Prompt, Reply
 from derta.reporting import read_summary
 
@@ -53,19 +53,19 @@ def results(folder):
 
 
 def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recipe_attacked, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    summary = run_recipe(recipe_attacked, folder=run)
+    folder = tmp_path / "run"
+    summary = run(recipe_attacked, out=folder)
     assert list(dict.fromkeys(cell.method for cell in summary.cells)) == LABELS
     places = {(cell.method, cell.name, cell.judge) for cell in summary.cells if cell.suite == "attack"}
     asked = {("direct", "refusal"), ("direct", "harm"), ("prefill@50%", "refusal")}
     assert places == {(label, *place) for label in LABELS for place in asked}
-    page = (run / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert all(label in page for label in LABELS)
 
-    prompts = {prompt.id for prompt in read_records(run / "prompts.jsonl", Prompt)}
+    prompts = {prompt.id for prompt in read_records(folder / "prompts.jsonl", Prompt)}
     weights = {}
     for place in ("vanilla", "derta", "vanilla+benign+2", "derta+benign+2", "vanilla+harmful", "derta+harmful"):
-        home = run / f"{place}-seed0"
+        home = folder / f"{place}-seed0"
         assert {reply.prompt_id for reply in read_records(home / "replies.jsonl", Reply)} == prompts
         weights[place] = (home / "model/model.safetensors").read_bytes()
     assert len(set(weights.values())) == len(weights)
@@ -87,8 +87,8 @@ def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recip
     assert "vanilla + harmful, seed 0: 2 steps of fine-tuning read 6 rows (" in notes
     assert sum("perplexity" in note for note in summary.notes) == len(LABELS)
 
-    whole = results(run)
-    shutil.rmtree(run / "derta+benign+2-seed0")
+    whole = results(folder)
+    shutil.rmtree(folder / "derta+benign+2-seed0")
 
     def stop(_self, arguments, state, _control, **_):
         if "derta+benign" in arguments.output_dir and state.global_step == 2:
@@ -97,20 +97,20 @@ def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recip
     with monkeypatch.context() as patched:
         patched.setattr("derta.pipeline.training.ProgressCallback.on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_recipe(recipe_attacked, folder=run)
-    assert list((run / "derta+benign+2-seed0/model.checkpoints").glob("checkpoint-*"))
-    with pytest.raises(RunError, match=r"derta\+benign\+2 seed 0 is not finished"):
-        write_again(run)
-    run_recipe(recipe_attacked, folder=run)
-    assert results(run) == whole
+            run(recipe_attacked, out=folder)
+    assert list((folder / "derta+benign+2-seed0/model.checkpoints").glob("checkpoint-*"))
+    with pytest.raises(RunError, match=r"derta \+ benign 2 seed 0 is not finished"):
+        report(folder)
+    run(recipe_attacked, out=folder)
+    assert results(folder) == whole
 
     monkeypatch.setattr(models, "load_format", _no_training)
     monkeypatch.setattr(fine_tuning, "load_format", _no_training)
-    before = read_summary(run / "summary.json")
-    for model in run.glob("*/model"):
+    before = read_summary(folder / "summary.json")
+    for model in folder.glob("*/model"):
         shutil.rmtree(model)
-    assert run_recipe(recipe_attacked, folder=run) == before == write_again(run)
-    assert not list(run.glob("*/model"))
+    assert run(recipe_attacked, out=folder) == before == report(folder)
+    assert not list(folder.glob("*/model"))
     questions = {(one.question, one.first, one.second) for one in summary.comparisons}
     assert ("methods with the first", "vanilla", "derta") in questions
     assert ("before and after an attack", "derta", "derta + harmful") in questions
@@ -123,7 +123,7 @@ def test_a_run_with_lora_attacks_the_adapters(recipe, tmp_path):
     lora = {"train.lora": {"r": 4, "lora_alpha": 8}, "methods": ["derta"], "train.max_steps": 1, "evaluate": []}
     loaded = attacked_recipe(recipe, tmp_path, **lora)
     loaded = loaded.model_copy(update={"fine_tuning_attacks": loaded.fine_tuning_attacks[:1]})
-    run_recipe(loaded, folder=tmp_path / "run")
+    run(loaded, out=tmp_path / "run")
     before, after = (
         load_file(tmp_path / f"run/{place}-seed0/model/adapter_model.safetensors")
         for place in ("derta", "derta+benign+2")
@@ -162,7 +162,7 @@ def test_data_that_may_not_be_trained_on_are_told_before_any_training(recipe, tm
         recipe, overrides={"fine_tuning_attacks": [attack], "evaluate": [{"attack": "direct", "requests": asked}]}
     )
     with pytest.raises(DataError, match="attack harmful: 0 harmful pairs; dropped: 2 in_evaluation; expected at least"):
-        run_recipe(loaded, folder=tmp_path / "run")
+        run(loaded, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from derta.engines import load_engine
 from derta.files import read_records
 from derta.pipeline.data import input_files
 from derta.pipeline.models import LazyEngine
-from derta.pipeline.run import run_recipe
+from derta.pipeline.run import run
 from derta.records import Reply
 from derta.run_folder import open_run
 
@@ -43,7 +43,7 @@ def test_a_recipes_vllm_gives_the_replies_and_likelihoods_that_hf_gives(trained,
     recipe, folder = trained
     home, same = folder / "derta-seed0", finished.folder / "derta-seed0"
     with installed(load_engine(same / "model", device="cpu"), monkeypatch.setitem) as llm:
-        run_recipe(recipe, folder=folder)
+        run(recipe, out=folder)
         [made] = llm.made
     assert (made["model"], made["dtype"], made["tensor_parallel_size"]) == (str(home / "model"), "float32", 2)
     found, expected = ({one.prompt_id: one for one in read_records(at / "replies.jsonl", Reply)} for at in (home, same))

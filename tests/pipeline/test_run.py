@@ -18,7 +18,7 @@ from derta.config import load_recipe
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import input_files
-from derta.pipeline.run import run_recipe
+from derta.pipeline.run import run
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
@@ -47,7 +47,10 @@ def _no_training(*_, **__):
 
 def test_a_run_folder_holds_what_the_design_says(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"manifest.json", "prompts.jsonl", "summary.json", "report.html", "vanilla-seed0", "derta-seed0"}
+    assert names == {
+        *("manifest.json", "run.json", "prompts.jsonl", "summary.json", "report.html"),
+        *("vanilla-seed0", "derta-seed0"),
+    }
     for method in ("vanilla", "derta"):
         home = finished.folder / f"{method}-seed0"
         assert {path.name for path in home.iterdir()} == {
@@ -100,14 +103,14 @@ def test_a_second_run_does_nothing_twice_and_changes_no_byte(finished, started, 
 def test_lost_stages_are_made_again_as_they_were(finished, started, lost):
     for name in lost:
         (started / name).unlink()
-    run_recipe(load_recipe(finished.recipe), folder=started)
+    run(load_recipe(finished.recipe), out=started)
     assert results(started) == results(finished.folder)
 
 
 def test_a_torn_last_reply_is_made_again(finished, started):
     path = started / "derta-seed0/replies.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    run_recipe(load_recipe(finished.recipe), folder=started)
+    run(load_recipe(finished.recipe), out=started)
     assert results(started) == results(finished.folder)
 
 
@@ -120,10 +123,10 @@ def test_a_run_stopped_in_training_goes_on_from_its_checkpoint(finished, recipe,
     with monkeypatch.context() as patched:
         patched.setattr("derta.pipeline.training.ProgressCallback.on_step_end", stop_at_third_step)
         with pytest.raises(KeyboardInterrupt):
-            run_recipe(load_recipe(recipe), folder=folder)
+            run(load_recipe(recipe), out=folder)
     assert list((folder / "vanilla-seed0/model.checkpoints").glob("checkpoint-*"))
     assert not (folder / "vanilla-seed0/model").exists()
-    run_recipe(load_recipe(recipe), folder=folder)
+    run(load_recipe(recipe), out=folder)
     assert results(folder).keys() == results(finished.folder).keys()
     for name in ("vanilla-seed0/replies.jsonl", "derta-seed0/replies.jsonl", "vanilla-seed0/scores.json"):
         assert (folder / name).read_bytes() == (finished.folder / name).read_bytes()
@@ -133,7 +136,7 @@ KILLED = {
     # a place in the code whose first call is the kill; everything before it has been done
     "training": "import transformers; transformers.Trainer.save_model = die",
     "replies": "import derta.files as j; add = j.Appender.add; j.Appender.add = lambda s, r: (add(s, r), die())",
-    "judging": "import derta.pipeline.sections as s; s.judge_some = die",
+    "judging": "import derta.pipeline.run as r; r.judge_models = die",
 }
 
 
@@ -145,7 +148,7 @@ def test_kill_9_in_any_stage_and_the_run_ends_the_same(stage, finished, tmp_path
     script = f"{die}\n{KILLED[stage]}\nfrom derta.cli.main import main\nmain()"
     [killed] = run_forks(script, "run", finished.recipe, "--out", folder, folder=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-500:]
-    run_recipe(load_recipe(finished.recipe), folder=folder)
+    run(load_recipe(finished.recipe), out=folder)
     assert results(folder) == results(finished.folder)
 
 
@@ -187,7 +190,7 @@ def test_a_full_disk_while_replies_are_written_is_one_line_and_the_run_can_go_on
     assert called.code == 2
     assert os.strerror(errno.ENOSPC) in called.err
     assert len(list(read_records(started / "derta-seed0/replies.jsonl", Reply))) == 4
-    run_recipe(load_recipe(finished.recipe), folder=started)
+    run(load_recipe(finished.recipe), out=started)
     assert results(started) == results(finished.folder)
 
 
@@ -267,11 +270,11 @@ def no_other_voice():
 @pytest.mark.usefixtures("no_other_voice")
 def test_a_run_prints_nothing_and_shows_its_progress_and_notes_where_it_is_told_to(recipe, tmp_path, capfd, caplog):
     loaded = load_recipe(recipe, overrides={"methods": ["vanilla"], "train.logging_steps": 1})
-    run_recipe(loaded, folder=tmp_path / "silent")
+    run(loaded, out=tmp_path / "silent")
     assert capfd.readouterr() == ("", "")
     recorded, logger = Recorded(), logging.getLogger("theirs")
     caplog.set_level("INFO", "theirs")
-    run_recipe(loaded, folder=tmp_path / "shown", display=Display(recorded, logger))
+    run(loaded, out=tmp_path / "shown", display=Display(recorded, logger))
     assert capfd.readouterr() == ("", "")
     assert recorded.tasks["vanilla seed 0: training"] == [4, 0, 1, 2, 3, 4]
     assert recorded.tasks["vanilla seed 0: replies"] == [9, *range(10)]

@@ -115,7 +115,7 @@ def test_crafting_with_a_search_is_refused_and_names_the_command():
 
 def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_path, recipe):
     from derta.config import load_recipe
-    from derta.pipeline.run import run_recipe
+    from derta.pipeline.run import run
 
     requests = {"path": str(tmp_path / "asked.jsonl")}
     evaluate = [
@@ -124,13 +124,13 @@ def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_pat
     ]
     path = changed(recipe, methods=["vanilla"], evaluate=evaluate, profile_answers=0)
     folder = tmp_path / "run"
-    summary = run_recipe(load_recipe(path), folder=folder)
+    summary = run(load_recipe(path), out=folder)
     home = folder / "vanilla-seed0"
     assert [prompt.attack for prompt in prompts_in(home / "prompts.jsonl")] == ["refusal_ban"] * 3 + ["multi_turn"] * 3
     assert {cell.name for cell in summary.cells} >= {"refusal_ban@all", "multi_turn@1"}
     assert any("vanilla, seed 0: multi_turn took 3 queries of the target" in note for note in summary.notes)
     (home / "prompts.jsonl").unlink()
-    again = run_recipe(load_recipe(path), folder=folder)
+    again = run(load_recipe(path), out=folder)
     assert again.notes == summary.notes  # from the attempts: nobody was queried again
 
 

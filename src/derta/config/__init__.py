@@ -7,6 +7,7 @@ from derta.config.evaluation import (
     FineTuningPace,
     FineTuningSection,
     GenerateSection,
+    JudgeConfig,
     SearchSection,
     SectionKey,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "FineTuningPace",
     "FineTuningSection",
     "GenerateSection",
+    "JudgeConfig",
     "LoraSection",
     "ModelSection",
     "PrepareConfig",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +19,28 @@ class EngineConfig(Section):
     model: str
     engine: str = "hf"
     settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class JudgeConfig(Section):
+    """A judge of an evaluation: its name and, if it asks a model, the model as in `EngineConfig`."""
+
+    name: str
+    model: str | None = None
+    engine: str = "hf"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _settings_of_a_model(self) -> Self:
+        if self.model is None and self.model_fields_set & {"engine", "settings"}:
+            raise ValueError("expected a `model` beside `engine` and `settings`")
+        return self
+
+    @property
+    def engine_config(self) -> EngineConfig | None:
+        """The model that the judge asks; None if none is named."""
+        if self.model is None:
+            return None
+        return EngineConfig(model=self.model, engine=self.engine, settings=self.settings)
 
 
 class SearchSection(Section):
@@ -43,6 +66,7 @@ class EvaluationSection(Section):
             attack; with a `name`, all count in the section's `suite` under that name.
         decontaminate: Whether training data that asks the section's requests is dropped. Not wanted where the section
             measures whether what was taught is still known.
+        judges: Names of judges, or a judge that asks a model as `{name: harmbench, model: ..., engine: api}`.
     """
 
     attack: str = "direct"
@@ -52,7 +76,7 @@ class EvaluationSection(Section):
     search: SearchSection = Field(default_factory=SearchSection)
     suite: Suite = "attack"
     name: str | None = None
-    judges: tuple[str, ...] = ("refusal",)
+    judges: tuple[JudgeConfig, ...] = (JudgeConfig(name="refusal"),)
     decontaminate: bool = True
     max_new_tokens: int | None = Field(default=None, ge=1)
 
@@ -65,6 +89,18 @@ class EvaluationSection(Section):
         if self.prompts is None and self.name is None and self.suite != "attack":
             raise ValueError(f"a section of suite {self.suite} needs a `name` for its set of requests")
         return self
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _names_alone(cls, judges: object) -> object:
+        if not isinstance(judges, list | tuple):
+            return judges
+        return [{"name": judge} if isinstance(judge, str) else judge for judge in cast(Sequence[object], judges)]
+
+    @property
+    def judge_names(self) -> tuple[str, ...]:
+        """The names of the judges."""
+        return tuple(judge.name for judge in self.judges)
 
     @property
     def key(self) -> SectionKey:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,7 +32,13 @@ def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[st
             keys.append(str(part))
         elif part in section.model_fields:
             keys.append(part)
-            annotation = section.model_fields[part].annotation
-            options = [annotation, *get_args(annotation)]
-            section = next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), section)
+            section = next(_sections(section.model_fields[part].annotation), section)
     return keys, section
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that an annotation names, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)

@@ -22,13 +22,13 @@ from derta.files import read_records, write_text
 from derta.judges import build_judge, from_function
 from derta.metrics.rates import Measure
 from derta.metrics.summarize import Outcome, summarize, transcripts
-from derta.pipeline.evaluate import check_unique, is_asked, judge_all, read_by_prompt, reply_all, store_prompts
-from derta.pipeline.fine_tuning import COST, attacked_comparisons, keep_cost, told_cost
+from derta.pipeline.evaluate import is_complete
+from derta.pipeline.fine_tuning import COST, attack_comparisons, keep_cost, told_cost
 from derta.pipeline.likelihoods import asked_directly
-from derta.pipeline.run import model_folder
+from derta.pipeline.resuming import check_unique, generate_missing, judge_missing, read_keyed, store_prompts
 from derta.pipeline.training import training_progress
-from derta.protocols import Display
-from derta.records import Prompt, Reply, Suite
+from derta.protocols import Case, Display
+from derta.records import Prompt, Reply, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import METHODS_WITH_THE_FIRST, Summary
 from derta.run_folder import open_run
@@ -77,7 +77,7 @@ def run_demo(
         tuned = [method for method in methods if method not in {"base", "vanilla"}]
         outcomes += attack_tuned(folder, methods=("vanilla", *tuned), seeds=seeds, display=display)
         labels = [partial(attacked, attack=attack) for attack in FINE_TUNING]
-        pairs = attacked_comparisons(["vanilla", *tuned], labels) | pairs
+        pairs = attack_comparisons(["vanilla", *tuned], labels) | pairs
         notes += tuple(fine_tuning_note(folder, attack, seed=seeds[0]) for attack in FINE_TUNING)
     summary = summarize(
         outcomes, title="derta demo", recipe="the demo world", measure_of=measure_of, pairs=pairs, notes=notes
@@ -85,6 +85,11 @@ def run_demo(
     write_report(folder, summary, transcripts(outcomes))
     display.logger.info("report: %s", folder / "report.html")
     return summary
+
+
+def model_folder(folder: Path, method: str, seed: int) -> Path:
+    """Where the files of one method and seed are."""
+    return folder / f"{method}-seed{seed}"
 
 
 def installed_methods(display: Display) -> tuple[str, ...]:
@@ -111,7 +116,7 @@ def run_world(folder: Path, *, methods: tuple[str, ...], seed: int, display: Dis
     outcomes: list[Outcome] = []
     for method in methods:
         home = model_folder(folder, method, seed)
-        if not is_asked(home, prompts):
+        if not is_complete(home, prompts):
             tune_method(folder, world, method=method, seed=seed, display=display)
             ask_model(home, world, label=method, seed=seed, prompts=prompts, display=display)
         outcomes.append(judge_model(home, label=method, seed=seed, prompts=prompts))
@@ -162,7 +167,7 @@ def fine_tuned(folder: Path, *, attack: str, method: str, seed: int, display: Di
     """Train a tuned model on, on allowed crafts or on forbidden recipes, and attack it again."""
     home, label = model_folder(folder, f"{method}+{attack}", seed), attacked(method, attack)
     prompts = list(read_records(folder / f"prompts-seed{seed}.jsonl", Prompt))
-    if not is_asked(home, prompts):
+    if not is_complete(home, prompts):
         world = build_world(seed=seed)
         chat = chat_format(build_tokenizer(world))
         rows, train, out = attack_instances(world, attack, chat=chat), FINE_TUNING[attack], home / "model"
@@ -241,12 +246,12 @@ def tune_pairs(
 def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[Prompt], display: Display) -> None:
     """Attack one model, and keep its replies and its likelihoods of refusing."""
     engine = load_engine(home / "model", max_batch_tokens=8192)
-    reply_all(
+    generate_missing(
         engine,
         prompts,
         path=home / "replies.jsonl",
         max_new_tokens=dict.fromkeys((prompt.id for prompt in prompts), MAX_NEW_TOKENS),
-        what=f"seed {seed}: attacking {label}",
+        description=f"seed {seed}: attacking {label}",
         display=display,
     )
     requests = held_out_requests(world)
@@ -257,11 +262,19 @@ def ask_model(home: Path, world: World, *, label: str, seed: int, prompts: list[
 
 def judge_model(home: Path, *, label: str, seed: int, prompts: list[Prompt]) -> Outcome:
     """Judge what a model replied, by ground truth and by the structure of its refusals."""
-    found = read_by_prompt(home / "replies.jsonl", Reply, prompts=prompts)
+    found = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
     replies = [found[prompt.id, 0] for prompt in prompts]
+    cases = [Case(*case) for case in zip(prompts, replies, strict=True)]
     judges = {"world": from_function(judge_world, name="world"), "refusal": build_judge("refusal")}
     verdicts = {
-        name: judge_all(judge, prompts, replies, path=home / f"verdicts.{name}.jsonl") for name, judge in judges.items()
+        name: judge_missing(
+            home / f"verdicts.{name}.jsonl",
+            Verdict,
+            keys=[reply.key for reply in replies],
+            judge=name,
+            ask=lambda missing, judge=judge: judge.judge(case for case in cases if case.reply.key in missing),
+        )
+        for name, judge in judges.items()
     }
     probabilities = json.loads((home / "scores.json").read_text(encoding="utf-8"))
     return Outcome(label, seed, prompts, replies, verdicts, probabilities)

@@ -1,25 +1,24 @@
-"""Prompts to replies to verdicts, each stage resumed by id from what its file holds already."""
+"""A recipe's evaluations: their prompts, how long replies may be, who judges them, and what is judged already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from derta.attacks import Attack, build_attack
 from derta.attacks.prompts import as_suite
-from derta.config import EvaluationSection, Recipe, SectionKey
-from derta.errors import DataError, RecipeError
-from derta.files import Appender, drop_torn_line, read_records, write_records
+from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
+from derta.errors import RecipeError
+from derta.files import drop_torn_line, read_records
 from derta.pipeline.data import section_requests
-from derta.protocols import Case, Display, Engine, Judge
-from derta.records import Prompt, Reply, ReplyKey, Request, Verdict
-
-R = TypeVar("R", Reply, Verdict)
+from derta.pipeline.judge import JudgeModel, find_judge
+from derta.pipeline.resuming import check_unique, judge_missing, read_keyed
+from derta.protocols import Case, Display, Judge
+from derta.records import Prompt, Reply, Request, Verdict
 
 
 def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> list[Prompt]:
-    """The prompts of a recipe's evaluations, but for attacks that search: each model gets prompts of its own there."""
+    """Craft the prompts of a recipe's evaluations, but for attacks that search: each model gets its own there."""
     prompts: list[Prompt] = []
     seen: set[SectionKey] = set()
     for section in recipe.evaluate:
@@ -52,7 +51,7 @@ def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: 
     """Refuse a file's prompt that would be taken for another evaluation's, whose judges and limit would apply to it."""
     others = {other.key for other in recipe.evaluate if other is not section}
     for prompt in prompts:
-        if others & {(prompt.suite, prompt.attack, prompt.dataset), (prompt.suite, None, prompt.dataset)}:
+        if others & set(section_keys(prompt)[:2]):
             raise RecipeError(
                 f"evaluate: {section.prompts}: prompt {prompt.id!r} ({prompt.cell}) reads as another evaluation's; "
                 "give one of the two a `name`"
@@ -60,103 +59,91 @@ def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: 
         yield prompt
 
 
-def check_unique(prompts: Iterable[Prompt]) -> None:
-    """Refuse two prompts of one id: replies are told apart by it.
-
-    Raises:
-        DataError: names the id.
-    """
-    seen: set[str] = set()
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise DataError(
-                f"prompts: expected ids that differ, got {prompt.id!r} twice; give each evaluation a `name`"
-            )
-        seen.add(prompt.id)
+def section_keys(prompt: Prompt) -> tuple[SectionKey, ...]:
+    """Return the keys of the evaluations that a prompt may be of: the first that a recipe has is its own."""
+    return (prompt.suite, prompt.attack, prompt.dataset), (prompt.suite, None, prompt.dataset), (None, None, None)
 
 
-def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Write the prompts once; a resumed run takes those it began with."""
-    if not path.exists():
-        write_records(path, prompts)
-    return list(read_records(path, Prompt))
+def token_limits(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, int]:
+    """Return the most new tokens of each prompt, by id."""
+    limits = {section.key: section.max_new_tokens or recipe.generate.max_new_tokens for section in recipe.evaluate}
+    return {prompt.id: next(limits[key] for key in section_keys(prompt) if key in limits) for prompt in prompts}
 
 
-def is_asked(home: Path, prompts: Iterable[Prompt]) -> bool:
-    """Whether a model was scored and has replied to all prompts, so that it need not be there any more.
+def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
+    """Return whether a model was scored and has replied to all prompts, so that its weights are not needed any more.
 
-    `prompts` are those that all models get; what searches found against this one beside them is in `prompts.jsonl`.
+    `prompts` are those that all models get; with what searches found against this one they are in `prompts.jsonl`.
     """
     own_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
     if not (home / "scores.json").exists() or not replies_path.exists():
         return False
     drop_torn_line(replies_path)
     own = read_records(own_path, Prompt) if own_path.exists() else prompts
-    return {prompt.id for prompt in own} == {reply.prompt_id for reply in read_records(replies_path, Reply)}
+    return {(prompt.id, 0) for prompt in own} == {reply.key for reply in read_records(replies_path, Reply)}
 
 
-def read_by_prompt(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
-    """The records of a file by prompt id and sample; a torn last line of a killed run is cut off.
+def prompts_path(folder: Path, home: Path) -> Path:
+    """Return where a model's prompts are: in its folder if searches found some against it, else in the run's."""
+    own = home / "prompts.jsonl"
+    return own if own.exists() else folder / "prompts.jsonl"
+
+
+def recipe_judges(recipe: Recipe) -> dict[str, Judge]:
+    """Return the judges that a recipe's evaluations name, by name; a judge's model is loaded when it is first asked.
 
     Raises:
-        DataError: a record for no prompt, or two of one key.
+        DataError: there is no such judge, or it lacks its model.
+        RecipeError: one judge is given two models.
+        EngineError: a judge's engine has no such setting.
     """
-    known = {prompt.id for prompt in prompts}
-    drop_torn_line(path)
-    found: dict[ReplyKey, R] = {}
-    for record in read_records(path, kind) if path.exists() else ():
-        if record.prompt_id not in known or record.key in found:
-            what = "twice" if record.key in found else "which no prompt has"
-            raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
-        found[record.key] = record
-    return found
+    named: dict[str, JudgeConfig] = {}
+    for entry in (entry for section in recipe.evaluate for entry in section.judges):
+        if named.setdefault(entry.name, entry) != entry:
+            raise RecipeError(f"judges: expected one model for {entry.name!r}, got two; give each section the same")
+    return {name: find_judge(name, model=_judge_model(entry)) for name, entry in named.items()}
 
 
-def reply_all(
-    engine: Engine,
-    prompts: Sequence[Prompt],
+def _judge_model(entry: JudgeConfig) -> JudgeModel | None:
+    return None if entry.model is None else JudgeModel(entry.model, entry.engine, entry.settings)
+
+
+def judge_models(
+    judge: Judge,
+    homes: Mapping[str, Path],
     *,
-    path: Path,
-    max_new_tokens: Mapping[str, int],
-    what: str = "replies",
+    folder: Path,
+    judges: Mapping[SectionKey, Sequence[str]],
     display: Display = Display(),
-) -> list[Reply]:
-    """Answer the prompts that have no reply in the file yet; each reply is written as soon as it is known.
+) -> None:
+    """Judge the replies of all models of a run, where the prompt's evaluation names the judge.
 
     Args:
-        engine: The model.
-        prompts: All prompts.
-        path: Where replies are kept.
-        max_new_tokens: The limit of each prompt, by id.
-        what: Named beside the progress bar.
+        judge: The judge; if it asks a model, that is loaded once, when the first verdict is missing.
+        homes: The models' folders, by what progress calls them.
+        folder: The run's folder.
+        judges: The judges of each evaluation.
         display: Where progress is shown.
     """
-    done = read_by_prompt(path, Reply, prompts=prompts)
-    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
-    limits = sorted({max_new_tokens[prompt.id] for prompt in todo})
-    with Appender(path) as file, display.progress.task(what, total=len(prompts)) as task:
-        task.update(len(done))
-        for limit in limits:
-            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
-            for reply in engine.generate(same, max_new_tokens=limit):
-                file.add(reply)
-                done[reply.key] = reply
-                task.update(len(done))
-    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
-    if missing:
-        raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
-    return [done[prompt.id, 0] for prompt in prompts]
+    for name, home in homes.items():
+        prompts = list(read_records(prompts_path(folder, home), Prompt))
+        replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
+        cases = {
+            (prompt.id, 0): Case(prompt, replies[prompt.id, 0])
+            for prompt in prompts
+            if judge.name in judges_of(prompt, judges)
+        }
+        judge_missing(
+            home / f"verdicts.{judge.name}.jsonl",
+            Verdict,
+            keys=list(cases),
+            judge=judge.name,
+            ask=lambda missing, cases=cases: judge.judge(case for key, case in cases.items() if key in missing),
+            description=f"{name}: {judge.name}",
+            display=display,
+        )
 
 
-def judge_all(
-    judge: Judge, prompts: Sequence[Prompt], replies: Sequence[Reply], *, path: Path | None = None
-) -> list[Verdict]:
-    """One verdict a reply, in order, kept in the file where one is given."""
-    done = {} if path is None else read_by_prompt(path, Verdict, prompts=prompts)
-    cases = [Case(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    new = list(judge.judge(case for case in cases if case.reply.key not in done))
-    done |= {verdict.key: verdict for verdict in new}
-    verdicts = [done[reply.key] for reply in replies]
-    if path is not None and new:
-        write_records(path, verdicts)
-    return verdicts
+def judges_of(prompt: Prompt, judges: Mapping[SectionKey, Sequence[str]]) -> Sequence[str]:
+    """Return the judges of the evaluation that a prompt is of."""
+    return next((judges[key] for key in section_keys(prompt) if key in judges), ())

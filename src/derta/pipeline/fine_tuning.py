@@ -198,17 +198,23 @@ def told_cost(path: Path) -> str:
     )
 
 
-def attacked_comparisons(
-    methods: Sequence[str], labels: Sequence[Callable[[str], str]]
-) -> dict[str, list[tuple[str, str]]]:
-    """Which models are compared, by question: the methods with the first, before and after attacks, and after one.
+def cost_note(home: Path, *, model: str) -> list[str]:
+    """What the fine-tuning of a model took, in a sentence, if it was fine-tuned."""
+    path = home / COST
+    return [f"{model}: {told_cost(path)}."] if path.exists() else []
 
-    >>> list(attacked_comparisons(["vanilla", "derta"], [lambda method: method + " + harm"]).values())[1:]
-    [[('vanilla', 'vanilla + harm'), ('derta', 'derta + harm')], [('vanilla + harm', 'derta + harm')]]
+
+def attack_comparisons(
+    methods: Sequence[str], labels: Sequence[Callable[[str], str]]
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The models that are compared, by question: methods with the first, before and after attacks, and after one.
+
+    >>> list(attack_comparisons(["vanilla", "derta"], [lambda method: method + " + harm"]).values())[1:]
+    [(('vanilla', 'vanilla + harm'), ('derta', 'derta + harm')), (('vanilla + harm', 'derta + harm'),)]
     """
     first, *others = methods
     return {
-        METHODS_WITH_THE_FIRST: [(first, method) for method in others],
-        "before and after an attack": [(method, label(method)) for label in labels for method in methods],
-        "methods after the same attack": [(label(first), label(method)) for label in labels for method in others],
+        METHODS_WITH_THE_FIRST: tuple((first, method) for method in others),
+        "before and after an attack": tuple((method, label(method)) for label in labels for method in methods),
+        "methods after the same attack": tuple((label(first), label(method)) for label in labels for method in others),
     }

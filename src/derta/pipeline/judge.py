@@ -17,7 +17,7 @@ from derta.judges.refusal import judge_refusal
 from derta.metrics.comparisons import compare, too_small_to_tell
 from derta.metrics.over_refusal import over_refusal_cells
 from derta.metrics.rates import outcome
-from derta.pipeline.resuming import ask_missing
+from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display, Engine, Judge
 from derta.records import Prompt, ReplyKey, Verdict
 from derta.results import Cell, Comparison, cell_of
@@ -103,7 +103,7 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
 def _asked(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
     if out is not None:
-        yield from ask_missing(
+        yield from judge_missing(
             out,
             Verdict,
             keys=[case.reply.key for case in cases],

@@ -16,6 +16,8 @@ from derta.protocols import Engine
 from derta.records import Example, Prompt, Request
 from derta.stats import bootstrap_mean
 
+SCORES = "scores.json"
+
 
 class Scores(NamedTuple):
     """What a model's likelihoods say, beside its replies.
@@ -28,10 +30,15 @@ class Scores(NamedTuple):
     answer_losses: list[float]
 
 
-def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, path: Path) -> Scores:
-    """Likelihoods on held-out data, worked out once and kept."""
-    if path.exists():
-        return Scores(**json.loads(path.read_text(encoding="utf-8")))
+def read_scores(home: Path) -> Scores:
+    """Read a model's scores from its folder."""
+    return Scores(**json.loads((home / SCORES).read_text(encoding="utf-8")))
+
+
+def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, home: Path) -> Scores:
+    """Measure likelihoods on held-out data, once, and keep them in the model's folder."""
+    if (home / SCORES).exists():
+        return read_scores(home)
     source = recipe.profile_requests
     requests = prepared.held_out_requests if source is None else read_source(source)
     harmful = [request for request in requests if request.harmful][: recipe.profile_answers]
@@ -47,7 +54,7 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, pa
         else []
     )
     scores = Scores(refusal, [-sum(row) / len(row) for row in log_probs])
-    write_text(path, json.dumps(scores._asdict()) + "\n")
+    write_text(home / SCORES, json.dumps(scores._asdict()) + "\n")
     return scores
 
 

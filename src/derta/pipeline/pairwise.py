@@ -11,7 +11,7 @@ from derta.judges.pairwise import Pair, Preference, prefer
 from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
 from derta.pipeline.judge import JudgeModel, judge_engine, side_name
-from derta.pipeline.resuming import ask_missing
+from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
 
@@ -81,7 +81,7 @@ def _name(case: Case, *, own: bool) -> str:
 def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display: Display) -> list[Preference]:
     """The preferences on all pairs; with a file, only those that it lacks are asked for."""
     if out is not None:
-        return ask_missing(
+        return judge_missing(
             out,
             Preference,
             keys=[pair.ours.key for pair in pairs],

@@ -1,58 +1,273 @@
-"""Writing a run's report again from its files, without any model."""
+"""The report of a run, or of several pooled, from the files in their folders alone: no data, model or recipe is read.
+
+`run.json` is written before the first training step and says what the records beside it do not: which models there
+are, who judges what, and which models are compared.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from derta.config import parse_recipe
+from derta.config import SectionKey
 from derta.errors import RunError
-from derta.files import read_records
-from derta.pipeline.evaluate import is_asked
+from derta.files import parse_record, read_records, write_text
+from derta.metrics.summarize import Outcome, summarize, transcripts
+from derta.pipeline.evaluate import is_complete, judges_of, prompts_path
+from derta.pipeline.fine_tuning import cost_note
+from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
+from derta.pipeline.resuming import read_keyed
+from derta.pipeline.search import cost_notes
 from derta.protocols import Display
-from derta.records import Prompt
+from derta.records import Measure, Prompt, Record, Reply, Suite, Verdict
+from derta.reporting import write_report
 from derta.results import Summary
 
+CONTENTS = "run.json"
 
-def write_again(folder: Path, *, display: Display = Display()) -> Summary:
-    """Summarize and render a finished run's prompts, replies and verdicts.
+
+class ModelEntry(Record):
+    """A model of a run: what the report calls it, its seed, and the folder of its files."""
+
+    label: str
+    seed: int
+    folder: str
+
+
+class JudgedSection(Record):
+    """An evaluation by its key (None stands for any that no other section has), and who judges its replies."""
+
+    suite: Suite | None
+    attack: str | None
+    name: str | None
+    judges: tuple[str, ...]
+
+
+class RunContents(Record):
+    """What the report of a run needs beside its records: the models in order, judges, comparisons and notes."""
+
+    title: str
+    models: tuple[ModelEntry, ...]
+    measures: dict[str, Measure]
+    sections: tuple[JudgedSection, ...]
+    questions: dict[str, tuple[tuple[str, str], ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def judges(self) -> dict[SectionKey, tuple[str, ...]]:
+        """The judges of each evaluation, by its key."""
+        return {(one.suite, one.attack, one.name): one.judges for one in self.sections}
+
+
+class ModelResults(NamedTuple):
+    """One model's replies and verdicts, its scores, and what is known of it in sentences."""
+
+    outcome: Outcome
+    scores: Scores
+    notes: list[str]
+
+
+def write_contents(folder: Path, contents: RunContents) -> None:
+    """Write a run's `run.json`."""
+    write_text(folder / CONTENTS, contents.model_dump_json(indent=2) + "\n")
+
+
+def read_contents(folder: Path) -> RunContents:
+    """Read a run's `run.json`.
 
     Raises:
-        RunError: the folder is no run, or a stage of it is not finished.
+        RunError: the folder is no run.
     """
-    manifest_path = folder / "manifest.json"
-    if not manifest_path.exists():
-        raise RunError(f"{folder}: expected a run's folder with a manifest.json, found none; check the path")
+    path = folder / CONTENTS
     try:
-        recipe = json.loads(manifest_path.read_text(encoding="utf-8"))["recipe"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{manifest_path}: expected a run's manifest, got another file; check the path") from error
-    if "demo" in recipe:
-        from derta.demo.run import run_demo
-
-        methods, attacks = recipe["methods"], recipe["demo"].get("fine_tuning", {})
-        attacked = [f"{method}+{attack}" for attack in attacks for method in methods if method != "base"]
-        _check_finished(folder, [*methods, *attacked], recipe["seeds"], prompts="prompts-seed{seed}.jsonl")
-        return run_demo(
-            folder=folder,
-            seeds=tuple(recipe["seeds"]),
-            methods=tuple(methods),
-            fine_tuning=bool(attacks),
-            display=display,
-        )
-    from derta.pipeline.fine_tuning import fine_tuning_attacks
-    from derta.pipeline.run import run_recipe
-
-    loaded = parse_recipe(recipe, where=str(manifest_path))
-    attacked = [attack.place(method) for attack in fine_tuning_attacks(loaded) for method in loaded.methods]
-    _check_finished(folder, [*loaded.methods, *attacked], loaded.seeds, prompts="prompts.jsonl")
-    return run_recipe(loaded, folder=folder, display=display)
+        return parse_record(RunContents, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, found none; check the path") from error
+    except (OSError, ValueError) as error:  # a DataError is a ValueError
+        raise RunError(f"{path}: expected what `derta run` writes, got another file; check the path") from error
 
 
-def _check_finished(folder: Path, methods: Sequence[str], seeds: Sequence[int], *, prompts: str) -> None:
-    for method in methods:
-        for seed in seeds:
-            path = folder / prompts.format(seed=seed)
-            if not path.exists() or not is_asked(folder / f"{method}-seed{seed}", read_records(path, Prompt)):
-                raise RunError(f"{folder}: {method} seed {seed} is not finished; `derta run` goes on with it")
+def report(source: Path | Sequence[Path], *, title: str | None = None, out: Path | None = None) -> Summary:
+    """Summarize and render a finished run, or pool several, from their files.
+
+    Args:
+        source: A run's folder, a folder whose subfolders are runs, or several folders. Pooled runs have the same
+            models with different seeds; their prompts may differ.
+        title: The report's title; the runs' own if it is not given.
+        out: The folder of `summary.json` and `report.html`; `source` if it is one folder.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        RunError: a folder is no run, a stage of it is not finished, or the runs cannot be pooled.
+    """
+    folders = run_folders(source) if isinstance(source, Path) else list(source)
+    out = out or (source if isinstance(source, Path) else None)
+    if out is None or not folders:
+        raise RunError(f"report: expected folders of runs and a folder to write to, got {len(folders)} and {out}")
+    summary, outcomes = pool(folders, title=title)
+    write_report(out, summary, transcripts(outcomes))
+    return summary
+
+
+def report_demo(folder: Path, *, display: Display = Display()) -> Summary | None:
+    """Report a demo's folder; None for any other."""
+    path = folder / "manifest.json"
+    recipe: Any = json.loads(path.read_text(encoding="utf-8"))["recipe"] if path.exists() else {}
+    if "demo" not in recipe:
+        return None
+    from derta.demo.run import run_demo
+
+    methods, attacks = recipe["methods"], recipe["demo"].get("fine_tuning", {})
+    attacked = [f"{method}+{attack}" for attack in attacks for method in methods if method != "base"]
+    for method in [*methods, *attacked]:
+        for seed in recipe["seeds"]:
+            path = folder / f"prompts-seed{seed}.jsonl"
+            if not path.exists() or not is_complete(folder / f"{method}-seed{seed}", read_records(path, Prompt)):
+                raise RunError(f"{folder}: {method} seed {seed} is not finished; `derta run` resumes it")
+    return run_demo(
+        folder=folder, seeds=tuple(recipe["seeds"]), methods=tuple(methods), fine_tuning=bool(attacks), display=display
+    )
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a run, else its subfolders that are, by name."""
+    if (folder / CONTENTS).exists():
+        return [folder]
+    found = sorted((path.parent for path in folder.glob(f"*/{CONTENTS}")), key=_natural)
+    if not found:
+        raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, or folders of runs, found none")
+    return found
+
+
+def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary, list[Outcome]]:
+    """Summarize runs of the same models with different seeds.
+
+    Raises:
+        RunError: a stage is not finished, or runs differ in models, judges or comparisons, or share a seed.
+    """
+    runs = {folder: read_contents(folder) for folder in folders}
+    _check_alike(runs)
+    first = next(iter(runs.values()))
+    found = _apart(
+        {
+            folder.name: [read_model(folder, entry, contents) for entry in contents.models]
+            for folder, contents in runs.items()
+        }
+    )
+    labels = list(dict.fromkeys(entry.label for entry in first.models))
+    found.sort(key=lambda one: labels.index(one.outcome.method))
+    outcomes = [one.outcome for one in found]
+    scores = {(one.outcome.method, one.outcome.seed): one.scores for one in found}
+    summary = summarize(
+        outcomes,
+        title=title or first.title,
+        recipe=first.title,
+        measure_of=lambda judge, _suite: first.measures[judge],
+        pairs=first.questions,
+        notes=[*_notes(runs), *perplexity_notes(scores), *(note for one in found for note in one.notes)],
+    )
+    return summary.model_copy(update={"versions": _versions(folders[0])}), outcomes
+
+
+def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelResults:
+    """Read what one model of a run replied, and what the judges said.
+
+    Raises:
+        RunError: something is missing.
+    """
+    home = folder / entry.folder
+    path = prompts_path(folder, home)
+    prompts = list(read_records(path, Prompt)) if path.exists() else []
+    if not path.exists() or not is_complete(home, prompts):
+        raise RunError(f"{folder}: {entry.label} seed {entry.seed} is not finished; `derta run` resumes it")
+    replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
+    wanted = [judges_of(prompt, contents.judges) for prompt in prompts]
+    verdicts: dict[str, list[Verdict | None]] = {}
+    for judge in contents.measures:
+        said = read_keyed(home / f"verdicts.{judge}.jsonl", Verdict, prompts=prompts)
+        verdicts[judge] = [said.get((prompt.id, 0)) for prompt in prompts]
+        if any(judge in judges and one is None for judges, one in zip(wanted, verdicts[judge], strict=True)):
+            raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
+    scores = read_scores(home)
+    outcome = Outcome(
+        entry.label,
+        entry.seed,
+        prompts,
+        [replies[prompt.id, 0] for prompt in prompts],
+        verdicts,
+        scores.refusal_probability,
+    )
+    return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
+
+
+def _apart(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:
+    """All models' results; where runs ask different things under one id, ids begin with the name of the run."""
+    requests: dict[str, set[str]] = {}
+    for models in runs.values():
+        for prompt in (prompt for one in models for prompt in one.outcome.prompts):
+            requests.setdefault(prompt.id, set()).add(prompt.request or str(prompt.messages or prompt.text))
+    if all(len(texts) == 1 for texts in requests.values()):
+        return [one for models in runs.values() for one in models]
+    return [_renamed(one, name) for name, models in runs.items() for one in models]
+
+
+def _renamed(results: ModelResults, name: str) -> ModelResults:
+    outcome = results.outcome
+    prompts = [prompt.model_copy(update={"id": f"{name}/{prompt.id}"}) for prompt in outcome.prompts]
+    named = [{"prompt_id": prompt.id} for prompt in prompts]
+    replies = [one.model_copy(update=new) for one, new in zip(outcome.replies, named, strict=True)]
+    verdicts = {
+        judge: [one and one.model_copy(update=new) for one, new in zip(ones, named, strict=True)]
+        for judge, ones in outcome.verdicts.items()
+    }
+    return results._replace(outcome=outcome._replace(prompts=prompts, replies=replies, verdicts=verdicts))
+
+
+def _model_notes(home: Path, name: str, outcome: Outcome) -> Iterator[str]:
+    yield from cost_note(home, model=name)
+    yield from cost_notes(outcome.prompts, model=name)
+    for judge, verdicts in outcome.verdicts.items():
+        if failed := sum(one is not None and one.retry for one in verdicts):
+            yield f"{name}: the engine of judge {judge} failed on {failed} replies; run again to judge them."
+
+
+def _check_alike(runs: Mapping[Path, RunContents]) -> None:
+    (first_folder, first), *others = runs.items()
+    seeds: dict[tuple[str, int], Path] = {}
+    for folder, contents in ((first_folder, first), *others):
+        for entry in contents.models:
+            if other := seeds.get((entry.label, entry.seed)):
+                raise RunError(
+                    f"{folder}: expected runs of different seeds, got {entry.label} seed {entry.seed} of {other} too"
+                )
+            seeds[entry.label, entry.seed] = folder
+        labels = {entry.label for entry in contents.models}
+        if labels != {entry.label for entry in first.models} or contents.measures != first.measures:
+            raise RunError(f"{folder}: expected the models and judges of {first_folder}, got others; report it alone")
+
+
+def _notes(runs: Mapping[Path, RunContents]) -> list[str]:
+    """The notes of all runs; those that not all have begin with the name of their run's folder."""
+    each = [set(contents.notes) for contents in runs.values()]
+    shared = set.intersection(*each)
+    notes = [note for note in next(iter(runs.values())).notes if note in shared]
+    return notes + [
+        f"{folder.name}: {note}" for folder, contents in runs.items() for note in contents.notes if note not in shared
+    ]
+
+
+def _natural(path: Path) -> tuple[str, int]:
+    digits = path.name[len(path.name.rstrip("0123456789")) :]
+    return path.name[: len(path.name) - len(digits)], int(digits or 0)
+
+
+def _versions(folder: Path) -> dict[str, str]:
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: expected a run's manifest, got another file; check the path") from error

@@ -1,52 +1,150 @@
-"""What a model said is dear: it is kept as it comes, and only what is missing is asked for."""
+"""Files that a stopped stage resumes from: what they hold is kept, and only what is missing is generated or judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from derta.errors import RunError
+from derta.errors import DataError, RunError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
-from derta.protocols import Display
-from derta.records import ReplyKey, Verdict
+from derta.protocols import Display, Engine
+from derta.records import Prompt, Reply, ReplyKey, Verdict
 
-R = TypeVar("R", Verdict, Preference)
+R = TypeVar("R", Reply, Verdict)
+J = TypeVar("J", Verdict, Preference)
 
 
-def ask_missing(
+def check_unique(prompts: Iterable[Prompt]) -> None:
+    """Refuse two prompts of one id: replies are told apart by it.
+
+    Raises:
+        DataError: names the id.
+    """
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(
+                f"prompts: expected ids that differ, got {prompt.id!r} twice; give each evaluation a `name`"
+            )
+        seen.add(prompt.id)
+
+
+def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Write the prompts once; a resumed run takes those it began with."""
+    if not path.exists():
+        write_records(path, prompts)
+    return list(read_records(path, Prompt))
+
+
+def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
+    """Read a file's replies or verdicts by prompt id and sample; a torn last line of a killed run is cut off.
+
+    Raises:
+        DataError: a record for no prompt, or two for one.
+    """
+    known = {prompt.id for prompt in prompts}
+    drop_torn_line(path)
+    found: dict[ReplyKey, R] = {}
+    for record in read_records(path, kind) if path.exists() else ():
+        if record.prompt_id not in known or record.key in found:
+            what = "twice" if record.key in found else "which no prompt has"
+            raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
+        found[record.key] = record
+    return found
+
+
+def generate_missing(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    *,
     path: Path,
-    kind: type[R],
+    max_new_tokens: Mapping[str, int],
+    description: str = "replies",
+    display: Display = Display(),
+) -> list[Reply]:
+    """Generate replies to the prompts that have none in the file yet; each is written as soon as it is known.
+
+    Args:
+        engine: The model.
+        prompts: All prompts.
+        path: Where replies are kept.
+        max_new_tokens: The limit of each prompt, by id.
+        description: Named beside the progress bar.
+        display: Where progress is shown.
+
+    Returns:
+        A reply to each prompt, in order.
+
+    Raises:
+        DataError: the file holds replies to other prompts, or the engine left a prompt without a reply.
+    """
+    done = read_keyed(path, Reply, prompts=prompts)
+    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
+    with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
+        task.update(len(done))
+        for limit in sorted({max_new_tokens[prompt.id] for prompt in todo}):
+            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
+            for reply in engine.generate(same, max_new_tokens=limit):
+                file.add(reply)
+                done[reply.key] = reply
+                task.update(len(done))
+    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
+    if missing:
+        raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
+    return [done[prompt.id, 0] for prompt in prompts]
+
+
+def judge_missing(
+    path: Path,
+    kind: type[J],
     *,
     keys: Sequence[ReplyKey],
     judge: str,
-    ask: Callable[[Container[ReplyKey]], Iterator[R]],
+    ask: Callable[[Collection[ReplyKey]], Iterator[J]],
+    description: str | None = None,
     display: Display = Display(),
-) -> list[R]:
-    """The verdicts of a file on these replies, and those of `ask` on the others (it is given their keys), in order.
+) -> list[J]:
+    """Judge the replies that have no verdict in the file yet; each verdict is written as it comes.
 
-    A verdict marked with `retry`, because the engine failed, is asked for again.
+    What an engine's failure left open is judged again.
+
+    Args:
+        path: Where verdicts (or preferences) are kept.
+        kind: What they are.
+        keys: The replies that need one, in order.
+        judge: Whose verdicts they are.
+        ask: Judges the replies of the keys it is given.
+        description: Named beside the progress bar.
+        display: Where progress is shown.
 
     Raises:
-        RunError: the file holds another judge's words, or words on other prompts.
+        RunError: the file holds another judge's verdicts, or verdicts on other prompts.
     """
     drop_torn_line(path)
-    known, done = set(keys), dict[ReplyKey, R]()
+    known, done, in_order = set(keys), dict[ReplyKey, J](), list[ReplyKey]()
     for record in read_records(path, kind) if path.exists() else ():
         if record.key not in known or record.judge != judge:
             raise RunError(
                 f"{path}: expected what {judge!r} says of these replies, got {record.judge!r} on "
                 f"{record.prompt_id!r}; choose another --out, or delete it"
             )
+        in_order.append(record.key)
         if not record.retry:
             done[record.key] = record
     missing = known - done.keys()
-    with Appender(path) as file, display.progress.task(f"{judge}: verdicts", total=len(keys)) as task:
+    if not missing and in_order == list(keys) and path.exists():
+        return list(done.values())
+    with (
+        Appender(path) as file,
+        display.progress.task(description or f"{judge}: verdicts", total=len(keys)) as task,
+    ):
         task.update(len(done))
         for record in ask(missing) if missing else ():
             file.add(record)
             done[record.key] = record
             task.update(len(done))
-    write_records(path, [done[one] for one in keys])
-    return [done[one] for one in keys]
+    found = [done[key] for key in keys]
+    write_records(path, found)
+    return found

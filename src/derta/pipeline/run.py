@@ -1,227 +1,211 @@
-"""A whole run: data, one model per method and seed, prompts, replies, verdicts, report. Killed anywhere, it goes on."""
+"""A whole run: data, a model per method and seed, prompts, replies, verdicts, report. Stopped anywhere, it resumes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from derta.config import Recipe
+from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.methods import METHODS
 from derta.data.preparation import PreparedData
 from derta.errors import DataError, RecipeError
-from derta.judges import build_judge
-from derta.metrics.rates import Measure
-from derta.metrics.summarize import Outcome, summarize, transcripts
 from derta.pipeline.data import input_files, prepare_data
-from derta.pipeline.evaluate import craft_prompts, is_asked, reply_all, store_prompts
+from derta.pipeline.evaluate import craft_prompts, is_complete, judge_models, recipe_judges, token_limits
 from derta.pipeline.fine_tuning import (
     COST,
     AttackData,
     FineTuningAttack,
-    attacked_comparisons,
+    attack_comparisons,
     check_rows,
     fine_tune,
     fine_tuning_attacks,
     read_data,
-    told_cost,
 )
-from derta.pipeline.likelihoods import Scores, perplexity_notes, score_held_out
+from derta.pipeline.likelihoods import score_held_out
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_trl, train_method
-from derta.pipeline.search import check_decoding, check_searches, cost_notes, with_searched
-from derta.pipeline.sections import judge_sections, token_limits
-from derta.protocols import Display
-from derta.records import Prompt, Suite
-from derta.reporting import write_report
+from derta.pipeline.report import JudgedSection, ModelEntry, RunContents, report, write_contents
+from derta.pipeline.resuming import generate_missing, store_prompts
+from derta.pipeline.search import check_decoding, check_searches, with_searched
+from derta.protocols import Display, Judge
+from derta.records import Prompt
 from derta.results import Summary
 from derta.run_folder import open_run
 
 
-class Answers(NamedTuple):
-    """What one model of a run answered, its scores, and of an attacked one what its fine-tuning took, in a sentence."""
+class RunModel(NamedTuple):
+    """A model of a run: a method's with a seed, or that after an attack by fine-tuning."""
 
-    outcome: Outcome
-    scores: Scores
-    cost: str | None = None
+    method: str
+    seed: int
+    attack: FineTuningAttack | None = None
+
+    @property
+    def label(self) -> str:
+        """What the report calls the model."""
+        return self.attack.label(self.method) if self.attack else self.method
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the run's."""
+        return f"{self.attack.place(self.method) if self.attack else self.method}-seed{self.seed}"
 
 
-def model_folder(folder: Path, method: str, seed: int) -> Path:
-    """Where the files of one method and seed lie."""
-    return folder / f"{method}-seed{seed}"
+class RunPlan(NamedTuple):
+    """All of a run that is known before its first training step."""
 
-
-class Planned(NamedTuple):
-    """All of a run that is known before its first training step; `notes` say what was dropped."""
-
+    recipe: Recipe
     prepared: PreparedData
-    attacks: list[FineTuningAttack]
+    models: list[RunModel]
+    judges: dict[str, Judge]
     attack_data: Mapping[str, AttackData]
     prompts: list[Prompt]
-    notes: list[str]
+    contents: RunContents
 
 
-def run_recipe(recipe: Recipe, *, folder: Path, display: Display = Display()) -> Summary:
+def run(recipe: Recipe | Mapping[str, Any] | Path | str, *, out: Path | str, display: Display = Display()) -> Summary:
     """Do everything a recipe says, or what is left of it, and write the report.
+
+    Args:
+        recipe: A recipe, its values, or the path of its YAML file.
+        out: The run's folder; a run that was stopped there is resumed.
+        display: Where progress and notes are shown; by default nowhere.
+
+    Returns:
+        What `summary.json` holds.
 
     Raises:
         RunError: the folder holds another recipe's run.
         DertaError: whatever is wrong with the data, the model or the recipe, before the first training step.
     """
-    planned = plan_run(recipe, folder=folder, display=display)
-    # a mistake told above leaves no folder behind that the mended recipe would not be let into
-    open_run(folder, recipe=recipe.model_dump(mode="json"), inputs=input_files(recipe))
-    prompts = store_prompts(folder / "prompts.jsonl", planned.prompts)
-    answers = ask_all(folder, recipe, prompts, planned=planned, display=display)
-    outcomes = [one.outcome for one in answers]
-    costs = [one.cost for one in answers if one.cost]
-    costs += [note for one in outcomes for note in cost_notes(one.prompts, model=f"{one.method}, seed {one.seed}")]
-    scores = {(one.outcome.method, one.outcome.seed): one.scores for one in answers}
-    summary = summarize(
-        outcomes,
-        title=recipe.title,
-        recipe=recipe.title,
-        measure_of=measure_of,
-        pairs=attacked_comparisons(recipe.methods, [attack.label for attack in planned.attacks]),
-        notes=[*planned.notes, *perplexity_notes(scores), *costs],
-    )
-    write_report(folder, summary, transcripts(outcomes))
-    return summary
+    loaded, folder = read_recipe(recipe), Path(out)
+    plan = plan_run(loaded, folder=folder, display=display)
+    # a mistake found above leaves no folder behind that the corrected recipe would be refused in
+    open_run(folder, recipe=loaded.model_dump(mode="json"), inputs=input_files(loaded))
+    write_contents(folder, plan.contents)
+    plan = plan._replace(prompts=store_prompts(folder / "prompts.jsonl", plan.prompts))
+    for model in plan.models:
+        if not is_complete(folder / model.folder, plan.prompts):
+            generate_replies(plan, model, folder=folder, display=display)
+    homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
+    for name in plan.contents.measures:
+        # popped: the model of a judge, if it has one, is released before the next is loaded
+        judge = plan.judges.pop(name)
+        judge_models(judge, homes, folder=folder, judges=plan.contents.judges, display=display)
+    return report(folder)
 
 
-def plan_run(recipe: Recipe, *, folder: Path, display: Display) -> Planned:
+def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
+    """Return a recipe from its values or its file.
+
+    Raises:
+        RecipeError: it cannot be read, or a key or value is wrong.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load_recipe(Path(recipe)) if isinstance(recipe, str | Path) else parse_recipe(dict(recipe), where="recipe")
+
+
+def plan_run(recipe: Recipe, *, folder: Path, display: Display) -> RunPlan:
     """Read a recipe's data and craft its prompts; where something is left to train, check that it can be trained."""
-    check_recipe(recipe)
+    judges = check_recipe(recipe)
     prepared = prepare_data(recipe)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *(data.note for data in attack_data.values())]
     for note in notes:
         display.logger.info(note)
-    crafted = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0])
-    check_decoding(recipe.generate.engine, crafted)
-    models = [*recipe.methods, *(attack.place(method) for attack in attacks for method in recipe.methods)]
-    homes = [model_folder(folder, model, seed) for model in models for seed in recipe.seeds]
+    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0])
+    check_decoding(recipe.generate.engine, prompts)
+    models = [
+        RunModel(method, seed, attack)
+        for attack in (None, *attacks)
+        for method in recipe.methods
+        for seed in recipe.seeds
+    ]
+    homes = [folder / model.folder for model in models]
     if not all((home / "model").exists() or (home / "scores.json").exists() for home in homes):
         check_engine(recipe)
         check_compiler(recipe)
         check_rows(recipe, attack_data)
-    return Planned(prepared, attacks, attack_data, crafted, notes)
+    contents = RunContents(
+        title=recipe.title,
+        models=tuple(ModelEntry(label=one.label, seed=one.seed, folder=one.folder) for one in models),
+        measures={name: judge.measures for name, judge in judges.items()},
+        sections=tuple(judged_section(section.key, section.judge_names) for section in recipe.evaluate),
+        questions=attack_comparisons(recipe.methods, [attack.label for attack in attacks]),
+        notes=tuple(notes),
+    )
+    return RunPlan(recipe, prepared, models, judges, attack_data, prompts, contents)
 
 
-def ask_all(
-    folder: Path, recipe: Recipe, prompts: Sequence[Prompt], *, planned: Planned, display: Display
-) -> list[Answers]:
-    """Tune every model and ask it everything, and then every attacked one."""
-    return [
-        *(
-            ask_tuned(folder, recipe, prompts, method=method, seed=seed, prepared=planned.prepared, display=display)
-            for method in recipe.methods
-            for seed in recipe.seeds
-        ),
-        *(
-            ask_attacked(
-                folder, recipe, prompts, attack=attack, method=method, seed=seed, planned=planned, display=display
-            )
-            for attack in planned.attacks
-            for method in recipe.methods
-            for seed in recipe.seeds
-        ),
-    ]
+def judged_section(key: SectionKey, judges: tuple[str, ...]) -> JudgedSection:
+    """Return an evaluation's key and judges as `run.json` holds them."""
+    suite, attack, name = key
+    return JudgedSection.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
 
 
-def ask_tuned(
-    folder: Path,
-    recipe: Recipe,
-    prompts: Sequence[Prompt],
-    *,
-    method: str,
-    seed: int,
-    prepared: PreparedData,
-    display: Display,
-) -> Answers:
-    """Tune a model, unless it was asked all already, and ask it everything."""
-    home = model_folder(folder, method, seed)
-    if not is_asked(home, prompts):
-        train_in(folder, recipe, method=method, seed=seed, prepared=prepared, display=display)
-    return ask_model(recipe, prompts, label=method, seed=seed, home=home, prepared=prepared, display=display)
-
-
-def ask_attacked(
-    folder: Path,
-    recipe: Recipe,
-    prompts: Sequence[Prompt],
-    *,
-    attack: FineTuningAttack,
-    method: str,
-    seed: int,
-    planned: Planned,
-    display: Display,
-) -> Answers:
-    """Fine-tune a tuned model as the attack says, unless it was asked all already, and ask it everything again."""
-    home, label = model_folder(folder, attack.place(method), seed), attack.label(method)
-    prepared, cost_path = planned.prepared, home / COST
-    if not is_asked(home, prompts):
-        start = train_in(folder, recipe, method=method, seed=seed, prepared=prepared, display=display)
-        data, what = planned.attack_data[attack.section.name], f"{label} seed {seed}"
-        out = home / "model"
-        fine_tune(
-            recipe,
-            attack,
-            data=data,
-            start=start,
-            seed=seed,
-            out=out,
-            cost_path=cost_path,
-            what=what,
-            display=display,
-        )
-    answers = ask_model(recipe, prompts, label=label, seed=seed, home=home, prepared=prepared, display=display)
-    told = f"{label}, seed {seed}: {told_cost(cost_path)}." if cost_path.exists() else None
-    return answers._replace(cost=told)
-
-
-def ask_model(
-    recipe: Recipe,
-    prompts: Sequence[Prompt],
-    *,
-    label: str,
-    seed: int,
-    home: Path,
-    prepared: PreparedData,
-    display: Display,
-) -> Answers:
-    """Ask the model in `home` everything, and judge it; what is there already is not asked again."""
+def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
+    """Train a model, search against it where the recipe says so, generate its replies and measure likelihoods."""
+    recipe, home = plan.recipe, folder / model.folder
+    train_in(plan, model, folder=folder, display=display)
     engine = LazyEngine(recipe, home / "model")
-    own = with_searched(recipe, prompts, engine=engine, home=home, held_out=prepared.held_out_requests, display=display)
-    replies = reply_all(
+    held_out = plan.prepared.held_out_requests
+    prompts = with_searched(recipe, plan.prompts, engine=engine, home=home, held_out=held_out, display=display)
+    generate_missing(
         engine,
-        own,
+        prompts,
         path=home / "replies.jsonl",
-        max_new_tokens=token_limits(recipe, own),
-        what=f"{label} seed {seed}: replies",
+        max_new_tokens=token_limits(recipe, prompts),
+        description=f"{model.label} seed {model.seed}: replies",
         display=display,
     )
-    verdicts = judge_sections(recipe, own, replies=replies, home=home)
-    scored = score_held_out(engine, recipe, prepared=prepared, path=home / "scores.json")
+    score_held_out(engine, recipe, prepared=plan.prepared, home=home)
     engine.release()
-    return Answers(Outcome(label, seed, own, replies, verdicts, scored.refusal_probability), scored)
 
 
-def train_in(folder: Path, recipe: Recipe, *, method: str, seed: int, prepared: PreparedData, display: Display) -> Path:
-    """Tune a model of the run; a method of pairs goes on from the vanilla model of its seed.
+def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path:
+    """Train a model of the run where it is not there yet, after the one that it is initialised from.
 
-    That model is tuned, if it is not there, in the folder it has as a method; a recipe that does not list vanilla
-    gets no evaluation of it.
+    That one is trained in the folder it has as a method; a recipe that does not list it gets no evaluation of it.
     """
-    out = model_folder(folder, method, seed) / "model"
+    out = folder / model.folder / "model"
+    if model.attack is not None:
+        cost_path = out.with_name(COST)
+        if not (out.exists() and cost_path.exists()):
+            start = train_in(plan, model._replace(attack=None), folder=folder, display=display)
+            fine_tune(
+                plan.recipe,
+                model.attack,
+                data=plan.attack_data[model.attack.section.name],
+                start=start,
+                seed=model.seed,
+                out=out,
+                cost_path=cost_path,
+                what=f"{model.label} seed {model.seed}",
+                display=display,
+            )
+        return out
     start = None
-    if METHODS[method].pairs and not out.exists():
-        start = train_in(folder, recipe, method="vanilla", seed=seed, prepared=prepared, display=display)
-    return train_method(recipe, method=method, seed=seed, prepared=prepared, out=out, start=start, display=display)
+    if METHODS[model.method].pairs and not out.exists():
+        start = train_in(plan, model._replace(method="vanilla"), folder=folder, display=display)
+    return train_method(
+        plan.recipe,
+        method=model.method,
+        seed=model.seed,
+        prepared=plan.prepared,
+        out=out,
+        start=start,
+        display=display,
+    )
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Fail before anything is read if a method or judge is unknown or not installed, or a needed list is empty."""
+def check_recipe(recipe: Recipe) -> dict[str, Judge]:
+    """Fail before anything is read if a name is unknown or not installed, or a needed list is empty.
+
+    Returns:
+        The judges of the evaluations, by name; none of their models is loaded yet.
+    """
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
@@ -235,12 +219,4 @@ def check_recipe(recipe: Recipe) -> None:
 
         four_bit(recipe.train.lora)
     check_searches(recipe)
-    for section in recipe.evaluate:
-        for judge in section.judges:
-            build_judge(judge)
-
-
-def measure_of(judge: str, suite: Suite) -> Measure:
-    """What a judge's rate counts; the same in every suite."""
-    del suite
-    return build_judge(judge).measures
+    return recipe_judges(recipe)

@@ -17,8 +17,9 @@ from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
 from derta.pipeline.data import section_requests
-from derta.pipeline.evaluate import check_unique, section_attack
+from derta.pipeline.evaluate import section_attack
 from derta.pipeline.judge import JudgeModel, find_judge
+from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, Judge
 from derta.records import Cost, Prompt, Record, Request
 

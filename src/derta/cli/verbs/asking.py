@@ -93,7 +93,7 @@ def reply(
     from derta.cli.console import console_display
     from derta.engines import load_engine
     from derta.files import read_records
-    from derta.pipeline.evaluate import check_unique, reply_all
+    from derta.pipeline.resuming import check_unique, generate_missing
     from derta.pipeline.search import check_decoding
     from derta.records import Prompt
 
@@ -114,7 +114,7 @@ def reply(
     given = {name: value for name, value in flags.items() if value is not None}
     limits = dict.fromkeys((prompt.id for prompt in asked), max_new_tokens)
     answering = load_engine(model, engine=engine, **(given | options.pairs(option, option="--option")))
-    reply_all(answering, asked, path=out, max_new_tokens=limits, display=console_display())
+    generate_missing(answering, asked, path=out, max_new_tokens=limits, display=console_display())
 
 
 def export_replies(

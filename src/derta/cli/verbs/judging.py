@@ -179,7 +179,9 @@ def report(folder: Path) -> None:
     Example: derta report runs/gemma
     """
     from derta.cli.console import console_display
-    from derta.pipeline.report import write_again
+    from derta.pipeline.report import report as report_run
+    from derta.pipeline.report import report_demo
 
-    write_again(folder, display=console_display())
+    if report_demo(folder, display=console_display()) is None:
+        report_run(folder)
     typer.echo(str(folder / "report.html"))

@@ -66,9 +66,9 @@ def run(
         return
     if out is None:
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
-    from derta.pipeline.run import run_recipe
+    from derta.pipeline.run import run as run_recipe
 
-    summary = run_recipe(loaded, folder=out, display=console_display())
+    summary = run_recipe(loaded, out=out, display=console_display())
     if as_json:
         print_json(summary.model_dump())
 
