@@ -40,6 +40,11 @@ ENGINES: dict[str, Callable[[], Loader]] = {
 def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings: Any) -> Engine:
     """Make an engine of a model: a folder, a hub id, the name that a server knows, or a model in memory.
 
+    >>> load_engine("judge", engine="api", endpoints="http://127.0.0.1:8000/v1", concurrency=4).limits.concurrency
+    4
+
+    In a notebook: `load_engine("models/derta", device="cpu")`, or `load_engine(trainer.model, tokenizer=tokenizer)`.
+
     Args:
         model: a loaded model needs the engine `hf` and its `tokenizer`. It may be in training: it generates in eval
             mode, and is in training mode again between two replies and after.

@@ -1,0 +1,37 @@
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta import errors
+from derta.errors import DertaError, did_you_mean, is_out_of_memory
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DertaError)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_users_mistake_is_a_value_error(kind):
+    with pytest.raises(ValueError, match="expected"):
+        raise kind("expected a number, got none; give one")
+
+
+@given(st.lists(st.text("abc", min_size=1), unique=True, max_size=5), st.text("abc", min_size=1))
+def test_what_is_offered_is_a_known_name_or_all_of_them(known, name):
+    offered = did_you_mean(name, known)
+    allowed = {f"did you mean {one!r}?" for one in known} | {
+        f"known: {', '.join(known)}" if known else "there are none"
+    }
+    assert offered in allowed
+    if name in known:
+        assert offered == f"did you mean {name!r}?"
+
+
+def test_a_letter_too_few_too_many_or_swapped_is_recognised():
+    known = ["device", "dtype", "max_batch_tokens", "template"]
+    for name, wrong in product(known, (lambda n: n[:-1], lambda n: n + "x", lambda n: n[1] + n[0] + n[2:])):
+        assert did_you_mean(wrong(name), known) == f"did you mean {name!r}?"
+
+
+def test_other_errors_are_not_taken_for_running_out_of_memory():
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
