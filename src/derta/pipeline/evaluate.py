@@ -11,7 +11,7 @@ from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
 from derta.files import drop_torn_line, read_records
 from derta.pipeline.data import section_requests
-from derta.pipeline.judge import JudgeModel, find_judge
+from derta.pipeline.judge import find_judge
 from derta.pipeline.resuming import check_unique, judge_missing, read_keyed
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Request, Verdict
@@ -101,11 +101,7 @@ def recipe_judges(recipe: Recipe) -> dict[str, Judge]:
     for entry in (entry for section in recipe.evaluate for entry in section.judges):
         if named.setdefault(entry.name, entry) != entry:
             raise RecipeError(f"judges: expected one model for {entry.name!r}, got two; give each section the same")
-    return {name: find_judge(name, model=_judge_model(entry)) for name, entry in named.items()}
-
-
-def _judge_model(entry: JudgeConfig) -> JudgeModel | None:
-    return None if entry.model is None else JudgeModel(entry.model, entry.engine, entry.settings)
+    return {name: find_judge(name, model=entry.engine_config) for name, entry in named.items()}
 
 
 def judge_models(

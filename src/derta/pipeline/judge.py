@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from derta.engines import check_settings, load_engine
 from derta.errors import DataError
@@ -23,16 +23,11 @@ from derta.records import Prompt, ReplyKey, Verdict
 from derta.results import Cell, Comparison, cell_of
 from derta.stats import rate_of_counts
 
-
-class JudgeModel(NamedTuple):
-    """The model that a judge asks: what the engine loads, the engine's name in `ENGINES`, and the engine's settings."""
-
-    path: str
-    engine: str = "hf"
-    settings: Mapping[str, Any] = {}
+if TYPE_CHECKING:
+    from derta.config import EngineConfig
 
 
-def find_judge(name: str, *, model: JudgeModel | None = None) -> Judge:
+def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
     """The judge of a name; one that asks a model needs the model, which is loaded once, when cases come.
 
     Raises:
@@ -42,12 +37,12 @@ def find_judge(name: str, *, model: JudgeModel | None = None) -> Judge:
     if model is None or name not in JUDGES or not asks_model(name):
         return build_judge(name)
     check_settings(model.engine, model.settings)
-    return build_judge(name, engine=partial(judge_engine, model))
+    return build_judge(name, engine=partial(configured_engine, model))
 
 
-def judge_engine(model: JudgeModel) -> Engine:
-    """Load a judge's model into its engine."""
-    return load_engine(model.path, engine=model.engine, **model.settings)
+def configured_engine(config: EngineConfig) -> Engine:
+    """Load the model of a recipe's section or of a command line's options into its engine."""
+    return load_engine(config.model, engine=config.engine, **config.settings)
 
 
 def judge_file(

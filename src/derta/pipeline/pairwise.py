@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.config import EngineConfig
 from derta.errors import DataError
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
 from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
-from derta.pipeline.judge import JudgeModel, judge_engine, side_name
+from derta.pipeline.judge import configured_engine, side_name
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
@@ -28,7 +29,7 @@ def compare_pairwise(
     first: Path,
     second: Path,
     *,
-    model: JudgeModel,
+    model: EngineConfig,
     prompts_path: Path | None = None,
     out: Path | None = None,
     display: Display = Display(),
@@ -78,7 +79,7 @@ def _name(case: Case, *, own: bool) -> str:
     return case.prompt.id if own else (case.prompt.request or "").strip()
 
 
-def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display: Display) -> list[Preference]:
+def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, display: Display) -> list[Preference]:
     """The preferences on all pairs; with a file, only those that it lacks are asked for."""
     if out is not None:
         return judge_missing(
@@ -86,12 +87,12 @@ def _preferences(pairs: list[Pair], model: JudgeModel, out: Path | None, display
             Preference,
             keys=[pair.ours.key for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: prefer(judge_engine(model), (pair for pair in pairs if pair.ours.key in missing)),
+            ask=lambda missing: prefer(configured_engine(model), (pair for pair in pairs if pair.ours.key in missing)),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         found: list[Preference] = []
-        for preference in prefer(judge_engine(model), pairs):
+        for preference in prefer(configured_engine(model), pairs):
             found.append(preference)
             task.update(len(found))
         return found

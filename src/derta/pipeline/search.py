@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from derta.attacks import Attack
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
@@ -13,32 +13,24 @@ from derta.attacks.prompts import as_suite
 from derta.attacks.search import as_judge
 from derta.config import EngineConfig, EvaluationSection, Recipe
 from derta.data.requests import load_requests
-from derta.engines import check_settings, load_engine
+from derta.engines import check_settings
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import section_attack
-from derta.pipeline.judge import JudgeModel, find_judge
+from derta.pipeline.judge import configured_engine, find_judge
 from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, Judge
 from derta.records import Cost, Prompt, Record, Request
 
 
-class EngineChoice(NamedTuple):
-    """A model, the engine that runs it, and the engine's settings."""
-
-    model: str
-    engine: str
-    settings: Mapping[str, Any]
-
-
 class Helpers(NamedTuple):
     """Who takes part in a search: its target, its attacker, its judge."""
 
-    target: EngineChoice | None = None
-    attacker: EngineChoice | None = None
+    target: EngineConfig | None = None
+    attacker: EngineConfig | None = None
     judge: str | None = None
-    judge_model: JudgeModel | None = None
+    judge_model: EngineConfig | None = None
 
 
 class SearchSummary(Record):
@@ -78,8 +70,8 @@ def search_file(
     state = out.with_name(out.name + ".attempts.jsonl")
     found = attack.search(
         wanted,
-        target=_engine(helpers.target),
-        attacker=None if helpers.attacker is None else _engine(helpers.attacker),
+        target=configured_engine(helpers.target),
+        attacker=None if helpers.attacker is None else configured_engine(helpers.attacker),
         judge=None if helpers.judge is None else search_judge(helpers.judge, model=helpers.judge_model),
         state=state,
         key=json.dumps(helpers, sort_keys=True, default=str),
@@ -110,7 +102,7 @@ def told_search(summary: SearchSummary) -> str:
     return f"{told_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"
 
 
-def search_judge(name: str, *, model: JudgeModel | None = None) -> Judge:
+def search_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
     """Return the judge of a name, which a search can use if it measures harm.
 
     Raises:
@@ -132,10 +124,6 @@ def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
         raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
 
 
-def _engine(choice: EngineChoice) -> Engine:
-    return load_engine(choice.model, engine=choice.engine, **choice.settings)
-
-
 def check_searches(recipe: Recipe) -> None:
     """Fail before anything is trained if a recipe's search has an option that cannot be, or lacks a helper.
 
@@ -150,7 +138,7 @@ def check_searches(recipe: Recipe) -> None:
         if helpers.attacker is not None:
             check_settings(helpers.attacker.engine, helpers.attacker.settings)
         if helpers.judge is not None:
-            search_judge(helpers.judge, model=_judge_model(helpers.judge_model))
+            search_judge(helpers.judge, model=helpers.judge_model)
         if (attack.needs_attacker and helpers.attacker is None) or (attack.needs_judge and helpers.judge is None):
             raise RecipeError(f"evaluate: {section.attack} needs `search: {{attacker: {{model: ...}}, judge: ...}}`")
 
@@ -198,8 +186,8 @@ def _search_section(
     prompts = section_attack(section).search(
         requests,
         target=engine,
-        attacker=helpers.attacker and _engine(EngineChoice(*_parts(helpers.attacker))),
-        judge=search_judge(helpers.judge, model=_judge_model(helpers.judge_model)) if helpers.judge else None,
+        attacker=helpers.attacker and configured_engine(helpers.attacker),
+        judge=search_judge(helpers.judge, model=helpers.judge_model) if helpers.judge else None,
         state=home / f"attempts.{name}.jsonl",
         key=section.model_dump_json(),
         seed=seed,
@@ -210,14 +198,6 @@ def _search_section(
             found.append(prompt)
             task.update(len({one.request_id for one in found}))
     return found if section.name is None else as_suite(found, suite=section.suite, dataset=section.name)
-
-
-def _parts(helper: EngineConfig) -> tuple[str, str, Mapping[str, Any]]:
-    return helper.model, helper.engine, helper.settings
-
-
-def _judge_model(helper: EngineConfig | None) -> JudgeModel | None:
-    return None if helper is None else JudgeModel(*_parts(helper))
 
 
 def cost_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:

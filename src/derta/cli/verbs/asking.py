@@ -52,10 +52,10 @@ def attack(
         typer.echo(f"{count} prompts in {out}", err=True)
         return
     helpers = Helpers(
-        options.engine_choice(target, target_engine, target_option, option="--target-option"),
-        options.engine_choice(attacker, attacker_engine, attacker_option, option="--attacker-option"),
+        options.engine_config(target, target_engine, target_option, option="--target-option"),
+        options.engine_config(attacker, attacker_engine, attacker_option, option="--attacker-option"),
         judge,
-        options.judge_model(judge_model, judge_engine, judge_option),
+        options.engine_config(judge_model, judge_engine, judge_option),
     )
     found = search_file(
         built, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=console_display()

@@ -39,7 +39,7 @@ def judge(
     from derta.pipeline.judge import find_judge, judge_file, over_refusal_file
     from derta.records import Verdict
 
-    display, model = console_display(), options.judge_model(judge_model, engine, engine_option)
+    display, model = console_display(), options.engine_config(judge_model, engine, engine_option)
     chosen = find_judge(name, model=model)
     other = None if against is None else find_judge(against, model=model)
     if other is not None:
@@ -88,7 +88,7 @@ def calibrate(
     from derta.pipeline.calibrating import calibrate_file
     from derta.pipeline.judge import find_judge
 
-    chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
+    chosen = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     found = calibrate_file(labels, judge=chosen, out=out, display=console_display())
     if as_json:
         print_json(found.model_dump())
@@ -133,7 +133,7 @@ def compare(
     from derta.cli.tables import format_comparison
     from derta.pipeline.judge import compare_files, find_judge
 
-    chosen = find_judge(name, model=options.judge_model(judge_model, engine, engine_option))
+    chosen = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     found = compare_files(first, second, judge=chosen, prompts_path=prompts, display=console_display())
     if as_json:
         print_json([one.model_dump() for one in found])
@@ -160,9 +160,11 @@ def pairwise(
     """
     from derta.cli.console import console_display, print_json, print_result
     from derta.cli.tables import format_cell
+    from derta.config import EngineConfig
     from derta.pipeline.pairwise import compare_pairwise
 
-    model = options.judge_model(judge_model, engine, engine_option)
+    settings = options.pairs(engine_option, option="--engine-option")
+    model = EngineConfig(model=judge_model, engine=engine, settings=settings)
     found = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out, display=console_display())
     if as_json:
         print_json({name: part and part.model_dump() for name, part in found._asdict().items()})

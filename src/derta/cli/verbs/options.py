@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from derta.errors import RecipeError
+
+if TYPE_CHECKING:
+    from derta.config import EngineConfig
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -28,18 +31,15 @@ JudgeSettings = Annotated[
 ]
 
 
-def judge_model(path: str | None, engine: str, settings: list[str]) -> Any:
-    """What a model judge asks, if one is named."""
-    from derta.pipeline.judge import JudgeModel
+def engine_config(
+    model: str | None, engine: str, settings: list[str], *, option: str = "--engine-option"
+) -> EngineConfig | None:
+    """The model that `--judge-model` or the like names, in its engine; None if none is named."""
+    if model is None:
+        return None
+    from derta.config import EngineConfig
 
-    return None if path is None else JudgeModel(path, engine, pairs(settings, option="--engine-option"))
-
-
-def engine_choice(path: str | None, engine: str, settings: list[str], *, option: str) -> Any:
-    """What runs a model, if one is named."""
-    from derta.pipeline.search import EngineChoice
-
-    return None if path is None else EngineChoice(path, engine, pairs(settings, option=option))
+    return EngineConfig(model=model, engine=engine, settings=pairs(settings, option=option))
 
 
 def _read_value(text: str, *, option: str) -> Any:
