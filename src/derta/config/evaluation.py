@@ -56,6 +56,12 @@ class SearchSection(Section):
     judge: str | None = None
     judge_model: EngineConfig | None = None
 
+    @property
+    def judge_config(self) -> JudgeConfig | None:
+        """The judge with its model; None if none is named."""
+        model = {} if self.judge_model is None else self.judge_model.model_dump()
+        return None if self.judge is None else JudgeConfig(name=self.judge, **model)
+
 
 class EvaluationSection(Section):
     """One attack over one set of requests, or a file of prompts that are ready.

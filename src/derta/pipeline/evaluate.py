@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from derta.attacks import Attack, build_attack
 from derta.attacks.prompts import as_suite
 from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
 from derta.files import drop_torn_line, read_records
 from derta.pipeline.data import section_requests
-from derta.pipeline.judge import find_judge
+from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import check_unique, judge_missing, read_keyed
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Request, Verdict
 
 
-def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> list[Prompt]:
+def craft_prompts(
+    recipe: Recipe, *, held_out: Sequence[Request], seed: int, registry: Registry = Registry()
+) -> list[Prompt]:
     """Craft the prompts of a recipe's evaluations, but for attacks that search: each model gets its own there."""
     prompts: list[Prompt] = []
     seen: set[SectionKey] = set()
@@ -26,9 +27,9 @@ def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> 
             what = f"{section.suite} {section.attack}" if section.prompts is None else "prompts"
             raise RecipeError(f"evaluate: got two sections of {what}; give each a `name`")
         seen.add(section.key)
-        if section.prompts is None and section_attack(section).searches:
+        if section.prompts is None and registry.attack(section).searches:
             continue
-        found = _section_prompts(section, held_out=held_out, seed=seed)
+        found = _section_prompts(section, held_out=held_out, seed=seed, registry=registry)
         if section.name is not None:
             found = as_suite(found, suite=section.suite, dataset=section.name)
         prompts += found if section.prompts is None else _check_apart(found, section, recipe)
@@ -36,15 +37,13 @@ def craft_prompts(recipe: Recipe, *, held_out: Sequence[Request], seed: int) -> 
     return prompts
 
 
-def section_attack(section: EvaluationSection) -> Attack:
-    """Return the attack of an evaluation, built with its options."""
-    return build_attack(section.attack, section.options)
-
-
-def _section_prompts(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> Iterable[Prompt]:
+def _section_prompts(
+    section: EvaluationSection, *, held_out: Sequence[Request], seed: int, registry: Registry
+) -> Iterable[Prompt]:
     if section.prompts is not None:
         return read_records(Path(section.prompts), Prompt)
-    return section_attack(section).craft(section_requests(section, held_out=held_out, seed=seed), seed=seed)
+    requests = section_requests(section, held_out=held_out, seed=seed)
+    return registry.attack(section).craft(requests, seed=seed)
 
 
 def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:
@@ -89,7 +88,7 @@ def prompts_path(folder: Path, home: Path) -> Path:
     return own if own.exists() else folder / "prompts.jsonl"
 
 
-def recipe_judges(recipe: Recipe) -> dict[str, Judge]:
+def recipe_judges(recipe: Recipe, registry: Registry = Registry()) -> dict[str, Judge]:
     """Return the judges that a recipe's evaluations name, by name; a judge's model is loaded when it is first asked.
 
     Raises:
@@ -101,7 +100,7 @@ def recipe_judges(recipe: Recipe) -> dict[str, Judge]:
     for entry in (entry for section in recipe.evaluate for entry in section.judges):
         if named.setdefault(entry.name, entry) != entry:
             raise RecipeError(f"judges: expected one model for {entry.name!r}, got two; give each section the same")
-    return {name: find_judge(name, model=entry.engine_config) for name, entry in named.items()}
+    return {name: registry.judge(entry) for name, entry in named.items()}
 
 
 def judge_models(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,22 +27,26 @@ if TYPE_CHECKING:
     from derta.config import EngineConfig
 
 
-def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
-    """The judge of a name; one that asks a model needs the model, which is loaded once, when cases come.
+def engine_of(config: EngineConfig) -> Callable[[], Engine]:
+    """Return a function that loads a model into its engine, with settings that are checked now.
 
     Raises:
-        DataError: there is no such judge (the known ones are named), or it lacks its model.
+        EngineError: an unknown engine, or a setting that it does not have or that cannot be.
+    """
+    check_settings(config.engine, config.settings)
+    return partial(load_engine, config.model, engine=config.engine, **config.settings)
+
+
+def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
+    """Return the judge of a name; the model of one that asks a model is loaded when it judges for the first time.
+
+    Raises:
+        DataError: there is no such judge (the nearest is named), or it lacks its model.
         EngineError: the model's engine or a setting of it is unknown.
     """
     if model is None or name not in JUDGES or not asks_model(name):
         return build_judge(name)
-    check_settings(model.engine, model.settings)
-    return build_judge(name, engine=partial(configured_engine, model))
-
-
-def configured_engine(config: EngineConfig) -> Engine:
-    """Load the model of a recipe's section or of a command line's options into its engine."""
-    return load_engine(config.model, engine=config.engine, **config.settings)
+    return build_judge(name, engine=engine_of(model))
 
 
 def judge_file(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from derta.config import EngineConfig
 from derta.errors import DataError
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
 from derta.metrics.comparisons import too_small_to_tell
 from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
-from derta.pipeline.judge import configured_engine, side_name
+from derta.pipeline.judge import engine_of, side_name
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
+
+if TYPE_CHECKING:
+    from derta.config import EngineConfig
 
 
 class Compared(NamedTuple):
@@ -87,12 +89,12 @@ def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, displ
             Preference,
             keys=[pair.ours.key for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: prefer(configured_engine(model), (pair for pair in pairs if pair.ours.key in missing)),
+            ask=lambda missing: prefer(engine_of(model)(), (pair for pair in pairs if pair.ours.key in missing)),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         found: list[Preference] = []
-        for preference in prefer(configured_engine(model), pairs):
+        for preference in prefer(engine_of(model)(), pairs):
             found.append(preference)
             task.update(len(found))
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from derta.pipeline.fine_tuning import (
 )
 from derta.pipeline.likelihoods import score_held_out
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_trl, train_method
+from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import JudgedSection, ModelEntry, RunContents, report, write_contents
 from derta.pipeline.resuming import generate_missing, store_prompts
 from derta.pipeline.search import check_decoding, check_searches, with_searched
@@ -55,6 +56,7 @@ class RunPlan(NamedTuple):
     """All of a run that is known before its first training step."""
 
     recipe: Recipe
+    registry: Registry
     prepared: PreparedData
     models: list[RunModel]
     judges: dict[str, Judge]
@@ -63,12 +65,25 @@ class RunPlan(NamedTuple):
     contents: RunContents
 
 
-def run(recipe: Recipe | Mapping[str, Any] | Path | str, *, out: Path | str, display: Display = Display()) -> Summary:
+def run(
+    recipe: Recipe | Mapping[str, Any] | Path | str,
+    *,
+    out: Path | str,
+    attacks: Mapping[str, AttackLike] | None = None,
+    judges: Mapping[str, JudgeLike] | None = None,
+    endpoints: Collection[str] = (),
+    display: Display = Display(),
+) -> Summary:
     """Do everything a recipe says, or what is left of it, and write the report.
 
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
         out: The run's folder; a run that was stopped there is resumed.
+        attacks: Your own attacks by the name that stands for them in the recipe: attacks, factories or functions of a
+            request (see `derta.attacks.from_function`).
+        judges: Your own judges by name: judges, or functions of a prompt and a reply (see
+            `derta.judges.from_function`).
+        endpoints: Hosts that a key may be sent to, where the recipe names servers. This machine needs no permission.
         display: Where progress and notes are shown; by default nowhere.
 
     Returns:
@@ -78,10 +93,13 @@ def run(recipe: Recipe | Mapping[str, Any] | Path | str, *, out: Path | str, dis
         RunError: the folder holds another recipe's run.
         DertaError: whatever is wrong with the data, the model or the recipe, before the first training step.
     """
-    loaded, folder = read_recipe(recipe), Path(out)
-    plan = plan_run(loaded, folder=folder, display=display)
+    loaded, folder, registry = read_recipe(recipe), Path(out), Registry(attacks or {}, judges or {})
+    check_servers(loaded, endpoints)
+    plan = plan_run(loaded, folder=folder, registry=registry, display=display)
     # a mistake found above leaves no folder behind that the corrected recipe would be refused in
-    open_run(folder, recipe=loaded.model_dump(mode="json"), inputs=input_files(loaded))
+    own = registry.identities(loaded)
+    made_of = loaded.model_dump(mode="json") | ({"functions": own} if own else {})
+    open_run(folder, recipe=made_of, inputs=input_files(loaded))
     write_contents(folder, plan.contents)
     plan = plan._replace(prompts=store_prompts(folder / "prompts.jsonl", plan.prompts))
     for model in plan.models:
@@ -106,16 +124,16 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
     return load_recipe(Path(recipe)) if isinstance(recipe, str | Path) else parse_recipe(dict(recipe), where="recipe")
 
 
-def plan_run(recipe: Recipe, *, folder: Path, display: Display) -> RunPlan:
+def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:
     """Read a recipe's data and craft its prompts; where something is left to train, check that it can be trained."""
-    judges = check_recipe(recipe)
+    judges = check_recipe(recipe, registry)
     prepared = prepare_data(recipe)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *(data.note for data in attack_data.values())]
     for note in notes:
         display.logger.info(note)
-    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0])
+    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
     check_decoding(recipe.generate.engine, prompts)
     models = [
         RunModel(method, seed, attack)
@@ -136,7 +154,7 @@ def plan_run(recipe: Recipe, *, folder: Path, display: Display) -> RunPlan:
         questions=attack_comparisons(recipe.methods, [attack.label for attack in attacks]),
         notes=tuple(notes),
     )
-    return RunPlan(recipe, prepared, models, judges, attack_data, prompts, contents)
+    return RunPlan(recipe, registry, prepared, models, judges, attack_data, prompts, contents)
 
 
 def judged_section(key: SectionKey, judges: tuple[str, ...]) -> JudgedSection:
@@ -150,8 +168,15 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     recipe, home = plan.recipe, folder / model.folder
     train_in(plan, model, folder=folder, display=display)
     engine = LazyEngine(recipe, home / "model")
-    held_out = plan.prepared.held_out_requests
-    prompts = with_searched(recipe, plan.prompts, engine=engine, home=home, held_out=held_out, display=display)
+    prompts = with_searched(
+        recipe,
+        plan.prompts,
+        engine=engine,
+        home=home,
+        held_out=plan.prepared.held_out_requests,
+        registry=plan.registry,
+        display=display,
+    )
     generate_missing(
         engine,
         prompts,
@@ -200,7 +225,7 @@ def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) 
     )
 
 
-def check_recipe(recipe: Recipe) -> dict[str, Judge]:
+def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, Judge]:
     """Fail before anything is read if a name is unknown or not installed, or a needed list is empty.
 
     Returns:
@@ -218,5 +243,5 @@ def check_recipe(recipe: Recipe) -> dict[str, Judge]:
         from derta.train.adapters import four_bit
 
         four_bit(recipe.train.lora)
-    check_searches(recipe)
-    return recipe_judges(recipe)
+    check_searches(recipe, registry)
+    return recipe_judges(recipe, registry)

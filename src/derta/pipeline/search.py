@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ from derta.engines import check_settings
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records, write_records
 from derta.pipeline.data import section_requests
-from derta.pipeline.evaluate import section_attack
-from derta.pipeline.judge import configured_engine, find_judge
+from derta.pipeline.judge import engine_of, find_judge
+from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import check_unique
-from derta.protocols import Display, Engine, Judge
+from derta.protocols import Display, Engine, Judge, ProgressTask
 from derta.records import Cost, Prompt, Record, Request
 
 
@@ -70,11 +70,11 @@ def search_file(
     state = out.with_name(out.name + ".attempts.jsonl")
     found = attack.search(
         wanted,
-        target=configured_engine(helpers.target),
-        attacker=None if helpers.attacker is None else configured_engine(helpers.attacker),
-        judge=None if helpers.judge is None else search_judge(helpers.judge, model=helpers.judge_model),
+        target=engine_of(helpers.target)(),
+        attacker=None if helpers.attacker is None else engine_of(helpers.attacker)(),
+        judge=None if helpers.judge is None else check_guides(find_judge(helpers.judge, model=helpers.judge_model)),
         state=state,
-        key=json.dumps(helpers, sort_keys=True, default=str),
+        key=json.dumps(helpers, sort_keys=True, default=EngineConfig.model_dump),
         seed=seed,
     )
     prompts: list[Prompt] = []
@@ -102,13 +102,12 @@ def told_search(summary: SearchSummary) -> str:
     return f"{told_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"
 
 
-def search_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
-    """Return the judge of a name, which a search can use if it measures harm.
+def check_guides(judge: Judge) -> Judge:
+    """Return a judge that may guide a search.
 
     Raises:
-        RecipeError: it measures something else.
+        RecipeError: it measures something else than harm.
     """
-    judge = find_judge(name, model=model)
     as_judge(judge)
     return judge
 
@@ -124,23 +123,29 @@ def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
         raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
 
 
-def check_searches(recipe: Recipe) -> None:
+def check_searches(recipe: Recipe, registry: Registry = Registry()) -> None:
     """Fail before anything is trained if a recipe's search has an option that cannot be, or lacks a helper.
 
     Raises:
         RecipeError: names the evaluation and what it lacks.
     """
-    for section in recipe.evaluate:
-        attack = section_attack(section)
-        if not attack.searches:
-            continue
-        helpers = section.search
+    for section in _searching(recipe, registry):
+        attack, helpers = registry.attack(section), section.search
         if helpers.attacker is not None:
             check_settings(helpers.attacker.engine, helpers.attacker.settings)
-        if helpers.judge is not None:
-            search_judge(helpers.judge, model=helpers.judge_model)
+        _guide(section, registry)
         if (attack.needs_attacker and helpers.attacker is None) or (attack.needs_judge and helpers.judge is None):
             raise RecipeError(f"evaluate: {section.attack} needs `search: {{attacker: {{model: ...}}, judge: ...}}`")
+
+
+def _searching(recipe: Recipe, registry: Registry) -> list[EvaluationSection]:
+    return [one for one in recipe.evaluate if one.prompts is None and registry.attack(one).searches]
+
+
+def _guide(section: EvaluationSection, registry: Registry) -> Judge | None:
+    """Return the judge that guides an evaluation's search, if it names one."""
+    config = section.search.judge_config
+    return None if config is None else check_guides(registry.judge(config))
 
 
 def with_searched(
@@ -150,54 +155,55 @@ def with_searched(
     engine: Engine,
     home: Path,
     held_out: Sequence[Request],
+    registry: Registry = Registry(),
     display: Display = Display(),
 ) -> Sequence[Prompt]:
-    """One model's prompts: those that all models get, and what a recipe's searches find against it, once.
+    """Return one model's prompts: those that all models get, and what a recipe's searches find against it, once.
 
     They are kept in `home/prompts.jsonl`, and the attempts next to them.
     """
-    sections = [section for section in recipe.evaluate if section_attack(section).searches]
+    sections = _searching(recipe, registry)
     path = home / "prompts.jsonl"
     if not sections:
         return prompts
     if not path.exists():
-        seed = recipe.seeds[0]
-        found = [
-            one
-            for section in sections
-            for one in _search_section(section, engine=engine, home=home, held_out=held_out, seed=seed, display=display)
-        ]
+        found: list[Prompt] = []
+        for section in sections:
+            requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
+            name = section.name or section.attack
+            with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
+                searched = _search(section, requests, engine, home, registry=registry, seed=recipe.seeds[0], task=task)
+            found += searched if section.name is None else as_suite(searched, suite=section.suite, dataset=name)
         check_unique([*prompts, *found])
         write_records(path, [*prompts, *found])
     return list(read_records(path, Prompt))
 
 
-def _search_section(
+def _search(
     section: EvaluationSection,
-    *,
+    requests: Sequence[Request],
     engine: Engine,
     home: Path,
-    held_out: Sequence[Request],
+    *,
+    registry: Registry,
     seed: int,
-    display: Display,
-) -> Iterable[Prompt]:
-    helpers, name = section.search, section.name or section.attack
-    requests = section_requests(section, held_out=held_out, seed=seed)
-    prompts = section_attack(section).search(
+    task: ProgressTask,
+) -> list[Prompt]:
+    attacker = section.search.attacker
+    prompts = registry.attack(section).search(
         requests,
         target=engine,
-        attacker=helpers.attacker and configured_engine(helpers.attacker),
-        judge=search_judge(helpers.judge, model=helpers.judge_model) if helpers.judge else None,
-        state=home / f"attempts.{name}.jsonl",
+        attacker=None if attacker is None else engine_of(attacker)(),
+        judge=_guide(section, registry),
+        state=home / f"attempts.{section.name or section.attack}.jsonl",
         key=section.model_dump_json(),
         seed=seed,
     )
     found: list[Prompt] = []
-    with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
-        for prompt in prompts:
-            found.append(prompt)
-            task.update(len({one.request_id for one in found}))
-    return found if section.name is None else as_suite(found, suite=section.suite, dataset=section.name)
+    for prompt in prompts:
+        found.append(prompt)
+        task.update(len({one.request_id for one in found}))
+    return found
 
 
 def cost_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:

@@ -43,6 +43,9 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Count rows, tokens and steps, estimate memory and time.")
     ] = False,
+    allow_endpoint: Annotated[
+        list[str], typer.Option(metavar="HOST", help="A server that the recipe may use and that a key may be sent to.")
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Do all that a recipe says.
@@ -68,7 +71,7 @@ def run(
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
     from derta.pipeline.run import run as run_recipe
 
-    summary = run_recipe(loaded, out=out, display=console_display())
+    summary = run_recipe(loaded, out=out, endpoints=allow_endpoint, display=console_display())
     if as_json:
         print_json(summary.model_dump())
 

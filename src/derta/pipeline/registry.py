@@ -1,0 +1,114 @@
+"""The names that a recipe may use: ours, and those that a caller gives to functions and objects of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from derta.attacks import ATTACKS, Attack, build_attack
+from derta.config import EvaluationSection, JudgeConfig, Recipe
+from derta.engines.endpoints import check_endpoints, user_endpoints
+from derta.errors import DataError, RecipeError, did_you_mean
+from derta.judges import JUDGES, asks_model, from_function, identify_judge
+from derta.judges.base import FunctionJudge
+from derta.pipeline.judge import find_judge
+from derta.protocols import Judge, JudgeFunction
+
+AttackLike = Attack | Callable[..., Any]
+JudgeLike = Judge | JudgeFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A caller's own attacks and judges, by the names that stand for them in a recipe.
+
+    A recipe is data: what it names is looked up here and among ours, and is never imported.
+    """
+
+    attacks: Mapping[str, AttackLike] = field(default_factory=dict[str, AttackLike])
+    judges: Mapping[str, JudgeLike] = field(default_factory=dict[str, JudgeLike])
+
+    def __post_init__(self) -> None:
+        _check_names("attacks", self.attacks, ATTACKS)
+        _check_names("judges", self.judges, JUDGES)
+
+    def attack(self, section: EvaluationSection) -> Attack:
+        """Return the attack of an evaluation, built with its options.
+
+        Raises:
+            RecipeError: unknown attack or option (the nearest is named), or an own attack under another name.
+        """
+        attack = build_attack(section.attack, section.options, extra=self.attacks)
+        if attack.name != section.attack:
+            raise RecipeError(f"attacks: expected {attack.name!r} under that name, got {section.attack!r}; rename it")
+        return attack
+
+    def judge(self, config: JudgeConfig) -> Judge:
+        """Return the judge of a recipe's entry; its model, if it asks one, is loaded when it judges for the first time.
+
+        Raises:
+            DataError: there is no such judge, it lacks its model, or it is an own judge under another name.
+            EngineError: an unknown engine, or a setting that it does not have.
+        """
+        if config.name not in self.judges and config.name not in JUDGES:
+            raise DataError(f"unknown judge {config.name!r}; {did_you_mean(config.name, [*self.judges, *JUDGES])}")
+        if config.model is not None and (config.name in self.judges or not asks_model(config.name)):
+            raise DataError(f"judge {config.name!r} asks no model; leave its `model` out")
+        if config.name in self.judges:
+            return self._own_judge(config.name)
+        return find_judge(config.name, model=config.engine_config)
+
+    def _own_judge(self, name: str) -> Judge:
+        judge = self.judges[name]
+        if isinstance(judge, FunctionJudge):
+            return replace(judge, name=name)
+        if not isinstance(judge, Judge):
+            return from_function(judge, name=name)
+        if judge.name != name:
+            raise DataError(f"judges: expected {judge.name!r} under that name, got {name!r}; rename it")
+        return judge
+
+    def identities(self, recipe: Recipe) -> dict[str, dict[str, str]]:
+        """Return what tells a caller's own attacks and judges in a recipe from others, for the run's manifest.
+
+        Raises:
+            RunError: one has neither a source nor a `version`.
+        """
+        attacks = {
+            f"{section.attack} of {section.name}" if section.name else section.attack: self.attack(section).identity
+            for section in recipe.evaluate
+            if section.prompts is None and section.attack in self.attacks
+        }
+        named = {config.name for config in judge_configs(recipe) if config.name in self.judges}
+        judges = {name: identify_judge(self._own_judge(name)) for name in sorted(named)}
+        return {kind: found for kind, found in (("attacks", attacks), ("judges", judges)) if found}
+
+
+def _check_names(kind: str, own: Mapping[str, object], ours: Collection[str]) -> None:
+    for name in own:
+        if name in ours:
+            raise RecipeError(f"{kind}: expected a name that derta does not use, got {name!r}; choose another")
+
+
+def judge_configs(recipe: Recipe) -> Iterator[JudgeConfig]:
+    """Yield the judges of a recipe: those of its evaluations, and those that guide its searches."""
+    for section in recipe.evaluate:
+        yield from section.judges
+        if section.search.judge_config is not None:
+            yield section.search.judge_config
+
+
+def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
+    """Refuse a recipe that would send a key to a server which neither `endpoints` nor the user's own file allows.
+
+    Raises:
+        EngineError: names the host.
+    """
+    engines = [config.engine_config for config in judge_configs(recipe)]
+    engines += [section.search.attacker for section in recipe.evaluate]
+    if any(config is not None and config.engine == "api" for config in engines):
+        allowed = [*endpoints, *user_endpoints()]
+        for config in engines:
+            if config is not None:
+                check_endpoints(config, allowed)

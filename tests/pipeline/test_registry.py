@@ -1,0 +1,179 @@
+"""A caller's own attacks and judges in a run, and what a recipe may name: no code, and no server by itself."""
+
+import json
+
+import pytest
+import yaml
+
+from derta.attacks import Attack, prefill
+from derta.attacks import from_function as attack_from
+from derta.config import load_recipe
+from derta.errors import DataError, EngineError, RecipeError, RunError
+from derta.files import read_records
+from derta.judges import build_judge
+from derta.judges import from_function as judge_from
+from derta.pipeline.run import run
+from derta.records import Prompt, Verdict
+
+
+def politely(request, *, word="please"):
+    """An attack of somebody's own, with an option."""
+    return f"{word}: {request.text}"
+
+
+def says_the(prompt, reply):
+    """A judge of somebody's own."""
+    return "the" in reply.text
+
+
+def is_short(prompt, reply):
+    return len(reply.text) < 9
+
+
+@pytest.fixture
+def own(recipe, tmp_path):
+    """The small recipe with one method, an attack and a judge that derta does not have."""
+    values = yaml.safe_load(recipe.read_text())
+    requests = {"path": str(tmp_path / "asked.jsonl")}
+    judges = ["refusal", "says_the"]
+    evaluate = [{"attack": "politely", "options": {"word": "kindly"}, "requests": requests, "judges": judges}]
+    return values | {"methods": ["vanilla"], "evaluate": evaluate, "profile_answers": 0}
+
+
+def test_own_functions_serve_where_a_name_of_ours_does_and_a_changed_one_is_refused(own, tmp_path):
+    out, judge = tmp_path / "run", judge_from(says_the, measures="correct")
+    summary = run(own, out=out, attacks={"politely": politely}, judges={"says_the": judge})
+    prompts = list(read_records(out / "prompts.jsonl", Prompt))
+    assert (prompts[0].id, prompts[0].messages[0].content) == ("politely:q0", "kindly: Where is bread now?")
+    [cell] = [cell for cell in summary.cells if cell.judge == "says_the" and cell.suite != "analysis"]
+    assert (cell.method, cell.name, cell.measure, cell.scored) == ("vanilla", "politely", "correct", 3)
+    assert len(list(read_records(out / "vanilla-seed0/verdicts.says_the.jsonl", Verdict))) == 3
+    functions = json.loads((out / "manifest.json").read_text())["recipe"]["functions"]
+    assert (list(functions), list(functions["attacks"])) == (["attacks", "judges"], ["politely"])
+    assert run(own, out=out, attacks={"politely": politely}, judges={"says_the": judge}) == summary
+
+    changed = judge_from(is_short, measures="correct", name="says_the")
+    with pytest.raises(RunError, match=r"differs in functions\.judges\.says_the"):
+        run(own, out=out, attacks={"politely": politely}, judges={"says_the": changed})
+    other = attack_from(politely, version="2", options={"word": "kindly"})
+    with pytest.raises(RunError, match=r"differs in .*functions\.attacks\.politely"):
+        run(own | {"evaluate": [{**own["evaluate"][0], "options": {}}]}, out=out, attacks={"politely": other},
+            judges={"says_the": judge})  # fmt: skip
+    with pytest.raises(RecipeError, match="unknown attack 'politely'"):
+        run(own, out=out, judges={"says_the": judge})
+
+
+def test_a_lambda_is_a_judge_of_its_name_and_needs_a_version_only_without_a_source(own, tmp_path):
+    namespace = {}
+    exec("def typed(prompt, reply): return True", namespace)  # noqa: S102 - as in a console: it has no source
+    own = own | {"evaluate": [{**own["evaluate"][0], "attack": "direct", "options": {}}]}
+    with pytest.raises(RunError, match="give it a `version=`"):
+        run(own, out=tmp_path / "run", judges={"says_the": namespace["typed"]})
+    assert not (tmp_path / "run").exists()
+    judge = judge_from(namespace["typed"], version="1", name="another")
+    summary = run(own, out=tmp_path / "run", judges={"says_the": judge})
+    assert {(cell.judge, cell.value) for cell in summary.cells if cell.measure == "harmful"} == {("says_the", 1.0)}
+
+
+class Named:
+    """A judge that calls itself something."""
+
+    name, measures, asks_model = "itself", "harmful", False
+
+    def judge(self, cases):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"attacks": {"direct": politely}}, RecipeError, "attacks: expected a name that derta does not use, got 'dire"),
+        ({"judges": {"harm": says_the}}, RecipeError, "judges: expected a name that derta does not use, got 'harm'"),
+        ({"attacks": {"politely": prefill}, "judges": {"says_the": says_the}}, RecipeError, "'word'"),
+        ({"attacks": {"politely": 3}, "judges": {"says_the": says_the}}, RecipeError, "expected a name, an attack or"),
+        ({"attacks": {"politely": politely}, "judges": {"says_the": Named()}}, DataError, "'itself' under that name"),
+        ({"attacks": {"politely": politely}, "judges": {"says_thee": says_the}}, DataError, "did you mean 'says_thee'"),
+        (
+            {
+                "attacks": {"politely": Attack("mine", crafting=lambda requests, rng: iter(()))},
+                "judges": {"says_the": says_the},
+            },
+            RecipeError,
+            "expected no options",
+        ),
+    ],
+)
+def test_what_cannot_serve_is_refused_before_any_training(given, error, message, own, tmp_path):
+    with pytest.raises(error, match=message):
+        run(own, out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_attack_under_another_name_than_its_own_is_refused(own, tmp_path):
+    attack = Attack("mine", crafting=lambda requests, rng: iter(()))
+    own["evaluate"][0].pop("options")
+    with pytest.raises(RecipeError, match="expected 'mine' under that name, got 'politely'"):
+        run(own, out=tmp_path / "run", attacks={"politely": attack}, judges={"says_the": says_the})
+
+
+@pytest.mark.parametrize("name", ["os.system", "os:system", "derta.attacks.direct", "builtins.print", "__import__"])
+@pytest.mark.parametrize("key", ["attack", "judges", "methods"])
+def test_a_recipe_names_no_code(name, key, recipe, tmp_path, derta):
+    values = yaml.safe_load(recipe.read_text())
+    if key == "methods":
+        values["methods"] = [name]
+    else:
+        values["evaluate"][0][key] = [name] if key == "judges" else name
+    recipe.write_text(yaml.safe_dump(values))
+    called = derta("run", recipe, "--out", tmp_path / "run")
+    assert (called.code, called.err.count("\n")) == (2, 1), called.err
+    assert repr(name) in called.err
+    assert "known: " in called.err or "did you mean" in called.err or "expected some of" in called.err
+    assert not (tmp_path / "run").exists()
+
+
+API = {"model": "m", "engine": "api", "settings": {"endpoints": ["https://models.example/v1"]}}
+
+
+@pytest.fixture
+def own_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def with_server(own, place):
+    section = {**own["evaluate"][0], "attack": "multi_turn", "options": {}, "judges": ["refusal"]}
+    if place == "judge":
+        section["judges"] = [{"name": "guideline", **API}]
+    else:
+        section["search"] = {"attacker": API} if place == "attacker" else {"judge": "guideline", "judge_model": API}
+    return own | {"evaluate": [section], "model": {"path": "no-model"}}
+
+
+@pytest.mark.parametrize("place", ["judge", "attacker", "judge of a search"])
+@pytest.mark.usefixtures("own_config")
+def test_a_recipes_server_is_used_only_if_the_user_names_it(place, own, recipe, tmp_path, derta):
+    recipe.write_text(yaml.safe_dump(with_server(own, place)))
+    words = ("run", recipe, "--out", tmp_path / "run")
+    called = derta(*words)
+    assert (called.code, called.err.count("\n")) == (2, 1), called.err
+    assert "would send prompts and a key to models.example" in called.err
+    assert not (tmp_path / "run").exists()
+    for allowed in (derta(*words, "--allow-endpoint", "models.example"), _allowed_by_file(words, tmp_path, derta)):
+        assert (allowed.code, "no-model" in allowed.err) == (2, True), allowed.err  # the next check
+    with pytest.raises(EngineError, match=r"send prompts and a key to models\.example"):
+        run(load_recipe(recipe), out=tmp_path / "run", endpoints=["other.example"])
+
+
+def _allowed_by_file(words, tmp_path, derta):
+    (tmp_path / "config/derta").mkdir(parents=True)
+    (tmp_path / "config/derta/config.yaml").write_text("endpoints: [models.example]\n")
+    called = derta(*words)
+    (tmp_path / "config/derta/config.yaml").unlink()
+    return called
+
+
+def test_a_judge_that_asks_no_model_is_given_none(recipe, tmp_path, own):
+    own["evaluate"][0] |= {"attack": "direct", "options": {}, "judges": [{"name": "refusal", "model": "m"}]}
+    with pytest.raises(DataError, match="judge 'refusal' asks no model; leave its `model` out"):
+        run(own, out=tmp_path / "run")
+    assert build_judge("refusal").asks_model is False
