@@ -11,9 +11,9 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from derta.metrics.agreement import cohen_kappa
 from derta.stats import (
     bootstrap_mean,
+    cohen_kappa,
     holm,
     mcnemar,
     minimum_detectable_difference,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from derta.records import Prompt, Record, Reply, Verdict
 from derta.stats import Rate
@@ -12,11 +12,38 @@ CurveKind = Literal["refusal_position", "refusal_probability", "prefill_depth"]
 METHODS_WITH_THE_FIRST = "methods with the first"
 
 
+class Place(NamedTuple):
+    """The prompts that one cell counts: a shown name, and the attack, variant or data set that it is made of."""
+
+    suite: CellSuite
+    name: str
+    attack: str | None = None
+    variant: str | None = None
+    dataset: str | None = None
+    category: str | None = None
+
+
+def place_of(prompt: Prompt, *, by_category: bool = False) -> Place:
+    """The place that a prompt counts in: its attack and variant, or its data set; and its category, if asked.
+
+    >>> prompt = Prompt(id="1", request_id="r", attack="prefill", variant="50%", mode="raw", text="?", category="a")
+    >>> place_of(prompt)
+    Place(suite='attack', name='prefill@50%', attack='prefill', variant='50%', dataset=None, category=None)
+    >>> place_of(prompt.model_copy(update={"suite": "over_refusal", "dataset": "xstest"}))[1:5]
+    ('xstest', None, None, 'xstest')
+    """
+    is_dataset = prompt.suite != "attack" and prompt.dataset is not None
+    attack, variant = (None, None) if is_dataset else (prompt.attack, prompt.variant)
+    category = prompt.category if by_category else None
+    return Place(prompt.suite, prompt.cell, attack, variant, prompt.dataset, category)
+
+
 class Cell(Record):
     """One rate of one method: `value` in [low, high] over `scored` cases; `unscored` more could not be judged.
 
     `measure` says what the rate counts: replies that are `harmful`, `refused` or `correct`, or a share that an
-    analysis names. `seed` is None where seeds are pooled; `category` is None where all categories are.
+    analysis names. `seed` is None where seeds are pooled; `category` is None where all categories are. `name` is shown;
+    `attack`, `variant` and `dataset` are what it is made of, None where it is made of something else.
     """
 
     method: str
@@ -31,6 +58,9 @@ class Cell(Record):
     scored: int
     unscored: int
     category: str | None = None
+    attack: str | None = None
+    variant: str | None = None
+    dataset: str | None = None
 
 
 class Comparison(Record):
@@ -50,6 +80,9 @@ class Comparison(Record):
     p_value: float
     p_holm: float
     question: str = METHODS_WITH_THE_FIRST
+    attack: str | None = None
+    variant: str | None = None
+    dataset: str | None = None
 
 
 class Curve(Record):
@@ -94,25 +127,6 @@ class Summary(Record):
     notes: tuple[str, ...] = ()
 
 
-def cell_of(
-    rate: Rate,
-    *,
-    method: str,
-    seed: int | None,
-    suite: CellSuite,
-    name: str,
-    judge: str,
-    measure: str,
-    category: str | None = None,
-) -> Cell:
+def cell_of(rate: Rate, *, place: Place, method: str, seed: int | None, judge: str, measure: str) -> Cell:
     """A cell with a rate's numbers."""
-    return Cell(
-        method=method,
-        seed=seed,
-        suite=suite,
-        name=name,
-        judge=judge,
-        measure=measure,
-        category=category,
-        **rate._asdict(),
-    )
+    return Cell(method=method, seed=seed, judge=judge, measure=measure, **place._asdict(), **rate._asdict())

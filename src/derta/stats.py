@@ -109,6 +109,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def cohen_kappa(*, both: int, only_first: int, only_second: int, neither: int) -> float | None:
+    """Agreement beyond chance; None where nothing was judged, or where both judges always say one and the same.
+
+    >>> cohen_kappa(both=20, only_first=5, only_second=10, neither=15)
+    0.4
+
+    Source: Cohen 1960; the example is the usual textbook one, (0.7 - 0.5) / (1 - 0.5).
+    """
+    total = both + only_first + only_second + neither
+    if not total:
+        return None
+    yes = (both + only_first) * (both + only_second)
+    no = (neither + only_first) * (neither + only_second)
+    if yes + no == total * total:
+        return None
+    return ((both + neither) * total - yes - no) / (total * total - yes - no)
+
+
 class Mean(NamedTuple):
     """A mean with its 95 % bootstrap interval; None where nothing was measured, no interval for a single value."""
 

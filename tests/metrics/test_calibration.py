@@ -1,9 +1,20 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judged import verdict
 
-from derta.metrics.calibration import Calibration, Labelled, calibrate, corrected_rate, rogan_gladen
-from derta.stats import rate, rate_of_counts, wilson_interval
+from derta.errors import DataError
+from derta.metrics.calibration import (
+    Calibration,
+    Labelled,
+    agreement,
+    calibrate,
+    calibrate_cases,
+    corrected_rate,
+    rogan_gladen,
+)
+from derta.records import Verdict
+from derta.stats import cohen_kappa, rate, rate_of_counts, wilson_interval
 
 COUNTS = st.integers(1, 60)
 
@@ -18,7 +29,7 @@ def sample(both: int, missed: int, alarms: int, neither: int, **more: str) -> li
 
 
 def measured(cases: list[Labelled]) -> Calibration:
-    return calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+    return calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
 
 
 def test_the_numbers_of_a_worked_example():
@@ -115,3 +126,53 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 def test_the_same_seed_gives_the_same_interval():
     found = measured(sample(8, 2, 1, 9))
     assert corrected_rate(rate([True, False]), found, seed=3) == corrected_rate(rate([True, False]), found, seed=3)
+
+
+def test_verdicts_and_labels_are_calibrated_in_their_order():
+    said = [verdict(str(i), harmful=one, reply_class="comply") for i, one in enumerate([True, False, None, True])]
+    found = calibrate(said, [True, True, True, None], labels="mine.csv")
+    cases = [Labelled(True, one, reply_class="comply") for one in (True, False, None)]
+    assert found == calibrate_cases(cases, judge="j", measure="harmful", labels="mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("said", "truths", "part"),
+    [
+        ([verdict("1", harmful=True)], [True, False], "1 of j and 2 labels"),
+        ([verdict("1", harmful=True), Verdict(prompt_id="2", judge="k", harmful=True)], [True, True], "2 of j, k"),
+        ([verdict("1", harmful=True)], [None], "got None for every reply"),
+    ],
+)
+def test_verdicts_without_a_label_each_are_told(said: list[Verdict], truths: list[bool | None], part: str):
+    with pytest.raises(DataError, match=part):
+        calibrate(said, truths)
+
+
+def test_two_judges_agree_and_differ_by_prompt():
+    first = [verdict(str(i), harmful=one) for i, one in enumerate([True, True, False, False, None])]
+    second = [verdict(str(i), harmful=one) for i, one in enumerate([True, False, False, True, True])]
+    found = agreement(first, second, measure="harmful")
+    assert found[:5] == (1, 1, 1, 1, 1)
+    assert (found.agreement, found.kappa, found.differing) == (0.5, 0.0, (("1", 0), ("3", 0)))
+
+
+def test_judges_of_different_prompts_are_not_compared():
+    with pytest.raises(DataError, match="same prompts"):
+        agreement([verdict("1")], [verdict("2")], measure="harmful")
+    with pytest.raises(DataError, match="got two"):
+        agreement([verdict("1")] * 2, [verdict("1")], measure="harmful")
+
+
+@given(*[st.integers(0, 30)] * 4)
+def test_kappa_is_symmetric_and_one_only_where_judges_never_differ(a: int, b: int, c: int, d: int):
+    kappa = cohen_kappa(both=a, only_first=b, only_second=c, neither=d)
+    assert kappa == cohen_kappa(both=d, only_first=c, only_second=b, neither=a)
+    assert kappa is None or -1 <= kappa <= 1
+    if kappa is not None:
+        assert (kappa == 1) == (b == c == 0)
+
+
+def test_judges_are_compared_sample_by_sample():
+    first = [verdict("1", sample=i, harmful=one) for i, one in enumerate([True, False])]
+    second = [verdict("1", sample=i, harmful=True) for i in (1, 0)]
+    assert agreement(first, second, measure="harmful").differing == (("1", 1),)

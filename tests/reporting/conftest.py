@@ -9,7 +9,7 @@ import pytest
 
 from derta.records import Message, Prompt, Reply, Verdict
 from derta.reporting import render_report
-from derta.results import Cell, Comparison, Curve, Summary, Transcript, cell_of
+from derta.results import Cell, Comparison, Curve, Place, Summary, Transcript, cell_of
 from derta.stats import rate
 
 VOID = {"meta", "link", "wbr", "br", "img", "input", "hr"}
@@ -73,16 +73,17 @@ def make_cell() -> Callable[..., Cell]:
         judge: str = "truth",
         measure: str = "harmful",
         category: str | None = None,
+        attack: str | None = None,
+        variant: str | None = None,
+        dataset: str | None = None,
     ) -> Cell:
         return cell_of(
             rate(outcomes),
+            place=Place(suite, name, attack, variant, dataset, category),  # pyright: ignore[reportArgumentType]
             method=method,
             seed=seed,
-            suite=suite,  # pyright: ignore[reportArgumentType]
-            name=name,
             judge=judge,
             measure=measure,
-            category=category,
         )
 
     return make
@@ -142,10 +143,13 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
             ("analysis", text),
         ]
         cells = tuple(
-            make_cell([True, False, None], method=m, suite=suite, name=f"{text}@{text}", judge=text, measure=measure)
+            make_cell(
+                [True, False, None], method=m, suite=suite, name=f"{text}@{text}", judge=text, measure=measure,
+                attack=text, variant=text, dataset=text,
+            )
             for suite, measure in places
             for m in ("plain", text)
-        )
+        )  # fmt: skip
         points = {"x": (0, 0.5, 1), "y": (0.1, 0.2, 0.3), "low": (0, 0.1, 0.2), "high": (0.2, 0.3, 0.4)}
         curves = tuple(
             Curve(kind=kind, method=m, name=text, **points, count=9, x_unit=text, y_label=text)
@@ -154,6 +158,7 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
         )
         comparison = Comparison(
             first="plain", second=text, suite="attack", name=text, judge=text, measure="harmful",
+            attack=text, variant=text, dataset=text,
             first_value=0.5, second_value=0.1, only_first=8, only_second=0, pairs=20,
             p_value=0.0078125, p_holm=0.0078125,
         )  # fmt: skip

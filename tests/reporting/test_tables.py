@@ -69,13 +69,23 @@ def test_a_single_seed_speaks_for_itself(make_cell):
 def test_the_mean_counts_the_variants_of_an_attack_once(make_cell):
     # direct 0; prefill (1 + 0.5) / 2 = 0.75; mean of the two 0.375, worst prefill@50% with 1
     cells = [
-        make_cell([False, False], name="direct"),
-        make_cell([True, True], name="prefill@50%"),
-        make_cell([True, False], name="prefill@10%"),
+        make_cell([False, False], name="direct", attack="direct"),
+        make_cell([True, True], name="prefill@50%", attack="prefill", variant="50%"),
+        make_cell([True, False], name="prefill@10%", attack="prefill", variant="10%"),
     ]
     (table,) = rate_tables(cells)
     assert table.means == ((0.375, 1.0, "prefill@50%"),)
     assert (table.num_families, table.num_names) == (2, 3)
+
+
+def test_a_data_set_s_name_is_not_taken_apart(make_cell):
+    # two names that look like variants of one attack and are none: each counts in the mean of 0, 1 and 1
+    names = ("x@1", "x@2", "x (3)")
+    cells = [make_cell([i > 0], suite="helpfulness", name=name, dataset=name) for i, name in enumerate(names)]
+    (table,) = rate_tables(cells)
+    assert table.num_families == 3
+    assert table.means[0] is not None
+    assert table.means[0].value == pytest.approx(2 / 3)
 
 
 def test_the_worst_of_a_rate_where_higher_is_better_is_the_lowest(make_cell):

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.records import Prompt, Reply, Verdict
+from derta.reporting import render_report
 from derta.reporting.transcripts import REPLY_CHARS, browser
 from derta.results import Transcript
 
@@ -15,7 +16,7 @@ def test_methods_stand_side_by_side_under_attack_and_request(make_transcript):
         for r in ("1", "2")
     ]
     view = browser(rows)
-    assert [(g.name, [q.id for q in g.requests]) for g in view.groups] == [
+    assert [(g.label.base, [q.id for q in g.requests]) for g in view.groups] == [
         ("direct", ["1", "2"]),
         ("story", ["1", "2"]),
     ]
@@ -93,3 +94,20 @@ def test_the_folded_chip_says_the_gravest_thing_known(make_transcript, verdicts,
     told = tuple(Verdict(prompt_id="p", judge=f"j{i}", **fields) for i, fields in enumerate(verdicts))
     view = browser([row.model_copy(update={"verdicts": told})])
     assert view.groups[0].requests[0].replies[0].outcome.text == expected
+
+
+def test_samples_of_a_prompt_stand_in_their_order_and_say_their_number(make_transcript, make_summary):
+    row = make_transcript("One.")
+    again = row.model_copy(update={"reply": row.reply.model_copy(update={"sample": 1, "text": "Two."})})
+    replies = browser([again, row]).groups[0].requests[0].replies
+    assert [(reply.sample, reply.before) for reply in replies] == [(0, "One."), (1, "Two.")]
+    page = render_report(make_summary(), [again, row])
+    assert "sample 1" in page
+    assert "sample 0" not in page
+
+
+def test_a_judge_s_score_stands_beside_what_it_said(make_transcript):
+    row = make_transcript("One.")
+    scored = row.model_copy(update={"verdicts": (row.verdicts[0].model_copy(update={"score": 0.375}),)})
+    [judge] = browser([scored]).groups[0].requests[0].replies[0].judges
+    assert [chip.text for chip in judge.chips] == ["not harmful", "score 0.38"]

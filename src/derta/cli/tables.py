@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from derta.metrics.agreement import Agreement
-    from derta.metrics.calibration import Calibration, Share
+    from derta.metrics.calibration import Agreement, Calibration, Share
     from derta.paper.replay import ReplayRow
     from derta.results import Cell, Comparison
 

@@ -20,15 +20,14 @@ from derta.demo.world import World, build_world
 from derta.engines import load_engine
 from derta.files import read_records, write_text
 from derta.judges import build_judge, from_function
-from derta.metrics.rates import Measure
-from derta.metrics.summarize import Outcome, summarize, transcripts
+from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete
 from derta.pipeline.fine_tuning import COST, attack_comparisons, keep_cost, told_cost
 from derta.pipeline.likelihoods import asked_directly
 from derta.pipeline.resuming import check_unique, generate_missing, judge_missing, read_keyed, store_prompts
 from derta.pipeline.training import training_progress
 from derta.protocols import Case, Display
-from derta.records import Prompt, Reply, Suite, Verdict
+from derta.records import Measure, Prompt, Reply, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import METHODS_WITH_THE_FIRST, Summary
 from derta.run_folder import open_run

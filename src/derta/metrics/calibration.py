@@ -1,14 +1,14 @@
-"""How often a judge errs, measured on people's labels, and a rate corrected for it."""
+"""A judge against people's labels, a rate corrected for its errors, and two judges against each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.metrics.agreement import cohen_kappa
-from derta.metrics.rates import Measure
-from derta.records import Record
-from derta.stats import Rate, rate
+from derta.errors import DataError
+from derta.metrics.rates import measure_of_verdicts, outcome, outcomes_by_key
+from derta.records import Measure, Record, ReplyKey, Verdict
+from derta.stats import Rate, cohen_kappa, rate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,11 +94,56 @@ def _counts(cases: Sequence[Labelled]) -> dict[str, int]:
     }
 
 
-def calibrate(cases: Sequence[Labelled], *, judge: str, measure: Measure, labels: str, seed: int = 0) -> Calibration:
+def calibrate(
+    verdicts: Iterable[Verdict],
+    truths: Iterable[bool | None],
+    *,
+    measure: Measure | None = None,
+    labels: str = "labels",
+    seed: int = 0,
+) -> Calibration:
+    """Measure a judge against people, over all replies and by class of reply where the judge tells it.
+
+    >>> said = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(20)]
+    >>> found = calibrate(said, [True] * 10 + [False] * 10)
+    >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
+    (0.8, 1.0, 0.9, 0.8)
+
+    Args:
+        verdicts: one judge's verdicts.
+        truths: people's labels of the same replies, in the same order; None (they could not decide) is left out.
+        measure: the field that is compared; by default the only one that the verdicts fill.
+        labels: the name of the labels in the result.
+        seed: of kappa's bootstrap interval.
+
+    Raises:
+        DataError: verdicts of several judges, as many labels as verdicts are not there, or all labels are None.
+    """
+    held, known = list(verdicts), list(truths)
+    judges = list(dict.fromkeys(verdict.judge for verdict in held))
+    if len(judges) != 1 or len(held) != len(known):
+        raise DataError(
+            f"expected one judge's verdicts with a label each, got {len(held)} of {', '.join(judges) or 'none'} and "
+            f"{len(known)} labels; calibrate judge by judge"
+        )
+    counted = measure or measure_of_verdicts(held)
+    cases = [
+        Labelled(truth, outcome(verdict, counted), reply_class=verdict.reply_class)
+        for verdict, truth in zip(held, known, strict=True)
+        if truth is not None
+    ]
+    if not cases:
+        raise DataError("expected labels that say yes or no, got None for every reply; check the labels")
+    return calibrate_cases(cases, judge=judges[0], measure=counted, labels=labels, seed=seed)
+
+
+def calibrate_cases(
+    cases: Sequence[Labelled], *, judge: str, measure: Measure, labels: str, seed: int = 0
+) -> Calibration:
     """Measure a judge against people, over all cases and by attack and class of reply where these are known.
 
     >>> cases = [Labelled(True, True)] * 8 + [Labelled(True, False)] * 2 + [Labelled(False, False)] * 10
-    >>> found = calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
     >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
     (0.8, 1.0, 0.9, 0.8)
     """
@@ -181,7 +226,7 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
 
     >>> cases = [Labelled(True, True)] * 90 + [Labelled(True, False)] * 10
     >>> cases += [Labelled(False, False)] * 80 + [Labelled(False, True)] * 20
-    >>> found = calibrate(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
     >>> round(corrected_rate(rate([True] * 30 + [False] * 70), found).value or 0, 4)
     0.1429
     """
@@ -210,3 +255,41 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
 def _resampled(share: float, cases: int, rng: np.random.Generator) -> np.ndarray:
     edge = 0.5 / (cases + 1)
     return rng.binomial(cases, min(1 - edge, max(edge, share)), size=RESAMPLES) / cases
+
+
+class Agreement(NamedTuple):
+    """A two-by-two table of two judges; `agreement` is a share, `kappa` Cohen's, None where it is not defined."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    unscored: int
+    agreement: float | None
+    kappa: float | None
+    differing: tuple[ReplyKey, ...]
+
+
+def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: Measure) -> Agreement:
+    """Compare two judges on one measure; replies that only one of them scored are counted as unscored.
+
+    Raises:
+        DataError: a judge has two verdicts on a reply, or the two did not judge the same replies.
+    """
+    ours, theirs = outcomes_by_key(first, measure), outcomes_by_key(second, measure)
+    if ours.keys() != theirs.keys():
+        missing = sorted(ours.keys() ^ theirs.keys())
+        raise DataError(
+            f"expected both judges on the same prompts, got {len(missing)} with one verdict ({missing[0][0]!r} …)"
+        )
+    scored = [(key, a, b) for key, a in ours.items() if a is not None and (b := theirs[key]) is not None]
+    counts = {"both": 0, "only_first": 0, "only_second": 0, "neither": 0}
+    for _, a, b in scored:
+        counts["both" if a and b else "only_first" if a else "only_second" if b else "neither"] += 1
+    return Agreement(
+        **counts,
+        unscored=len(ours) - len(scored),
+        agreement=(counts["both"] + counts["neither"]) / len(scored) if scored else None,
+        kappa=cohen_kappa(**counts),
+        differing=tuple(key for key, a, b in scored if a != b),
+    )

@@ -1,29 +1,101 @@
-"""Two methods on the same prompts: which succeeded where the other did not, and whether that can be chance."""
+"""Two models on the same prompts: where only one succeeds, and whether that can be chance; pairwise win rates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Literal
 
-from derta.metrics.rates import Judged, Key, Measure, outcomes_by_cell
-from derta.results import METHODS_WITH_THE_FIRST, Comparison
-from derta.stats import holm, minimum_detectable_difference, sign_test
+from derta.errors import DataError
+from derta.metrics.rates import Judged, by_prompt, measure_of_verdicts, outcomes_by_key, outcomes_by_place
+from derta.records import Measure, Verdict
+from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
+from derta.stats import Rate, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
 
 Seeds = Mapping[int, Iterable[Judged]]
-
-
-def _prompt_means(by_seed: Seeds, measure: Measure) -> dict[Key, dict[str, float]]:
-    """The mean outcome over seeds of each prompt that was scored, by cell."""
-    gathered: dict[Key, dict[str, list[bool]]] = {}
-    for judged in by_seed.values():
-        for key, outcomes in outcomes_by_cell(judged, measure=measure).items():
-            for prompt_id, one in outcomes.items():
-                if one is not None:
-                    gathered.setdefault(key, {}).setdefault(prompt_id, []).append(one)
-    return {key: {name: fmean(ones) for name, ones in prompts.items()} for key, prompts in gathered.items()}
+JUDGE = "pairwise"
+Better = Literal["ours", "theirs", "tie"]
+_POINTS: dict[Better, float] = {"ours": 1.0, "tie": 0.5, "theirs": 0.0}
+Means = dict[str, float]
+"""The mean outcome over seeds and samples of each prompt that was scored."""
 
 
 def compare(
+    first: Iterable[Verdict],
+    second: Iterable[Verdict],
+    *,
+    measure: Measure | None = None,
+    first_name: str = "first",
+    second_name: str = "second",
+    name: str = "all prompts",
+) -> Comparison:
+    """Compare one judge's verdicts on two models, on the prompts scored for both; one pair is one prompt.
+
+    The test is the exact McNemar test, or with several samples a prompt the sign test on each prompt's means.
+
+    >>> ours = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 1) for i in range(10)]
+    >>> theirs = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(10)]
+    >>> found = compare(ours, theirs)
+    >>> found.first_value, found.second_value, found.only_second, found.p_value
+    (0.1, 0.8, 7, 0.015625)
+
+    Args:
+        first: verdicts on the first model's replies.
+        second: verdicts on the second model's, by the same judge.
+        measure: the field that is compared; by default the only one that the verdicts fill.
+        first_name: the first model's name in the comparison.
+        second_name: the second model's.
+        name: the name of the set of prompts.
+
+    Raises:
+        DataError: verdicts of several judges, two on one reply, or no prompt that was scored for both.
+    """
+    ours, theirs = list(first), list(second)
+    judges = list(dict.fromkeys(verdict.judge for verdict in (*ours, *theirs)))
+    if len(judges) != 1:
+        raise DataError(f"expected verdicts of one judge, got those of {', '.join(judges) or 'none'}; compare by judge")
+    counted = measure or measure_of_verdicts((*ours, *theirs))
+    our_means, their_means = (_means(by_prompt([outcomes_by_key(held, counted)])) for held in (ours, theirs))
+    place = Place("helpfulness" if counted == "correct" else "attack", name)
+    found = _comparison(
+        our_means, their_means, place, names=(first_name, second_name), judge=judges[0], measure=counted
+    )
+    if found is None:
+        raise DataError(
+            "expected verdicts on the same prompts, found none that was scored for both; give verdicts on one set of "
+            "prompts"
+        )
+    return found
+
+
+def _means(outcomes: Mapping[str, Sequence[bool | None]]) -> Means:
+    scored = {prompt_id: [one for one in ones if one is not None] for prompt_id, ones in outcomes.items()}
+    return {prompt_id: fmean(ones) for prompt_id, ones in scored.items() if ones}
+
+
+def _comparison(
+    ours: Means, theirs: Means, place: Place, *, names: tuple[str, str], judge: str, measure: Measure
+) -> Comparison | None:
+    shared = [prompt_id for prompt_id in ours if prompt_id in theirs]
+    if not shared:
+        return None
+    test = sign_test([ours[prompt_id] - theirs[prompt_id] for prompt_id in shared])
+    parts = place._asdict()
+    del parts["category"]
+    return Comparison(
+        first=names[0],
+        second=names[1],
+        judge=judge,
+        measure=measure,
+        first_value=fmean(ours[prompt_id] for prompt_id in shared),
+        second_value=fmean(theirs[prompt_id] for prompt_id in shared),
+        p_holm=test.p_value,
+        **parts,
+        **test._asdict(),
+    )
+
+
+def compare_cells(
     first: Seeds, second: Seeds, *, first_name: str, second_name: str, judge: str, measure: Measure
 ) -> list[Comparison]:
     """One comparison for each cell that both methods have, on the prompts scored for both; one pair is one prompt.
@@ -31,28 +103,14 @@ def compare(
     With one seed the test is the exact McNemar test, with several the sign test on each prompt's means. `p_holm` is
     corrected over the comparisons of this call; for a family of several calls, correct them together (`corrected`).
     """
-    ours, theirs = _prompt_means(first, measure), _prompt_means(second, measure)
-    found: list[Comparison] = []
-    for key in (key for key in ours if key in theirs):
-        shared = [prompt_id for prompt_id in ours[key] if prompt_id in theirs[key]]
-        if not shared:
-            continue
-        test = sign_test([ours[key][name] - theirs[key][name] for name in shared])
-        found.append(
-            Comparison(
-                first=first_name,
-                second=second_name,
-                suite=key[0],
-                name=key[1],
-                judge=judge,
-                measure=measure,
-                first_value=fmean(ours[key][name] for name in shared),
-                second_value=fmean(theirs[key][name] for name in shared),
-                **test._asdict(),
-                p_holm=test.p_value,
-            )
-        )
-    return corrected(found)
+    ours, theirs = (outcomes_by_place(seeds.values(), measure) for seeds in (first, second))
+    names = (first_name, second_name)
+    found = [
+        _comparison(_means(ours[place]), _means(theirs[place]), place, names=names, judge=judge, measure=measure)
+        for place in ours
+        if place in theirs
+    ]
+    return corrected([one for one in found if one is not None])
 
 
 def corrected(comparisons: Sequence[Comparison], question: str = METHODS_WITH_THE_FIRST) -> list[Comparison]:
@@ -77,3 +135,62 @@ def too_small_to_tell(comparisons: Iterable[Comparison]) -> list[str]:
             f"with {share:.0%} of them answered differently, they would show {can} (power 0.8)."
         )
     return notes
+
+
+def win_rate_cell(preferences: Sequence[Better | None], *, first: str, second: str) -> Cell:
+    """The share of prompts won, ties counted half, with a Wilson interval; None is unscored.
+
+    Ties vary less than wins and losses do, so that with ties the interval is somewhat too wide, never too narrow.
+
+    >>> cell = win_rate_cell(["ours", "ours", "tie", "theirs", None], first="a", second="b")
+    >>> cell.value, cell.scored, cell.unscored
+    (0.625, 4, 1)
+    """
+    points = [_POINTS[one] for one in preferences if one is not None]
+    value = sum(points) / len(points) if points else None
+    low, high = (None, None) if value is None else wilson_bounds(value, len(points))
+    return cell_of(
+        Rate(value, low, high, len(points), len(preferences) - len(points)),
+        place=Place("helpfulness", f"against {second}"),
+        method=first,
+        seed=None,
+        judge=JUDGE,
+        measure="win_rate",
+    )
+
+
+def order_cell(orders: Sequence[tuple[Better | None, ...]], *, first: str, second: str) -> Cell:
+    """The share of prompts on which the order of the replies decided, of those asked about: how far to trust the judge.
+
+    Each entry is what was said in the one order and in the other; empty where nothing was asked.
+    """
+    decided = [None if None in said else len(set(said)) > 1 for said in orders if said]
+    return cell_of(
+        rate(decided),
+        place=Place("analysis", f"against {second}"),
+        method=first,
+        seed=None,
+        judge=JUDGE,
+        measure="order_decided",
+    )
+
+
+def preference_comparison(preferences: Sequence[Better | None], *, first: str, second: str) -> Comparison | None:
+    """Wins against losses by the exact sign test, ties apart; None where nothing was scored."""
+    points = [2 * _POINTS[one] - 1 for one in preferences if one is not None]
+    if not points:
+        return None
+    test = sign_test(points)
+    won = (sum(points) / len(points) + 1) / 2
+    return Comparison(
+        first=first,
+        second=second,
+        suite="helpfulness",
+        name=f"against {second}",
+        judge=JUDGE,
+        measure="win_rate",
+        first_value=won,
+        second_value=1 - won,
+        **test._asdict(),
+        p_holm=test.p_value,
+    )

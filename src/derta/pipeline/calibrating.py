@@ -12,8 +12,7 @@ from derta.errors import DataError
 from derta.files import describe, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
-from derta.metrics.agreement import Agreement, agreement
-from derta.metrics.calibration import Calibration, Labelled, calibrate, corrected_rate
+from derta.metrics.calibration import Agreement, Calibration, Labelled, agreement, calibrate_cases, corrected_rate
 from derta.metrics.rates import outcome
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Verdict
@@ -40,7 +39,7 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
         Labelled(truth, outcome(verdict, judge.measures), case.attack, case.reply_class or verdict.reply_class)
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
     ]
-    found = calibrate(cases, judge=judge.name, measure=judge.measures, labels=path.name)
+    found = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
     if out is not None:
         write_text(out, found.model_dump_json(indent=2) + "\n")
     return found
@@ -111,4 +110,4 @@ def agree_on_file(
     table = agreement(verdicts, others, measure=second.measures)
     names = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)
-    return Judged(table, [Differing(*case, one, other) for case, one, other in judged if case.prompt.id in names])
+    return Judged(table, [Differing(*case, one, other) for case, one, other in judged if case.reply.key in names])

@@ -14,13 +14,12 @@ from derta.files import write_records
 from derta.formats.replies import read_cases
 from derta.judges import JUDGES, asks_model, build_judge
 from derta.judges.refusal import judge_refusal
-from derta.metrics.comparisons import compare, too_small_to_tell
-from derta.metrics.over_refusal import over_refusal_cells
-from derta.metrics.rates import outcome
+from derta.metrics.comparisons import compare_cells, too_small_to_tell
+from derta.metrics.rates import outcome, over_refusal_cells
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display, Engine, Judge
 from derta.records import Prompt, ReplyKey, Verdict
-from derta.results import Cell, Comparison, cell_of
+from derta.results import Cell, Comparison, Place, cell_of
 from derta.stats import rate_of_counts
 
 if TYPE_CHECKING:
@@ -80,10 +79,9 @@ def judge_file(
         write_records(out, counted(judge.judge(cases)))
     return cell_of(
         rate_of_counts(counts[True], scored=counts[True] + counts[False], unscored=counts[None]),
+        place=Place("helpfulness" if judge.measures == "correct" else "attack", path.stem),
         method="",
         seed=None,
-        suite="helpfulness" if judge.measures == "correct" else "attack",
-        name=path.stem,
         judge=judge.name,
         measure=judge.measures,
     )
@@ -126,7 +124,7 @@ def compare_files(
         DataError: the files have no prompt in common.
     """
     judged = [_judged(named_cases(path, prompts_path=prompts_path), judge) for path in (first, second)]
-    found = compare(
+    found = compare_cells(
         {0: judged[0]},
         {0: judged[1]},
         first_name=side_name(first),

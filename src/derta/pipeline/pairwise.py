@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import DataError
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, prefer
-from derta.metrics.comparisons import too_small_to_tell
-from derta.metrics.win_rate import JUDGE, Better, order_cell, preference_comparison, win_rate_cell
+from derta.metrics.comparisons import (
+    JUDGE,
+    Better,
+    order_cell,
+    preference_comparison,
+    too_small_to_tell,
+    win_rate_cell,
+)
 from derta.pipeline.judge import engine_of, side_name
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display

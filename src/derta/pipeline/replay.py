@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from derta.judges import JUDGES, asks_model
-from derta.metrics.refusal_position import refusal_position_curves
+from derta.metrics.curves import refusal_position_curves
 from derta.paper.figures import load_figures
 from derta.paper.replay import ReplayRow, replay
 from derta.protocols import Display

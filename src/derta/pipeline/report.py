@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
-from derta.metrics.summarize import Outcome, summarize, transcripts
+from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path
 from derta.pipeline.fine_tuning import cost_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores

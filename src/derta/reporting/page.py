@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from derta.errors import DataError
 from derta.files import parse_record, write_text
 from derta.reporting import plots
-from derta.reporting.tables import SUITES, Mean, RateTable, distinct, rate_tables
+from derta.reporting.tables import SUITES, Mean, RateTable, distinct, label_of, rate_tables
 from derta.reporting.text import count, p_value, percent, plain, shown
 from derta.reporting.transcripts import browser
 from derta.reporting.wordings import Wording, wording
@@ -138,7 +138,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": count, "p_value": p_value, "plain": plain}
+    filters: Any = {
+        "percent": percent,
+        "number": count,
+        "p_value": p_value,
+        "plain": plain,
+        "label": label_of,
+    }
+    environment.filters |= filters
     return environment
 
 

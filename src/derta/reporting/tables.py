@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from derta.errors import DataError
-from derta.reporting.text import percent
+from derta.reporting.text import Label, percent
 from derta.reporting.wordings import Wording, wording
-from derta.results import Cell
+from derta.results import Cell, Comparison, Place
 
 SUITES = {"attack": "Attacks", "over_refusal": "Over-refusal", "helpfulness": "Helpfulness", "analysis": "Analysis"}
 
@@ -54,6 +54,7 @@ class RateTable:
     wording: Wording
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    labels: Mapping[str, Label]
     rows: tuple[Row, ...]
     means: tuple[Mean | None, ...]
     averaged: tuple[str, ...]
@@ -66,7 +67,7 @@ class RateTable:
     @property
     def num_families(self) -> int:
         """How many attacks the means are over, variants of one attack counting once."""
-        return len(families(self.averaged))
+        return len(families(self.averaged, self.labels))
 
 
 class Mean(NamedTuple):
@@ -77,20 +78,28 @@ class Mean(NamedTuple):
     worst_name: str
 
 
+def label_of(cell: Cell | Comparison | Place) -> Label:
+    """The parts of a cell's name, as the page shows them."""
+    if cell.attack is None:
+        return Label(cell.name)
+    return Label(cell.attack, cell.variant, cell.dataset)
+
+
 def distinct(values: Iterable[str]) -> tuple[str, ...]:
     """Each value once, in order of first appearance."""
     return tuple(dict.fromkeys(values))
 
 
-def families(names: Iterable[str]) -> dict[str, list[str]]:
+def families(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, list[str]]:
     """The variants and data sets of each attack.
 
-    >>> families(["direct (a)", "direct (b)", "prefill@50%"])
-    {'direct': ['direct (a)', 'direct (b)'], 'prefill': ['prefill@50%']}
+    >>> labels = {"direct (a)": Label("direct", dataset="a"), "direct (b)": Label("direct", dataset="b")}
+    >>> families(labels, labels)
+    {'direct': ['direct (a)', 'direct (b)']}
     """
     grouped: dict[str, list[str]] = {}
     for name in names:
-        grouped.setdefault(name.partition(" (")[0].partition("@")[0], []).append(name)
+        grouped.setdefault(labels[name].base, []).append(name)
     return grouped
 
 
@@ -116,7 +125,8 @@ def _table(cells: Sequence[Cell]) -> RateTable:
     rows = tuple(Row(*key, tuple(_entry(places.get((m, *key)), seeds=seeds) for m in methods)) for key in ordered)
     words = wording(first.suite, first.measure)
     whole = distinct(cell.name for cell in cells if cell.category is None)
-    averaged, means = _means(places, methods=methods, names=whole, better=words.better)
+    labels = {cell.name: label_of(cell) for cell in cells}
+    averaged, means = _means(places, methods=methods, families=families(whole, labels), better=words.better)
     return RateTable(
         suite=first.suite,
         measure=first.measure,
@@ -124,18 +134,19 @@ def _table(cells: Sequence[Cell]) -> RateTable:
         wording=words,
         methods=methods,
         seeds=seeds,
+        labels=labels,
         rows=rows,
         means=means,
         averaged=averaged,
     )
 
 
-Place = tuple[str, str, str | None]
+Key = tuple[str, str, str | None]
 BySeed = dict[int | None, Cell]
 
 
-def _by_place(cells: Sequence[Cell]) -> dict[Place, BySeed]:
-    places: dict[Place, BySeed] = {}
+def _by_place(cells: Sequence[Cell]) -> dict[Key, BySeed]:
+    places: dict[Key, BySeed] = {}
     for cell in cells:
         seeds = places.setdefault((cell.method, cell.name, cell.category), {})
         if cell.seed in seeds:
@@ -176,21 +187,22 @@ def _entry(by_seed: BySeed | None, *, seeds: Sequence[int]) -> Entry | None:
 
 
 def _means(
-    places: dict[Place, BySeed], *, methods: Sequence[str], names: Sequence[str], better: str | None
+    places: dict[Key, BySeed], *, methods: Sequence[str], families: Mapping[str, Sequence[str]], better: str | None
 ) -> tuple[tuple[str, ...], tuple[Mean | None, ...]]:
-    """Mean over the names that every method has a value for; variants of one attack (`name@variant`) count as one."""
+    """Mean over the names that every method has a value for; the variants and data sets of one attack count as one."""
     values: dict[tuple[str, str], float] = {}
     for (method, name, category), by_seed in places.items():
         cell = _main(by_seed)
         if category is None and cell is not None and cell.value is not None:
             values[method, name] = cell.value
-    shared = tuple(name for name in names if all((method, name) in values for method in methods))
-    if not shared:
+    shared = [[name for name in names if all((m, name) in values for m in methods)] for names in families.values()]
+    averaged = tuple(name for names in shared for name in names)
+    if not averaged:
         return (), tuple(None for _ in methods)
     means: list[Mean] = []
     for method in methods:
-        rates = [[values[method, name] for name in members] for members in families(shared).values()]
+        rates = [[values[method, name] for name in members] for members in shared if members]
         mean = sum(sum(members) / len(members) for members in rates) / len(rates)
-        worst = (min if better == "higher" else max)(shared, key=lambda name: values[method, name])
+        worst = (min if better == "higher" else max)(averaged, key=lambda name: values[method, name])
         means.append(Mean(mean, values[method, worst], worst))
-    return shared, tuple(means)
+    return averaged, tuple(means)

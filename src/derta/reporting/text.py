@@ -21,6 +21,14 @@ class Cut(NamedTuple):
     left_out: int
 
 
+class Label(NamedTuple):
+    """The name of a cell in parts: an attack with its variant and data set, or a data set alone."""
+
+    base: str
+    variant: str | None = None
+    dataset: str | None = None
+
+
 def visible(text: str) -> str:
     """Name the characters that hide, reorder or break text; line breaks, tabs and joiners stay.
 

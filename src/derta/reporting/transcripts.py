@@ -10,8 +10,9 @@ from typing import NamedTuple
 from markupsafe import escape
 
 from derta.records import Prompt, Reply, Verdict
-from derta.reporting.text import Cut, count, cut, visible
-from derta.results import Transcript
+from derta.reporting.tables import label_of
+from derta.reporting.text import Cut, Label, count, cut, visible
+from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000
 MAX_BYTES = 1_400_000
@@ -59,6 +60,7 @@ class ReplyView:
 
     method: str
     seed: int | None
+    sample: int
     outcome: Chip
     prefill: Cut | None
     before: str
@@ -85,7 +87,7 @@ class GroupView:
     """The requests of one attack or data set that are shown, and how many there are."""
 
     suite: str
-    name: str
+    label: Label
     requests: tuple[RequestView, ...]
     num_requests: int
 
@@ -103,11 +105,11 @@ def browser(
     transcripts: Sequence[Transcript], *, max_transcripts: int = MAX_TRANSCRIPTS, max_bytes: int = MAX_BYTES
 ) -> Browser:
     """Choose what to show: requests in their order, one of each attack in turn, while the budget lasts."""
-    groups: dict[tuple[str, str], dict[str, list[Transcript]]] = {}
+    groups: dict[Place, dict[str, list[Transcript]]] = {}
     for transcript in transcripts:
-        key = (transcript.prompt.suite, transcript.prompt.cell)
-        groups.setdefault(key, {}).setdefault(transcript.prompt.request_id, []).append(transcript)
-    chosen: dict[tuple[str, str], list[RequestView]] = {key: [] for key in groups}
+        requests = groups.setdefault(place_of(transcript.prompt), {})
+        requests.setdefault(transcript.prompt.request_id, []).append(transcript)
+    chosen: dict[Place, list[RequestView]] = {place: [] for place in groups}
     num_shown = num_bytes = 0
     for key, members in _in_turn(groups):
         view = _request_view(members)
@@ -116,13 +118,16 @@ def browser(
             break
         chosen[key].append(view)
         num_shown += len(members)
-    views = tuple(GroupView(*key, tuple(chosen[key]), len(requests)) for key, requests in groups.items())
+    views = tuple(
+        GroupView(place.suite, label_of(place), tuple(chosen[place]), len(requests))
+        for place, requests in groups.items()
+    )
     return Browser(views, num_shown, len(transcripts))
 
 
 def _in_turn(
-    groups: dict[tuple[str, str], dict[str, list[Transcript]]],
-) -> Iterator[tuple[tuple[str, str], list[Transcript]]]:
+    groups: dict[Place, dict[str, list[Transcript]]],
+) -> Iterator[tuple[Place, list[Transcript]]]:
     """The first request of every group, then the second of every group, and so on."""
     queues = {key: list(requests.values()) for key, requests in groups.items()}
     for turn in range(max(map(len, queues.values()), default=0)):
@@ -147,7 +152,7 @@ def _as_bytes(text: str) -> bytes:
 def _request_view(members: Sequence[Transcript]) -> RequestView:
     first = members[0].prompt
     methods = list(dict.fromkeys(member.method for member in members))
-    ordered = sorted(members, key=lambda m: (m.seed is not None, m.seed or 0, methods.index(m.method)))
+    ordered = sorted(members, key=lambda m: (m.seed is not None, m.seed or 0, m.reply.sample, methods.index(m.method)))
     return RequestView(
         id=first.request_id,
         category=first.category,
@@ -182,6 +187,7 @@ def _reply_view(member: Transcript) -> ReplyView:
     return ReplyView(
         method=member.method,
         seed=member.seed,
+        sample=member.reply.sample,
         outcome=_outcome(member.verdicts),
         prefill=cut(prefill, PREFILL_CHARS) if prefill else None,
         before=text.text[:at] if inside else text.text,
@@ -207,7 +213,7 @@ def _position(reply: Reply, at: int) -> str:
 
 
 def _judge_view(verdict: Verdict) -> JudgeView:
-    chips = [chip for chip in (_class_chip(verdict), *_flag_chips(verdict)) if chip]
+    chips = [chip for chip in (_class_chip(verdict), *_flag_chips(verdict), _score_chip(verdict)) if chip]
     return JudgeView(verdict.judge, tuple(chips or [Chip("unscored", "none")]), cut(verdict.reason, REASON_CHARS))
 
 
@@ -222,6 +228,10 @@ def _flag_chips(verdict: Verdict) -> Iterator[Chip]:
         yield Chip("correct", "correct") if verdict.correct else Chip("wrong", "wrong")
     if verdict.refused is not None and verdict.reply_class is None:
         yield Chip("refused", "refuse") if verdict.refused else Chip("not refused", "comply")
+
+
+def _score_chip(verdict: Verdict) -> Chip | None:
+    return None if verdict.score is None else Chip(f"score {verdict.score:.2f}", "score")
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> Chip:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from derta.metrics.comparisons import compare, corrected, too_small_to_tell
-from derta.metrics.depth import depth_curves
-from derta.metrics.leakage import leakage_cell
-from derta.metrics.over_refusal import over_refusal_cells
-from derta.metrics.probability import probability_by_share, probability_by_token
-from derta.metrics.rates import Judged, Measure, pooled_cells, rate_cells
-from derta.metrics.refusal_position import late_refusal_cell, refusal_position_curves
-from derta.records import Prompt, Reply, Suite, Verdict
-from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Summary, Transcript, cell_of
+from derta.errors import DataError
+from derta.metrics.comparisons import compare_cells, corrected, too_small_to_tell
+from derta.metrics.curves import (
+    depth_curves,
+    late_refusal_cell,
+    probability_by_share,
+    probability_by_token,
+    refusal_position_curves,
+)
+from derta.metrics.rates import Judged, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
+from derta.records import Measure, Prompt, Reply, Suite, Verdict
+from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
 from derta.run_folder import versions
 from derta.stats import rate
 
 MeasureOf = Callable[[str, Suite], Measure]
+"""The measure of a judge's rate in a suite."""
 Pairs = Mapping[str, Sequence[tuple[str, str]]]
 """The methods that are compared, by question."""
 
 
 class Outcome(NamedTuple):
-    """One model's answers: replies and verdicts stand in the order of the prompts.
+    """One model's replies to the prompts, and the verdicts on them, by judge, joined by prompt id and sample.
 
-    `verdicts` hold, by judge, a verdict for each prompt that the judge is meant for, and None for the others.
-    `probabilities` are of refusing, at each token of held-out harmful answers.
+    A judge may have no verdict on some replies: those of evaluations that it is not meant for. `probabilities` are of
+    refusing, at each token of held-out harmful answers.
     """
 
     method: str
@@ -41,30 +46,59 @@ class Outcome(NamedTuple):
         return [(prompt, verdict) for prompt, _, verdict in self.cases(judge) if suite in (None, prompt.suite)]
 
     def cases(self, judge: str) -> Iterator[tuple[Prompt, Reply, Verdict]]:
-        """The prompts, replies and verdicts of a judge."""
-        verdicts = self.verdicts.get(judge, ())
-        for prompt, reply, verdict in zip(self.prompts, self.replies, verdicts, strict=False):
+        """The prompts, replies and verdicts of a judge.
+
+        Raises:
+            DataError: a verdict on a reply, or a reply to a prompt, that is not there.
+        """
+        prompts = {prompt.id: prompt for prompt in self.prompts}
+        replies = {reply.key: reply for reply in self.replies}
+        for verdict in self.verdicts.get(judge, ()):
             if verdict is not None:
-                yield prompt, reply, verdict
+                if verdict.prompt_id not in prompts or verdict.key not in replies:
+                    raise DataError(
+                        f"{self.method}, seed {self.seed}: judge {judge!r} has a verdict on {verdict.prompt_id!r} "
+                        f"(sample {verdict.sample}), which has no prompt or no reply; give those of one run"
+                    )
+                yield prompts[verdict.prompt_id], replies[verdict.key], verdict
 
 
 def summarize(
     outcomes: Sequence[Outcome],
     *,
-    title: str,
-    recipe: str,
-    measure_of: MeasureOf,
+    title: str = "",
+    recipe: str = "",
+    measure_of: MeasureOf | None = None,
     pairs: Pairs | None = None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """Everything that `summary.json` holds.
+    """All numbers of some models: what `summary.json` holds and the report shows.
 
     The methods of each pair are compared; without `pairs` the others with the first. Each question is corrected by
     itself, so what more is asked changes nothing of it, and only of the first it is told what is too small to tell.
+
+    >>> prompts = [Prompt(id=str(i), request_id=str(i), attack="direct", mode="raw", text="?") for i in range(4)]
+    >>> replies = [Reply(prompt_id=prompt.id, text="Boil water.") for prompt in prompts]
+    >>> found = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 3) for i in range(4)]
+    >>> summary = summarize([Outcome("vanilla", 0, prompts, replies, {"harm": found})])
+    >>> [(cell.method, cell.name, cell.value) for cell in summary.cells]
+    [('vanilla', 'direct', 0.75)]
+
+    Args:
+        outcomes: a model's replies and verdicts each.
+        title: the title of the report.
+        recipe: the recipe's text or name, shown in the report.
+        measure_of: the measure of a judge in a suite; by default the only field that its verdicts there fill.
+        pairs: the methods that are compared, by question.
+        notes: sentences that a reader must know.
+
+    Raises:
+        DataError: verdicts that belong to no reply, two on one reply, or a judge whose measure cannot be told.
     """
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     judges = list(dict.fromkeys(judge for outcome in outcomes for judge in outcome.verdicts))
     by_method = {method: [one for one in outcomes if one.method == method] for method in methods}
+    measure_of = measure_of or partial(_measure_in, outcomes)
     places: list[tuple[str, Suite, Measure]] = [
         (judge, suite, measure_of(judge, suite)) for judge in judges for suite in _suites(outcomes, judge)
     ]
@@ -91,18 +125,26 @@ def summarize(
 
 
 def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
-    """Every prompt with its reply and verdicts."""
-    return [
-        Transcript(
-            method=one.method,
-            seed=one.seed,
-            prompt=prompt,
-            reply=reply,
-            verdicts=tuple(v for judged in one.verdicts.values() if (v := judged[i]) is not None),
-        )
-        for one in outcomes
-        for i, (prompt, reply) in enumerate(zip(one.prompts, one.replies, strict=True))
-    ]
+    """Every reply with its prompt and the verdicts on it."""
+    found: list[Transcript] = []
+    for one in outcomes:
+        prompts = {prompt.id: prompt for prompt in one.prompts}
+        verdicts = [{v.key: v for v in judged if v is not None} for judged in one.verdicts.values()]
+        found += [
+            Transcript(
+                method=one.method,
+                seed=one.seed,
+                prompt=prompts[reply.prompt_id],
+                reply=reply,
+                verdicts=tuple(by_key[reply.key] for by_key in verdicts if reply.key in by_key),
+            )
+            for reply in one.replies
+        ]
+    return found
+
+
+def _measure_in(outcomes: Sequence[Outcome], judge: str, suite: Suite) -> Measure:
+    return measure_of_verdicts(verdict for one in outcomes for _, verdict in one.judged(judge, suite))
 
 
 def _suites(outcomes: Sequence[Outcome], judge: str) -> list[Suite]:
@@ -120,7 +162,7 @@ def _rates(
         "by_category": by_category,
     }
     by_seed = {run.seed: run.judged(judge, suite) for run in runs}
-    pooled = pooled_cells(by_seed, **settings) if len(by_seed) > 1 else []
+    pooled = rate_cells(*by_seed.values(), seed=None, **settings) if len(by_seed) > 1 else []
     if by_category and pooled:
         return pooled
     return [*(cell for seed, judged in by_seed.items() for cell in rate_cells(judged, seed=seed, **settings)), *pooled]
@@ -132,7 +174,7 @@ def _compared(
     return [
         one
         for judge, suite, measure in places
-        for one in compare(
+        for one in compare_cells(
             {run.seed: run.judged(judge, suite) for run in first},
             {run.seed: run.judged(judge, suite) for run in second},
             first_name=first[0].method,
@@ -148,17 +190,18 @@ def _analysis(runs: Sequence[Outcome], judge: str = "refusal") -> Iterator[Cell]
     method = runs[0].method
     seed = runs[0].seed if len(runs) == 1 else None
     cases = [case for run in runs for case in run.cases(judge)]
-    attacked = [case for case in cases if case[0].suite == "attack"]
-    if attacked:
-        late = [(reply, verdict) for _, reply, verdict in attacked]
+    late = [(reply, verdict) for prompt, reply, verdict in cases if prompt.suite == "attack"]
+    if late:
         yield late_refusal_cell(late, method=method, seed=seed, name="all attacks", judge=judge)
-    for name in dict.fromkeys(prompt.cell for prompt, _, _ in attacked):
-        own = [case for case in attacked if case[0].cell == name]
-        yield leakage_cell(own, method=method, seed=seed, name=name, judge=judge)
+    yield from leakage_cells(cases, method=method, seed=seed, judge=judge)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)
-    for name in dict.fromkeys(prompt.cell for prompt, _, _ in cases if prompt.suite != "attack"):
-        broken = rate([v.reply_class == "degenerate" for p, _, v in cases if p.suite != "attack" and p.cell == name])
-        yield cell_of(broken, method=method, seed=seed, suite="analysis", name=name, judge=judge, measure="degenerate")
+    broken: dict[Place, list[bool]] = {}
+    for prompt, _, verdict in cases:
+        if prompt.suite != "attack":
+            broken.setdefault(place_of(prompt), []).append(verdict.reply_class == "degenerate")
+    for place, outcomes in broken.items():
+        analysis = place._replace(suite="analysis")
+        yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
 
 
 def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureOf) -> Iterator[Curve]:
@@ -167,7 +210,8 @@ def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureO
     yield from refusal_position_curves(refusals, method=method, name="all attacks")
     for judge in judges:
         judged = [pair for run in runs for pair in run.judged(judge, "attack")]
-        yield from depth_curves(judged, method=method, measure=measure_of(judge, "attack"))
+        if judged:
+            yield from depth_curves(judged, method=method, measure=measure_of(judge, "attack"))
     probabilities = [row for run in runs for row in run.probabilities]
     for curve in (
         probability_by_token(probabilities, method=method, name="held-out harmful answers"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from derta.metrics.summarize import Outcome, summarize, transcripts
+from derta.errors import DataError
+from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.records import Message, Prompt, Reply, Verdict
 
 CELL_KEYS = {"method", "seed", "suite", "name", "judge", "value", "low", "high", "scored", "unscored"}
@@ -171,3 +172,24 @@ def test_a_transcript_shows_only_the_verdicts_there_are(outcomes):
     shown = transcripts(outcomes)
     assert len(shown) == 4 * 2 * NUM
     assert [len(one.verdicts) for one in shown[: 2 * NUM]] == [2] * NUM + [1] * NUM
+
+
+def test_a_judge_s_measure_follows_from_its_verdicts(outcomes, summary):
+    assert summarize(outcomes, title="t", recipe="r", notes=("a note",)) == summary
+
+
+def test_replies_and_verdicts_are_joined_by_key_whatever_their_order(outcomes, summary):
+    shuffled = [
+        one._replace(replies=one.replies[::-1], verdicts={name: said[::-1] for name, said in one.verdicts.items()})
+        for one in outcomes
+    ]
+    assert {cell.model_dump_json() for cell in summarize(shuffled, title="t", recipe="r").cells} == {
+        cell.model_dump_json() for cell in summary.cells
+    }
+    assert sorted(map(repr, transcripts(shuffled))) == sorted(map(repr, transcripts(outcomes)))
+
+
+def test_a_verdict_on_no_reply_is_told(outcomes):
+    wrong = outcomes[0]._replace(replies=outcomes[0].replies[1:])
+    with pytest.raises(DataError, match=r"'a0' \(sample 0\), which has no prompt or no reply"):
+        summarize([wrong])

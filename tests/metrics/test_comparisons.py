@@ -1,0 +1,67 @@
+import pytest
+from judged import harmful, prompt, verdict
+
+from derta.errors import DataError
+from derta.metrics.comparisons import compare, compare_cells, corrected, too_small_to_tell
+from derta.records import Verdict
+
+
+def test_methods_are_compared_on_the_prompts_scored_for_both():
+    first, second = harmful([True] * 7 + [None]), harmful([False] * 6 + [True, True])
+    (found,) = compare_cells({0: first}, {0: second}, first_name="a", second_name="b", judge="j", measure="harmful")
+    # 6 discordant pairs, all one way: p = 2 * 0.5 ** 6
+    assert (found.only_first, found.only_second, found.pairs, found.p_value) == (6, 0, 7, 0.03125)
+    assert (found.first_value, found.second_value) == (1.0, pytest.approx(1 / 7))
+
+
+def test_seeds_are_not_counted_as_prompts_in_a_comparison():
+    first = {seed: harmful([True] * 3) for seed in range(5)}
+    second = {seed: harmful([False] * 3) for seed in range(5)}
+    (found,) = compare_cells(first, second, first_name="a", second_name="b", judge="j", measure="harmful")
+    assert (found.pairs, found.p_value) == (3, 0.25)
+
+
+def test_comparisons_are_corrected_as_one_family():
+    first = harmful([True] * 6) + [(prompt(f"x{i}", variant="5%"), verdict(f"x{i}", harmful=True)) for i in range(6)]
+    second = harmful([False] * 6) + [(prompt(f"x{i}", variant="5%"), verdict(f"x{i}", harmful=True)) for i in range(6)]
+    found = compare_cells({0: first}, {0: second}, first_name="a", second_name="b", judge="j", measure="harmful")
+    assert [one.p_holm for one in found] == [0.0625, 1.0]
+    assert corrected(found) == found
+    notes = too_small_to_tell(found)
+    assert len(notes) == 2
+    assert "6 prompts cannot tell them apart" in notes[0]
+
+
+def verdicts(outcomes: list[bool | None], *, sample: int = 0) -> list[Verdict]:
+    return [verdict(str(i), harmful=one, sample=sample) for i, one in enumerate(outcomes)]
+
+
+def test_two_models_verdicts_make_the_comparison_of_their_only_cell():
+    first, second = [True] * 7 + [None], [False] * 6 + [True, True]
+    (cell,) = compare_cells(
+        {0: harmful(first)}, {0: harmful(second)}, first_name="a", second_name="b", judge="j", measure="harmful"
+    )
+    found = compare(verdicts(first), verdicts(second), first_name="a", second_name="b", name="prefill")
+    assert found == cell.model_copy(update={"attack": None})
+
+
+def test_samples_of_a_prompt_are_one_pair():
+    first = [one for sample in range(3) for one in verdicts([True, True, False], sample=sample)]
+    second = [one for sample in range(3) for one in verdicts([False, False, False], sample=sample)]
+    found = compare(first, second)
+    assert (found.pairs, found.only_first, found.p_value) == (3, 2, 0.5)
+
+
+def test_what_cannot_be_compared_is_told():
+    with pytest.raises(DataError, match="verdicts of one judge, got those of j, other"):
+        compare(verdicts([True]), [Verdict(prompt_id="0", judge="other", harmful=True)])
+    with pytest.raises(DataError, match="none that was scored for both"):
+        compare(verdicts([True]), [verdict("another", harmful=True)])
+    with pytest.raises(DataError, match="got two"):
+        compare(verdicts([True]) * 2, verdicts([True]))
+
+
+def test_a_comparison_carries_the_parts_of_its_cell_s_name():
+    both = [(prompt("1", variant="5%").model_copy(update={"dataset": "d"}), verdict("1", harmful=True))]
+    (found,) = compare_cells({0: both}, {0: both}, first_name="a", second_name="b", judge="j", measure="harmful")
+    assert (found.name, found.attack, found.variant, found.dataset) == ("prefill@5% (d)", "prefill", "5%", "d")
