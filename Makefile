@@ -16,8 +16,9 @@ demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
 test: $(STAMP) ## the suite
 	$(PYTEST) -m "not browser and not extra" $(ARGS)
 
-extra: $(STAMP) ## what takes too long for every change, and numerical equality with the instructions of other processors
+extra: $(STAMP) ## what takes too long for every change: more examples, and the instructions of other processors
 	$(PYTEST) -m extra
+	$(PYTEST) -m hypothesis --hypothesis-profile thorough
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(PYTEST) -m equality
 	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 $(PYTEST) -m equality
 

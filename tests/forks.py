@@ -18,12 +18,14 @@ class Ended(NamedTuple):
     """How a process ended."""
 
     returncode: int
+    stdout: str
     stderr: str
 
 
-def _execute(program: str, words: Sequence[str], environment: Mapping[str, str], stderr: Path) -> None:
+def _execute(program: str, words: Sequence[str], environment: Mapping[str, str], outputs: tuple[Path, Path]) -> None:
     os.environ.update(environment)
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+    for descriptor, path in zip((1, 2), outputs, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     sys.argv = ["derta", *words]
     exec(program, {"__name__": "__main__"})  # noqa: S102 - the test's own
 
@@ -33,12 +35,12 @@ def run_forks(
 ) -> list[Ended]:
     """Run a program's text in one process for each environment, side by side; `words` are its arguments.
 
-    What they write to standard error goes to files in `folder`.
+    What they write goes to files in `folder`.
     """
-    files = [folder / f"stderr-{number}" for number in range(len(environments))]
+    files = [(folder / f"stdout-{number}", folder / f"stderr-{number}") for number in range(len(environments))]
     running = [
-        CONTEXT.Process(target=_execute, args=(program, [*map(str, words)], dict(environment), file))
-        for environment, file in zip(environments, files, strict=True)
+        CONTEXT.Process(target=_execute, args=(program, [*map(str, words)], dict(environment), outputs))
+        for environment, outputs in zip(environments, files, strict=True)
     ]
     for process in running:
         process.start()
@@ -46,7 +48,10 @@ def run_forks(
         process.join(timeout=300)
         process.kill()
         process.join()
-    return [Ended(process.exitcode, file.read_text()) for process, file in zip(running, files, strict=True)]
+    return [
+        Ended(process.exitcode, *(path.read_text() for path in outputs))
+        for process, outputs in zip(running, files, strict=True)
+    ]
 
 
 def distributed(size: int) -> list[dict[str, str]]:
@@ -59,3 +64,16 @@ def distributed(size: int) -> list[dict[str, str]]:
         shared | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         for rank in range(size)
     ]
+
+
+def launch_env(config: Path) -> dict[str, str]:
+    """Return what `accelerate launch` puts into the environment of all processes for a config."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    words = ["--config_file", str(config), "-m", "derta.cli.main"]
+    args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    if args.use_deepspeed:
+        args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        return prepare_deepspeed_cmd_env(args)[1]
+    return prepare_multi_gpu_env(args)

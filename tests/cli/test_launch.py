@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from derta.cli import launch
 from derta.cli.launch import OPTIONS, check_config, without_options
 from derta.errors import RunError
+from forks import distributed, launch_env, run_forks
 from tolerances import assert_trained_alike
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -94,18 +95,31 @@ def test_other_processes_leave_the_main_one_the_time_to_tell_a_common_fault(reci
     assert slept == waits
 
 
-@pytest.mark.slow
-def test_a_launched_training_ends_as_one_process_does_and_speaks_with_one_voice(recipe, tmp_path, derta):
+def train_by_accelerate(words, *, folder):
+    del folder
+    command = [sys.executable, "-m", "derta.cli.main", *map(str, words), "--launch", CONFIGS / "cpu.yaml"]
+    done = subprocess.run(  # noqa: S603 - the launcher takes over its process's signals: not in this one
+        [*command, "--num-processes", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return [done]
+
+
+def train_by_forks(words, *, folder):
+    """In the processes that accelerate would start."""
+    environments = [launch_env(CONFIGS / "cpu.yaml") | one for one in distributed(2)]
+    return run_forks("from derta.cli.main import main; main()", *words, folder=folder, environments=environments)
+
+
+@pytest.mark.parametrize("start", [train_by_forks, pytest.param(train_by_accelerate, marks=pytest.mark.extra)])
+def test_a_launched_training_ends_as_one_process_does_and_speaks_with_one_voice(recipe, tmp_path, derta, start):
     settings = ["--set", "train.micro_batch_size=1", "--set", "train.logging_steps=1"]
     words = ["train", recipe, "--method", "derta", *settings, "--out"]
     assert derta(*words, tmp_path / "alone").code == 0
-    launched = [*words, tmp_path / "both", "--launch", CONFIGS / "cpu.yaml", "--num-processes", 2]
-    called = subprocess.run(  # noqa: S603 - the launcher takes over its process's signals: not in this one
-        [sys.executable, "-m", "derta.cli.main", *map(str, launched)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert called.returncode == 0, called.stderr
-    assert (called.stdout, called.stderr.count("step 1 of 4")) == ("", 1)
+    ended = start([*words, tmp_path / "both"], folder=tmp_path)
+    assert [one.returncode for one in ended] == [0] * len(ended), ended
+    assert "".join(one.stdout for one in ended) == ""
+    assert "".join(one.stderr for one in ended).count("step 1 of 4") == 1
     logs = [json.loads((tmp_path / name / "train_log.json").read_text()) for name in ("alone", "both")]
     assert [entry.get("loss") for entry in logs[0]] == pytest.approx([entry.get("loss") for entry in logs[1]], abs=2e-4)
     alone, both = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))

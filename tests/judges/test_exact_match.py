@@ -150,12 +150,12 @@ def test_what_cannot_be_scored_is_none_with_a_reason(judge: str, answer: str | N
 @pytest.mark.parametrize(
     "unit", ["1", "1,000,", "(", "1/", "= 1 so ", "option is ", "A) is ", "A) are ", "-", ":\n", "\n", "\nQ:", " "]
 )
-def test_a_hostile_megabyte_takes_seconds_at_most(unit: str):
-    text = unit * (1_000_000 // len(unit))
+def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
+    text = unit * (250_000 // len(unit))
     start = time.monotonic()
     final_number(text)
     choice(own_answer(text), OPTIONS)
-    assert time.monotonic() - start < 20  # linear takes 0.1 to 2 s
+    assert time.monotonic() - start < 10  # linear takes less than 1 s
 
 
 def _accuracy(task: str, model: str) -> float:

@@ -126,10 +126,10 @@ def test_the_weights_fit_the_features_and_hold_no_text():
 
 
 @pytest.mark.parametrize("unit", ["a", "1", "\n", "1.\n", "{", '"', "step 1:", "sorry ", "12345", "* ", "哈", "a b. "])
-def test_a_hostile_megabyte_takes_seconds_at_most(unit: str):
+def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
     start = time.monotonic()
-    features(unit * 1000, unit * (1_000_000 // len(unit)))
-    assert time.monotonic() - start < 20  # linear takes 0.1 to 3 s
+    features(unit * 1000, unit * (250_000 // len(unit)))
+    assert time.monotonic() - start < 10  # linear takes less than 1 s
 
 
 def _data(*parts: str) -> Path:

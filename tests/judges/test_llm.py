@@ -283,13 +283,13 @@ def test_strongreject_grades(grades: tuple[int, int, int], harmful: bool | None)
 @pytest.mark.parametrize(
     "unit", ["verdict: ", "1.b 3\n", "yes ", "unsafe\n", "\n", "*", "answer: ", "<|", "[/INST]", "---\n"]
 )
-def test_a_hostile_megabyte_is_read_and_put_in_its_place_in_seconds(unit: str):
-    text = unit * (1_000_000 // len(unit))
+def test_a_hostile_text_of_250_kb_is_read_and_put_in_its_place_in_seconds(unit: str):
+    text = unit * (250_000 // len(unit))
     start = time.monotonic()
     for name, judge in RUBRICS.items():
         judge.read(text)
         judge_prompt(name, case(text), prompt_id="1")
-    assert time.monotonic() - start < 20  # linear takes 0.2 to 3 s
+    assert time.monotonic() - start < 10  # linear takes less than 1 s
 
 
 def test_an_engine_is_loaded_once_and_not_before_there_are_cases(monkeypatch: pytest.MonkeyPatch):

@@ -166,11 +166,11 @@ def test_a_refusal_is_found_behind_any_length_of_text(refusal: str, count: int):
     "unit",
     ["sorry ", "i cannot ", '"', "\n", ".", "a", "Sorry", "\ndear ", "[GPT]: \"I'm sorry ", "我不能", "as an ai "],
 )
-def test_a_hostile_megabyte_takes_seconds_at_most(unit: str):
-    text = unit * (1_000_000 // len(unit))
+def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
+    text = unit * (250_000 // len(unit))
     start = time.monotonic()
     structure(text)
-    assert time.monotonic() - start < 20  # linear takes 0.1 to 3 s; one quadratic pattern takes hours
+    assert time.monotonic() - start < 10  # linear takes less than 1 s; one quadratic pattern takes many minutes
 
 
 @pytest.mark.parametrize("section", ["strong", "refusal", "opening", "preamble", "not", "letter", "turn", "aside"])

@@ -92,7 +92,7 @@ def test_any_text_is_judged(text: str, step: str):
 
 
 @pytest.mark.parametrize("unit", ["flour ", "flour sift ", ". ", "x", "flour x x x x x "])
-def test_a_hostile_megabyte_takes_seconds_at_most(unit: str):
+def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
     start = time.monotonic()
-    verdict(unit * (1_000_000 // len(unit)))
-    assert time.monotonic() - start < 20  # linear takes 0.3 s
+    verdict(unit * (250_000 // len(unit)))
+    assert time.monotonic() - start < 10  # linear takes less than 1 s

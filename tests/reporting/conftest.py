@@ -176,11 +176,17 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
     return make
 
 
+@pytest.fixture(scope="session")
+def rendered() -> dict[str, Page]:
+    """The pages of `whole_page` by their text."""
+    return {}
+
+
 @pytest.fixture
 def whole_page(
-    whole_summary: Callable[[str], Summary], make_transcript: Callable[..., Transcript]
+    whole_summary: Callable[[str], Summary], make_transcript: Callable[..., Transcript], rendered: dict[str, Page]
 ) -> Callable[[str], Page]:
-    """A page whose every text, from the title to a reply, is the given one."""
+    """A page whose every text, from the title to a reply, is the given one. Read only."""
 
     def make(text: str) -> Page:
         name = text.replace("\ud800", "?")  # the kernel lets no lone surrogate into names, only into free text
@@ -193,4 +199,9 @@ def whole_page(
         ]  # fmt: skip
         return Page(render_report(whole_summary(text), rows))
 
-    return make
+    def cached(text: str) -> Page:
+        if text not in rendered:
+            rendered[text] = make(text)
+        return rendered[text]
+
+    return cached

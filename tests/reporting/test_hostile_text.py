@@ -41,7 +41,7 @@ def test_hostile_text_is_shown_as_it_is_with_hidden_characters_named(whole_page,
     page.text.encode("utf-8")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 @given(text=NAMES)
 def test_no_text_changes_the_structure_of_the_page(make_summary, make_cell, make_transcript, parse, text):
     def tags(word):

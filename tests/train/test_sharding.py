@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
 from torch import nn
 from transformers.models.auto import AutoModelForCausalLM
@@ -15,7 +13,7 @@ from derta.config import LoraSection, ModelSection, TrainSection
 from derta.errors import RunError
 from derta.train.fit import fit
 from derta.train.sharding import check_launch, holds_weights
-from forks import distributed, run_forks
+from forks import distributed, launch_env, run_forks
 from tolerances import assert_trained_alike
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -30,16 +28,6 @@ JOBS = {
     "experts and head": ("mixtral", {}, {"lora": EXPERTS, "gradient_checkpointing": True}, None),
     "eyes, tied": ("gemma3_vision", {}, {"gradient_checkpointing": True}, None),
 }
-
-
-def launch_env(kind):
-    """What `accelerate launch` puts into the environment for a shipped config."""
-    words = ["--config_file", str(CONFIGS / f"{kind}.yaml"), "-m", "derta.cli.main"]
-    args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
-    if kind == "zero3":
-        args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        return prepare_deepspeed_cmd_env(args)[1]
-    return prepare_multi_gpu_env(args)
 
 
 def train_log(folder):
@@ -88,7 +76,7 @@ def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_pa
     alone, both = jobs("alone"), jobs(kind)
     (tmp_path / "jobs.pickle").write_bytes(pickle.dumps(list(both.values())))
     program = Path(__file__).with_name("sharded_worker.py").read_text()
-    environments = [launch_env(kind) | one | {"DS_ACCELERATOR": "cpu"} for one in distributed(2)]
+    environments = [launch_env(CONFIGS / f"{kind}.yaml") | one | {"DS_ACCELERATOR": "cpu"} for one in distributed(2)]
     for ended in run_forks(program, tmp_path / "jobs.pickle", folder=tmp_path, environments=environments):
         assert ended.returncode == 0, ended.stderr[-9000:]
     for name, (job, _) in alone.items():
