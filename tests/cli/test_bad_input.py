@@ -138,7 +138,13 @@ def test_files_that_are_no_run_are_not_written_among(recipe, tmp_path, derta):
 
 @pytest.mark.parametrize(
     "words",
-    [["nonsense"], ["run"], ["demo", "--seeds", "0"], ["run", "x", "--out", "y", "--nonsense"], ["reply", "p.jsonl"]],
+    [
+        ["nonsense"],
+        ["run"],
+        ["demo", "--seeds", "0"],
+        ["run", "x", "--out", "y", "--nonsense"],
+        ["generate", "p.jsonl"],
+    ],
 )
 def test_wrong_usage_exits_with_2_and_no_traceback(words, derta):
     called = derta(*words)
@@ -155,12 +161,12 @@ def test_a_report_of_no_run_is_told(tmp_path, derta):
 
 
 def test_replies_cannot_be_written_into_a_folder(finished, tmp_path, tiny_model_dir, derta):
-    words = ["reply", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", tmp_path]
+    words = ["generate", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", tmp_path]
     check_told(derta(*words), str(tmp_path))
 
 
 def test_replies_to_other_prompts_are_told(finished, tmp_path, tiny_model_dir, derta):
     out = tmp_path / "replies.jsonl"
     out.write_text('{"prompt_id": "stranger", "text": "Hello."}\n')
-    words = ["reply", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", out]
+    words = ["generate", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", out]
     check_told(derta(*words), "'stranger'", "belongs to other prompts")

@@ -27,7 +27,7 @@ def test_every_verb_has_help_with_an_example(verb, derta):
 
 
 def test_the_design_s_verbs_are_there(derta):
-    assert {"demo", "run", "data", "train", "attack", "reply", "judge", "report", "compare", "replay"} <= set(VERBS)
+    assert {"demo", "run", "data", "train", "attack", "generate", "judge", "report", "compare", "replay"} <= set(VERBS)
     called = derta("--help")
     assert called.code == 0
     assert all(verb in called.out for verb in VERBS)
@@ -121,7 +121,7 @@ def test_attack_writes_prompts_from_anybodys_requests(tmp_path, derta):
 
 def test_reply_answers_as_the_run_did_and_only_what_is_missing(finished, tmp_path, derta):
     out = tmp_path / "replies.jsonl"
-    words = ["reply", finished.folder / "prompts.jsonl", "--model", finished.folder / "derta-seed0/model"]
+    words = ["generate", finished.folder / "prompts.jsonl", "--model", finished.folder / "derta-seed0/model"]
     words += ["--out", out, "--max-new-tokens", 6, "--dtype", "float32", "--threads", 1]
     expected = {reply.prompt_id: reply for reply in read_records(finished.folder / FINISHED_REPLIES, Reply)}
     assert derta(*words).code == 0

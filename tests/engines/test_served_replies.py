@@ -34,7 +34,7 @@ def test_reply_asks_servers_and_fills_in_what_failed(asked, tmp_path, derta, mon
     monkeypatch.setenv("MY_KEY", KEY)
     out = tmp_path / "replies.jsonl"
     with serving(fault=in_order([None, Fault("status", 400, message=f"bad {KEY}")])) as first, serving() as second:
-        words = ["reply", asked, "--engine", "api", "--model", "m", "--out", out, "--concurrency", 8]
+        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", out, "--concurrency", 8]
         words += ["--endpoint", first.url, "--endpoint", second.url, "--api-key-env", "MY_KEY"]
         called = derta(*words)
         assert (called.code, called.err.count("derta: ")) == (2, 1)
@@ -50,7 +50,7 @@ def test_reply_asks_servers_and_fills_in_what_failed(asked, tmp_path, derta, mon
 def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(asked, tmp_path, derta):
     out = tmp_path / "replies.jsonl"
     with serving(delay=0.05) as server:
-        words = ["reply", asked, "--engine", "api", "--model", "m", "--out", out, "--endpoint", server.url]
+        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", out, "--endpoint", server.url]
         command = [sys.executable, "-c", "from derta.cli.main import main; main()", *map(str, words)]
         running = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - our own line
         while running.poll() is None and len(server.asked) < 60:
@@ -73,7 +73,8 @@ def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
             "import sys\nfrom derta.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n"
             "    sys.exit(str(sorted({'torch', 'transformers'} & set(sys.modules))))"
         )
-        words = ["reply", asked, "--engine", "api", "--model", "m", "--out", tmp_path / "r", "--endpoint", server.url]
+        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", tmp_path / "r"]
+        words += ["--endpoint", server.url]
         found = subprocess.run(  # noqa: S603 - our own line
             [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False
         )
@@ -92,7 +93,7 @@ def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
     ],
 )
 def test_settings_that_an_engine_does_not_have_are_told(words, part, asked, tmp_path, derta):
-    called = derta("reply", asked, "--model", "m", "--out", tmp_path / "r.jsonl", *words)
+    called = derta("generate", asked, "--model", "m", "--out", tmp_path / "r.jsonl", *words)
     assert called.code == 2
     assert part in called.err
     assert not (tmp_path / "r.jsonl").exists()

@@ -89,7 +89,7 @@ class NoEngine:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "api"}, "`generate.engine`: .*expected hf or vllm, .* `derta reply --engine api`"),
+        ({"engine": "api"}, "`generate.engine`: .*expected hf or vllm, .* `derta generate --engine api`"),
         ({"engine": "vlm"}, "`generate.engine`: Input should be 'hf' or 'vllm', got 'vlm'"),
         ({"engine": "vllm"}, r"generate\.engine: expected the package vllm, found none; pip install 'derta\[vllm\]'"),
         ({"settings": {"divice": "cpu"}}, "engine hf: unknown setting 'divice'; did you mean 'device'"),

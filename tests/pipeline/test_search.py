@@ -11,7 +11,8 @@ import yaml
 from derta.errors import EngineError, RecipeError
 from derta.files import read_records
 from derta.judges import build_judge
-from derta.pipeline.search import check_decoding, check_guides
+from derta.pipeline.generate import check_decoding
+from derta.pipeline.search import check_guides
 from derta.records import Prompt, Reply
 
 
@@ -46,7 +47,7 @@ def test_a_refusal_ban_goes_through_attack_and_reply(derta, asked, tmp_path, tin
     assert [prompt.id for prompt in prompts_in(out)] == [
         f"refusal_ban@{n}:{q}" for q in ("q0", "q1") for n in ("2", "all")
     ]
-    called = derta("reply", out, "--model", tiny_model_dir, "--out", replies, "--max-new-tokens", 4)
+    called = derta("generate", out, "--model", tiny_model_dir, "--out", replies, "--max-new-tokens", 4)
     assert called.code == 0, called.err
     assert len(list(read_records(replies, Reply))) == 4
 
@@ -54,7 +55,7 @@ def test_a_refusal_ban_goes_through_attack_and_reply(derta, asked, tmp_path, tin
 def test_engines_that_do_not_support_a_ban_refuse_it(derta, asked, tmp_path):
     out = tmp_path / "prompts.jsonl"
     derta("attack", "rank_assisted", "--requests", asked, "--out", out)
-    called = derta("reply", out, "--model", "m", "--engine", "api", "--out", tmp_path / "r.jsonl")
+    called = derta("generate", out, "--model", "m", "--engine", "api", "--out", tmp_path / "r.jsonl")
     assert called.code == 2
     assert "engine api: cannot ban tokens while decoding, as 'rank_assisted@5-of-top20:q0' needs" in called.err
     with pytest.raises(EngineError):

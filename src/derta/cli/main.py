@@ -31,7 +31,8 @@ for verb in (
     training.data,
     training.train,
     asking.attack,
-    asking.reply,
+    asking.generate,
+    asking.export,
     judging.judge,
     judging.calibrate,
     judging.replay,
@@ -40,7 +41,6 @@ for verb in (
     judging.report,
 ):
     app.command()(verb)
-app.command(name="export")(asking.export_replies)
 app.command(name="fine-tune")(training.fine_tune)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from derta.cli.console import print_result
 
 if TYPE_CHECKING:
     from derta.metrics.calibration import Agreement, Calibration, Share
     from derta.paper.replay import ReplayRow
+    from derta.pipeline.calibrating import JudgedFile, JudgedTwice
+    from derta.pipeline.search import SearchSummary
     from derta.results import Cell, Comparison
 
 
@@ -82,6 +87,33 @@ def format_cell(cell: Cell) -> str:
     return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
 
 
+def print_judged(found: JudgedFile, *, first: str, second: str | None) -> None:
+    """Print a judged file's rates, and the replies on which two judges differ."""
+    for cell in found.cells:
+        print_result(format_cell(cell))
+    if found.agreement is not None:
+        print_result(agreement_table(found.agreement.table, first=first, second=str(second)))
+        for row in _differing(found.agreement):
+            print_result(json.dumps(row, ensure_ascii=False))
+
+
+def judged_json(found: JudgedFile) -> Any:
+    """A judged file for a script: one cell, several, or both judges' cells and replies on which they differ."""
+    cells = [cell.model_dump() for cell in found.cells]
+    shown = cells[0] if len(cells) == 1 else cells
+    if found.agreement is None:
+        return shown
+    table = found.agreement.table._asdict()
+    return {"cells": shown, "agreement": table, "differing": _differing(found.agreement)}
+
+
+def _differing(agreement: JudgedTwice) -> list[dict[str, Any]]:
+    return [
+        {name: record.model_dump(exclude_none=True) for name, record in one._asdict().items()}
+        for one in agreement.differing
+    ]
+
+
 def format_comparison(one: Comparison) -> str:
     """A comparison in one line."""
     return (
@@ -89,3 +121,11 @@ def format_comparison(one: Comparison) -> str:
         f"only the first {one.only_first}, only the second {one.only_second}; p = {one.p_value:.2g}, "
         f"corrected {one.p_holm:.2g}"
     )
+
+
+def format_search(summary: SearchSummary) -> str:
+    """A search's cost and success in two lines."""
+    from derta.pipeline.search import format_cost
+
+    found = ", ".join(f"{one.queries}: {one.found}/{one.requests}" for one in summary.success_by_budget)
+    return f"{format_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"

@@ -137,7 +137,7 @@ class GenerateSection(Section):
         if engine == "api":
             raise ValueError(
                 "expected hf or vllm, because a run loads the models that it trains; to ask a server, serve a tuned "
-                "model and use `derta reply --engine api`"
+                "model and use `derta generate --engine api`"
             )
         return engine
 

@@ -23,8 +23,9 @@ from derta.judges import build_judge, from_function
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete
 from derta.pipeline.fine_tuning import COST, attack_comparisons, keep_cost, told_cost
+from derta.pipeline.generate import generate_missing
 from derta.pipeline.likelihoods import asked_directly
-from derta.pipeline.resuming import check_unique, generate_missing, judge_missing, read_keyed, store_prompts
+from derta.pipeline.resuming import check_unique, judge_missing, read_keyed, store_prompts
 from derta.pipeline.training import training_progress
 from derta.protocols import Case, Display
 from derta.records import Measure, Prompt, Reply, Suite, Verdict

@@ -14,6 +14,7 @@ from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
 from derta.metrics.calibration import Agreement, Calibration, Labelled, agreement, calibrate_cases, corrected_rate
 from derta.metrics.rates import outcome
+from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
@@ -72,6 +73,49 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
     )
 
 
+class JudgedFile(NamedTuple):
+    """A judged file: its rate, with what was asked for beside it."""
+
+    cells: list[Cell]
+    agreement: JudgedTwice | None
+
+
+def judge_with_checks(
+    path: Path,
+    *,
+    judge: Judge,
+    against: Judge | None = None,
+    calibration: Path | None = None,
+    over_refusal: bool = False,
+    prompts_path: Path | None = None,
+    out: Path | None = None,
+    display: Display = Display(),
+) -> JudgedFile:
+    """Judge the replies of a file, and check the rate.
+
+    Args:
+        path: Replies of ours with their prompts, or rows of others.
+        judge: The judge.
+        against: Another judge of the same measure: how far the two agree.
+        calibration: A file of `calibrate_file`: also correct the rate for the judge's errors.
+        over_refusal: The requests are harmless: also count partial refusals and answers.
+        prompts_path: Where the prompts are, if not beside the replies.
+        out: Where the verdicts are written.
+        display: Where progress and notes are shown.
+    """
+    if against is not None:
+        check_same_measure(judge, against)
+    verdicts: list[Verdict] | None = None if against is None else []
+    cells = [judge_file(path, judge=judge, prompts_path=prompts_path, out=out, kept=verdicts, display=display)]
+    if calibration is not None:
+        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge.name), display=display))
+    if over_refusal:
+        cells += over_refusal_file(path, prompts_path=prompts_path)
+    if against is None or verdicts is None:
+        return JudgedFile(cells, None)
+    return JudgedFile(cells, agree_on_file(path, verdicts, second=against, prompts_path=prompts_path))
+
+
 class Differing(NamedTuple):
     """A reply of which two judges say different things."""
 
@@ -81,7 +125,7 @@ class Differing(NamedTuple):
     second: Verdict
 
 
-class Judged(NamedTuple):
+class JudgedTwice(NamedTuple):
     """Two judges on the same replies."""
 
     table: Agreement
@@ -103,11 +147,11 @@ def check_same_measure(first: Judge, second: Judge) -> None:
 
 def agree_on_file(
     path: Path, verdicts: Sequence[Verdict], *, second: Judge, prompts_path: Path | None = None
-) -> Judged:
+) -> JudgedTwice:
     """How far a second judge agrees with the first one's verdicts on a file, and the replies on which it does not."""
     cases = list(read_cases(path, prompts_path=prompts_path))
     others = list(second.judge(cases))
     table = agreement(verdicts, others, measure=second.measures)
     names = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)
-    return Judged(table, [Differing(*case, one, other) for case, one, other in judged if case.reply.key in names])
+    return JudgedTwice(table, [Differing(*case, one, other) for case, one, other in judged if case.reply.key in names])

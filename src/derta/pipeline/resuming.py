@@ -1,15 +1,15 @@
-"""Files that a stopped stage resumes from: what they hold is kept, and only what is missing is generated or judged."""
+"""Files that a stopped stage resumes from: what they hold is kept, and only what is missing is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from derta.errors import DataError, RunError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
-from derta.protocols import Display, Engine
+from derta.protocols import Display
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 
 R = TypeVar("R", Reply, Verdict)
@@ -53,47 +53,6 @@ def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[
             raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
         found[record.key] = record
     return found
-
-
-def generate_missing(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    *,
-    path: Path,
-    max_new_tokens: Mapping[str, int],
-    description: str = "replies",
-    display: Display = Display(),
-) -> list[Reply]:
-    """Generate replies to the prompts that have none in the file yet; each is written as soon as it is known.
-
-    Args:
-        engine: The model.
-        prompts: All prompts.
-        path: Where replies are kept.
-        max_new_tokens: The limit of each prompt, by id.
-        description: Named beside the progress bar.
-        display: Where progress is shown.
-
-    Returns:
-        A reply to each prompt, in order.
-
-    Raises:
-        DataError: the file holds replies to other prompts, or the engine left a prompt without a reply.
-    """
-    done = read_keyed(path, Reply, prompts=prompts)
-    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
-    with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
-        task.update(len(done))
-        for limit in sorted({max_new_tokens[prompt.id] for prompt in todo}):
-            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
-            for reply in engine.generate(same, max_new_tokens=limit):
-                file.add(reply)
-                done[reply.key] = reply
-                task.update(len(done))
-    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
-    if missing:
-        raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
-    return [done[prompt.id, 0] for prompt in prompts]
 
 
 def judge_missing(

@@ -22,12 +22,13 @@ from derta.pipeline.fine_tuning import (
     fine_tuning_attacks,
     read_data,
 )
+from derta.pipeline.generate import check_decoding, generate_missing
 from derta.pipeline.likelihoods import score_held_out
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_trl, train_method
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import JudgedSection, ModelEntry, RunContents, report, write_contents
-from derta.pipeline.resuming import generate_missing, store_prompts
-from derta.pipeline.search import check_decoding, check_searches, with_searched
+from derta.pipeline.resuming import store_prompts
+from derta.pipeline.search import check_searches, with_searched
 from derta.protocols import Display, Judge
 from derta.records import Prompt
 from derta.results import Summary

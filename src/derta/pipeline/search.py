@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from derta.attacks import Attack
+from derta.attacks import Attack, build_attack
 from derta.attacks.attempts import Budget, add_costs, read_attempts, success_by_budget, total
 from derta.attacks.prompts import as_suite
 from derta.attacks.search import as_judge
 from derta.config import EngineConfig, EvaluationSection, Recipe
 from derta.data.requests import load_requests
 from derta.engines import check_settings
-from derta.errors import EngineError, RecipeError
+from derta.errors import RecipeError
 from derta.files import read_records, write_records
 from derta.pipeline.data import section_requests
 from derta.pipeline.judge import engine_of, find_judge
@@ -41,29 +41,36 @@ class SearchSummary(Record):
     success_by_budget: tuple[Budget, ...]
 
 
-def craft_file(attack: Attack, *, requests: Path, fmt: str, seed: int, out: Path) -> int:
-    """Write the prompts of an attack that queries no model, and return their number."""
-    prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
-    write_records(out, prompts)
-    return len(prompts)
-
-
-def search_file(
-    attack: Attack,
+def attack_file(
+    name: str,
+    options: Mapping[str, Any],
     *,
-    helpers: Helpers,
     requests: Path,
-    fmt: str,
-    seed: int,
     out: Path,
+    helpers: Helpers = Helpers(),
+    fmt: str = "auto",
+    seed: int = 0,
     display: Display = Display(),
 ) -> SearchSummary:
-    """Search for the best prompts against a target; the attempts are kept next to them, in `<out>.attempts.jsonl`.
+    """Write an attack's prompts for a file of requests; a search keeps its attempts in `<out>.attempts.jsonl`.
 
     Raises:
-        RecipeError: no target, or an attacker or judge that the search needs is missing.
+        RecipeError: an unknown attack or option, or a search lacks its target, attacker or judge.
         RunError: the attempts are those of another search.
     """
+    attack = build_attack(name, options)
+    if attack.searches:
+        return _search_file(attack, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
+    if helpers.target or helpers.attacker or helpers.judge:
+        raise RecipeError(f"attack {name} queries no model; leave --target, --attacker and --judge out")
+    prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
+    write_records(out, prompts)
+    return SearchSummary(prompts=len(prompts), cost=Cost(), success_by_budget=())
+
+
+def _search_file(
+    attack: Attack, *, helpers: Helpers, requests: Path, fmt: str, seed: int, out: Path, display: Display
+) -> SearchSummary:
     if helpers.target is None:
         raise RecipeError(f"attack {attack.name} queries the target while it searches; expected --target MODEL")
     wanted = list(load_requests(requests, format=fmt))
@@ -77,29 +84,29 @@ def search_file(
         key=json.dumps(helpers, sort_keys=True, default=EngineConfig.model_dump),
         seed=seed,
     )
-    prompts: list[Prompt] = []
     with display.progress.task(f"{attack.name}: requests", total=len(wanted)) as task:
-        for prompt in found:
-            prompts.append(prompt)
-            task.update(len({one.request_id for one in prompts}))
+        prompts = _followed(found, task)
     write_records(out, prompts)
     attempts = read_attempts(state)
     budgets = tuple(success_by_budget(attempts))
     return SearchSummary(prompts=len(prompts), cost=total(attempts), success_by_budget=budgets)
 
 
-def told_cost(cost: Cost) -> str:
+def _followed(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
+    """The prompts as a list, with progress over their requests."""
+    found: list[Prompt] = []
+    for prompt in prompts:
+        found.append(prompt)
+        task.update(len({one.request_id for one in found}))
+    return found
+
+
+def format_cost(cost: Cost) -> str:
     """A cost in words."""
     return (
         f"{cost.target_queries} queries of the target, {cost.attacker_queries} of the attacker, {cost.judge_queries} "
         f"of the judge, {cost.tokens} tokens, {cost.seconds:.0f} s"
     )
-
-
-def told_search(summary: SearchSummary) -> str:
-    """A search's summary in two lines."""
-    found = ", ".join(f"{one.queries}: {one.found}/{one.requests}" for one in summary.success_by_budget)
-    return f"{told_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"
 
 
 def check_guides(judge: Judge) -> Judge:
@@ -110,17 +117,6 @@ def check_guides(judge: Judge) -> Judge:
     """
     as_judge(judge)
     return judge
-
-
-def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that change decoding on an engine that does not support it.
-
-    Raises:
-        EngineError: names the first.
-    """
-    bent = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
-    if engine != "hf" and bent is not None:
-        raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
 
 
 def check_searches(recipe: Recipe, registry: Registry = Registry()) -> None:
@@ -199,11 +195,7 @@ def _search(
         key=section.model_dump_json(),
         seed=seed,
     )
-    found: list[Prompt] = []
-    for prompt in prompts:
-        found.append(prompt)
-        task.update(len({one.request_id for one in found}))
-    return found
+    return _followed(prompts, task)
 
 
 def cost_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
@@ -212,4 +204,4 @@ def cost_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
     for prompt in prompts:
         if prompt.cost is not None:
             spent.setdefault(prompt.attack, []).append(prompt.cost)
-    return [f"{model}: {attack} took {told_cost(add_costs(costs))}." for attack, costs in spent.items()]
+    return [f"{model}: {attack} took {format_cost(add_costs(costs))}." for attack, costs in spent.items()]

@@ -1,4 +1,4 @@
-"""What models are asked, what they answer, and where that goes."""
+"""Prompts, replies, and where they go: `attack`, `generate`, `export`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, JudgePath, Out, Seed
-from derta.errors import RecipeError
+from derta.cli.verbs.options import AsJson, EngineOption, JudgePath, Out, Prompts, Seed
 
 
 def attack(
@@ -23,14 +22,14 @@ def attack(
         str | None, typer.Option(help="pair, autodan and others that search: the model attacked.")
     ] = None,
     target_engine: Annotated[str, typer.Option(help="What runs the target: hf, vllm or api.")] = "hf",
-    target_option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="A setting of its engine.")] = [],
+    target_option: EngineOption = [],
     attacker: Annotated[str | None, typer.Option(help="The model that writes prompts.")] = None,
     attacker_engine: Annotated[str, typer.Option(help="What runs the attacker.")] = "hf",
-    attacker_option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="A setting of its engine.")] = [],
-    judge: Annotated[str | None, typer.Option(help="Who tells the search how far it is, such as harm.")] = None,
+    attacker_option: EngineOption = [],
+    judge: Annotated[str | None, typer.Option(help="The judge that guides the search, such as harm.")] = None,
     judge_model: JudgePath = None,
     judge_engine: Annotated[str, typer.Option(help="What runs the judge's model.")] = "hf",
-    judge_option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="A setting of its engine.")] = [],
+    judge_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
     """Turn requests into an attack's prompts.
@@ -40,38 +39,34 @@ def attack(
 
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
-    from derta.attacks import build_attack
     from derta.cli.console import console_display, print_json
-    from derta.pipeline.search import Helpers, craft_file, search_file, told_search
+    from derta.cli.tables import format_search
+    from derta.pipeline.search import Helpers, attack_file
 
-    built = build_attack(name, options.pairs(option, option="--option"))
-    if not built.searches:
-        if target or attacker or judge:
-            raise RecipeError(f"attack {name} queries no model; leave --target, --attacker and --judge out")
-        count = craft_file(built, requests=requests, fmt=fmt, seed=seed, out=out)
-        typer.echo(f"{count} prompts in {out}", err=True)
-        return
+    settings, display = options.pairs(option, option="--option"), console_display()
     helpers = Helpers(
         options.engine_config(target, target_engine, target_option, option="--target-option"),
         options.engine_config(attacker, attacker_engine, attacker_option, option="--attacker-option"),
         judge,
-        options.engine_config(judge_model, judge_engine, judge_option),
+        options.engine_config(judge_model, judge_engine, judge_option, option="--judge-option"),
     )
-    found = search_file(
-        built, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=console_display()
+    found = attack_file(
+        name, settings, requests=requests, out=out, helpers=helpers, fmt=fmt, seed=seed, display=display
     )
-    typer.echo(f"{found.prompts} prompts in {out}\n{told_search(found)}", err=True)
+    display.logger.info("%d prompts in %s", found.prompts, out)
+    if target is not None:
+        display.logger.info(format_search(found))
     if as_json:
         print_json(found.model_dump())
 
 
-def reply(
+def generate(
     model: Annotated[str, typer.Option(help="A model folder or hub id; of a server: the name it knows the model by.")],
     prompts: Path,
     out: Out,
     engine: Annotated[str, typer.Option(help="hf (here), vllm (here, on accelerators) or api (a server).")] = "hf",
-    endpoint: Annotated[
-        list[str], typer.Option(help="api: a server's address, such as http://127.0.0.1:8000/v1.")
+    endpoints: Annotated[
+        list[str], typer.Option("--endpoint", help="api: a server's address, such as http://127.0.0.1:8000/v1.")
     ] = [],
     concurrency: Annotated[int | None, typer.Option(help="api: requests in flight at once.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="api: the environment variable that holds the key.")] = None,
@@ -80,44 +75,33 @@ def reply(
     template: str | None = None,
     dtype: str | None = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
-    batch_tokens: Annotated[int | None, typer.Option(min=1, help="hf: rows times tokens of a batch.")] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="hf: rows times tokens of a batch.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="hf: CPU threads.")] = None,
     option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Another engine setting.")] = [],
 ) -> None:
-    """Answer prompts greedily.
+    """Generate greedy replies to prompts.
 
     Replies are appended as they come; run it again to make those that are missing.
 
-    Example: derta reply prompts.jsonl --model models/derta --out replies.jsonl
+    Example: derta generate prompts.jsonl --model models/derta --out replies.jsonl
     """
-    from derta.cli.console import console_display
-    from derta.engines import load_engine
-    from derta.files import read_records
-    from derta.pipeline.resuming import check_unique, generate_missing
-    from derta.pipeline.search import check_decoding
-    from derta.records import Prompt
-
-    asked = list(read_records(prompts, Prompt))
-    check_unique(asked)
-    check_decoding(engine, asked)
     flags: dict[str, Any] = {
-        "endpoints": endpoint or None,
-        "concurrency": concurrency,
-        "api_key_env": api_key_env,
-        "tokenizer": tokenizer,
-        "adapter": adapter,
-        "template": template,
-        "dtype": dtype,
-        "max_batch_tokens": batch_tokens,
-        "threads": threads,
+        **{"endpoints": endpoints or None, "concurrency": concurrency, "api_key_env": api_key_env},
+        **{"tokenizer": tokenizer, "adapter": adapter, "template": template, "dtype": dtype},
+        **{"max_batch_tokens": max_batch_tokens, "threads": threads},
     }
+    from derta.cli.console import console_display
+    from derta.config import EngineConfig
+    from derta.pipeline.generate import generate_file
+
     given = {name: value for name, value in flags.items() if value is not None}
-    limits = dict.fromkeys((prompt.id for prompt in asked), max_new_tokens)
-    answering = load_engine(model, engine=engine, **(given | options.pairs(option, option="--option")))
-    generate_missing(answering, asked, path=out, max_new_tokens=limits, display=console_display())
+    config = EngineConfig(model=model, engine=engine, settings=given | options.pairs(option, option="--option"))
+    generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
 
 
-def export_replies(
+def export(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a file of replies.")],
     out: Out,
     fmt: Annotated[str, typer.Option("--format", help="harmbench, jailbreakbench or inspect.")],
@@ -130,7 +114,7 @@ def export_replies(
     attack_type: Annotated[
         str | None, typer.Option(help="jailbreakbench: white_box, black_box, transfer or manual.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="The prompts of our replies, if not beside them.")] = None,
+    prompts: Prompts = None,
 ) -> None:
     """Write replies and verdicts in another project's format.
 
@@ -138,8 +122,10 @@ def export_replies(
 
     Example: derta export runs/gemma --format inspect --out logs
     """
-    from derta.pipeline.export import Export, check_attack_type, export
+    from derta.cli.console import console_display
+    from derta.pipeline.export import Export, check_attack_type
+    from derta.pipeline.export import export as export_replies
 
     wanted = Export(tuple(judges), model, cell, prompts, behaviors, check_attack_type(attack_type))
-    for path in export(source, kind=fmt, out=out, wanted=wanted):
-        typer.echo(str(path), err=True)
+    for path in export_replies(source, kind=fmt, out=out, wanted=wanted):
+        console_display().logger.info(path)

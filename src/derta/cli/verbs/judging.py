@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, JudgeEngine, JudgeName, JudgePath, JudgeSettings
+from derta.cli.verbs.options import AsJson, EngineOption, JudgeEngine, JudgeName, JudgePath, OptionalOut, Prompts
 
 
 def judge(
     file: Path,
     name: JudgeName,
-    prompts: Annotated[Path | None, typer.Option(help="The prompts of our replies, if not beside them.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write the verdicts.")] = None,
+    prompts: Prompts = None,
+    out: OptionalOut = None,
     calibration: Annotated[Path | None, typer.Option(help="Also correct the rate for this judge's errors.")] = None,
     against: Annotated[str | None, typer.Option(help="Another judge: how far the two agree.")] = None,
     over_refusal: Annotated[
@@ -24,7 +23,7 @@ def judge(
     ] = False,
     judge_model: JudgePath = None,
     engine: JudgeEngine = "hf",
-    engine_option: JudgeSettings = [],
+    engine_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
     """Judge replies: print the rate.
@@ -33,48 +32,35 @@ def judge(
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
-    from derta.cli.console import console_display, print_json, print_result
-    from derta.cli.tables import agreement_table, format_cell
-    from derta.pipeline.calibrating import agree_on_file, check_same_measure, corrected_cell, read_calibration
-    from derta.pipeline.judge import find_judge, judge_file, over_refusal_file
-    from derta.records import Verdict
+    from derta.cli.console import console_display, print_json
+    from derta.cli.tables import judged_json, print_judged
+    from derta.pipeline.calibrating import judge_with_checks
+    from derta.pipeline.judge import find_judge
 
-    display, model = console_display(), options.engine_config(judge_model, engine, engine_option)
-    chosen = find_judge(name, model=model)
-    other = None if against is None else find_judge(against, model=model)
-    if other is not None:
-        check_same_measure(chosen, other)
-    verdicts: list[Verdict] | None = None if other is None else []
-    cells = [judge_file(file, judge=chosen, prompts_path=prompts, out=out, kept=verdicts, display=display)]
-    if calibration is not None:
-        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=name), display=display))
-    if over_refusal:
-        cells += over_refusal_file(file, prompts_path=prompts)
-    shown: Any = cells[0].model_dump() if len(cells) == 1 else [cell.model_dump() for cell in cells]
-    if not as_json:
-        for cell in cells:
-            print_result(format_cell(cell))
-    if other is not None and verdicts is not None:
-        found = agree_on_file(file, verdicts, second=other, prompts_path=prompts)
-        rows = [
-            {name: record.model_dump(exclude_none=True) for name, record in one._asdict().items()}
-            for one in found.differing
-        ]
-        shown = {"cells": shown, "agreement": found.table._asdict(), "differing": rows}
-        if not as_json:
-            print_result(agreement_table(found.table, first=name, second=other.name))
-            typer.echo("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), nl=False)
+    model = options.engine_config(judge_model, engine, engine_option)
+    found = judge_with_checks(
+        file,
+        judge=find_judge(name, model=model),
+        against=None if against is None else find_judge(against, model=model),
+        calibration=calibration,
+        over_refusal=over_refusal,
+        prompts_path=prompts,
+        out=out,
+        display=console_display(),
+    )
     if as_json:
-        print_json(shown)
+        print_json(judged_json(found))
+    else:
+        print_judged(found, first=name, second=against)
 
 
 def calibrate(
     labels: Annotated[Path, typer.Option(help="CSV or JSONL with a question, a response and a label by people.")],
     name: JudgeName,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to keep the error rates.")] = None,
+    out: OptionalOut = None,
     judge_model: JudgePath = None,
     engine: JudgeEngine = "hf",
-    engine_option: JudgeSettings = [],
+    engine_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
     """Measure a judge against people's labels.
@@ -117,10 +103,10 @@ def compare(
     first: Path,
     second: Path,
     name: JudgeName,
-    prompts: Path | None = None,
+    prompts: Prompts = None,
     judge_model: JudgePath = None,
     engine: JudgeEngine = "hf",
-    engine_option: JudgeSettings = [],
+    engine_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
     """Compare two models on the same prompts.
@@ -147,9 +133,9 @@ def pairwise(
     second: Path,
     judge_model: Annotated[str, typer.Option("--judge-model", help="The model that is asked which reply is better.")],
     engine: JudgeEngine = "hf",
-    engine_option: JudgeSettings = [],
-    prompts: Annotated[Path | None, typer.Option(help="The prompts of our replies, if not beside them.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to keep the preferences.")] = None,
+    engine_option: EngineOption = [],
+    prompts: Prompts = None,
+    out: OptionalOut = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model which of two replies is better.
@@ -175,15 +161,21 @@ def pairwise(
         print_result(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
 
 
-def report(folder: Path) -> None:
-    """Write a run's report again from its files.
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="A run's folder, a folder of runs, or several runs to pool.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; in place of the folder.")] = None,
+    title: Annotated[str | None, typer.Option(help="In place of the runs' own.")] = None,
+) -> None:
+    """Write the report of a run again, or pool runs of several seeds.
+
+    Only the files of the runs are read: neither the data nor the models need be there.
 
     Example: derta report runs/gemma
     """
-    from derta.cli.console import console_display
-    from derta.pipeline.report import report as report_run
+    from derta.cli.console import console_display, print_result
+    from derta.pipeline.report import report as write
     from derta.pipeline.report import report_demo
 
-    if report_demo(folder, display=console_display()) is None:
-        report_run(folder)
-    typer.echo(str(folder / "report.html"))
+    if len(folders) > 1 or report_demo(folders[0], display=console_display()) is None:
+        write(folders[0] if len(folders) == 1 else folders, title=title, out=out)
+    print_result(str((out or folders[0]) / "report.html"))

@@ -56,10 +56,9 @@ def run(
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
     from derta.cli.console import console_display, print_json
-    from derta.config import load_recipe
 
     refuse_several_processes("run")
-    loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
+    loaded = options.read_recipe(recipe, settings)
     if dry:
         from derta.pipeline.estimate import dry_run
 
@@ -91,10 +90,9 @@ def data(
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
     from derta.cli.console import console_display
-    from derta.config import load_recipe
     from derta.pipeline.rows import export_rows
 
-    loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
+    loaded = options.read_recipe(recipe, settings)
     export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
 
 
@@ -118,13 +116,12 @@ def train(
     """
     from derta.cli.console import console_display
     from derta.cli.launch import is_main_process
-    from derta.config import load_recipe
     from derta.pipeline.data import input_files, prepare_data
     from derta.pipeline.models import check_start, train_method
     from derta.pipeline.run import check_recipe
     from derta.run_folder import check_new_model, keep_origin
 
-    loaded = load_recipe(recipe, overrides=options.pairs(settings, option="--set"))
+    loaded = options.read_recipe(recipe, settings)
     loaded = loaded.model_copy(update={"methods": (method,)})
     check_recipe(loaded)
     check_start(method, start)

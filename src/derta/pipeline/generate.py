@@ -1,0 +1,85 @@
+"""Replies to prompts: only those that a file lacks are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from derta.errors import DataError, EngineError
+from derta.files import Appender, read_records
+from derta.pipeline.judge import engine_of
+from derta.pipeline.resuming import check_unique, read_keyed
+from derta.protocols import Display, Engine
+from derta.records import Prompt, Reply
+
+if TYPE_CHECKING:
+    from derta.config import EngineConfig
+
+
+def generate_file(
+    path: Path, *, model: EngineConfig, out: Path, max_new_tokens: int, display: Display = Display()
+) -> list[Reply]:
+    """Generate replies to a file of prompts; those that `out` holds already are kept.
+
+    Raises:
+        DataError: two prompts share an id, or `out` holds replies to other prompts.
+        EngineError: an unknown engine or setting, or the engine does not support what a prompt needs.
+    """
+    prompts = list(read_records(path, Prompt))
+    check_unique(prompts)
+    check_decoding(model.engine, prompts)
+    limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
+    return generate_missing(engine_of(model)(), prompts, path=out, max_new_tokens=limits, display=display)
+
+
+def generate_missing(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    *,
+    path: Path,
+    max_new_tokens: Mapping[str, int],
+    description: str = "replies",
+    display: Display = Display(),
+) -> list[Reply]:
+    """Generate replies to the prompts that have none in the file yet; each is written as soon as it is known.
+
+    Args:
+        engine: The model.
+        prompts: All prompts.
+        path: Where replies are kept.
+        max_new_tokens: The limit of each prompt, by id.
+        description: Named beside the progress bar.
+        display: Where progress is shown.
+
+    Returns:
+        A reply to each prompt, in order.
+
+    Raises:
+        DataError: the file holds replies to other prompts, or the engine left a prompt without a reply.
+    """
+    done = read_keyed(path, Reply, prompts=prompts)
+    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
+    with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
+        task.update(len(done))
+        for limit in sorted({max_new_tokens[prompt.id] for prompt in todo}):
+            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
+            for reply in engine.generate(same, max_new_tokens=limit):
+                file.add(reply)
+                done[reply.key] = reply
+                task.update(len(done))
+    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
+    if missing:
+        raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
+    return [done[prompt.id, 0] for prompt in prompts]
+
+
+def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that change decoding on an engine that does not support it.
+
+    Raises:
+        EngineError: names the first.
+    """
+    bent = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
+    if engine != "hf" and bent is not None:
+        raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
