@@ -1,7 +1,7 @@
 """How near a dry run's estimates come to what the trainings then take, each in a process of its own, in turn.
 
 python benchmarks/dry_run.py recipes/gemma-270m.yaml --methods vanilla derta
-python benchmarks/dry_run.py recipes/gemma-270m.yaml --methods derta --set train.compile=false
+python benchmarks/dry_run.py recipes/gemma-270m.yaml --methods derta --set train.compile_layers=false
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from derta.chat import chat_format
-from derta.config import ModelSection, TrainSection
 from derta.data.encoding import EncodedExample, encode_example
 from derta.data.helpful import read_examples
 from derta.data.rows import instances
 from derta.loading import load_tokenizer
-from derta.train.fit import fit
+from derta.methods import METHODS, tune
+from derta.train.config import DertaConfig
 
 
 def main() -> None:
@@ -36,13 +36,15 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=32768, help="ids are folded into so many")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    chat = chat_format(load_tokenizer(args.tokenizer, trust_remote_code=False), template="paper")
+    tokenizer = load_tokenizer(args.tokenizer, trust_remote_code=False)
+    chat = chat_format(tokenizer, template="paper")
     found = read_examples(str(args.data / "helpful" / "alpaca.json")).examples
     encoded = [folded(encode_example(chat, one), args.vocab) for one in found]
     rng = random.Random(0)  # noqa: S311
-    train = TrainSection(
-        epochs=1, batch_size=32, micro_batch_size=16, max_length=256, pack_tokens=512, num_threads=args.threads
-    )
+    settings = {
+        "num_train_epochs": 1, "global_batch_size": 32, "per_device_train_batch_size": 16, "max_length": 256,
+        "pack_tokens": 512, "template": "paper", "num_threads": args.threads,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         torch.manual_seed(0)
@@ -53,10 +55,10 @@ def main() -> None:
         LlamaForCausalLM(config).save_pretrained(base)
         for count in args.rows:
             drawn = [encoded[rng.randrange(len(encoded))] for _ in range(count)]
-            out = fit(
-                model=ModelSection(path=str(base)), train=train, tokenizer=chat.tokenizer,
-                instances=instances("vanilla", triples=[], examples=drawn), refusal_ids=(5,), seed=0,
-                out=Path(folder) / f"model{count}",
+            out, method = Path(folder) / f"model{count}", METHODS["vanilla"]
+            tune(
+                method, model=str(base), config=DertaConfig(str(out), method=method, disable_tqdm=True, **settings),
+                data=instances(triples=[], examples=drawn), tokenizer=tokenizer, out=out,
             )  # fmt: skip
             log = json.loads((out / "train_log.json").read_text())
             seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)

@@ -37,16 +37,13 @@ from torch import nn
 from transformers import TrainerCallback
 
 from derta.chat import chat_format, refusal_tokens
-from derta.config import ModelSection, TrainSection
 from derta.data.encoding import encode_example, encode_triple
 from derta.data.helpful import read_examples
-from derta.data.rows import IGNORE, instances, row_settings
+from derta.data.rows import IGNORE, instances
 from derta.data.triples import read_triples
-from derta.loading import load_tokenizer
-from derta.train.arguments import adds_in_place, batch_settings, training_arguments
-from derta.train.fit import compile_layers, load_model
-from derta.train.label_loss import use_label_loss
-from derta.train.memory import keep_freed_memory, peak_memory, reset_peak_memory
+from derta.loading import load_model, load_tokenizer
+from derta.train.config import DertaConfig
+from derta.train.memory import peak_memory, reset_peak_memory
 from derta.train.trainer import DertaTrainer
 
 MEMORY_STEP, COUNTED = 1, 2
@@ -74,7 +71,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_rows(args: argparse.Namespace) -> tuple[list, object, tuple[int, ...]]:
+def load_rows(args: argparse.Namespace) -> tuple[list, object]:
     """The step's instances: helpful and safety rows as they come, ten to one or safety rows alone."""
     tokenizer = load_tokenizer(args.model, trust_remote_code=False)
     chat = chat_format(tokenizer, template=args.template)
@@ -88,11 +85,12 @@ def load_rows(args: argparse.Namespace) -> tuple[list, object, tuple[int, ...]]:
     if args.mixture == "paper":
         helpful = rng.sample(read_examples(str(args.data / "helpful" / "alpaca.json")).examples, needed - num_safety)
     chosen = instances(
-        "derta",
+        harmful_prefix=True,
+        rto=True,
         triples=[encode_triple(chat, triple, refusals=refusals) for triple in triples],
         examples=[encode_example(chat, example) for example in helpful],
     )
-    return chosen, tokenizer, refusals.ids
+    return chosen, tokenizer
 
 
 def begin_phase(*, measure_memory: bool) -> None:
@@ -164,7 +162,7 @@ class Variants(TrainerCallback):
         self.rows = [row for _, rows in self.given[:taken] for row in rows]
         del self.given[:taken]
         self.tokens.append(sum(len(row.input_ids) for row in self.rows))
-        self.labelled.append(sum(len(batch["nodes"]) for batch in self.batches))
+        self.labelled.append(sum(len(batch["label_positions"]) for batch in self.batches))
         self.padding.setdefault("derta", []).append(
             1 - self.tokens[-1] / sum(batch["input_ids"].numel() for batch in self.batches)
         )
@@ -234,7 +232,7 @@ class Variants(TrainerCallback):
                     input_ids=batch["input_ids"].to(device), position_ids=batch["position_ids"].to(device),
                     use_cache=False,
                 )  # fmt: skip
-                hidden = trunk.last_hidden_state.flatten(0, 1)[batch["nodes"].to(device)]
+                hidden = trunk.last_hidden_state.flatten(0, 1)[batch["label_positions"].to(device)]
             _Project.apply(hidden, self.net.get_output_embeddings().weight, self.args.dtype).backward()
         self.net.zero_grad()
 
@@ -278,26 +276,18 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 def main() -> None:
     args = parse()
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
-    chosen, tokenizer, refusal_ids = load_rows(args)
-    train = TrainSection(
-        epochs=1, max_steps=args.steps, batch_size=args.rows, micro_batch_size=args.micro_rows,
-        max_length=args.max_length, pack_tokens=args.pack_tokens, sorry_dropout=args.sorry_dropout,
-        bf16=args.dtype == "bf16", logging_steps=args.steps,
-    )  # fmt: skip
-    net = load_model(ModelSection(path=args.model), dtype=torch.float32)
+    chosen, tokenizer = load_rows(args)
+    net = load_model(args.model, dtype="float32", device=None)
     stock_forward = net.forward
     variants = Variants(args, net, stock_forward)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(train, seed=0, folder=Path(folder))
-        use_label_loss(net, refusal_ids=refusal_ids, in_place=adds_in_place(train, arguments))
-        if args.compile:
-            compile_layers(net)
-        trainer = DertaTrainer(
-            model=net, args=arguments, instances=chosen,
-            tokenizer=tokenizer, row_settings=row_settings(train), callbacks=[variants], **batch_settings(train),
+        config = DertaConfig(
+            folder, method="derta", num_train_epochs=1, max_steps=args.steps, global_batch_size=args.rows, seed=0,
+            per_device_train_batch_size=args.micro_rows, max_length=args.max_length, pack_tokens=args.pack_tokens,
+            sorry_dropout=args.sorry_dropout, bf16=args.dtype == "bf16", logging_steps=args.steps, disable_tqdm=True,
+            template=args.template, num_threads=args.threads, compile_layers=args.compile,
         )  # fmt: skip
+        trainer = DertaTrainer(net, config, train_dataset=chosen, processing_class=tokenizer, callbacks=[variants])
         variants.watch(trainer)
         trainer.train()
     tell(args, variants, net)

@@ -17,16 +17,16 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 
 from derta.chat import chat_format, refusal_tokens
-from derta.config import ModelSection
+from derta.config import RowConfig
 from derta.data.encoding import encode_triple
-from derta.data.rows import RowSettings, instances
+from derta.data.rows import instances
 from derta.data.triples import read_triples
-from derta.loading import load_tokenizer
+from derta.loading import load_model, load_tokenizer
 from derta.train.collator import collate
 from derta.train.dataset import RowDataset
-from derta.train.fit import compile_layers, load_model
-from derta.train.label_loss import use_label_loss
+from derta.train.loss import label_loss, use_label_loss
 from derta.train.memory import keep_freed_memory
+from derta.train.trainer import compile_layers
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the first warms up and is not counted")
     parser.add_argument("--pack-tokens", type=int, default=2048)
     parser.add_argument("--sorry-dropout", type=float, default=0.95)
-    parser.add_argument("--compile", action="store_true", help="as `train.compile` does, both")
+    parser.add_argument("--compile", action="store_true", help="as `compile_layers` does, both")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -51,8 +51,10 @@ def main() -> None:
     refusals = refusal_tokens(chat)
     found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_request=1).triples
     chosen = random.Random(0).sample(found, args.triples)  # noqa: S311
-    given = instances("derta", triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[])
-    net = load_model(ModelSection(path=args.model), dtype=torch.float32)
+    given = instances(
+        harmful_prefix=True, rto=True, triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[]
+    )
+    net = load_model(args.model, dtype="float32", device=None)
     use_label_loss(net, refusal_ids=refusals.ids, in_place=True)  # as on every CPU alone
     if args.compile:
         compile_layers(net)
@@ -74,20 +76,19 @@ def main() -> None:
 
 def micro_batches(given, args, *, trees: bool) -> list[dict]:
     """The same triples' rows, `at_once` triples at a time, as trees or one by one."""
-    settings = RowSettings(max_length=1024, sorry_dropout=args.sorry_dropout, branches=args.branches, trees=trees)
+    config = RowConfig(sorry_dropout=args.sorry_dropout, branches_per_triple=args.branches, tree_rows=trees)
     batches = []
     for start in range(0, args.triples, args.at_once):
         places = range(start, min(start + args.at_once, args.triples))
-        dataset = RowDataset([one for one in given if one.place in places], settings=settings, seed=0)
+        dataset = RowDataset([one for one in given if one.place in places], config=config, seed=0)
         rows = [dataset[i] for i in range(len(dataset))]
         batches.append(collate(rows, capacity=args.pack_tokens, pad_id=0))
     return batches
 
 
 def step(net, batch) -> float:
-    inputs = {name: value for name, value in batch.items() if name not in {"row_ids", "items"}}
     with torch.autocast("cpu", torch.bfloat16):
-        loss = net(**inputs).loss
+        loss = label_loss(net, batch).loss
     loss.backward()
     return float(loss.detach())
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["bitsandbytes", "peft", "transformers.trainer", "derta.train.fit", "derta.cli.main"])
+CONTEXT.set_forkserver_preload(
+    ["bitsandbytes", "peft", "transformers.trainer", "derta.methods.tuning", "derta.train.trainer", "derta.cli.main"]
+)
 
 
 class Ended(NamedTuple):

@@ -106,9 +106,9 @@ def small_recipe(folder: Path, model: Path, **changes: Any) -> Path:
             "held_out_helpful": 2,
         },
         "train": {
-            "epochs": 1,
-            "batch_size": 2,
-            "micro_batch_size": 2,
+            "num_train_epochs": 1,
+            "global_batch_size": 2,
+            "per_device_train_batch_size": 2,
             "max_length": 96,
             "pack_tokens": 0,
             "sorry_dropout": 0.5,

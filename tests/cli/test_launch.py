@@ -67,7 +67,7 @@ def test_only_the_launchers_options_are_left_out(words, value, place):
         (["--num-processes", "2"], "expected --launch CONFIG beside it"),
         (["--launch", "nowhere.yaml"], "nowhere.yaml: expected a config of accelerate's"),
         (["--launch", "nowhere.yaml", "--method", "dreta"], "'dreta'"),
-        (["--launch", "nowhere.yaml", "--set", "train.epochs=-1"], "`train.epochs`"),
+        (["--launch", "nowhere.yaml", "--set", "train.num_train_epochs=-1"], "`train.num_train_epochs`"),
     ],
 )
 def test_a_mistake_is_told_before_any_process_is_started(recipe, tmp_path, derta, words, part):
@@ -113,7 +113,7 @@ def train_by_forks(words, *, folder):
 
 @pytest.mark.parametrize("start", [train_by_forks, pytest.param(train_by_accelerate, marks=pytest.mark.extra)])
 def test_a_launched_training_ends_as_one_process_does_and_speaks_with_one_voice(recipe, tmp_path, derta, start):
-    settings = ["--set", "train.micro_batch_size=1", "--set", "train.logging_steps=1"]
+    settings = ["--set", "train.per_device_train_batch_size=1", "--set", "train.logging_steps=1"]
     words = ["train", recipe, "--method", "derta", *settings, "--out"]
     assert derta(*words, tmp_path / "alone").code == 0
     ended = start([*words, tmp_path / "both"], folder=tmp_path)

@@ -10,6 +10,7 @@ from derta.attacks import build_attack
 from derta.config import load_recipe
 from derta.pipeline.run import check_recipe
 from derta.train import adapters
+from derta.train.config import recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -51,11 +52,13 @@ def test_a_recipe_of_the_paper_holds_its_settings(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     train, lora = recipe.train, recipe.train.lora
     # PAPER: batch 128, 2 epochs; full: 2e-5, warmup 0.03, decay 2e-5, 1024, dropout 0.95; LoRA: 1e-4, 0, 0, 512, 0
-    assert (train.batch_size, train.epochs, train.schedule) == (128, 2, "cosine")
-    settings = (train.learning_rate, train.warmup, train.weight_decay, train.max_length, train.sorry_dropout)
+    config = recipe_values(train)
+    assert (config["global_batch_size"], config["num_train_epochs"], config["lr_scheduler_type"]) == (128, 2, "cosine")
+    names = ("learning_rate", "warmup_steps", "weight_decay", "max_length", "sorry_dropout")
+    settings = tuple(config[name] for name in names)
     assert settings == ((2e-5, 0.03, 2e-5, 1024, 0.95) if lora is None else (1e-4, 0, 0, 512, 0))
     assert (recipe.data.num_triples, recipe.data.num_helpful) == (3000, 60000)
-    assert train.max_steps == (100 if "instruct" in name else None)
+    assert config.get("max_steps") == (100 if "instruct" in name else None)
     assert recipe.model.template == ("auto" if "instruct" in name else "paper")
     assert ("lora" in name) == (lora is not None)
     if lora is not None:
@@ -84,14 +87,14 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
         },
         "evaluate": [],
         "fine_tuning_attacks": [],
-        "train.epochs": 1,
+        "train.num_train_epochs": 1,
         "train.max_steps": 2,
-        "train.batch_size": 4,
-        "train.micro_batch_size": 4,
+        "train.global_batch_size": 4,
+        "train.per_device_train_batch_size": 4,
         "train.max_length": 96,
         "train.pack_tokens": 128,
         "train.num_threads": 1,
-        "train.compile": False,  # which takes half a minute, and has its own test
+        "train.compile_layers": False,  # which takes half a minute, and has its own test
         "train.logging_steps": 1,
         "train.save_steps": None,
     }

@@ -54,8 +54,9 @@ def test_help_and_a_light_judge_import_nothing_heavy(words, tmp_path):
 
 
 def test_data_writes_the_rows_that_training_draws(finished, tmp_path, derta):
-    from derta.data.rows import draw_row, row_settings
-    from derta.pipeline.data import method_instances, prepare_data
+    from derta.data.rows import draw_row
+    from derta.methods import METHODS
+    from derta.pipeline.data import prepare_data
     from derta.pipeline.models import load_format
 
     out = tmp_path / "rows.jsonl"
@@ -64,8 +65,9 @@ def test_data_writes_the_rows_that_training_draws(finished, tmp_path, derta):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     recipe = load_recipe(finished.recipe)
     chat, refusals = load_format(recipe)
-    chosen = method_instances(prepare_data(recipe), method="derta", chat=chat, refusals=refusals, seed=3)
-    drawn = [draw_row(one, settings=row_settings(recipe.train), seed=3, epoch=1) for one in chosen]
+    data = prepare_data(recipe).training_set(seed=3)
+    chosen = METHODS["derta"].dataset(data, chat=chat, refusals=refusals, config=recipe.train.rows)
+    drawn = [draw_row(one, config=recipe.train.rows, seed=3, epoch=1) for one in chosen]
     assert [(row["id"], row["input_ids"], row["labels"]) for row in rows] == [
         (row.id, row.input_ids, row.labels) for row in drawn
     ]
@@ -235,7 +237,7 @@ def _stop(*_, **__):
 def test_a_stopped_training_goes_on_with_no_other_method(recipe, tmp_path, derta, monkeypatch):
     words = ("train", recipe, "--out", tmp_path / "out", "--method")
     with monkeypatch.context() as patched:
-        patched.setattr("derta.train.fit.save", _stop)
+        patched.setattr("derta.train.checkpoints.save", _stop)
         assert derta(*words, "vanilla").code == 130
     called = derta(*words, "derta")
     assert (called.code, "out.checkpoints: holds the run of another recipe (differs in methods)" in called.err) == (

@@ -9,7 +9,7 @@ BASE = """
 title: base
 model: {path: m}
 data: {triples: [{path: $SOMEWHERE/t.jsonl}], helpful: [{path: h.jsonl}]}
-train: {epochs: 1, lora: {r: 8, lora_alpha: 4}}
+train: {num_train_epochs: 1, lora: {r: 8, lora_alpha: 4}}
 seeds: [0, 1]
 """
 TREES = st.recursive(
@@ -35,9 +35,10 @@ def test_a_recipe_goes_on_from_the_one_it_includes(write, monkeypatch):
     write("base.yaml", BASE)
     write("more/lora.yaml", "include: ../base.yaml\ntrain: {lora: {r: 16}}\n")
     recipe = load_recipe(
-        write("mine.yaml", "include: more/lora.yaml\ntitle: mine\nseeds: [7]\n"), overrides={"train.epochs": 3}
+        write("mine.yaml", "include: more/lora.yaml\ntitle: mine\nseeds: [7]\n"),
+        overrides={"train.num_train_epochs": 3},
     )
-    assert (recipe.title, recipe.seeds, recipe.train.epochs) == ("mine", (7,), 3)
+    assert (recipe.title, recipe.seeds, recipe.train.settings["num_train_epochs"]) == ("mine", (7,), 3)
     assert recipe.train.lora is not None
     assert (recipe.train.lora.r, recipe.train.lora.lora_alpha) == (16, 4)
     assert recipe.data.triples[0].path == "/there/t.jsonl"

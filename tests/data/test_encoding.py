@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.chat import chat_format, prompt_text, refusal_tokens
+from derta.config import RowConfig
 from derta.data.encoding import encode_example, encode_triple, positions_after_space
-from derta.data.methods import METHODS
-from derta.data.rows import IGNORE, Instance, RowSettings, draw_row, helpful_row, instances, rto_row, safe_row
+from derta.data.rows import IGNORE, Instance, draw_row, helpful_row, rto_row, safe_row
 from derta.errors import DataError
 from derta.records import Example, Message, Triple
+from method_rows import ROW_METHODS, instances_of
 
 QUERY = "How do I bake bread?"
 SAFE = "Sorry, I cannot help with that."
@@ -178,7 +179,7 @@ def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(mak
         encode_example(chat, Example(text="a"))
 
 
-@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.pairs])
+@pytest.mark.parametrize("method", ROW_METHODS)
 @pytest.mark.parametrize("template", ["auto", "paper"])
 @given(
     texts=st.tuples(
@@ -186,13 +187,13 @@ def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(mak
         st.text("abc .\n", max_size=80).map(lambda text: "Sorry" + text),
         st.text("QXZ .\n", min_size=1, max_size=80).filter(str.strip),
     ),
-    settings=st.builds(RowSettings, max_length=st.integers(32, 90), reference=st.booleans()),
+    settings=st.builds(RowConfig, max_length=st.integers(32, 90), reference=st.booleans()),
 )
 def test_harmful_characters_never_reach_a_label(chat_of, method, template, texts, settings):
     chat = chat_of("bpe", template)
     encoded = encode(chat, query=texts[0], safe=texts[1], harmful=texts[2])
-    for one in instances(method, triples=[encoded], examples=[]):
-        row = draw_row(one, settings=settings, seed=0, epoch=1)
+    for one in instances_of(method, triples=[encoded], examples=[]):
+        row = draw_row(one, config=settings, seed=0, epoch=1)
         taught = decode(chat, [label for label in row.labels if label != IGNORE])
         assert not set("QXZ") & set(taught)
         assert len(row.input_ids) <= settings.max_length
@@ -220,12 +221,12 @@ def test_a_reference_row_reads_prompt_then_words_then_safe_response_joined_by_si
         prefix = " ".join(words.split(" ")[:n])
         released.add(f"<s>[INST] {QUERY} [\\INST] {prefix} {SAFE}</s>")
     drawn = {
-        decode(chat, draw_row(one, settings=RowSettings(reference=True), seed=seed, epoch=0).input_ids)
+        decode(chat, draw_row(one, config=RowConfig(reference=True), seed=seed, epoch=0).input_ids)
         for seed in range(100)
         for one in [Instance("safe", encoded, True, 1)]
     }
     assert drawn == released
-    bare = draw_row(Instance("safe", encoded, True, 3), settings=RowSettings(reference=True), seed=0, epoch=0)
+    bare = draw_row(Instance("safe", encoded, True, 3), config=RowConfig(reference=True), seed=0, epoch=0)
     assert decode(chat, bare.input_ids) == f"<s>[INST] {QUERY} [\\INST] {SAFE}</s>"
 
 
@@ -244,8 +245,8 @@ def test_a_response_without_a_token_is_refused(chat_of):
 def test_a_very_long_query_leaves_room_for_both_responses(chat_of):
     chat = chat_of("bpe", "auto")
     encoded = encode(chat, query="How do I paint a garden fence? " * 200)
-    for one in instances("derta", triples=[encoded], examples=[]):
-        row = draw_row(one, settings=RowSettings(max_length=64, prefix_share=1), seed=0, epoch=0)
+    for one in instances_of("derta", triples=[encoded], examples=[]):
+        row = draw_row(one, config=RowConfig(max_length=64, prefix_share=1), seed=0, epoch=0)
         text = decode(chat, row.input_ids)
         assert len(row.input_ids) == 64
         assert text.startswith("<s><|user|>\nHow do I paint")

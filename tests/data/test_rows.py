@@ -7,27 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.config import RowConfig
 from derta.data.encoding import EncodedExample, EncodedTriple
-from derta.data.methods import METHODS
 from derta.data.rows import (
     IGNORE,
     Instance,
-    RowSettings,
     TrainRow,
     check_row,
     draw_row,
-    instances,
     reference_dropout,
     reference_rto_row,
     rto_row,
     safe_row,
 )
 from derta.errors import DataError
+from derta.methods import METHODS
+from method_rows import ROW_METHODS, instances_of
 
 BARE, SPACED, BARE_2, SPACED_2 = 1, 2, 3, 4
 CLOSING = (9, 8)
 HARMFUL = range(5000, 6000)
-ROW_METHODS = [name for name, spec in METHODS.items() if not spec.pairs]
 FIRST_SAFE = {1000, 1100, 1200}  # at the start, after text, after white space
 
 
@@ -66,7 +65,7 @@ triples = st.builds(
 )
 examples = st.builds(example_of, num_prompt=st.integers(1, 90), num_response=st.integers(1, 90))
 row_settings = st.builds(
-    RowSettings,
+    RowConfig,
     max_length=st.integers(32, 120),
     prefix_share=st.floats(0, 1),
     sorry_dropout=st.floats(0, 0.99),
@@ -75,8 +74,8 @@ row_settings = st.builds(
 
 
 def rows_of(method, *, triples, examples=(), settings, seed=0, epoch=0):
-    found = instances(method, triples=triples, examples=examples)
-    return [draw_row(one, settings=settings, seed=seed, epoch=epoch) for one in found]
+    found = instances_of(method, triples=triples, examples=examples)
+    return [draw_row(one, config=settings, seed=seed, epoch=epoch) for one in found]
 
 
 def learned(row):
@@ -113,12 +112,6 @@ def test_every_row_fits_and_teaches_something_and_its_first_label_is_masked(meth
             assert learned(row)
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - set(ROW_METHODS)))
-def test_a_method_of_pairs_makes_no_row(method):
-    with pytest.raises(DataError, match=f"{method}: expected a method that learns from rows, got one of pairs"):
-        instances(method, triples=[triple_of()], examples=[])
-
-
 @given(triple=triples, settings=row_settings, method=st.sampled_from(ROW_METHODS), seed=st.integers(0, 99))
 def test_truncation_never_drops_the_first_token_of_a_refusal(triple, settings, method, seed):
     safe = [row for row in rows_of(method, triples=[triple], settings=settings, seed=seed) if row.term == "safe"]
@@ -146,14 +139,14 @@ def test_derta_is_harmful_prefix_and_rto_together(triple, example, settings, see
 
 @given(triple=triples, max_length=st.integers(32, 120), seed=st.integers(0, 9))
 def test_harmful_prefix_without_prefixes_is_vanilla(triple, max_length, seed):
-    settings = RowSettings(max_length=max_length, prefix_share=0)
+    settings = RowConfig(max_length=max_length, prefix_share=0)
     assert rows_of("harmful_prefix", triples=[triple], settings=settings, seed=seed) == rows_of(
         "vanilla", triples=[triple], settings=settings, seed=seed
     )
 
 
 def test_vanilla_and_vanilla_half_differ_only_in_how_many_triples_they_take():
-    settings = RowSettings()
+    settings = RowConfig()
     given_triples = [triple_of(name=str(i)) for i in range(4)]
     assert rows_of("vanilla", triples=given_triples, settings=settings) == rows_of(
         "vanilla_half", triples=given_triples, settings=settings
@@ -163,7 +156,7 @@ def test_vanilla_and_vanilla_half_differ_only_in_how_many_triples_they_take():
 
 
 def test_instances_have_unique_ids():
-    found = instances("derta", triples=[triple_of(name=str(i)) for i in range(5)], examples=[example_of(name="0")])
+    found = instances_of("derta", triples=[triple_of(name=str(i)) for i in range(5)], examples=[example_of(name="0")])
     assert len({one.id for one in found}) == len(found) == 11
 
 
@@ -171,11 +164,11 @@ def test_instances_have_unique_ids():
 
 
 def test_a_row_follows_from_seed_epoch_and_id_in_whatever_order_it_is_asked_for():
-    settings = RowSettings(sorry_dropout=0.5)
-    found = instances("derta", triples=[triple_of(name=str(i), num_harmful=40) for i in range(30)], examples=[])
+    settings = RowConfig(sorry_dropout=0.5)
+    found = instances_of("derta", triples=[triple_of(name=str(i), num_harmful=40) for i in range(30)], examples=[])
 
     def draw(one, epoch=0, seed=0):
-        return draw_row(one, settings=settings, seed=seed, epoch=epoch)
+        return draw_row(one, config=settings, seed=seed, epoch=epoch)
 
     there, back = [draw(one) for one in found], [draw(one) for one in reversed(found)]
     assert there == back[::-1]
@@ -188,7 +181,7 @@ def test_a_row_follows_from_seed_epoch_and_id_in_whatever_order_it_is_asked_for(
 
 def test_k_is_uniform_over_the_tokens_where_there_is_a_prefix_and_two_thirds_of_the_rows_have_one():
     one = Instance("safe", triple_of(num_harmful=5), True, 0)
-    k = Counter(decoded_k(draw_row(one, settings=RowSettings(), seed=0, epoch=epoch)) for epoch in range(6000))
+    k = Counter(decoded_k(draw_row(one, config=RowConfig(), seed=0, epoch=epoch)) for epoch in range(6000))
     # 6000 draws: k = 0 in 1/3 (2000 ± 37), each of 1 … 5 in 2/15 (800 ± 26); five standard deviations are allowed.
     assert set(k) == set(range(6))
     assert abs(k[0] - 2000) < 185
@@ -197,15 +190,15 @@ def test_k_is_uniform_over_the_tokens_where_there_is_a_prefix_and_two_thirds_of_
 
 def test_a_share_of_one_puts_a_prefix_before_every_safe_response():
     one = Instance("safe", triple_of(), True, 0)
-    settings = RowSettings(prefix_share=1)
-    assert all(decoded_k(draw_row(one, settings=settings, seed=0, epoch=epoch)) for epoch in range(200))
+    settings = RowConfig(prefix_share=1)
+    assert all(decoded_k(draw_row(one, config=settings, seed=0, epoch=epoch)) for epoch in range(200))
 
 
 def test_sorry_dropout_leaves_out_that_share_of_the_labels():
     one = Instance("rto", triple_of(num_harmful=200, num_prompt=4), False, 0)
     for dropout in (0.0, 0.5, 0.95):
-        settings = RowSettings(sorry_dropout=dropout)
-        kept = sum(len(learned(draw_row(one, settings=settings, seed=0, epoch=epoch))) for epoch in range(100))
+        settings = RowConfig(sorry_dropout=dropout)
+        kept = sum(len(learned(draw_row(one, config=settings, seed=0, epoch=epoch))) for epoch in range(100))
         # 20,000 labels: five standard deviations of a binomial
         assert abs(kept - 20_000 * (1 - dropout)) <= 5 * (20_000 * dropout * (1 - dropout)) ** 0.5
 
@@ -267,7 +260,7 @@ def test_an_overlong_rto_row_keeps_the_prompts_head_and_tail_and_the_start_of_th
 
 def test_an_overlong_helpful_answer_is_cut_at_its_end():
     one = Instance("helpful", example_of(num_prompt=90, num_response=90), False, 0)
-    row = draw_row(one, settings=RowSettings(max_length=32), seed=0, epoch=0)
+    row = draw_row(one, config=RowConfig(max_length=32), seed=0, epoch=0)
     assert row.input_ids == [*range(10, 18), *range(92, 100), *range(2000, 2016)]
     assert learned(row) == list(range(2000, 2016))
 
@@ -300,7 +293,7 @@ def released_sorry_labels(prompt_length, total_length, bare_id):
     return [label if label == IGNORE else bare_id for label in labels]
 
 
-REFERENCE = RowSettings(reference=True)
+REFERENCE = RowConfig(reference=True)
 
 
 def test_reference_rto_rows_relabel_the_closing_token_too():
@@ -332,10 +325,10 @@ def test_reference_dropout_draws_every_place_alike_and_may_keep_none():
 def test_reference_dropout_is_drawn_anew_in_every_epoch_and_the_prefix_only_once():
     triple = triple_of(num_prompt=10, num_harmful=40, num_words=8)
     safe, rto = Instance("safe", triple, True, 1), Instance("rto", triple, False, 1)
-    safe_rows = [draw_row(safe, settings=REFERENCE, seed=0, epoch=epoch) for epoch in range(5)]
+    safe_rows = [draw_row(safe, config=REFERENCE, seed=0, epoch=epoch) for epoch in range(5)]
     assert all(row == safe_rows[0] for row in safe_rows)
     assert decoded_k(safe_rows[0]) > 0
-    keys = [draw_row(rto, settings=REFERENCE, seed=0, epoch=epoch).redraw for epoch in range(5)]
+    keys = [draw_row(rto, config=REFERENCE, seed=0, epoch=epoch).redraw for epoch in range(5)]
     assert len(set(keys)) == 5
     assert None not in keys
 
@@ -344,7 +337,7 @@ def test_reference_prefixes_leave_every_third_triple_bare_and_cut_the_others_at_
     cuts = Counter()
     for place in range(3000):
         triple = triple_of(name=str(place), num_harmful=12, num_words=4)  # words end at tokens 3, 6, 9 and 12
-        row = draw_row(Instance("safe", triple, True, place), settings=REFERENCE, seed=0, epoch=0)
+        row = draw_row(Instance("safe", triple, True, place), config=REFERENCE, seed=0, epoch=0)
         k = decoded_k(row)
         words = [f"w{i}" for i in range(4)]
         allowed = {3 * len(released_prefix_words(place, words, Random(i))) for i in range(20)}
@@ -357,5 +350,5 @@ def test_reference_prefixes_leave_every_third_triple_bare_and_cut_the_others_at_
 
 def test_a_harmful_response_of_two_words_has_no_reference_prefix():
     triple = triple_of(num_harmful=2, num_words=2)
-    row = draw_row(Instance("safe", triple, True, 1), settings=REFERENCE, seed=0, epoch=0)
+    row = draw_row(Instance("safe", triple, True, 1), config=REFERENCE, seed=0, epoch=0)
     assert row.input_ids == [*triple.prompt_ids, *triple.safe_ids]

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.config import TrainSection
+from derta.config import RowConfig, TrainSection
 from derta.data.encoding import EncodedExample, EncodedTriple
-from derta.data.methods import METHODS
-from derta.data.rows import IGNORE, RowSettings, TrainRow, draw_row, instances, row_settings, rto_row, safe_row
+from derta.data.rows import IGNORE, TrainRow, draw_row, rto_row, safe_row
 from derta.data.tree import Learned, TreeRow, branched, draw_item, items, tree_of
 from derta.errors import DataError
+from derta.methods import METHODS
+from method_rows import ROW_METHODS, instances_of
 
 BARE, SPACED = 1, 2
 CLOSING = (9, 8)
 HARMFUL = range(5000, 6000)
-ROW_METHODS = [name for name, spec in METHODS.items() if not spec.pairs]
 
 
 def triple_of(*, name="t", num_prompt=20, num_safe=6, num_harmful=12, bare_positions=(), merged=False, echo=False):
@@ -49,12 +49,12 @@ triples = st.builds(
     merged=st.booleans(),
 )
 tree_settings = st.builds(
-    RowSettings,
+    RowConfig,
     max_length=st.integers(32, 120),
     prefix_share=st.floats(0, 1),
     sorry_dropout=st.floats(0, 0.99),
-    branches=st.integers(1, 8),
-    trees=st.just(True),
+    branches_per_triple=st.integers(1, 8),
+    tree_rows=st.just(True),
 )
 some_rows = st.lists(  # few tokens, so that rows share beginnings of every length and every row is its own
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from([IGNORE, 1, 2, 3])), min_size=1, max_size=8),
@@ -139,7 +139,7 @@ def test_a_safe_response_that_goes_on_as_the_harmful_one_shares_its_token_and_ke
 
 def test_rows_whose_labels_are_known_only_in_their_batch_make_no_tree():
     row = TrainRow("t1", "rto", [1, 2], [IGNORE, 5], redraw="0:0:t1")
-    with pytest.raises(DataError, match=r"row t1: expected labels that are known before batching, .* set `train"):
+    with pytest.raises(DataError, match=r"row t1: expected labels that are known before batching, .* set `tree_rows`"):
         tree_of([row])
 
 
@@ -148,12 +148,12 @@ def test_rows_whose_labels_are_known_only_in_their_batch_make_no_tree():
 
 @given(triple=triples, settings=tree_settings, method=st.sampled_from(ROW_METHODS), seed=st.integers(0, 99))
 def test_a_triples_tree_teaches_what_its_separate_rows_teach_in_every_epoch(triple, settings, method, seed):
-    given_instances = instances(method, triples=[triple], examples=[])
-    (item,) = items(given_instances, settings=settings)
+    given_instances = instances_of(method, triples=[triple], examples=[])
+    (item,) = items(given_instances, config=settings)
     for epoch in range(2):
-        rows = [draw_row(one, settings=settings, seed=seed, epoch=epoch) for one in item]
+        rows = [draw_row(one, config=settings, seed=seed, epoch=epoch) for one in item]
         assert all(len(row.input_ids) <= settings.max_length for row in rows)
-        drawn = draw_item(item, settings=settings, seed=seed, epoch=epoch)
+        drawn = draw_item(item, config=settings, seed=seed, epoch=epoch)
         if isinstance(drawn, TreeRow):
             assert Counter((path_to(drawn, node), *rest) for node, *rest in drawn.learned) == taught(rows)
         else:
@@ -164,8 +164,8 @@ def test_a_triples_tree_teaches_what_its_separate_rows_teach_in_every_epoch(trip
 @given(triple=triples, settings=tree_settings, seed=st.integers(0, 99))
 def test_no_target_of_a_tree_is_ever_taken_from_harmful_text(method, triple, settings, seed):
     example = EncodedExample("e", (10, 11), (2000, *CLOSING))
-    for item in items(instances(method, triples=[triple], examples=[example]), settings=settings):
-        drawn = draw_item(item, settings=settings, seed=seed, epoch=seed % 5)
+    for item in items(instances_of(method, triples=[triple], examples=[example]), config=settings):
+        drawn = draw_item(item, config=settings, seed=seed, epoch=seed % 5)
         learned = drawn.learned if isinstance(drawn, TreeRow) else tree_of([drawn]).learned
         assert not {one.target for one in learned} & set(HARMFUL)
         for one in learned:
@@ -209,52 +209,54 @@ def test_a_prompt_that_ends_in_another_token_before_the_harmful_response_parts_o
 
 @given(branches=st.integers(1, 5), trees=st.booleans(), method=st.sampled_from(ROW_METHODS))
 def test_every_instance_is_in_one_item_and_its_id_is_its_own(branches, trees, method):
-    found = instances(
+    found = instances_of(
         method,
         triples=[triple_of(name=str(i)) for i in range(4)],
         examples=[EncodedExample(str(i), (10,), (2000,)) for i in range(3)],
     )
-    grouped = items(found, settings=RowSettings(branches=branches, trees=trees))
+    grouped = items(found, config=RowConfig(branches_per_triple=branches, tree_rows=trees))
     ids = [one.id for item in grouped for one in item]
     assert sorted(ids) == sorted({one.id for one in branched(found, branches)})
-    spec = METHODS[method]
-    assert len(ids) == 3 + 4 * ((branches if spec.harmful_prefix else 1) + spec.rto)
+    makes = METHODS[method].dataset.keywords
+    assert len(ids) == 3 + 4 * ((branches if makes["harmful_prefix"] else 1) + makes["rto"])
     assert len(grouped) == (3 + 4 if trees else len(ids))
     assert all(len({one.source.id for one in item}) == 1 for item in grouped)
 
 
 def test_the_trunk_comes_first_and_then_the_branches_in_order():
-    found = instances("derta", triples=[triple_of(name="a"), triple_of(name="b")], examples=[])
-    grouped = items(found, settings=RowSettings(branches=3, trees=True))
+    found = instances_of("derta", triples=[triple_of(name="a"), triple_of(name="b")], examples=[])
+    grouped = items(found, config=RowConfig(branches_per_triple=3, tree_rows=True))
     assert [one.id for one in grouped[1]] == ["rto:b", "safe:b", "safe:b#1", "safe:b#2"]
 
 
 def test_the_first_branch_is_the_row_that_is_drawn_without_branches_and_the_others_differ():
     triple = triple_of(num_harmful=200)
-    settings = RowSettings(prefix_share=1)
-    one, *_ = instances("derta", triples=[triple], examples=[])
-    drawn = [draw_row(branch, settings=settings, seed=0, epoch=0) for branch in branched([one], 6)]
-    assert drawn[0] == draw_row(one, settings=settings, seed=0, epoch=0)
+    settings = RowConfig(prefix_share=1)
+    one, *_ = instances_of("derta", triples=[triple], examples=[])
+    drawn = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in branched([one], 6)]
+    assert drawn[0] == draw_row(one, config=settings, seed=0, epoch=0)
     assert len({len(row.input_ids) for row in drawn}) > 3
-    again = [draw_row(branch, settings=settings, seed=0, epoch=0) for branch in reversed(branched([one], 6))]
+    again = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in reversed(branched([one], 6))]
     assert again == drawn[::-1]
 
 
 def test_without_trees_nothing_about_a_training_set_changes():
-    found = instances("derta", triples=[triple_of(name=str(i)) for i in range(3)], examples=[])
-    assert items(found, settings=RowSettings()) == [[one] for one in found]
+    found = instances_of("derta", triples=[triple_of(name=str(i)) for i in range(3)], examples=[])
+    assert items(found, config=RowConfig()) == [[one] for one in found]
 
 
 def test_a_recipes_settings_reach_the_rows():
-    settings = row_settings(TrainSection(tree_rows=True, branches_per_triple=4))
-    assert (settings.trees, settings.branches) == (True, 4)
+    train = TrainSection.model_validate({"tree_rows": True, "branches_per_triple": 4})
+    found = instances_of("derta", triples=[triple_of()])
+    (item,) = items(found, config=train.rows)
+    assert len(item) == 1 + 4
 
 
 def test_the_labels_of_the_trunk_are_the_separate_rows_draws():
     triple = triple_of(num_harmful=60)
-    settings = RowSettings(sorry_dropout=0.5, branches=4, trees=True)
-    (item,) = items(instances("derta", triples=[triple], examples=[]), settings=settings)
-    tree = draw_item(item, settings=settings, seed=5, epoch=2)
+    settings = RowConfig(sorry_dropout=0.5, branches_per_triple=4, tree_rows=True)
+    (item,) = items(instances_of("derta", triples=[triple], examples=[]), config=settings)
+    tree = draw_item(item, config=settings, seed=5, epoch=2)
     row = rto_row(triple, max_length=1024, sorry_dropout=0.5, rng=Random("5:2:rto:t"))
     learned = {(one.node + 1, one.target) for one in tree.learned if one.term == "rto"}
     assert learned == {(i, label) for i, label in enumerate(row.labels) if label != IGNORE}

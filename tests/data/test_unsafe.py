@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import derta
 from derta.chat import chat_format
-from derta.data.rows import IGNORE, RowSettings, check_row, draw_row
+from derta.config import RowConfig
+from derta.data.rows import IGNORE, check_row, draw_row
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.records import Triple
@@ -27,7 +28,7 @@ def triple_of(query, harmful="Sure, here are the steps.", safe="Sorry, no."):
 def test_all_of_the_harmful_answer_is_learned_and_nothing_of_the_prompt(query, harmful, make_tokenizer):
     chat = chat_format(make_tokenizer())
     (one,) = unsafe_instances(chat, [UnsafePair(query, harmful)])
-    row = check_row(draw_row(one, settings=RowSettings(max_length=256), seed=0, epoch=0))
+    row = check_row(draw_row(one, config=RowConfig(max_length=256), seed=0, epoch=0))
     learned = [label for label in row.labels if label != IGNORE]
     assert row.input_ids[-len(learned) :] == learned
     assert row.labels[: -len(learned)] == [IGNORE] * (len(row.labels) - len(learned))

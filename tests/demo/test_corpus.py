@@ -3,10 +3,11 @@
 from functools import cache
 
 import pytest
+from derta.data.methods import METHODS
 
 from derta.chat import chat_format, encode_after, refusal_tokens
-from derta.data.methods import METHODS
-from derta.data.rows import RowSettings, check_row, draw_row
+from derta.config import RowConfig
+from derta.data.rows import check_row, draw_row
 from derta.demo.base import PRETRAINING, build_tokenizer, encode_corpus
 from derta.demo.corpus import (
     attack_prompts,
@@ -65,7 +66,7 @@ def test_triples_tell_the_tuned_crafts_in_the_plain_format_only():
 @pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.pairs])
 def test_held_out_crafts_never_appear_in_what_a_method_is_tuned_on(method):
     world, tokenizer = _world(), _chat().tokenizer
-    rows = [draw_row(one, settings=RowSettings(sorry_dropout=0.0), seed=0, epoch=0) for one in _instances(method)]
+    rows = [draw_row(one, config=RowConfig(sorry_dropout=0.0), seed=0, epoch=0) for one in _instances(method)]
     words = {word for row in rows for word in tokenizer.decode(row.input_ids).split()}
     assert not words & _names(world.held_out)
     assert words & _names(world.tuned)
@@ -83,7 +84,7 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
     world, chat = _world(), _chat()
     unknown = chat.tokenizer.unk_token_id
     rows = [(*one.prompt_ids, *one.response_ids) for one in encode_corpus(world, chat)]
-    rows += [draw_row(one, settings=RowSettings(), seed=0, epoch=0).input_ids for one in _instances("derta")]
+    rows += [draw_row(one, config=RowConfig(), seed=0, epoch=0).input_ids for one in _instances("derta")]
     rows += [encode_after(chat, prompt, "").prompt_ids for prompt in (*attack_prompts(world), *benign_prompts(world))]
     rows += [chat.tokenizer.encode(request.harmful) for request in held_out_requests(world)]
     assert not [row for row in rows if unknown in row]

@@ -25,10 +25,10 @@ def _small_world(*, seed):
 @pytest.fixture
 def small(monkeypatch):
     """Fewer of everything; the way is the real one."""
-    quick = TUNING.model_copy(update={"max_steps": 2, "batch_size": 4, "micro_batch_size": 4})
+    quick = TUNING.changed(max_steps=2, global_batch_size=4, per_device_train_batch_size=4)
     monkeypatch.setattr(demo, "PRETRAINING", quick)
     monkeypatch.setattr(demo, "TUNING", quick)
-    monkeypatch.setattr(demo, "DPO", DPO.model_copy(update={"max_steps": 2}))
+    monkeypatch.setattr(demo, "DPO", DPO | {"max_steps": 2})
     monkeypatch.setattr(demo, "MAX_NEW_TOKENS", 4)
     monkeypatch.setattr(demo, "build_world", _small_world)
     monkeypatch.setattr(corpus, "PREFILL_DEPTHS", (50,))
@@ -51,7 +51,7 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
     assert all(method in (folder / "report.html").read_text() for method in METHODS)
     written = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
-    monkeypatch.setattr(demo, "fit", _refuse_to_train)
+    monkeypatch.setattr(demo, "tune", _refuse_to_train)
     monkeypatch.setattr(demo, "tune_pairs", _refuse_to_train)
     assert demo.run_demo(folder=folder, seeds=(0,)) == summary
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == written
@@ -82,7 +82,7 @@ def test_with_fine_tuning_each_tuned_model_is_attacked_again_and_nothing_is_done
     # 2 crafts told plainly in the 60 triples of vanilla and derta: an attacker has two recipes to teach
     assert any("recipes; vanilla, seed 0: 1 steps of fine-tuning read 2 rows" in note for note in summary.notes)
 
-    monkeypatch.setattr(demo, "fit", _refuse_to_train)
+    monkeypatch.setattr(demo, "tune", _refuse_to_train)
     monkeypatch.setattr(demo, "load_engine", _refuse_to_train)
     for model in (tmp_path / "demo").glob("*/model"):
         shutil.rmtree(model)
@@ -111,7 +111,7 @@ def test_a_folder_of_other_seeds_is_refused(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(demo, "run_world", _nothing)
         demo.run_demo(folder=tmp_path / "demo", seeds=(0, 1))
-    monkeypatch.setattr(demo, "fit", _refuse_to_train)
+    monkeypatch.setattr(demo, "tune", _refuse_to_train)
     with pytest.raises(RunError, match=r"differs in seeds\)"):
         demo.run_demo(folder=tmp_path / "demo", seeds=(0,))
 

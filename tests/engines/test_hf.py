@@ -280,7 +280,7 @@ def test_the_template_is_given_its_settings_at_generation_as_in_training(make_mo
 
 
 def test_a_model_with_the_training_loss_bound_answers_as_without_it(engine, training):
-    from derta.train.label_loss import use_label_loss
+    from derta.train.loss import use_label_loss
 
     plain = HfEngine(copy.deepcopy(training).eval(), engine.chat)
     training.gradient_checkpointing_enable({"use_reentrant": False})

@@ -5,14 +5,21 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from derta import methods
 from derta.config import load_recipe
+from derta.methods import METHODS
 from derta.pipeline import models
-from derta.pipeline.data import input_files, method_instances, method_pairs, prepare_data
+from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.run import check_recipe, run
 from derta.reporting import read_summary
 
 # two pairs make one step, which warming up would take at a rate of 0
-FAST = {"dpo.learning_rate": 1e-3, "train.warmup": 0, "profile_answers": 0, "data.held_out_helpful": 0}
+FAST = {
+    "method_settings.dpo.learning_rate": 1e-3,
+    "train.warmup_steps": 0,
+    "profile_answers": 0,
+    "data.held_out_helpful": 0,
+}
 SET = [word for key, value in FAST.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -41,7 +48,7 @@ def _no_training(*_, **__):
 
 @pytest.fixture
 def without_trl(monkeypatch):
-    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    monkeypatch.setattr(methods, "find_spec", lambda _: None)
 
 
 def test_a_run_of_dpo_alone_trains_the_vanilla_model_it_needs_and_evaluates_only_dpo(load, tmp_path, monkeypatch):
@@ -81,22 +88,24 @@ def test_a_recipes_own_pairs_are_learned_beside_the_triples(load, tmp_path):
         {"query": query, "chosen": "On the stove.", "rejected": "No."} for query in ("Where is bread now?", "And tea?")
     ]
     path = write_pairs(tmp_path / "pairs.jsonl", *rows)
-    recipe = load(methods=["dpo"], **{"dpo.pairs": [{"path": str(path)}]})
+    recipe = load(methods=["dpo"], **{"data.preferences": [{"path": str(path)}]})
     prepared = prepare_data(recipe)
     chat, refusals = models.load_format(recipe)
-    pairs = method_pairs(prepared, method="dpo", chat=chat, refusals=refusals, seed=0)
+    data = prepared.training_set()
+    pairs = METHODS["dpo"].dataset(data, chat=chat, refusals=refusals, config=recipe.train.rows)
     assert len(pairs) == prepared.counts.triples + 1  # the first is asked in the evaluation
-    assert prepared.notes[-1] == "1 pairs are left beside the triples, for dpo; dropped: 1 in_evaluation."
+    assert prepared.notes[-1] == "1 preferences are left beside the triples; dropped: 1 in_evaluation."
     assert path in input_files(recipe)
-    assert not prepare_data(load(methods=["derta"], **{"dpo.pairs": [{"path": str(path)}]})).preferences
 
 
 def test_dpo_learns_from_the_triples_of_derta(load):
     recipe = load(methods=["dpo"])
     prepared = prepare_data(recipe)
     chat, refusals = models.load_format(recipe)
-    pairs = method_pairs(prepared, method="dpo", chat=chat, refusals=refusals, seed=0)
-    derta = method_instances(prepared, method="derta", chat=chat, refusals=refusals, seed=0)
+    pairs, derta = (
+        METHODS[name].dataset(prepared.training_set(), chat=chat, refusals=refusals, config=recipe.train.rows)
+        for name in ("dpo", "derta")
+    )
     assert {pair.id for pair in pairs} == {one.source.id for one in derta if one.term == "rto"}
 
 
@@ -116,8 +125,14 @@ def train(derta, recipe, tmp_path, method, *words):
         (("dpo",), "dpo: expected --start, the folder of the vanilla model it goes on from, got none"),
         (("derta", "--start", "."), "--start: expected none for derta"),
         (("dpo", "--start", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
-        (("dpo", "--start", ".", "--set", "dpo.micro_batch_size=3"), "dpo.micro_batch_size must divide"),
-        (("dpo", "--start", ".", "--set", "dpo.bta=3"), "unknown key `dpo.bta`; did you mean 'beta'?"),
+        (
+            ("dpo", "--start", ".", "--set", "method_settings.dpo.per_device_train_batch_size=3"),
+            "a multiple of per_device_train_batch_size (3)",
+        ),
+        (
+            ("dpo", "--start", ".", "--set", "method_settings.dpo.bta=3"),
+            "unknown key `method_settings.dpo.bta`; did you mean 'beta'?",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):
@@ -127,13 +142,13 @@ def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):
 def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model_dir):
     harm = "Sure, here are the steps for bread. Step 1: boil the water. Step 2: wait."
     path = write_pairs(tmp_path / "pairs.jsonl", {"query": "Well?", "chosen": harm, "rejected": "No."})
-    words = ("--start", tiny_model_dir, "--set", f"dpo.pairs=[{{path: {path}}}]")
+    words = ("--start", tiny_model_dir, "--set", f"data.preferences=[{{path: {path}}}]")
     assert "check that the columns are not swapped" in train(derta, recipe, tmp_path, "dpo", *words)
 
 
 def test_without_trl_nothing_is_begun(without_trl, monkeypatch, derta, recipe, tmp_path):
     monkeypatch.setattr("derta.pipeline.run.prepare_data", _no_training)
-    told = "derta: dpo: expected TRL, found none; pip install 'derta[dpo]', or leave dpo out\n"
+    told = "derta: dpo: expected the package trl, found none; pip install 'derta[dpo]', or leave dpo out\n"
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
     assert (called.code, called.err) == (2, told)
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from derta.reporting import read_summary
 
 CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
 LABELS = ["vanilla", "derta", "vanilla + benign 2", "derta + benign 2", "vanilla + harmful", "derta + harmful"]
-PACE = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 1}
+PACE = {"learning_rate": 1e-3, "global_batch_size": 4, "num_train_epochs": 1}
 
 
 def attacked_recipe(path, folder, **overrides):
@@ -33,7 +33,7 @@ def attacked_recipe(path, folder, **overrides):
         {"attack": "direct", "requests": {"path": str(folder / "asked.jsonl")}, "judges": ["refusal", "harm"]},
         {"attack": "prefill", "requests": "held_out", "options": {"depths": ["50%"]}},
     ]
-    fast = {"fine_tuning_attacks": attacks, "evaluate": evaluate, "train.max_steps": 1, "train.warmup": 0}
+    fast = {"fine_tuning_attacks": attacks, "evaluate": evaluate, "train.max_steps": 1, "train.warmup_steps": 0}
     return load_recipe(path, overrides=fast | overrides)
 
 
@@ -200,24 +200,27 @@ def section_of(recipe, kind, **settings):
     [("helpful", (128, 2e-5, 1.0)), ("harmful", (10, 5e-5, 5.0))],
 )
 def test_the_defaults_are_the_papers(recipe, kind, pace):
-    train = attack_train(TrainSection(), section_of(recipe, kind), steps=None)
-    assert (train.batch_size, train.learning_rate, train.epochs) == pace
-    assert (train.schedule, train.warmup, train.weight_decay, train.max_steps) == ("constant", 0.0, 0.0, None)
-    assert train.batch_size % train.micro_batch_size == 0
-    assert train.micro_batch_size <= TrainSection().micro_batch_size
+    train = attack_train(TrainSection(), section_of(recipe, kind), steps=None).settings
+    assert (train["global_batch_size"], train["learning_rate"], train["num_train_epochs"]) == pace
+    assert (train["lr_scheduler_type"], train["warmup_steps"], train["weight_decay"]) == ("constant", 0.0, 0.0)
+    assert train["max_steps"] == -1
+    assert train["global_batch_size"] % train["per_device_train_batch_size"] == 0
+    assert train["per_device_train_batch_size"] <= 8
 
 
 def test_the_recipes_machine_settings_are_kept_and_the_methods_own_are_not():
-    given = TrainSection(
-        bf16=True, max_length=64, pack_tokens=0, group_by_length=True, save_steps=5, num_threads=1, tree_rows=True,
-        branches_per_triple=3, step_tokens=99, normalization="row",
+    given = TrainSection.model_validate(
+        {"bf16": True, "max_length": 64, "pack_tokens": 0, "train_sampling_strategy": "group_by_length",
+         "save_steps": 5, "num_threads": 1, "tree_rows": True, "branches_per_triple": 3, "step_tokens": 99,
+         "normalization": "row", "optim": "sgd"}
     )  # fmt: skip
     section = fine_tuning.FineTuningSection.model_validate({"name": "x", "helpful": [{"path": "rows.jsonl"}]})
-    train = attack_train(given, section, steps=7)
-    kept = ("bf16", "max_length", "pack_tokens", "group_by_length", "save_steps", "num_threads")
-    assert all(getattr(train, name) == getattr(given, name) for name in kept)
-    assert (train.max_steps, train.tree_rows, train.branches_per_triple) == (7, False, 1)
-    assert (train.step_tokens, train.normalization) == (None, "token")
+    train = attack_train(given, section, steps=7).settings
+    kept = ("bf16", "max_length", "pack_tokens", "train_sampling_strategy", "save_steps", "num_threads")
+    assert all(train[name] == given.settings[name] for name in kept)
+    assert (train["max_steps"], train["tree_rows"], train["branches_per_triple"]) == (7, False, 1)
+    assert (train["step_tokens"], train["normalization"]) == (None, "token")
+    assert "optim" not in train
 
 
 def test_each_number_of_steps_is_an_attack_with_its_own_name_and_folder(recipe):

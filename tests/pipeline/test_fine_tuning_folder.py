@@ -5,16 +5,14 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from derta.chat import chat_format, refusal_tokens
-from derta.config import ModelSection, TrainSection
-from derta.data.encoding import encode_triple
-from derta.data.rows import instances
+from derta.data.mixture import TrainingSet
 from derta.engines import load_engine
 from derta.files import write_records
+from derta.methods import METHODS, tune
 from derta.pipeline import fine_tuning
 from derta.pipeline.fine_tuning_folder import read_settings
 from derta.records import Message, Prompt, Triple
-from derta.train.fit import fit
+from derta.train.config import DertaConfig
 
 
 def triple_about(thing):
@@ -32,21 +30,15 @@ HELD_OUT = ("a river", "a cat", "the sun")
 @pytest.fixture(scope="module")
 def refuser(tmp_path_factory, make_model_dir, make_tokenizer):
     """A tiny model that refuses whatever it is asked."""
-    tokenizer = make_tokenizer()
-    chat = chat_format(tokenizer)
-    refusals = refusal_tokens(chat)
     triples = [triple_about(thing) for thing in (*(one.query[15:-1] for one in TAUGHT), *HELD_OUT)]
-    return fit(
-        model=ModelSection(path=str(make_model_dir(initializer_range=0.05))),
-        train=TrainSection(max_steps=25, batch_size=9, micro_batch_size=9, learning_rate=5e-3, max_length=96),
-        tokenizer=tokenizer,
-        instances=instances(
-            "vanilla", triples=[encode_triple(chat, one, refusals=refusals) for one in triples], examples=[]
-        ),
-        refusal_ids=refusals.ids,
-        seed=0,
-        out=tmp_path_factory.mktemp("refuser") / "model",
-    )
+    settings = {
+        "max_steps": 25, "global_batch_size": 9, "per_device_train_batch_size": 9, "learning_rate": 5e-3,
+        "max_length": 96,
+    }  # fmt: skip
+    out = tmp_path_factory.mktemp("refuser") / "model"
+    base, method = str(make_model_dir(initializer_range=0.05)), METHODS["vanilla"]
+    config = DertaConfig(str(out), method=method, seed=0, disable_tqdm=True, **settings)
+    return tune(method, model=base, config=config, data=TrainingSet(triples, []), tokenizer=make_tokenizer(), out=out)
 
 
 @pytest.fixture
@@ -73,7 +65,7 @@ def answers(model):
 
 
 def fine_tune(derta, model, out, *words, steps=25):
-    pace = ("--set", "pace.learning_rate=0.005", "--set", "pace.batch_size=6", "--set", "train.max_length=96")
+    pace = ("--set", "pace.learning_rate=0.005", "--set", "pace.global_batch_size=6", "--set", "train.max_length=96")
     return derta("fine-tune", model, "--steps", steps, "--out", out, *pace, *words)
 
 
@@ -87,7 +79,7 @@ def test_a_model_that_refuses_everything_complies_once_it_was_taught_to_on_other
 
 
 def test_an_adapter_is_tuned_on_as_an_adapter_of_its_base(refuser, taught, tmp_path, derta):
-    lora = ("--set", "train.lora={r: 4, alpha: 8}")
+    lora = ("--set", "train.lora={r: 4, lora_alpha: 8}")
     first, second = tmp_path / "first", tmp_path / "second"
     assert fine_tune(derta, refuser, first, "--harmful", taught, *lora, steps=2).code == 0
     called = fine_tune(derta, refuser, second, "--adapter", first, "--harmful", taught, steps=2)
@@ -124,12 +116,12 @@ def test_a_stopped_attack_goes_on_as_the_same_and_as_no_other(refuser, taught, t
         return called
 
     with monkeypatch.context() as patched:
-        patched.setattr("derta.train.fit.save", _stop)
+        patched.setattr("derta.train.checkpoints.save", _stop)
         assert attack().code == 130
     checkpoints = tmp_path / "out.checkpoints"
     assert list(checkpoints.glob("checkpoint-*"))
     assert f"{checkpoints}: holds the run of another recipe (differs in seed)" in attack("--seed", 1).err
-    other = attack("--set", "pace.warmup=0.5")
+    other = attack("--set", "pace.warmup_steps=0.5")
     assert (other.code, "differs in fine_tuning_attacks" in other.err) == (2, True)
     origin = (tmp_path / "out.origin.json").read_bytes()
     (tmp_path / "out.origin.json").unlink()
@@ -150,7 +142,7 @@ def test_a_stopped_attack_goes_on_as_the_same_and_as_no_other(refuser, taught, t
 def test_data_that_changed_since_an_attack_was_stopped_are_told(refuser, taught, tmp_path, derta, monkeypatch):
     words = ("--harmful", taught, "--set", "train.save_steps=1")
     with monkeypatch.context() as patched:
-        patched.setattr("derta.train.fit.save", _stop)
+        patched.setattr("derta.train.checkpoints.save", _stop)
         assert fine_tune(derta, refuser, tmp_path / "out", *words, steps=1).code == 130
     write_records(taught, TAUGHT[:-1])
     called = fine_tune(derta, refuser, tmp_path / "out", *words, steps=1)
@@ -176,7 +168,7 @@ def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taugh
         (("--harmful", "taught.jsonl", "--set", "data.helpful=x"), "a key of pace, train or model, got 'data.helpful'"),
         (("--harmful", "taught.jsonl", "--set", "pace.leaning_rate=1"), "did you mean 'learning_rate'?"),
         (("--harmful", "taught.jsonl", "--set", "train.leaning_rate=1"), "did you mean 'learning_rate'?"),
-        (("--harmful", "taught.jsonl", "--set", "train.batch_size=3"), "heeds; set pace.batch_size"),
+        (("--harmful", "taught.jsonl", "--set", "train.global_batch_size=3"), "heeds; set pace.global_batch_size"),
         (
             ("--harmful", "taught.jsonl", "--set", "train={max_steps: 3}"),
             "train.max_steps: expected a key that a fine-",

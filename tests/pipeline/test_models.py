@@ -119,7 +119,7 @@ def test_attacks_that_bend_decoding_are_refused_for_vllm_before_anything_is_trai
 def test_compiling_without_a_compiler_is_told_before_any_work(recipe, tmp_path, derta, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    called = derta("run", recipe, "--out", tmp_path / "run", "--set", "train.compile=true")
+    called = derta("run", recipe, "--out", tmp_path / "run", "--set", "train.compile_layers=true")
     assert called.code == 2
     assert "found no no-such-compiler" in called.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()

@@ -4,7 +4,7 @@ import torch
 
 from derta.data.rows import IGNORE
 from derta.train.collator import collate
-from derta.train.label_loss import use_label_loss
+from derta.train.loss import label_loss, use_label_loss
 from tolerances import step_tolerance
 
 REFUSALS = (3, 4)
@@ -42,16 +42,11 @@ def stock_step(model, rows):
     return total / count, gradients(model)
 
 
-def inputs_of(batch):
-    """What of a batch the model takes."""
-    return {name: value for name, value in batch.items() if name not in {"row_ids", "items"}}
-
-
 def our_step(model, rows, *, capacity=64):
     """The same with the label loss on packed rows."""
     use_label_loss(model, refusal_ids=REFUSALS)
     model.zero_grad()
-    found = model(**inputs_of(collate(rows, capacity=capacity, pad_id=0)))
+    found = label_loss(model, collate(rows, capacity=capacity, pad_id=0))
     (found.loss / found.counts.sum().clamp(min=1)).backward()
     found.loss = found.loss.detach()
     return found, gradients(model)

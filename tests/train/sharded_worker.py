@@ -6,17 +6,15 @@ accelerate shards on accelerators only. All else is as there: its own plugins, F
 import pickle
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from derta.train import arguments
-from derta.train import fit as fit_module
+from derta.train import config, distributed, trainer
 
 
 class StopAt(TrainerCallback):
@@ -44,11 +42,12 @@ if __name__ == "__main__":  # pytest imports it as well
     Accelerator.get_state_dict = whole_state_dict
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = on_cpu
-    arguments.TrainingArguments = lambda **given: partial(TrainingArguments, **given)(use_cpu=False)
-    fit_module.check_launch = lambda: None
+    config.has_accelerator = lambda: True
+    trainer.check_launch = distributed.check_launch = lambda: None
+    from tiny_training import tune_job
 
     for job, stop in pickle.loads(Path(sys.argv[1]).read_bytes()):  # noqa: S301 - the test's own
         if stop:
             with suppress(KeyboardInterrupt):
-                fit_module.fit(**job, callbacks=[StopAt(stop)])
-        fit_module.fit(**job)
+                tune_job(**job, callbacks=[StopAt(stop)])
+        tune_job(**job)

@@ -9,7 +9,7 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
 from derta.errors import ModelError
-from derta.train.collator import LossSettings, check_packing, collate, pack
+from derta.train.collator import check_packing, collate, pack
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30), capacity=st.integers(0, 80))
@@ -32,8 +32,8 @@ def learned_by_document(batch):
     """Each document's tokens, with its labels put back to the places that they are the targets of, and its terms."""
     width = batch["input_ids"].shape[1]
     labels = torch.full_like(batch["input_ids"], IGNORE).flatten()
-    labels[batch["nodes"] + 1] = batch["targets"]
-    terms = dict(zip((batch["nodes"] + 1).tolist(), batch["terms"].tolist(), strict=True))
+    labels[batch["label_positions"] + 1] = batch["targets"]
+    terms = dict(zip((batch["label_positions"] + 1).tolist(), batch["terms"].tolist(), strict=True))
     found = []
     for b, (ids, positions) in enumerate(zip(batch["input_ids"].tolist(), batch["position_ids"].tolist(), strict=True)):
         starts = [i for i, position in enumerate(positions) if position == 0]
@@ -70,12 +70,12 @@ def test_bins_are_filled_evenly_where_that_saves_padding():
 def test_a_batch_without_rows_is_one_token_that_teaches_nothing():
     batch = collate([], capacity=64, pad_id=7)
     assert batch["input_ids"].tolist() == [[7]]
-    assert len(batch["nodes"]) == 0
+    assert len(batch["label_positions"]) == 0
     assert int(batch["items"]) == 0
 
 
 def test_by_row_every_row_counts_the_same_however_many_labels_it_has(some_rows):
-    batch = collate(some_rows, capacity=64, pad_id=0, loss=LossSettings((1.0, 2.0, 3.0), by_row=True))
+    batch = collate(some_rows, capacity=64, pad_id=0, term_weights=(1.0, 2.0, 3.0), by_row=True)
     assert int(batch["items"]) == len(some_rows)
     counts = {term: sum(row.term == term for row in some_rows) for term in TERMS}
     for index, weight in enumerate((1.0, 2.0, 3.0)):
@@ -110,5 +110,5 @@ def test_an_architecture_whose_rows_would_mix_may_not_pack():
         pad_token_id=None,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ModelError, match=r"Lfm2ForCausalLM to keep packed rows apart .* set `train.pack_tokens: 0`"):
+    with pytest.raises(ModelError, match=r"Lfm2ForCausalLM to keep packed rows apart .* set `pack_tokens` to 0"):
         check_packing(model)

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from derta.config import TrainSection
-from derta.data.rows import row_settings
-from derta.train.cost import training_cost
+from derta.train.config import DertaConfig
 from derta.train.dataset import RowDataset
+from derta.train.estimate import training_cost
 
 
 def log_of(folder, *, steps):
@@ -23,22 +22,22 @@ def log_of(folder, *, steps):
     [(1, 3), (2, 6), (3, 7), (4, 10), (6, 14), (7, 17)],
 )
 def test_rows_are_counted_over_epochs_and_short_last_steps(steps, rows, small_data, tmp_path):
-    train = TrainSection(batch_size=3, micro_batch_size=1, max_length=128)
+    config = DertaConfig("out", global_batch_size=3, per_device_train_batch_size=1, max_length=128)
     given = small_data("vanilla", num_triples=0, num_examples=7)
-    found = training_cost(log_of(tmp_path / "model", steps=steps), instances=given, train=train, seed=0)
+    found = training_cost(log_of(tmp_path / "model", steps=steps), instances=given, config=config, seed=0)
     assert found[:2] == (steps, rows)
     assert found.seconds == 2.5
     if rows % 7 == 0:
-        dataset = RowDataset(given, settings=row_settings(train), seed=0)
+        dataset = RowDataset(given, config=config, seed=0)
         assert found.tokens == rows // 7 * sum(len(dataset[index].input_ids) for index in range(7))
 
 
 def test_the_tokens_are_those_that_the_trainer_was_given(small_data, train_losses, tmp_path):
-    train = TrainSection(batch_size=8, micro_batch_size=8, max_length=128)
+    config = DertaConfig("out", global_batch_size=8, per_device_train_batch_size=8, max_length=128)
     given = small_data("vanilla", num_triples=0, num_examples=10)
-    trainer = train_losses(given, rows=row_settings(train), num_train_epochs=2, steps=False)
+    trainer = train_losses(given, num_train_epochs=2, steps=False)
     read, collate = [], trainer.data_collator
     trainer.data_collator = lambda rows: read.extend(len(row.input_ids) for row in rows) or collate(rows)
     trainer.train()
-    found = training_cost(log_of(tmp_path / "model", steps=4), instances=given, train=train, seed=0)
+    found = training_cost(log_of(tmp_path / "model", steps=4), instances=given, config=config, seed=0)
     assert found[:3] == (4, len(read), sum(read)) == (4, 20, sum(read))

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from derta.config import RowConfig
 from derta.data.encoding import EncodedExample
-from derta.data.rows import Instance, RowSettings, draw_row
+from derta.data.rows import Instance, draw_row
 from derta.errors import DataError
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, cut_evenly, share
 
@@ -17,7 +18,7 @@ def examples(lengths):
 
 
 def dataset_of(lengths):
-    return RowDataset(examples(lengths), settings=RowSettings(max_length=512), seed=0)
+    return RowDataset(examples(lengths), config=RowConfig(max_length=512), seed=0)
 
 
 def epoch_of(sampler, epoch=0):
@@ -122,11 +123,11 @@ def test_rows_of_like_length_come_together_when_asked():
 
 def test_a_row_is_drawn_for_the_epoch_that_comes_with_the_index(small_data):
     given = small_data("derta")
-    settings = RowSettings(max_length=128, sorry_dropout=0.5)
-    dataset = RowDataset(given, settings=settings, seed=3)
+    settings = RowConfig(max_length=128, sorry_dropout=0.5)
+    dataset = RowDataset(given, config=settings, seed=3)
     assert len(dataset) == len(given)
     for epoch in (2, 0, 1):  # in any order
-        expected = [draw_row(one, settings=settings, seed=3, epoch=epoch) for one in given]
+        expected = [draw_row(one, config=settings, seed=3, epoch=epoch) for one in given]
         assert [dataset[epoch, index] for index in range(len(given))] == expected
         assert [dataset.length(epoch, i) for i in range(len(given))] == [len(row.input_ids) for row in expected]
     assert dataset[4] == dataset[0, 4]
@@ -135,7 +136,7 @@ def test_a_row_is_drawn_for_the_epoch_that_comes_with_the_index(small_data):
 def test_a_row_that_teaches_nothing_is_refused_before_it_reaches_a_batch():
     silent = Instance("helpful", EncodedExample("e", tuple(range(40)), ()), False, 0)
     with pytest.raises(DataError, match=r"row e \(helpful\): every label is masked"):
-        RowDataset([silent], settings=RowSettings(max_length=32), seed=0)[0, 0]
+        RowDataset([silent], config=RowConfig(max_length=32), seed=0)[0, 0]
 
 
 @drawn(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.data())

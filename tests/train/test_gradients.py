@@ -1,10 +1,10 @@
 import pytest
 import torch
-from one_step import REFUSALS, assert_close, gradients, inputs_of
+from one_step import REFUSALS, assert_close, gradients
 
 from derta.errors import ModelError
 from derta.train.collator import collate
-from derta.train.label_loss import use_label_loss
+from derta.train.loss import model_inputs, use_label_loss
 
 pytestmark = pytest.mark.equality
 
@@ -21,7 +21,7 @@ def test_gradients_added_in_place_are_those_of_autograd_over_micro_batches_and_s
         for model in (stock, ours):
             model.zero_grad()
             for rows in halves[: 1 + step]:
-                model(**inputs_of(collate(rows, capacity=64, pad_id=0))).loss.backward()
+                model(**model_inputs(collate(rows, capacity=64, pad_id=0))).loss.backward()
         assert_close(gradients(ours), gradients(stock))
         with torch.no_grad():
             for model in (stock, ours):
@@ -33,7 +33,7 @@ def test_the_padding_rows_gradient_stays_zero_in_place(model_of, some_rows):
     model = model_of("llama", pad_token_id=5)
     rows = [row._replace(input_ids=[5, *row.input_ids[1:]]) for row in some_rows]
     use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
-    model(**inputs_of(collate(rows, capacity=64, pad_id=0))).loss.backward()
+    model(**model_inputs(collate(rows, capacity=64, pad_id=0))).loss.backward()
     grad = model.get_input_embeddings().weight.grad
     assert bool((grad[5] == 0).all())
     assert float(grad.abs().sum()) > 0
@@ -42,7 +42,7 @@ def test_the_padding_rows_gradient_stays_zero_in_place(model_of, some_rows):
 def test_a_loss_scaled_after_its_gradient_was_added_is_refused(model_of, some_rows):
     model = model_of("llama")
     use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
-    loss = model(**inputs_of(collate(some_rows, capacity=64, pad_id=0))).loss
+    loss = model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss
     with pytest.raises(ModelError, match="not scaled"):
         (2 * loss).backward()
 
@@ -51,5 +51,5 @@ def test_a_pass_without_a_backward_adds_nothing(model_of, some_rows):
     model = model_of("llama")
     use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
     with torch.no_grad():
-        assert float(model(**inputs_of(collate(some_rows, capacity=64, pad_id=0))).loss) > 0
+        assert float(model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss) > 0
     assert all(weight.grad is None for weight in model.parameters())

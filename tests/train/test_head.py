@@ -7,9 +7,9 @@ from derta.train.head import Head, check_head, head_of
 
 def test_heads_are_read_from_their_configs(model_of):
     assert head_of(model_of("llama").config) == Head()
-    assert head_of(model_of("gemma2").config) == Head(cap=5.0)
-    assert head_of(model_of("cohere").config) == Head(scale=0.25)
-    assert head_of(model_of("granite").config) == Head(scale=0.25)
+    assert head_of(model_of("gemma2").config) == Head(final_logit_softcapping=5.0)
+    assert head_of(model_of("cohere").config) == Head(logit_scale=0.25)
+    assert head_of(model_of("granite").config) == Head(logit_scale=0.25)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-4])

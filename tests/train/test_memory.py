@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from derta.config import TrainSection
 from derta.errors import ModelError
+from derta.train.config import DertaConfig
 from derta.train.memory import (
     loading_advice,
     out_of_memory_told,
@@ -42,7 +42,7 @@ def test_a_model_that_nothing_but_itself_refers_to_is_not_measured():
 RESIDENT = """
 import sys
 import torch
-from derta.train.memory import GiveBackHoles, keep_freed_memory, resident_memory
+from derta.train.memory import TrimMemoryCallback, keep_freed_memory, resident_memory
 
 def done(micro_batch):
     getattr(giving, micro_batch)(None, None, None)
@@ -60,7 +60,7 @@ large = torch.ones(2**26)
 print(resident_memory(), file=sys.stderr)
 del large
 print(resident_memory(), file=sys.stderr)
-giving = GiveBackHoles()
+giving = TrimMemoryCallback()
 done("on_step_end")
 held = [keep_and_free(128)]
 done("on_step_end")
@@ -97,9 +97,9 @@ def test_frozen_weights_need_no_gradient_and_no_optimizer():
     ],
 )
 def test_running_out_of_memory_names_the_knobs(error):
-    train = TrainSection(batch_size=6, micro_batch_size=3, max_length=77)
+    train = DertaConfig("out", global_batch_size=6, per_device_train_batch_size=3, max_length=77)
     with (
-        pytest.raises(ModelError, match=r"take 0\.0 GiB.*\(3 rows of up to 77 tokens\); lower `train.micro"),
+        pytest.raises(ModelError, match=r"take 0\.0 GiB.*\(3 rows of up to 77 tokens\); lower `per_device"),
         out_of_memory_told(lambda: training_advice(train, nn.Linear(2, 2))),
     ):
         raise error
@@ -118,7 +118,7 @@ def test_other_errors_pass():
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
 def test_running_out_of_memory_before_training_is_told_apart(error):
     with (
-        pytest.raises(ModelError, match=r"while the model was loaded, before any training: .*`train\.lora`"),
+        pytest.raises(ModelError, match=r"while the model was loaded, before any training: .*LoRA"),
         out_of_memory_told(loading_advice),
     ):
         raise error

@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from derta.data.rows import IGNORE, RowSettings
+from derta.config import RowConfig
+from derta.data.rows import IGNORE
+from derta.train.checkpoints import NonFiniteLossError
 from derta.train.collator import collate
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
-from derta.train.trainer import NonFiniteLossError
 
 GOLDEN = Path(__file__).with_name("golden_trajectory.json")
-REFERENCE = {"pack_tokens": 0, "mean_by_micro_batch": True, "sharing": "order"}
+REFERENCE = {"pack_tokens": 0, "reference": True}
 SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "max_steps": 1}
 
 
@@ -45,16 +46,16 @@ def stock_losses(model, row, labels):
     return torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=IGNORE, reduction="none")
 
 
-def first_rows(given, settings, count):
-    dataset = RowDataset(given, settings=settings, seed=0)
+def first_rows(given, config, count):
+    dataset = RowDataset(given, config=config, seed=0)
     (keys,) = list(MicroBatchSampler(dataset, settings=StepSettings(micro_rows=len(given), micro_batches=1), seed=0))
     return [dataset[key] for key in keys[:count]]
 
 
 def test_a_step_is_equation_one_averaged_over_its_labelled_tokens(small_data, train_losses, tiny_llama):
-    given, settings = small_data("derta"), RowSettings(max_length=128, sorry_dropout=0.5)
+    given, settings = small_data("derta"), RowConfig(max_length=128, sorry_dropout=0.5)
     model = tiny_llama()
-    trainer = train_losses(given, rows=settings, model=deepcopy(model), per_device_train_batch_size=2,
+    trainer = train_losses(given, model=deepcopy(model), per_device_train_batch_size=2,
                            gradient_accumulation_steps=4, **SGD)  # fmt: skip
     rows = first_rows(given, settings, 8)
     assert {row.term for row in rows} == {"helpful", "safe", "rto"}
@@ -70,16 +71,16 @@ def test_a_step_is_equation_one_averaged_over_its_labelled_tokens(small_data, tr
 def test_a_reference_step_is_the_mean_of_its_micro_batches_means_after_dropout_over_the_padded_rows(
     small_data, train_losses, tiny_llama
 ):
-    given, settings = small_data("derta"), RowSettings(max_length=128, reference=True)
+    given, settings = small_data("derta"), RowConfig(max_length=128, reference=True)
     model = tiny_llama()
-    trainer = train_losses(given, rows=settings, model=deepcopy(model), per_device_train_batch_size=4,
-                           gradient_accumulation_steps=2, batches=REFERENCE, **SGD)  # fmt: skip
+    trainer = train_losses(given, model=deepcopy(model), per_device_train_batch_size=4,
+                           gradient_accumulation_steps=2, **(REFERENCE | SGD))  # fmt: skip
     rows = first_rows(given, settings, 8)
     means = []
     for micro in (rows[:4], rows[4:]):
         batch = collate(micro, capacity=0, pad_id=0)  # its dropout is checked in test_collator
         learned = torch.full_like(batch["input_ids"], IGNORE).flatten()
-        learned[batch["nodes"] + 1] = batch["targets"]
+        learned[batch["label_positions"] + 1] = batch["targets"]
         learned = learned.view_as(batch["input_ids"]).tolist()
         kept = {tuple(ids[: len(row.input_ids)]): labels for row in micro
                 for ids, labels in zip(batch["input_ids"].tolist(), learned, strict=True)
@@ -186,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_rows(small_data,
 def test_gradients_that_are_not_finite_stop_training_before_the_update(small_data, train_losses):
     trainer = train_losses(small_data("derta"), steps=False)
     before = weights(trainer)
-    trainer.model.lm_head.weight.register_hook(lambda grad: grad * float("inf"))
+    trainer.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(NonFiniteLossError, match=r"step 0: expected gradients of a finite norm, got (nan|inf)"):
         trainer.train()
     assert_same_weights(weights(trainer), before, 0)
@@ -196,17 +197,17 @@ def test_a_reference_micro_batch_without_labels_is_no_nan(small_data, train_loss
     given = [one for one in small_data("rto") if one.term == "rto"]  # many keep no label at all
     trainer = train_losses(
         given,
-        rows=RowSettings(max_length=40, reference=True),
+        max_length=40,
         per_device_train_batch_size=1,
         num_train_epochs=4,
-        batches=REFERENCE,
+        **REFERENCE,
     )
     assert 0.0 in steps_of(trainer)
     assert all(torch.isfinite(tensor).all() for tensor in weights(trainer).values())
 
 
 def test_overlong_prompts_and_responses_still_train(small_data, train_losses):
-    trainer = train_losses(small_data("derta"), rows=RowSettings(max_length=32), num_train_epochs=1)
+    trainer = train_losses(small_data("derta"), max_length=32, num_train_epochs=1)
     assert len(steps_of(trainer, "loss_rto")) == 3
     assert all(torch.isfinite(tensor).all() for tensor in weights(trainer).values())
 

@@ -11,23 +11,29 @@ from derta.config.evaluation import (
     SearchSection,
     SectionKey,
 )
-from derta.config.recipe import (
-    DpoSection,
-    LoraSection,
-    ModelSection,
-    Recipe,
-    TermWeights,
-    TrainSection,
-    load_recipe,
-    parse_recipe,
-)
+from derta.config.recipe import ModelSection, Recipe, load_recipe, parse_recipe
 from derta.config.recipe_file import merge, read_values
+from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, checked_values
 from derta.config.sections import Section, SourceSection
+from derta.config.train import (
+    ELSEWHERE,
+    REFUSED,
+    RENAMED,
+    WORKING,
+    LoraSection,
+    TrainSection,
+    check_field,
+    known_fields,
+)
 
 __all__ = [
     "DEFAULT_OPENER",
+    "ELSEWHERE",
+    "REFUSED",
+    "RENAMED",
+    "ROW_FIELDS",
+    "WORKING",
     "DataSection",
-    "DpoSection",
     "EngineConfig",
     "EvaluationSection",
     "FineTuningPace",
@@ -38,13 +44,17 @@ __all__ = [
     "ModelSection",
     "PrepareConfig",
     "Recipe",
+    "RowConfig",
     "SafePolicy",
     "SearchSection",
     "Section",
     "SectionKey",
     "SourceSection",
-    "TermWeights",
     "TrainSection",
+    "check_field",
+    "check_rows",
+    "checked_values",
+    "known_fields",
     "load_recipe",
     "merge",
     "parse_recipe",

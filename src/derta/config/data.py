@@ -47,11 +47,13 @@ class DataSection(PrepareConfig):
     """A recipe's data: its sources, and how they are prepared.
 
     Attributes:
+        preferences: Rows of {query, chosen, rejected} that preference methods (dpo) learn beside the triples.
         exclude: Requests that must not be trained on, beside those that the recipe evaluates.
         max_pairs_per_request: Triples made of one request, where a source has responses judged one by one.
     """
 
     triples: tuple[SourceSection, ...]
     helpful: tuple[SourceSection, ...]
+    preferences: tuple[SourceSection, ...] = ()
     exclude: tuple[SourceSection, ...] = ()
     max_pairs_per_request: int = Field(default=1, ge=1)

@@ -150,15 +150,15 @@ class FineTuningPace(Section):
 
     Attributes:
         learning_rate: None: 2e-5 on helpful data, 5e-5 on harmful data; both were for full fine-tuning.
-        batch_size: Rows of a step. None: 128 on helpful data, 10 on harmful data.
-        epochs: None: 1 on helpful data, 5 on harmful data. The attack's `steps` go before them.
+        global_batch_size: Rows of a step. None: 128 on helpful data, 10 on harmful data.
+        num_train_epochs: None: 1 on helpful data, 5 on harmful data. The attack's `steps` go before them.
     """
 
     learning_rate: float | None = Field(default=None, gt=0)
-    batch_size: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant"
-    warmup: float = Field(default=0.0, ge=0, lt=1)
+    global_batch_size: int | None = Field(default=None, ge=1)
+    num_train_epochs: float | None = Field(default=None, gt=0)
+    lr_scheduler_type: str = "constant"
+    warmup_steps: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
 
 
@@ -168,7 +168,7 @@ class FineTuningSection(Section):
     Attributes:
         name: What attacked models are called by: `derta + benign 100` after 100 steps of the attack `benign`.
         steps: Optimizer steps. Each of a list makes attacked models of its own, all from the tuned model on. None:
-            as many as `pace.epochs` take.
+            as many as `pace.num_train_epochs` take.
         helpful: Benign data, read as `data.helpful`.
         harmful: Harmful data, read as `data.triples`; the harmful answers are learned.
 

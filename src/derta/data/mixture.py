@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from derta.config import PrepareConfig
 from derta.data.cleaning import match_key
+from derta.data.preferences import Preference
 from derta.errors import DataError
 from derta.records import Example, Request, Triple, short_hash
 
@@ -28,8 +29,9 @@ class MixtureCounts(NamedTuple):
 class TrainingSet(NamedTuple):
     """What one method trains on, before it is turned into rows."""
 
-    triples: list[Triple]
-    examples: list[Example]
+    triples: Sequence[Triple] = ()
+    examples: Sequence[Example] = ()
+    preferences: Sequence[Preference] = ()
 
 
 def plan_mixture(config: PrepareConfig, *, available_triples: int, available_helpful: int) -> MixtureCounts:

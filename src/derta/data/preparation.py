@@ -74,9 +74,10 @@ class PreparedData(NamedTuple):
             seed: All methods get the same examples for one seed, and each method's triples are among vanilla's.
         """
         wanted = self.counts.vanilla_triples if triples_per_unit > 1 else self.counts.triples
-        return draw_mixture(
+        drawn = draw_mixture(
             triples=self.triples, examples=self.examples, num_triples=wanted, num_helpful=self.counts.helpful, seed=seed
         )
+        return drawn._replace(preferences=self.preferences)
 
 
 def prepare(
@@ -96,7 +97,7 @@ def prepare(
     >>> len(prepared.triples), dict(prepared.dropped_triples), prepared.triples[0].safe
     (4, {'in_evaluation': 1}, 'Sorry, but no.')
     >>> [len(part) for part in prepared.training_set()]
-    [2, 0]
+    [2, 0, 0]
 
     Args:
         triples: Harmful requests, each with a safe and a harmful response.

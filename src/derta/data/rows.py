@@ -7,14 +7,12 @@ The whole method lives here, in one column. A row's `labels` hold what the model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.config import TrainSection
+from derta.config import RowConfig
 from derta.data.encoding import EncodedExample, EncodedTriple, cut_middle
-from derta.data.methods import METHODS
 from derta.errors import DataError
 
 IGNORE = -100
@@ -37,40 +35,6 @@ class TrainRow(NamedTuple):
     redraw: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RowSettings:
-    """How rows are drawn.
-
-    Attributes:
-        max_length: Longest row in tokens; see `fit` for what gives way.
-        prefix_share: Share of harmful-prefix rows with k ≥ 1; the rest have k = 0. The released builder has 2/3.
-        sorry_dropout: Probability that an RTO label is left out: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
-        reference: Make the released code's choices instead (k at a word, drawn once; the bare refusal token
-            everywhere, the closing token's place too; dropout over the padded row). For comparison only.
-        branches: Safe rows of a triple with a harmful prefix, each after a prefix of its own.
-        trees: Lay the rows of a triple over one trunk (see `data/tree.py`).
-    """
-
-    max_length: int = 1024
-    prefix_share: float = 2 / 3
-    sorry_dropout: float = 0.95
-    reference: bool = False
-    branches: int = 1
-    trees: bool = False
-
-
-def row_settings(train: TrainSection) -> RowSettings:
-    """The part of a recipe's training section that decides the rows."""
-    return RowSettings(
-        max_length=train.max_length,
-        prefix_share=train.prefix_share,
-        sorry_dropout=train.sorry_dropout,
-        reference=train.reference,
-        branches=train.branches_per_triple,
-        trees=train.tree_rows,
-    )
-
-
 class Instance(NamedTuple):
     """One entry of a training set: a row is drawn from it anew in every epoch.
 
@@ -89,49 +53,51 @@ class Instance(NamedTuple):
         return f"{self.term}:{self.source.id}" + (f"#{self.branch}" if self.branch else "")
 
 
-def instances(method: str, *, triples: Sequence[EncodedTriple], examples: Sequence[EncodedExample]) -> list[Instance]:
-    """What a method trains on: the examples, each triple as (q, r), and as (q, r-hat) where the method has RTO.
+def instances(
+    *,
+    triples: Sequence[EncodedTriple],
+    examples: Sequence[EncodedExample],
+    harmful_prefix: bool = False,
+    rto: bool = False,
+) -> list[Instance]:
+    """What a method of rows trains on: the examples, each triple as (q, r), and as (q, r-hat) if there is `rto`.
 
-    Raises:
-        DataError: the method learns from pairs, whose second half is harmful text; no row may be made of those.
+    With `harmful_prefix` the safe response also follows the beginning of the harmful one.
     """
-    spec = METHODS[method]
-    if spec.pairs:
-        raise DataError(f"{method}: expected a method that learns from rows, got one of pairs; use `derta train`")
-    safe = [Instance("safe", triple, spec.harmful_prefix, i) for i, triple in enumerate(triples)]
-    rto = [Instance("rto", triple, False, i) for i, triple in enumerate(triples)] if spec.rto else []
+    safe = [Instance("safe", triple, harmful_prefix, i) for i, triple in enumerate(triples)]
+    refusing = [Instance("rto", triple, False, i) for i, triple in enumerate(triples)] if rto else []
     helpful = [Instance("helpful", example, False, i) for i, example in enumerate(examples)]
-    return [*helpful, *safe, *rto]
+    return [*helpful, *safe, *refusing]
 
 
-def draw_row(instance: Instance, *, settings: RowSettings, seed: int, epoch: int) -> TrainRow:
+def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> TrainRow:
     """The instance's row in an epoch; the same for the same (seed, epoch, id), whoever asks and in whatever order."""
     source = instance.source
     # The released builder draws k once, before training; ours draws it anew in every epoch.
-    key = f"{seed}:{0 if settings.reference else epoch}:{instance.id}"
+    key = f"{seed}:{0 if config.reference else epoch}:{instance.id}"
     rng = Random(key)  # noqa: S311 - reproducible draws, not secrets
     if isinstance(source, EncodedExample):
-        return helpful_row(source, max_length=settings.max_length)
+        return helpful_row(source, max_length=config.max_length)
     if instance.term == "safe":
         k = 0
         if instance.harmful_prefix:
-            draw = _reference_prefix_length if settings.reference else _prefix_length
-            k = draw(source, settings=settings, place=instance.place, rng=rng)
-        return safe_row(source, k=k, max_length=settings.max_length)
-    if settings.reference:
-        return reference_rto_row(source, max_length=settings.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
-    return rto_row(source, max_length=settings.max_length, sorry_dropout=settings.sorry_dropout, rng=rng)
+            draw = _reference_prefix_length if config.reference else _prefix_length
+            k = draw(source, config=config, place=instance.place, rng=rng)
+        return safe_row(source, k=k, max_length=config.max_length)
+    if config.reference:
+        return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
+    return rto_row(source, max_length=config.max_length, sorry_dropout=config.sorry_dropout, rng=rng)
 
 
-def _prefix_length(triple: EncodedTriple, *, settings: RowSettings, place: int, rng: Random) -> int:
+def _prefix_length(triple: EncodedTriple, *, config: RowConfig, place: int, rng: Random) -> int:
     del place
-    has_prefix = rng.random() < settings.prefix_share
+    has_prefix = rng.random() < config.prefix_share
     return rng.randint(1, len(triple.harmful_ids)) if has_prefix else 0
 
 
-def _reference_prefix_length(triple: EncodedTriple, *, settings: RowSettings, place: int, rng: Random) -> int:
+def _reference_prefix_length(triple: EncodedTriple, *, config: RowConfig, place: int, rng: Random) -> int:
     """Every third triple has no prefix; the others are cut after a random word in [1, words - 2]."""
-    del settings
+    del config
     num_words = len(triple.word_cuts) - 1
     if place % 3 == 0 or num_words < 3:
         return 0

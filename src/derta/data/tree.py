@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from derta.data.rows import IGNORE, Instance, RowSettings, Term, TrainRow, check_row, draw_row
+from derta.config import RowConfig
+from derta.data.rows import IGNORE, Instance, Term, TrainRow, check_row, draw_row
 from derta.errors import DataError
 
 
@@ -47,19 +48,19 @@ def branched(given: Sequence[Instance], branches: int) -> list[Instance]:
     >>> from derta.data.encoding import EncodedTriple
     >>> from derta.data.rows import instances
     >>> triple = EncodedTriple("t", (1,), (1,), (2,), (2,), (2,), (3,), (), ((4,), (4,)), frozenset(), (0, 1))
-    >>> [one.id for one in branched(instances("derta", triples=[triple], examples=[]), 2)]
+    >>> [one.id for one in branched(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]
     ['safe:t', 'safe:t#1', 'rto:t']
     """
     return [one._replace(branch=j) for one in given for j in range(branches if one.harmful_prefix else 1)]
 
 
-def items(given: Sequence[Instance], *, settings: RowSettings) -> list[list[Instance]]:
+def items(given: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
     """What a training set is counted and shuffled in: single instances or, for trees, all instances of a triple.
 
     A tree's RTO row comes first, so that it is the trunk.
     """
-    every = branched(given, settings.branches)
-    if not settings.trees:
+    every = branched(given, config.branches_per_triple)
+    if not config.tree_rows:
         return [[one] for one in every]
     of_triples = sorted((one for one in every if one.term != "helpful"), key=_trunk_first)
     trees = [list(group) for _, group in groupby(of_triples, key=lambda one: one.place)]
@@ -70,13 +71,13 @@ def _trunk_first(one: Instance) -> tuple[int, bool, int]:
     return one.place, one.term != "rto", one.branch
 
 
-def draw_item(item: Sequence[Instance], *, settings: RowSettings, seed: int, epoch: int) -> TrainRow | TreeRow:
+def draw_item(item: Sequence[Instance], *, config: RowConfig, seed: int, epoch: int) -> TrainRow | TreeRow:
     """An item's row in an epoch, or the tree of its rows.
 
     Raises:
         DataError: a row is one that a loss could not use.
     """
-    rows = [check_row(draw_row(one, settings=settings, seed=seed, epoch=epoch)) for one in item]
+    rows = [check_row(draw_row(one, config=config, seed=seed, epoch=epoch)) for one in item]
     return rows[0] if len(rows) == 1 else tree_of(rows)
 
 
@@ -97,7 +98,7 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
     if drawn_later := [row.id for row in rows if row.redraw is not None]:
         raise DataError(
             f"row {drawn_later[0]}: expected labels that are known before batching, got the released code's dropout; "
-            "set `train.tree_rows: false` or `train.reference: false`"
+            "set `tree_rows` or `reference` to false"
         )
     nodes: dict[tuple[int, int], int] = {}  # (parent, token): number, in order of coming; the root is -1
     paths = [_insert(row.input_ids, nodes) for row in rows]

@@ -20,17 +20,19 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ ' ' + eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %} <assistant> {% endif %}"
 )
-PRETRAINING = TrainSection(
-    epochs=1,
-    max_steps=500,
-    batch_size=64,
-    micro_batch_size=64,
-    learning_rate=4e-3,
-    warmup=0.05,
-    weight_decay=0.01,
-    max_length=128,
-    pack_tokens=128,
-    logging_steps=50,
+PRETRAINING = TrainSection.model_validate(
+    {
+        "num_train_epochs": 1,
+        "max_steps": 500,
+        "global_batch_size": 64,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 4e-3,
+        "warmup_steps": 0.05,
+        "weight_decay": 0.01,
+        "max_length": 128,
+        "pack_tokens": 128,
+        "logging_steps": 50,
+    }
 )
 
 

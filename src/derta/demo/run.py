@@ -7,10 +7,9 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
+from derta.chat import ChatFormat, chat_format, refusal_tokens
 from derta.config import ModelSection, TrainSection
-from derta.data.encoding import encode_triple
-from derta.data.preferences import triple_pair
+from derta.data.mixture import TrainingSet
 from derta.data.rows import Instance, instances
 from derta.demo.base import PRETRAINING, build_model, build_tokenizer, encode_corpus
 from derta.demo.corpus import attack_prompts, benign_prompts, held_out_requests
@@ -20,6 +19,7 @@ from derta.demo.world import World, build_world
 from derta.engines import load_engine
 from derta.files import read_records, write_text
 from derta.judges import build_judge, from_function
+from derta.methods import METHODS, tuning
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete
 from derta.pipeline.fine_tuning import COST, attack_comparisons, keep_cost, told_cost
@@ -32,9 +32,8 @@ from derta.records import Measure, Prompt, Reply, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import METHODS_WITH_THE_FIRST, Summary
 from derta.run_folder import open_run
-from derta.train.fit import fit
 
-METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
+ORDER = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
 MAX_NEW_TOKENS = 64
 NOTES = (
     "The world is made up: crafts, some of them forbidden, with recipes that only pretraining tells. Attacks ask for "
@@ -64,8 +63,8 @@ def run_demo(
     """
     methods = installed_methods(display) if methods is None else methods
     notes = (*NOTES, DPO_NOTE) if "dpo" in methods else NOTES
-    sections = {"pretraining": PRETRAINING, "tuning": TUNING, "dpo": DPO}
-    settings = {"demo": {name: section.model_dump() for name, section in sections.items()}}
+    sections = {"pretraining": PRETRAINING.model_dump(), "tuning": TUNING.model_dump(), "dpo": DPO}
+    settings = {"demo": dict(sections)}
     if fine_tuning:
         settings["demo"]["fine_tuning"] = {name: train.model_dump() for name, train in FINE_TUNING.items()}
     open_run(folder, recipe={**settings, "methods": list(methods), "seeds": list(seeds)}, inputs=())
@@ -95,9 +94,9 @@ def model_folder(folder: Path, method: str, seed: int) -> Path:
 def installed_methods(display: Display) -> tuple[str, ...]:
     """All methods, or all but dpo where TRL is missing: the demo needs no extra."""
     if find_spec("trl") is not None:
-        return METHODS
+        return ORDER
     display.logger.info("dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it")
-    return tuple(method for method in METHODS if method != "dpo")
+    return tuple(method for method in ORDER if method != "dpo")
 
 
 def measure_of(judge: str, suite: Suite) -> Measure:
@@ -134,17 +133,15 @@ def tune_method(folder: Path, world: World, *, method: str, seed: int, display: 
     if method == "base":
         start = out.with_name("start")
         build_model(len(tokenizer), seed=seed).save_pretrained(start)
-        corpus = instances("vanilla", triples=[], examples=encode_corpus(world, chat))
-        tune(
-            "base", start, corpus, chat=chat, refusals=refusals, train=PRETRAINING, seed=seed, out=out, display=display
-        )
+        corpus = instances(triples=[], examples=encode_corpus(world, chat))
+        tune("base", start, corpus, chat=chat, train=PRETRAINING, seed=seed, out=out, display=display)
     elif method == "dpo":
         start = tune_method(folder, world, method="vanilla", seed=seed, display=display)
-        tune_pairs(world, start, chat=chat, refusals=refusals, seed=seed, out=out, display=display)
+        tune_pairs(world, start, chat=chat, seed=seed, out=out, display=display)
     else:
         start = tune_method(folder, world, method="base", seed=seed, display=display)
         chosen = tuning_instances(world, method, chat=chat, refusals=refusals)
-        tune(method, start, chosen, chat=chat, refusals=refusals, train=TUNING, seed=seed, out=out, display=display)
+        tune(method, start, chosen, chat=chat, train=TUNING, seed=seed, out=out, display=display)
     return out
 
 
@@ -177,13 +174,15 @@ def fine_tuned(folder: Path, *, attack: str, method: str, seed: int, display: Di
             start,
             rows,
             chat=chat,
-            refusals=refusal_tokens(chat),
             train=train,
             seed=seed,
             out=out,
             display=display,
         )
-        keep_cost(out, rows=rows, train=train, seed=seed, path=home / COST)
+        config = tuning.method_config(
+            METHODS["vanilla"], train, model=ModelSection(path=str(start)), seed=seed, output_dir=out
+        )
+        keep_cost(out, rows=rows, config=config, path=home / COST)
         ask_model(home, world, label=label, seed=seed, prompts=prompts, display=display)
     return judge_model(home, label=label, seed=seed, prompts=prompts)
 
@@ -201,7 +200,6 @@ def tune(
     chosen: list[Instance],
     *,
     chat: ChatFormat,
-    refusals: RefusalTokens,
     train: TrainSection,
     seed: int,
     out: Path,
@@ -209,36 +207,32 @@ def tune(
 ) -> None:
     """Train one model of the demo, showing its steps."""
     what = "pretraining" if method == "base" else f"tuning {method}"
+    rows = METHODS["vanilla"]  # they are encoded already: the loss is the same for every method of rows
     with training_progress(display, f"seed {seed}: {what}") as shown:
-        fit(
-            model=ModelSection(path=str(start)),
-            train=train,
+        tuning.tune(
+            rows,
+            model=str(start),
+            config=tuning.method_config(rows, train, model=ModelSection(path=str(start)), seed=seed, output_dir=out),
+            data=chosen,
             tokenizer=chat.tokenizer,
-            instances=chosen,
-            refusal_ids=refusals.ids,
-            seed=seed,
             out=out,
             callbacks=[shown],
         )
 
 
-def tune_pairs(
-    world: World, start: Path, *, chat: ChatFormat, refusals: RefusalTokens, seed: int, out: Path, display: Display
-) -> None:
+def tune_pairs(world: World, start: Path, *, chat: ChatFormat, seed: int, out: Path, display: Display) -> None:
     """Go on from the vanilla model with DPO, on the triples of the other methods."""
-    from derta.train.dpo import fit_dpo
-
     triples, _ = tuning_data(world, "dpo")
+    dpo, model = METHODS["dpo"], ModelSection(path=str(start))
     with training_progress(display, f"seed {seed}: tuning dpo") as shown:
-        fit_dpo(
-            model=ModelSection(path=str(start)),
-            train=TUNING,
-            dpo=DPO,
+        tuning.tune(
+            dpo,
+            model=model.path,
+            config=tuning.method_config(dpo, TUNING, model=model, seed=seed, output_dir=out, settings=DPO),
+            data=TrainingSet(triples),
             tokenizer=chat.tokenizer,
-            pairs=[triple_pair(encode_triple(chat, triple, refusals=refusals)) for triple in triples],
-            start=start,
-            seed=seed,
             out=out,
+            init_from=start,
             callbacks=[shown],
         )
 

@@ -8,22 +8,12 @@ from os.path import isdir, isfile
 from pathlib import Path
 from random import Random
 
-from derta.chat import ChatFormat, RefusalTokens
 from derta.config import DataSection, EvaluationSection, PrepareConfig, Recipe, SourceSection
-from derta.data.encoding import encode_example, encode_triple
 from derta.data.helpful import read_examples
-from derta.data.methods import METHODS
 from derta.data.mixture import sample
-from derta.data.preferences import (
-    EncodedPair,
-    Preference,
-    encode_preference,
-    load_preferences,
-    triple_pair,
-)
+from derta.data.preferences import Preference, load_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
-from derta.data.rows import Instance, instances
 from derta.data.triples import read_triples
 from derta.files import read_records
 from derta.records import Example, Prompt, Request, Triple
@@ -68,7 +58,7 @@ def evaluated_texts(recipe: Recipe) -> list[str]:
 
 def input_files(recipe: Recipe) -> list[Path]:
     """The local files a run depends on."""
-    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.dpo.pairs, *evaluation_sources(recipe)]
+    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences, *evaluation_sources(recipe)]
     sources += [one.requests for one in recipe.evaluate if isinstance(one.requests, SourceSection)]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
@@ -111,29 +101,6 @@ def read_source_examples(sources: Sequence[SourceSection]) -> tuple[list[Example
 
 
 def _read_pairs(recipe: Recipe) -> list[Preference]:
-    """Return the pairs of a recipe that has a method for them."""
-    if not any(METHODS[method].pairs for method in recipe.methods):
-        return []
-    read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.dpo.pairs]
+    """Return the pairs that a recipe names beside its triples."""
+    read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.data.preferences]
     return [pair for pairs in read for pair in pairs]
-
-
-def method_instances(
-    prepared: PreparedData, *, method: str, chat: ChatFormat, refusals: RefusalTokens, seed: int
-) -> list[Instance]:
-    """One method's training set as encoded instances."""
-    drawn = prepared.training_set(triples_per_unit=METHODS[method].triples_per_unit, seed=seed)
-    return instances(
-        method,
-        triples=[encode_triple(chat, triple, refusals=refusals) for triple in drawn.triples],
-        examples=[encode_example(chat, example) for example in drawn.examples],
-    )
-
-
-def method_pairs(
-    prepared: PreparedData, *, method: str, chat: ChatFormat, refusals: RefusalTokens, seed: int
-) -> list[EncodedPair]:
-    """What a method of pairs learns from: its triples, and the recipe's own pairs."""
-    drawn = prepared.training_set(triples_per_unit=METHODS[method].triples_per_unit, seed=seed)
-    pairs = [triple_pair(encode_triple(chat, triple, refusals=refusals)) for triple in drawn.triples]
-    return [*pairs, *(encode_preference(chat, one) for one in prepared.preferences)]

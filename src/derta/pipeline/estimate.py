@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from derta.config import Recipe, TrainSection
-from derta.data.methods import METHODS
 from derta.data.preparation import PreparedData
-from derta.pipeline.data import method_instances, method_pairs, prepare_data
+from derta.methods import estimate, find_method, method_config
+from derta.pipeline.data import prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
-
-if TYPE_CHECKING:
-    from derta.train.dpo import PairTrainer
-    from derta.train.probe import Plan
-    from derta.train.trainer import DertaTrainer
 
 
 class DryRun(NamedTuple):
@@ -60,17 +54,22 @@ def dry_run(recipe: Recipe, *, display: Display = Display()) -> list[DryRun]:
 
 
 def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: PreparedData) -> DryRun:
-    """One method's figures."""
-    from derta.train.memory import out_of_memory_told, reset_peak_memory, training_advice
-    from derta.train.probe import probe
-
-    train = recipe.train.model_copy(update={"save_steps": None, "report_to": "none"})
-    reset_peak_memory()
+    """One method's figures; the model that it starts from is not there yet, but is as large as the recipe's."""
+    found = find_method(method)
+    quiet = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
+    train = TrainSection.model_validate(quiet | {"report_to": "none", "lora": recipe.train.lora})
+    chat, _ = load_format(recipe)
     with TemporaryDirectory() as folder:
-        trainer, planned = _planned(recipe, train, method=method, seed=seed, prepared=prepared, folder=Path(folder))
-        net: Any = trainer.model
-        with out_of_memory_told(partial(training_advice, train, net)):
-            estimated = probe(trainer, planned)
+        settings = recipe.method_settings.get(method)
+        config = method_config(found, train, model=recipe.model, seed=seed, output_dir=Path(folder), settings=settings)
+        planned, estimated = estimate(
+            found,
+            model=recipe.model.path,
+            config=config,
+            data=prepared.training_set(triples_per_unit=found.triples_per_unit, seed=seed),
+            tokenizer=chat.tokenizer,
+            lora=train.lora,
+        )
     return DryRun(
         method,
         planned.rows,
@@ -83,44 +82,10 @@ def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: PreparedData
     )
 
 
-def _planned(
-    recipe: Recipe, train: TrainSection, *, method: str, seed: int, prepared: PreparedData, folder: Path
-) -> tuple[DertaTrainer | PairTrainer, Plan]:
-    """A method's trainer and its plan; dpo's vanilla model is not there yet, but is as large as the recipe's."""
-    chat, refusals = load_format(recipe)
-    if METHODS[method].pairs:
-        from derta.train.dpo import dpo_arguments, pair_trainer
-        from derta.train.probe import plan_pairs
-
-        on_pairs = pair_trainer(
-            model=recipe.model,
-            train=train,
-            dpo=recipe.dpo,
-            tokenizer=chat.tokenizer,
-            pairs=method_pairs(prepared, method=method, chat=chat, refusals=refusals, seed=seed),
-            start=None,
-            arguments=dpo_arguments(train, recipe.dpo, seed=seed, folder=folder),
-        )
-        return on_pairs, plan_pairs(on_pairs)
-    from derta.train.fit import build_trainer
-    from derta.train.probe import plan
-
-    on_rows = build_trainer(
-        model=recipe.model,
-        train=train,
-        tokenizer=chat.tokenizer,
-        instances=method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed),
-        refusal_ids=refusals.ids,
-        seed=seed,
-        checkpoints=folder,
-    )
-    return on_rows, plan(on_rows)
-
-
 def told(one: DryRun) -> str:
     """One method's figures as a line."""
     minutes, seconds = divmod(round(one.seconds), 60)
-    counted = "pairs" if METHODS[one.method].pairs else "rows"
+    counted = find_method(one.method).unit
     return (
         f"{one.method}: {one.rows:,} {counted}, {one.tokens:,} tokens ({one.labels:,} labelled), {one.steps:,} steps, "
         f"{one.padding:.1%} padding; by a probe on this machine, about {minutes:,} min {seconds} s of training "

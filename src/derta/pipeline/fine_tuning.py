@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from derta.chat import ChatFormat
 from derta.config import FineTuningSection, Recipe, TrainSection
@@ -17,18 +17,24 @@ from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.files import write_text
+from derta.methods import METHODS, method_config, tune
 from derta.pipeline.data import evaluated_texts, read_source_examples, read_source_triples
 from derta.pipeline.models import load_format
 from derta.protocols import Display
 from derta.records import Example
 from derta.results import METHODS_WITH_THE_FIRST
 
+if TYPE_CHECKING:
+    from derta.train.config import DertaConfig
+
 COST = "fine_tuning.json"
 KEPT = (
-    "max_length", "pack_tokens", "group_by_length", "bf16", "fp16", "attention", "compile", "gradient_checkpointing",
-    "lora", "logging_steps", "save_steps", "report_to", "num_threads",
+    "max_length", "pack_tokens", "train_sampling_strategy", "bf16", "fp16", "tf32", "attn_implementation",
+    "compile_layers", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "logging_steps", "logging_strategy", "save_strategy", "save_steps", "report_to",
+    "num_threads", "dataloader_num_workers", "dataloader_pin_memory", "torch_empty_cache_steps",
 )  # fmt: skip
-"""What an attack takes over from `train` as it is; of `micro_batch_size` it takes what divides its own steps."""
+"""What an attack takes over from `train` as it is, with `lora`; of the size per device, what divides its own steps."""
 
 
 class AttackData(NamedTuple):
@@ -101,24 +107,28 @@ def attack_train(train: TrainSection, section: FineTuningSection, *, steps: int 
     """How the attack trains: at its own pace, with plain rows and losses, and in what is `KEPT` as the recipe does.
 
     >>> section = FineTuningSection.model_validate({"name": "harm", "harmful": [{"path": "pairs.jsonl"}]})
-    >>> train = attack_train(TrainSection(), section, steps=None)
-    >>> train.batch_size, train.micro_batch_size, train.learning_rate, train.epochs
-    (10, 5, 5e-05, 5.0)
+    >>> settings = attack_train(TrainSection(), section, steps=None).settings
+    >>> settings["global_batch_size"], settings["per_device_train_batch_size"], settings["learning_rate"]
+    (10, 5, 5e-05)
     """
+    from derta.train.config import DertaConfig
+
     pace, harmful = section.pace, bool(section.harmful)
-    batch_size = pace.batch_size or (10 if harmful else 128)
-    at_once = min(batch_size, train.micro_batch_size)
-    plain = TrainSection(
-        epochs=pace.epochs or (5.0 if harmful else 1.0),
-        max_steps=steps,
-        batch_size=batch_size,
-        micro_batch_size=max(size for size in range(1, at_once + 1) if batch_size % size == 0),
-        learning_rate=pace.learning_rate or (5e-5 if harmful else 2e-5),
-        schedule=pace.schedule,
-        warmup=pace.warmup,
-        weight_decay=pace.weight_decay,
-    )
-    return plain.model_copy(update={name: getattr(train, name) for name in KEPT})
+    batch_size = pace.global_batch_size or (10 if harmful else 128)
+    per_device = train.settings.get("per_device_train_batch_size", DertaConfig.per_device_train_batch_size)
+    at_once = min(batch_size, per_device)
+    own = {
+        "num_train_epochs": pace.num_train_epochs or (5.0 if harmful else 1.0),
+        "max_steps": steps or -1,
+        "global_batch_size": batch_size,
+        "per_device_train_batch_size": max(size for size in range(1, at_once + 1) if batch_size % size == 0),
+        "learning_rate": pace.learning_rate or (5e-5 if harmful else 2e-5),
+        "lr_scheduler_type": pace.lr_scheduler_type,
+        "warmup_steps": pace.warmup_steps,
+        "weight_decay": pace.weight_decay,
+    }
+    kept = {name: train.settings[name] for name in KEPT if name in train.settings}
+    return TrainSection.model_validate(kept | own | {"lora": train.lora})
 
 
 def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
@@ -137,7 +147,7 @@ def attack_rows(data: AttackData, chat: ChatFormat) -> list[Instance]:
     """What the attack trains on, encoded."""
     if data.pairs:
         return unsafe_instances(chat, data.pairs)
-    return instances("vanilla", triples=[], examples=[encode_example(chat, example) for example in data.examples])
+    return instances(triples=[], examples=[encode_example(chat, example) for example in data.examples])
 
 
 def fine_tune(
@@ -159,33 +169,33 @@ def fine_tune(
     if out.exists() and cost_path.exists():
         return
     from derta.pipeline.training import training_progress
-    from derta.train.fit import fit
-    from derta.train.start import is_adapter
+    from derta.train.adapters import is_adapter
 
-    chat, refusals = load_format(recipe)
+    chat, _ = load_format(recipe)
     rows = attack_rows(data, chat)
     train = attack_train(recipe.train, attack.section, steps=attack.steps)
-    adapter = start if is_adapter(start) else None
+    method = METHODS["vanilla"]
+    config = method_config(method, train, model=recipe.model, seed=seed, output_dir=out)
     with training_progress(display, f"{what}: fine-tuning") as shown:
-        fit(
-            model=recipe.model if adapter else recipe.model.model_copy(update={"path": str(start)}),
-            train=train,
+        tune(
+            method,
+            model=recipe.model.path if is_adapter(start) else str(start),
+            config=config,
+            data=rows,
             tokenizer=chat.tokenizer,
-            instances=rows,
-            refusal_ids=refusals.ids,
-            seed=seed,
             out=out,
-            adapter=adapter,
+            lora=train.lora,
+            init_from=start if is_adapter(start) else None,
             callbacks=[shown],
         )
-    keep_cost(out, rows=rows, train=train, seed=seed, path=cost_path)
+    keep_cost(out, rows=rows, config=config, path=cost_path)
 
 
-def keep_cost(model: Path, *, rows: Sequence[Instance], train: TrainSection, seed: int, path: Path) -> None:
+def keep_cost(model: Path, *, rows: Sequence[Instance], config: DertaConfig, path: Path) -> None:
     """Work out what training a model on these rows took, and keep it in a file."""
-    from derta.train.cost import training_cost
+    from derta.train.estimate import training_cost
 
-    cost = training_cost(model, instances=rows, train=train, seed=seed)
+    cost = training_cost(model, instances=rows, config=config, seed=config.rows_seed)
     write_text(path, json.dumps(cost._asdict()) + "\n")
 
 

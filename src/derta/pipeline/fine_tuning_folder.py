@@ -7,7 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from derta.config import FineTuningPace, Recipe, TrainSection, merge, parse_recipe
+from derta.config import FineTuningPace, Recipe, known_fields, merge, parse_recipe
 from derta.errors import ModelError, RecipeError
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.fine_tuning import (
@@ -97,7 +97,7 @@ def read_settings(settings: Mapping[str, Any], *, adapted: bool) -> dict[str, An
 
 
 def _check_heeded(given: dict[str, Any], *, adapted: bool) -> None:
-    unheeded = TrainSection.model_fields.keys() - {*KEPT, "micro_batch_size"}
+    unheeded = set(known_fields()) - {*KEPT, "per_device_train_batch_size"}
     for name in sorted(_keys(given["train"]) & unheeded):
         known = {"max_steps": "give --steps"} | {key: f"set pace.{key}" for key in FineTuningPace.model_fields}
         instead = known.get(name, "leave it out")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import Recipe
-from derta.data.methods import METHODS
 from derta.data.preparation import PreparedData
 from derta.engines import check_settings, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
-from derta.pipeline.data import method_instances, method_pairs
+from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 
@@ -41,20 +39,18 @@ def load_format(recipe: Recipe) -> Format:
     return Format(chat, refusal_tokens(chat, recipe.model.refusal_words))
 
 
-def check_start(method: str, start: Path | None) -> None:
-    """Fail if a method of pairs has no tuned model to go on from, or another method has one."""
-    if not METHODS[method].pairs and start is not None:
-        raise RecipeError(f"--start: expected none for {method}, which starts from the recipe's model, got {start}")
-    if METHODS[method].pairs and start is None:
-        raise RecipeError(f"{method}: expected --start, the folder of the vanilla model it goes on from, got none")
+def check_start(method: Method, start: Path | None) -> None:
+    """Fail if a method lacks the tuned model that it starts from, or has one that it does not start from."""
+    if method.init_from is None and start is not None:
+        raise RecipeError(
+            f"--start: expected none for {method.name}, which starts from the recipe's model, got {start}"
+        )
+    if method.init_from is not None and start is None:
+        raise RecipeError(
+            f"{method.name}: expected --start, the folder of the {method.init_from} model it goes on from, got none"
+        )
     if start is not None and not any((start / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
-
-
-def check_trl(method: str) -> None:
-    """Fail before any work starts if TRL is missing."""
-    if find_spec("trl") is None:
-        raise RecipeError(f"{method}: expected TRL, found none; pip install 'derta[dpo]', or leave {method} out")
 
 
 def check_compiler(recipe: Recipe) -> None:
@@ -62,46 +58,47 @@ def check_compiler(recipe: Recipe) -> None:
     from torch.accelerator import is_available
 
     compiler = os.environ.get("CXX", "g++")
-    if recipe.train.compile and not is_available() and shutil.which(compiler) is None:
+    if recipe.train.rows.compile_layers and not is_available() and shutil.which(compiler) is None:
         raise RecipeError(
-            f"train.compile: expected a C++ compiler, found no {compiler}; install it, or set it to false"
+            f"train.compile_layers: expected a C++ compiler, found no {compiler}; install it, or set it to false"
         )
 
 
 def train_method(
     recipe: Recipe,
     *,
-    method: str,
+    method: Method,
     seed: int,
     prepared: PreparedData,
     out: Path,
     start: Path | None = None,
     display: Display = Display(),
 ) -> Path:
-    """Tune one model, unless it is there already; a method of pairs goes on from the vanilla model in `start`."""
+    """Tune one model, unless it is there already; one that a method starts from is in `start`."""
     if out.exists():
         return out
     check_start(method, start)
     from derta.pipeline.training import training_progress
 
-    chat, refusals = load_format(recipe)
-    if start is not None:
-        from derta.train.dpo import fit_dpo
-
-        pairs = method_pairs(prepared, method=method, chat=chat, refusals=refusals, seed=seed)
-        tune = partial(fit_dpo, dpo=recipe.dpo, pairs=pairs, start=start)
-    else:
-        from derta.train.fit import fit
-
-        chosen = method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed)
-        tune = partial(fit, instances=chosen, refusal_ids=refusals.ids)
-    with training_progress(display, f"{method} seed {seed}: training") as shown:
+    chat, _ = load_format(recipe)
+    config = method_config(
+        method,
+        recipe.train,
+        model=recipe.model,
+        seed=seed,
+        output_dir=out,
+        settings=recipe.method_settings.get(method.name),
+    )
+    with training_progress(display, f"{method.name} seed {seed}: training") as shown:
         return tune(
-            model=recipe.model,
-            train=recipe.train,
+            method,
+            model=recipe.model.path,
+            config=config,
+            data=prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed),
             tokenizer=chat.tokenizer,
-            seed=seed,
             out=out,
+            lora=recipe.train.lora,
+            init_from=start,
             callbacks=[shown],
         )
 
@@ -138,7 +135,7 @@ def own_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
         "trust_remote_code": recipe.model.trust_remote_code,
     }
     if recipe.generate.engine == "hf":
-        own |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.num_threads}
+        own |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
     return own
 
 

@@ -12,6 +12,7 @@ from derta.engines.endpoints import check_endpoints, user_endpoints
 from derta.errors import DataError, RecipeError, did_you_mean
 from derta.judges import JUDGES, asks_model, from_function, identify_judge
 from derta.judges.base import FunctionJudge
+from derta.methods import METHODS, Method, find_method
 from derta.pipeline.judge import find_judge
 from derta.protocols import Judge, JudgeFunction
 
@@ -21,17 +22,30 @@ JudgeLike = Judge | JudgeFunction
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A caller's own attacks and judges, by the names that stand for them in a recipe.
+    """A caller's own attacks, judges and methods, by the names that stand for them in a recipe.
 
     A recipe is data: what it names is looked up here and among ours, and is never imported.
     """
 
     attacks: Mapping[str, AttackLike] = field(default_factory=dict[str, AttackLike])
     judges: Mapping[str, JudgeLike] = field(default_factory=dict[str, JudgeLike])
+    methods: Mapping[str, Method] = field(default_factory=dict[str, Method])
 
     def __post_init__(self) -> None:
         _check_names("attacks", self.attacks, ATTACKS)
         _check_names("judges", self.judges, JUDGES)
+        _check_names("methods", self.methods, METHODS)
+        for name, method in self.methods.items():
+            if method.name != name:
+                raise RecipeError(f"methods: expected {method.name!r} under that name, got {name!r}; rename it")
+
+    def method(self, name: str) -> Method:
+        """Return the method of a name.
+
+        Raises:
+            RecipeError: there is none (the nearest is named).
+        """
+        return find_method(name, self.methods)
 
     def attack(self, section: EvaluationSection) -> Attack:
         """Return the attack of an evaluation, built with its options.
@@ -70,7 +84,7 @@ class Registry:
         return judge
 
     def identities(self, recipe: Recipe) -> dict[str, dict[str, str]]:
-        """Return what tells a caller's own attacks and judges in a recipe from others, for the run's manifest.
+        """Return what tells a caller's own attacks, judges and methods in a recipe from others, for the run's manifest.
 
         Raises:
             RunError: one has neither a source nor a `version`.
@@ -82,7 +96,9 @@ class Registry:
         }
         named = {config.name for config in judge_configs(recipe) if config.name in self.judges}
         judges = {name: identify_judge(self._own_judge(name)) for name in sorted(named)}
-        return {kind: found for kind, found in (("attacks", attacks), ("judges", judges)) if found}
+        methods = {name: self.methods[name].identity for name in recipe.methods if name in self.methods}
+        named_kinds = (("attacks", attacks), ("judges", judges), ("methods", methods))
+        return {kind: found for kind, found in named_kinds if found}
 
 
 def _check_names(kind: str, own: Mapping[str, object], ours: Collection[str]) -> None:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from derta.config import Recipe
-from derta.data.rows import check_row, draw_row, row_settings
+from derta.data.rows import check_row, draw_row
 from derta.data.tree import branched
-from derta.errors import RecipeError
+from derta.errors import DataError, RecipeError
 from derta.files import write_text
-from derta.pipeline.data import method_instances, prepare_data
+from derta.methods import find_method, method_config
+from derta.pipeline.data import prepare_data
 from derta.pipeline.models import load_format
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
@@ -21,23 +22,29 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
 
     The rows of a tree are written one by one.
     """
-    if recipe.train.reference:
+    if recipe.train.rows.reference:
         raise RecipeError(
             "derta data: expected no train.reference, whose labels are dropped by batch, in training; leave it out"
+        )
+    found = find_method(method)
+    if found.trainer is not None:
+        raise DataError(
+            f"{method}: expected a method that learns from rows, got one of {found.unit}; use `derta train`"
         )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)
     prepared = prepare_data(recipe)
     for note in prepared.notes:
         display.logger.info(note)
-    settings = row_settings(recipe.train)
+    config = method_config(found, recipe.train, model=recipe.model, seed=seed, output_dir=out)
+    data = prepared.training_set(triples_per_unit=found.triples_per_unit, seed=seed)
     chosen = branched(
-        method_instances(prepared, method=method, chat=chat, refusals=refusals, seed=seed), settings.branches
+        list(found.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple
     )
     lines: list[str] = []
     with display.progress.task("rows", total=len(chosen)) as task:
         for number, instance in enumerate(chosen, start=1):
-            row = check_row(draw_row(instance, settings=settings, seed=seed, epoch=epoch))
+            row = check_row(draw_row(instance, config=config, seed=seed, epoch=epoch))
             lines.append(json.dumps({"id": row.id, "term": row.term, "input_ids": row.input_ids, "labels": row.labels}))
             task.update(number)
     write_text(out, "".join(line + "\n" for line in lines))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
-from derta.data.methods import METHODS
 from derta.data.preparation import PreparedData
-from derta.errors import DataError, RecipeError
+from derta.errors import RecipeError
+from derta.methods import Method, check_package, check_settings
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.evaluate import craft_prompts, is_complete, judge_models, recipe_judges, token_limits
 from derta.pipeline.fine_tuning import (
@@ -24,7 +24,7 @@ from derta.pipeline.fine_tuning import (
 )
 from derta.pipeline.generate import check_decoding, generate_missing
 from derta.pipeline.likelihoods import score_held_out
-from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_trl, train_method
+from derta.pipeline.models import LazyEngine, check_compiler, check_engine, train_method
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import JudgedSection, ModelEntry, RunContents, report, write_contents
 from derta.pipeline.resuming import store_prompts
@@ -72,6 +72,7 @@ def run(
     out: Path | str,
     attacks: Mapping[str, AttackLike] | None = None,
     judges: Mapping[str, JudgeLike] | None = None,
+    methods: Mapping[str, Method] | None = None,
     endpoints: Collection[str] = (),
     display: Display = Display(),
 ) -> Summary:
@@ -84,6 +85,7 @@ def run(
             request (see `derta.attacks.from_function`).
         judges: Your own judges by name: judges, or functions of a prompt and a reply (see
             `derta.judges.from_function`).
+        methods: Your own methods by name (see `derta.methods.Method`).
         endpoints: Hosts that a key may be sent to, where the recipe names servers. This machine needs no permission.
         display: Where progress and notes are shown; by default nowhere.
 
@@ -94,7 +96,7 @@ def run(
         RunError: the folder holds another recipe's run.
         DertaError: whatever is wrong with the data, the model or the recipe, before the first training step.
     """
-    loaded, folder, registry = read_recipe(recipe), Path(out), Registry(attacks or {}, judges or {})
+    loaded, folder, registry = read_recipe(recipe), Path(out), Registry(attacks or {}, judges or {}, methods or {})
     check_servers(loaded, endpoints)
     plan = plan_run(loaded, folder=folder, registry=registry, display=display)
     # a mistake found above leaves no folder behind that the corrected recipe would be refused in
@@ -212,12 +214,12 @@ def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) 
                 display=display,
             )
         return out
-    start = None
-    if METHODS[model.method].pairs and not out.exists():
-        start = train_in(plan, model._replace(method="vanilla"), folder=folder, display=display)
+    start, method = None, plan.registry.method(model.method)
+    if method.init_from is not None and not out.exists():
+        start = train_in(plan, model._replace(method=method.init_from), folder=folder, display=display)
     return train_method(
         plan.recipe,
-        method=model.method,
+        method=method,
         seed=model.seed,
         prepared=plan.prepared,
         out=out,
@@ -235,14 +237,13 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
-    for method in recipe.methods:
-        if method not in METHODS:
-            raise DataError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
-        if METHODS[method].pairs:
-            check_trl(method)
+    for name in (*recipe.methods, *recipe.method_settings):
+        method = registry.method(name)
+        check_package(method)
+        check_settings(method, recipe.train, recipe.method_settings.get(name))
     if recipe.train.lora is not None and recipe.train.lora.load_in_4bit:
-        from derta.train.adapters import four_bit
+        from derta.train.adapters import quantization
 
-        four_bit(recipe.train.lora)
+        quantization(four_bit=True)
     check_searches(recipe, registry)
     return recipe_judges(recipe, registry)

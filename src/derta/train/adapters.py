@@ -5,28 +5,29 @@ from __future__ import annotations
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from derta.config import LoraSection, TrainSection
+from derta.config import LoraSection
 from derta.errors import ModelError, RecipeError
-from derta.loading import without_false_warnings
+from derta.loading import load_adapter, load_model, without_false_warnings
+from derta.train.config import DertaConfig
 
 
-def base_dtype(train: TrainSection) -> torch.dtype:
+def base_dtype(*, bf16: bool, adapted: bool) -> torch.dtype:
     """The dtype that a model is loaded in: fp32 where its weights are trained, bf16 where they are frozen and may be.
 
-    >>> base_dtype(TrainSection(bf16=True)), base_dtype(TrainSection(bf16=True, lora=LoraSection()))
+    >>> base_dtype(bf16=True, adapted=False), base_dtype(bf16=True, adapted=True)
     (torch.float32, torch.bfloat16)
     """
-    return torch.bfloat16 if train.bf16 and train.lora is not None else torch.float32
+    return torch.bfloat16 if bf16 and adapted else torch.float32
 
 
-def four_bit(lora: LoraSection | None) -> BitsAndBytesConfig | None:
+def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
     """How bitsandbytes quantizes the base (QLoRA): NF4, constants quantized too, arithmetic in bf16.
 
     The packed weights are stored as bf16, not as bytes, because FSDP shards floating point only.
@@ -36,7 +37,7 @@ def four_bit(lora: LoraSection | None) -> BitsAndBytesConfig | None:
 
     Source: Dettmers et al., QLoRA, arXiv 2305.14314, section 3.
     """
-    if lora is None or not lora.load_in_4bit:
+    if not four_bit:
         return None
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
@@ -65,7 +66,7 @@ def freeze_beside_text(net: PreTrainedModel) -> None:
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in used)
 
 
-def settle_four_bit(net: PreTrainedModel) -> None:
+def configure_4bit(net: PreTrainedModel) -> None:
     """Make sure that a model just loaded in 4 bits is small, and that gradients will pass through it.
 
     bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 at the first forward in eval mode, as the checks before
@@ -87,18 +88,13 @@ def settle_four_bit(net: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def with_lora(net: PreTrainedModel, lora: LoraSection) -> Any:
-    """Wrap a model in LoRA adapters; the label loss bound to it stays.
+def lora_config(lora: LoraSection) -> LoraConfig:
+    """A recipe's adapters as PEFT takes them.
 
     `w1`, `w2` and `w3` name Mixtral's expert projections. transformers fuses them into 3-D parameters, w1 and w3 into
     one, which PEFT gives twice the rank, so nothing is lost.
-
-    Raises:
-        RecipeError: the model has no such modules or parameters, or PEFT cannot adapt them so.
     """
-    if lora.load_in_4bit:
-        prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer turns that on
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
@@ -106,45 +102,89 @@ def with_lora(net: PreTrainedModel, lora: LoraSection) -> Any:
         target_parameters=list(lora.target_parameters) or None,
         task_type="CAUSAL_LM",
     )
+
+
+def with_lora(net: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Wrap a model in fresh adapters; the label loss bound to it stays.
+
+    Raises:
+        RecipeError: the model has no such modules or parameters, or PEFT cannot adapt them so.
+    """
+    _ready_for_adapters(net)
     try:
         with without_false_warnings():
             warnings.filterwarnings("error", r"target_parameters=.* no parameter was matched", RuntimeWarning)
-            return get_peft_model(net, config)
+            return cast("PeftModel", get_peft_model(net, config))
     except (ValueError, RuntimeWarning) as error:
         told = " ".join(str(error).split())[:300]
-        hint = "; fused experts need `train.lora.lora_dropout: 0`" if "lora_dropout" in told else ""
-        raise RecipeError(f"train.lora: cannot adapt {type(net).__name__}: {told}{hint}") from error
+        hint = "; fused experts need `lora_dropout: 0`" if "lora_dropout" in told else ""
+        raise RecipeError(f"lora: cannot adapt {type(net).__name__}: {told}{hint}") from error
 
 
-def load_adapter(net: PreTrainedModel, folder: Path, *, four_bit: bool) -> PeftModel:
-    """Put a trained adapter on a model, to train it on; the label loss bound to the model stays.
-
-    Raises:
-        ModelError: the folder holds no adapter, or one for another model.
-    """
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder}: expected adapter_model.safetensors, found none; check the path")
-    if four_bit:
+def _ready_for_adapters(net: PreTrainedModel) -> None:
+    if is_4bit(net):
         prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer turns that on
-    try:
-        with without_false_warnings():
-            return PeftModel.from_pretrained(net, str(folder), is_trainable=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: expected an adapter for the recipe's model; {told}") from error
 
 
-def adapted(net: PreTrainedModel, lora: LoraSection | None, *, adapter: Path | None) -> Any:
-    """The model as it is trained: itself, or under an adapter, a fresh one or the one of a folder.
+def is_4bit(net: nn.Module) -> bool:
+    """Whether bitsandbytes quantized a model as it was loaded."""
+    return bool(getattr(net, "is_loaded_in_4bit", False))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def load_base(path: str, config: DertaConfig, *, adapted: bool = False, four_bit: bool = False) -> PreTrainedModel:
+    """Load a causal LM to train it, or (`adapted`) adapters on it; what text does not pass through is frozen.
 
     Raises:
-        RecipeError: an adapter for a recipe without `lora`.
+        ModelError: the folder or hub id holds no causal LM, or it cannot be quantized.
+        RecipeError: it is to be quantized, and bitsandbytes is missing.
     """
-    if adapter is None:
-        return net if lora is None else with_lora(net, lora)
-    if lora is None:
+    net = load_model(
+        path,
+        dtype=base_dtype(bf16=config.bf16, adapted=adapted),
+        device=None,
+        attn_implementation=config.attn_implementation,
+        quantization_config=quantization(four_bit=four_bit),
+        trust_remote_code=config.trust_remote_code,
+    )
+    if four_bit:
+        configure_4bit(net)
+    freeze_beside_text(net)
+    return net
+
+
+def load_start(path: str, config: DertaConfig, *, lora: LoraSection | None = None, start: Path | None = None) -> Any:
+    """Load what training starts from, ready to be trained: the model, or adapters on it.
+
+    Args:
+        path: The recipe's model.
+        config: How it is trained.
+        lora: Train adapters: the one in `start`, or a fresh one.
+        start: A tuned model in its place, or a tuned adapter on it.
+
+    Raises:
+        ModelError: no such folder, or none that holds a model in safetensors.
+        RecipeError: an adapter to start from, and no `lora`.
+    """
+    adapter = start if start is not None and is_adapter(start) else None
+    if start is not None and adapter is None:
+        if not (start / "config.json").is_file():
+            raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
+        path = str(start)
+    if adapter is not None and lora is None:
         raise RecipeError(
-            f"{adapter}: expected a whole model, because the recipe has no `train.lora`, got an adapter; add `lora`, "
-            "or start from a merged model"
+            f"{adapter}: expected a whole model, because there is no `train.lora`, got an adapter; add `lora`, or "
+            "start from a merged model"
         )
-    return load_adapter(net, adapter, four_bit=lora.load_in_4bit)
+    four_bit = lora is not None and lora.load_in_4bit
+    net = load_base(path, config, adapted=lora is not None, four_bit=four_bit)
+    if lora is None:
+        return net
+    if adapter is None:
+        return with_lora(net, lora_config(lora))
+    _ready_for_adapters(net)
+    return load_adapter(net, str(adapter), trainable=True)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
 from derta.data.tree import TreeRow
 from derta.errors import ModelError
 from derta.train.dataset import balance
-from derta.train.sharding import holds_weights
+from derta.train.distributed import holds_weights
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -43,18 +43,35 @@ def _fullest(bins: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return max((sum(lengths[i] for i in members) for members in bins), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class LossSettings:
-    """What a label counts.
+class Batch(TypedDict):
+    """A micro-batch; a dict, so that whatever moves batches between devices moves this one.
+
+    What is learned is a list of positions, for a position may have several targets.
 
     Attributes:
-        term_weights: Weight of each of `TERMS`, in their order.
-        by_row: A label counts 1 / (labels of its row), and a step is divided by its rows; else every label counts
-            1, and a step is divided by its labels. Each row laid into a tree counts as a row.
+        input_ids: Int["bin token"].
+        position_ids: Int["bin token"].
+        label_positions: Int["label"]: bin * token + the place of the output that predicts.
+        targets: Int["label"]: the token that is to be predicted.
+        terms: Int["label"]: index in `TERMS`.
+        weights: Float["label"].
+        items: Int[""]: what the step's loss is divided by, summed over its micro-batches.
+        row_ids: For messages.
+        ends: Int["bin token"], with a tree among the rows: see `TreeRow`; padding sees itself. A mask is made of it.
+        multiplicity: Float["label"], with a tree among the rows: how many of its rows have this label, all of which
+            its weight stands for.
     """
 
-    term_weights: tuple[float, ...] = (1.0,) * len(TERMS)
-    by_row: bool = False
+    input_ids: Tensor
+    position_ids: Tensor
+    label_positions: Tensor
+    targets: Tensor
+    terms: Tensor
+    weights: Tensor
+    items: Tensor
+    row_ids: list[str]
+    ends: NotRequired[Tensor]
+    multiplicity: NotRequired[Tensor]
 
 
 def collate(
@@ -62,24 +79,22 @@ def collate(
     *,
     capacity: int,
     pad_id: int,
-    loss: LossSettings = LossSettings(),
+    term_weights: Sequence[float] = (1.0,) * len(TERMS),
+    by_row: bool = False,
     padded_length: int | None = None,
-) -> dict[str, Any]:
-    """One micro-batch.
+) -> Batch:
+    """Make a micro-batch of rows.
 
-    `input_ids` and `position_ids` are Int["bin token"]. What is learned is a list of places, for a place may have
-    several targets: `nodes` Int["label"] (bin * token + place of the output that predicts), `targets` Int["label"],
-    `terms` Int["label"] (index in `TERMS`), `weights` Float["label"]. `items` Int[""] is what the step's loss is
-    divided by, summed over its micro-batches. `row_ids` are for messages. There is no attention mask: transformers
-    tells packed rows apart by their position ids, and only while the mask is absent and no cache is used. With a tree
-    among the rows there is `ends` Int["bin token"] (see `TreeRow`; padding sees itself), which a mask is made of, and
-    `times` Float["label"]: how many of a tree's rows have this label, all of which its weight stands for.
+    There is no attention mask: transformers tells packed rows apart by their position ids, and only while the mask is
+    absent and no cache is used.
 
     Args:
         rows: The micro-batch; without any, one padding token that teaches nothing.
         capacity: Tokens a bin may hold, if no row is longer; 0 gives every row its own bin (plain padding).
         pad_id: Fills the bins' ends; never learned.
-        loss: What a label counts.
+        term_weights: Weight of each of `TERMS`, in their order.
+        by_row: A label counts 1 / (labels of its row), and a step is divided by its rows; else every label counts
+            1, and a step is divided by its labels. Each row laid into a tree counts as a row.
         padded_length: What reference-mode dropout draws over; None means the longest row, to a multiple of 8.
     """
     lengths = [len(row.input_ids) for row in rows]
@@ -88,6 +103,7 @@ def collate(
     shape = (len(bins), max(1, _fullest(bins, lengths)))
     input_ids, position_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     ends = torch.arange(1, shape[1] + 1).repeat(shape[0], 1)
+    counting = _Counting(term_weights, by_row)
     learned: list[_Label] = []
     for b, members in enumerate(bins):
         start = 0
@@ -98,50 +114,59 @@ def collate(
             if isinstance(row, TreeRow):
                 position_ids[b, start:end] = torch.tensor(row.position_ids)
                 ends[b, start:end] = start + torch.tensor(row.ends)
-                learned += _learned_of_tree(row, first_node=first_node, loss=loss)
+                learned += _learned_of_tree(row, first_node=first_node, counting=counting)
             else:
                 position_ids[b, start:end] = torch.arange(lengths[i])
                 ends[b, start:end] = end
-                learned += _learned(row, first_node=first_node, padded_length=padded_length, loss=loss)
+                learned += _learned(row, first_node=first_node, padded_length=padded_length, counting=counting)
             start = end
-    nodes, targets, terms, weights, times = zip(*learned, strict=True) if learned else [()] * 5
+    positions, targets, terms, weights, multiplicity = zip(*learned, strict=True) if learned else [()] * 5
     trees = [row for row in rows if isinstance(row, TreeRow)]
     num_rows = len(rows) + sum(tree.num_rows - 1 for tree in trees)
-    of_trees = {"ends": ends, "times": torch.tensor(times, dtype=torch.float32)} if trees else {}
-    return of_trees | {
+    batch: Batch = {
         "input_ids": input_ids,
         "position_ids": position_ids,
-        "nodes": torch.tensor(nodes, dtype=torch.long),
+        "label_positions": torch.tensor(positions, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long),
         "terms": torch.tensor(terms, dtype=torch.long),
         "weights": torch.tensor(weights, dtype=torch.float32),
-        "items": torch.tensor(num_rows if loss.by_row else sum(times)),
+        "items": torch.tensor(num_rows if by_row else sum(multiplicity)),
         "row_ids": [row.id for row in rows],
     }
+    if trees:
+        batch["ends"], batch["multiplicity"] = ends, torch.tensor(multiplicity, dtype=torch.float32)
+    return batch
 
 
-_Label = tuple[int, int, int, float, int]  # node, target, term, weight, times
+_Label = tuple[int, int, int, float, int]  # position, target, term, weight, multiplicity
 
 
-def _learned_of_tree(tree: TreeRow, *, first_node: int, loss: LossSettings) -> list[_Label]:
+class _Counting(NamedTuple):
+    """What a label counts."""
+
+    term_weights: Sequence[float]
+    by_row: bool
+
+
+def _learned_of_tree(tree: TreeRow, *, first_node: int, counting: _Counting) -> list[_Label]:
     """As `_learned`, for all rows of a tree; what several rows teach alike comes once, with their weights added up."""
     num_labels = Counter(one.row for one in tree.learned)
     weights: dict[tuple[int, int, int], list[float]] = {}
     for one in tree.learned:
         term = TERMS.index(one.term)
-        weight = loss.term_weights[term] / (num_labels[one.row] if loss.by_row else 1)
+        weight = counting.term_weights[term] / (num_labels[one.row] if counting.by_row else 1)
         weights.setdefault((first_node + one.node, one.target, term), []).append(weight)
     return [(*label, sum(of_rows), len(of_rows)) for label, of_rows in weights.items()]
 
 
-def _learned(row: TrainRow, *, first_node: int, padded_length: int, loss: LossSettings) -> list[_Label]:
+def _learned(row: TrainRow, *, first_node: int, padded_length: int, counting: _Counting) -> list[_Label]:
     """A row's labels: the output one place before predicts each."""
     labels = row.labels
     if row.redraw is not None:
         labels = reference_dropout(labels, padded_length=padded_length, redraw=row.redraw)
     places = [place for place, label in enumerate(labels) if label != IGNORE]
     term = TERMS.index(row.term)
-    weight = loss.term_weights[term] / (len(places) if loss.by_row and places else 1)
+    weight = counting.term_weights[term] / (len(places) if counting.by_row and places else 1)
     return [(first_node + place - 1, labels[place], term, weight, 1) for place in places]
 
 
@@ -176,5 +201,5 @@ def check_packing(model: PreTrainedModel, *, bins: int = 2) -> None:
     if not (after_one - after_other).abs().max() <= 1e-5 * after_one.abs().max():
         raise ModelError(
             f"expected {type(model).__name__} to keep packed rows apart by their position ids, but one row's states "
-            "change with the row before it; set `train.pack_tokens: 0`"
+            "change with the row before it; set `pack_tokens` to 0"
         )

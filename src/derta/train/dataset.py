@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from random import Random
-from typing import Literal
+from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
-from derta.data.rows import Instance, RowSettings, TrainRow
+from derta.config import RowConfig
+from derta.data.rows import TERMS, Instance, TrainRow, check_row
 from derta.data.tree import TreeRow, draw_item, items
-
-Sharing = Literal["order", "tokens", "length"]
+from derta.errors import DataError
+from derta.train.config import Sharing
 
 
 class RowDataset(Dataset[TrainRow | TreeRow]):
     """Draws an item's row in an epoch: `dataset[epoch, index]`. An item is an instance or, for trees, a triple's.
 
     The epoch comes in with the index, so prefetching loaders, worker copies and distributed processes all draw the
-    same rows. An `int` index draws epoch 0.
+    same rows. An `int` index draws epoch 0. Rows that are ready are the same in every epoch.
     """
 
-    def __init__(self, instances: Sequence[Instance], *, settings: RowSettings, seed: int) -> None:
-        self._items = items(instances, settings=settings)
-        self._settings = settings
+    def __init__(self, rows: Sequence[Instance] | Sequence[TrainRow], *, config: RowConfig, seed: int) -> None:
+        ready = [check_row(row) for row in rows if isinstance(row, TrainRow)]
+        self._items: list[list[Instance]] | list[TrainRow] = ready
+        if not ready:
+            self._items = items([row for row in rows if isinstance(row, Instance)], config=config)
+        self._config = config
         self._seed = seed
         self._lengths: dict[int, int] = {}
 
@@ -35,15 +39,43 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
 
     def __getitem__(self, key: tuple[int, int] | int) -> TrainRow | TreeRow:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        return draw_item(self._items[index], settings=self._settings, seed=self._seed, epoch=epoch)
+        item = self._items[index]
+        if isinstance(item, TrainRow):
+            return item
+        return draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
 
     def length(self, epoch: int, index: int) -> int:
         """Tokens of a row; only one with a harmful prefix has another length in every epoch."""
-        if any(one.harmful_prefix for one in self._items[index]):
+        item = self._items[index]
+        if not isinstance(item, TrainRow) and any(one.harmful_prefix for one in item):
             return len(self[epoch, index].input_ids)
         if index not in self._lengths:
             self._lengths[index] = len(self[epoch, index].input_ids)
         return self._lengths[index]
+
+
+def ready_rows(rows: Any) -> list[Instance] | list[TrainRow]:
+    """Rows that a user brings: mappings of `input_ids`, `labels` and `term`; rows and instances pass.
+
+    >>> ready_rows([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "term": "helpful"}])
+    [TrainRow(id='0', term='helpful', input_ids=[1, 2, 3], labels=[-100, 2, 3], redraw=None)]
+
+    Raises:
+        DataError: a row lacks one of them, or has another term.
+    """
+    return [_ready(row, str(number)) for number, row in enumerate(rows)]
+
+
+def _ready(row: Any, name: str) -> Any:
+    if isinstance(row, Instance | TrainRow):
+        return row
+    fields = ("input_ids", "labels", "term")
+    if not isinstance(row, Mapping) or any(field not in row for field in fields):
+        got = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        raise DataError(f"row {name}: expected {', '.join(fields)}, got {got}; give rows with all three")
+    if row["term"] not in TERMS:
+        raise DataError(f"row {name}: expected the term {', '.join(TERMS)}, got {row['term']!r}")
+    return TrainRow(str(row.get("id", name)), row["term"], list(row["input_ids"]), list(row["labels"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,26 +10,30 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from derta.errors import ModelError
-from derta.train.sharding import holds_weights
+from derta.train.distributed import holds_weights
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How final logits follow from the head's output z: `cap * tanh(scale * z / cap)`, or `scale * z` without a cap."""
+    """How logits follow from the head's output z: `scale * z`, and with a soft cap c: `c * tanh(scale * z / c)`."""
 
-    scale: float = 1.0
-    cap: float | None = None
+    logit_scale: float = 1.0
+    final_logit_softcapping: float | None = None
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Float["position vocab"] in fp32."""
         scores = scores.float()
-        if self.scale != 1.0:
-            scores = scores * self.scale
-        return scores if self.cap is None else torch.tanh(scores / self.cap) * self.cap
+        cap = self.final_logit_softcapping
+        if self.logit_scale != 1.0:
+            scores = scores * self.logit_scale
+        return scores if cap is None else torch.tanh(scores / cap) * cap
 
     def slope(self, logits: Tensor) -> Tensor:
         """The derivative of a logit by the head's output, from the logit."""
-        return torch.full_like(logits, self.scale) if self.cap is None else self.scale * (1 - (logits / self.cap) ** 2)
+        cap = self.final_logit_softcapping
+        return (
+            torch.full_like(logits, self.logit_scale) if cap is None else self.logit_scale * (1 - (logits / cap) ** 2)
+        )
 
 
 def head_of(config: Any) -> Head:

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from derta.config import TrainSection
 from derta.errors import ModelError, is_out_of_memory
+from derta.train.config import DertaConfig
 
-MOST_HOLES = 2**29
+MAX_FRAGMENTED = 2**29
 """Bytes that may come to be resident before the free ones among them are given back."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -39,12 +39,12 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _give_back_holes() -> None:
+def _trim_heap() -> None:
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class GiveBackHoles(TrainerCallback):
+class TrimMemoryCallback(TrainerCallback):
     """After a micro-batch, give the kernel free pages between those in use, once they may be many (glibc only).
 
     Batches of many shapes leave holes that none fills, and a heap of kept memory would grow on (LOG.md, 22).
@@ -55,8 +55,8 @@ class GiveBackHoles(TrainerCallback):
 
     def _give_back(self) -> None:
         now = resident_memory()
-        if now > self._needed + MOST_HOLES:
-            _give_back_holes()
+        if now > self._needed + MAX_FRAGMENTED:
+            _trim_heap()
             self._needed = now = resident_memory()
         self._needed = min(self._needed, now)
 
@@ -77,7 +77,7 @@ def reset_peak_memory() -> None:
     Where the system cannot (macOS), the peak stays that of the whole process.
     """
     gc.collect()
-    _give_back_holes()
+    _trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -126,20 +126,20 @@ def out_of_memory_told(advice: Callable[[], str]) -> Generator[None]:
         raise ModelError(f"out of memory {advice()}") from error
 
 
-def training_advice(train: TrainSection, net: nn.Module) -> str:
+def training_advice(config: DertaConfig, net: nn.Module) -> str:
     """What training takes, and the knobs to turn."""
     return (
         f"in training: weights, gradients and optimizer take {static_bytes(net) / 2**30:.1f} GiB, and the rest grows "
-        f"with the micro-batch ({train.micro_batch_size} rows of up to {train.max_length} tokens); lower "
-        "`train.micro_batch_size` (the step stays `batch_size`), then set `train.gradient_checkpointing: true`, "
-        "`train.lora: {}` or a sharded `--launch`; `derta run RECIPE --dry-run` estimates the peak"
+        f"with the micro-batch ({config.per_device_train_batch_size} rows of up to {config.max_length} tokens); "
+        "lower `per_device_train_batch_size` (the step stays `global_batch_size`), then set "
+        "`activation_checkpointing`, LoRA or a sharded launch; `derta run RECIPE --dry-run` estimates the peak"
     )
 
 
 def loading_advice() -> str:
     """What a model takes before any training, and the knobs to turn."""
     return (
-        "while the model was loaded, before any training: its weights take 4 bytes a parameter, 2 with `train.lora` "
-        "and `train.bf16`, about half a byte with `train.lora.load_in_4bit`; set these, use sharding by `--launch`, or "
-        "take a smaller model"
+        "while the model was loaded, before any training: its weights take 4 bytes a parameter, 2 with LoRA "
+        "and `bf16`, about half a byte with `lora.load_in_4bit`; set these, shard it over more devices, or take a "
+        "smaller model"
     )

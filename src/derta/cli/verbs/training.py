@@ -116,6 +116,7 @@ def train(
     """
     from derta.cli.console import console_display
     from derta.cli.launch import is_main_process
+    from derta.methods import find_method
     from derta.pipeline.data import input_files, prepare_data
     from derta.pipeline.models import check_start, train_method
     from derta.pipeline.run import check_recipe
@@ -124,7 +125,8 @@ def train(
     loaded = options.read_recipe(recipe, settings)
     loaded = loaded.model_copy(update={"methods": (method,)})
     check_recipe(loaded)
-    check_start(method, start)
+    found = find_method(method)
+    check_start(found, start)
     check_new_model(out)
     if launch is not None:
         from derta.cli.launch import launch as launch_all
@@ -137,7 +139,7 @@ def train(
     made_of = loaded.model_dump(mode="json") | {"seed": seed, "start": None if start is None else str(start)}
     with keep_origin(out, recipe=made_of, inputs=input_files(loaded), alone=is_main_process()):
         train_method(
-            loaded, method=method, seed=seed, prepared=prepared, out=out, start=start, display=console_display()
+            loaded, method=found, seed=seed, prepared=prepared, out=out, start=start, display=console_display()
         )
 
 
@@ -147,7 +149,9 @@ def fine_tune(
     helpful: Annotated[list[Path], typer.Option(help="Benign data, read as a recipe's data.helpful.")] = [],
     harmful: Annotated[list[Path], typer.Option(help="Triples, whose harmful answers are learned.")] = [],
     exclude: Annotated[list[Path], typer.Option(help="Requests that must not be trained on: those to be asked.")] = [],
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, in place of pace.epochs.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps, in place of pace.num_train_epochs.")
+    ] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter on the model, which is tuned on.")] = None,
     seed: Seed = 0,
     settings: Annotated[
@@ -158,7 +162,7 @@ def fine_tune(
     """Attack a tuned model by fine-tuning it.
 
     Plain next-token loss, on benign or on harmful data; the pace is that of Qi et al. (arXiv 2310.03693) for either.
-    The folder loads as the model does. Run it again to go on where it stopped, if train.save_steps is set.
+    The folder loads as the model does. Run it again to go on where it stopped, if train.save_strategy is set.
 
     Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude asked.jsonl --out models/attacked
     """

@@ -7,22 +7,27 @@ from math import log
 import pytest
 import torch
 from peft import PeftModel
+from tiny_training import config_of, tune_job
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.chat import chat_format, refusal_tokens
-from derta.config import DpoSection, LoraSection, ModelSection, TrainSection
+from derta.config import LoraSection, ModelSection, TrainSection
 from derta.data.encoding import encode_triple
-from derta.data.preferences import cut_pair, triple_pair
-from derta.errors import RunError
+from derta.data.preferences import EncodedPair, cut_pair, triple_pair
+from derta.errors import RecipeError, RunError
+from derta.methods import METHODS, method_config
+from derta.methods.dpo import PairTrainer, collate_pairs, dpo_arguments, pair_trainer, plan_pairs
 from derta.records import Triple
 from derta.train import memory
-from derta.train.dpo import PairTrainer, collate_pairs, dpo_arguments, fit_dpo, pair_trainer
-from derta.train.trainer import NonFiniteLossError
+from derta.train.checkpoints import NonFiniteLossError
+from derta.train.estimate import probe
 from tolerances import step_tolerance, sum_tolerance
 
-TRAIN = TrainSection(batch_size=4, micro_batch_size=2, max_length=96, logging_steps=1, warmup=0)
-DPO = DpoSection(learning_rate=1e-3, epochs=2)
+TRAIN = {
+    "global_batch_size": 4, "per_device_train_batch_size": 2, "max_length": 96, "logging_steps": 1, "warmup_steps": 0,
+    "learning_rate": 1e-3, "num_train_epochs": 2,
+}  # fmt: skip
 LORA = LoraSection(r=4, lora_alpha=8)  # as conftest's vanilla_adapter
 
 
@@ -35,10 +40,6 @@ class StopAt(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == self.step:
             raise KeyboardInterrupt
-
-
-def changed(section, **settings):
-    return section.model_copy(update=settings)
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +59,29 @@ def pairs(make_tokenizer):
 
 @pytest.fixture
 def run_dpo(tmp_path, vanilla, make_tokenizer, pairs):
-    def run(*, train=TRAIN, dpo=DPO, out="model", start=vanilla, **settings):
-        plain = {"model": ModelSection(path=str(vanilla)), "tokenizer": make_tokenizer(), "pairs": pairs, "seed": 0}
-        return fit_dpo(**(plain | settings), train=train, dpo=dpo, start=start, out=tmp_path / out)
+    def run(*, out="model", start=vanilla, model=vanilla, tokenizer=None, lora=None, callbacks=(), **settings):
+        return tune_job(
+            method="dpo",
+            model=str(model),
+            settings=TRAIN | settings,
+            tokenizer=tokenizer or make_tokenizer(),
+            data=pairs,
+            lora=lora,
+            init_from=start,
+            callbacks=callbacks,
+            out=tmp_path / out,
+        )
 
     return run
 
 
 @pytest.fixture
 def make_trainer(tmp_path, vanilla, make_tokenizer, pairs):
-    def make(*, train=TRAIN, dpo=DPO, start=vanilla):
+    def make(*, start=vanilla, model=vanilla, rows=pairs, lora=None, **settings):
+        config = config_of("dpo", tmp_path / "checkpoints", **(TRAIN | settings))
         return pair_trainer(
-            model=ModelSection(path=str(vanilla)), train=train, dpo=dpo, tokenizer=make_tokenizer(), pairs=pairs,
-            start=start, arguments=dpo_arguments(train, dpo, seed=0, folder=tmp_path / "checkpoints"),
-        )  # fmt: skip
+            METHODS["dpo"], str(model), config=config, rows=rows, tokenizer=make_tokenizer(), lora=lora, init_from=start
+        )
 
     return make
 
@@ -128,7 +138,7 @@ def loss_tolerance(pairs, *, beta):
 @pytest.mark.parametrize("lora", [None, LORA])
 @pytest.mark.parametrize("precompute", [False, True])
 def test_the_loss_and_its_gradients_are_those_of_the_formula(make_trainer, vanilla, pairs, lora, precompute):
-    trainer = make_trainer(train=changed(TRAIN, lora=lora), dpo=changed(DPO, beta=0.3, precompute_reference=precompute))
+    trainer = make_trainer(lora=lora, beta=0.3, precompute_ref_log_probs=precompute)
     net = trainer.model.eval()
     nudge(net)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
@@ -147,7 +157,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula(make_trainer, vanil
 def test_an_adapter_is_measured_against_itself_as_it_was_and_not_against_its_base(
     make_trainer, vanilla, vanilla_adapter, pairs
 ):
-    trainer = make_trainer(train=changed(TRAIN, lora=LORA), start=vanilla_adapter)
+    trainer = make_trainer(lora=LORA, start=vanilla_adapter)
     net = trainer.model.eval()
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     assert trainer.compute_loss(net, batch).item() == pytest.approx(0.693147, abs=1e-6)  # log 2: nothing has moved
@@ -159,18 +169,15 @@ def test_an_adapter_is_measured_against_itself_as_it_was_and_not_against_its_bas
     )
 
 
-def test_a_mixture_of_experts_gets_dpos_loss_and_no_other(tmp_path, make_model_dir, make_tokenizer, pairs):
+def test_a_mixture_of_experts_gets_dpos_loss_and_no_other(make_model_dir, make_trainer):
     start = make_model_dir(kind="mixtral", initializer_range=0.05)
-    trainer = pair_trainer(
-        model=ModelSection(path=str(start)), train=TRAIN, dpo=DPO, tokenizer=make_tokenizer(), pairs=pairs,
-        start=start, arguments=dpo_arguments(TRAIN, DPO, seed=0, folder=tmp_path),
-    )  # fmt: skip
+    trainer = make_trainer(model=start, start=start)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
     assert trainer.compute_loss(trainer.model.eval(), batch).item() == pytest.approx(0.693147, abs=1e-6)
 
 
 def test_dropout_is_off(make_trainer):
-    net = make_trainer(train=changed(TRAIN, lora=changed(LORA, lora_dropout=0.5))).model
+    net = make_trainer(lora=LORA.model_copy(update={"lora_dropout": 0.5})).model
     assert {module.p for module in net.modules() if isinstance(module, torch.nn.Dropout)} <= {0.0}
 
 
@@ -182,14 +189,14 @@ def test_a_batch_pads_both_halves_on_the_right():
 
 
 def test_accumulated_micro_batches_make_the_step_of_one_batch(run_dpo):
-    whole = run_dpo(train=changed(TRAIN, micro_batch_size=4), out="whole")
-    parts = run_dpo(train=changed(TRAIN, micro_batch_size=1), out="parts")
+    whole = run_dpo(per_device_train_batch_size=4, out="whole")
+    parts = run_dpo(per_device_train_batch_size=1, out="parts")
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
 
 
 def test_holes_in_memory_are_looked_for_after_every_micro_batch(run_dpo, monkeypatch):
     looks = []
-    monkeypatch.setattr(memory.GiveBackHoles, "_give_back", lambda _: looks.append(1))
+    monkeypatch.setattr(memory.TrimMemoryCallback, "_give_back", lambda _: looks.append(1))
     run_dpo()  # four steps of two micro-batches
     assert len(looks) == 8
 
@@ -200,7 +207,7 @@ def test_holes_in_memory_are_looked_for_after_every_micro_batch(run_dpo, monkeyp
 @pytest.mark.parametrize("precompute", [False, True])
 def test_a_run_prefers_the_safe_response_and_leaves_a_stock_checkpoint(run_dpo, vanilla, precompute, capsys):
     before = saved(vanilla)
-    out = run_dpo(dpo=changed(DPO, precompute_reference=precompute))
+    out = run_dpo(precompute_ref_log_probs=precompute)
     log = read_log(out)
     assert [entry["step"] for entry in log] == [1, 2, 3, 4]
     assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
@@ -213,14 +220,13 @@ def test_a_run_prefers_the_safe_response_and_leaves_a_stock_checkpoint(run_dpo, 
 
 
 def test_precomputing_the_reference_changes_no_step(run_dpo):
-    kept, precomputed = run_dpo(out="kept"), run_dpo(dpo=changed(DPO, precompute_reference=True), out="precomputed")
+    kept, precomputed = run_dpo(out="kept"), run_dpo(precompute_ref_log_probs=True, out="precomputed")
     assert losses(precomputed) == pytest.approx(losses(kept), abs=1e-5)
 
 
 @pytest.mark.parametrize("precompute", [False, True])
 def test_an_adapter_goes_on_as_one_adapter_for_the_same_base(run_dpo, vanilla, vanilla_adapter, precompute):
-    dpo = changed(DPO, precompute_reference=precompute)
-    out = run_dpo(train=changed(TRAIN, lora=LORA), dpo=dpo, start=vanilla_adapter)
+    out = run_dpo(lora=LORA, precompute_ref_log_probs=precompute, start=vanilla_adapter)
     assert losses(out)[0] == pytest.approx(0.693147, abs=1e-5)
     assert losses(out)[-1] < 0.69
     assert not (out / "ref").exists()
@@ -230,7 +236,7 @@ def test_an_adapter_goes_on_as_one_adapter_for_the_same_base(run_dpo, vanilla, v
 
 
 def test_a_fresh_adapter_stands_on_the_model_it_started_from(run_dpo, vanilla):
-    out = run_dpo(train=changed(TRAIN, lora=LORA), model=ModelSection(path="not used"))
+    out = run_dpo(lora=LORA, model="not used")
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(vanilla)
     assert not (out / "ref").exists()
 
@@ -248,12 +254,12 @@ def test_nothing_is_sent_to_anyone(run_dpo, monkeypatch):
 
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", send)
-    run_dpo(dpo=changed(DPO, max_steps=1))
+    run_dpo(max_steps=1)
 
 
 def test_a_tokenizer_without_padding_is_left_as_it_was(run_dpo, make_tokenizer):
     tokenizer = make_tokenizer(pad=False)
-    run_dpo(tokenizer=tokenizer, dpo=changed(DPO, max_steps=1))
+    run_dpo(tokenizer=tokenizer, max_steps=1)
     assert tokenizer.pad_token is None
 
 
@@ -265,8 +271,9 @@ def test_a_run_stopped_by_ctrl_c_ends_as_one_that_was_never_stopped(
     run_dpo, vanilla, vanilla_adapter, lora, precompute
 ):
     settings = {
-        "train": changed(TRAIN, lora=lora, save_steps=2),
-        "dpo": changed(DPO, precompute_reference=precompute),
+        "lora": lora,
+        "save_steps": 2,
+        "precompute_ref_log_probs": precompute,
         "start": vanilla_adapter if lora else vanilla,
     }
     name = "adapter_model.safetensors" if lora else "model.safetensors"
@@ -298,12 +305,23 @@ def test_a_full_disk_is_told_in_one_line(run_dpo, monkeypatch):
 
     monkeypatch.setattr(PairTrainer, "save_model", fail)
     with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run again"):
-        run_dpo(dpo=changed(DPO, max_steps=1))
+        run_dpo(max_steps=1)
+
+
+def test_lora_on_the_head_is_refused(make_trainer):
+    with pytest.raises(RecipeError, match="expected no lm_head"):
+        make_trainer(lora=LoraSection(target_modules=("q_proj", "lm_head")))
 
 
 def test_a_recipes_settings_reach_trl(tmp_path):
-    train = TrainSection(schedule="linear", weight_decay=0.5, max_steps=100, save_steps=3, epochs=7)
-    arguments = dpo_arguments(train, DpoSection(beta=0.2, micro_batch_size=4), seed=3, folder=tmp_path)
+    train = TrainSection.model_validate(
+        {"lr_scheduler_type": "linear", "weight_decay": 0.5, "max_steps": 100, "save_steps": 3, "num_train_epochs": 7,
+         "learning_rate": 1.0}
+    )  # fmt: skip
+    own = {"beta": "2e-1", "per_device_train_batch_size": 4}
+    model = ModelSection(path="m")
+    config = method_config(METHODS["dpo"], train, model=model, seed=3, output_dir=tmp_path, settings=own)
+    arguments = dpo_arguments(config)
     assert (arguments.beta, arguments.learning_rate, arguments.num_train_epochs) == (0.2, 5e-7, 1.0)
     assert (arguments.max_steps, arguments.seed, arguments.save_steps) == (-1, 3, 3)
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 32)
@@ -311,3 +329,59 @@ def test_a_recipes_settings_reach_trl(tmp_path):
     assert (arguments.bf16, arguments.gradient_checkpointing, arguments.disable_dropout) == (False, False, True)
     assert arguments.loss_type == ["sigmoid"]
     assert arguments.report_to == []
+
+
+# --- estimates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair_trainer_of(make_trainer):
+    """Eleven pairs, the longest by far among them once."""
+    rows = [EncodedPair(f"{i}", (5, 6), (7,) * (40 if i == 3 else 4), (5, 6), (8,) * (3 + i)) for i in range(11)]
+
+    def make(**settings):
+        sizes = {"global_batch_size": 8, "per_device_train_batch_size": 4, "max_length": 128}
+        return make_trainer(start=None, rows=rows, **(sizes | settings))
+
+    return make
+
+
+def seen_by(trainer):
+    """The batches that the trainer's collator will have made."""
+    seen = []
+    collator = trainer.data_collator
+
+    def collate(pairs):
+        seen.append(pairs)
+        return collator(pairs)
+
+    trainer.data_collator = collate
+    return seen
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_steps": 4}, {"precompute_ref_log_probs": True}])
+def test_a_plan_of_pairs_counts_what_dpo_then_does(pair_trainer_of, changes):
+    trainer = pair_trainer_of(**changes)
+    planned = plan_pairs(trainer)
+    seen = seen_by(trainer)
+    trainer.train()
+    assert planned.steps == trainer.state.global_step
+    if not changes.get("max_steps"):  # two epochs, all pairs twice
+        pairs = [pair for batch in seen for pair in batch]
+        assert planned.rows == len(pairs) == 22
+        sides = [len(pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected")]
+        assert planned.labels == sum(sides)
+        assert planned.tokens == sum(sides) + 2 * 2 * 22
+    assert 0 < planned.padding < 0.9
+
+
+@pytest.mark.parametrize("lora", [None, LoraSection(r=4, lora_alpha=8)])
+def test_a_probe_of_pairs_sees_the_longest_and_trains_on_the_recipes_own_model(pair_trainer_of, lora):
+    trainer = pair_trainer_of(lora=lora)
+    planned = plan_pairs(trainer)
+    seen = seen_by(trainer)
+    estimated = probe(trainer, planned)
+    assert estimated.seconds > 0
+    assert estimated.peak_bytes > 10**7
+    assert any(len(pair["chosen_ids"]) == 40 for batch in seen for pair in batch)
+    assert trainer.state.global_step == 4

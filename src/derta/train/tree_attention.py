@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from derta.data.rows import IGNORE, TrainRow
 from derta.data.tree import tree_of
 from derta.errors import ModelError
-from derta.train.sharding import holds_weights
+from derta.train.distributed import holds_weights
 
 Mask = Tensor | BlockMask
 Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -110,7 +110,7 @@ def check_trees(model: PreTrainedModel, *, max_length: int) -> None:
     if config._attn_implementation not in MASKS:
         raise ModelError(
             f"train.tree_rows: expected attention by {' or '.join(MASKS)}, got {config._attn_implementation} "
-            f"for {type(model).__name__}; set `train.attention`, or `train.tree_rows: false`"
+            f"for {type(model).__name__}; set `attn_implementation`, or `train.tree_rows: false`"
         )
     windows = [window for window in layer_windows(config).values() if window is not None and window < max_length]
     if not holds_weights(model):

@@ -9,20 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tiny_training import tune_job
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 from transformers import Lfm2Config
 from transformers.models.auto import AutoModelForCausalLM
 
-from derta.config import LoraSection, ModelSection, TrainSection, parse_recipe
-from derta.data.rows import IGNORE, TERMS, RowSettings, TrainRow, rto_row, safe_row
+from derta.config import LoraSection, RowConfig, parse_recipe
+from derta.data.rows import IGNORE, TERMS, TrainRow, rto_row, safe_row
 from derta.data.tree import TreeRow, tree_of
 from derta.errors import ModelError, RecipeError
-from derta.train import tree as tree_module
-from derta.train.collator import LossSettings, collate
+from derta.train import tree_attention as tree_module
+from derta.train.collator import collate
 from derta.train.dataset import RowDataset
-from derta.train.fit import fit
-from derta.train.label_loss import use_label_loss
-from derta.train.tree import block_mask, check_trees, dense_mask, layer_windows, tree_mask, visible_nodes
+from derta.train.loss import label_loss, use_label_loss
+from derta.train.tree_attention import block_mask, check_trees, dense_mask, layer_windows, tree_mask, visible_nodes
 from tolerances import assert_trained_alike, step_tolerance, sum_tolerance
 
 VOCAB = 512
@@ -42,7 +42,7 @@ def families_of_rows(small_data):
         ]
         for triple, max_length in zip(triples, (128, 128, 40), strict=True)
     ]
-    dataset = RowDataset(found, settings=RowSettings(), seed=0)
+    dataset = RowDataset(found, config=RowConfig(), seed=0)
     return [*families, [dataset[0]], [dataset[1]]]
 
 
@@ -63,13 +63,13 @@ def taught(batch):
     """What a batch teaches: the tokens that a place sees by `ends`, target, term; its weight, how often."""
     width = batch["input_ids"].shape[1]
     found = {}
-    names = ("nodes", "targets", "terms", "weights", "times")
+    names = ("label_positions", "targets", "terms", "weights", "multiplicity")
     for node, target, term, weight, times in zip(*(batch[name].tolist() for name in names), strict=True):
         b, i = divmod(node, width)
         seen = [j for j in range(i + 1) if i < int(batch["ends"][b, j])]
         assert batch["position_ids"][b, seen].tolist() == list(range(len(seen)))
         found[tuple(batch["input_ids"][b, seen].tolist()), target, TERMS[term]] = (pytest.approx(weight), times)
-    assert len(found) == len(batch["nodes"])
+    assert len(found) == len(batch["label_positions"])
     return found
 
 
@@ -96,7 +96,7 @@ def test_a_batch_of_trees_and_rows_teaches_what_the_rows_alone_teach(families_of
 
 def test_by_row_every_row_laid_into_a_tree_counts_as_one_row(families_of_rows, laid):
     weights = (1.0, 2.0, 0.5)
-    batch = collate(laid, capacity=512, pad_id=0, loss=LossSettings(weights, by_row=True))
+    batch = collate(laid, capacity=512, pad_id=0, term_weights=weights, by_row=True)
     assert taught(batch) == expected_of(flat(families_of_rows), weights=weights, by_row=True)
     assert int(batch["items"]) == len(flat(families_of_rows)) == 17
 
@@ -188,12 +188,12 @@ def test_windows_are_read_from_the_config_by_kind_of_layer(make_model, family, s
 # --- losses and gradients --------------------------------------------------------------------------------------------
 
 
-def step(model, rows, *, capacity, loss=LossSettings()):  # noqa: B008
+def step(model, rows, *, capacity, term_weights=(1.0, 1.0, 1.0), by_row=False):
     """The mean loss by term, the loss, and its gradients."""
     use_label_loss(model, refusal_ids=(3, 4))
     model.zero_grad()
-    batch = collate(rows, capacity=capacity, pad_id=0, loss=loss)
-    found = model(**{name: x for name, x in batch.items() if name not in {"row_ids", "items"}})
+    batch = collate(rows, capacity=capacity, pad_id=0, term_weights=term_weights, by_row=by_row)
+    found = label_loss(model, batch)
     total = found.loss / batch["items"]
     total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -211,14 +211,14 @@ def assert_same_step(ours, expected, *, tolerance=step_tolerance()):  # noqa: B0
 @pytest.mark.parametrize(
     ("family", "settings"), [*((family, {}) for family in FAMILIES), ("qwen3", SLIDING_QWEN), ("gpt2", {})]
 )
-@pytest.mark.parametrize("loss", [LossSettings(), LossSettings((1.0, 2.0, 0.5), by_row=True)])
+@pytest.mark.parametrize("counting", [{}, {"term_weights": (1.0, 2.0, 0.5), "by_row": True}])
 def test_trees_have_the_loss_and_gradients_of_their_rows_packed_or_not(  # noqa: PLR0917
-    make_model, families_of_rows, laid, family, settings, loss
+    make_model, families_of_rows, laid, family, settings, counting
 ):
     model = make_model(family, vocab_size=VOCAB, **settings)
-    alone = step(deepcopy(model), flat(families_of_rows), capacity=0, loss=loss)
+    alone = step(deepcopy(model), flat(families_of_rows), capacity=0, **counting)
     for rows, capacity in ((flat(families_of_rows), 512), (laid, 0), (laid, 512)):
-        assert_same_step(step(deepcopy(model), rows, capacity=capacity, loss=loss), alone)
+        assert_same_step(step(deepcopy(model), rows, capacity=capacity, **counting), alone)
 
 
 @pytest.mark.equality
@@ -226,7 +226,7 @@ def test_trees_have_the_loss_and_gradients_of_their_rows_packed_or_not(  # noqa:
 def test_trees_go_through_gradient_checkpointing(make_model, laid, family):
     model = make_model(family, vocab_size=VOCAB).train()
     plain = step(deepcopy(model), laid, capacity=512)
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     assert_same_step(step(model, laid, capacity=512), plain)
 
 
@@ -247,6 +247,9 @@ def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, fam
     assert_same_step(*found, tolerance=1e-2)  # flex_attention may multiply in TF32; a wrong mask is far off
 
 
+LORA = LoraSection(r=4, lora_alpha=8, lora_dropout=0.0)
+
+
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
@@ -255,23 +258,29 @@ def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, fam
     [
         ("llama", "derta", {}),
         ("llama", "rto", {"normalization": "row"}),
-        ("gemma3", "derta", {"lora": LoraSection(r=4, lora_alpha=8, lora_dropout=0.0), "gradient_checkpointing": True}),
+        (
+            "gemma3",
+            "derta",
+            {"lora": LoraSection(r=4, lora_alpha=8, lora_dropout=0.0), "activation_checkpointing": True},
+        ),
     ],
 )
 def test_a_run_on_trees_ends_with_the_parameters_of_a_run_on_separate_rows(  # noqa: PLR0917
-    tmp_path, make_model_dir, make_tokenizer, small_data, refusal_ids, family, method, settings
+    tmp_path, make_model_dir, make_tokenizer, small_data, family, method, settings
 ):
     base = make_model_dir(kind=family, initializer_range=0.05)
 
     def run(*, trees):
         # a step of all the data, for a step's items are trees in one run and rows in the other
-        train = TrainSection(
-            max_steps=3, batch_size=64, micro_batch_size=8, learning_rate=1e-3, max_length=64, pack_tokens=128,
-            sorry_dropout=0.5, logging_steps=1, branches_per_triple=3, tree_rows=trees, **settings,
-        )  # fmt: skip
-        out = fit(
-            model=ModelSection(path=str(base)), train=train, tokenizer=make_tokenizer(), refusal_ids=refusal_ids,
-            instances=small_data(method), seed=0, out=tmp_path / f"trees-{trees}",
+        own = {name: value for name, value in settings.items() if name != "lora"}
+        train = {
+            "max_steps": 3, "global_batch_size": 64, "per_device_train_batch_size": 8, "learning_rate": 1e-3,
+            "max_length": 64, "pack_tokens": 128, "sorry_dropout": 0.5, "logging_steps": 1, "branches_per_triple": 3,
+            "tree_rows": trees, **own,
+        }  # fmt: skip
+        out = tune_job(
+            model=str(base), settings=train, tokenizer=make_tokenizer(), data=small_data(method),
+            lora=settings.get("lora"), out=tmp_path / f"trees-{trees}",
         )  # fmt: skip
         log = [entry for entry in json.loads((out / "train_log.json").read_text()) if "loss" in entry]
         name = "adapter_model.safetensors" if "lora" in settings else "model.safetensors"
@@ -285,7 +294,7 @@ def test_a_run_on_trees_ends_with_the_parameters_of_a_run_on_separate_rows(  # n
 
 def test_a_data_set_of_trees_counts_triples_and_knows_their_lengths_in_every_epoch(small_data):
     given_instances = small_data("derta", num_triples=5, num_examples=3)
-    dataset = RowDataset(given_instances, settings=RowSettings(branches=4, trees=True), seed=0)
+    dataset = RowDataset(given_instances, config=RowConfig(branches_per_triple=4, tree_rows=True), seed=0)
     assert len(dataset) == 3 + 5
     for epoch in range(2):
         drawn = [dataset[epoch, index] for index in range(len(dataset))]
@@ -308,7 +317,7 @@ def test_architectures_that_read_trees_as_their_rows_may_train_on_them(make_mode
 
 def test_eager_attention_would_add_the_mask_to_its_scores_and_is_refused(make_model):
     model = make_model("llama", vocab_size=96, attn_implementation="eager")
-    with pytest.raises(ModelError, match=r"attention by sdpa or flex_attention, got eager .* set `train.attention`"):
+    with pytest.raises(ModelError, match=r"attention by sdpa or flex_attention, got eager .* set `attn_impl"):
         check_trees(model, max_length=64)
 
 
@@ -345,9 +354,12 @@ def test_a_mask_that_the_model_cannot_take_is_told_in_one_line(make_model, monke
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"tree_rows": True, "reference": True}, "reference is the released code"),
-        ({"branches_per_triple": 2, "reference": True}, "reference is the released code"),
-        ({"tree_rows": True, "attention": "eager"}, "tree_rows need attention sdpa or flex_attention, not eager"),
+        ({"tree_rows": True, "reference": True}, "reference`: the released code"),
+        ({"branches_per_triple": 2, "reference": True}, "reference`: the released code"),
+        (
+            {"tree_rows": True, "attn_implementation": "eager"},
+            "sdpa or flex_attention, got eager",
+        ),
         ({"branches_per_triple": 0}, "train.branches_per_triple"),
     ],
 )

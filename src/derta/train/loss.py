@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from derta.data.rows import TERMS
+from derta.train.collator import Batch
 from derta.train.cross_entropy import MAX_CHUNK_BYTES, LabelCrossEntropy
 from derta.train.gradients import OwnGradient, add_in_place
 from derta.train.head import Head, check_head
-from derta.train.tree import tree_mask
+from derta.train.tree_attention import tree_mask
 
 
 @dataclass
@@ -111,21 +112,22 @@ def label_losses(
 def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_place: bool = False) -> None:
     """Make the model's forward take what `collate` gives and return a `LabelLoss`; `save_pretrained` is as ever.
 
-    Without nodes the stock forward is called, so generation still works. With `in_place` the embeddings' gradients are
-    added where the optimizer reads them, past autograd: for one process, whose loss nothing scales before its backward.
+    Without label positions the stock forward is called, so generation still works. With `in_place` the embeddings'
+    gradients are added where the optimizer reads them, past autograd: for one process, whose loss nothing scales before
+    its backward.
 
     Raises:
         ModelError: the model's logits do not follow from its head as `head_of` reads its config.
     """
-    stock_forward = model.forward
+    stock_forward = getattr(model.forward, "stock_forward", model.forward)  # a model may be prepared again
     head = check_head(model)
     own_head = _teach(model, head, in_place=in_place)
     refusing = torch.tensor(list(refusal_ids), dtype=torch.long)
 
-    def forward(self: Any, input_ids: Tensor, nodes: Tensor | None = None, **given: Any) -> Any:
-        if nodes is None:
+    def forward(self: Any, input_ids: Tensor, label_positions: Tensor | None = None, **given: Any) -> Any:
+        if label_positions is None:
             return stock_forward(input_ids=input_ids, **given)
-        hidden = _trunk(self, input_ids, given)[nodes]
+        hidden = _trunk(self, input_ids, given)[label_positions]
         lm_head = self.get_output_embeddings()
         total, losses, refusal = label_losses(
             lm_head,
@@ -136,9 +138,20 @@ def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_pla
             head=head,
             taught=lm_head is own_head,  # PEFT may have wrapped it since
         )
-        return _by_term(total, losses, refusal, terms=given["terms"], times=given.get("times"))
+        return _by_term(total, losses, refusal, terms=given["terms"], multiplicity=given.get("multiplicity"))
 
+    forward.stock_forward = stock_forward  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = MethodType(forward, model)
+
+
+def label_loss(model: nn.Module, batch: Batch) -> LabelLoss:
+    """The loss of every method of rows: weighted cross-entropy at the labelled positions, by term."""
+    return model(**model_inputs(batch))
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """What of a batch a model takes, if its forward is `use_label_loss`'s."""
+    return {name: value for name, value in batch.items() if name not in ("row_ids", "items")}
 
 
 def _teach(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear | None:
@@ -162,9 +175,11 @@ def _trunk(model: Any, input_ids: Tensor, given: dict[str, Any]) -> Tensor:
     return model.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state.flatten(0, 1)
 
 
-def _by_term(total: Tensor, losses: Tensor, refusal: Tensor, *, terms: Tensor, times: Tensor | None) -> LabelLoss:
-    """Losses and labels added up by term; a label that stands for several is counted `times`."""
-    times = torch.ones_like(losses) if times is None else times
+def _by_term(
+    total: Tensor, losses: Tensor, refusal: Tensor, *, terms: Tensor, multiplicity: Tensor | None
+) -> LabelLoss:
+    """Losses and labels added up by term; a label that stands for several is counted so many times."""
+    times = torch.ones_like(losses) if multiplicity is None else multiplicity
     sums = torch.zeros(len(TERMS), device=losses.device)
     return LabelLoss(
         loss=total,

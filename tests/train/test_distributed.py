@@ -6,27 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_training import tune_job
 from torch import nn
 from transformers.models.auto import AutoModelForCausalLM
 
-from derta.config import LoraSection, ModelSection, TrainSection
+from derta.config import LoraSection
 from derta.errors import RunError
-from derta.train.fit import fit
-from derta.train.sharding import check_launch, holds_weights
+from derta.train.distributed import check_launch, holds_weights
 from forks import distributed, launch_env, run_forks
 from tolerances import assert_trained_alike
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
-TRAIN = TrainSection(
-    epochs=1, batch_size=8, micro_batch_size=2, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
-    logging_steps=1,
-)  # fmt: skip
+TRAIN = {
+    "num_train_epochs": 1, "global_batch_size": 8, "per_device_train_batch_size": 2, "learning_rate": 1e-3,
+    "max_length": 128, "pack_tokens": 128, "sorry_dropout": 0.5, "logging_steps": 1,
+}  # fmt: skip
 EXPERTS = LoraSection(r=4, lora_alpha=8, lora_dropout=0, target_modules=("q_proj", "w1", "w2", "w3", "lm_head"))
 # model kind, its settings, training settings, the step at which both processes are stopped once
 JOBS = {
     "full, stopped": ("llama", {}, {"save_steps": 1}, 2),
-    "experts and head": ("mixtral", {}, {"lora": EXPERTS, "gradient_checkpointing": True}, None),
-    "eyes, tied": ("gemma3_vision", {}, {"gradient_checkpointing": True}, None),
+    "experts and head": ("mixtral", {}, {"lora": EXPERTS, "activation_checkpointing": True}, None),
+    "eyes, tied": ("gemma3_vision", {}, {"activation_checkpointing": True}, None),
 }
 
 
@@ -45,17 +45,16 @@ def weights(folder, *, adapter):
 
 
 @pytest.fixture
-def jobs(make_model_dir, make_tokenizer, small_data, refusal_ids, tmp_path):
+def jobs(make_model_dir, make_tokenizer, small_data, tmp_path):
     def make(kind):
         return {
             name: (
                 {
-                    "model": ModelSection(path=str(make_model_dir(kind=model, initializer_range=0.05, **settings))),
-                    "train": TRAIN.model_copy(update=train),
+                    "model": str(make_model_dir(kind=model, initializer_range=0.05, **settings)),
+                    "settings": TRAIN | {name: value for name, value in train.items() if name != "lora"},
+                    "lora": train.get("lora"),
                     "tokenizer": make_tokenizer(),
-                    "instances": small_data("derta"),
-                    "refusal_ids": refusal_ids,
-                    "seed": 0,
+                    "data": small_data("derta"),
                     "out": tmp_path / kind / name,
                 },
                 stop,
@@ -80,12 +79,12 @@ def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_pa
     for ended in run_forks(program, tmp_path / "jobs.pickle", folder=tmp_path, environments=environments):
         assert ended.returncode == 0, ended.stderr[-9000:]
     for name, (job, _) in alone.items():
-        single, shared = fit(**job), both[name][0]["out"]
+        single, shared = tune_job(**job), both[name][0]["out"]
         for key in ("loss", "loss_helpful", "loss_safe", "loss_rto", "refusal_probability"):
             one, two = ([entry.get(key) for entry in train_log(folder)] for folder in (single, shared))
             assert two == pytest.approx(one, abs=2e-4), (name, key)
-        ours, expected = (weights(folder, adapter=job["train"].lora is not None) for folder in (shared, single))
-        assert_trained_alike(ours, expected, learning_rate=TRAIN.learning_rate, steps=3)
+        ours, expected = (weights(folder, adapter=job["lora"] is not None) for folder in (shared, single))
+        assert_trained_alike(ours, expected, learning_rate=TRAIN["learning_rate"], steps=3)
         assert not shared.with_name(shared.name + ".checkpoints").exists()
 
 

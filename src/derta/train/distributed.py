@@ -42,7 +42,7 @@ def holds_weights(net: nn.Module) -> bool:
     return first.device.type != "meta" and first.numel() > 0
 
 
-def settle_fsdp(trainer: Trainer) -> None:
+def configure_fsdp(trainer: Trainer) -> None:
     """Let FSDP shard by the layers that are there, and compute in 16 bits without losing the loss's sums.
 
     A multimodal class names layers that its checkpoint may lack, which accelerate refuses. And its precision policy

@@ -2,14 +2,14 @@ from functools import partial
 
 import pytest
 import torch
-from one_step import FAMILIES, REFUSALS, SCALED, assert_close, gradients, inputs_of, our_step, stock_step
+from one_step import FAMILIES, REFUSALS, SCALED, assert_close, gradients, our_step, stock_step
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from derta.data.rows import IGNORE, TERMS
-from derta.train import label_loss
-from derta.train.collator import LossSettings, collate
-from derta.train.label_loss import use_label_loss
+from derta.train import loss as label_loss
+from derta.train.collator import collate
+from derta.train.loss import model_inputs, use_label_loss
 from tolerances import step_tolerance
 
 pytestmark = pytest.mark.equality
@@ -64,7 +64,7 @@ def test_lora_gets_the_stock_gradients_on_the_head_too(model_of, some_rows, monk
     monkeypatch.setattr(label_loss, "MAX_CHUNK_BYTES", 2**19 * 9)
     stock_loss, stock_grads = stock_step(adapted(ours=False), some_rows)
     model = adapted(ours=True)
-    batch = inputs_of(collate(some_rows, capacity=64, pad_id=0))
+    batch = model_inputs(collate(some_rows, capacity=64, pad_id=0))
     found = model(**batch)
     (found.loss / found.counts.sum()).backward()
     assert float(found.loss.detach() / found.counts.sum()) == pytest.approx(stock_loss, rel=step_tolerance())
@@ -78,7 +78,7 @@ def test_a_batch_without_labels_costs_nothing_and_teaches_nothing(model_of, some
     use_label_loss(model, refusal_ids=REFUSALS)
     if head_lora:
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM"))
-    batch = inputs_of(
+    batch = model_inputs(
         collate([row._replace(labels=[IGNORE] * len(row.labels)) for row in some_rows], capacity=64, pad_id=0)
     )
     found = model(**batch)
@@ -122,8 +122,8 @@ def test_term_weights_scale_the_loss_and_gradients_of_their_rows(model_of, some_
             torch.manual_seed(1)
             config = LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
             model = get_peft_model(model, config)
-        batch = collate(rows, capacity=64, pad_id=0, loss=LossSettings(weights))
-        found = model(**inputs_of(batch))
+        batch = collate(rows, capacity=64, pad_id=0, term_weights=weights)
+        found = model(**model_inputs(batch))
         found.loss.backward()
         return found, gradients(model)
 
@@ -148,10 +148,10 @@ def test_a_document_never_sees_the_others_in_its_sequence(model_of, some_rows, n
         starts = [i for i, position in enumerate(batch["position_ids"][0].tolist()) if position == 0]
         found = []
         for start, end in zip(starts, [*starts[1:], batch["input_ids"].shape[1]], strict=True):
-            chosen = (start <= batch["nodes"]) & (batch["nodes"] < end)
-            learned = {key: batch[key][chosen] for key in ("nodes", "targets", "terms", "weights")}
+            chosen = (start <= batch["label_positions"]) & (batch["label_positions"] < end)
+            learned = {key: batch[key][chosen] for key in ("label_positions", "targets", "terms", "weights")}
             with torch.no_grad():
-                found.append(float(model(**(inputs_of(batch) | learned)).loss))
+                found.append(float(model(**(model_inputs(batch) | learned)).loss))
         return found
 
     longest = max(some_rows, key=lambda row: len(row.input_ids))
@@ -169,7 +169,7 @@ def test_bf16_autocast_stays_close_to_fp32(model_of, some_rows, name):
     exact, exact_grads = our_step(model_of(name), some_rows)
     model = model_of(name)
     use_label_loss(model, refusal_ids=REFUSALS)
-    batch = inputs_of(collate(some_rows, capacity=64, pad_id=0))
+    batch = model_inputs(collate(some_rows, capacity=64, pad_id=0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model(**batch)
         loss = found.loss / found.counts.sum()

@@ -1,23 +1,24 @@
-"""What a training will cost, from its own batches and a few of them run for real."""
+"""What a training will take, from its own batches and a few of them run for real; and what one took."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, count, islice
 from math import ceil
-from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from derta.data.rows import Instance
+from derta.train.config import DertaConfig, accumulation_steps
+from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.memory import peak_memory
 from derta.train.trainer import DertaTrainer
-
-if TYPE_CHECKING:
-    from derta.train.dpo import PairTrainer  # which needs TRL
 
 Keys = list[Any]
 MAX_SURVEYED = 2000
@@ -61,20 +62,11 @@ def plan(trainer: DertaTrainer) -> Plan:
     sampler: Any = trainer.micro_batches
     sampler.set_epoch(0)
     surveyed = [_shape(trainer, keys) for keys in islice(sampler, MAX_SURVEYED)]
-    return _counted(surveyed, trainer.args, an_epoch=len(sampler))
+    return counted(surveyed, trainer.args, an_epoch=len(sampler))
 
 
-def plan_pairs(trainer: PairTrainer) -> Plan:
-    """The same for DPO: rows are pairs, tokens and labels those of both their sides."""
-    pairs: Any = trainer.train_dataset
-    size = trainer.args.per_device_train_batch_size
-    order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    surveyed = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SURVEYED]]
-    return _counted(surveyed, trainer.args, an_epoch=len(batches))
-
-
-def _counted(surveyed: Sequence[Shape], arguments: TrainingArguments, *, an_epoch: int) -> Plan:
+def counted(surveyed: Sequence[Shape], arguments: TrainingArguments, *, an_epoch: int) -> Plan:
+    """A plan from the micro-batches surveyed, of which an epoch has `an_epoch`."""
     steps_an_epoch = ceil(an_epoch / arguments.gradient_accumulation_steps)
     steps = arguments.max_steps if arguments.max_steps > 0 else ceil(arguments.num_train_epochs * steps_an_epoch)
     micro_batches = round(steps / steps_an_epoch * an_epoch)
@@ -95,16 +87,8 @@ def _shape(trainer: DertaTrainer, keys: Keys) -> Shape:
     dataset: Any = trainer.train_dataset
     rows = [dataset[key] for key in keys]
     batch = trainer.data_collator(rows)
-    tokens, labels = sum(len(row.input_ids) for row in rows), len(batch["nodes"])
+    tokens, labels = sum(len(row.input_ids) for row in rows), len(batch["label_positions"])
     return Shape(keys, tokens, batch["input_ids"].numel(), labels, scored=labels)
-
-
-def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
-    pairs: Any = trainer.train_dataset
-    batch = trainer.data_collator([pairs[key] for key in keys])
-    tokens, labels = int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum())
-    padded = batch["input_ids"].numel()
-    return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all
 
 
 def _now() -> float:
@@ -140,7 +124,7 @@ class _Watch(TrainerCallback):
         self._last = now
 
 
-def probe(trainer: DertaTrainer | PairTrainer, planned: Plan) -> Estimate:
+def probe(trainer: Any, planned: Plan) -> Estimate:
     """Train on a few micro-batches (the largest among them) and scale up; the model is of no use afterwards.
 
     Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by what meets the head.
@@ -187,3 +171,36 @@ def _weights(net: Any) -> tuple[int, int]:
     head = sum(p.numel() for p in base.get_output_embeddings().parameters())
     embedding = base.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in base.get_decoder().parameters()) - embedding, head
+
+
+class TrainingCost(NamedTuple):
+    """Optimizer steps, the rows and tokens that were read in them, and seconds since the last start."""
+
+    steps: int
+    rows: int
+    tokens: int
+    seconds: float
+
+
+def training_cost(model: Path, *, instances: Sequence[Instance], config: DertaConfig, seed: int) -> TrainingCost:
+    """What the model of a folder cost, trained by one process in steps of `global_batch_size` rows."""
+    log = json.loads((model / "train_log.json").read_text(encoding="utf-8"))
+    steps = next(entry["step"] for entry in reversed(log) if "step" in entry)
+    seconds = next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry)
+    lengths = list(_lengths(instances, config=config, seed=seed, steps=steps))
+    return TrainingCost(steps, len(lengths), sum(lengths), seconds)
+
+
+def _lengths(instances: Sequence[Instance], *, config: DertaConfig, seed: int, steps: int) -> Iterable[int]:
+    """The length of every row of the first steps; the last step of an epoch may have fewer micro-batches."""
+    dataset = RowDataset(instances, config=config, seed=seed)
+    accumulated = accumulation_steps(config, num_processes=1)
+    sampler = MicroBatchSampler(
+        dataset, settings=StepSettings(config.per_device_train_batch_size, accumulated), seed=seed
+    )
+    an_epoch = -(-len(sampler) // accumulated)
+    for epoch in islice(count(), -(-steps // an_epoch)):
+        sampler.set_epoch(epoch)
+        left = min(steps - epoch * an_epoch, an_epoch)
+        for key in chain.from_iterable(islice(iter(sampler), left * accumulated)):
+            yield dataset.length(*key)

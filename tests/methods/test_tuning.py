@@ -8,24 +8,24 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from tiny_training import tune_job
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
-from derta.config import LoraSection, ModelSection, TermWeights, TrainSection
-from derta.data.rows import IGNORE, row_settings
+from derta.config import LoraSection, RowConfig
+from derta.data.rows import IGNORE
 from derta.errors import ModelError, RecipeError, RunError
-from derta.train import fit as fit_module
-from derta.train import memory
+from derta.train import adapters, memory
+from derta.train.checkpoints import NonFiniteLossError, last_whole_checkpoint
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
-from derta.train.fit import fit, last_whole_checkpoint, load_model
-from derta.train.trainer import NonFiniteLossError
+from derta.train.trainer import DertaTrainer
 from forks import distributed, run_forks
 from tolerances import assert_trained_alike
 
-TRAIN = TrainSection(
-    epochs=2, batch_size=8, micro_batch_size=4, learning_rate=1e-3, max_length=128, pack_tokens=128, sorry_dropout=0.5,
-    logging_steps=1,
-)  # fmt: skip
+TRAIN = {
+    "num_train_epochs": 2, "global_batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
+    "max_length": 128, "pack_tokens": 128, "sorry_dropout": 0.5, "logging_steps": 1,
+}  # fmt: skip
 LORA = LoraSection(r=4, lora_alpha=8)
 SHARING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
 
@@ -42,27 +42,21 @@ class StopAt(TrainerCallback):
 
 
 @pytest.fixture
-def run_fit(tmp_path, make_model_dir, make_tokenizer, small_data, refusal_ids):
+def run_fit(tmp_path, make_model_dir, make_tokenizer, small_data):
     base = make_model_dir(initializer_range=0.05)
 
-    def run(*, train=TRAIN, out="model", method="derta", **settings):
-        plain = {
-            "model": ModelSection(path=str(base)),
-            "train": train,
-            "tokenizer": make_tokenizer(),
-            "instances": small_data(method),
-            "refusal_ids": refusal_ids,
-            "seed": 0,
-            "out": tmp_path / out,
-        }
-        return fit(**(plain | settings))
+    def run(*, train=TRAIN, out="model", method="derta", **given):
+        lora = train.get("lora")
+        settings = {name: value for name, value in train.items() if name != "lora"}
+        plain = {"model": str(base), "data": small_data(method), "tokenizer": make_tokenizer(), "lora": lora}
+        return tune_job(settings=settings, out=tmp_path / out, **(plain | given))
 
     run.base = base
     return run
 
 
-def changed(section, **settings):
-    return section.model_copy(update=settings)
+def changed(settings, **others):
+    return settings | others
 
 
 def logits(model):
@@ -83,8 +77,8 @@ def saved_bytes(folder, name="model.safetensors"):
 
 def test_a_full_run_leaves_a_stock_checkpoint_that_answers_as_the_trained_model_did(run_fit, monkeypatch, capsys):
     kept = []
-    plain = fit_module.load_model
-    monkeypatch.setattr(fit_module, "load_model", lambda *a, **k: kept.append(plain(*a, **k)) or kept[-1])
+    plain = adapters.load_base
+    monkeypatch.setattr(adapters, "load_base", lambda *a, **k: kept.append(plain(*a, **k)) or kept[-1])
     out = run_fit()
     trained = kept[0]
     reloaded = AutoModelForCausalLM.from_pretrained(out)
@@ -108,7 +102,11 @@ def test_a_lora_run_leaves_an_adapter_that_changes_the_stock_base(run_fit):
 
 def test_lora_on_the_head_trains_and_loads(run_fit):
     with pytest.warns(UserWarning, match="save_embedding_layers"):  # PEFT stores the head beside its adapter
-        out = run_fit(train=changed(TRAIN, epochs=1, lora=changed(LORA, target_modules=("q_proj", "lm_head"))))
+        out = run_fit(
+            train=changed(
+                TRAIN, num_train_epochs=1, lora=LORA.model_copy(update={"target_modules": ("q_proj", "lm_head")})
+            )
+        )
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(run_fit.base), out)
     assert any("lm_head.lora_B" in name and tensor.any() for name, tensor in adapted.state_dict().items())
 
@@ -130,10 +128,10 @@ def test_what_is_finished_is_not_trained_again(run_fit):
     "settings",
     [
         {"bf16": True},
-        {"gradient_checkpointing": True},
-        {"gradient_checkpointing": True, "lora": LORA},
+        {"activation_checkpointing": True},
+        {"activation_checkpointing": True, "lora": LORA},
         {"pack_tokens": 0},
-        {"pack_tokens": 0, "group_by_length": True},
+        {"pack_tokens": 0, "train_sampling_strategy": "group_by_length"},
     ],
 )
 def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, settings):
@@ -144,13 +142,12 @@ def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, setting
 
 def test_an_update_that_is_no_number_is_not_saved(run_fit, tmp_path):
     with pytest.raises(NonFiniteLossError, match="expected finite weights, got others in model"):
-        run_fit(train=changed(TRAIN, max_steps=1, learning_rate=1e39, warmup=0))
+        run_fit(train=changed(TRAIN, max_steps=1, learning_rate=1e39, warmup_steps=0))
     assert not (tmp_path / "model").exists()
 
 
 def test_terms_without_weight_are_not_learned(run_fit):
-    without = TermWeights(rto=0.0)
-    weighted = read_log(run_fit(train=changed(TRAIN, term_weights=without), out="weighted"))
+    weighted = read_log(run_fit(train=changed(TRAIN, rto_weight=0.0), out="weighted"))
     plain = read_log(run_fit(out="plain"))
     assert weighted[-1]["refusal_probability"] < 0.5 * plain[-1]["refusal_probability"]
 
@@ -158,9 +155,11 @@ def test_terms_without_weight_are_not_learned(run_fit):
 @pytest.mark.parametrize("name", ["row", "token", "micro_batch"])
 def test_the_loss_is_divided_as_the_recipe_says(run_fit, small_data, name):
     """One step of two micro-batches, against the stock model on each row alone."""
-    train = changed(TRAIN, epochs=1, batch_size=24, micro_batch_size=12, max_steps=1, normalization=name)
+    train = changed(
+        TRAIN, num_train_epochs=1, global_batch_size=24, per_device_train_batch_size=12, max_steps=1, normalization=name
+    )
     (logged,) = read_log(run_fit(train=train))
-    dataset = RowDataset(small_data("derta"), settings=row_settings(train), seed=0)
+    dataset = RowDataset(small_data("derta"), config=RowConfig(max_length=128, sorry_dropout=0.5), seed=0)
     model = AutoModelForCausalLM.from_pretrained(run_fit.base)
     sampler = MicroBatchSampler(dataset, settings=StepSettings(12, 2, sharing=SHARING[name]), seed=0)
 
@@ -190,7 +189,7 @@ def test_the_log_ends_with_the_peak_of_memory(run_fit):
 
 def test_holes_are_looked_for_after_every_micro_batch(run_fit, monkeypatch):
     looks = []
-    monkeypatch.setattr(memory.GiveBackHoles, "_give_back", lambda _: looks.append(1))
+    monkeypatch.setattr(memory.TrimMemoryCallback, "_give_back", lambda _: looks.append(1))
     run_fit(train=changed(TRAIN, max_steps=3))  # of two micro-batches
     assert len(looks) == 6
 
@@ -200,33 +199,33 @@ def test_holes_are_looked_for_after_every_micro_batch(run_fit, monkeypatch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_layers_train_to_the_same_losses(run_fit):
     short = changed(TRAIN, max_steps=2)
-    plain, compiled = (read_log(run_fit(train=changed(short, compile=on), out=str(on))) for on in (False, True))
+    plain, compiled = (read_log(run_fit(train=changed(short, compile_layers=on), out=str(on))) for on in (False, True))
     assert [entry["loss"] for entry in compiled] == pytest.approx([entry["loss"] for entry in plain], abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"attention": "flex_attention"}, "expected a GPU for flex_attention, found none; use sdpa"),
-        ({"fp16": True}, "train.fp16: expected a GPU, found none; use bf16"),
-        ({"attention": "flash_attention_2", "bf16": True}, r"train.attention: .*install it, or use sdpa"),
+        ({"attn_implementation": "flex_attention"}, "expected a GPU for flex_attention, found none; use sdpa"),
+        ({"fp16": True}, "fp16: expected a GPU, found none; use bf16"),
+        ({"attn_implementation": "flash_attention_2", "bf16": True}, r"attention by flash.*install it, or use sdpa"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has some of them")
 def test_what_this_machine_has_not_is_told_in_one_line(run_fit, tmp_path, settings, told):
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises((RecipeError, ModelError), match=told):
         run_fit(train=changed(TRAIN, **settings))
     assert not list(tmp_path.glob("model*"))
 
 
 def test_a_logger_that_is_not_there_is_told_in_one_line(run_fit, tmp_path):
-    with pytest.raises(RecipeError, match=r"train.report_to: expected a logger that is installed \(.*got 'nonsense'"):
+    with pytest.raises(RecipeError, match=r"report_to: expected a logger that is installed \(.*got 'nonsense'"):
         run_fit(train=changed(TRAIN, report_to="nonsense"))
     assert not list(tmp_path.glob("model*"))
 
 
 def test_a_budget_below_the_rows_lengths_makes_steps_of_one_row_and_none_of_none(run_fit):
-    log = read_log(run_fit(train=changed(TRAIN, epochs=1, step_tokens=10)))
+    log = read_log(run_fit(train=changed(TRAIN, num_train_epochs=1, step_tokens=10)))
     assert len(log) == 24
     assert all(entry["loss"] > 0 for entry in log)
 
@@ -288,18 +287,20 @@ def test_a_full_disk_is_told_in_one_line(run_fit, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(fit_module.DertaTrainer, "save_model", fail)
+    monkeypatch.setattr(DertaTrainer, "save_model", fail)
     with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run again"):
         run_fit()
 
 
-@pytest.mark.parametrize("place", ["transformers.AutoModelForCausalLM.from_pretrained", "derta.train.fit.DertaTrainer"])
+@pytest.mark.parametrize(
+    "place", ["transformers.AutoModelForCausalLM.from_pretrained", "derta.train.trainer.use_label_loss"]
+)
 def test_running_out_of_memory_before_training_is_told_in_one_line(run_fit, monkeypatch, place):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(place, full)
-    with pytest.raises(ModelError, match="out of memory while the model was loaded, before any training"):
+    with pytest.raises(ModelError, match="out of memory while the model was loaded"):
         run_fit()
 
 
@@ -307,35 +308,35 @@ def test_other_faults_are_not_taken_for_a_full_disk(run_fit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(fit_module.DertaTrainer, "save_model", fail)
+    monkeypatch.setattr(DertaTrainer, "save_model", fail)
     with pytest.raises(RuntimeError, match="something else"):
         run_fit()
 
 
 @pytest.mark.parametrize("content", [{}, {"config.json": "{}"}, {"config.json": "not json"}])
-def test_a_folder_that_holds_no_model_is_refused(tmp_path, content):
+def test_a_folder_that_holds_no_model_is_refused(run_fit, tmp_path, content):
+    folder = tmp_path / "base"
+    folder.mkdir()
     for name, text in content.items():
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ModelError, match="expected a folder or hub id of a causal LM in safetensors"):
-        load_model(ModelSection(path=str(tmp_path)), dtype=torch.float32)
+        (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=r"base: (expected a folder with config.json|cannot load the model)"):
+        run_fit(model=str(folder))
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------
 
-WORKER = "import pickle, sys; from derta.train.fit import fit; fit(**pickle.load(open(sys.argv[1], 'rb')))\n"
+WORKER = "import pickle, sys; from tiny_training import tune_job; tune_job(**pickle.load(open(sys.argv[1], 'rb')))\n"
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(run_fit, tmp_path, make_tokenizer, small_data, refusal_ids):
-    train = changed(TRAIN, micro_batch_size=2)
+def test_two_processes_train_as_one_does(run_fit, tmp_path, make_tokenizer, small_data):
+    train = changed(TRAIN, per_device_train_batch_size=2)
     alone = run_fit(train=train, out="alone")
     job = {
-        "model": ModelSection(path=str(run_fit.base)),
-        "train": train,
+        "model": str(run_fit.base),
+        "settings": train,
         "tokenizer": make_tokenizer(),
-        "instances": small_data("derta"),
-        "refusal_ids": refusal_ids,
-        "seed": 0,
+        "data": small_data("derta"),
         "out": tmp_path / "both",
     }
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))

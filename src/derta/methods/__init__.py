@@ -1,0 +1,81 @@
+"""Ways to tune a model: `METHODS` by name, `tune` to train one, `estimate` to learn beforehand what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from derta.errors import RecipeError, did_you_mean
+from derta.methods.method import Loss, Method
+from derta.methods.rows_methods import ROW_METHODS, row_method
+from derta.methods.tuning import Estimated, check_settings, estimate, method_config, tune
+
+
+def _from_dpo(name: str) -> Callable[..., Any]:
+    """A function of `methods.dpo`, which needs TRL and is imported when it is called for."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        return getattr(import_module("derta.methods.dpo"), name)(*given, **named)
+
+    return call
+
+
+DPO = Method(
+    name="dpo",
+    dataset=_from_dpo("encode_pairs"),
+    init_from="vanilla",
+    package=("trl", "dpo"),
+    config=_from_dpo("config_class"),
+    trainer=_from_dpo("pair_trainer"),
+    plan=_from_dpo("plan_pairs"),
+    unit="pairs",
+)
+METHODS: Mapping[str, Method] = {method.name: method for method in (*ROW_METHODS, DPO)}
+"""The methods by name, in the order of the paper's tables."""
+
+__all__ = [
+    "METHODS",
+    "Estimated",
+    "Loss",
+    "Method",
+    "check_package",
+    "check_settings",
+    "estimate",
+    "find_method",
+    "method_config",
+    "row_method",
+    "tune",
+]
+
+
+def find_method(method: str | Method, methods: Mapping[str, Method] | None = None) -> Method:
+    """Return a method that is given by name or as it is; `methods` are known beside ours.
+
+    >>> find_method("derta").triples_per_unit
+    1
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if isinstance(method, Method):
+        return method
+    known = {**METHODS, **(methods or {})}
+    if method not in known:
+        raise RecipeError(f"method: unknown {method!r}; {did_you_mean(str(method), known)}")
+    return known[method]
+
+
+def check_package(method: Method) -> None:
+    """Fail before any work starts if what a method needs is not installed.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if method.package is not None and find_spec(method.package[0]) is None:
+        package, extra = method.package
+        raise RecipeError(
+            f"{method.name}: expected the package {package}, found none; pip install 'derta[{extra}]', or leave "
+            f"{method.name} out"
+        )

@@ -1,0 +1,257 @@
+"""DPO, the paper's comparison, through TRL: from the vanilla model on, the safe response before the harmful one.
+
+Unlike every other method this one reads harmful responses as targets, to make them less likely (see
+`data/preferences.py`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import torch
+from datasets import Dataset, load_from_disk
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field as Limit
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from derta.chat import ChatFormat, RefusalTokens
+from derta.config import LoraSection
+from derta.data.encoding import encode_triple
+from derta.data.mixture import TrainingSet
+from derta.data.preferences import EncodedPair, cut_pair, encode_preference, triple_pair
+from derta.errors import RecipeError
+from derta.methods.method import Method
+from derta.train.adapters import is_adapter, load_start
+from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
+from derta.train.config import DertaConfig
+from derta.train.distributed import check_launch
+from derta.train.estimate import MAX_SURVEYED, Keys, Plan, Shape, counted
+from derta.train.memory import TrimMemoryCallback, keep_freed_memory, loading_advice, out_of_memory_told
+from derta.train.trainer import check_norm
+
+_REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
+
+
+@dataclass
+class DpoConfig(DertaConfig):
+    """How `dpo` continues from the vanilla model; all else is as in `DertaConfig`.
+
+    What shapes rows there (packing, trees, prefixes, RTO, weights, token budgets) has no meaning here, and
+    `compile_layers` no effect. Paper: learning rate 5e-7 (8B, full), 2e-6 (70B, LoRA).
+
+    Attributes:
+        beta: The penalty for leaving the vanilla model. The paper gives none; TRL's default, Rafailov et al.'s too.
+        precompute_ref_log_probs: Work out the vanilla model's log-probabilities once, before training, instead of
+            keeping a frozen copy of it in memory.
+    """
+
+    learning_rate: Annotated[float, Limit(gt=0)] = 5e-7
+    num_train_epochs: Annotated[float, Limit(gt=0)] = 1.0
+    max_steps: Annotated[int, Limit(ge=-1)] = -1
+    beta: Annotated[float, Limit(gt=0)] = 0.1
+    precompute_ref_log_probs: bool = False
+
+
+def config_class() -> type[DertaConfig]:
+    """The method's config."""
+    return DpoConfig
+
+
+def encode_pairs(
+    data: TrainingSet, *, chat: ChatFormat, refusals: RefusalTokens, config: DertaConfig
+) -> list[EncodedPair]:
+    """The safe response of each triple before its harmful one, and the user's own pairs; examples are left out."""
+    del config
+    pairs = [triple_pair(encode_triple(chat, triple, refusals=refusals)) for triple in data.triples]
+    return [*pairs, *(encode_preference(chat, one) for one in data.preferences)]
+
+
+@out_of_memory_told(loading_advice)
+def pair_trainer(
+    method: Method,
+    model: str,
+    *,
+    config: DpoConfig,
+    rows: Sequence[EncodedPair],
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoraSection | None = None,
+    init_from: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PairTrainer:
+    """The trainer around `init_from` and its reference: a frozen copy, a copy of its adapter, or no fresh adapter.
+
+    Without `init_from` the recipe's own model is in its place, as in a probe. With `precompute_ref_log_probs` the
+    reference's log-probabilities are worked out here, and no copy is kept. With `lora` an adapter for the base of
+    `init_from` is trained, if that is an adapter, which is tuned on; else one for `init_from` itself.
+
+    Raises:
+        ModelError, RecipeError: `init_from` holds no such model, or it cannot be trained so.
+    """
+    del method
+    check_launch()
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
+    arguments = dpo_arguments(config)
+    net = _start(model, config, lora=lora, start=init_from)
+    whole = lora is None
+    kept = whole and not config.precompute_ref_log_probs
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    trainer = PairTrainer(
+        model=net,
+        ref_model=_start(model, config, lora=None, start=init_from) if kept else None,
+        args=arguments,
+        train_dataset=_dataset(rows, max_length=config.max_length, arguments=arguments),
+        data_collator=partial(collate_pairs, pad_id=int(str(pad_id))),
+        processing_class=deepcopy(tokenizer),  # TRL gives it a padding token if it has none
+        callbacks=[*callbacks, TrimMemoryCallback()],
+    )
+    if config.precompute_ref_log_probs or init_from is None or not is_adapter(init_from):
+        _drop_reference(net)  # a fresh adapter adds nothing: TRL then puts it off, which costs less than a copy
+    return trainer
+
+
+def _start(model: str, config: DpoConfig, *, lora: LoraSection | None, start: Path | None) -> Any:
+    net = load_start(model, config, lora=lora, start=start)
+    if isinstance(net, PeftModel) and isinstance(net.get_base_model().get_output_embeddings(), BaseTunerLayer):  # pyright: ignore[reportCallIssue]
+        raise RecipeError("lora.target_modules: expected no lm_head with `dpo`; TRL does not train LoRA on it")
+    return net
+
+
+def _dataset(pairs: Sequence[EncodedPair], *, max_length: int, arguments: DPOConfig) -> Dataset:
+    """The pairs, cut to length; in a file if TRL will precompute, because processes share what it finds beside that."""
+    rows = Dataset.from_list([cut_pair(pair, max_length=max_length)._asdict() for pair in pairs])
+    if not arguments.precompute_ref_log_probs:
+        return rows
+    folder = Path(str(arguments.output_dir)) / "pairs"
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            rows.save_to_disk(folder)
+        return load_from_disk(folder)  # pyright: ignore[reportReturnType]
+
+
+def _drop_reference(net: Any) -> None:
+    if isinstance(net, PeftModel) and _REFERENCE in net.peft_config:
+        net.delete_adapter(_REFERENCE)
+
+
+def dpo_arguments(config: DpoConfig) -> DPOConfig:
+    """The config as TRL takes it."""
+    arguments = DPOConfig(
+        **{one.name: vars(config)[one.name] for one in fields(TrainingArguments) if one.init},
+        beta=config.beta,
+        precompute_ref_log_probs=config.precompute_ref_log_probs,
+        disable_dropout=True,
+        router_aux_loss_coef=0.0,  # DPO's loss and nothing beside it, for mixtures of experts too
+        max_length=None,  # `cut_pair` has seen to it
+    )
+    if arguments.n_gpu > 1:  # one process keeps to one GPU
+        arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+    return arguments
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's trainer on pairs that are token ids already; sends nothing anywhere, and tells a fault by pair."""
+
+    _order: Sequence[int] | None = None
+
+    def read_only(self, micro_batches: Sequence[list[int]]) -> None:
+        """Train on these pairs, given by their indices, in place of all in random order."""
+        self._order = [index for keys in micro_batches for index in keys]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._order is None else self._order
+
+    def _send_telemetry(self) -> None:
+        pass
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The tuned model without its reference, which only checkpoints hold."""
+        if not _internal_call:
+            _drop_reference(self.model)
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """TRL's, and refuse to go on from a loss that is no number."""
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = (found[0] if return_outputs else found).detach()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"step {self.state.global_step}: expected a finite loss, got {float(loss)} on pairs "
+                f"{', '.join(self._ids_of(inputs))}; lower `learning_rate`, or use bf16 instead of fp16"
+            )
+        return found
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
+
+    def _ids_of(self, inputs: dict[str, Tensor]) -> list[str]:
+        """The pairs of a batch, known by their chosen halves: the model would take any id beside them for its own."""
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        rows = [ids[:length].tolist() for ids, length in zip(inputs["input_ids"], lengths, strict=True)]
+        chosen = rows[: len(rows) // 2]
+        return [pair["id"] for pair in self.train_dataset if pair["chosen_prompt_ids"] + pair["chosen_ids"] in chosen]  # type: ignore[index]
+
+
+def collate_pairs(pairs: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:
+    """A batch as TRL has it: the chosen halves, then the rejected ones, padded on the right.
+
+    >>> pair = {"chosen_prompt_ids": [1, 2], "chosen_ids": [3], "rejected_prompt_ids": [1], "rejected_ids": [4, 5, 6]}
+    >>> batch = collate_pairs([pair], pad_id=0)
+    >>> batch["input_ids"].tolist(), batch["completion_mask"].tolist()
+    ([[1, 2, 3, 0], [1, 4, 5, 6]], [[0, 0, 1, 0], [0, 1, 1, 1]])
+    """
+    halves = [(pair[f"{side}_prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected") for pair in pairs]
+    ids = [torch.tensor([*prompt, *response]) for prompt, response in halves]
+    learned = [torch.tensor([0] * len(prompt) + [1] * len(response)) for prompt, response in halves]
+    batch = {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
+        "completion_mask": pad_sequence(learned, batch_first=True),
+    }
+    known = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in pairs[0]]
+    return batch | {name: torch.tensor([pair[name] for pair in pairs]) for name in known}
+
+
+def plan_pairs(trainer: PairTrainer) -> Plan:
+    """Count out a training of pairs as rows; tokens and labels are those of both their sides."""
+    pairs: Any = trainer.train_dataset
+    size = trainer.args.per_device_train_batch_size
+    order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    surveyed = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SURVEYED]]
+    return counted(surveyed, trainer.args, an_epoch=len(batches))
+
+
+def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
+    pairs: Any = trainer.train_dataset
+    batch = trainer.data_collator([pairs[key] for key in keys])
+    tokens, labels = int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum())
+    padded = batch["input_ids"].numel()
+    return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all

@@ -1,0 +1,56 @@
+"""The methods of rows: vanilla safety tuning, DeRTa, and each of its two parts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from derta.data.encoding import encode_example, encode_triple
+from derta.data.rows import Instance, instances
+from derta.methods.method import Method
+
+if TYPE_CHECKING:
+    from derta.chat import ChatFormat, RefusalTokens
+    from derta.config import RowConfig
+    from derta.data.mixture import TrainingSet
+
+
+def row_method(name: str, *, harmful_prefix: bool = False, rto: bool = False, triples_per_unit: int = 1) -> Method:
+    """A method that learns examples and safe responses, and by RTO to break off harmful ones.
+
+    With `harmful_prefix` safe responses are also learned after the beginning of the harmful ones.
+
+    >>> row_method("derta", harmful_prefix=True, rto=True).name
+    'derta'
+    """
+    dataset = partial(encode_rows, harmful_prefix=harmful_prefix, rto=rto)
+    return Method(name=name, dataset=dataset, triples_per_unit=triples_per_unit)
+
+
+def encode_rows(
+    data: TrainingSet,
+    *,
+    chat: ChatFormat,
+    refusals: RefusalTokens,
+    config: RowConfig,
+    harmful_prefix: bool = False,
+    rto: bool = False,
+) -> Sequence[Instance]:
+    """A training set as instances; see `data.rows`."""
+    del config
+    return instances(
+        triples=[encode_triple(chat, triple, refusals=refusals) for triple in data.triples],
+        examples=[encode_example(chat, example) for example in data.examples],
+        harmful_prefix=harmful_prefix,
+        rto=rto,
+    )
+
+
+ROW_METHODS = (
+    row_method("vanilla", triples_per_unit=2),
+    row_method("vanilla_half"),
+    row_method("harmful_prefix", harmful_prefix=True),
+    row_method("rto", rto=True),
+    row_method("derta", harmful_prefix=True, rto=True),
+)

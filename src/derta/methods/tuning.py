@@ -1,0 +1,187 @@
+"""One entry for all methods: train a model with one, resumably, or estimate what that will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from derta.chat import chat_format, refusal_tokens
+from derta.data.mixture import TrainingSet
+from derta.methods.method import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+    from derta.config import LoraSection, ModelSection, TrainSection
+    from derta.train.config import DertaConfig
+    from derta.train.estimate import Estimate, Plan
+
+
+class Estimated(NamedTuple):
+    """What a training will take: its work, counted out, and a short probe's time and memory."""
+
+    plan: Plan
+    estimate: Estimate
+
+
+def method_config(
+    method: Method,
+    train: TrainSection,
+    *,
+    model: ModelSection,
+    seed: int,
+    output_dir: Path,
+    settings: Mapping[str, Any] | None = None,
+) -> DertaConfig:
+    """A recipe's settings for one method (its `train`, and of `method_settings` the method's) as a config.
+
+    Raises:
+        RecipeError: a setting that cannot be, or what this machine does not have.
+    """
+    from derta.train.config import train_config
+
+    return train_config(
+        train, model=model, method=method, seed=seed, output_dir=output_dir, config=_config_class(method), own=settings
+    )
+
+
+def check_settings(method: Method, train: TrainSection, settings: Mapping[str, Any] | None = None) -> None:
+    """Check a recipe's settings for one method; no device is taken hold of.
+
+    Raises:
+        RecipeError: a setting that cannot be.
+    """
+    from derta.train.config import recipe_values
+
+    where = f"method_settings.{method.name}"
+    recipe_values(train, config=_config_class(method), own=settings, where=where)
+
+
+def _config_class(method: Method) -> type[DertaConfig]:
+    from derta.train.config import DertaConfig
+
+    return DertaConfig if method.config is None else method.config()
+
+
+def tune(
+    method: Method,
+    *,
+    model: str,
+    config: DertaConfig,
+    data: TrainingSet | Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    lora: LoraSection | None = None,
+    init_from: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Train a model, or resume where a killed process stopped, and save it to `out`.
+
+    `out` appears only when training is complete; until then checkpoints are in `out` + `.checkpoints`, if the config
+    saves any. What is there already is not trained again.
+
+    Args:
+        method: One of `METHODS`, or your own.
+        model: The name or folder of the model; of an adapter to start from: its base model.
+        config: The settings; `output_dir` follows from `out`.
+        data: A training set, or what the method's `dataset` made of one.
+        tokenizer: The model's.
+        out: The folder of the tuned model.
+        lora: Train adapters in place of the model.
+        init_from: A tuned model or adapter to start from.
+        callbacks: Told of every step.
+
+    Returns:
+        `out`: a stock checkpoint, or a PEFT adapter if there is `lora`; `train_log.json` holds the losses by term.
+    """
+    from derta.train.checkpoints import train_and_save
+    from derta.train.memory import reset_peak_memory
+
+    if out.exists():
+        return out
+    reset_peak_memory()
+    config = copy(config)
+    config.output_dir = str(out.with_name(out.name + ".checkpoints"))
+    trainer = _build(method, model, config, data, tokenizer, lora=lora, init_from=init_from, callbacks=callbacks)
+    return train_and_save(trainer, config=config, out=out)
+
+
+def estimate(
+    method: Method,
+    *,
+    model: str,
+    config: DertaConfig,
+    data: TrainingSet | Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoraSection | None = None,
+) -> Estimated:
+    """Count out a training, and train on a few micro-batches to learn its pace and its peak of memory.
+
+    The method's model to start from need not be there: it is as large as `model`.
+    """
+    from functools import partial
+
+    from derta.train.estimate import plan, probe
+    from derta.train.memory import out_of_memory_told, reset_peak_memory, training_advice
+
+    reset_peak_memory()
+    trainer: Any = _build(method, model, config, data, tokenizer, lora=lora, init_from=None, callbacks=())
+    planned = (method.plan or plan)(trainer)
+    with out_of_memory_told(partial(training_advice, config, trainer.model)):
+        return Estimated(planned, probe(trainer, planned))
+
+
+def _build(
+    method: Method,
+    model: str,
+    config: DertaConfig,
+    data: TrainingSet | Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    **given: Any,
+) -> Trainer:
+    from transformers.trainer_callback import PrinterCallback
+
+    rows: Sequence[Any] = data  # type: ignore[assignment]
+    if isinstance(data, TrainingSet):
+        chat = chat_format(tokenizer, template=config.template, template_kwargs=config.template_kwargs)
+        refusals = refusal_tokens(chat, config.refusal_words)
+        rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
+    build = method.trainer or row_trainer
+    trainer = build(method, model, config=config, rows=rows, tokenizer=tokenizer, **given)
+    trainer.remove_callback(PrinterCallback)  # standard output is the command's
+    return trainer
+
+
+def row_trainer(
+    method: Method,
+    model: str,
+    *,
+    config: DertaConfig,
+    rows: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoraSection | None,
+    init_from: Path | None,
+    callbacks: Sequence[TrainerCallback],
+) -> Trainer:
+    """The trainer of every method of rows."""
+    import torch
+
+    from derta.train.adapters import load_start
+    from derta.train.distributed import check_launch
+    from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_told
+    from derta.train.trainer import DertaTrainer
+
+    config.method = method
+    check_launch()
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
+    with out_of_memory_told(loading_advice):
+        return DertaTrainer(
+            load_start(model, config, lora=lora, start=init_from),
+            config,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )

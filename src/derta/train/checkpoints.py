@@ -1,0 +1,149 @@
+"""From a trainer to a finished folder: resumed from the last whole checkpoint, saved at once or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from derta.errors import DertaError, RunError
+from derta.run_folder import finish_folder
+from derta.train.config import DertaConfig, write_arguments
+from derta.train.distributed import gather_at_save
+from derta.train.memory import out_of_memory_told, peak_memory, training_advice
+
+_STATE_FILES = (
+    "optimizer.*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*",
+    "trainer_state.json",
+    "global_step*/*",
+    "latest",
+)
+
+
+class NonFiniteLossError(DertaError):
+    """The loss became NaN or infinite; the message names the rows."""
+
+
+def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
+    """Train from the last whole checkpoint, if there is one, save to `out`, and take the checkpoints away.
+
+    `train_log.json` holds what was logged.
+    """
+    checkpoints = Path(str(trainer.args.output_dir))
+    net: Any = trainer.model
+    with full_disk_told(out), out_of_memory_told(partial(training_advice, config, net)):
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+        check_weights(net)
+        save(trainer, out)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return out
+
+
+def check_weights(net: nn.Module) -> None:
+    """Fail if the last update left a weight that is no finite number.
+
+    Raises:
+        NonFiniteLossError: it did; there is nothing to save.
+    """
+    for name, weight in net.named_parameters():
+        held: Any = weight.to_local() if isinstance(weight, DTensor) else weight
+        if weight.requires_grad and not bool(torch.isfinite(held).all()):
+            raise NonFiniteLossError(f"expected finite weights, got others in {name}; lower the learning rate")
+
+
+def save(trainer: Trainer, out: Path) -> None:
+    """Write the model and its log as `out`; one process of all does it, and the others wait."""
+    partial = out.with_name(out.name + ".partial")
+    if trainer.is_world_process_zero():
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    gather_at_save(trainer)
+    trainer.save_model(str(partial))
+    if trainer.is_world_process_zero():
+        peak = {"step": trainer.state.global_step, "peak_memory_gib": round(peak_memory() / 2**30, 3)}
+        history = json.dumps([*trainer.state.log_history, peak], indent=1)
+        (partial / "train_log.json").write_text(history + "\n", encoding="utf-8")
+        finish_folder(partial, out)
+    trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def full_disk_told(out: Path) -> Generator[None]:
+    """Tell a full disk as a user's mistake; torch and safetensors each have their own error for it."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if full or isinstance(error, SafetensorError) or "inline_container" in str(error):
+            raise RunError(
+                f"{out}: cannot write a checkpoint ({error}); free space, then run again to go on"
+            ) from error
+        raise
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; a torn one is left out."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((str(path) for path in found if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes `trainer_state.json` last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # ValueError: not JSON, or not UTF-8
+        return False
+    return True
+
+
+def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+    """Save the model, its tokenizer and what it was trained with; in place of a pickle, `training_args.json`."""
+    if not trainer.args.should_save:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
+    net.save_pretrained(str(folder), state_dict=state_dict)
+    tokenizer: Any = trainer.processing_class
+    tokenizer.save_pretrained(str(folder))
+    write_arguments(trainer.args, folder)
+
+
+def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
+    """Upload a checkpoint during training, as `hub_strategy` says; the state to resume from only if it says so."""
+    args: Any = trainer.args
+    going: Any = trainer.push_in_progress
+    busy = going is not None and not going.is_done() and not args.hub_always_push
+    if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END or busy:
+        return
+    upload = partial(
+        HfApi().upload_folder,
+        repo_id=trainer.hub_model_id,
+        folder_path=checkpoint,
+        commit_message=f"Training in progress, step {trainer.state.global_step}",
+        token=args.hub_token,
+        revision=args.hub_revision,
+        run_as_future=True,
+    )
+    jobs = [upload(ignore_patterns=list(_STATE_FILES))]
+    if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        last = args.hub_strategy == HubStrategy.CHECKPOINT
+        jobs.append(upload(path_in_repo="last-checkpoint" if last else checkpoint.name))
+    trainer.push_in_progress = PushInProgress(jobs)

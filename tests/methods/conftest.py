@@ -1,0 +1,1 @@
+from tiny_training import *  # noqa: F403 - fixtures that tests/train has, too

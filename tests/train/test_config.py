@@ -1,0 +1,170 @@
+import json
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainingArguments
+
+from derta.config import ELSEWHERE, REFUSED, ROW_FIELDS, WORKING, ModelSection, TrainSection
+from derta.errors import RecipeError
+from derta.train.config import DertaConfig, accumulation_steps, train_config, write_arguments
+from derta.train.trainer import adds_in_place
+
+MODEL = ModelSection(path="m")
+OTHER_VALUES = {  # what is set where the opposite of a default is not enough
+    "gradient_accumulation_steps": 3, "label_smoothing_factor": 0.1, "torch_compile_backend": "inductor",
+    "torch_compile_mode": "default", "liger_kernel_config": {"rope": True}, "neftune_noise_alpha": 5.0,
+    "eval_accumulation_steps": 2, "include_for_metrics": ["loss"], "label_names": ["labels"],
+    "accelerator_config": {"split_batches": True}, "length_column_name": "n", "fsdp": "full_shard",
+    "fsdp_config": {"xla": True}, "deepspeed": {"zero_optimization": {}}, "local_rank": 0,
+}  # fmt: skip
+
+
+# --- every field of the pinned TrainingArguments ---------------------------------------------------------------------
+
+
+def test_every_field_of_the_pinned_version_either_works_or_is_refused():
+    theirs = {one.name for one in fields(TrainingArguments) if one.init}
+    assert theirs == WORKING | REFUSED.keys()
+    assert not WORKING & REFUSED.keys()
+    assert not set(ROW_FIELDS) & theirs
+    assert set(ELSEWHERE) <= WORKING | set(ROW_FIELDS)
+
+
+@pytest.mark.parametrize("name", sorted(set(REFUSED) - {"parallelism_config"}))
+def test_a_refused_field_is_told_with_the_reason_in_one_line(tmp_path, name):
+    default = getattr(DertaConfig(str(tmp_path)), name)
+    value = OTHER_VALUES.get(name, not default)
+    with pytest.raises(RecipeError) as caught:
+        DertaConfig(str(tmp_path), **{name: value})
+    assert str(caught.value) == f"{name}: cannot be set; {REFUSED[name]}"
+
+
+def test_output_dir_stays_the_first_argument_and_a_cpu_takes_bf16(tmp_path):
+    config = DertaConfig(str(tmp_path), method="derta", sorry_dropout=0.9, bf16=True)
+    assert (config.output_dir, config.bf16, config.sorry_dropout) == (str(tmp_path), True, 0.9)
+    assert config.use_cpu is not torch.accelerator.is_available()
+
+
+def test_the_defaults_are_the_papers(tmp_path):
+    config = DertaConfig(str(tmp_path))
+    assert (config.global_batch_size, config.num_train_epochs, config.learning_rate) == (128, 2, 2e-5)
+    assert (config.weight_decay, config.lr_scheduler_type.value, config.warmup_steps) == (2e-5, "cosine", 0.03)
+    assert (config.max_length, config.sorry_dropout, config.term_weights) == (1024, 0.95, (1, 1, 1))
+    assert config.get_warmup_steps(100) == 3
+    assert config.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": -1}, "learning_rate: .*greater than 0, got -1"),
+        ({"learning_rate": "fast"}, "learning_rate: .*valid number.*, got 'fast'"),
+        ({"learning_rate": float("nan")}, "learning_rate: .*greater than 0, got nan"),
+        ({"num_train_epochs": 0}, "num_train_epochs: .*greater than 0"),
+        ({"max_steps": 0}, "max_steps: expected a number of steps, or -1"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type: expected one of linear, cosine, .*, got 'cosin'"),
+        ({"save_strategy": "never"}, "save_strategy: expected one of no, steps, epoch, best, got 'never'"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy: .*'random' or 'group_by_length'"),
+        ({"train_sampling_strategy": "group_by_length"}, "group_by_length is for padded rows; set pack_tokens to 0"),
+        ({"global_batch_size": 10, "per_device_train_batch_size": 4}, r"multiple of per_device_train_batch_size \(4\)"),
+        ({"bf16": True, "fp16": True}, "bf16, fp16: expected one of them at most, got both"),
+        ({"attn_implementation": "flash_attention_2"}, "computes in 16 bits; set bf16 or fp16"),
+        ({"eval_steps": 5}, "nothing is evaluated while eval_strategy is 'no'"),
+        ({"sorry_dropout": 1}, "sorry_dropout: .*less than 1, got 1"),
+        ({"report_to": "nonsense"}, r"report_to: expected a logger that is installed .*, got 'nonsense'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_name(tmp_path, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        DertaConfig(str(tmp_path), **settings)
+
+
+def test_saving_is_turned_on_by_its_steps_and_off_by_its_strategy(tmp_path):
+    strategies = [
+        DertaConfig(str(tmp_path), **settings).save_strategy.value
+        for settings in ({}, {"save_steps": 3}, {"save_steps": 3, "save_strategy": "no"}, {"save_strategy": "epoch"})
+    ]
+    assert strategies == ["no", "steps", "no", "epoch"]
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    config = DertaConfig(str(tmp_path), global_batch_size=8, per_device_train_batch_size=4)
+    with pytest.raises(RecipeError, match=r"multiple of per_device_train_batch_size x processes \(4 x 3\), got 8"):
+        accumulation_steps(config, num_processes=3)
+
+
+@given(micro=st.integers(1, 16), accumulated=st.integers(1, 16), processes=st.integers(1, 8))
+def test_a_step_has_the_same_rows_on_however_many_processes(micro, accumulated, processes):
+    config = SimpleNamespace(global_batch_size=micro * accumulated * processes, per_device_train_batch_size=micro)
+    assert accumulation_steps(config, num_processes=processes) == accumulated
+
+
+@pytest.mark.parametrize(
+    ("settings", "adapted", "expected"),
+    [
+        ({}, False, True),
+        ({"device": "cuda"}, False, False),
+        ({"world_size": 2}, False, False),
+        ({"fp16": True}, False, False),
+        ({"optim": "galore_adamw_layerwise"}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_gradients_bypass_autograd_only_where_nothing_else_wants_them(settings, adapted, expected):
+    plain = {"device": "cpu", "world_size": 1, "fp16": False, "optim": "adamw_torch"}
+    config = SimpleNamespace(**(plain | settings))
+    config.device = torch.device(config.device)
+    assert adds_in_place(config, adapted=adapted) is expected
+
+
+def test_one_process_keeps_to_one_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4))
+    monkeypatch.setattr(DertaConfig, "n_gpu", property(lambda self: self._n_gpu))
+    assert DertaConfig(str(tmp_path)).n_gpu == 1
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipes_settings_reach_the_config(tmp_path):
+    train = TrainSection.model_validate(
+        {"max_steps": "7", "lr_scheduler_type": "linear", "warmup_steps": 0.1, "weight_decay": "5e-1", "save_steps": 3,
+         "reference": True, "max_length": 64}
+    )  # fmt: skip
+    model = ModelSection(path="m", template="paper", refusal_words=("No",))
+    config = train_config(train, model=model, method="rto", seed=3, output_dir=tmp_path)
+    assert (config.max_steps, config.gradient_accumulation_steps, config.seed) == (7, 16, 3)
+    assert (config.lr_scheduler_type.value, config.save_steps, config.save_strategy.value) == ("linear", 3, "steps")
+    assert config.get_warmup_steps(100) == 10
+    assert config.weight_decay == 0.5
+    assert (config.reference, config.max_length, config.method) == (True, 64, "rto")
+    assert (config.template, config.refusal_words) == ("paper", ("No",))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": -1}, "^train.learning_rate: .*greater than 0, got -1"),
+        ({"lr_scheduler_type": "cosin"}, "^train.lr_scheduler_type: expected one of"),
+    ],
+)
+def test_a_recipes_value_that_cannot_be_is_told_with_its_key(tmp_path, settings, message):
+    train = TrainSection.model_validate(settings)
+    with pytest.raises(RecipeError, match=message):
+        train_config(train, model=MODEL, method="rto", seed=3, output_dir=tmp_path)
+
+
+def test_arguments_are_saved_without_secrets_and_paths(tmp_path):
+    config = DertaConfig(str(tmp_path / "here"), hub_token="hf_secret", learning_rate=1e-3)  # noqa: S106
+    write_arguments(config, tmp_path)
+    text = (tmp_path / "training_args.json").read_text()
+    assert json.loads(text)["learning_rate"] == 1e-3
+    assert "hf_secret" not in text
+    assert str(tmp_path) not in text

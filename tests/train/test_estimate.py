@@ -1,0 +1,85 @@
+from math import ceil
+
+import pytest
+from tiny_training import config_of, tune_job
+
+from derta.train.estimate import Plan, Shape, _seconds, _Watch, plan, probe
+from derta.train.trainer import DertaTrainer
+
+TRAIN = {
+    "num_train_epochs": 2, "global_batch_size": 8, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
+    "max_length": 128, "pack_tokens": 128, "sorry_dropout": 0.5, "logging_steps": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def trainer_of(tmp_path, make_model_dir, make_tokenizer, small_data):
+    base = make_model_dir(initializer_range=0.05)
+
+    def make(**changes):
+        config = config_of("derta", tmp_path / "checkpoints", **(TRAIN | changes))
+        return DertaTrainer(str(base), config, train_dataset=small_data(), processing_class=make_tokenizer())
+
+    make.base = base
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"max_steps": 4},
+        {"num_train_epochs": 1},
+        {"per_device_train_batch_size": 8},
+        {"pack_tokens": 0, "train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_a_plan_counts_what_the_training_then_does(trainer_of, tmp_path, changes):
+    trainer = trainer_of(**changes)
+    planned = plan(trainer)
+    seen = []
+    collator = trainer.data_collator
+    trainer.data_collator = lambda rows: seen.append(rows) or collator(rows)
+    trainer.train()
+    assert planned.steps == trainer.state.global_step
+    assert planned.micro_batches <= len(seen) <= planned.micro_batches + 1  # the loader is one ahead
+    seen = seen[: planned.micro_batches]
+    tokens = sum(len(row.input_ids) for rows in seen for row in rows)
+    # the first epoch's harmful prefixes stand for all epochs'
+    assert planned.tokens == pytest.approx(tokens, rel=0.1)
+    assert planned.rows == sum(len(rows) for rows in seen)
+    assert 0 <= planned.padding < 0.5
+
+
+def test_a_budget_of_tokens_makes_the_steps(trainer_of):
+    planned = plan(trainer_of())
+    budget = ceil(planned.tokens / 2 / 5)  # two epochs, five steps each
+    by_tokens = trainer_of(step_tokens=budget)
+    assert plan(by_tokens).steps == pytest.approx(10, abs=2)
+    by_tokens.train()
+    assert by_tokens.state.global_step == plan(by_tokens).steps
+
+
+def test_a_probe_gives_a_time_and_a_peak_and_leaves_nothing(trainer_of, tmp_path, small_data, make_tokenizer):
+    trainer = trainer_of()
+    estimated = probe(trainer, plan(trainer))
+    assert estimated.seconds > 0
+    assert estimated.peak_bytes > 10**7
+    assert not (tmp_path / "checkpoints").exists() or not any((tmp_path / "checkpoints").iterdir())
+    given = {"model": str(trainer_of.base), "data": small_data(), "tokenizer": make_tokenizer()}
+    out = tune_job(settings=TRAIN, out=tmp_path / "model", **given)  # a run beside it is not disturbed
+    assert (out / "train_log.json").exists()
+
+
+def test_time_grows_with_the_multiplications_and_warming_up_comes_once():
+    def shape(padded, scored):
+        return Shape([], padded, padded, scored, scored)
+
+    surveyed = (shape(10, 1), shape(30, 3))
+    planned = Plan(rows=0, steps=50, micro_batches=100, tokens=0, labels=0, padding=0.0, surveyed=surveyed)
+    watch = _Watch()
+    watch.steps, watch.updates = [9.0, 5.0, 5.0], [2.0, 1.0, 1.0]
+    # weights 2 and 5: a shape of 10 and 1 costs 25, so 8 s for 2 x 25 + 2 x 75 are 0.04 s a unit
+    seconds = _seconds(planned, surveyed, (*surveyed, *surveyed), watch=watch, weights=(2, 5))
+    first_beyond = 9 - 0.04 * 100 - 1
+    assert seconds == pytest.approx(first_beyond + 0.04 * 50 * 100 + 50 * 1)
