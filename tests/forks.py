@@ -32,6 +32,15 @@ def _execute(program: str, words: Sequence[str], environment: Mapping[str, str],
     exec(program, {"__name__": "__main__"})  # noqa: S102 - the test's own
 
 
+def start_fork(
+    program: str, *words: object, environment: Mapping[str, str], outputs: tuple[Path, Path]
+) -> multiprocessing.process.BaseProcess:
+    """Start a program's text in a process of its own; standard output and error go to the two files."""
+    process = CONTEXT.Process(target=_execute, args=(program, [*map(str, words)], dict(environment), outputs))
+    process.start()
+    return process
+
+
 def run_forks(
     program: str, *words: object, folder: Path, environments: Sequence[Mapping[str, str]] = ({},)
 ) -> list[Ended]:
@@ -41,11 +50,9 @@ def run_forks(
     """
     files = [(folder / f"stdout-{number}", folder / f"stderr-{number}") for number in range(len(environments))]
     running = [
-        CONTEXT.Process(target=_execute, args=(program, [*map(str, words)], dict(environment), outputs))
+        start_fork(program, *words, environment=environment, outputs=outputs)
         for environment, outputs in zip(environments, files, strict=True)
     ]
-    for process in running:
-        process.start()
     for process in running:
         process.join(timeout=300)
         process.kill()

@@ -1,13 +1,9 @@
 """The real `transformers serve`, on a tiny random model."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +11,7 @@ from derta.engines.hf import load as load_hf
 from derta.engines.openai import load as load_engine
 from derta.errors import EngineError
 from derta.records import Message, Prompt
+from forks import start_fork
 
 pytestmark = pytest.mark.slow
 
@@ -37,28 +34,27 @@ def model(make_model_dir, make_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def server(model):
+def server(model, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--device", "cpu"]
-    running = subprocess.Popen(  # noqa: S603 - our own line
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    words = ["serve", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    folder = tmp_path_factory.mktemp("served")
+    running = start_fork(
+        "from transformers.cli.transformers import main; main()", *words, outputs=(folder / "out", folder / "err"),
+        environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     try:
         _wait_until_healthy(port, running)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        running.terminate()
-        running.wait()
+        running.kill()
+        running.join()
 
 
 def _wait_until_healthy(port, running):
     for _ in range(600):
-        assert running.poll() is None, "transformers serve ended"
+        assert running.is_alive(), "transformers serve ended"
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                 return
