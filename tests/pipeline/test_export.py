@@ -65,13 +65,16 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--format", "harmbnech"], "--format: expected one of harmbench, jailbreakbench, inspect"),
+        (["--format", "harmbnech"], "--format: unknown 'harmbnech'; did you mean 'harmbench'?"),
         (["--format", "harmbench", "--judge", "gsm8k"], "derta judge"),
         (["--format", "harmbench", "--judge", "harm", "--judge", "refusal"], "room for one judge"),
         (["--format", "harmbench", "--judge", "refusal"], "expected verdicts on harm, found none"),
         (["--format", "harmbench", "--cell", "drect"], "got 'drect'"),
         (["--format", "jailbreakbench"], "expected --judge, --behaviors and --attack-type"),
-        (["--format", "jailbreakbench", "--attack-type", "grey"], "white_box, black_box, transfer, manual, got 'grey'"),
+        (
+            ["--format", "jailbreakbench", "--attack-type", "grey"],
+            "--attack-type: unknown 'grey'; known: white_box, black_box, transfer, manual",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_told_and_writes_nothing(words, part, replies, tmp_path, derta):

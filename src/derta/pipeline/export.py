@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from derta.data.fields import text_of
-from derta.errors import DataError
+from derta.errors import DataError, did_you_mean
 from derta.files import read_records, write_text
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
@@ -20,19 +20,65 @@ from derta.records import Verdict
 from derta.sources import read_rows
 
 
-class Export(NamedTuple):
-    """What is wanted of an export beside its format."""
+class Wanted(NamedTuple):
+    """What an export holds and says."""
 
-    judges: tuple[str, ...] = ()
-    model: str | None = None
-    cell: str | None = None
-    prompts_path: Path | None = None
-    behaviors_path: Path | None = None
-    attack_type: AttackType | None = None
+    judges: tuple[str, ...]
+    cell: str | None
+    prompts_path: Path | None
+    behaviors_path: Path | None
+    attack_type: AttackType | None
+
+
+def export(
+    source: Path | str,
+    out: Path | str,
+    *,
+    format: str,
+    judges: Sequence[str] = (),
+    cell: str | None = None,
+    model: str | None = None,
+    prompts: Path | None = None,
+    behaviors: Path | None = None,
+    attack_type: str | None = None,
+) -> list[Path]:
+    """Write a run's or a file's replies and verdicts in the format of another project.
+
+    Args:
+        source: A file of replies, or a run's folder.
+        out: The file to write; of a run's folder, a folder with a file for each model.
+        format: `harmbench`, `jailbreakbench` or `inspect`.
+        judges: Whose verdicts are written; `inspect` takes all that there are if none is named.
+        cell: Only the replies of this cell, such as `prefill@50%`.
+        model: What the model is called there.
+        prompts: The prompts of the replies, if not beside them.
+        behaviors: JailbreakBench's CSV of behaviours, for its format.
+        attack_type: What JailbreakBench calls the attack, for its format.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: an unknown format, no replies, or what the format needs is missing.
+    """
+    if format not in FORMATS:
+        raise DataError(f"--format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
+    entry, source, out = FORMATS[format], Path(source), Path(out)
+    wanted = Wanted(tuple(judges), cell, prompts, behaviors, check_attack_type(attack_type))
+    if not source.is_dir():
+        entry.write(out, read_judged(source, wanted=wanted), model or source.parent.name or source.stem, wanted)
+        return [out]
+    files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
+    if not files:
+        raise DataError(f"{source}: expected a run's folder, found no replies.jsonl in it; give the file of replies")
+    written = {out / f"{file.parent.name}{entry.suffix}": file for file in files}
+    for path, file in written.items():
+        entry.write(path, read_judged(file, wanted=wanted), model or file.parent.name, wanted)
+    return list(written)
 
 
 def check_attack_type(text: str | None) -> AttackType | None:
-    """An attack type as JailbreakBench calls it.
+    """Return an attack type as JailbreakBench calls it.
 
     Raises:
         DataError: it has no such type.
@@ -43,39 +89,19 @@ def check_attack_type(text: str | None) -> AttackType | None:
     for one in known:
         if one == text:
             return one
-    raise DataError(f"--attack-type: expected one of {', '.join(known)}, got {text!r}")
+    raise DataError(f"--attack-type: unknown {text!r}; {did_you_mean(text, known)}")
 
 
-def export(source: Path, *, kind: str, out: Path, wanted: Export) -> list[Path]:
-    """Write the replies of a file to `out`; of a run's folder, each model's to a file in the folder `out`.
-
-    Raises:
-        DataError: an unknown format, no replies, or what the format needs is missing.
-    """
-    if kind not in FORMATS:
-        raise DataError(f"--format: expected one of {', '.join(FORMATS)}, got {kind!r}")
-    entry = FORMATS[kind]
-    if not source.is_dir():
-        entry.write(out, read_judged(source, wanted=wanted), wanted.model or source.parent.name or source.stem, wanted)
-        return [out]
-    files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
-    if not files:
-        raise DataError(f"{source}: expected a run's folder, found no replies.jsonl in it; give the file of replies")
-    written: list[Path] = []
-    for file in files:
-        path = out / f"{file.parent.name}{entry.suffix}"
-        entry.write(path, read_judged(file, wanted=wanted), wanted.model or file.parent.name, wanted)
-        written.append(path)
-    return written
-
-
-def read_judged(replies: Path, *, wanted: Export) -> list[Judged]:
+def read_judged(replies: Path, *, wanted: Wanted) -> list[Judged]:
     """The replies of a file with the verdicts beside it (`verdicts.JUDGE.jsonl`): the named judges', or all there are.
 
     Raises:
         DataError: a judge's verdicts are not there, or no reply belongs to the cell that is wanted.
     """
-    found = {path.name.split(".")[1]: path for path in sorted(replies.parent.glob("verdicts.*.jsonl"))}
+    found = {
+        path.name.removeprefix("verdicts.").removesuffix(".jsonl"): path
+        for path in sorted(replies.parent.glob("verdicts.*.jsonl"))
+    }
     missing = [judge for judge in wanted.judges if judge not in found]
     if missing:
         raise DataError(
@@ -83,12 +109,12 @@ def read_judged(replies: Path, *, wanted: Export) -> list[Judged]:
             f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
         )
     said = {
-        judge: {verdict.prompt_id: verdict for verdict in read_records(path, Verdict)}
+        judge: {verdict.key: verdict for verdict in read_records(path, Verdict)}
         for judge, path in found.items()
         if not wanted.judges or judge in wanted.judges
     }
     cases = [
-        Judged(prompt, reply, {judge: verdicts[prompt.id] for judge, verdicts in said.items() if prompt.id in verdicts})
+        Judged(prompt, reply, {judge: verdicts[reply.key] for judge, verdicts in said.items() if reply.key in verdicts})
         for prompt, reply in read_cases(replies, prompts_path=wanted.prompts_path)
     ]
     kept = [case for case in cases if wanted.cell in {None, case.prompt.cell}]
@@ -110,17 +136,17 @@ def read_behaviors(path: Path) -> list[Behavior]:
     ]
 
 
-def _one_judge(wanted: Export) -> str | None:
+def _one_judge(wanted: Wanted) -> str | None:
     if len(wanted.judges) > 1:
         raise DataError(f"--judge: this format has room for one judge, got {', '.join(wanted.judges)}; name one")
     return wanted.judges[0] if wanted.judges else None
 
 
-def _write_harmbench(path: Path, cases: Sequence[Judged], _model: str, wanted: Export) -> None:
+def _write_harmbench(path: Path, cases: Sequence[Judged], _model: str, wanted: Wanted) -> None:
     _write_json(path, completions(cases, judge=_one_judge(wanted)))
 
 
-def _write_jailbreakbench(path: Path, cases: Sequence[Judged], model: str, wanted: Export) -> None:
+def _write_jailbreakbench(path: Path, cases: Sequence[Judged], model: str, wanted: Wanted) -> None:
     judge = _one_judge(wanted)
     if judge is None or wanted.behaviors_path is None or wanted.attack_type is None:
         raise DataError(
@@ -131,7 +157,7 @@ def _write_jailbreakbench(path: Path, cases: Sequence[Judged], model: str, wante
     _write_json(path, made)
 
 
-def _write_inspect(path: Path, cases: Sequence[Judged], model: str, _wanted: Export) -> None:
+def _write_inspect(path: Path, cases: Sequence[Judged], model: str, _wanted: Wanted) -> None:
     judges = list(dict.fromkeys(judge for case in cases for judge in case.verdicts))
     write_log(path, cases, model=model, judges=judges, now=datetime.now(UTC))
 
@@ -143,7 +169,7 @@ def _write_json(path: Path, value: object) -> None:
 class Format(NamedTuple):
     """How a format is written, and how its files end."""
 
-    write: Callable[[Path, Sequence[Judged], str, Export], None]
+    write: Callable[[Path, Sequence[Judged], str, Wanted], None]
     suffix: str
 
 

@@ -123,9 +123,17 @@ def export(
     Example: derta export runs/gemma --format inspect --out logs
     """
     from derta.cli.console import console_display
-    from derta.pipeline.export import Export, check_attack_type
-    from derta.pipeline.export import export as export_replies
+    from derta.pipeline.export import export as write
 
-    wanted = Export(tuple(judges), model, cell, prompts, behaviors, check_attack_type(attack_type))
-    for path in export_replies(source, kind=fmt, out=out, wanted=wanted):
-        console_display().logger.info(path)
+    written = write(
+        source,
+        out,
+        format=fmt,
+        judges=judges,
+        cell=cell,
+        model=model,
+        prompts=prompts,
+        behaviors=behaviors,
+        attack_type=attack_type,
+    )
+    console_display().logger.info("\n".join(map(str, written)))
