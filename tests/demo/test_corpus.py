@@ -3,7 +3,6 @@
 from functools import cache
 
 import pytest
-from derta.data.methods import METHODS
 
 from derta.chat import chat_format, encode_after, refusal_tokens
 from derta.config import RowConfig
@@ -22,6 +21,7 @@ from derta.demo.run import tuning_instances
 from derta.demo.tuning import NUM_TRIPLES, TUNING, tuning_data
 from derta.demo.world import build_world
 from derta.judges.refusal import judge_refusal
+from derta.methods import METHODS
 from derta.pipeline.resuming import check_unique
 from derta.records import Reply
 
@@ -63,7 +63,7 @@ def test_triples_tell_the_tuned_crafts_in_the_plain_format_only():
     assert {triple.safe for triple in triples(world)} == set(world.openers)
 
 
-@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if not spec.pairs])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.trainer is None])
 def test_held_out_crafts_never_appear_in_what_a_method_is_tuned_on(method):
     world, tokenizer = _world(), _chat().tokenizer
     rows = [draw_row(one, config=RowConfig(sorry_dropout=0.0), seed=0, epoch=0) for one in _instances(method)]

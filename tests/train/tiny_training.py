@@ -171,21 +171,21 @@ def train_losses(
     return train
 
 
-def config_of(method: str, out: Path, **settings: Any) -> Any:
+def config_of(method: Any, out: Path, **settings: Any) -> Any:
     """A method's config, whose progress is not shown."""
-    from derta.methods import METHODS
+    from derta.methods import find_method
     from derta.train.config import DertaConfig
 
-    found = METHODS[method]
+    found = find_method(method)
     config = DertaConfig if found.config is None else found.config()
     return config(str(out), method=found, disable_tqdm=True, **({"seed": 0} | settings))
 
 
-def tune_job(*, settings: dict[str, Any], out: Path, method: str = "derta", **given: Any) -> Path:
+def tune_job(*, settings: dict[str, Any], out: Path, method: Any = "derta", **given: Any) -> Path:
     """Tune a model as a run does; all of it can be pickled for other processes."""
-    from derta.methods import METHODS, tune
+    from derta.methods import find_method, tune
 
-    return tune(METHODS[method], config=config_of(method, out, **settings), out=out, **given)
+    return tune(find_method(method), config=config_of(method, out, **settings), out=out, **given)
 
 
 @pytest.fixture(scope="session")

@@ -403,18 +403,18 @@ def _micro_batches(rows: RowDataset, config: DertaConfig) -> int:
 
 
 def _term_sums(outputs: Any) -> Tensor:
-    """Losses by term, labels by term, and the refusal probabilities; 0 for what a loss does not tell."""
+    """Losses by term, labels by term, and the refusal probabilities: no number where a loss does not give them."""
     zeros = torch.zeros(len(TERMS), device=outputs.loss.device)
     sums = zeros if outputs.loss_sums is None else outputs.loss_sums
     counts = zeros if outputs.counts is None else outputs.counts
-    refusal = zeros[0] if outputs.refusal_sum is None else outputs.refusal_sum
+    refusal = zeros[0] + math.nan if outputs.refusal_sum is None else outputs.refusal_sum
     return torch.cat([sums, counts, refusal[None]]).detach().float()
 
 
 def _by_term(sums: Sequence[float]) -> dict[str, float]:
     losses, counts, refusal = sums[: len(TERMS)], sums[len(TERMS) : -1], sums[-1]
     found = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
-    return found | ({"refusal_probability": refusal / counts[-1]} if counts[-1] else {})
+    return found | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
 
 
 def _describe_fault(outputs: Any, batch: Batch, step: int) -> str:
