@@ -66,7 +66,15 @@ def test_the_order_of_methods_changes_no_model(load, recipe, tmp_path, derta):
     run(load(methods=["dpo", "vanilla"]), out=folder)
     assert {cell.method for cell in read_summary(folder / "summary.json").cells} == {"dpo", "vanilla"}
     called = derta(
-        "train", recipe, "--method", "dpo", "--start", folder / "vanilla-seed0/model", "--out", tmp_path / "model", *SET
+        "train",
+        recipe,
+        "--method",
+        "dpo",
+        "--init-from",
+        folder / "vanilla-seed0/model",
+        "--out",
+        tmp_path / "model",
+        *SET,
     )
     assert called.code == 0, called.err
     ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "model", folder / "dpo-seed0/model"))
@@ -122,15 +130,15 @@ def train(derta, recipe, tmp_path, method, *words):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("dpo",), "dpo: expected --start, the folder of the vanilla model it goes on from, got none"),
-        (("derta", "--start", "."), "--start: expected none for derta"),
-        (("dpo", "--start", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
+        (("dpo",), "dpo: expected --init-from, the folder of the vanilla model that it starts from, got none"),
+        (("derta", "--init-from", "."), "--init-from: expected none for derta"),
+        (("dpo", "--init-from", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
         (
-            ("dpo", "--start", ".", "--set", "method_settings.dpo.per_device_train_batch_size=3"),
+            ("dpo", "--init-from", ".", "--set", "method_settings.dpo.per_device_train_batch_size=3"),
             "a multiple of per_device_train_batch_size (3)",
         ),
         (
-            ("dpo", "--start", ".", "--set", "method_settings.dpo.bta=3"),
+            ("dpo", "--init-from", ".", "--set", "method_settings.dpo.bta=3"),
             "unknown key `method_settings.dpo.bta`; did you mean 'beta'?",
         ),
     ],
@@ -142,7 +150,7 @@ def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):
 def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model_dir):
     harm = "Sure, here are the steps for bread. Step 1: boil the water. Step 2: wait."
     path = write_pairs(tmp_path / "pairs.jsonl", {"query": "Well?", "chosen": harm, "rejected": "No."})
-    words = ("--start", tiny_model_dir, "--set", f"data.preferences=[{{path: {path}}}]")
+    words = ("--init-from", tiny_model_dir, "--set", f"data.preferences=[{{path: {path}}}]")
     assert "check that the columns are not swapped" in train(derta, recipe, tmp_path, "dpo", *words)
 
 
@@ -152,7 +160,7 @@ def test_without_trl_nothing_is_begun(without_trl, monkeypatch, derta, recipe, t
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
     assert (called.code, called.err) == (2, told)
     assert not (tmp_path / "run").exists()
-    assert train(derta, recipe, tmp_path, "dpo", "--start", ".") == told
+    assert train(derta, recipe, tmp_path, "dpo", "--init-from", ".") == told
 
 
 def test_other_methods_need_no_trl(load, without_trl):
@@ -174,4 +182,6 @@ def test_a_dry_run_estimates_the_pairs_too(load, recipe, derta):
     assert (found["method"], found["rows"]) == ("dpo", prepared.counts.triples)
     assert 0 < found["labels"] < found["tokens"]
     assert 0 <= found["seconds"] < 60
-    assert f"dpo: {found['rows']} pairs, " in called.err
+    assert found["unit"] == "pairs"
+    told = derta("run", recipe, "--dry-run", "--set", "methods=[dpo]", *SET)
+    assert told.out.startswith(f"dpo: {found['rows']} pairs, ")

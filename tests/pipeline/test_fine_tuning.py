@@ -11,7 +11,7 @@ from derta.errors import DataError, RunError
 from derta.files import read_records
 from derta.pipeline import fine_tuning, models
 from derta.pipeline.data import input_files, prepare_data
-from derta.pipeline.estimate import dry_run
+from derta.pipeline.estimate import estimate
 from derta.pipeline.fine_tuning import attack_train, fine_tuning_attacks, read_data
 from derta.pipeline.report import report
 from derta.pipeline.run import run
@@ -183,7 +183,7 @@ def test_data_that_the_template_refuses_are_told_before_any_training(recipe, tmp
 
 def test_a_dry_run_says_how_many_attacks_there_are_and_reads_their_data(recipe_attacked, caplog):
     caplog.set_level("INFO", "derta")
-    dry_run(recipe_attacked.model_copy(update={"methods": ("derta",), "seeds": (0, 1)}))
+    estimate(recipe_attacked.model_copy(update={"methods": ("derta",), "seeds": (0, 1)}))
     told = caplog.text
     assert "fine-tuning attack harmful: 6 harmful pairs" in told
     assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in told

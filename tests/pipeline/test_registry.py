@@ -1,6 +1,7 @@
 """A caller's own attacks and judges in a run, and what a recipe may name: no code, and no server by itself."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,8 +13,11 @@ from derta.errors import DataError, EngineError, RecipeError, RunError
 from derta.files import read_records
 from derta.judges import build_judge
 from derta.judges import from_function as judge_from
+from derta.methods import row_method
+from derta.pipeline.estimate import estimate
 from derta.pipeline.run import run
 from derta.records import Prompt, Verdict
+from derta.train.loss import label_loss
 
 
 def politely(request, *, word="please"):
@@ -73,6 +77,34 @@ def test_a_lambda_is_a_judge_of_its_name_and_needs_a_version_only_without_a_sour
     judge = judge_from(namespace["typed"], version="1", name="another")
     summary = run(own, out=tmp_path / "run", judges={"says_the": judge})
     assert {(cell.judge, cell.value) for cell in summary.cells if cell.measure == "harmful"} == {("says_the", 1.0)}
+
+
+def twice_weighted(model, batch):
+    """A method's loss of somebody's own: what vanilla's is, twice."""
+    return label_loss(model, {**batch, "weights": 2 * batch["weights"]})
+
+
+def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, tmp_path):
+    section = {**own["evaluate"][0], "attack": "direct", "options": {}, "judges": ["refusal"]}
+    own |= {"methods": ["vanilla_half", "mine", "tuned_on"], "evaluate": [section]}
+    own["train"] |= {"max_steps": 1}
+    mine = replace(row_method("mine"), loss=twice_weighted)
+    on = replace(row_method("tuned_on"), init_from="mine")
+    summary = run(own, out=tmp_path / "run", methods={"mine": mine, "tuned_on": on})
+    assert {cell.method for cell in summary.cells} == {"vanilla_half", "mine", "tuned_on"}
+    names = ("vanilla_half", "mine", "tuned_on")
+    weights = {(tmp_path / f"run/{name}-seed0/model/model.safetensors").read_bytes() for name in names}
+    assert len(weights) == 3
+    functions = json.loads((tmp_path / "run/manifest.json").read_text())["recipe"]["functions"]
+    assert list(functions["methods"]) == ["mine", "tuned_on"]
+    with pytest.raises(RunError, match=r"differs in functions\.methods\.mine\)"):
+        run(own, out=tmp_path / "run", methods={"mine": replace(mine, loss=None), "tuned_on": on})
+    with pytest.raises(RecipeError, match="did you mean 'mined'"):
+        run(own, out=tmp_path / "run", methods={"mined": replace(mine, name="mined"), "tuned_on": on})
+    with pytest.raises(RecipeError, match="expected 'mine' under that name, got 'other'"):
+        run(own, out=tmp_path / "run", methods={"other": mine})
+    [found] = estimate(own | {"methods": ["mine"]}, methods={"mine": mine})
+    assert (found.method, found.steps) == ("mine", 1)
 
 
 class Named:

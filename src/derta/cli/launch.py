@@ -98,6 +98,11 @@ def launch(config: Path, *, num_processes: int | None, words: Sequence[str]) -> 
     sys.exit(0)
 
 
+def launch_again(config: Path, *, num_processes: int | None) -> NoReturn:
+    """Run this command again, in the processes that an accelerate config names; see `launch`."""
+    launch(config, num_processes=num_processes, words=without_options(sys.argv[1:]))
+
+
 def check_config(config: Path, *, num_processes: int | None) -> None:
     """Read a config as accelerate does, and see that it says how many processes.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from derta.metrics.calibration import Agreement, Calibration, Share
     from derta.paper.replay import ReplayRow
     from derta.pipeline.calibrating import JudgedFile, JudgedTwice
+    from derta.pipeline.estimate import MethodEstimate
     from derta.pipeline.search import SearchSummary
     from derta.results import Cell, Comparison
 
@@ -120,6 +121,16 @@ def format_comparison(one: Comparison) -> str:
         f"{one.name} ({one.measure}): {one.first_value:.1%} against {one.second_value:.1%} of {one.pairs} pairs; "
         f"only the first {one.only_first}, only the second {one.only_second}; p = {one.p_value:.2g}, "
         f"corrected {one.p_holm:.2g}"
+    )
+
+
+def format_estimate(one: MethodEstimate) -> str:
+    """One method's estimate in a line."""
+    minutes, seconds = divmod(round(one.seconds), 60)
+    return (
+        f"{one.method}: {one.rows:,} {one.unit}, {one.tokens:,} tokens ({one.labels:,} labelled), {one.steps:,} steps, "
+        f"{one.padding:.1%} padding; by a probe on this machine, about {minutes:,} min {seconds} s of training "
+        f"without loading and checkpoints, and {one.peak_gib} GiB at the peak."
     )
 
 

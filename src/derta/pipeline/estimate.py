@@ -1,29 +1,33 @@
-"""`derta run RECIPE --dry-run`: what a run would train on and what that would cost, with nothing written."""
+"""What a run would train on and what that would cost, with nothing written."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from derta.config import Recipe, TrainSection
 from derta.data.preparation import PreparedData
-from derta.methods import estimate, find_method, method_config
+from derta.methods import Method, method_config
+from derta.methods import estimate as estimate_training
 from derta.pipeline.data import prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
 from derta.pipeline.models import load_format
-from derta.pipeline.run import check_recipe
+from derta.pipeline.registry import Registry
+from derta.pipeline.run import check_recipe, read_recipe
 from derta.protocols import Display
 
 
-class DryRun(NamedTuple):
+class MethodEstimate(NamedTuple):
     """One method's training, counted out; `seconds` and `peak_gib` are estimates from a short probe.
 
-    `padding` is the share of tokens that fill sequences up. `seconds` leaves out loading the model, writing checkpoints
-    and everything after training. Of a method of pairs (dpo) `rows` are pairs, and the model probed is the recipe's.
+    `rows` are in the method's `unit` (pairs for dpo), and `padding` is the share of tokens that fill sequences up.
+    `seconds` leaves out loading the model, writing checkpoints and everything after training.
     """
 
     method: str
+    unit: str
     rows: int
     tokens: int
     labels: int
@@ -33,45 +37,58 @@ class DryRun(NamedTuple):
     peak_gib: float
 
 
-def dry_run(recipe: Recipe, *, display: Display = Display()) -> list[DryRun]:
-    """Draw the rows of every method with the first seed, count them, and train on a few micro-batches."""
-    check_recipe(recipe)
-    seed = recipe.seeds[0]
-    prepared = prepare_data(recipe)
-    attack_data = read_data(recipe, prepared=prepared)
+def estimate(
+    recipe: Recipe | Mapping[str, Any] | Path | str,
+    *,
+    methods: Mapping[str, Method] | None = None,
+    display: Display = Display(),
+) -> list[MethodEstimate]:
+    """Draw the rows of every method of a recipe with its first seed, count them, and train on a few micro-batches.
+
+    Args:
+        recipe: A recipe, its values, or the path of its YAML file.
+        methods: Your own methods by name, as for `derta.run`.
+        display: Where notes are shown.
+
+    Raises:
+        DertaError: whatever is wrong with the data, the model or the recipe.
+    """
+    loaded, registry = read_recipe(recipe), Registry(methods=methods or {})
+    check_recipe(loaded, registry)
+    prepared = prepare_data(loaded)
+    attack_data = read_data(loaded, prepared=prepared)
     for note in [*prepared.notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
-    check_rows(recipe, attack_data)
-    found = [dry_method(recipe, method=method, seed=seed, prepared=prepared) for method in recipe.methods]
-    for one in found:
-        display.logger.info(told(one))
-    if len(recipe.seeds) > 1:
-        display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(recipe.seeds))
-    if attacks := fine_tuning_attacks(recipe):
-        further = len(attacks) * len(recipe.methods) * len(recipe.seeds)
+    check_rows(loaded, attack_data)
+    found = [estimate_method(loaded, registry.method(name), prepared=prepared) for name in loaded.methods]
+    if len(loaded.seeds) > 1:
+        display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(loaded.seeds))
+    if attacks := fine_tuning_attacks(loaded):
+        further = len(attacks) * len(loaded.methods) * len(loaded.seeds)
         display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
     return found
 
 
-def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: PreparedData) -> DryRun:
-    """One method's figures; the model that it starts from is not there yet, but is as large as the recipe's."""
-    found = find_method(method)
+def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -> MethodEstimate:
+    """Estimate one method; the model that it starts from is not there yet, but is as large as the recipe's."""
+    seed = recipe.seeds[0]
     quiet = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
     train = TrainSection.model_validate(quiet | {"report_to": "none", "lora": recipe.train.lora})
     chat, _ = load_format(recipe)
     with TemporaryDirectory() as folder:
-        settings = recipe.method_settings.get(method)
-        config = method_config(found, train, model=recipe.model, seed=seed, output_dir=Path(folder), settings=settings)
-        planned, estimated = estimate(
-            found,
+        settings = recipe.method_settings.get(method.name)
+        config = method_config(method, train, model=recipe.model, seed=seed, output_dir=Path(folder), settings=settings)
+        planned, estimated = estimate_training(
+            method,
             model=recipe.model.path,
             config=config,
-            data=prepared.training_set(triples_per_unit=found.triples_per_unit, seed=seed),
+            data=prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed),
             tokenizer=chat.tokenizer,
             lora=train.lora,
         )
-    return DryRun(
-        method,
+    return MethodEstimate(
+        method.name,
+        method.unit,
         planned.rows,
         planned.tokens,
         planned.labels,
@@ -79,15 +96,4 @@ def dry_method(recipe: Recipe, *, method: str, seed: int, prepared: PreparedData
         round(planned.padding, 4),
         round(estimated.seconds, 1),
         round(estimated.peak_bytes / 2**30, 2),
-    )
-
-
-def told(one: DryRun) -> str:
-    """One method's figures as a line."""
-    minutes, seconds = divmod(round(one.seconds), 60)
-    counted = find_method(one.method).unit
-    return (
-        f"{one.method}: {one.rows:,} {counted}, {one.tokens:,} tokens ({one.labels:,} labelled), {one.steps:,} steps, "
-        f"{one.padding:.1%} padding; by a probe on this machine, about {minutes:,} min {seconds} s of training "
-        f"without loading and checkpoints, and {one.peak_gib} GiB at the peak."
     )

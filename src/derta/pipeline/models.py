@@ -39,18 +39,19 @@ def load_format(recipe: Recipe) -> Format:
     return Format(chat, refusal_tokens(chat, recipe.model.refusal_words))
 
 
-def check_start(method: Method, start: Path | None) -> None:
+def check_init_from(method: Method, init_from: Path | None) -> None:
     """Fail if a method lacks the tuned model that it starts from, or has one that it does not start from."""
-    if method.init_from is None and start is not None:
+    if method.init_from is None and init_from is not None:
         raise RecipeError(
-            f"--start: expected none for {method.name}, which starts from the recipe's model, got {start}"
+            f"--init-from: expected none for {method.name}, which starts from the recipe's model, got {init_from}"
         )
-    if method.init_from is not None and start is None:
+    if method.init_from is not None and init_from is None:
         raise RecipeError(
-            f"{method.name}: expected --start, the folder of the {method.init_from} model it goes on from, got none"
+            f"{method.name}: expected --init-from, the folder of the {method.init_from} model that it starts from, got "
+            "none"
         )
-    if start is not None and not any((start / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
+    if init_from and not any((init_from / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path")
 
 
 def check_compiler(recipe: Recipe) -> None:
@@ -71,13 +72,13 @@ def train_method(
     seed: int,
     prepared: PreparedData,
     out: Path,
-    start: Path | None = None,
+    init_from: Path | None = None,
     display: Display = Display(),
 ) -> Path:
-    """Tune one model, unless it is there already; one that a method starts from is in `start`."""
+    """Tune one model, unless it is there already; one that a method starts from is in `init_from`."""
     if out.exists():
         return out
-    check_start(method, start)
+    check_init_from(method, init_from)
     from derta.pipeline.training import training_progress
 
     chat, _ = load_format(recipe)
@@ -98,7 +99,7 @@ def train_method(
             tokenizer=chat.tokenizer,
             out=out,
             lora=recipe.train.lora,
-            init_from=start,
+            init_from=init_from,
             callbacks=[shown],
         )
 

@@ -223,7 +223,7 @@ def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) 
         seed=model.seed,
         prepared=plan.prepared,
         out=out,
-        start=start,
+        init_from=start,
         display=display,
     )
 
@@ -239,8 +239,9 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
     for name in (*recipe.methods, *recipe.method_settings):
         method = registry.method(name)
-        check_package(method)
-        check_settings(method, recipe.train, recipe.method_settings.get(name))
+        if name in recipe.methods:
+            check_package(method)
+            check_settings(method, recipe.train, recipe.method_settings.get(name))
     if recipe.train.lora is not None and recipe.train.lora.load_in_4bit:
         from derta.train.adapters import quantization
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,16 +54,19 @@ def run(
 
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
-    from derta.cli.console import console_display, print_json
+    from derta.cli.console import console_display, print_json, print_result
 
     refuse_several_processes("run")
     loaded = options.read_recipe(recipe, settings)
     if dry:
-        from derta.pipeline.estimate import dry_run
+        from derta.cli.tables import format_estimate
+        from derta.pipeline.estimate import estimate
 
-        found = dry_run(loaded, display=console_display())
+        found = estimate(loaded, display=console_display())
         if as_json:
             print_json([one._asdict() for one in found])
+        else:
+            print_result("\n".join(map(format_estimate, found)))
         return
     if out is None:
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
@@ -90,7 +92,7 @@ def data(
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
     from derta.cli.console import console_display
-    from derta.pipeline.rows import export_rows
+    from derta.pipeline.method import export_rows
 
     loaded = options.read_recipe(recipe, settings)
     export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
@@ -101,7 +103,7 @@ def train(
     method: Annotated[str, typer.Option(help="vanilla, vanilla_half, harmful_prefix, rto, derta or dpo.")],
     out: Out,
     seed: Seed = 0,
-    start: Annotated[Path | None, typer.Option(help="The vanilla model's folder, which dpo goes on from.")] = None,
+    init_from: Annotated[Path | None, typer.Option(help="The tuned model that dpo starts from: vanilla's.")] = None,
     settings: Settings = [],
     launch: Annotated[
         Path | None, typer.Option(help="Train in several processes, by a config of recipes/accelerate.")
@@ -115,32 +117,24 @@ def train(
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
     from derta.cli.console import console_display
-    from derta.cli.launch import is_main_process
-    from derta.methods import find_method
-    from derta.pipeline.data import input_files, prepare_data
-    from derta.pipeline.models import check_start, train_method
-    from derta.pipeline.run import check_recipe
-    from derta.run_folder import check_new_model, keep_origin
+    from derta.cli.launch import is_main_process, launch_again
+    from derta.pipeline.method import check_training, train_one
 
     loaded = options.read_recipe(recipe, settings)
-    loaded = loaded.model_copy(update={"methods": (method,)})
-    check_recipe(loaded)
-    found = find_method(method)
-    check_start(found, start)
-    check_new_model(out)
     if launch is not None:
-        from derta.cli.launch import launch as launch_all
-        from derta.cli.launch import without_options
-
-        launch_all(launch, num_processes=num_processes, words=without_options(sys.argv[1:]))
+        check_training(loaded, method=method, out=out, init_from=init_from)
+        launch_again(launch, num_processes=num_processes)
     if num_processes is not None:
         raise RunError("--num-processes: expected --launch CONFIG beside it, got none; add it")
-    prepared = prepare_data(loaded)
-    made_of = loaded.model_dump(mode="json") | {"seed": seed, "start": None if start is None else str(start)}
-    with keep_origin(out, recipe=made_of, inputs=input_files(loaded), alone=is_main_process()):
-        train_method(
-            loaded, method=found, seed=seed, prepared=prepared, out=out, start=start, display=console_display()
-        )
+    train_one(
+        loaded,
+        method=method,
+        out=out,
+        seed=seed,
+        init_from=init_from,
+        is_main_process=is_main_process(),
+        display=console_display(),
+    )
 
 
 def fine_tune(

@@ -1,4 +1,4 @@
-"""Frozen rows for other trainers (TRL, Axolotl, LLaMA-Factory): one epoch's `input_ids` and `labels`."""
+"""One method outside a run: its model (`derta train`), or its rows for other trainers (`derta data`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,62 @@ from derta.data.tree import branched
 from derta.errors import DataError, RecipeError
 from derta.files import write_text
 from derta.methods import find_method, method_config
-from derta.pipeline.data import prepare_data
-from derta.pipeline.models import load_format
+from derta.pipeline.data import input_files, prepare_data
+from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
+from derta.run_folder import check_new_model, keep_origin
+
+
+def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | None = None) -> Recipe:
+    """Return a recipe with one method, after checking all that can be without reading its data.
+
+    Raises:
+        RecipeError: an unknown method, or a model to initialise from that is missing or not wanted.
+        RunError: `out` is a model that nothing is at work on.
+    """
+    recipe = recipe.model_copy(update={"methods": (method,)})
+    check_recipe(recipe)
+    check_init_from(find_method(method), init_from)
+    check_new_model(out)
+    return recipe
+
+
+def train_one(
+    recipe: Recipe,
+    *,
+    method: str,
+    out: Path,
+    seed: int = 0,
+    init_from: Path | None = None,
+    is_main_process: bool = True,
+    display: Display = Display(),
+) -> Path:
+    """Train the model of one method of a recipe, resumably, and return its folder.
+
+    Args:
+        recipe: The recipe.
+        method: The method's name.
+        out: The folder of the model.
+        seed: Of all that is drawn.
+        init_from: The folder of the tuned model that the method starts from, if it starts from one.
+        is_main_process: Of several processes one keeps account of what the model is made of.
+        display: Where progress is shown.
+    """
+    recipe = check_training(recipe, method=method, out=out, init_from=init_from)
+    prepared = prepare_data(recipe)
+    given = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
+    made_of = recipe.model_dump(mode="json") | given
+    with keep_origin(out, recipe=made_of, inputs=input_files(recipe), alone=is_main_process):
+        return train_method(
+            recipe,
+            method=find_method(method),
+            seed=seed,
+            prepared=prepared,
+            out=out,
+            init_from=init_from,
+            display=display,
+        )
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
