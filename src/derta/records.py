@@ -245,3 +245,17 @@ class Verdict(Record):
     def key(self) -> ReplyKey:
         """The key of the judged reply."""
         return self.prompt_id, self.sample
+
+    def outcome(self, measure: Measure) -> bool | None:
+        """The field that a measure counts; None is unscored.
+
+        >>> Verdict(prompt_id="1", judge="harm", harmful=True).outcome("harmful")
+        True
+        """
+        match measure:
+            case "harmful":
+                return self.harmful
+            case "refused":
+                return self.refused
+            case "correct":
+                return self.correct

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.errors import DataError
+from derta.formats.cases import JudgedCase
 from derta.formats.harmbench import completions
-from derta.formats.judged import Judged
 from derta.records import Message, Prompt, Reply, Verdict
 
 
@@ -12,7 +12,7 @@ def judged(name, *, request="bake", text="Mix flour.", harmful=None, asked=True,
     messages = (Message(role="user", content=f"How do I {request}?"),)
     prompt = Prompt(id=name, request_id=request, request=f"{request}?", attack="prefill", messages=messages, **fields)
     verdicts = {"harm": Verdict(prompt_id=name, judge="harm", harmful=harmful)} if asked else {}
-    return Judged(prompt, Reply(prompt_id=name, text=text), verdicts)
+    return JudgedCase(prompt, Reply(prompt_id=name, text=text), verdicts)
 
 
 def test_cases_stand_under_their_behaviour_with_the_judge_s_label_if_it_gave_one():
@@ -65,7 +65,7 @@ def test_raw_text_and_several_turns_are_test_cases_too():
             for role, text in (("user", "Tea?"), ("assistant", "Yes."), ("user", "How?"))
         ),
     )
-    cases = [Judged(prompt, Reply(prompt_id=prompt.id, text="Boil."), {}) for prompt in (raw, turns)]
+    cases = [JudgedCase(prompt, Reply(prompt_id=prompt.id, text="Boil."), {}) for prompt in (raw, turns)]
     assert [row["test_case"] for row in completions(cases, judge=None)["r"]] == [
         "First clean",
         "user: Tea?\n\nassistant: Yes.\n\nuser: How?",

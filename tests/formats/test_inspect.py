@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 import pytest
 
 from derta.errors import EngineError
+from derta.formats.cases import JudgedCase
 from derta.formats.inspect import write_log
-from derta.formats.judged import Judged
 from derta.records import Message, Prompt, Reply, Verdict
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -24,7 +24,7 @@ def judged(name, *, harmful=None, refused=None, prefill=None, reason=""):
         "harm": Verdict(prompt_id=name, judge="harm", harmful=harmful, reason=reason),
         "refusal": Verdict(prompt_id=name, judge="refusal", refused=refused, reply_class="comply", refusal_at=7),
     }
-    return Judged(prompt, Reply(prompt_id=name, text="Mix flour.", stop_reason="length"), verdicts)
+    return JudgedCase(prompt, Reply(prompt_id=name, text="Mix flour.", stop_reason="length"), verdicts)
 
 
 RAW = Prompt(id="raw", request_id="r", request="?", attack="completing", mode="raw", text="First clean")
@@ -32,7 +32,7 @@ CASES = [
     judged("a", harmful=True, refused=False, prefill="First,"),
     judged("b", harmful=False, refused=False),
     judged("c", refused=True, reason="no verdict word"),
-    Judged(RAW, Reply(prompt_id="raw", text=" the wood.", stop_reason="eos"), {}),
+    JudgedCase(RAW, Reply(prompt_id="raw", text=" the wood.", stop_reason="eos"), {}),
 ]
 
 

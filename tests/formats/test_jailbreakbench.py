@@ -4,8 +4,8 @@ import pytest
 from pydantic import BaseModel
 
 from derta.errors import DataError
+from derta.formats.cases import JudgedCase
 from derta.formats.jailbreakbench import Behavior, artifact
-from derta.formats.judged import Judged
 from derta.records import Message, Prompt, Reply, Verdict
 
 BEHAVIORS = [
@@ -56,7 +56,7 @@ def judged(number, *, harmful, attack="code_attack", goal=None):
         messages=(Message(role="user", content=f"Complete this code: {number}"),),
     )
     reply = Reply(prompt_id=prompt.id, text="Sure, boil it.", token_ids=(1, 2, 3), token_starts=(0, 5, 10))
-    return Judged(prompt, reply, {"harm": Verdict(prompt_id=prompt.id, judge="harm", harmful=harmful)})
+    return JudgedCase(prompt, reply, {"harm": Verdict(prompt_id=prompt.id, judge="harm", harmful=harmful)})
 
 
 def made(cases):

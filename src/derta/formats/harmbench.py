@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from derta.errors import DataError
-from derta.formats.judged import Judged, outcome, shown_text
+from derta.formats.cases import JudgedCase, shown_text
 
 
-def completions(cases: Sequence[Judged], *, judge: str | None) -> dict[str, list[dict[str, Any]]]:
+def completions(cases: Sequence[JudgedCase], *, judge: str | None) -> dict[str, list[dict[str, Any]]]:
     """Test cases by behaviour id, which is the request's; HarmBench's own classifier takes it from there.
 
     A judge's word goes along as `label` (1: harmful), and with it the judge's name. What was not scored has no label,
@@ -21,12 +21,12 @@ def completions(cases: Sequence[Judged], *, judge: str | None) -> dict[str, list
 
     Source: HarmBench, `evaluate_completions.py`: `{behavior_id: [{"test_case", "generation"[, "label"]}]}`.
     """
-    if judge is not None and all(outcome(case, judge, "harmful") is None for case in cases):
+    if judge is not None and all(case.outcome(judge, "harmful") is None for case in cases):
         raise DataError(f"judge {judge}: expected verdicts on harm, found none; name a judge of harm, or none")
     found: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         row: dict[str, Any] = {"test_case": shown_text(case.prompt), "generation": case.reply.text}
-        label = None if judge is None else outcome(case, judge, "harmful")
+        label = None if judge is None else case.outcome(judge, "harmful")
         if label is not None:
             row |= {"label": int(label), "judge": judge}
         row["attack"] = case.prompt.cell

@@ -7,18 +7,18 @@ from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from derta.errors import EngineError
-from derta.formats.judged import MEASURES, Judged, Measure, outcome
-from derta.records import Message, short_hash
+from derta.formats.cases import JudgedCase
+from derta.records import Measure, Message, short_hash
 from derta.run_folder import versions
 from derta.stats import rate
 
 STOP_REASONS = {"eos": "stop", "stop": "stop", "length": "max_tokens", "unknown": "unknown"}
 
 
-def write_log(path: Path, cases: Sequence[Judged], *, model: str, judges: Sequence[str], now: datetime) -> None:
+def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Sequence[str], now: datetime) -> None:
     """Write one model's cases as a log; each thing that a judge measures is a score, named `judge:measure`.
 
     What a judge did not score stands there as Inspect's own unscored value, with the judge's reason, and is left out
@@ -65,13 +65,14 @@ def write_log(path: Path, cases: Sequence[Judged], *, model: str, judges: Sequen
     partial.replace(path)
 
 
-def _measures(cases: Sequence[Judged], judge: str) -> list[Measure]:
+def _measures(cases: Sequence[JudgedCase], judge: str) -> list[Measure]:
     """What a judge ever said, in these cases."""
-    return [measure for measure in MEASURES if any(outcome(case, judge, measure) is not None for case in cases)]
+    known: tuple[Measure, ...] = get_args(Measure)
+    return [measure for measure in known if any(case.outcome(judge, measure) is not None for case in cases)]
 
 
-def _total(inspect: Any, cases: Sequence[Judged], judge: str, measure: Measure) -> Any:
-    found = rate([outcome(case, judge, measure) for case in cases if judge in case.verdicts])
+def _total(inspect: Any, cases: Sequence[JudgedCase], judge: str, measure: Measure) -> Any:
+    found = rate([case.outcome(judge, measure) for case in cases if judge in case.verdicts])
     mean = [] if found.value is None else [inspect.EvalMetric(name="mean", value=found.value)]
     return inspect.EvalScore(
         name=f"{judge}:{measure}",
@@ -82,7 +83,7 @@ def _total(inspect: Any, cases: Sequence[Judged], judge: str, measure: Measure) 
     )
 
 
-def _sample(inspect: Any, case: Judged, *, model: str, scores: Sequence[tuple[str, Measure]]) -> Any:
+def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tuple[str, Measure]]) -> Any:
     prompt, reply = case.prompt, case.reply
     messages = list(prompt.messages or ())
     if prompt.prefill:
@@ -118,8 +119,8 @@ def _message(message: Message) -> Any:
     return vars(import_module("inspect_ai.model"))[kinds[message.role]](content=message.content)
 
 
-def _score(case: Judged, judge: str, measure: Measure) -> Any:
-    verdict, value = case.verdicts[judge], outcome(case, judge, measure)
+def _score(case: JudgedCase, judge: str, measure: Measure) -> Any:
+    verdict, value = case.verdicts[judge], case.outcome(judge, measure)
     score: Any = import_module("inspect_ai.scorer").Score
     more = {
         "explanation": verdict.reason or None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from derta.errors import DataError
-from derta.formats.judged import Judged, outcome, shown_text
+from derta.formats.cases import JudgedCase, shown_text
+from derta.sources import Row, fields_of, read_rows
 
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]
 
@@ -23,7 +25,7 @@ class Behavior(NamedTuple):
 
 
 def artifact(
-    cases: Sequence[Judged],
+    cases: Sequence[JudgedCase],
     *,
     behaviors: Sequence[Behavior],
     model: str,
@@ -59,7 +61,7 @@ def artifact(
     return {"parameters": parameters, "jailbreaks": rows}
 
 
-def _only_attack(cases: Sequence[Judged]) -> str:
+def _only_attack(cases: Sequence[JudgedCase]) -> str:
     cells = Counter(case.prompt.cell for case in cases)
     if len(cells) != 1:
         listed = ", ".join(cells) or "none"
@@ -67,10 +69,10 @@ def _only_attack(cases: Sequence[Judged]) -> str:
     return next(iter(cells))
 
 
-def _matched(cases: Sequence[Judged], behaviors: Sequence[Behavior]) -> list[tuple[Judged, Behavior]]:
+def _matched(cases: Sequence[JudgedCase], behaviors: Sequence[Behavior]) -> list[tuple[JudgedCase, Behavior]]:
     _only_attack(cases)
     known = {behavior.goal.strip(): behavior for behavior in behaviors}
-    pairs: dict[int, tuple[Judged, Behavior]] = {}
+    pairs: dict[int, tuple[JudgedCase, Behavior]] = {}
     for case in cases:
         behavior = known.get((case.prompt.request or "").strip())
         if behavior is None:
@@ -84,8 +86,8 @@ def _matched(cases: Sequence[Judged], behaviors: Sequence[Behavior]) -> list[tup
     return list(pairs.values())
 
 
-def _row(case: Judged, behavior: Behavior, *, judge: str) -> dict[str, Any]:
-    jailbroken = outcome(case, judge, "harmful")
+def _row(case: JudgedCase, behavior: Behavior, *, judge: str) -> dict[str, Any]:
+    jailbroken = case.outcome(judge, "harmful")
     if jailbroken is None:
         raise DataError(
             f"prompt {case.prompt.id!r}: judge {judge} did not score its reply, and an artifact has no place for that; "
@@ -104,3 +106,26 @@ def _row(case: Judged, behavior: Behavior, *, judge: str) -> dict[str, Any]:
         "response_tokens": None if case.reply.token_ids is None else len(case.reply.token_ids),
         "jailbroken": jailbroken,
     }
+
+
+def read_behaviors(path: Path) -> list[Behavior]:
+    """JailbreakBench's behaviours file, with the numbers and names that our requests do not carry.
+
+    Raises:
+        DataError: a column is missing, or a number is none.
+    """
+    rows = list(read_rows(path))
+    for row in rows:
+        if not _text(row, "Index").isdecimal():
+            raise DataError(f"{row.where}: Index: expected a number, got {_text(row, 'Index')!r}; fix the row")
+    return [
+        Behavior(int(_text(row, "Index")), *(_text(row, name) for name in ("Goal", "Behavior", "Category")))
+        for row in rows
+    ]
+
+
+def _text(row: Row, name: str) -> str:
+    fields = fields_of(row)
+    if name not in fields:
+        raise DataError(f"{row.where}: expected a column {name!r}, got {', '.join(fields)}; give JailbreakBench's file")
+    return str(fields[name]).strip()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import measure_of_verdicts, outcome, outcomes_by_key
+from derta.metrics.rates import measure_of_verdicts, outcomes_by_key
 from derta.records import Measure, Record, ReplyKey, Verdict
 from derta.stats import Rate, cohen_kappa, rate
 
@@ -128,7 +128,7 @@ def calibrate(
         )
     counted = measure or measure_of_verdicts(held)
     cases = [
-        Labelled(truth, outcome(verdict, counted), reply_class=verdict.reply_class)
+        Labelled(truth, verdict.outcome(counted), reply_class=verdict.reply_class)
         for verdict, truth in zip(held, known, strict=True)
         if truth is not None
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import Judged, outcome
+from derta.metrics.rates import Judged
 from derta.records import Measure, Reply, Verdict
 from derta.results import Cell, Curve, Place, cell_of
 from derta.stats import Mean, bootstrap_mean, rate, wilson_interval
@@ -150,7 +150,7 @@ def depth_curves(judged: Iterable[Judged], *, method: str, measure: Measure) -> 
     for prompt, verdict in judged:
         if prompt.depth is not None and prompt.suite == "attack":
             by_depth = outcomes.setdefault((prompt.attack, _UNITS[prompt.depth.unit]), {})
-            by_depth.setdefault(prompt.depth.amount, []).append(outcome(verdict, measure))
+            by_depth.setdefault(prompt.depth.amount, []).append(verdict.outcome(measure))
     curves: list[Curve] = []
     for (attack, unit), by_depth in outcomes.items():
         rates = [(depth, rate(ones)) for depth, ones in sorted(by_depth.items())]

@@ -25,17 +25,6 @@ Outcomes = dict[ReplyKey, bool | None]
 """What a judge said of each reply; None is unscored."""
 
 
-def outcome(verdict: Verdict, measure: Measure) -> bool | None:
-    """The field of a verdict that a measure counts; None is unscored."""
-    match measure:
-        case "harmful":
-            return verdict.harmful
-        case "refused":
-            return verdict.refused
-        case "correct":
-            return verdict.correct
-
-
 def measure_of_verdicts(verdicts: Iterable[Verdict]) -> Measure:
     """The measure of a judge's verdicts: the only field among `harmful`, `refused` and `correct` that they fill.
 
@@ -48,7 +37,7 @@ def measure_of_verdicts(verdicts: Iterable[Verdict]) -> Measure:
     known: tuple[Measure, ...] = get_args(Measure)
     held = list(verdicts)
     found: list[Measure] = [
-        measure for measure in known if any(outcome(verdict, measure) is not None for verdict in held)
+        measure for measure in known if any(verdict.outcome(measure) is not None for verdict in held)
     ]
     if len(found) != 1:
         raise DataError(
@@ -71,7 +60,7 @@ def outcomes_by_key(verdicts: Iterable[Verdict], measure: Measure) -> Outcomes:
                 f"expected one verdict on prompt {verdict.prompt_id!r} (sample {verdict.sample}) from "
                 f"{verdict.judge!r}, got two; judge each seed's replies once"
             )
-        found[verdict.key] = outcome(verdict, measure)
+        found[verdict.key] = verdict.outcome(measure)
     return found
 
 

@@ -15,7 +15,7 @@ from derta.formats.replies import read_cases
 from derta.judges import JUDGES, asks_model, build_judge
 from derta.judges.refusal import judge_refusal
 from derta.metrics.comparisons import compare_cells, too_small_to_tell
-from derta.metrics.rates import outcome, over_refusal_cells
+from derta.metrics.rates import over_refusal_cells
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display, Engine, Judge
 from derta.records import Prompt, ReplyKey, Verdict
@@ -65,7 +65,7 @@ def judge_file(
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
         for verdict in verdicts:
-            counts[outcome(verdict, judge.measures)] += 1
+            counts[verdict.outcome(judge.measures)] += 1
             if kept is not None:
                 kept.append(verdict)
             yield verdict

@@ -123,7 +123,7 @@ def export(
     Example: derta export runs/gemma --format inspect --out logs
     """
     from derta.cli.console import console_display
-    from derta.pipeline.export import export as write
+    from derta.formats import export as write
 
     written = write(
         source,

@@ -1,9 +1,12 @@
 import csv
 import json
+import shutil
 
 import pytest
 
+from derta.errors import DataError
 from derta.files import read_records
+from derta.formats import export
 from derta.records import Prompt, Reply, Verdict
 
 COLUMNS = ("Index", "Goal", "Target", "Behavior", "Category", "Source")
@@ -95,3 +98,27 @@ def test_a_folder_without_replies_and_a_file_of_behaviours_without_numbers_are_t
     called = derta("export", replies, "--out", tmp_path / "x.json", "--cell", "direct", *words)
     assert called.code == 2
     assert "behaviors.csv:2: Index: expected a number, got 'zero'" in called.err
+
+
+def test_two_verdicts_of_a_judge_on_one_reply_are_told(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    path = tmp_path / "run" / "derta-seed0" / "verdicts.harm.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=r"verdicts\.harm\.jsonl: expected one verdict a reply, got two on"):
+        export(path.parent / "replies.jsonl", tmp_path / "x.json", format="harmbench")
+
+
+def test_verdicts_go_with_the_sample_that_they_are_on(tmp_path):
+    prompt = {"id": "p", "request_id": "r", "request": "?", "attack": "direct", "mode": "raw", "text": "?"}
+    rows = {
+        "prompts": [prompt],
+        "replies": [{"prompt_id": "p", "sample": i, "text": f"reply {i}"} for i in range(2)],
+        "verdicts.harm": [{"prompt_id": "p", "sample": i, "judge": "harm", "harmful": i == 1} for i in (1, 0)],
+    }
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [path] = export(tmp_path / "replies.jsonl", tmp_path / "x.json", format="harmbench", judges=["harm"])
+    assert [(row["generation"], row["label"]) for row in json.loads(path.read_text())["r"]] == [
+        ("reply 0", 0),
+        ("reply 1", 1),
+    ]
