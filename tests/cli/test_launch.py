@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from derta.cli import launch
-from derta.cli.launch import OPTIONS, check_config, without_options
 from derta.errors import RunError
+from derta.train.launch import OPTIONS, check_config, without_options
 from forks import distributed, launch_env, run_forks
 from tolerances import assert_trained_alike
 

@@ -84,7 +84,7 @@ def test_the_notes_tell_all_that_was_dropped_and_changed() -> None:
         "11 triples are left for training; dropped: 1 duplicate, 1 in_evaluation; changed: 11 opener_normalized.",
         "120 helpful examples are left for training; dropped: 1 duplicate.",
         "Each method trains on 5 triples (vanilla: 10) and 10 helpful examples.",
-        "1 pairs are left beside the triples, for dpo; dropped: 1 duplicate, 1 in_evaluation.",
+        "1 preferences are left beside the triples; dropped: 1 duplicate, 1 in_evaluation.",
     ]
     assert len(prepare(TRIPLES).notes) == 3
 

@@ -87,7 +87,7 @@ def twice_weighted(model, batch):
 def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, tmp_path):
     section = {**own["evaluate"][0], "attack": "direct", "options": {}, "judges": ["refusal"]}
     own |= {"methods": ["vanilla_half", "mine", "tuned_on"], "evaluate": [section]}
-    own["train"] |= {"max_steps": 1}
+    own["train"] |= {"max_steps": 1, "warmup_steps": 0}
     mine = replace(row_method("mine"), loss=twice_weighted)
     on = replace(row_method("tuned_on"), init_from="mine")
     summary = run(own, out=tmp_path / "run", methods={"mine": mine, "tuned_on": on})

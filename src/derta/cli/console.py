@@ -73,6 +73,15 @@ def print_result(value: RenderableType) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(value)
 
 
+def print_found(found: Any, *lines: RenderableType, as_json: bool) -> None:
+    """Print a result as JSON for a script, or as lines and tables to read."""
+    if as_json:
+        print_json(found)
+    else:
+        for line in lines:
+            print_result(line)
+
+
 def print_json(value: Any) -> None:
     """Print a result for a script, on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

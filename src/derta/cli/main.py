@@ -8,11 +8,7 @@ import sys
 
 import typer
 
-from derta.cli.launch import (
-    is_launched,
-    let_main_process_fail_first,
-    let_main_process_speak,
-)
+from derta.cli.launch import is_launched, let_main_process_fail_first, let_main_process_speak
 from derta.cli.verbs import asking, judging, training
 from derta.errors import DertaError
 

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.table import Table
-
-from derta.cli.console import print_result
 
 if TYPE_CHECKING:
     from derta.metrics.calibration import Agreement, Calibration, Share
@@ -88,14 +87,13 @@ def format_cell(cell: Cell) -> str:
     return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
 
 
-def print_judged(found: JudgedFile, *, first: str, second: str | None) -> None:
-    """Print a judged file's rates, and the replies on which two judges differ."""
-    for cell in found.cells:
-        print_result(format_cell(cell))
-    if found.agreement is not None:
-        print_result(agreement_table(found.agreement.table, first=first, second=str(second)))
-        for row in _differing(found.agreement):
-            print_result(json.dumps(row, ensure_ascii=False))
+def judged_lines(found: JudgedFile, *, first: str, second: str | None) -> list[RenderableType]:
+    """A judged file's rates, and the replies on which two judges differ."""
+    rates = [format_cell(cell) for cell in found.cells]
+    if found.agreement is None:
+        return [*rates]
+    differing = [json.dumps(row, ensure_ascii=False) for row in _differing(found.agreement)]
+    return [*rates, agreement_table(found.agreement.table, first=first, second=str(second)), *differing]
 
 
 def judged_json(found: JudgedFile) -> Any:

@@ -60,7 +60,7 @@ class PreparedData(NamedTuple):
         ]
         if self.preferences or self.dropped_preferences:
             notes.append(
-                f"{len(self.preferences)} pairs are left beside the triples, for dpo; "
+                f"{len(self.preferences)} preferences are left beside the triples; "
                 f"dropped: {format_counts(self.dropped_preferences)}."
             )
         return notes

@@ -39,7 +39,7 @@ def attack(
 
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
-    from derta.cli.console import console_display, print_json
+    from derta.cli.console import console_display, print_found
     from derta.cli.tables import format_search
     from derta.pipeline.search import Helpers, attack_file
 
@@ -56,8 +56,7 @@ def attack(
     display.logger.info("%d prompts in %s", found.prompts, out)
     if target is not None:
         display.logger.info(format_search(found))
-    if as_json:
-        print_json(found.model_dump())
+    print_found(found.model_dump(), as_json=as_json)
 
 
 def generate(

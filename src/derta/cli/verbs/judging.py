@@ -32,8 +32,8 @@ def judge(
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
-    from derta.cli.console import console_display, print_json
-    from derta.cli.tables import judged_json, print_judged
+    from derta.cli.console import console_display, print_found
+    from derta.cli.tables import judged_json, judged_lines
     from derta.pipeline.calibrating import judge_with_checks
     from derta.pipeline.judge import find_judge
 
@@ -48,10 +48,7 @@ def judge(
         out=out,
         display=console_display(),
     )
-    if as_json:
-        print_json(judged_json(found))
-    else:
-        print_judged(found, first=name, second=against)
+    print_found(judged_json(found), *judged_lines(found, first=name, second=against), as_json=as_json)
 
 
 def calibrate(
@@ -69,17 +66,14 @@ def calibrate(
 
     Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
     """
-    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.console import console_display, print_found
     from derta.cli.tables import calibration_table
     from derta.pipeline.calibrating import calibrate_file
     from derta.pipeline.judge import find_judge
 
     chosen = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     found = calibrate_file(labels, judge=chosen, out=out, display=console_display())
-    if as_json:
-        print_json(found.model_dump())
-    else:
-        print_result(calibration_table(found))
+    print_found(found.model_dump(), calibration_table(found), as_json=as_json)
 
 
 def replay(folder: Path, as_json: AsJson = False) -> None:
@@ -87,16 +81,12 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
 
     Example: derta replay $DERTA_DATA/published --json
     """
-    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.console import console_display, print_found
     from derta.cli.tables import curve_table, replay_table
     from derta.pipeline.replay import replay_folder
 
     rows = replay_folder(folder, display=console_display())
-    if as_json:
-        print_json([row.model_dump() for row in rows])
-    else:
-        print_result(replay_table(rows))
-        print_result(curve_table(rows))
+    print_found([row.model_dump() for row in rows], replay_table(rows), curve_table(rows), as_json=as_json)
 
 
 def compare(
@@ -115,17 +105,13 @@ def compare(
 
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
-    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.console import console_display, print_found
     from derta.cli.tables import format_comparison
     from derta.pipeline.judge import compare_files, find_judge
 
     chosen = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     found = compare_files(first, second, judge=chosen, prompts_path=prompts, display=console_display())
-    if as_json:
-        print_json([one.model_dump() for one in found])
-        return
-    for one in found:
-        print_result(format_comparison(one))
+    print_found([one.model_dump() for one in found], *map(format_comparison, found), as_json=as_json)
 
 
 def pairwise(
@@ -144,7 +130,7 @@ def pairwise(
 
     Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
     """
-    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.console import console_display, print_found
     from derta.cli.tables import format_cell
     from derta.config import EngineConfig
     from derta.pipeline.pairwise import compare_pairwise
@@ -152,13 +138,10 @@ def pairwise(
     settings = options.pairs(engine_option, option="--engine-option")
     model = EngineConfig(model=judge_model, engine=engine, settings=settings)
     found = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out, display=console_display())
-    if as_json:
-        print_json({name: part and part.model_dump() for name, part in found._asdict().items()})
-        return
-    print_result(format_cell(found.win_rate))
-    print_result(format_cell(found.order_decided))
+    lines = [*map(format_cell, (found.win_rate, found.order_decided))]
     if (wins := found.comparison) is not None:
-        print_result(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
+        lines.append(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
+    print_found({name: one and one.model_dump() for name, one in found._asdict().items()}, *lines, as_json=as_json)
 
 
 def report(

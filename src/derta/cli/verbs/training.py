@@ -27,12 +27,11 @@ def demo(
 
     Example: derta demo --out runs/demo --seeds 3
     """
-    from derta.cli.console import console_display, print_json
+    from derta.cli.console import console_display, print_found
     from derta.demo.run import run_demo
 
     summary = run_demo(folder=out, seeds=tuple(range(seeds)), fine_tuning=fine_tuning, display=console_display())
-    if as_json:
-        print_json(summary.model_dump())
+    print_found(summary.model_dump(), as_json=as_json)
 
 
 def run(
@@ -54,7 +53,7 @@ def run(
 
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
-    from derta.cli.console import console_display, print_json, print_result
+    from derta.cli.console import console_display, print_found
 
     refuse_several_processes("run")
     loaded = options.read_recipe(recipe, settings)
@@ -63,18 +62,14 @@ def run(
         from derta.pipeline.estimate import estimate
 
         found = estimate(loaded, display=console_display())
-        if as_json:
-            print_json([one._asdict() for one in found])
-        else:
-            print_result("\n".join(map(format_estimate, found)))
+        print_found([one._asdict() for one in found], *map(format_estimate, found), as_json=as_json)
         return
     if out is None:
         raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
     from derta.pipeline.run import run as run_recipe
 
     summary = run_recipe(loaded, out=out, endpoints=allow_endpoint, display=console_display())
-    if as_json:
-        print_json(summary.model_dump())
+    print_found(summary.model_dump(), as_json=as_json)
 
 
 def data(
@@ -117,11 +112,13 @@ def train(
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
     from derta.cli.console import console_display
-    from derta.cli.launch import is_main_process, launch_again
+    from derta.cli.launch import is_main_process
     from derta.pipeline.method import check_training, train_one
 
     loaded = options.read_recipe(recipe, settings)
     if launch is not None:
+        from derta.train.launch import launch_again
+
         check_training(loaded, method=method, out=out, init_from=init_from)
         launch_again(launch, num_processes=num_processes)
     if num_processes is not None:
@@ -176,4 +173,4 @@ def fine_tune(
         out=out,
         display=console_display(),
     )
-    typer.echo(f"{out}: {told}", err=True)
+    console_display().logger.info("%s: %s", out, told)
