@@ -92,7 +92,7 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
 
 def test_no_row_is_cut():
     longest = max(len(one.prompt_ids) + len(one.response_ids) for one in encode_corpus(_world(), _chat()))
-    assert longest <= min(PRETRAINING.max_length, TUNING.max_length)
+    assert longest <= min(PRETRAINING.rows.max_length, TUNING.rows.max_length)
 
 
 def test_every_prompt_has_its_own_id():

@@ -63,7 +63,7 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
 
 
 def test_with_fine_tuning_each_tuned_model_is_attacked_again_and_nothing_is_done_twice(small, tmp_path, monkeypatch):
-    quick = {"harmful": demo.FINE_TUNING["harmful"].model_copy(update={"max_steps": 1})}
+    quick = {"harmful": demo.FINE_TUNING["harmful"].changed(max_steps=1)}
     monkeypatch.setattr(demo, "FINE_TUNING", quick)
     given = {"folder": tmp_path / "demo", "seeds": (0,), "methods": ("base", "vanilla", "derta"), "fine_tuning": True}
     summary = demo.run_demo(**given)

@@ -151,8 +151,8 @@ def test_a_recipes_settings_reach_the_config(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": -1}, "^train.learning_rate: .*greater than 0, got -1"),
-        ({"lr_scheduler_type": "cosin"}, "^train.lr_scheduler_type: expected one of"),
+        ({"learning_rate": -1}, "^`train.learning_rate`: .*greater than 0, got -1"),
+        ({"lr_scheduler_type": "cosin"}, "^`train.lr_scheduler_type`: expected one of"),
     ],
 )
 def test_a_recipes_value_that_cannot_be_is_told_with_its_key(tmp_path, settings, message):

@@ -212,7 +212,7 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(trainer_of, give
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "drta"}, "unknown 'drta'; did you mean 'derta'"),
+        ({"method": "drta"}, "unknown method 'drta'; did you mean 'derta'"),
         ({"method": "dpo"}, "dpo has a trainer of its own; use derta.methods.tune"),
     ],
 )

@@ -63,7 +63,7 @@ def find_method(method: str | Method, methods: Mapping[str, Method] | None = Non
         return method
     known = {**METHODS, **(methods or {})}
     if method not in known:
-        raise RecipeError(f"method: unknown {method!r}; {did_you_mean(str(method), known)}")
+        raise RecipeError(f"unknown method {method!r}; {did_you_mean(str(method), known)}")
     return known[method]
 
 

@@ -45,7 +45,10 @@ class Registry:
         Raises:
             RecipeError: there is none (the nearest is named).
         """
-        return find_method(name, self.methods)
+        try:
+            return find_method(name, self.methods)
+        except RecipeError as error:
+            raise RecipeError(f"methods: {error}") from error
 
     def attack(self, section: EvaluationSection) -> Attack:
         """Return the attack of an evaluation, built with its options.

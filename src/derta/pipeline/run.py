@@ -237,11 +237,12 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
-    for name in (*recipe.methods, *recipe.method_settings):
+    for name in recipe.methods:
         method = registry.method(name)
-        if name in recipe.methods:
-            check_package(method)
-            check_settings(method, recipe.train, recipe.method_settings.get(name))
+        check_package(method)
+        check_settings(method, recipe.train, recipe.method_settings.get(name))
+    for name in recipe.method_settings:
+        registry.method(name)
     if recipe.train.lora is not None and recipe.train.lora.load_in_4bit:
         from derta.train.adapters import quantization
 

@@ -250,8 +250,8 @@ def recipe_values(
     try:
         return shared | check_config(config, shared | own)
     except RecipeError as error:
-        name = str(error).partition(":")[0]
-        raise RecipeError(f"{where if name in own else 'train'}.{error}") from error
+        name, _, told = str(error).partition(": ")
+        raise RecipeError(f"`{where if name in own else 'train'}.{name}`: {told}") from error
 
 
 def train_config(
@@ -283,7 +283,8 @@ def train_config(
             **values,
         )
     except RecipeError as error:
-        raise RecipeError(f"train.{error}") from error
+        name, _, told = str(error).partition(": ")
+        raise RecipeError(f"`train.{name}`: {told}") from error
 
 
 def write_arguments(config: TrainingArguments, folder: Path) -> None:
