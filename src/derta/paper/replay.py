@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import NamedTuple
 
 from derta.chat import says_sorry
 from derta.errors import DataError
-from derta.paper.figures import Counted, Figure, Figures, Halves
+from derta.judges import JUDGES, asks_model
+from derta.metrics.curves import refusal_position_curves
+from derta.paper.figures import Counted, Figure, Figures, Halves, load_figures
 from derta.paper.outputs import Published, read_published
-from derta.protocols import Case, Judge
+from derta.protocols import Case, Display, Judge
 from derta.records import Record, Reply, Verdict, short_hash
 from derta.stats import rate
 
@@ -166,3 +169,32 @@ def _curve_rows(
             yield ReplayRow(
                 file=curve.name, measure="refusals begun", judge="refusal", scored=count, note=told.note, curve=drawn
             )
+
+
+def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayRow]:
+    """Judge the published outputs of a folder; what is missing is logged and left out.
+
+    Raises:
+        DataError: the folder holds none of them.
+    """
+    judges = {name: JUDGES[name]() for name in JUDGES if not asks_model(name)}
+    found = replay(folder, figures=load_figures(), judges=judges, positions=shares_begun)
+    for line in found.left_out:
+        display.logger.info(line)
+    return found.rows
+
+
+def shares_begun(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[int]) -> tuple[float, ...] | None:
+    """The share of refusals begun by each position (in words where replies have no tokens); None without refusals."""
+    curves = refusal_position_curves(judged, method="", name="")
+    if not curves:
+        return None
+    [curve] = curves
+    steps = [0.0, *curve.y]
+    return tuple(steps[bisect_right(curve.x, position)] for position in positions)
+
+
+def mean_absolute_difference(rows: Iterable[ReplayRow], *, measure: str) -> float | None:
+    """The mean distance from the paper's figures, in points, over the files that have one."""
+    differences = [abs(row.difference) for row in rows if row.measure == measure and row.difference is not None]
+    return sum(differences) / len(differences) if differences else None

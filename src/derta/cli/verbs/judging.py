@@ -83,7 +83,7 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
     """
     from derta.cli.console import console_display, print_found
     from derta.cli.tables import curve_table, replay_table
-    from derta.pipeline.replay import replay_folder
+    from derta.paper.replay import replay_folder
 
     rows = replay_folder(folder, display=console_display())
     print_found([row.model_dump() for row in rows], replay_table(rows), curve_table(rows), as_json=as_json)

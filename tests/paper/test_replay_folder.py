@@ -7,7 +7,7 @@ from rich.console import Console
 
 from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
-from derta.pipeline.replay import mean_absolute_difference, replay_folder, shares_begun
+from derta.paper.replay import mean_absolute_difference, replay_folder, shares_begun
 from derta.records import Reply, Verdict
 
 
