@@ -51,5 +51,5 @@ def test_profiled_requests_of_a_file_are_measured_and_never_trained_on(recipe, t
     prepared = prepare_data(changed)
     assert triple.query not in {one.query for one in prepared.triples}
     model = ScriptedModel({}, refusal_prob=lambda prompt, _: float(prompt.id == "profiled"))
-    scores = score_held_out(model, changed, prepared=prepared, path=tmp_path / "scores.json")
+    scores = score_held_out(model, changed, prepared=prepared, home=tmp_path)
     assert scores.refusal_probability == [[1.0] * (len(triple.harmful.split()) + 1)]

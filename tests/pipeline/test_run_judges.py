@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from derta.config import load_recipe
+from derta.config import load_recipe, parse_recipe
 from derta.engines import ENGINES
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
@@ -121,3 +121,7 @@ def test_a_judge_with_its_model_is_part_of_what_a_run_is(judged, happened, tmp_p
     called = derta("run", recipe, "--out", tmp_path / "run")
     assert called.code == 2
     assert "holds the run of another recipe (differs in evaluate)" in called.err
+
+
+def test_a_recipe_with_judges_of_both_kinds_is_the_same_after_its_manifest(judged):
+    assert parse_recipe(judged.model_dump(mode="json"), where="manifest") == judged

@@ -31,7 +31,7 @@ class JudgeConfig(Section):
 
     @model_validator(mode="after")
     def _settings_of_a_model(self) -> Self:
-        if self.model is None and self.model_fields_set & {"engine", "settings"}:
+        if self.model is None and (self.engine != "hf" or self.settings):
             raise ValueError("expected a `model` beside `engine` and `settings`")
         return self
 
