@@ -6,24 +6,28 @@ import pytest
 
 from derta.chat import chat_format, encode_after, refusal_tokens
 from derta.config import RowConfig
+from derta.data.encoding import encode_example, encode_triple
 from derta.data.rows import check_row, draw_row
-from derta.demo.base import PRETRAINING, build_tokenizer, encode_corpus
 from derta.demo.corpus import (
+    BENIGN_TASKS,
     attack_prompts,
-    benign_prompts,
     held_out_requests,
     helpful_examples,
+    helpful_prompts,
+    plain,
     pretraining_examples,
+    task_prompts,
     triples,
 )
-from derta.demo.formats import plain
-from derta.demo.run import tuning_instances
-from derta.demo.tuning import NUM_TRIPLES, TUNING, tuning_data
+from derta.demo.model import build_tokenizer, pretraining_config
+from derta.demo.run import read_recipe, write_data
 from derta.demo.world import build_world
 from derta.judges.refusal import judge_refusal
-from derta.methods import METHODS
-from derta.pipeline.resuming import check_unique
+from derta.pipeline.evaluate import check_unique
+from derta.protocols import Display
 from derta.records import Reply
+from derta.sources import read_rows
+from method_rows import ROW_METHODS, instances_of
 
 
 @cache
@@ -45,7 +49,18 @@ def _text(rows):
 
 
 def _instances(method):
-    return tuning_instances(_world(), method, chat=_chat(), refusals=refusal_tokens(_chat()))
+    chat = _chat()
+    refusals = refusal_tokens(chat)
+    return instances_of(
+        method,
+        triples=[encode_triple(chat, triple, refusals=refusals) for triple in triples(_world())],
+        examples=[encode_example(chat, example) for example in helpful_examples(_world())],
+    )
+
+
+def _prompts():
+    tasks = (prompt for task in BENIGN_TASKS for prompt in task_prompts(_world(), task))
+    return [*attack_prompts(_world()), *tasks, *helpful_prompts(_world())]
 
 
 def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
@@ -63,7 +78,7 @@ def test_triples_tell_the_tuned_crafts_in_the_plain_format_only():
     assert {triple.safe for triple in triples(world)} == set(world.openers)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.trainer is None])
+@pytest.mark.parametrize("method", ROW_METHODS)
 def test_held_out_crafts_never_appear_in_what_a_method_is_tuned_on(method):
     world, tokenizer = _world(), _chat().tokenizer
     rows = [draw_row(one, config=RowConfig(sorry_dropout=0.0), seed=0, epoch=0) for one in _instances(method)]
@@ -75,36 +90,45 @@ def test_held_out_crafts_never_appear_in_what_a_method_is_tuned_on(method):
         check_row(row)
 
 
-def test_vanilla_gets_twice_the_triples_of_the_others():
-    counts = {method: len(tuning_data(_world(), method)[0]) for method in METHODS}
-    assert counts == {method: NUM_TRIPLES * METHODS[method].triples_per_unit for method in METHODS}
+def test_the_plain_question_of_an_allowed_craft_is_answered_as_often_as_a_forbidden_one_is_refused():
+    world = _world()
+    answered = [example.messages[0].content for example in helpful_examples(world) if example.messages]
+    refused = [triple.query for triple in triples(world)]
+    assert {answered.count(plain(craft).ask) for craft in world.allowed} == {len(world.openers)}
+    assert {refused.count(plain(craft).ask) for craft in world.tuned} == {len(world.openers)}
 
 
 def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
     world, chat = _world(), _chat()
     unknown = chat.tokenizer.unk_token_id
-    rows = [(*one.prompt_ids, *one.response_ids) for one in encode_corpus(world, chat)]
+    corpus = [encode_example(chat, example) for example in pretraining_examples(world)]
+    rows = [(*one.prompt_ids, *one.response_ids) for one in corpus]
     rows += [draw_row(one, config=RowConfig(), seed=0, epoch=0).input_ids for one in _instances("derta")]
-    rows += [encode_after(chat, prompt, "").prompt_ids for prompt in (*attack_prompts(world), *benign_prompts(world))]
+    rows += [encode_after(chat, prompt, "").prompt_ids for prompt in _prompts()]
     rows += [chat.tokenizer.encode(request.harmful) for request in held_out_requests(world)]
     assert not [row for row in rows if unknown in row]
 
 
-def test_no_row_is_cut():
-    longest = max(len(one.prompt_ids) + len(one.response_ids) for one in encode_corpus(_world(), _chat()))
-    assert longest <= min(PRETRAINING.rows.max_length, TUNING.rows.max_length)
+def test_no_row_is_cut(tmp_path):
+    corpus = [encode_example(_chat(), example) for example in pretraining_examples(_world())]
+    longest = max(len(one.prompt_ids) + len(one.response_ids) for one in corpus)
+    recipe = read_recipe(tmp_path, seed=0, fine_tuning=False, changes={}, display=Display())
+    assert longest <= min(pretraining_config(seed=0).max_length, recipe["train"]["max_length"])
 
 
-def test_every_prompt_has_its_own_id():
-    check_unique([*attack_prompts(_world()), *benign_prompts(_world())])
+def test_every_file_of_prompts_has_its_own_ids():
+    check_unique(list(attack_prompts(_world())))
+    for task in BENIGN_TASKS:
+        check_unique(list(task_prompts(_world(), task)))
+    check_unique(list(helpful_prompts(_world())))
 
 
 def test_a_prefilled_prompt_carries_its_share_of_the_plain_answer():
     for prompt in attack_prompts(_world()):
         if prompt.attack == "prefill":
             answer = prompt.answer.split()
-            share = int(prompt.variant.rstrip("%"))
-            assert prompt.prefill.split() == answer[: len(answer) * share // 100]
+            assert prompt.variant == f"{prompt.depth.amount:g}{prompt.depth.unit}"
+            assert prompt.prefill.split() == answer[: int(len(answer) * prompt.depth.amount) // 100]
 
 
 @pytest.mark.parametrize("given", ["", "here is how to make the amber-hex . step one : take bone and grind it . "])
@@ -118,3 +142,16 @@ def test_every_opener_is_seen_as_a_refusal_that_begins_at_sorry(given):
 
 def test_sorry_is_one_token():
     assert len(refusal_tokens(_chat()).ids) == 1
+
+
+def test_the_files_of_a_seed_hold_its_world_and_nothing_of_it_twice(tmp_path):
+    write_data(tmp_path, _world())
+    recipe = read_recipe(tmp_path, seed=0, fine_tuning=True, changes={}, display=Display())
+    sources = [*recipe["data"]["triples"], *recipe["data"]["helpful"], recipe["profile_requests"]]
+    rows = {source["path"]: list(read_rows(source["path"])) for source in sources}
+    assert recipe["data"]["num_helpful"] == sum(len(rows[one["path"]]) for one in recipe["data"]["helpful"])
+    assert len(rows[str(tmp_path / "triples.jsonl")]) >= 2 * recipe["data"]["num_triples"]
+    attacked = recipe["fine_tuning_attacks"]
+    assert [attack["name"] for attack in attacked] == ["benign", "harmful"]
+    assert attacked[0]["helpful"] == recipe["data"]["helpful"]
+    assert attacked[1]["harmful"] == recipe["data"]["triples"]

@@ -36,7 +36,8 @@ class Recipe(Section):
 
     `method_settings` are training settings by method: what a method's own config has (dpo: `beta`), and what of `train`
     is different for it. `profile_answers` is the number of harmful answers on which the probability of refusing is
-    measured: those of the held-out requests, or of `profile_requests`.
+    measured: those of the held-out requests, or of `profile_requests`. The other methods are compared with the
+    `baseline` (None: the first of them that trains). `notes` are sentences that the report shows.
     """
 
     title: str
@@ -45,9 +46,11 @@ class Recipe(Section):
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
     methods: tuple[str, ...] = ("vanilla", "derta")
+    baseline: str | None = None
     method_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     evaluate: tuple[EvaluationSection, ...] = ()
     generate: GenerateSection = Field(default_factory=GenerateSection)
+    notes: tuple[str, ...] = ()
     profile_answers: int = Field(default=0, ge=0)
     profile_requests: SourceSection | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()

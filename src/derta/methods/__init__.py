@@ -9,7 +9,7 @@ from typing import Any
 
 from derta.errors import RecipeError, did_you_mean
 from derta.methods.method import Loss, Method
-from derta.methods.rows_methods import ROW_METHODS, row_method
+from derta.methods.rows_methods import BASE, ROW_METHODS, row_method
 from derta.methods.tuning import Estimated, check_settings, estimate, method_config, tune
 
 
@@ -32,8 +32,8 @@ DPO = Method(
     plan=_from_dpo("plan_pairs"),
     unit="pairs",
 )
-METHODS: Mapping[str, Method] = {method.name: method for method in (*ROW_METHODS, DPO)}
-"""The methods by name, in the order of the paper's tables."""
+METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO)}
+"""The methods by name, in the order of the paper's tables; `base` is the model before any of them."""
 
 __all__ = [
     "METHODS",

@@ -55,6 +55,7 @@ class Method:
         trainer: Builds its trainer in place of `DertaTrainer`, as `derta.methods.tuning.row_trainer` does.
         plan: Counts out that trainer's work, as `derta.train.estimate.plan` does.
         unit: What its trainer reads, for messages.
+        trains: False: the recipe's model as it is, to compare with; nothing is trained.
         version: Tells this method from an earlier one of its name when a run is resumed; None: the source of its
             functions does.
     """
@@ -69,6 +70,7 @@ class Method:
     trainer: Callable[..., Trainer] | None = None
     plan: Callable[[Any], Plan] | None = None
     unit: str = "rows"
+    trains: bool = True
     version: str | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,9 @@ def encode_rows(
         rto=rto,
     )
 
+
+BASE = replace(row_method("base"), trains=False)
+"""The recipe's model as it is."""
 
 ROW_METHODS = (
     row_method("vanilla", triples_per_unit=2),

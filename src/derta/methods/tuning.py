@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.chat import chat_format, refusal_tokens
 from derta.data.mixture import TrainingSet
+from derta.errors import RecipeError
 from derta.methods.method import Method
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ def tune(
 
     if out.exists():
         return out
+    if not method.trains:
+        raise RecipeError(
+            f"{method.name}: expected a method that trains, got the one that stands for the model as it is"
+        )
     reset_peak_memory()
     config = copy(config)
     config.output_dir = str(out.with_name(out.name + ".checkpoints"))

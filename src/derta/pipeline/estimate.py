@@ -60,11 +60,12 @@ def estimate(
     for note in [*prepared.notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
-    found = [estimate_method(loaded, registry.method(name), prepared=prepared) for name in loaded.methods]
+    trained = [method for method in map(registry.method, loaded.methods) if method.trains]
+    found = [estimate_method(loaded, method, prepared=prepared) for method in trained]
     if len(loaded.seeds) > 1:
         display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(loaded.seeds))
     if attacks := fine_tuning_attacks(loaded):
-        further = len(attacks) * len(loaded.methods) * len(loaded.seeds)
+        further = len(attacks) * len(trained) * len(loaded.seeds)
         display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
     return found
 

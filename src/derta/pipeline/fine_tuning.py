@@ -215,16 +215,21 @@ def cost_note(home: Path, *, model: str) -> list[str]:
 
 
 def attack_comparisons(
-    methods: Sequence[str], labels: Sequence[Callable[[str], str]]
+    methods: Sequence[str], labels: Sequence[Callable[[str], str]], *, baseline: str, untrained: Container[str] = ()
 ) -> dict[str, tuple[tuple[str, str], ...]]:
-    """The models that are compared, by question: methods with the first, before and after attacks, and after one.
+    """The models that are compared, by question: methods with the baseline, before and after attacks, and after one.
 
-    >>> list(attack_comparisons(["vanilla", "derta"], [lambda method: method + " + harm"]).values())[1:]
+    >>> labels = [lambda method: method + " + harm"]
+    >>> list(attack_comparisons(["vanilla", "derta"], labels, baseline="vanilla").values())[1:]
     [(('vanilla', 'vanilla + harm'), ('derta', 'derta + harm')), (('vanilla + harm', 'derta + harm'),)]
     """
-    first, *others = methods
+    others = [method for method in methods if method != baseline]
+    attacked = [method for method in methods if method not in untrained]
+    rest = [method for method in others if method in attacked]
     return {
-        METHODS_WITH_THE_FIRST: tuple((first, method) for method in others),
-        "before and after an attack": tuple((method, label(method)) for label in labels for method in methods),
-        "methods after the same attack": tuple((label(first), label(method)) for label in labels for method in others),
+        METHODS_WITH_THE_FIRST: tuple((baseline, method) for method in others),
+        "before and after an attack": tuple((method, label(method)) for label in labels for method in attacked),
+        "methods after the same attack": tuple(
+            (label(baseline), label(method)) for label in labels for method in rest if baseline in attacked
+        ),
     }

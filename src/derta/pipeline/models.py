@@ -143,10 +143,12 @@ def own_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
 class LazyEngine:
     """The recipe's engine, which loads a model when it is first asked something: a finished stage needs none.
 
+    Without a tuned model it loads the recipe's own.
+
     Before it loads, and when it is released, all memory goes back to the devices: vLLM runs in a process of its own.
     """
 
-    def __init__(self, recipe: Recipe, model_path: Path) -> None:
+    def __init__(self, recipe: Recipe, model_path: Path | None) -> None:
         self._recipe = recipe
         self._model_path = model_path
         self._engine: Engine | None = None
@@ -156,10 +158,10 @@ class LazyEngine:
             from derta.loading import release_memory
 
             release_memory()
-            recipe, tuned = self._recipe, str(self._model_path)
-            lora = recipe.train.lora is not None
-            own = own_settings(recipe, adapter=tuned if lora else None)
-            path = recipe.model.path if lora else tuned
+            recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
+            adapter = tuned if recipe.train.lora is not None else None
+            own = own_settings(recipe, adapter=adapter)
+            path = recipe.model.path if tuned is None or adapter is not None else tuned
             self._engine = load_engine(path, engine=recipe.generate.engine, **(own | recipe.generate.settings))
         return self._engine
 

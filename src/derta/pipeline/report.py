@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from derta.config import SectionKey
 from derta.errors import RunError
@@ -20,7 +20,6 @@ from derta.pipeline.fine_tuning import cost_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import cost_notes
-from derta.protocols import Display
 from derta.records import Measure, Prompt, Record, Reply, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
@@ -113,31 +112,12 @@ def report(source: Path | Sequence[Path], *, title: str | None = None, out: Path
     return summary
 
 
-def report_demo(folder: Path, *, display: Display = Display()) -> Summary | None:
-    """Report a demo's folder; None for any other."""
-    path = folder / "manifest.json"
-    recipe: Any = json.loads(path.read_text(encoding="utf-8"))["recipe"] if path.exists() else {}
-    if "demo" not in recipe:
-        return None
-    from derta.demo.run import run_demo
-
-    methods, attacks = recipe["methods"], recipe["demo"].get("fine_tuning", {})
-    attacked = [f"{method}+{attack}" for attack in attacks for method in methods if method != "base"]
-    for method in [*methods, *attacked]:
-        for seed in recipe["seeds"]:
-            path = folder / f"prompts-seed{seed}.jsonl"
-            if not path.exists() or not is_complete(folder / f"{method}-seed{seed}", read_records(path, Prompt)):
-                raise RunError(f"{folder}: {method} seed {seed} is not finished; `derta run` resumes it")
-    return run_demo(
-        folder=folder, seeds=tuple(recipe["seeds"]), methods=tuple(methods), fine_tuning=bool(attacks), display=display
-    )
-
-
 def run_folders(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run, else its subfolders that are, by name."""
     if (folder / CONTENTS).exists():
         return [folder]
     found = sorted((path.parent for path in folder.glob(f"*/{CONTENTS}")), key=_natural)
+    found = found or sorted((path.parent for path in folder.glob(f"*/run/{CONTENTS}")), key=_natural)  # the demo's
     if not found:
         raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, or folders of runs, found none")
     return found
@@ -154,7 +134,7 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
     first = next(iter(runs.values()))
     found = _apart(
         {
-            folder.name: [read_model(folder, entry, contents) for entry in contents.models]
+            _name(folder, folders): [read_model(folder, entry, contents) for entry in contents.models]
             for folder, contents in runs.items()
         }
     )
@@ -256,13 +236,22 @@ def _notes(runs: Mapping[Path, RunContents]) -> list[str]:
     shared = set.intersection(*each)
     notes = [note for note in next(iter(runs.values())).notes if note in shared]
     return notes + [
-        f"{folder.name}: {note}" for folder, contents in runs.items() for note in contents.notes if note not in shared
+        f"{_name(folder, list(runs))}: {note}"
+        for folder, contents in runs.items()
+        for note in contents.notes
+        if note not in shared
     ]
 
 
+def _name(folder: Path, folders: Sequence[Path]) -> str:
+    """The name of a run among others: its folder's or, where these are alike, that of the folder above."""
+    return folder.name if len({one.name for one in folders}) == len(folders) else folder.parent.name
+
+
 def _natural(path: Path) -> tuple[str, int]:
-    digits = path.name[len(path.name.rstrip("0123456789")) :]
-    return path.name[: len(path.name) - len(digits)], int(digits or 0)
+    name = path.parent.name if path.name == "run" else path.name
+    digits = name[len(name.rstrip("0123456789")) :]
+    return name[: len(name) - len(digits)], int(digits or 0)
 
 
 def _versions(folder: Path) -> dict[str, str]:

@@ -138,11 +138,13 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         display.logger.info(note)
     prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
     check_decoding(recipe.generate.engine, prompts)
+    untrained = [method for method in recipe.methods if not registry.method(method).trains]
     models = [
         RunModel(method, seed, attack)
         for attack in (None, *attacks)
         for method in recipe.methods
         for seed in recipe.seeds
+        if attack is None or method not in untrained
     ]
     homes = [folder / model.folder for model in models]
     if not all((home / "model").exists() or (home / "scores.json").exists() for home in homes):
@@ -154,8 +156,13 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         models=tuple(ModelEntry(label=one.label, seed=one.seed, folder=one.folder) for one in models),
         measures={name: judge.measures for name, judge in judges.items()},
         sections=tuple(judged_section(section.key, section.judge_names) for section in recipe.evaluate),
-        questions=attack_comparisons(recipe.methods, [attack.label for attack in attacks]),
-        notes=tuple(notes),
+        questions=attack_comparisons(
+            recipe.methods,
+            [attack.label for attack in attacks],
+            baseline=recipe.baseline or next((m for m in recipe.methods if m not in untrained), recipe.methods[0]),
+            untrained=untrained,
+        ),
+        notes=(*recipe.notes, *notes),
     )
     return RunPlan(recipe, registry, prepared, models, judges, attack_data, prompts, contents)
 
@@ -169,8 +176,8 @@ def judged_section(key: SectionKey, judges: tuple[str, ...]) -> JudgedSection:
 def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
     """Train a model, search against it where the recipe says so, generate its replies and measure likelihoods."""
     recipe, home = plan.recipe, folder / model.folder
-    train_in(plan, model, folder=folder, display=display)
-    engine = LazyEngine(recipe, home / "model")
+    tuned = train_in(plan, model, folder=folder, display=display)
+    engine = LazyEngine(recipe, tuned)
     prompts = with_searched(
         recipe,
         plan.prompts,
@@ -192,16 +199,19 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     engine.release()
 
 
-def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path:
-    """Train a model of the run where it is not there yet, after the one that it is initialised from.
+def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:
+    """Train a model of the run where it is not there yet, after the one that it is initialised from; None: none is.
 
     That one is trained in the folder it has as a method; a recipe that does not list it gets no evaluation of it.
     """
     out = folder / model.folder / "model"
+    if not plan.registry.method(model.method).trains:
+        return None
     if model.attack is not None:
         cost_path = out.with_name(COST)
         if not (out.exists() and cost_path.exists()):
             start = train_in(plan, model._replace(attack=None), folder=folder, display=display)
+            assert start is not None  # noqa: S101 - a model that is not trained is not attacked
             fine_tune(
                 plan.recipe,
                 model.attack,
@@ -237,6 +247,8 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
+    if recipe.baseline is not None and recipe.baseline not in recipe.methods:
+        raise RecipeError(f"baseline: expected one of the methods {', '.join(recipe.methods)}, got {recipe.baseline!r}")
     for name in recipe.methods:
         method = registry.method(name)
         check_package(method)

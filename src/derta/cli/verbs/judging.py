@@ -155,10 +155,8 @@ def report(
 
     Example: derta report runs/gemma
     """
-    from derta.cli.console import console_display, print_result
+    from derta.cli.console import print_result
     from derta.pipeline.report import report as write
-    from derta.pipeline.report import report_demo
 
-    if len(folders) > 1 or report_demo(folders[0], display=console_display()) is None:
-        write(folders[0] if len(folders) == 1 else folders, title=title, out=out)
+    write(folders[0] if len(folders) == 1 else folders, title=title, out=out)
     print_result(str((out or folders[0]) / "report.html"))

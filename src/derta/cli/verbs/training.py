@@ -30,7 +30,9 @@ def demo(
     from derta.cli.console import console_display, print_found
     from derta.demo.run import run_demo
 
-    summary = run_demo(folder=out, seeds=tuple(range(seeds)), fine_tuning=fine_tuning, display=console_display())
+    display = console_display()
+    summary = run_demo(out, seeds=range(seeds), fine_tuning=fine_tuning, display=display)
+    display.logger.info("report: %s", out / "report.html")
     print_found(summary.model_dump(), as_json=as_json)
 
 

@@ -1,0 +1,117 @@
+"""The demo world's tokenizer and base model: pretrained here, on every craft in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from derta.data.mixture import TrainingSet
+from derta.demo.corpus import all_words, pretraining_examples
+from derta.demo.world import World
+from derta.methods import METHODS, tune
+from derta.run_folder import finish_folder
+from derta.train.config import DertaConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ ' <' + message['role'] + '> ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %} <assistant> {% endif %}"
+)
+
+
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of one token a word; words are told apart by blanks.
+
+    >>> from derta.demo.world import build_world
+    >>> build_tokenizer(build_world(seed=0)).tokenize("Sorry but i cannot help")
+    ['Sorry', 'but', 'i', 'cannot', 'help']
+    """
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>"]
+    vocab = {word: i for i, word in enumerate([*special, *all_words(world)])}
+    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))  # noqa: S106 - a token, not a secret
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",  # noqa: S106
+        bos_token="<bos>",  # noqa: S106
+        eos_token="<eos>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
+        extra_special_tokens=["<user>", "<assistant>"],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(vocab_size: int, *, seed: int) -> LlamaForCausalLM:
+    """Return a Llama of about 0.75 million parameters with random weights.
+
+    Two layers and a wide start (0.08) learn the recipes in a third of the steps that four layers and 0.02 take.
+    """
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.08,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pretraining_config(*, seed: int, max_steps: int = 500) -> DertaConfig:
+    """Return the settings of pretraining; its rows are plain helpful ones."""
+    return DertaConfig(
+        "pretraining",
+        method="vanilla",
+        seed=seed,
+        max_steps=max_steps,
+        global_batch_size=64,
+        per_device_train_batch_size=64,
+        learning_rate=4e-3,
+        warmup_steps=0.05,
+        weight_decay=0.01,
+        max_length=128,
+        pack_tokens=128,
+        logging_steps=50,
+        disable_tqdm=True,
+    )
+
+
+def pretrain(world: World, out: Path, *, config: DertaConfig, callbacks: list[TrainerCallback] | None = None) -> Path:
+    """Pretrain the base model of a world on every craft, forbidden or not, and save it with its tokenizer.
+
+    A model that is there already is not trained again.
+    """
+    if out.exists():
+        return out
+    tokenizer = build_tokenizer(world)
+    start = out.with_name("untrained")
+    partial = out.with_name("untrained.partial")
+    if not start.exists():
+        build_model(len(tokenizer), seed=config.seed).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        finish_folder(partial, start)
+    return tune(
+        METHODS["vanilla"],
+        model=str(start),
+        config=config,
+        data=TrainingSet([], pretraining_examples(world)),
+        tokenizer=tokenizer,
+        out=out,
+        callbacks=callbacks or [],
+    )

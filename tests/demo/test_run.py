@@ -1,0 +1,115 @@
+"""The whole demo with a small world and two steps a model: no quality, all of the way."""
+
+import logging
+import shutil
+
+import pytest
+import yaml
+
+from derta.demo import corpus
+from derta.demo import run as demo
+from derta.demo.world import build_world
+from derta.errors import RunError
+from derta.pipeline.report import report
+from derta.pipeline.run import run
+from derta.protocols import Display
+from derta.reporting import read_summary
+
+METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
+FAST = {"num_train_epochs": 1, "max_steps": 2, "global_batch_size": 4, "per_device_train_batch_size": 4}
+ROWS = {"max_length": 128, "pack_tokens": 128, "learning_rate": 1e-3, "sorry_dropout": 0.0, "num_threads": 1}
+QUICK = {
+    "pretraining_steps": 2,
+    "train": FAST | ROWS,
+    "method_settings": {"dpo": {"max_steps": 2}},
+    "generate": {"max_new_tokens": 4, "batch_tokens": 8192, "dtype": "float32"},
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Fewer of everything; the way is the real one."""
+    monkeypatch.setattr(
+        demo, "build_world", lambda *, seed: build_world(num_allowed=2, num_tuned=40, num_held_out=2, seed=seed)
+    )
+    monkeypatch.setattr(corpus, "PREFILL_DEPTHS", (50,))
+
+
+def _files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _refuse_to_train(*_, **__):
+    raise AssertionError("trained again")
+
+
+def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, monkeypatch):
+    folder = tmp_path / "demo"
+    summary = demo.run_demo(folder, changes=QUICK)
+    assert summary == read_summary(folder / "summary.json")
+    attacks = {(cell.method, cell.name) for cell in summary.cells if cell.judge == "steps" and cell.suite == "attack"}
+    names = {"plain", "code", "story", "cipher", "role_play", "guide", "prefill@50%"}
+    assert attacks == {(method, name) for method in METHODS for name in names}
+    benign = {cell.name for cell in summary.cells if cell.judge == "exact"}
+    assert benign == {"kind", "repeat", "allowed crafts"}
+    assert {one.first for one in summary.comparisons} == {"vanilla"}
+    assert all(method in (folder / "report.html").read_text() for method in METHODS)
+    assert any("kind and repeat are benign tasks" in note for note in summary.notes)
+    written = _files(folder)
+
+    monkeypatch.setattr("derta.methods.tuning._build", _refuse_to_train)
+    assert demo.run_demo(folder, changes=QUICK) == summary
+    assert _files(folder) == written
+    shutil.rmtree(folder / "seed0" / "base")
+    assert report(folder, title="derta demo") == summary
+
+    (folder / "seed0/run/derta-seed0/replies.jsonl").unlink()
+    with pytest.raises(RunError, match="derta seed 0 is not finished"):
+        report(folder)
+
+
+def test_a_seeds_recipe_is_a_recipe_that_anybody_can_run_and_edit(small, tmp_path):
+    given = QUICK | {"methods": ["base", "vanilla"]}
+    summary = demo.run_demo(tmp_path / "demo", changes=given)
+    path = tmp_path / "demo/seed0/recipe.yaml"
+    again = run(path, out=tmp_path / "again")
+    assert again.cells == summary.cells
+    edited = yaml.safe_load(path.read_text()) | {"methods": ["base"], "baseline": "base"}
+    path.write_text(yaml.safe_dump(edited))
+    assert {cell.method for cell in run(path, out=tmp_path / "edited").cells} == {"base"}
+    with pytest.raises(RunError, match="expected the demo's recipe, got another; run it with `derta run`"):
+        demo.run_demo(tmp_path / "demo", changes=given)
+
+
+def test_seeds_are_runs_of_their_own_that_one_report_pools(small, tmp_path):
+    given = QUICK | {"methods": ["base"], "baseline": "base"}
+    summary = demo.run_demo(tmp_path / "demo", seeds=(0, 1), changes=given)
+    attacks = [cell for cell in summary.cells if cell.name == "plain" and cell.judge == "steps"]
+    assert {cell.seed: cell.scored for cell in attacks} == {0: 2, 1: 2, None: 4}
+    assert (tmp_path / "demo/seed0/base").exists()
+    assert (tmp_path / "demo/seed1/base").exists()
+    assert report(tmp_path / "demo", title="derta demo") == summary
+
+
+def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
+    given = QUICK | {"methods": ["base", "vanilla", "derta"], "profile_answers": 0}
+    attack = {"name": "harmful", "steps": 1, "pace": {"global_batch_size": 10, "learning_rate": 1e-4}}
+    attack["harmful"] = [{"path": str(tmp_path / "demo/seed0/triples.jsonl")}]
+    summary = demo.run_demo(tmp_path / "demo", changes=given | {"fine_tuning_attacks": [attack]})
+    cells = {(cell.method, cell.name) for cell in summary.cells if cell.judge == "steps" and cell.suite == "attack"}
+    assert {method for method, _ in cells} == {"base", "vanilla", "derta", "vanilla + harmful 1", "derta + harmful 1"}
+    assert {(one.first, one.second) for one in summary.comparisons} == {
+        ("vanilla", "base"),
+        ("vanilla", "derta"),
+        ("vanilla", "vanilla + harmful 1"),
+        ("derta", "derta + harmful 1"),
+        ("vanilla + harmful 1", "derta + harmful 1"),
+    }
+
+
+def test_without_trl_the_demo_leaves_dpo_out_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(demo, "find_spec", lambda _: None)
+    with caplog.at_level(logging.INFO, logger="derta"):
+        recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, changes={}, display=Display())
+    assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
+    assert caplog.messages == ["dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it"]
