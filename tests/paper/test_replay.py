@@ -1,12 +1,16 @@
 import json
+import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
 from derta.judges import from_function
 from derta.paper.figures import Figure, Figures, Halves, PositionFigure, Positions, load_figures
-from derta.paper.replay import replay
+from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_begun
 from derta.records import Prompt, Reply, Verdict
 
 FIGURES = Figures(
@@ -47,11 +51,6 @@ FUNCTIONS = {"gsm8k": judge_exact, "harm": judge_harm, "refusal": judge_refusal}
 JUDGES = {name: from_function(function, name=name) for name, function in FUNCTIONS.items()}
 
 
-def begun(judged, positions):
-    refused = [verdict for _, verdict in judged if verdict.refused]
-    return tuple(1.0 for _ in positions) if refused else None
-
-
 def folder(path: Path, *, people: Path | None = None) -> Path:
     path.mkdir(exist_ok=True)
     rows = [{"question": f"q{i}", "response": str(i % 2), "answer": "1"} for i in range(10)]
@@ -70,9 +69,7 @@ def folder(path: Path, *, people: Path | None = None) -> Path:
 
 
 def test_ours_stands_beside_the_papers(tmp_path: Path):
-    found = replay(
-        folder(tmp_path / "published", people=tmp_path / "labelled"), figures=FIGURES, judges=JUDGES, positions=begun
-    )
+    found = replay(folder(tmp_path / "published", people=tmp_path / "labelled"), figures=FIGURES, judges=JUDGES)
     gsm, comp, sorry, partly, complied, people, curve = found.rows
     assert (gsm.ours, gsm.paper, gsm.difference, gsm.scored) == (50.0, 40.0, 10.0, 10)
     assert gsm.note == "a note; halves"
@@ -89,7 +86,7 @@ def test_ours_stands_beside_the_papers(tmp_path: Path):
 
 
 def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
-    found = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES, positions=begun)
+    found = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES)
     assert [row.file for row in found.rows] == ["gsm.jsonl", "comp.jsonl", *["benign.jsonl"] * 3, "curve"]
     assert found.left_out == [f"people.csv: not in {tmp_path}; left out"]
 
@@ -104,7 +101,6 @@ def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
             tmp_path / "published",
             figures=FIGURES.model_copy(update={"halves": halves}),
             judges=JUDGES,
-            positions=begun,
         )
         found = (told.rows[0].first_half, told.rows[0].second_half)
         assert found == shares if by == "request" else found in shares
@@ -112,7 +108,7 @@ def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
 
 def test_a_folder_of_none_of_them_is_a_mistake(tmp_path: Path):
     with pytest.raises(DataError, match="expected the published outputs"):
-        replay(tmp_path, figures=FIGURES, judges=JUDGES, positions=begun)
+        replay(tmp_path, figures=FIGURES, judges=JUDGES)
 
 
 def test_every_shipped_figure_can_be_read_and_judged():
@@ -123,3 +119,46 @@ def test_every_shipped_figure_can_be_read_and_judged():
     for curve in figures.refusal_positions.curves:
         assert set(curve.files) <= known
         assert len(curve.paper) == len(figures.refusal_positions.x)
+
+
+def refused_at(text: str, at: int) -> tuple[Reply, Verdict]:
+    return Reply(prompt_id="1", text=text), Verdict(prompt_id="1", judge="refusal", refused=True, refusal_at=at)
+
+
+def test_shares_begun_are_cumulative():
+    judged = [
+        refused_at("Sorry, no", 0),
+        refused_at("one two Sorry", 8),
+        refused_at("a b c d e Sorry", 10),
+    ]  # words 1, 3, 6
+    assert shares_begun(judged, (1, 2, 3, 5, 6, 100)) == pytest.approx((1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1))
+    assert shares_begun([], (1,)) is None
+
+
+def test_an_empty_folder_is_a_mistake(tmp_path: Path):
+    with pytest.raises(DataError, match="expected the published outputs"):
+        replay_folder(tmp_path)
+
+
+@pytest.mark.data
+def test_the_published_outputs_are_replayed():
+    root = os.environ.get("DERTA_DATA")
+    if not root:
+        pytest.skip("set DERTA_DATA to the folder of public research data")
+    rows = replay_folder(Path(root) / "published")
+    by_file = {row.file: row for row in rows}
+    assert len(rows) == 27
+    off = {row.file: row.difference for row in rows if row.measure == "correct" and abs(row.difference or 0) > 1.5}
+    assert list(off) == ["mmlu_llama3-8b_vanill.jsonl"]  # 257 right letters in the file, 245 in the paper
+    distance = mean_absolute_difference(rows, measure="harmful")
+    assert distance is not None
+    assert distance <= 6  # measured 3.85, over the six files with a figure; the judge saw none of them in training
+    for row in rows:
+        assert row.measure != "agreement" or (row.ours or 0) >= 95  # measured 96.7, 95.1, 95.7
+        assert row.measure != "says_sorry" or abs(row.difference or 9) <= 1
+    vanilla = by_file["refusal_position_vanilla"].curve
+    assert vanilla is not None
+    assert all(abs(a - b) <= 5 for a, b in zip(vanilla.ours[1:], vanilla.paper[1:], strict=True))
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(replay_table(rows), curve_table(rows))
+    assert "gsm8k_llama3-8b_derta" in console.export_text()

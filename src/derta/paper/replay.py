@@ -1,4 +1,4 @@
-"""The table: ours, the paper's, and the difference, a row for each published file."""
+"""`derta replay`: the published outputs under our judges, beside the paper's figures, a row for each file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from derta.paper.outputs import Published, read_published
 from derta.protocols import Case, Display, Judge
 from derta.records import Record, Reply, Verdict, short_hash
 from derta.stats import rate
-
-Positions = Callable[[Iterable[tuple[Reply, Verdict]], Sequence[int]], tuple[float, ...] | None]
 
 
 class PositionCurve(Record):
@@ -59,20 +57,32 @@ class Replay(NamedTuple):
     left_out: list[str]
 
 
+def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayRow]:
+    """Judge the published outputs of a folder; what is missing is logged and left out.
+
+    Raises:
+        DataError: the folder holds none of them.
+    """
+    judges = {name: JUDGES[name]() for name in JUDGES if not asks_model(name)}
+    found = replay(folder, figures=load_figures(), judges=judges)
+    for line in found.left_out:
+        display.logger.info(line)
+    return found.rows
+
+
 def find_file(folder: Path, name: str) -> Path | None:
     """A file of the folder, or of `labelled` beside the folder (people's labels are kept there)."""
     places = (folder / name, folder / "labelled" / name, folder.parent / "labelled" / name)
     return next((place for place in places if place.is_file()), None)
 
 
-def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge], positions: Positions) -> Replay:
+def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Replay:
     """Judge every published file that the folder holds.
 
     Args:
         folder: where the published outputs lie.
         figures: what the paper says of them.
         judges: by name; those that the figures ask for.
-        positions: the percentage of refusals that have begun by each position, of replies with their verdicts.
 
     Raises:
         DataError: the folder holds none of the files, or one is malformed.
@@ -95,7 +105,7 @@ def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge], posit
     if not rows:
         names = ", ".join(figure.file for figure in figures.outputs[:2])
         raise DataError(f"{folder}: expected the published outputs ({names} …), found none; give their folder")
-    return Replay([*rows, *_curve_rows(figures, refusals, positions)], left_out)
+    return Replay([*rows, *_curve_rows(figures, refusals)], left_out)
 
 
 def _agrees(case: Published, verdict: Verdict) -> bool | None:
@@ -156,32 +166,17 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 1)
 
 
-def _curve_rows(
-    figures: Figures, refusals: Mapping[str, Sequence[tuple[Reply, Verdict]]], positions: Positions
-) -> Iterator[ReplayRow]:
+def _curve_rows(figures: Figures, refusals: Mapping[str, Sequence[tuple[Reply, Verdict]]]) -> Iterator[ReplayRow]:
     told = figures.refusal_positions
     for curve in told.curves:
         judged = [pair for name in curve.files for pair in refusals.get(name, ())]
-        ours = positions(judged, told.x)
+        ours = shares_begun(judged, told.x)
         if ours is not None:
             drawn = PositionCurve(x=told.x, ours=tuple(round(100 * y, 1) for y in ours), paper=curve.paper)
             count = sum(bool(verdict.refused) for _, verdict in judged)
             yield ReplayRow(
                 file=curve.name, measure="refusals begun", judge="refusal", scored=count, note=told.note, curve=drawn
             )
-
-
-def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayRow]:
-    """Judge the published outputs of a folder; what is missing is logged and left out.
-
-    Raises:
-        DataError: the folder holds none of them.
-    """
-    judges = {name: JUDGES[name]() for name in JUDGES if not asks_model(name)}
-    found = replay(folder, figures=load_figures(), judges=judges, positions=shares_begun)
-    for line in found.left_out:
-        display.logger.info(line)
-    return found.rows
 
 
 def shares_begun(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[int]) -> tuple[float, ...] | None:
