@@ -346,5 +346,5 @@ def test_two_processes_train_as_one_does(run_fit, tmp_path, make_tokenizer, smal
         single, double = ([entry.get(name) for entry in read_log(folder)] for folder in (alone, tmp_path / "both"))
         assert double == pytest.approx(single, abs=2e-4), name
     ours, expected = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "both", alone))
-    assert_trained_alike(ours.state_dict(), expected.state_dict(), learning_rate=train.learning_rate, steps=6)
+    assert_trained_alike(ours.state_dict(), expected.state_dict(), learning_rate=1e-3, steps=6)
     assert Path(tmp_path / "both.checkpoints").exists() is False

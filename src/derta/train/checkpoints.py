@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from transformers.utils.hub import PushInProgress
 
 from derta.errors import DertaError, RunError
 from derta.run_folder import finish_folder
@@ -133,8 +133,9 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
     busy = going is not None and not going.is_done() and not args.hub_always_push
     if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END or busy:
         return
+    hub: Any = HfApi()
     upload = partial(
-        HfApi().upload_folder,
+        hub.upload_folder,
         repo_id=trainer.hub_model_id,
         folder_path=checkpoint,
         commit_message=f"Training in progress, step {trainer.state.global_step}",
@@ -142,7 +143,7 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
         revision=args.hub_revision,
         run_as_future=True,
     )
-    jobs = [upload(ignore_patterns=list(_STATE_FILES))]
+    jobs: Any = [upload(ignore_patterns=list(_STATE_FILES))]
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         last = args.hub_strategy == HubStrategy.CHECKPOINT
         jobs.append(upload(path_in_repo="last-checkpoint" if last else checkpoint.name))

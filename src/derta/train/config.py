@@ -61,7 +61,7 @@ class DertaConfig(RowConfig, TrainingArguments):
     save_steps: Annotated[float, Limit(gt=0)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     save_total_limit: Annotated[int, Limit(ge=1)] | None = 1
     report_to: str | list[str] | None = "none"
-    train_sampling_strategy: Literal["random", "group_by_length"] = "random"
+    train_sampling_strategy: Annotated[str, Limit(pattern="^(random|group_by_length)$")] = "random"
     remove_unused_columns: bool = False
     ddp_find_unused_parameters: bool | None = False  # what is not used is frozen
 
@@ -69,9 +69,7 @@ class DertaConfig(RowConfig, TrainingArguments):
         for name, value in check_config(type(self), vars(self)).items():
             setattr(self, name, value)
         check_machine(self)
-        if self.save_strategy is None:
-            self.save_strategy = "no" if self.save_steps is None else "steps"
-        self.save_steps = self.save_steps or _SAVE_STEPS
+        vars(self).update(_saving(self.save_strategy, self.save_steps))
         self.gradient_accumulation_steps = accumulation_steps(self, num_processes=num_processes())
         self.use_cpu = self.use_cpu or not has_accelerator()
         try:
@@ -108,6 +106,12 @@ class DertaConfig(RowConfig, TrainingArguments):
     def rows_seed(self) -> int:
         """What the draws and the order of rows follow from."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+def _saving(strategy: str | None, steps: float | None) -> dict[str, Any]:
+    """When checkpoints are written, where one of the two does not say."""
+    default = "no" if steps is None else "steps"
+    return {"save_strategy": strategy or default, "save_steps": steps or _SAVE_STEPS}
 
 
 def has_accelerator() -> bool:
@@ -149,7 +153,7 @@ def check_config(config: type[DertaConfig], given: Mapping[str, Any]) -> dict[st
 def _check_refused(name: str, value: Any, *, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if name not in REFUSED or value == defaults[name]:
         return
-    settled = cast("Any", SimpleNamespace(**(defaults | dict(given))))
+    settled = cast("Any", SimpleNamespace(**{**defaults, **given}))
     if name == "gradient_accumulation_steps" and value == accumulation_steps(settled, num_processes=num_processes()):
         return
     if name == "do_eval" and settled.eval_strategy != "no":
@@ -248,7 +252,7 @@ def recipe_values(
             raise RecipeError(f"unknown key `{where}.{name}`; {offer}")
     shared = {name: value for name, value in train.settings.items() if name not in declared}
     try:
-        return shared | check_config(config, shared | own)
+        return shared | check_config(config, {**shared, **own})
     except RecipeError as error:
         name, _, told = str(error).partition(": ")
         raise RecipeError(f"`{where if name in own else 'train'}.{name}`: {told}") from error

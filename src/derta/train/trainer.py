@@ -145,19 +145,20 @@ class DertaTrainer(Trainer):
             seed=args.rows_seed,
             process_index=args.process_index,
         )
+        collator: Any = partial(
+            collate,
+            capacity=args.bin_capacity,
+            pad_id=int(str(pad_id)),
+            term_weights=args.term_weights,
+            by_row=args.normalization == "row",
+        )
         self.micro_batches: MicroBatchSampler | Sequence[list[tuple[int, int]]] = sampler
         super().__init__(
             model=prepare_model(model, args, refusal_ids=refusal_ids, peft_config=peft_config),
             args=args,
             train_dataset=rows,
             eval_dataset=eval_rows,
-            data_collator=partial(
-                collate,
-                capacity=args.bin_capacity,
-                pad_id=int(str(pad_id)),
-                term_weights=args.term_weights,
-                by_row=args.normalization == "row",
-            ),
+            data_collator=collator,
             processing_class=tokenizer,
             callbacks=[*(callbacks or []), _SetEpoch(sampler), TrimMemoryCallback()],
             optimizers=optimizers,
@@ -226,7 +227,7 @@ class DertaTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: Batch,
+        inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -240,7 +241,7 @@ class DertaTrainer(Trainer):
             factor = self.accelerator.num_processes / count.clamp(min=1)
         if not self.args.fp16:  # which has no room for weights so small
             inputs["weights"] = inputs["weights"] * factor
-        outputs = self._loss(model, inputs)
+        outputs: Any = self._loss(model, inputs)
         if not torch.isfinite(outputs.loss):
             raise NonFiniteLossError(_describe_fault(outputs, inputs, self.state.global_step))
         loss = outputs.loss * factor if self.args.fp16 else outputs.loss
@@ -254,7 +255,7 @@ class DertaTrainer(Trainer):
         """A micro-batch of the evaluation set: its losses are added up, to be divided by all of its labels."""
         del prediction_loss_only, ignore_keys
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = self._loss(model, inputs)
+            outputs: Any = self._loss(model, inputs)
         loss = outputs.loss.detach().float()
         if self._eval_sums is None:
             self._eval_sums = torch.zeros(2 * len(TERMS) + 3, device=loss.device)
@@ -307,7 +308,7 @@ def prepare_model(
     net: Any = model
     if isinstance(model, str | Path):
         net = load_base(str(model), config, adapted=peft_config is not None)
-    base: PreTrainedModel = net.get_base_model() if isinstance(net, PeftModel) else net
+    base: Any = net.get_base_model() if isinstance(net, PeftModel) else net
     if base is net:
         freeze_beside_text(base)
     if not (is_sharded() or is_4bit(base) or getattr(base, "hf_device_map", None)):
@@ -322,7 +323,7 @@ def prepare_model(
         use_label_loss(base, refusal_ids=refusal_ids, in_place=adds_in_place(config, adapted=adapted))
     if config.compile_layers:
         compile_layers(base)
-    return net if peft_config is None else with_lora(net, peft_config)
+    return net if peft_config is None else with_lora(base, peft_config)
 
 
 def adds_in_place(config: DertaConfig, *, adapted: bool) -> bool:
