@@ -171,3 +171,14 @@ def test_any_texts_are_cases(pairs: list[tuple[str, str]]):
     cases = make_cases([request for request, _ in pairs], [reply for _, reply in pairs])
     assert [case.reply.text for case in cases] == [reply for _, reply in pairs]
     assert [case.prompt.request for case in cases] == [request if request.strip() else None for request, _ in pairs]
+
+
+@given(st.text(max_size=80), st.text(max_size=200), st.text(max_size=30))
+def test_every_judge_gives_any_text_a_verdict_or_a_reason(request: str, reply: str, reference: str):
+    held = request if request.strip() else None
+    asked = prompt(request=held, answer=reference, steps=(reference,) if reference.strip() else None)
+    for name in JUDGES:
+        verdict = one(name, asked, reply)
+        said = (verdict.harmful, verdict.refused, verdict.correct)
+        assert verdict.reason or any(value is not None for value in said)
+        assert verdict.score is None or 0 <= verdict.score <= 1
