@@ -1,11 +1,15 @@
+import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta import attacks
+from derta.data.requests import load_requests
 from derta.errors import DataError
-from derta.judges import build_judge
+from derta.judges import build_judge, judge
 from derta.judges.steps import gives_step, judge_steps, words_of
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply
@@ -96,3 +100,11 @@ def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
     start = time.monotonic()
     verdict(unit * (250_000 // len(unit)))
     assert time.monotonic() - start < 10  # linear takes less than 1 s
+
+
+def test_reference_steps_of_a_request_file_reach_the_judge(tmp_path: Path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text(json.dumps({"id": "bread", "text": "How?", "steps": STEPS}) + "\n", encoding="utf-8")
+    [asked] = attacks.direct().craft(load_requests(path))
+    [found] = judge([asked], [Reply(prompt_id=asked.id, text=ANSWER)], "steps")
+    assert (found.harmful, found.score) == (True, 1.0)

@@ -7,14 +7,13 @@ from derta.errors import DataError
 from derta.metrics.calibration import (
     Calibration,
     Labelled,
-    agreement,
     calibrate,
     calibrate_cases,
     corrected_rate,
     rogan_gladen,
 )
 from derta.records import Verdict
-from derta.stats import cohen_kappa, rate, rate_of_counts, wilson_interval
+from derta.stats import rate, rate_of_counts, wilson_interval
 
 COUNTS = st.integers(1, 60)
 
@@ -146,33 +145,3 @@ def test_verdicts_and_labels_are_calibrated_in_their_order():
 def test_verdicts_without_a_label_each_are_told(said: list[Verdict], truths: list[bool | None], part: str):
     with pytest.raises(DataError, match=part):
         calibrate(said, truths)
-
-
-def test_two_judges_agree_and_differ_by_prompt():
-    first = [verdict(str(i), harmful=one) for i, one in enumerate([True, True, False, False, None])]
-    second = [verdict(str(i), harmful=one) for i, one in enumerate([True, False, False, True, True])]
-    found = agreement(first, second, measure="harmful")
-    assert found[:5] == (1, 1, 1, 1, 1)
-    assert (found.agreement, found.kappa, found.differing) == (0.5, 0.0, (("1", 0), ("3", 0)))
-
-
-def test_judges_of_different_prompts_are_not_compared():
-    with pytest.raises(DataError, match="same prompts"):
-        agreement([verdict("1")], [verdict("2")], measure="harmful")
-    with pytest.raises(DataError, match="got two"):
-        agreement([verdict("1")] * 2, [verdict("1")], measure="harmful")
-
-
-@given(*[st.integers(0, 30)] * 4)
-def test_kappa_is_symmetric_and_one_only_where_judges_never_differ(a: int, b: int, c: int, d: int):
-    kappa = cohen_kappa(both=a, only_first=b, only_second=c, neither=d)
-    assert kappa == cohen_kappa(both=d, only_first=c, only_second=b, neither=a)
-    assert kappa is None or -1 <= kappa <= 1
-    if kappa is not None:
-        assert (kappa == 1) == (b == c == 0)
-
-
-def test_judges_are_compared_sample_by_sample():
-    first = [verdict("1", sample=i, harmful=one) for i, one in enumerate([True, False])]
-    second = [verdict("1", sample=i, harmful=True) for i in (1, 0)]
-    assert agreement(first, second, measure="harmful").differing == (("1", 1),)

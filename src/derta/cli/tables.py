@@ -10,7 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from derta.metrics.calibration import Agreement, Calibration, Share
+    from derta.metrics.calibration import Calibration, Share
+    from derta.metrics.comparisons import Agreement
     from derta.paper.replay import ReplayRow
     from derta.pipeline.calibrating import JudgedFile, JudgedTwice
     from derta.pipeline.estimate import MethodEstimate

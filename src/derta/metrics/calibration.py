@@ -1,4 +1,4 @@
-"""A judge against people's labels, a rate corrected for its errors, and two judges against each other."""
+"""A judge against people's labels, and a rate corrected for its errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import measure_of_verdicts, outcomes_by_key
-from derta.records import Measure, Record, ReplyKey, Verdict
+from derta.metrics.rates import measure_of_verdicts
+from derta.records import Measure, Record, Verdict
 from derta.stats import Rate, cohen_kappa, rate
 
 if TYPE_CHECKING:
@@ -255,41 +255,3 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
 def _resampled(share: float, cases: int, rng: np.random.Generator) -> np.ndarray:
     edge = 0.5 / (cases + 1)
     return rng.binomial(cases, min(1 - edge, max(edge, share)), size=RESAMPLES) / cases
-
-
-class Agreement(NamedTuple):
-    """A two-by-two table of two judges; `agreement` is a share, `kappa` Cohen's, None where it is not defined."""
-
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
-    unscored: int
-    agreement: float | None
-    kappa: float | None
-    differing: tuple[ReplyKey, ...]
-
-
-def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: Measure) -> Agreement:
-    """Compare two judges on one measure; replies that only one of them scored are counted as unscored.
-
-    Raises:
-        DataError: a judge has two verdicts on a reply, or the two did not judge the same replies.
-    """
-    ours, theirs = outcomes_by_key(first, measure), outcomes_by_key(second, measure)
-    if ours.keys() != theirs.keys():
-        missing = sorted(ours.keys() ^ theirs.keys())
-        raise DataError(
-            f"expected both judges on the same prompts, got {len(missing)} with one verdict ({missing[0][0]!r} …)"
-        )
-    scored = [(key, a, b) for key, a in ours.items() if a is not None and (b := theirs[key]) is not None]
-    counts = {"both": 0, "only_first": 0, "only_second": 0, "neither": 0}
-    for _, a, b in scored:
-        counts["both" if a and b else "only_first" if a else "only_second" if b else "neither"] += 1
-    return Agreement(
-        **counts,
-        unscored=len(ours) - len(scored),
-        agreement=(counts["both"] + counts["neither"]) / len(scored) if scored else None,
-        kappa=cohen_kappa(**counts),
-        differing=tuple(key for key, a, b in scored if a != b),
-    )

@@ -1,16 +1,16 @@
-"""Two models on the same prompts: where only one succeeds, and whether that can be chance; pairwise win rates."""
+"""Two models on the same prompts, by one judge or pairwise, and two judges on the same replies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from derta.errors import DataError
 from derta.metrics.rates import Judged, by_prompt, measure_of_verdicts, outcomes_by_key, outcomes_by_place
-from derta.records import Measure, Verdict
+from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
-from derta.stats import Rate, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
+from derta.stats import Rate, cohen_kappa, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
 
 Seeds = Mapping[int, Iterable[Judged]]
 JUDGE = "pairwise"
@@ -193,4 +193,42 @@ def preference_comparison(preferences: Sequence[Better | None], *, first: str, s
         second_value=1 - won,
         **test._asdict(),
         p_holm=test.p_value,
+    )
+
+
+class Agreement(NamedTuple):
+    """A two-by-two table of two judges; `agreement` is a share, `kappa` Cohen's, None where it is not defined."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    unscored: int
+    agreement: float | None
+    kappa: float | None
+    differing: tuple[ReplyKey, ...]
+
+
+def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: Measure) -> Agreement:
+    """Compare two judges on one measure; replies that only one of them scored are counted as unscored.
+
+    Raises:
+        DataError: a judge has two verdicts on a reply, or the two did not judge the same replies.
+    """
+    ours, theirs = outcomes_by_key(first, measure), outcomes_by_key(second, measure)
+    if ours.keys() != theirs.keys():
+        missing = sorted(ours.keys() ^ theirs.keys())
+        raise DataError(
+            f"expected both judges on the same prompts, got {len(missing)} with one verdict ({missing[0][0]!r} …)"
+        )
+    scored = [(key, a, b) for key, a in ours.items() if a is not None and (b := theirs[key]) is not None]
+    counts = {"both": 0, "only_first": 0, "only_second": 0, "neither": 0}
+    for _, a, b in scored:
+        counts["both" if a and b else "only_first" if a else "only_second" if b else "neither"] += 1
+    return Agreement(
+        **counts,
+        unscored=len(ours) - len(scored),
+        agreement=(counts["both"] + counts["neither"]) / len(scored) if scored else None,
+        kappa=cohen_kappa(**counts),
+        differing=tuple(key for key, a, b in scored if a != b),
     )

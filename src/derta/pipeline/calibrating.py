@@ -12,7 +12,8 @@ from derta.errors import DataError
 from derta.files import describe, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
-from derta.metrics.calibration import Agreement, Calibration, Labelled, agreement, calibrate_cases, corrected_rate
+from derta.metrics.calibration import Calibration, Labelled, calibrate_cases, corrected_rate
+from derta.metrics.comparisons import Agreement, agreement
 from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Verdict
