@@ -1,3 +1,122 @@
-"""Decoupled Refusal Training: models that refuse at any position of an answer, and honest measurement of it."""
+"""Decoupled Refusal Training: models that refuse at any position of an answer, and honest measurement of it.
+
+Public names are loaded on first use, so `import derta` needs neither torch nor transformers.
+
+>>> import derta
+>>> found = derta.rate([True, False, None])
+>>> found.value, found.scored, found.unscored
+(0.5, 2, 1)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from derta import attacks as attacks
+    from derta import engines as engines
+    from derta import judges as judges
+    from derta import methods as methods
+    from derta.attacks import ATTACKS as ATTACKS
+    from derta.attacks.base import Attack as Attack
+    from derta.config import Recipe as Recipe
+    from derta.config import load_recipe as load_recipe
+    from derta.data.helpful import load_examples as load_examples
+    from derta.data.preferences import load_preferences as load_preferences
+    from derta.data.preparation import prepare as prepare
+    from derta.data.requests import load_requests as load_requests
+    from derta.data.triples import load_triples as load_triples
+    from derta.engines import load_engine as load_engine
+    from derta.engines.scripted import ScriptedModel as ScriptedModel
+    from derta.errors import DataError as DataError
+    from derta.errors import DertaError as DertaError
+    from derta.errors import EngineError as EngineError
+    from derta.errors import ModelError as ModelError
+    from derta.errors import RecipeError as RecipeError
+    from derta.errors import RunError as RunError
+    from derta.files import read_records as read_records
+    from derta.files import write_records as write_records
+    from derta.formats.exporting import export as export
+    from derta.judges import JUDGES as JUDGES
+    from derta.judges import judge as judge
+    from derta.methods import METHODS as METHODS
+    from derta.methods import Method as Method
+    from derta.metrics.calibration import calibrate as calibrate
+    from derta.metrics.comparisons import compare as compare
+    from derta.metrics.rates import rate as rate
+    from derta.metrics.summaries import summarize as summarize
+    from derta.pipeline.estimate import estimate as estimate
+    from derta.pipeline.report import report as report
+    from derta.pipeline.run import run as run
+    from derta.protocols import Display as Display
+    from derta.protocols import Engine as Engine
+    from derta.protocols import Judge as Judge
+    from derta.records import Example as Example
+    from derta.records import Message as Message
+    from derta.records import Prompt as Prompt
+    from derta.records import Reply as Reply
+    from derta.records import Request as Request
+    from derta.records import Triple as Triple
+    from derta.records import Verdict as Verdict
+    from derta.results import Cell as Cell
+    from derta.results import Comparison as Comparison
+    from derta.results import Summary as Summary
+    from derta.stats import Rate as Rate
+    from derta.train.config import DertaConfig as DertaConfig
+    from derta.train.trainer import DertaTrainer as DertaTrainer
 
 __version__ = "0.1.0"
+
+_MODULES = ("attacks", "engines", "judges", "methods")
+_HOMES: dict[str, tuple[str, ...]] = {
+    "derta.attacks": ("ATTACKS",),
+    "derta.attacks.base": ("Attack",),
+    "derta.config": ("Recipe", "load_recipe"),
+    "derta.data.helpful": ("load_examples",),
+    "derta.data.preferences": ("load_preferences",),
+    "derta.data.preparation": ("prepare",),
+    "derta.data.requests": ("load_requests",),
+    "derta.data.triples": ("load_triples",),
+    "derta.engines": ("load_engine",),
+    "derta.engines.scripted": ("ScriptedModel",),
+    "derta.errors": ("DataError", "DertaError", "EngineError", "ModelError", "RecipeError", "RunError"),
+    "derta.files": ("read_records", "write_records"),
+    "derta.formats.exporting": ("export",),
+    "derta.judges": ("JUDGES", "judge"),
+    "derta.methods": ("METHODS", "Method"),
+    "derta.metrics.calibration": ("calibrate",),
+    "derta.metrics.comparisons": ("compare",),
+    "derta.metrics.rates": ("rate",),
+    "derta.metrics.summaries": ("summarize",),
+    "derta.pipeline.estimate": ("estimate",),
+    "derta.pipeline.report": ("report",),
+    "derta.pipeline.run": ("run",),
+    "derta.protocols": ("Display", "Engine", "Judge"),
+    "derta.records": ("Example", "Message", "Prompt", "Reply", "Request", "Triple", "Verdict"),
+    "derta.results": ("Cell", "Comparison", "Summary"),
+    "derta.stats": ("Rate",),
+    "derta.train.config": ("DertaConfig",),
+    "derta.train.trainer": ("DertaTrainer",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - made of the table above, which a test holds to a written list
+    *_MODULES,
+    *_HOME_OF,
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a public name when the name is first used."""
+    if name in _MODULES:
+        return import_module(f"derta.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'derta' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

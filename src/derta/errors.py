@@ -10,27 +10,61 @@ class DertaError(ValueError):
     """A mistake the user can fix; the command line prints it as one line and exits with code 2.
 
     Pydantic turns a `ValueError` of a validator into a `ValidationError`: validators of ours raise no `DertaError`.
+
+    >>> issubclass(DertaError, ValueError)
+    True
     """
 
 
 class DataError(DertaError):
-    """A data file, or a row of it, is not what a reader expects."""
+    """A data file, or a row of it, is not what a reader expects.
+
+    >>> from derta import load_triples
+    >>> load_triples("nowhere.jsonl")
+    Traceback (most recent call last):
+    derta.errors.DataError: nowhere.jsonl: cannot read it (No such file or directory); check the path
+    """
 
 
 class RecipeError(DertaError):
-    """A recipe holds an unknown key or a value that cannot be."""
+    """A recipe holds an unknown key or a value that cannot be.
+
+    >>> from derta.config import parse_recipe
+    >>> parse_recipe([], where="recipe")
+    Traceback (most recent call last):
+    derta.errors.RecipeError: recipe: expected a mapping of recipe keys, got list; see `derta run --help`
+    """
 
 
 class ModelError(DertaError):
-    """A model or tokenizer folder lacks what a stage needs (template, EOS, refusal token)."""
+    """A model or tokenizer folder lacks what a stage needs (template, EOS, refusal token).
+
+    >>> from derta import load_engine
+    >>> load_engine("no")
+    Traceback (most recent call last):
+    derta.errors.ModelError: no: expected a model folder or a hub id (org/name), found no such folder; check the path
+    """
 
 
 class RunError(DertaError):
-    """A run folder belongs to another recipe, or cannot be written."""
+    """A run folder belongs to another recipe, or cannot be written.
+
+    >>> from pathlib import Path
+    >>> from derta import report
+    >>> report(Path("nowhere"))
+    Traceback (most recent call last):
+    derta.errors.RunError: nowhere: expected a run's folder with a run.json, or folders of runs, found none
+    """
 
 
 class EngineError(DertaError):
-    """A served model cannot be reached, refuses, or leaves prompts unanswered; or an engine's package is missing."""
+    """A served model cannot be reached, refuses, or leaves prompts unanswered; or an engine's package is missing.
+
+    >>> from derta import load_engine
+    >>> load_engine("org/name", engine="hff")
+    Traceback (most recent call last):
+    derta.errors.EngineError: unknown engine 'hff'; did you mean 'hf'?
+    """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

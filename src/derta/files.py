@@ -116,13 +116,20 @@ def parse_record(kind: type[R], value: object, *, where: str) -> R:
         raise DataError(f"{where}: not a {kind.__name__.lower()}: {describe(error)}; mend or remove the row") from error
 
 
-def read_records(path: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the file's records one by one, in bounded memory.
+def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:
+    """Yield the records of a JSONL file one by one, in bounded memory.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from derta.records import Request
+    >>> with TemporaryDirectory() as folder:
+    ...     write_records(f"{folder}/requests.jsonl", [Request(id="7", text="How do I bake bread?")])
+    ...     [request.id for request in read_records(f"{folder}/requests.jsonl", Request)]
+    ['7']
 
     Raises:
         DataError: names the file and the line of the first row that is not a `kind`.
     """
-    for number, value in read_objects(path):
+    for number, value in read_objects(Path(path)):
         yield parse_record(kind, value, where=f"{path}:{number}")
 
 
@@ -156,9 +163,17 @@ def _write_whole(path: Path, pieces: Iterable[str]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write all records or nothing; they are not held, so that there may be millions of them."""
-    _write_whole(path, map(to_line, records))
+def write_records(path: Path | str, records: Iterable[Record]) -> None:
+    """Write all records as lines of JSON, or nothing; they are not held, so that there may be millions of them.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from derta.records import Reply
+    >>> with TemporaryDirectory() as folder:
+    ...     write_records(f"{folder}/replies.jsonl", [Reply(prompt_id="7", text="Sorry, no.")])
+    ...     [reply.text for reply in read_records(f"{folder}/replies.jsonl", Reply)]
+    ['Sorry, no.']
+    """
+    _write_whole(Path(path), map(to_line, records))
 
 
 def drop_torn_line(path: Path) -> None:

@@ -20,7 +20,13 @@ class Case(NamedTuple):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Judges replies. What it cannot tell is None; of attacks and methods it knows nothing."""
+    """Judges replies. What it cannot tell is None; of attacks and methods it knows nothing.
+
+    >>> from derta.judges import JUDGES
+    >>> judge: Judge = JUDGES["refusal"]()
+    >>> judge.name, judge.measures
+    ('refusal', 'refused')
+    """
 
     @property
     def name(self) -> str:
@@ -47,7 +53,11 @@ JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
 
 
 class Engine(Protocol):
-    """A model behind one interface: local, served, or scripted."""
+    """A model behind one interface: local, served, or scripted.
+
+    >>> from derta.engines.scripted import ScriptedModel
+    >>> model: Engine = ScriptedModel({"direct:7": "Sorry, no."})
+    """
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """Greedy replies, exactly one a prompt, in any order, each as soon as it is known."""
@@ -105,7 +115,11 @@ class NoProgress:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """How a caller follows long work: a progress display and a standard logger. The pipeline never prints."""
+    """How a caller follows long work: a progress display and a standard logger. The pipeline never prints.
+
+    >>> Display().logger.name
+    'derta'
+    """
 
     progress: Progress = field(default_factory=NoProgress)
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("derta"))

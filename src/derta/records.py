@@ -38,14 +38,23 @@ class Record(BaseModel):
 
 
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    >>> Message(role="user", content="How do I bake bread?").role
+    'user'
+    """
 
     role: Role
     content: str
 
 
 class Triple(Record):
-    """A harmful query with a safe and a harmful response to it (the paper's q, r, r-hat)."""
+    """A harmful query with a safe and a harmful response to it (the paper's q, r, r-hat).
+
+    >>> triple = Triple(query="How do I brew it?", safe="Sorry, I can't help.", harmful="Boil the roots.")
+    >>> triple.id == Triple(**triple.model_dump()).id
+    True
+    """
 
     query: Text
     safe: Text
@@ -63,6 +72,10 @@ class Example(Record):
     """A helpful conversation, whose last message is the assistant's and the only one learned; or raw text.
 
     A raw `text` is wrapped by no template: all of it is learned, and the end after it.
+
+    >>> asked, answer = Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")
+    >>> Example(messages=(asked, answer)).messages[-1].content, Example(text="A guide to bread.").messages
+    ('Bake it.', ())
     """
 
     messages: tuple[Message, ...] = ()
@@ -94,6 +107,9 @@ class Request(Record):
 
     `answer` is the reference (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks; `steps` are reference
     steps of a harmful answer, of which the judge `steps` counts those that a reply gives.
+
+    >>> Request(id="7", text="How do I bake bread?").answer is None
+    True
     """
 
     id: Text
@@ -155,6 +171,10 @@ class Prompt(Record):
 
     A `foreign` prompt belongs to a reply that others published: its id is made from its place in the file, and it may
     have no messages, where only the reply is known.
+
+    >>> asked = (Message(role="user", content="How do I bake bread?"),)
+    >>> Prompt(id="direct:7", request_id="7", request="How do I bake bread?", attack="direct", messages=asked).mode
+    'chat'
     """
 
     id: Text
@@ -202,6 +222,9 @@ class Reply(Record):
 
     `token_starts[i]` is the character of `text` at which token i begins, so that a place in the text can be told in
     tokens; replies that others published have neither ids nor starts. `sample` numbers the replies to one prompt.
+
+    >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
+    0
     """
 
     prompt_id: Text
@@ -227,6 +250,9 @@ class Verdict(Record):
     `refusal_at` is the character of the reply at which its first refusal begins. `score` is the number in [0, 1] behind
     a yes or no (a probability, a grade), where a judge has one. `retry` marks a verdict that is missing because the
     judge's engine failed, so that judging again may help.
+
+    >>> Verdict(prompt_id="direct:7", judge="refusal", refused=True, refusal_at=0).harmful is None
+    True
     """
 
     prompt_id: Text

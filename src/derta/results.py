@@ -44,6 +44,12 @@ class Cell(Record):
     `measure` says what the rate counts: replies that are `harmful`, `refused` or `correct`, or a share that an
     analysis names. `seed` is None where seeds are pooled; `category` is None where all categories are. `name` is shown;
     `attack`, `variant` and `dataset` are what it is made of, None where it is made of something else.
+
+    >>> from derta.stats import rate
+    >>> place = Place("attack", "prefill@50%", attack="prefill", variant="50%")
+    >>> cell = cell_of(rate([True, False]), place=place, method="derta", seed=0, judge="harm", measure="harmful")
+    >>> cell.value, cell.scored, cell.attack
+    (0.5, 2, 'prefill')
     """
 
     method: str
@@ -64,7 +70,18 @@ class Cell(Record):
 
 
 class Comparison(Record):
-    """Two methods on the same prompts (paired): exact McNemar, Holm-corrected over all comparisons of a `question`."""
+    """Two methods on the same prompts (paired): exact McNemar, Holm-corrected over all comparisons of a `question`.
+
+    `derta.compare` makes them:
+
+    >>> from derta.metrics.comparisons import compare
+    >>> from derta.records import Verdict
+    >>> first, second = (
+    ...     [Verdict(prompt_id=str(i), judge="harm", harmful=harmful) for i in range(8)] for harmful in (True, False)
+    ... )
+    >>> compare(first, second).only_first
+    8
+    """
 
     first: str
     second: str
@@ -115,7 +132,11 @@ class Transcript(Record):
 
 
 class Summary(Record):
-    """What `summary.json` holds. `notes` are plain sentences a reader must know (counts of dropped rows …)."""
+    """What `summary.json` holds. `notes` are plain sentences a reader must know (counts of dropped rows …).
+
+    >>> Summary(title="a run", recipe="a run", versions={}, cells=()).comparisons
+    ()
+    """
 
     title: str
     recipe: str

@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 
 class Rate(NamedTuple):
-    """A share of `scored` cases with its 95 % Wilson interval, as fractions; None where nothing was scored."""
+    """A share of `scored` cases with its 95 % Wilson interval, as fractions; None where nothing was scored.
+
+    >>> rate([True, False, None]).unscored
+    1
+    """
 
     value: float | None
     low: float | None

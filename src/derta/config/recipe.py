@@ -38,6 +38,10 @@ class Recipe(Section):
     is different for it. `profile_answers` is the number of harmful answers on which the probability of refusing is
     measured: those of the held-out requests, or of `profile_requests`. The other methods are compared with the
     `baseline` (None: the first of them that trains). `notes` are sentences that the report shows.
+
+    >>> recipe = Recipe(title="mine", model={"path": "org/name"}, data={"triples": [], "helpful": []})
+    >>> recipe.methods
+    ('vanilla', 'derta')
     """
 
     title: str
@@ -89,12 +93,20 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         raise RecipeError(f"{where}: `{path}`: {first['msg']}, got {first.get('input')!r:.80}") from error
 
 
-def load_recipe(path: Path, *, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a YAML recipe; `overrides` are dotted keys (`train.max_steps`) that replace its values.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "recipe.yaml"
+    ...     _ = path.write_text("{title: mine, model: {path: org/name}, data: {triples: [], helpful: []}}")
+    ...     load_recipe(path, overrides={"seeds": [0, 1]}).seeds
+    (0, 1)
 
     Raises:
         RecipeError: the file is missing or not YAML, a key is unknown, or a value cannot be.
     """
+    path = Path(path)
     values = read_values(path)
     for key, value in (overrides or {}).items():
         _override(values, key, value, where=str(path))

@@ -73,6 +73,16 @@ def build_model(vocab_size: int, *, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def write_untrained(world: World, out: Path, *, seed: int) -> Path:
+    """Save a random model with the tokenizer of a world, unless it is there already."""
+    if not out.exists():
+        partial, tokenizer = out.with_name(out.name + ".partial"), build_tokenizer(world)
+        build_model(len(tokenizer), seed=seed).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        finish_folder(partial, out)
+    return out
+
+
 def pretraining_config(*, seed: int, max_steps: int = 500) -> DertaConfig:
     """Return the settings of pretraining; its rows are plain helpful ones."""
     return DertaConfig(
@@ -99,19 +109,13 @@ def pretrain(world: World, out: Path, *, config: DertaConfig, callbacks: list[Tr
     """
     if out.exists():
         return out
-    tokenizer = build_tokenizer(world)
-    start = out.with_name("untrained")
-    partial = out.with_name("untrained.partial")
-    if not start.exists():
-        build_model(len(tokenizer), seed=config.seed).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        finish_folder(partial, start)
+    start = write_untrained(world, out.with_name("untrained"), seed=config.seed)
     return tune(
         METHODS["vanilla"],
         model=str(start),
         config=config,
         data=TrainingSet([], pretraining_examples(world)),
-        tokenizer=tokenizer,
+        tokenizer=build_tokenizer(world),
         out=out,
         callbacks=callbacks or [],
     )

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from derta.demo import corpus
-from derta.demo.model import pretrain, pretraining_config
+from derta.demo.model import pretrain, pretraining_config, write_untrained
 from derta.demo.world import World, build_world
 from derta.errors import RunError
 from derta.files import write_records, write_text
@@ -53,6 +53,29 @@ def run_demo(
         run(recipe_path, out=home / RUN, display=display)
         runs.append(home / RUN)
     return report(runs, out=folder, title="derta demo")
+
+
+def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:
+    """Write a small recipe that runs in a second, with its data and an untrained model, and return its path.
+
+    For examples and tests: it shows the way, and no quality.
+    """
+    world = build_world(num_allowed=2, num_tuned=2, num_held_out=2)
+    write_data(home, world)
+    write_untrained(world, home / "base", seed=0)
+    train = {"max_steps": 1, "global_batch_size": 4, "per_device_train_batch_size": 4, "max_length": 128}
+    changes = {
+        "methods": list(methods),
+        "baseline": methods[0],
+        "train": train,
+        "method_settings": {},
+        "generate": {"max_new_tokens": 2, "dtype": "float32"},
+        "profile_answers": 0,
+    }
+    recipe = read_recipe(home, seed=0, fine_tuning=False, changes=changes, display=Display())
+    recipe["data"] |= {"num_triples": 2, "num_helpful": 4}
+    write_text(home / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    return home / "recipe.yaml"
 
 
 def write_seed(home: Path, *, seed: int, fine_tuning: bool, changes: Mapping[str, Any], display: Display) -> Path:

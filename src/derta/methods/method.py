@@ -58,6 +58,13 @@ class Method:
         trains: False: the recipe's model as it is, to compare with; nothing is trained.
         version: Tells this method from an earlier one of its name when a run is resumed; None: the source of its
             functions does.
+
+    >>> from dataclasses import replace
+    >>> from derta.methods import METHODS
+    >>> def mine(model, batch):  # a loss of your own
+    ...     return METHODS["derta"].loss(model, batch)
+    >>> replace(METHODS["derta"], name="mine", loss=mine).triples_per_unit
+    1
     """
 
     name: str

@@ -45,6 +45,12 @@ def estimate(
 ) -> list[MethodEstimate]:
     """Draw the rows of every method of a recipe with its first seed, count them, and train on a few micro-batches.
 
+    >>> from tempfile import mkdtemp
+    >>> from derta.demo.run import write_example
+    >>> [found] = estimate(write_example(Path(mkdtemp()), methods=["derta"]))
+    >>> found.method, found.steps, found.peak_gib > 0
+    ('derta', 1, True)
+
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
         methods: Your own methods by name, as for `derta.run`.

@@ -88,8 +88,18 @@ def read_contents(folder: Path) -> RunContents:
         raise RunError(f"{path}: expected what `derta run` writes, got another file; check the path") from error
 
 
-def report(source: Path | Sequence[Path], *, title: str | None = None, out: Path | None = None) -> Summary:
+def report(
+    source: Path | str | Sequence[Path | str], *, title: str | None = None, out: Path | str | None = None
+) -> Summary:
     """Summarize and render a finished run, or pool several, from their files.
+
+    >>> from tempfile import mkdtemp
+    >>> from derta.demo.run import write_example
+    >>> from derta.pipeline.run import run
+    >>> recipe = write_example(Path(mkdtemp()))
+    >>> summary = run(recipe, out=recipe.parent / "run")
+    >>> report(recipe.parent / "run") == summary, report([recipe.parent / "run"], out=mkdtemp()) == summary
+    (True, True)
 
     Args:
         source: A run's folder, a folder whose subfolders are runs, or several folders. Pooled runs have the same
@@ -103,8 +113,9 @@ def report(source: Path | Sequence[Path], *, title: str | None = None, out: Path
     Raises:
         RunError: a folder is no run, a stage of it is not finished, or the runs cannot be pooled.
     """
-    folders = run_folders(source) if isinstance(source, Path) else list(source)
-    out = out or (source if isinstance(source, Path) else None)
+    one = Path(source) if isinstance(source, str | Path) else None
+    folders = run_folders(one) if one is not None else [Path(each) for each in source]
+    out = one if out is None else Path(out)
     if out is None or not folders:
         raise RunError(f"report: expected folders of runs and a folder to write to, got {len(folders)} and {out}")
     summary, outcomes = pool(folders, title=title)

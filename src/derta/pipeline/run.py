@@ -78,6 +78,13 @@ def run(
 ) -> Summary:
     """Do everything a recipe says, or what is left of it, and write the report.
 
+    >>> from tempfile import mkdtemp
+    >>> from derta.demo.run import write_example
+    >>> recipe = write_example(Path(mkdtemp()))
+    >>> summary = run(recipe, out=recipe.parent / "run", judges={"short": lambda prompt, reply: len(reply.text) < 9})
+    >>> sorted({(cell.method, cell.suite) for cell in summary.cells if cell.judge == "steps"})
+    [('base', 'attack')]
+
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
         out: The run's folder; a run that was stopped there is resumed.

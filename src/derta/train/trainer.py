@@ -71,6 +71,20 @@ class DertaTrainer(Trainer):
     secrets; a checkpoint's `optimizer.pt`, `scheduler.pt` and `rng_state.pth` are torch's files, which are read back
     with `weights_only`, and the folder of a finished model has none.
 
+    >>> from tempfile import mkdtemp
+    >>> from derta.demo import corpus, model, world
+    >>> crafts = world.build_world(seed=0)
+    >>> tokenizer = model.build_tokenizer(crafts)
+    >>> trainer = DertaTrainer(
+    ...     model.build_model(len(tokenizer), seed=0),
+    ...     DertaConfig(mkdtemp(), method="derta", max_length=128, max_steps=1),
+    ...     triples=corpus.triples(crafts)[:4],
+    ...     examples=corpus.helpful_examples(crafts)[:8],
+    ...     processing_class=tokenizer,
+    ... )
+    >>> len(trainer.train_dataset)  # two rows of each triple, one of each example; then trainer.train()
+    16
+
     Args:
         model: A name or folder, or a loaded causal LM, with adapters or without.
         args: The settings.
