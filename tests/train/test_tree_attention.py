@@ -243,7 +243,7 @@ def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, fam
         inputs = {name: x.cuda() for name, x in batch.items() if name not in {"row_ids", "items"}}
         loss = model(**inputs).loss / len(batch["targets"])
         loss.backward()
-        found.append(([float(loss)], {name: p.grad for name, p in model.named_parameters()}))
+        found.append(([float(loss.detach())], {name: p.grad for name, p in model.named_parameters()}))
     assert_same_step(*found, tolerance=1e-2)  # flex_attention may multiply in TF32; a wrong mask is far off
 
 
