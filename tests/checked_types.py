@@ -1,5 +1,7 @@
 """Check the types of tensor functions, axes included, whenever a test calls them: imported before the modules are.
 
+`derta.train.tree_attention` is not on it: flex_attention looks at the signature of the function that it makes.
+
 A module on the list imports every name of its annotations at run time, as beartype looks them up.
 """
 
@@ -11,6 +13,10 @@ CHECKED = (
     "derta.engines.hf",
     "derta.engines.prefix_cache",
     "derta.engines.scoring",
+    "derta.train.collator",
+    "derta.train.cross_entropy",
+    "derta.train.head",
+    "derta.train.loss",
 )
 
 install_import_hook(CHECKED, "beartype.beartype")

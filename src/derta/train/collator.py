@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -49,29 +50,26 @@ class Batch(TypedDict):
     What is learned is a list of positions, for a position may have several targets.
 
     Attributes:
-        input_ids: Int["bin token"].
-        position_ids: Int["bin token"].
-        label_positions: Int["label"]: bin * token + the place of the output that predicts.
-        targets: Int["label"]: the token that is to be predicted.
-        terms: Int["label"]: index in `TERMS`.
-        weights: Float["label"].
-        items: Int[""]: what the step's loss is divided by, summed over its micro-batches.
+        label_positions: bin * token + the place of the output that predicts.
+        targets: The token that is to be predicted.
+        terms: Index in `TERMS`.
+        items: What the step's loss is divided by, summed over its micro-batches.
         row_ids: For messages.
-        ends: Int["bin token"], with a tree among the rows: see `TreeRow`; padding sees itself. A mask is made of it.
-        multiplicity: Float["label"], with a tree among the rows: how many of its rows have this label, all of which
-            its weight stands for.
+        ends: With a tree among the rows: see `TreeRow`; padding sees itself. A mask is made of it.
+        multiplicity: With a tree among the rows: how many of its rows have this label, all of which its weight stands
+            for.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    label_positions: Tensor
-    targets: Tensor
-    terms: Tensor
-    weights: Tensor
-    items: Tensor
+    input_ids: Int[Tensor, "bin token"]
+    position_ids: Int[Tensor, "bin token"]
+    label_positions: Int[Tensor, " label"]
+    targets: Int[Tensor, " label"]
+    terms: Int[Tensor, " label"]
+    weights: Float[Tensor, " label"]
+    items: Int[Tensor, ""]
     row_ids: list[str]
-    ends: NotRequired[Tensor]
-    multiplicity: NotRequired[Tensor]
+    ends: NotRequired[Int[Tensor, "bin token"]]
+    multiplicity: NotRequired[Float[Tensor, " label"]]
 
 
 def collate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from derta.errors import ModelError
@@ -21,21 +22,25 @@ BLOCK_SCORES = 2**21
 class _Projection(NamedTuple):
     """A head; on a CPU a part of its matrix takes the dtype of the products when it is used, in a cache."""
 
-    matrix: Tensor
-    bias: Tensor | None
+    matrix: Float[Tensor, "vocab hidden"]
+    bias: Float[Tensor, " vocab"] | None
     head: Head
     dtype: torch.dtype
 
-    def part(self, rows: slice | Tensor) -> Tensor:
+    def part(self, rows: slice | Int[Tensor, " row"]) -> Float[Tensor, "part hidden"]:
         """Of the matrix, in the dtype of the products."""
         return self.matrix[rows].to(self.dtype)
 
-    def scores(self, states: Tensor, rows: slice | Tensor) -> Tensor:
+    def scores(
+        self, states: Float[Tensor, "position hidden"], rows: slice | Int[Tensor, " row"]
+    ) -> Float[Tensor, "position part"]:
         """Of a part of the vocabulary, in the states' dtype, before the head's scale and cap."""
         return nn.functional.linear(states, self.part(rows), None if self.bias is None else self.bias[rows])
 
-    def at(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Float["position"]: the logit of each position's target."""
+    def at(
+        self, states: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
+    ) -> Float[Tensor, " position"]:
+        """The logit of each position's target."""
         scores = (states.float() * self.part(targets).float()).sum(dim=-1)
         return self.head(scores if self.bias is None else scores + self.bias[targets].float())
 
@@ -52,9 +57,9 @@ class _Pass(NamedTuple):
     """A pass over the vocabulary: e = exp(logit - shift) times the head's slope by block, and plain: sums, targets'."""
 
     blocks: list[tuple[slice, Tensor]]
-    others: Tensor
-    sums: Tensor
-    of_target: Tensor
+    others: Float[Tensor, " position"]
+    sums: Float[Tensor, " position"]
+    of_target: Float[Tensor, " position"]
 
 
 class LabelCrossEntropy(torch.autograd.Function):
@@ -68,17 +73,17 @@ class LabelCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes its inputs by position
         ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        weights: Tensor,
-        refusal_ids: Tensor,
+        hidden: Float[Tensor, "position hidden"],
+        weight: Float[Tensor, "vocab hidden"],
+        bias: Float[Tensor, " vocab"] | None,
+        targets: Int[Tensor, " position"],
+        weights: Float[Tensor, " position"],
+        refusal_ids: Int[Tensor, " refusal"],
         head: Head,
         dtype: torch.dtype,
         own: OwnGradient | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Shapes: hidden ["position hidden"], weight ["vocab hidden"], targets and weights ["position"].
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
+        """The weighted sum of the losses, the losses, and the refusal tokens' probabilities.
 
         The weight's gradient is added to its `own`, if that is given, and returned otherwise.
         """
@@ -119,15 +124,15 @@ class LabelCrossEntropy(torch.autograd.Function):
 
 def _chunk(
     projection: _Projection,
-    states: Tensor,
-    targets: Tensor,
+    states: Float[Tensor, "position hidden"],
+    targets: Int[Tensor, " position"],
     *,
-    weights: Tensor,
-    refusal_ids: Tensor,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
+    weights: Float[Tensor, " position"],
+    refusal_ids: Int[Tensor, " refusal"],
+    grad_weight: Float[Tensor, "vocab hidden"] | None,
+    grad_bias: Float[Tensor, " vocab"] | None,
     put: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"], Float[Tensor, "position hidden"]]:
     """Losses, refusal probabilities and the gradient by the states of some positions.
 
     Adds to the head's gradients; with `put` the weight's is put there instead.
@@ -156,12 +161,17 @@ def _chunk(
     return found.sums.log() - log_target, refusing, grad_states.mul_(factor)
 
 
-def _exponentials(projection: _Projection, states: Tensor, targets: Tensor, at_target: Tensor) -> tuple[_Pass, Tensor]:
+def _exponentials(
+    projection: _Projection,
+    states: Float[Tensor, "position hidden"],
+    targets: Int[Tensor, " position"],
+    at_target: Float[Tensor, " position"],
+) -> tuple[_Pass, Float[Tensor, " position"]]:
     """One pass with a shift from the first block and the targets; if that overflows, another with the true maximum."""
     places = projection.blocks(len(states))
     first = projection.scores(states, places[0])
 
-    def highest(scores: Tensor) -> Tensor:
+    def highest(scores: Float[Tensor, "position part"]) -> Float[Tensor, " position"]:
         return projection.head(scores.amax(dim=-1))  # logits rise with scores: scales are positive
 
     shift = torch.maximum(highest(first), at_target).to(states.dtype).float()
@@ -175,12 +185,12 @@ def _exponentials(projection: _Projection, states: Tensor, targets: Tensor, at_t
 
 def _one_pass(
     projection: _Projection,
-    states: Tensor,
-    targets: Tensor,
+    states: Float[Tensor, "position hidden"],
+    targets: Int[Tensor, " position"],
     places: list[slice],
-    shift: Tensor,
+    shift: Float[Tensor, " position"],
     *,
-    first: Tensor | None = None,
+    first: Float[Tensor, "position part"] | None = None,
 ) -> _Pass:
     """`first`: the first block's scores, if they are known; they are written over."""
     blocks: list[tuple[slice, Tensor]] = []
@@ -203,14 +213,18 @@ def _one_pass(
     return _Pass(blocks, others, others + of_target, of_target)
 
 
-def _columns(targets: Tensor, place: slice) -> tuple[Tensor, Tensor]:
+def _columns(
+    targets: Int[Tensor, " position"], place: slice
+) -> tuple[Bool[Tensor, " position"], Int[Tensor, "position 1"]]:
     """Which targets lie in a block, and their columns there (any column for the others)."""
     column = targets - place.start
     width = place.stop - place.start
     return (column >= 0) & (column < width), column.clamp(0, width - 1)[:, None]
 
 
-def _put_targets(found: _Pass, targets: Tensor, *, slope: Tensor, divide: bool) -> None:
+def _put_targets(
+    found: _Pass, targets: Int[Tensor, " position"], *, slope: Float[Tensor, " position"], divide: bool
+) -> None:
     """Make the blocks gradients by the scores, divided by the sums or still to be, in place."""
     of_target = -found.others * slope
     if divide:

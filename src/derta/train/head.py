@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,15 +21,15 @@ class Head:
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Float["position vocab"] in fp32."""
+    def __call__(self, scores: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The logits, in fp32."""
         scores = scores.float()
         cap = self.final_logit_softcapping
         if self.logit_scale != 1.0:
             scores = scores * self.logit_scale
         return scores if cap is None else torch.tanh(scores / cap) * cap
 
-    def slope(self, logits: Tensor) -> Tensor:
+    def slope(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """The derivative of a logit by the head's output, from the logit."""
         cap = self.final_logit_softcapping
         return (

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -32,21 +33,25 @@ class LabelLoss(ModelOutput):
     """What the forward returns in place of logits.
 
     Attributes:
-        loss: Float[""]: sum of the labelled positions' losses, each times its term's weight; not yet divided.
-        loss_sums: Float["term"]: the same by term, unweighted and detached.
-        counts: Float["term"]: labelled positions by term.
-        refusal_sum: Float[""]: sum over RTO positions of the refusal tokens' probability, detached.
+        loss: Sum of the labelled positions' losses, each times its term's weight; not yet divided.
+        loss_sums: The same by term, unweighted and detached.
+        counts: Labelled positions by term.
+        refusal_sum: Sum over RTO positions of the refusal tokens' probability, detached.
     """
 
-    loss: Tensor | None = None
-    loss_sums: Tensor | None = None
-    counts: Tensor | None = None
-    refusal_sum: Tensor | None = None
+    loss: Any = None  # Float[Tensor, ""]; a mapping of all fields where accelerate copies an output
+    loss_sums: Float[Tensor, " term"] | None = None
+    counts: Float[Tensor, " term"] | None = None
+    refusal_sum: Float[Tensor, ""] | None = None
 
 
 def _module_losses(
-    module: nn.Module, hidden: Tensor, labels: Tensor, refusal_ids: Tensor, head: Head
-) -> tuple[Tensor, Tensor]:
+    module: nn.Module,
+    hidden: Float[Tensor, "position hidden"],
+    labels: Int[Tensor, " position"],
+    refusal_ids: Int[Tensor, " refusal"],
+    head: Head,
+) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"]]:
     """Losses and refusal probabilities through any head (LoRA, quantized): logits are recomputed in the backward."""
 
     def chunk_losses(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,14 +96,14 @@ def _teach_head(lm_head: nn.Linear, head: Head, own: OwnGradient | None) -> None
 
 def label_losses(
     lm_head: nn.Module,
-    hidden: Tensor,
-    labels: Tensor,
+    hidden: Float[Tensor, "position hidden"],
+    labels: Int[Tensor, " position"],
     *,
-    weights: Tensor,
-    refusal_ids: Tensor,
+    weights: Float[Tensor, " position"],
+    refusal_ids: Int[Tensor, " refusal"],
     head: Head,
     taught: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
     """The weighted sum of losses, the losses, and the refusal probabilities at the given positions.
 
     `taught` says that the head gives them itself (`_teach_head`).
@@ -167,8 +172,8 @@ def _teach(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear |
     return lm_head
 
 
-def _trunk(model: Any, input_ids: Tensor, given: dict[str, Any]) -> Tensor:
-    """Hidden states of all positions, Float["node hidden"]."""
+def _trunk(model: Any, input_ids: Int[Tensor, "bin token"], given: dict[str, Any]) -> Float[Tensor, "node hidden"]:
+    """Hidden states of all positions, in one row."""
     inputs = {name: given[name] for name in ("position_ids", "attention_mask") if given.get(name) is not None}
     if "ends" in given:
         inputs["attention_mask"] = tree_mask(model.config, ends=given["ends"], position_ids=given["position_ids"])
@@ -176,7 +181,12 @@ def _trunk(model: Any, input_ids: Tensor, given: dict[str, Any]) -> Tensor:
 
 
 def _by_term(
-    total: Tensor, losses: Tensor, refusal: Tensor, *, terms: Tensor, multiplicity: Tensor | None
+    total: Float[Tensor, ""],
+    losses: Float[Tensor, " label"],
+    refusal: Float[Tensor, " label"],
+    *,
+    terms: Int[Tensor, " label"],
+    multiplicity: Float[Tensor, " label"] | None,
 ) -> LabelLoss:
     """Losses and labels added up by term; a label that stands for several is counted so many times."""
     times = torch.ones_like(losses) if multiplicity is None else multiplicity

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
@@ -23,12 +24,14 @@ Mask = Tensor | BlockMask
 Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def visible_nodes(ends: Tensor, position_ids: Tensor, *, window: int | None) -> Visible:
+def visible_nodes(
+    ends: Int[Tensor, "bin token"], position_ids: Int[Tensor, "bin token"], *, window: int | None
+) -> Visible:
     """Whether node i sees node j: an ancestor of its or itself, less than `window` above it, as flex_attention asks it.
 
     Args:
-        ends: Int["bin token"]: where the subtree of each node ends.
-        position_ids: Int["bin token"]: depths.
+        ends: Where the subtree of each node ends.
+        position_ids: Depths.
         window: Tokens that a sliding-window layer sees, the token itself included; None: all.
     """
 
@@ -40,8 +43,10 @@ def visible_nodes(ends: Tensor, position_ids: Tensor, *, window: int | None) -> 
     return visible
 
 
-def dense_mask(visible: Visible, *, num_bins: int, num_tokens: int, device: torch.device) -> Tensor:
-    """Bool["bin 1 token token"], for sdpa."""
+def dense_mask(
+    visible: Visible, *, num_bins: int, num_tokens: int, device: torch.device
+) -> Bool[Tensor, "bin 1 token token"]:
+    """The mask for sdpa."""
     b = torch.arange(num_bins, device=device)[:, None, None]
     place = torch.arange(num_tokens, device=device)
     return visible(b, b, place[None, :, None], place[None, None, :])[:, None]
@@ -76,13 +81,15 @@ def layer_windows(config: Any) -> dict[str, int | None]:
     return {kind: windows[kind] for kind in sorted(set(kinds))}
 
 
-def tree_mask(config: Any, *, ends: Tensor, position_ids: Tensor) -> Mask | dict[str, Mask]:
+def tree_mask(
+    config: Any, *, ends: Int[Tensor, "bin token"], position_ids: Int[Tensor, "bin token"]
+) -> Mask | dict[str, Mask]:
     """The attention mask of a batch with trees; by the kind of layer where a model has both kinds.
 
     Args:
         config: The model's; it names the attention implementation and the windows.
-        ends: Int["bin token"], as `collate` gives them.
-        position_ids: Int["bin token"].
+        ends: As `collate` gives them.
+        position_ids: As `collate` gives them.
     """
     make = MASKS[config.get_text_config()._attn_implementation]
     num_bins, num_tokens = ends.shape
