@@ -31,6 +31,7 @@ def test_every_script_and_notebook_is_run_by_a_test():
     assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == {"train_a_model", "attack_and_judge"}
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_runs_as_it_is(name, tmp_path, tiny_model_dir, monkeypatch, capsys):
     small_recipe(tmp_path, tiny_model_dir)
@@ -41,7 +42,7 @@ def test_a_script_runs_as_it_is(name, tmp_path, tiny_model_dir, monkeypatch, cap
     assert SAID[name] in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("name", ["train_a_model", "attack_and_judge"])
 def test_a_notebook_runs_cell_by_cell_and_holds_no_output(name):
     import matplotlib as mpl
