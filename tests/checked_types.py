@@ -1,7 +1,5 @@
 """Check the types of tensor functions, axes included, whenever a test calls them: imported before the modules are.
 
-`derta.train.tree_attention` is not on it: flex_attention looks at the signature of the function that it makes.
-
 A module on the list imports every name of its annotations at run time, as beartype looks them up.
 """
 
@@ -15,8 +13,10 @@ CHECKED = (
     "derta.engines.scoring",
     "derta.train.collator",
     "derta.train.cross_entropy",
+    "derta.train.gradients",
     "derta.train.head",
     "derta.train.loss",
+    "derta.train.tree_attention",
 )
 
 install_import_hook(CHECKED, "beartype.beartype")

@@ -1,15 +1,20 @@
 from random import Random
+from typing import get_type_hints
 
+import beartype.door
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError, jaxtyped
 from transformers import Lfm2Config
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
+from derta.data.tree import tree_of
 from derta.errors import ModelError
-from derta.train.collator import check_packing, collate, pack
+from derta.train.collator import Batch, check_packing, collate, pack
+from derta.train.gradients import OwnGradient
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30), capacity=st.integers(0, 80))
@@ -52,6 +57,26 @@ def test_a_batch_holds_each_row_once_with_its_own_positions_labels_and_term(some
         assert found.count((tuple(row.input_ids), tuple(row.labels), {row.term})) == 1
     assert batch["row_ids"] == [row.id for row in some_rows]
     assert "attention_mask" not in batch  # transformers tells documents apart only while there is none
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_a_batch_has_the_types_and_axes_that_it_says(some_rows, rows):
+    types = get_type_hints(Batch)
+    batches = [collate(some_rows[:rows], capacity=64, pad_id=0)]
+    batches.append(collate([*some_rows[:rows], tree_of(some_rows[:1])], capacity=64, pad_id=0))
+    for batch in batches:
+        with jaxtyped("context"):  # so that an axis has one length
+            assert not [name for name, tensor in batch.items() if not beartype.door.is_bearable(tensor, types[name])]
+    assert batches[1].keys() == types.keys()
+
+
+def test_tensors_of_other_axes_or_types_are_caught_in_tests():
+    positions, batch = torch.zeros(3, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)
+    gradient = OwnGradient(torch.zeros(5, 2))
+    gradient.add_rows(positions, torch.ones(3, 2))
+    for rows, values in ((positions, torch.ones(2, 2)), (positions.float(), torch.ones(3, 2)), (batch, torch.ones(2))):
+        with pytest.raises(TypeCheckError):
+            gradient.add_rows(rows, values)
 
 
 def test_padding_is_never_learned(some_rows):

@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -27,7 +28,7 @@ class OwnGradient:
             self._weight.grad = torch.empty_like(self._weight)
         return self._weight.grad, is_new
 
-    def add_rows(self, rows: Tensor, values: Tensor) -> None:
+    def add_rows(self, rows: Int[Tensor, " row"], values: Float[Tensor, "row hidden"]) -> None:
         """Add to the gradient of some rows of the weight."""
         grad, is_new = self.take()
         if is_new:
@@ -39,7 +40,13 @@ class _Rows(torch.autograd.Function):
     """Some rows of a weight, whose gradient is added to the weight's own."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: Tensor, own: OwnGradient, padding: int | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        weight: Float[Tensor, "vocab hidden"],
+        rows: Int[Tensor, " row"],
+        own: OwnGradient,
+        padding: int | None,
+    ) -> Float[Tensor, "row hidden"]:
         ctx.rows, ctx.own, ctx.padding = rows, own, padding
         return weight[rows]
 

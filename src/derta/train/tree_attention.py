@@ -7,7 +7,7 @@ bool mask to its scores as if it were numbers and says nothing, so it is refused
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Int
@@ -35,6 +35,7 @@ def visible_nodes(
         window: Tokens that a sliding-window layer sees, the token itself included; None: all.
     """
 
+    @no_type_check  # flex_attention counts its parameters, which a checker would hide
     def visible(b: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         del head
         seen = (j <= i) & (i < ends[b, j])
