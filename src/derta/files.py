@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from derta.errors import DataError, RunError
 from derta.records import Record
@@ -100,8 +101,16 @@ def describe(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "row"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    got = repr(first.get("input"))
-    return f"{field}: {first['msg']}, got {got[:60]}{'…' if len(got) > 60 else ''}{more}"
+    return f"{field}: {describe_fault(first)}{more}"
+
+
+def describe_fault(found: ErrorDetails) -> str:
+    """One fault of a pydantic error: what was expected, what came; a validator's own words stand as they are."""
+    if found["type"] == "missing":
+        return "expected a value, got none"
+    told = str(found["ctx"]["error"]) if found["type"] == "value_error" and "ctx" in found else found["msg"]
+    got = repr(found.get("input"))
+    return f"{told}, got {got[:80]}{'…' if len(got) > 80 else ''}"
 
 
 def parse_record(kind: type[R], value: object, *, where: str) -> R:

@@ -6,6 +6,7 @@ replaced or fed with outputs published by others.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Annotated, Literal
 
@@ -20,6 +21,11 @@ Measure = Literal["harmful", "refused", "correct"]
 ReplyKey = tuple[str, int]
 """The id of a prompt and the number of a sample of its reply: what a reply and its verdicts share."""
 ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "comply", "degenerate", "empty"]
+
+
+NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+"""What attacks, judges and methods may be called: names of files are made of their names."""
+NAME_LETTERS = "letters, digits, '_', '-' and '.'"
 
 
 def short_hash(*parts: str) -> str:

@@ -4,10 +4,10 @@ from random import Random
 
 import pytest
 
-from derta.attacks import direct
+from derta.attacks import Attack, direct
 from derta.attacks.base import per_request
 from derta.attacks.prompts import as_suite
-from derta.errors import DataError
+from derta.errors import DataError, RecipeError
 from derta.records import Prompt, Request
 
 
@@ -30,6 +30,17 @@ def test_duplicate_ids_are_found_before_the_first_prompt_is_asked_for() -> None:
     twins = [Request(id="7", text="Why?")] * 2
     with pytest.raises(DataError, match="1 such ids"):
         direct().craft(twins)
+
+
+def test_what_is_no_request_is_refused() -> None:
+    with pytest.raises(DataError, match=r"expected requests, got 'Why\?'; make each a `derta.Request"):
+        direct().craft(["Why?"])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "<lambda>", "two words"])
+def test_an_attack_s_name_can_stand_in_a_file_s_name(name: str) -> None:
+    with pytest.raises(RecipeError, match="attack: expected a name of letters, digits"):
+        Attack(name, crafting=lambda requests, rng: iter(()))
 
 
 def test_chance_differs_between_requests_and_between_seeds() -> None:

@@ -10,7 +10,7 @@ import pytest
 from derta.attacks import multi_turn, pair, read_attempts
 from derta.attacks.search import as_judge
 from derta.engines.scripted import ScriptedModel
-from derta.errors import RecipeError, RunError
+from derta.errors import DataError, RecipeError, RunError
 from derta.judges import build_judge
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, Request, Verdict
@@ -76,6 +76,24 @@ def test_the_state_of_another_search_is_refused_before_anything_is_queried(
 def test_a_judge_is_an_object_or_a_function_of_a_prompt_and_its_reply(judge: Any) -> None:
     [verdict] = as_judge(judge)([CASE])
     assert (verdict.harmful, verdict.key) == (True, ("p", 2))
+
+
+def test_a_changed_function_of_one_name_is_another_judge_of_a_search(tmp_path: Path) -> None:
+    def judge(prompt: Prompt, reply: Reply) -> bool:
+        return "Clean" in reply.text
+
+    search(tmp_path / "attempts.jsonl", judge=judge)
+
+    def judge(prompt: Prompt, reply: Reply) -> bool:
+        return "clean" in reply.text.lower()
+
+    with pytest.raises(RunError, match="expected the attempts of this search"):
+        search(tmp_path / "attempts.jsonl", judge=judge)
+
+
+def test_a_judging_function_that_says_something_else_is_told() -> None:
+    with pytest.raises(DataError, match=r"expected True, False, None or a Verdict, got a str on prompt 'p'"):
+        as_judge(lambda prompt, reply: "yes")([CASE])  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
 def test_a_function_that_cannot_say_gives_no_verdict() -> None:

@@ -93,9 +93,15 @@ def test_an_unknown_key_is_told_by_its_path_with_the_nearest_known_one(values, p
         (with_train(lora={"target_modules": 5}), r"`train.lora.target_modules`: .*, got 5"),
         (recipe(train=None), r"`train`: .*, got None"),
         (recipe(seeds="x"), r"`seeds`: .*tuple, got 'x'"),
+        (
+            recipe(evaluate=[{"requests": "held_out", "judges": "refusal"}]),
+            r"`evaluate.0.judges`: .*a list of judges, .*'refusal'",
+        ),
+        (recipe(evaluate=[{"requests": "held_out", "name": "a/../../b"}]), r"`evaluate.0.name`: .*without slashes"),
+        (recipe(evaluate=[{"requests": "held_out", "name": "a\nb"}]), r"`evaluate.0.name`: .*without slashes"),
         (recipe(evaluate=[{"requests": 5}]), r"`evaluate.0.requests`: .*, got 5"),
         ({**MINIMAL, 1: 2}, r"`1`: Keys should be strings, got 1"),
-        ({"title": "t"}, r"`model`: Field required"),
+        ({"title": "t"}, r"`model`: expected a value, got none"),
         (
             recipe(data=MINIMAL["data"] | {"policy": "guess"}),
             r"`data.policy`: .*'drop', 'prepend' or 'keep', got 'guess'",

@@ -42,7 +42,7 @@ def test_any_prompt_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPa
     [
         ([{"request": "no id"}], r"prompts.jsonl:1: not a prompt"),
         (["text"], r"prompts.jsonl:1: not a prompt"),
-        ([prompt("a") | {"mode": "chat"}], r"prompts.jsonl:1: not a prompt: row: Value error, a chat prompt"),
+        ([prompt("a") | {"mode": "chat"}], r"prompts.jsonl:1: not a prompt: row: a chat prompt"),
     ],
 )
 def test_a_prompt_that_is_none_is_told_by_its_line(rows: list, part: str, tmp_path: Path):

@@ -99,6 +99,10 @@ def test_unknown_judges_and_options_are_told_with_the_known_ones():
         build_judge("steps", shere=1)
     with pytest.raises(DataError, match="judge harm: unknown option 'share'; there are none"):
         build_judge("harm", share=1)
+    with pytest.raises(
+        DataError, match="judge: expected a name, a judge or a function of a prompt and its reply, got 3"
+    ):
+        build_judge(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match="judge 'guideline' asks a model, and none was given"):
         build_judge("guideline")
 
@@ -149,11 +153,15 @@ def test_replies_are_judged_in_their_own_order_whatever_that_of_the_prompts():
     replies.append(Reply(prompt_id="b", sample=1, text=REPLY))
     found = judge(asked, replies)
     assert [(*verdict.key, verdict.refused) for verdict in found] == [("b", 0, True), ("a", 0, False), ("b", 1, False)]
+    assert judge(iter(asked), iter(replies)) == found  # as an engine gives them
 
 
 @pytest.mark.parametrize(
     ("prompts", "replies", "part"),
     [
+        ("a", ["x"], "prompts: expected a list of texts or of Prompt records, got 'a'"),
+        (["a"], "x", "replies: expected a list of texts or of Reply records, got 'x'"),
+        (["a"], [None], "replies: expected a list of texts or of Reply records, got None"),
         (["a", "b"], ["x"], "one text for each of 2 prompts, got 1 texts"),
         (["a"], [Reply(prompt_id="p", text="x")], "on one side only"),
         ([prompt("a"), prompt("a")], [Reply(prompt_id="a", text="x")], "expected prompt ids that differ"),

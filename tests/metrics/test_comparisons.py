@@ -58,6 +58,8 @@ def test_samples_of_a_prompt_are_one_pair():
 def test_what_cannot_be_compared_is_told():
     with pytest.raises(DataError, match="verdicts of one judge, got those of j, other"):
         compare(verdicts([True]), [Verdict(prompt_id="0", judge="other", harmful=True)])
+    with pytest.raises(DataError, match="expected verdicts, which tell what reply each is on, got True"):
+        compare([True], verdicts([True]))
     with pytest.raises(DataError, match="none that was scored for both"):
         compare(verdicts([True]), [verdict("another", harmful=True)])
     with pytest.raises(DataError, match="got two"):

@@ -99,6 +99,8 @@ def test_a_rate_counts_the_measure_that_the_verdicts_fill():
         rate(both)
     with pytest.raises(DataError, match="got none"):
         rate([verdict("1")])
+    with pytest.raises(DataError, match="measure: unknown 'refusal'; did you mean 'refused'"):
+        rate([verdict("1", refused=True)], measure="refusal")
 
 
 def test_a_rate_of_outcomes_is_that_of_verdicts():

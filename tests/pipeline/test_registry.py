@@ -122,6 +122,9 @@ class Named:
         ({"attacks": {"direct": politely}}, RecipeError, "attacks: expected a name that derta does not use, got 'dire"),
         ({"judges": {"harm": says_the}}, RecipeError, "judges: expected a name that derta does not use, got 'harm'"),
         ({"attacks": {"politely": prefill}, "judges": {"says_the": says_the}}, RecipeError, "'word'"),
+        ({"attacks": {"../up": politely}}, RecipeError, "attacks: expected a name of letters, digits"),
+        ({"judges": {"a/b": says_the}}, RecipeError, "judges: expected a name of letters, digits"),
+        ({"attacks": {"politely": politely}, "judges": {"says_the": 3}}, DataError, "says_the: expected a judge or a"),
         ({"attacks": {"politely": 3}, "judges": {"says_the": says_the}}, RecipeError, "expected a name, an attack or"),
         ({"attacks": {"politely": politely}, "judges": {"says_the": Named()}}, DataError, "'itself' under that name"),
         ({"attacks": {"politely": politely}, "judges": {"says_thee": says_the}}, DataError, "did you mean 'says_thee'"),
@@ -206,6 +209,9 @@ def _allowed_by_file(words, tmp_path, derta):
 
 def test_a_judge_that_asks_no_model_is_given_none(recipe, tmp_path, own):
     own["evaluate"][0] |= {"attack": "direct", "options": {}, "judges": [{"name": "refusal", "model": "m"}]}
-    with pytest.raises(DataError, match="judge 'refusal' asks no model; leave its `model` out"):
+    with pytest.raises(DataError, match="judge 'refusal' asks no model; leave its model out"):
+        run(own, out=tmp_path / "run")
+    own["evaluate"][0]["judges"] = ["guideline"]
+    with pytest.raises(DataError, match=r"and the recipe names none; write \{name: guideline, model: \.\.\.\}"):
         run(own, out=tmp_path / "run")
     assert build_judge("refusal").asks_model is False

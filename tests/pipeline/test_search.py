@@ -94,6 +94,8 @@ def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta,
         (["pair"], "attack pair queries the target while it searches; expected --target MODEL"),
         (["pair", "--target", "m", "--option", "stream=2"], "unknown option 'stream'.*did you mean 'streams'"),
         (["direct", "--target", "m"], "attack direct queries no model"),
+        (["direct", "--judge-model", "m"], "attack direct queries no model"),
+        (["multi_turn", "--target", "nowhere/m", "--judge", "refusal"], "'refusal': expected one that measures harm"),
         (["piar", "--target", "m"], "unknown attack 'piar'; did you mean 'pair'"),
     ],
 )

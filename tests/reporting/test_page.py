@@ -171,7 +171,7 @@ def test_the_summary_holds_fractions_under_the_documented_names(tmp_path, make_s
         (b"\xff\xfe", "expected the JSON of a summary"),
         (b"[" * 100_000, "expected the JSON of a summary"),
         (b"[]", "not a summary"),
-        (b'{"title": "x"}', "recipe: Field required"),
+        (b'{"title": "x"}', "recipe: expected a value, got none"),
         (b'{"title": "x", "recipe": "", "versions": {}, "cells": [], "extra": 1}', "extra: Extra inputs"),
     ],
 )

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, cast
 
 from derta.attacks.attempts import open_log
-from derta.attacks.search import SearchContext, as_judge, judge_name
+from derta.attacks.search import SearchContext, as_judge, judge_key
 from derta.errors import DataError, RecipeError
 from derta.protocols import Engine, Judge, JudgeFunction
-from derta.records import Prompt, Request, short_hash
+from derta.records import NAME, NAME_LETTERS, Prompt, Request, short_hash
 from derta.run_folder import identify
 
 Crafting = Callable[[Sequence[Request], Random], Iterable[Prompt]]
@@ -63,6 +63,8 @@ class Attack:
     def __post_init__(self) -> None:
         if (self.crafting is None) == (self.searching is None):
             raise RecipeError(f"attack {self.name}: expected `crafting` or `searching`, and not both; give one of them")
+        if not NAME.fullmatch(self.name):
+            raise RecipeError(f"attack: expected a name of {NAME_LETTERS}, got {self.name!r:.60}; give it a `name=`")
 
     @property
     def searches(self) -> bool:
@@ -136,7 +138,8 @@ class Attack:
             )
         requests = [*requests]
         check_ids(requests)
-        parts = [self.identity, str(seed), key, "" if judge is None else judge_name(judge)]
+        guide = "" if judge is None else judge_key(judge, kept=state is not None)
+        parts = [self.identity, str(seed), key, guide]
         log_key = short_hash(*parts, *(request.model_dump_json() for request in requests))
         context = SearchContext(
             target=target,
@@ -149,11 +152,16 @@ class Attack:
 
 
 def check_ids(requests: Sequence[Request]) -> None:
-    """Refuse two requests with one id: their prompts would share ids too.
+    """Refuse what is no request, and two requests with one id: their prompts would share ids too.
 
     Raises:
-        DataError: names the id.
+        DataError: names it, or the id.
     """
+    if wrong := [one for one in cast("Sequence[object]", requests) if not isinstance(one, Request)]:
+        raise DataError(
+            f"expected requests, got {wrong[0]!r:.60}; make each a `derta.Request(id=..., text=...)`, or read a file "
+            "with `derta.load_requests`"
+        )
     twice = [name for name, count in Counter(request.id for request in requests).items() if count > 1]
     if twice:
         raise DataError(

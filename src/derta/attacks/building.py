@@ -47,9 +47,14 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
     known = signature(function).parameters
     _check_options(name, options, known)
     try:
-        attack = validate_call(function)(**options)
+        attack = cast("object", validate_call(function)(**options))
     except ValidationError as error:
         raise RecipeError(f"attack {name}: option {describe(error)}") from error
+    if not isinstance(attack, Attack):
+        raise RecipeError(
+            f"attack {name}: expected a function of a request, or one of options that builds an attack, got one that "
+            f"returns {attack!r:.60}"
+        )
     defaults = {option: one.default for option, one in known.items() if one.default is not Parameter.empty}
     return replace(attack, options={**defaults, **options})
 
@@ -62,7 +67,7 @@ def _check_options(name: str, options: Mapping[str, object], known: Mapping[str,
             )
     for option, parameter in known.items():
         if parameter.default is Parameter.empty and option not in options:
-            raise RecipeError(f"attack {name}: expected the option `{option}`, got none; set it in the recipe")
+            raise RecipeError(f"attack {name}: expected the option `{option}`, got none; give it")
 
 
 def from_function(

@@ -8,9 +8,10 @@ from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from derta.attacks.attempts import AttemptLog
-from derta.errors import ModelError, RecipeError
+from derta.errors import DataError, ModelError, RecipeError
 from derta.protocols import Case, Engine, Judge, JudgeFunction
 from derta.records import Message, Prompt, Reply, Request, Verdict
+from derta.run_folder import identify
 
 H = TypeVar("H")
 JudgeCases = Callable[[Sequence[Case]], list[Verdict]]
@@ -40,8 +41,17 @@ def required(helper: H | None, name: str) -> H:
 
 
 def judge_name(judge: Judge | JudgeFunction) -> str:
-    """Return a name of a judge, or of a judging function, for the key of a search."""
+    """Return the name of a judge, or of a judging function."""
     return judge.name if isinstance(judge, Judge) else getattr(judge, "__qualname__", type(judge).__qualname__)
+
+
+def judge_key(judge: Judge | JudgeFunction, *, kept: bool) -> str:
+    """Return what identifies a judge in the key of a search; of a function, if its attempts are kept, the source too.
+
+    Raises:
+        RunError: the attempts are kept, and the function has no source.
+    """
+    return judge_name(judge) if isinstance(judge, Judge) or not kept else identify(judge)
 
 
 def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
@@ -71,9 +81,14 @@ def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
     return lambda cases: [_verdict(judge(*case), case, name=name) for case in cases]
 
 
-def _verdict(found: Verdict | bool | None, case: Case, *, name: str) -> Verdict:
+def _verdict(found: object, case: Case, *, name: str) -> Verdict:
     if isinstance(found, Verdict):
         return found
+    if found is not None and not isinstance(found, bool):
+        raise DataError(
+            f"judge {name}: expected True, False, None or a Verdict, got a {type(found).__name__} on prompt "
+            f"{case.prompt.id!r}; return one of these"
+        )
     return Verdict(prompt_id=case.prompt.id, sample=case.reply.sample, judge=name, harmful=found)
 
 

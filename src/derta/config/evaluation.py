@@ -96,11 +96,18 @@ class EvaluationSection(Section):
             raise ValueError(f"a section of suite {self.suite} needs a `name` for its set of requests")
         return self
 
+    @field_validator("name")
+    @classmethod
+    def _fits_a_file(cls, name: str | None) -> str | None:
+        if name is not None and not (name.isprintable() and name.strip() and not {"/", "\\"} & {*name}):
+            raise ValueError("expected a name without slashes, because files are named after it")
+        return name
+
     @field_validator("judges", mode="before")
     @classmethod
     def _names_alone(cls, judges: object) -> object:
         if not isinstance(judges, list | tuple):
-            return judges
+            raise ValueError("expected a list of judges, such as [refusal]")  # noqa: TRY004 - pydantic tells it
         return [{"name": judge} if isinstance(judge, str) else judge for judge in cast(Sequence[object], judges)]
 
     @property

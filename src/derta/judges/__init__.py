@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from derta.errors import DataError, did_you_mean
 from derta.judges.base import FunctionJudge, JudgeFunction, from_function, identify_judge
@@ -19,6 +19,8 @@ from derta.protocols import Case, Engine, Judge
 from derta.records import Message, Prompt, Reply, Verdict
 
 __all__ = ["JUDGES", "build_judge", "from_function", "identify_judge", "judge", "make_cases"]
+
+R = TypeVar("R", Prompt, Reply)
 
 JUDGES: dict[str, Callable[..., Judge]] = {
     "refusal": lambda: FunctionJudge("refusal", "refused", judge_refusal),
@@ -66,6 +68,8 @@ def build_judge(
     if callable(judge):
         _check_options(getattr(judge, "__name__", "function"), ("measures", "name", "version"), options)
         return from_function(judge, **options)
+    if not isinstance(cast("object", judge), str):
+        raise DataError(f"judge: expected a name, a judge or a function of a prompt and its reply, got {judge!r:.60}")
     if judge not in JUDGES:
         raise DataError(f"unknown judge {judge!r}; {did_you_mean(judge, JUDGES)}")
     _check_options(judge, [name for name in signature(JUDGES[judge]).parameters if name != "engine"], options)
@@ -85,8 +89,8 @@ def _check_options(judge: str, known: Collection[str], options: Mapping[str, obj
 
 
 def judge(
-    prompts: Sequence[Prompt] | Sequence[str],
-    replies: Sequence[Reply] | Sequence[str],
+    prompts: Iterable[Prompt] | Iterable[str],
+    replies: Iterable[Reply] | Iterable[str],
     judge: str | JudgeFunction | Judge = "refusal",
     *,
     engine: Engine | Callable[[], Engine] | None = None,
@@ -112,7 +116,7 @@ def judge(
     return list(build_judge(judge, engine=engine).judge(make_cases(prompts, replies)))
 
 
-def make_cases(prompts: Sequence[Prompt] | Sequence[str], replies: Sequence[Reply] | Sequence[str]) -> list[Case]:
+def make_cases(prompts: Iterable[Prompt] | Iterable[str], replies: Iterable[Reply] | Iterable[str]) -> list[Case]:
     """Replies with their prompts, in the order of the replies; texts are given ids by their place.
 
     >>> [case] = make_cases(["How is tea made?"], ["Boil water."])
@@ -122,6 +126,7 @@ def make_cases(prompts: Sequence[Prompt] | Sequence[str], replies: Sequence[Repl
     Raises:
         DataError: two prompts of one id, two replies of one key, a reply without a prompt or a prompt without a reply.
     """
+    prompts, replies = _held(prompts, Prompt, "prompts"), _held(replies, Reply, "replies")
     asked = [_as_prompt(one, number) if isinstance(one, str) else one for number, one in enumerate(prompts)]
     texts = sum(isinstance(one, str) for one in replies)
     if texts and (texts < len(replies) or texts != len(asked)):
@@ -142,6 +147,17 @@ def make_cases(prompts: Sequence[Prompt] | Sequence[str], replies: Sequence[Repl
             f"only ({len(lone)} such); give prompts and replies of one run"
         )
     return [Case(by_id[reply.prompt_id], reply) for reply in answered]
+
+
+def _held(given: Iterable[R] | Iterable[str], kind: type[R], what: str) -> list[R | str]:
+    """Return what was given as a list; one text alone would be taken for a list of its letters."""
+    held = [given] if isinstance(given, str) else list[R | str](given)
+    wrong = [given] if isinstance(given, str) else [one for one in held if not isinstance(one, kind | str)]
+    if wrong:
+        raise DataError(
+            f"{what}: expected a list of texts or of {kind.__name__} records, got {wrong[0]!r:.60}; put it into a list"
+        )
+    return held
 
 
 def _as_prompt(text: str, number: int) -> Prompt:

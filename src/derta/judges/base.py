@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.errors import DataError
 from derta.protocols import Case, Judge, JudgeFunction
-from derta.records import Measure, Prompt, Reply, Verdict
+from derta.records import NAME, NAME_LETTERS, Measure, Prompt, Reply, Verdict
 from derta.run_folder import identify
-
-_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +70,8 @@ def from_function(
         DataError: the name cannot be part of a file's name.
     """
     own: str = getattr(function, "__name__", type(function).__name__).strip("<>")
-    if not _NAME.fullmatch(name or own):
-        raise DataError(
-            f"judge: expected a name of letters, digits, '_', '-' and '.', got {name or own!r}; give it a `name=`"
-        )
+    if not NAME.fullmatch(name or own):
+        raise DataError(f"judge: expected a name of {NAME_LETTERS}, got {name or own!r}; give it a `name=`")
     return FunctionJudge(name or own, measures, function, version)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from derta.errors import DataError
 from derta.metrics.rates import Judged, by_prompt, measure_of_verdicts, outcomes_by_key, outcomes_by_place
@@ -51,6 +51,8 @@ def compare(
         DataError: verdicts of several judges, two on one reply, or no prompt that was scored for both.
     """
     ours, theirs = list(first), list(second)
+    if plain := [one for one in cast("list[object]", [*ours, *theirs]) if not isinstance(one, Verdict)]:
+        raise DataError(f"expected verdicts, which tell what reply each is on, got {plain[0]!r:.60}; use `derta.judge`")
     judges = list(dict.fromkeys(verdict.judge for verdict in (*ours, *theirs)))
     if len(judges) != 1:
         raise DataError(f"expected verdicts of one judge, got those of {', '.join(judges) or 'none'}; compare by judge")

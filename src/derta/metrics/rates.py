@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
 from derta.chat import says_sorry
-from derta.errors import DataError
+from derta.errors import DataError, did_you_mean
 from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
 from derta.results import Cell, Place, cell_of, place_of
 from derta.stats import Rate, bootstrap_mean, rate_over_seeds
@@ -47,12 +47,24 @@ def measure_of_verdicts(verdicts: Iterable[Verdict]) -> Measure:
     return found[0]
 
 
+def check_measure(measure: str) -> None:
+    """Refuse a measure that no verdict has: nothing would be counted.
+
+    Raises:
+        DataError: names the nearest one.
+    """
+    known: tuple[str, ...] = get_args(Measure)
+    if measure not in known:
+        raise DataError(f"measure: unknown {measure!r}; {did_you_mean(measure, known)}")
+
+
 def outcomes_by_key(verdicts: Iterable[Verdict], measure: Measure) -> Outcomes:
     """The outcome of each reply.
 
     Raises:
-        DataError: a reply has two verdicts.
+        DataError: a reply has two verdicts, or there is no such measure.
     """
+    check_measure(measure)
     found: Outcomes = {}
     for verdict in verdicts:
         if verdict.key in found:

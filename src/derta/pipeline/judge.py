@@ -40,12 +40,29 @@ def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
     """Return the judge of a name; the model of one that asks a model is loaded when it judges for the first time.
 
     Raises:
-        DataError: there is no such judge (the nearest is named), or it lacks its model.
+        DataError: there is no such judge (the nearest is named), or it lacks its model or has no use for one.
         EngineError: the model's engine or a setting of it is unknown.
     """
-    if model is None or name not in JUDGES or not asks_model(name):
+    if model is None or name not in JUDGES:
         return build_judge(name)
+    if not asks_model(name):
+        raise DataError(f"judge {name!r} asks no model; leave its model out")
     return build_judge(name, engine=engine_of(model))
+
+
+def find_judges(first: str, second: str | None, *, model: EngineConfig | None = None) -> tuple[Judge, Judge | None]:
+    """Return one or two judges by name, which share a model; it is given to those that ask one.
+
+    Raises:
+        DataError: there is no such judge, it lacks its model, or neither asks one.
+        EngineError: the model's engine or a setting of it is unknown.
+    """
+    asking = [name for name in (first, second) if name is not None and name in JUDGES and asks_model(name)]
+
+    def find(name: str) -> Judge:
+        return find_judge(name, model=model if name in asking or not asking else None)
+
+    return find(first), None if second is None else find(second)
 
 
 def judge_file(

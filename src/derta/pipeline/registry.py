@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from derta.attacks import ATTACKS, Attack, build_attack
 from derta.config import EvaluationSection, JudgeConfig, Recipe
@@ -15,6 +15,7 @@ from derta.judges.base import FunctionJudge
 from derta.methods import METHODS, Method, find_method
 from derta.pipeline.judge import find_judge
 from derta.protocols import Judge, JudgeFunction
+from derta.records import NAME, NAME_LETTERS
 
 AttackLike = Attack | Callable[..., Any]
 JudgeLike = Judge | JudgeFunction
@@ -70,10 +71,15 @@ class Registry:
         """
         if config.name not in self.judges and config.name not in JUDGES:
             raise DataError(f"unknown judge {config.name!r}; {did_you_mean(config.name, [*self.judges, *JUDGES])}")
-        if config.model is not None and (config.name in self.judges or not asks_model(config.name)):
-            raise DataError(f"judge {config.name!r} asks no model; leave its `model` out")
         if config.name in self.judges:
+            if config.model is not None:
+                raise DataError(f"judge {config.name!r} asks no model; leave its model out")
             return self._own_judge(config.name)
+        if config.model is None and asks_model(config.name):
+            raise DataError(
+                f"judge {config.name!r} asks a model, and the recipe names none; write {{name: {config.name}, "
+                "model: ...}"
+            )
         return find_judge(config.name, model=config.engine_config)
 
     def _own_judge(self, name: str) -> Judge:
@@ -81,6 +87,10 @@ class Registry:
         if isinstance(judge, FunctionJudge):
             return replace(judge, name=name)
         if not isinstance(judge, Judge):
+            if not callable(cast("object", judge)):
+                raise DataError(
+                    f"judges: {name}: expected a judge or a function of a prompt and its reply, got {judge!r:.60}"
+                )
             return from_function(judge, name=name)
         if judge.name != name:
             raise DataError(f"judges: expected {judge.name!r} under that name, got {name!r}; rename it")
@@ -106,6 +116,8 @@ class Registry:
 
 def _check_names(kind: str, own: Mapping[str, object], ours: Collection[str]) -> None:
     for name in own:
+        if not NAME.fullmatch(name):
+            raise RecipeError(f"{kind}: expected a name of {NAME_LETTERS}, got {name!r:.60}; choose another")
         if name in ours:
             raise RecipeError(f"{kind}: expected a name that derta does not use, got {name!r}; choose another")
 

@@ -61,8 +61,8 @@ def attack_file(
     attack = build_attack(name, options)
     if attack.searches:
         return _search_file(attack, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
-    if helpers.target or helpers.attacker or helpers.judge:
-        raise RecipeError(f"attack {name} queries no model; leave --target, --attacker and --judge out")
+    if any(helpers):
+        raise RecipeError(f"attack {name} queries no model; leave --target, --attacker, --judge and --judge-model out")
     prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
     write_records(out, prompts)
     return SearchSummary(prompts=len(prompts), cost=Cost(), success_by_budget=())
@@ -74,12 +74,13 @@ def _search_file(
     if helpers.target is None:
         raise RecipeError(f"attack {attack.name} queries the target while it searches; expected --target MODEL")
     wanted = list(load_requests(requests, format=fmt))
+    judge = None if helpers.judge is None else check_guides(find_judge(helpers.judge, model=helpers.judge_model))
     state = out.with_name(out.name + ".attempts.jsonl")
     found = attack.search(
         wanted,
         target=engine_of(helpers.target)(),
         attacker=None if helpers.attacker is None else engine_of(helpers.attacker)(),
-        judge=None if helpers.judge is None else check_guides(find_judge(helpers.judge, model=helpers.judge_model)),
+        judge=judge,
         state=state,
         key=json.dumps(helpers, sort_keys=True, default=EngineConfig.model_dump),
         seed=seed,

@@ -35,13 +35,14 @@ def judge(
     from derta.cli.console import console_display, print_found
     from derta.cli.tables import judged_json, judged_lines
     from derta.pipeline.calibrating import judge_with_checks
-    from derta.pipeline.judge import find_judge
+    from derta.pipeline.judge import find_judges
 
     model = options.engine_config(judge_model, engine, engine_option)
+    first, second = find_judges(name, against, model=model)
     found = judge_with_checks(
         file,
-        judge=find_judge(name, model=model),
-        against=None if against is None else find_judge(against, model=model),
+        judge=first,
+        against=second,
         calibration=calibration,
         over_refusal=over_refusal,
         prompts_path=prompts,
