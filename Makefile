@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test extra check browser clean
+.PHONY: demo test extra gpu check browser clean
 demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
 	$(BIN)/derta demo --out runs/demo
 
@@ -21,6 +21,9 @@ extra: $(STAMP) ## what takes too long for every change: more examples, and the 
 	$(PYTEST) -m hypothesis --hypothesis-profile thorough
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(PYTEST) -m equality
 	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 $(PYTEST) -m equality
+
+gpu: $(STAMP) ## what needs a CUDA device
+	$(PYTEST) -m gpu
 
 check: $(STAMP) ## lint, types, import rules
 	$(BIN)/ruff check .
