@@ -27,7 +27,7 @@ import torch
 from derta.attacks import build_attack
 from derta.chat import encode_prompt
 from derta.data.requests import load_requests
-from derta.data.triples import read_triples
+from derta.data.triples import load_triples
 from derta.engines import load_engine
 from derta.engines.hf import HfEngine, stop_tokens
 from derta.records import Prompt, Request
@@ -133,7 +133,7 @@ def attack_prompts(name: str, data: Path) -> list[Prompt]:
     if name == "completing":
         requests, options = load_requests(data / "published" / "prompts_completing.jsonl"), {"rewriting": "none"}
     if name == "prefill":
-        triples = read_triples(str(data / "triples" / "aisafetylab.json"), max_pairs_per_request=1).triples
+        triples = load_triples(data / "triples" / "aisafetylab.json")
         requests = [Request(id=t.id, text=t.query, harmful=t.harmful) for t in triples]
         options = {"depths": ["5%", "25%", "50%"]}
     if name != "self_cipher":

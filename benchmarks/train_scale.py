@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from derta.chat import chat_format
 from derta.data.encoding import EncodedExample, encode_example
-from derta.data.helpful import read_examples
+from derta.data.helpful import load_examples
 from derta.data.rows import instances
 from derta.loading import load_tokenizer
 from derta.methods import METHODS, tune
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.tokenizer, trust_remote_code=False)
     chat = chat_format(tokenizer, template="paper")
-    found = read_examples(str(args.data / "helpful" / "alpaca.json")).examples
+    found = load_examples(args.data / "helpful" / "alpaca.json")
     encoded = [folded(encode_example(chat, one), args.vocab) for one in found]
     rng = random.Random(0)  # noqa: S311
     settings = {

@@ -1,18 +1,21 @@
-"""Training speed and memory: derta's Trainer, a reference-style loop and a floor, step by step on the same rows.
+"""Training speed and memory: `DertaTrainer` against other trainers, step by step on the same rows.
 
 Every optimizer step of a real `DertaTrainer` run is followed, on the same model, rows, optimizer and dtype, by
 
 - `reference`: the same step in the manner of the released script: random micro-batches padded to the longest row,
   per-row relabelling in Python, the stock forward with every position's logits in fp32;
+- `trl` (`--against trl`): a real `SFTTrainer.train()` of one step on the step's rows as they were drawn (`input_ids`
+  and `labels`), gradient checkpointing off;
 - `floor`: a bare forward and backward of the trunk over the same packed micro-batches, and the three matrix products
   that the labelled positions' projection costs; no softmax, no loss, no optimizer.
 
-So all three share the machine's noise, and their ratio can be trusted where their times cannot. Useful tokens are those
+So all share the machine's noise, and their ratio can be trusted where their times cannot. Useful tokens are those
 that are no padding. Peak memory is the resident set's high-water mark (on a GPU: the allocator's), the model, its
-gradients and the optimizer's state included.
+gradients and the optimizer's state included. `DIFFERENCES` lists what is not the same, and is printed with the result.
 
     python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --mixture paper
     python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --mixture safety
+    python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --micro-rows 16 --compile --against trl
 """
 
 from __future__ import annotations
@@ -25,29 +28,45 @@ import random
 import statistics
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send some
 
 import torch
+from accelerate.state import GradientState
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
+from derta import METHODS, DertaConfig, DertaTrainer, load_examples, load_triples
 from derta.chat import chat_format, refusal_tokens
-from derta.data.encoding import encode_example, encode_triple
-from derta.data.helpful import read_examples
-from derta.data.rows import IGNORE, instances
-from derta.data.triples import read_triples
+from derta.data.mixture import TrainingSet
+from derta.data.rows import IGNORE, Instance, TrainRow
 from derta.loading import load_model, load_tokenizer
-from derta.train.config import DertaConfig
 from derta.train.memory import peak_memory, reset_peak_memory
-from derta.train.trainer import DertaTrainer
 
 MEMORY_STEP, COUNTED = 1, 2
 """The step in which memory is measured, and the first whose time is counted."""
+
+DIFFERENCES = {
+    "reference": (
+        "never compiled; micro-batches of --reference-micro-rows, padded to their longest row; logits of every "
+        "position in fp32; a mean per micro-batch"
+    ),
+    "trl": (
+        "SFTTrainer is never compiled, takes the step's rows in their order in micro-batches of --trl-micro-rows, "
+        "padded to their longest row (--trl-padding-free: one sequence each), scores every position where there is no "
+        "Triton (on a CPU; on a GPU the labelled ones), and also computes each label's entropy and accuracy, which it "
+        "logs. Gradient checkpointing, its default, is off, as in derta. In its favour: rows are encoded, checked and "
+        "drawn beforehand, its trainer is set up untimed, and derta's memory settings hold in this process"
+    ),
+}
+"""What is not the same beside the trainer itself."""
 
 
 def parse() -> argparse.Namespace:
@@ -65,32 +84,35 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sorry-dropout", type=float, default=0.95)
     parser.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--against", nargs="+", default=["reference"], choices=["reference", "trl"], help="what to compare with"
+    )
+    parser.add_argument("--trl-micro-rows", type=int, help="rows of a micro-batch of TRL's; default: as --micro-rows")
+    parser.add_argument("--trl-padding-free", action="store_true", help="a micro-batch of TRL's is one sequence")
     parser.add_argument("--skip", nargs="*", default=[], choices=["reference", "floor"], help="variants left out")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model (ours only)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.against = [name for name in args.against if name not in args.skip]
+    args.trl_micro_rows = args.trl_micro_rows or args.micro_rows
+    if args.rows % args.trl_micro_rows:
+        parser.error(f"--trl-micro-rows: expected a divisor of --rows ({args.rows}), got {args.trl_micro_rows}")
+    return args
 
 
-def load_rows(args: argparse.Namespace) -> tuple[list, object]:
-    """The step's instances: helpful and safety rows as they come, ten to one or safety rows alone."""
-    tokenizer = load_tokenizer(args.model, trust_remote_code=False)
-    chat = chat_format(tokenizer, template=args.template)
-    refusals = refusal_tokens(chat)
+def load_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> Sequence[Instance]:
+    """DeRTa's instances of as many rows as are needed: ten helpful to one safety row, or safety rows alone."""
     needed = args.rows * args.steps
     num_safety = needed if args.mixture == "safety" else ceil(needed / 11)
-    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_request=5).triples
+    found = load_triples(args.data / "triples" / "aisafetylab.json", max_pairs_per_request=5)
     rng = random.Random(0)  # noqa: S311
     triples = rng.sample(found, min(len(found), ceil(num_safety / 2)))
-    helpful = []
+    examples = []
     if args.mixture == "paper":
-        helpful = rng.sample(read_examples(str(args.data / "helpful" / "alpaca.json")).examples, needed - num_safety)
-    chosen = instances(
-        harmful_prefix=True,
-        rto=True,
-        triples=[encode_triple(chat, triple, refusals=refusals) for triple in triples],
-        examples=[encode_example(chat, example) for example in helpful],
-    )
-    return chosen, tokenizer
+        examples = rng.sample(load_examples(args.data / "helpful" / "alpaca.json"), needed - num_safety)
+    chat = chat_format(tokenizer, template=args.template)
+    data = TrainingSet(triples, examples)
+    return METHODS["derta"].dataset(data, chat=chat, refusals=refusal_tokens(chat), config=config)
 
 
 def begin_phase(*, measure_memory: bool) -> None:
@@ -108,7 +130,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def relabel(row, rng: random.Random, padded_length: int) -> list[int]:
+def relabel(row: TrainRow, rng: random.Random, padded_length: int) -> list[int]:
     """What the released loop does for each row of each batch, in Python: keep every twentieth place of an RTO row."""
     if row.term != "rto":
         return row.labels
@@ -119,11 +141,92 @@ def relabel(row, rng: random.Random, padded_length: int) -> list[int]:
     return [word if i in kept and i >= start else IGNORE for i in range(len(row.labels))]
 
 
+@contextmanager
+def stock(net: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model as it was loaded: its own forward, not compiled, all gradients by autograd."""
+    embedding = net.get_input_embeddings()
+    in_place = embedding.__dict__.pop("forward", None)
+    compiled = {module: module._compiled_call_impl for module in net.modules()}
+    for module in compiled:
+        module._compiled_call_impl = None
+    forwards = {name: net.__dict__.pop(name, None) for name in ("forward", "_original_forward")}
+    yield
+    for name, forward in forwards.items():
+        net.__dict__.pop(name, None)
+        if forward is not None:
+            net.__dict__[name] = forward
+    for module, call in compiled.items():
+        module._compiled_call_impl = call
+    if in_place is not None:
+        embedding.forward = in_place
+
+
+class SftSteps:
+    """TRL's SFTTrainer on one step's rows at a time; a new trainer for each, around the same model and optimizer."""
+
+    def __init__(self, args: argparse.Namespace, folder: str) -> None:
+        import datasets
+        from trl import SFTConfig
+
+        datasets.disable_progress_bars()
+        self.micro_rows = args.trl_micro_rows
+        self.padding_free = args.trl_padding_free
+        self.config = SFTConfig(
+            folder, max_steps=1, per_device_train_batch_size=args.trl_micro_rows,
+            gradient_accumulation_steps=args.rows // args.trl_micro_rows,
+            lr_scheduler_type="constant", bf16=args.dtype == "bf16", gradient_checkpointing=False,
+            max_length=None if self.padding_free else args.max_length, padding_free=self.padding_free,
+            train_sampling_strategy="sequential", save_strategy="no", logging_strategy="no", report_to="none",
+            disable_tqdm=True, seed=0, use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+    def padding(self, rows: Sequence[TrainRow]) -> float:
+        """The share of padding in its micro-batches."""
+        lengths = [len(row.input_ids) for row in rows]
+        size = len(lengths) if self.padding_free else self.micro_rows
+        parts = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+        return 0.0 if self.padding_free else 1 - sum(lengths) / sum(len(part) * max(part) for part in parts)
+
+    def step(self, trainer: DertaTrainer, rows: Sequence[TrainRow], *, stopwatch: TrainerCallback) -> None:
+        """Train one step; the stopwatch runs from the beginning of the training to the end of the step."""
+        from datasets import Dataset
+        from trl import SFTTrainer
+
+        given = Dataset.from_list([{"input_ids": row.input_ids, "labels": row.labels} for row in rows])
+        shared = dict(GradientState._shared_state)  # one for all accelerators of a process
+        net: Any = trainer.model
+        with stock(net):
+            sft = SFTTrainer(
+                net, self.config, train_dataset=given, processing_class=trainer.processing_class,
+                callbacks=[stopwatch], optimizers=(trainer.optimizer, None),
+            )  # fmt: skip
+            if len(sft.train_dataset) != len(rows):
+                raise SystemExit(f"expected TRL to train on {len(rows)} rows, got {len(sft.train_dataset)}")
+            sft.remove_callback(PrinterCallback)
+            sft.train()
+        GradientState._shared_state.clear()
+        GradientState._shared_state.update(shared)
+
+
+class Stopwatch(TrainerCallback):
+    """Calls what it is given when a training begins and when a step ends."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self.begin, self.end = begin, end
+
+    def on_train_begin(self, *_, **__):
+        self.begin()
+
+    def on_step_end(self, *_, **__):
+        self.end()
+
+
 class Variants(TrainerCallback):
     """After every step of the Trainer's own, the same rows again in the other ways."""
 
-    def __init__(self, args: argparse.Namespace, net: nn.Module, stock_forward) -> None:
-        self.args, self.net, self.stock_forward = args, net, stock_forward
+    def __init__(self, args: argparse.Namespace, net: PreTrainedModel, sft: SftSteps | None) -> None:
+        self.args, self.net, self.sft = args, net, sft
         self.rng = random.Random(0)  # noqa: S311
         self.seconds: dict[str, list[float]] = {}
         self.cpu_seconds: dict[str, list[float]] = {}
@@ -134,7 +237,7 @@ class Variants(TrainerCallback):
         self.step = 0
         self.given: list[tuple[dict, list]] = []
         self.batches: list[dict] = []
-        self.rows: list = []
+        self.rows: list[TrainRow] = []
 
     def watch(self, trainer: DertaTrainer) -> None:
         """Keep the micro-batches that the Trainer is given, without touching what it does with them."""
@@ -168,8 +271,12 @@ class Variants(TrainerCallback):
         )
         if "floor" not in self.args.skip:
             self.timed("floor", self.floor_step)
-        if "reference" not in self.args.skip:
+        if "reference" in self.args.against:
             self.timed("reference", self.reference_step)
+        if self.sft is not None:
+            stopwatch = Stopwatch(self.begin, lambda: self.note("trl"))
+            self.sft.step(self.trainer, self.rows, stopwatch=stopwatch)
+            self.padding.setdefault("trl", []).append(self.sft.padding(self.rows))
         self.step += 1
         self.begin()
 
@@ -190,16 +297,8 @@ class Variants(TrainerCallback):
 
     def reference_step(self):
         """Never compiled, and with autograd's own gradients: so is the released loop."""
-        embedding = self.net.get_input_embeddings()
-        in_place = embedding.__dict__.pop("forward", None)
-        compiled = {module: module._compiled_call_impl for module in self.net.modules()}
-        for module in compiled:
-            module._compiled_call_impl = None
-        self.reference_micro_batches()
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
-        if in_place is not None:
-            embedding.forward = in_place
+        with stock(self.net):
+            self.reference_micro_batches()
 
     def reference_micro_batches(self):
         device = self.trainer.args.device
@@ -217,9 +316,7 @@ class Variants(TrainerCallback):
                 labels[i, :length] = torch.tensor(relabel(row, self.rng, width))
             padded += ids.numel()
             with self.autocast():
-                found = self.stock_forward(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)
-                )
+                found = self.net(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device))
             (found.loss.nan_to_num() / len(micro)).backward()
         self.padding.setdefault("reference", []).append(1 - self.tokens[-1] / padded)
         self.update()
@@ -276,18 +373,21 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
 
 def main() -> None:
     args = parse()
-    chosen, tokenizer = load_rows(args)
+    tokenizer = load_tokenizer(args.model, trust_remote_code=False)
     net = load_model(args.model, dtype="float32", device=None)
-    stock_forward = net.forward
-    variants = Variants(args, net, stock_forward)
     with tempfile.TemporaryDirectory() as folder:
+        sft = SftSteps(args, folder) if "trl" in args.against else None
         config = DertaConfig(
             folder, method="derta", num_train_epochs=1, max_steps=args.steps, global_batch_size=args.rows, seed=0,
             per_device_train_batch_size=args.micro_rows, max_length=args.max_length, pack_tokens=args.pack_tokens,
             sorry_dropout=args.sorry_dropout, bf16=args.dtype == "bf16", logging_steps=args.steps, disable_tqdm=True,
             template=args.template, num_threads=args.threads, compile_layers=args.compile,
         )  # fmt: skip
-        trainer = DertaTrainer(net, config, train_dataset=chosen, processing_class=tokenizer, callbacks=[variants])
+        variants = Variants(args, net, sft)
+        trainer = DertaTrainer(
+            net, config, train_dataset=load_rows(args, tokenizer, config), processing_class=tokenizer,
+            callbacks=[variants],
+        )  # fmt: skip
         variants.watch(trainer)
         trainer.train()
     tell(args, variants, net)
@@ -322,15 +422,19 @@ def tell(args: argparse.Namespace, found: Variants, net: nn.Module) -> None:
         figures["variants"][name] = one
         print(f"{name:>10}: {one}")
     ours = figures["variants"]["derta"]
-    if "reference" in figures["variants"]:
-        theirs = figures["variants"]["reference"]
-        ratios = [
-            a / b for a, b in zip(found.seconds["reference"][COUNTED:], found.seconds["derta"][COUNTED:], strict=True)
-        ]
-        figures["speed_ratio"] = round(theirs["seconds"] / ours["seconds"], 2)
-        figures["memory_ratio"] = round(ours["peak_gib"] / theirs["peak_gib"], 2)
-        print(f"derta is {figures['speed_ratio']} times as fast (by step {min(ratios):.2f} to {max(ratios):.2f}) "
-              f"at {figures['memory_ratio']} of the peak memory")  # fmt: skip
+    for name in args.against:
+        theirs = figures["variants"][name]
+        ratios = [a / b for a, b in zip(found.seconds[name][COUNTED:], found.seconds["derta"][COUNTED:], strict=True)]
+        one = {
+            "speed_ratio": round(theirs["seconds"] / ours["seconds"], 2),
+            "by_step": [round(ratio, 2) for ratio in ratios],
+            "memory_ratio": round(ours["peak_gib"] / theirs["peak_gib"], 2),
+            "differences": DIFFERENCES[name],
+        }
+        figures.setdefault("against", {})[name] = one
+        print(f"derta has {one['speed_ratio']} times the tokens per second of {name} (by step {min(ratios):.2f} to "
+              f"{max(ratios):.2f}) at {one['memory_ratio']} of its peak memory")  # fmt: skip
+        print(f"  {name}: {DIFFERENCES[name]}")
     if "floor" in figures["variants"]:
         figures["over_floor"] = round(ours["seconds"] / figures["variants"]["floor"]["seconds"], 3)
         print(f"derta takes {figures['over_floor']} times the floor")

@@ -20,7 +20,7 @@ from derta.chat import chat_format, refusal_tokens
 from derta.config import RowConfig
 from derta.data.encoding import encode_triple
 from derta.data.rows import instances
-from derta.data.triples import read_triples
+from derta.data.triples import load_triples
 from derta.loading import load_model, load_tokenizer
 from derta.train.collator import collate
 from derta.train.dataset import RowDataset
@@ -49,7 +49,7 @@ def main() -> None:
     keep_freed_memory()
     chat = chat_format(load_tokenizer(args.model, trust_remote_code=False), template=args.template)
     refusals = refusal_tokens(chat)
-    found = read_triples(str(args.data / "triples" / "aisafetylab.json"), max_pairs_per_request=1).triples
+    found = load_triples(args.data / "triples" / "aisafetylab.json")
     chosen = random.Random(0).sample(found, args.triples)  # noqa: S311
     given = instances(
         harmful_prefix=True, rto=True, triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[]
