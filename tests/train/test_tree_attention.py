@@ -237,7 +237,7 @@ def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, fam
     found = []
     for attention in ("sdpa", "flex_attention"):
         model = make_model(family, vocab_size=VOCAB, attn_implementation=attention).cuda()
-        check_trees(model, max_length=256)
+        check_trees(model, max_length=64)
         use_label_loss(model, refusal_ids=(3, 4))
         batch = collate(laid, capacity=512, pad_id=0)
         inputs = {name: x.cuda() for name, x in batch.items() if name not in {"row_ids", "items"}}

@@ -123,8 +123,7 @@ def check_trees(model: PreTrainedModel, *, max_length: int) -> None:
     windows = [window for window in layer_windows(config).values() if window is not None and window < max_length]
     if not holds_weights(model):
         return
-    # at least 128: torch 2.11 compiles no flex_attention for 65 to 127 tokens on a GPU
-    rows = _probe_rows(min(max_length, max([128, *(window + 32 for window in windows)])), vocab=int(config.vocab_size))
+    rows = _probe_rows(min(max_length, max(windows, default=0) + 32), vocab=int(config.vocab_size))
     was_training = model.training
     model.eval()
     try:
