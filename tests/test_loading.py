@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as bars
 
 from derta.errors import ModelError
-from derta.loading import load_adapter, load_model, load_tokenizer
+from derta.loading import load_adapter, load_model, load_tokenizer, without_progress_bars
 
 # peft asks transformers 5.23 by a name that it will drop
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -51,6 +52,19 @@ def fault(path, **settings):
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
+
+
+def test_a_folder_is_loaded_without_a_progress_bar_and_the_user_s_setting_is_kept(tiny_model_dir, monkeypatch, capfd):
+    monkeypatch.setattr(bars, "_tqdm_active", True)
+    load(tiny_model_dir)
+    assert (*capfd.readouterr(), bars.is_progress_bar_enabled()) == ("", "", True)
+    with without_progress_bars():
+        assert not bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    load(tiny_model_dir)
+    kept = not bars.is_progress_bar_enabled()
+    bars.enable_progress_bar()
+    assert kept
 
 
 def test_a_model_folder_loads_in_eval_mode_and_stays_as_it_was(tiny_model_dir):

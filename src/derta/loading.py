@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,8 @@ def load_model(
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     check_place(path, needs="config.json")
-    with _in_one_line(path, "the model", attn_implementation):
+    is_here = Path(path).is_dir()  # a download shows its progress
+    with _in_one_line(path, "the model", attn_implementation), without_progress_bars() if is_here else nullcontext():
         model, found = auto.from_pretrained(
             path,
             dtype=dtype,
@@ -150,6 +151,21 @@ def without_false_warnings() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _FALSE_WARNING, RuntimeWarning)
         yield
+
+
+@contextmanager
+def without_progress_bars() -> Generator[None]:
+    """Load and save models in this block without the bars of Transformers: a library prints nothing."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    if not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 def release_memory() -> None:

@@ -64,13 +64,13 @@ def read_texts(
         DataError: as `read_entries`, or an entry without text; it is named by its number, from 1 on.
     """
     entries = enumerate(read_entries(path, separator=separator), start=1)
-    return tuple(text_of(entry, fields=fields, where=f"{path}, {what} {number}") for number, entry in entries)
+    return tuple(text_of_entry(entry, fields=fields, where=f"{path}, {what} {number}") for number, entry in entries)
 
 
-def text_of(entry: object, *, fields: tuple[str, ...], where: str) -> str:
+def text_of_entry(entry: object, *, fields: tuple[str, ...], where: str) -> str:
     """Return the text of an entry: the entry itself, or the first of the fields that it has.
 
-    >>> text_of({"name": "a", "prompt": "Ask"}, fields=("text", "prompt"), where="file, entry 1")
+    >>> text_of_entry({"name": "a", "prompt": "Ask"}, fields=("text", "prompt"), where="file, entry 1")
     'Ask'
 
     Raises:

@@ -16,7 +16,7 @@ from derta.errors import DataError
 from derta.records import Triple
 
 SOURCE = Path(derta.__file__).parent
-ALLOWED = {"pipeline/fine_tuning.py", "demo/tuning.py"}
+ALLOWED = {"pipeline/fine_tuning.py"}
 words = st.lists(st.sampled_from(["bread", "tea", "kite", "boat", "salt"]), min_size=1, max_size=12).map(" ".join)
 
 

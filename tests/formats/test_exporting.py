@@ -68,7 +68,7 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--format", "harmbnech"], "--format: unknown 'harmbnech'; did you mean 'harmbench'?"),
+        (["--format", "harmbnech"], "format: unknown 'harmbnech'; did you mean 'harmbench'?"),
         (["--format", "harmbench", "--judge", "gsm8k"], "derta judge"),
         (["--format", "harmbench", "--judge", "harm", "--judge", "refusal"], "room for one judge"),
         (["--format", "harmbench", "--judge", "refusal"], "expected verdicts on harm, found none"),
@@ -76,7 +76,7 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
         (["--format", "jailbreakbench"], "expected --judge, --behaviors and --attack-type"),
         (
             ["--format", "jailbreakbench", "--attack-type", "grey"],
-            "--attack-type: unknown 'grey'; known: white_box, black_box, transfer, manual",
+            "attack_type: unknown 'grey'; known: white_box, black_box, transfer, manual",
         ),
     ],
 )

@@ -104,7 +104,9 @@ def test_what_an_engine_s_failure_left_open_is_asked_again(replies, tmp_path, mo
     out = tmp_path / "verdicts.jsonl"
     words = ("judge", replies, "--judge", "guideline", *SCRIPTED, "--out", out, "--json")
     monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: Fails(lambda _: "VERDICT: SAFE"))
-    assert json.loads(derta(*words).out)["unscored"] == 2
+    called = derta(*words)
+    assert json.loads(called.out)["unscored"] == 2
+    assert "2 of 3 replies are not judged, because the judge's engine failed (the engine failed: the ser" in called.err
     assert [verdict.reason for verdict in read_records(out, Verdict)] == [
         "",
         *["the engine failed: the server is gone"] * 2,

@@ -258,13 +258,11 @@ class Recorded:
 
 @pytest.fixture
 def no_other_voice():
-    """Transformers shows bars and warnings of its own, which are a program's to switch off."""
+    """Transformers has warnings of its own, which are a program's to switch off; its bars are off where we load."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     yield
     transformers_logging.set_verbosity(verbosity)
-    transformers_logging.enable_progress_bar()
 
 
 @pytest.mark.usefixtures("no_other_voice")

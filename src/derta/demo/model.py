@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from derta.data.mixture import TrainingSet
 from derta.demo.corpus import all_words, pretraining_examples
 from derta.demo.world import World
+from derta.loading import without_progress_bars
 from derta.methods import METHODS, tune
 from derta.run_folder import finish_folder
 from derta.train.config import DertaConfig
@@ -77,7 +78,8 @@ def write_untrained(world: World, out: Path, *, seed: int) -> Path:
     """Save a random model with the tokenizer of a world, unless it is there already."""
     if not out.exists():
         partial, tokenizer = out.with_name(out.name + ".partial"), build_tokenizer(world)
-        build_model(len(tokenizer), seed=seed).save_pretrained(partial)
+        with without_progress_bars():
+            build_model(len(tokenizer), seed=seed).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         finish_folder(partial, out)
     return out

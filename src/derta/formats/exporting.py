@@ -73,7 +73,7 @@ def export(
         DataError: an unknown format, no replies, or what the format needs is missing.
     """
     if format not in FORMATS:
-        raise DataError(f"--format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
+        raise DataError(f"format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
     entry, wanted = FORMATS[format], Wanted(tuple(judges), behaviors, check_attack_type(attack_type))
     out = Path(out)
     if not isinstance(source, str | Path):
@@ -109,12 +109,12 @@ def check_attack_type(text: str | None) -> AttackType | None:
     for one in known:
         if one == text:
             return one
-    raise DataError(f"--attack-type: unknown {text!r}; {did_you_mean(text, known)}")
+    raise DataError(f"attack_type: unknown {text!r}; {did_you_mean(text, known)}")
 
 
 def _one_judge(wanted: Wanted) -> str | None:
     if len(wanted.judges) > 1:
-        raise DataError(f"--judge: this format has room for one judge, got {', '.join(wanted.judges)}; name one")
+        raise DataError(f"judges: this format has room for one judge, got {', '.join(wanted.judges)}; name one")
     return wanted.judges[0] if wanted.judges else None
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.errors import DataError
-from derta.records import Measure, Message, Prompt, Reply
+from derta.formats.replies import foreign_prompt
+from derta.records import Measure, Prompt, Reply
 from derta.sources import Row, fields_of, read_rows
 
 REQUEST = ("request", "question", "prompt", "goal", "behavior")
@@ -69,21 +70,11 @@ def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
         text = _text(columns, REPLY, row)
         if text is None:
             raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns)}")
-        name = f"row-{number}"
         attack = _text(columns, ("attack", "method"), row)
-        asked = asked if asked and asked.strip() else None
-        prompt = Prompt(
-            id=name,
-            request_id=name,
-            request=asked,
-            foreign=True,
-            attack=attack if attack and attack.strip() else "direct",
-            messages=(Message(role="user", content=asked),) if asked else None,
-            answer=_text(columns, ("answer",), row),
-        )
+        prompt = foreign_prompt(number, asked, answer=_text(columns, ("answer",), row), attack=attack)
         truth = _label(columns, row, measure)
         yield LabelledCase(
-            prompt, Reply(prompt_id=name, text=text), truth, attack, _text(columns, ("reply_class", "class"), row)
+            prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, _text(columns, ("reply_class", "class"), row)
         )
 
 

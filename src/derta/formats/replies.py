@@ -90,18 +90,26 @@ def _foreign_case(row: Row, number: int) -> Case:
     question, answer = _first(value, QUESTION), value.get("answer")
     if not isinstance(question, str | None) or not isinstance(answer, str | None):
         raise DataError(f"{row.where}: question and answer: expected text, got {question!r:.40} and {answer!r:.40}")
-    asked = question if question and question.strip() else None
-    name = f"row-{number}"
-    prompt = Prompt(
-        id=name,
-        request_id=name,
-        request=asked,
+    prompt = foreign_prompt(number, question, answer=answer)
+    return Case(prompt, Reply(prompt_id=prompt.id, text=text))
+
+
+def foreign_prompt(number: int, asked: str | None, *, answer: str | None = None, attack: str | None = None) -> Prompt:
+    """Return the prompt of a row that others published, as far as the row tells it.
+
+    >>> foreign_prompt(7, "How is tea made?").id, foreign_prompt(7, " ").request
+    ('row-7', None)
+    """
+    known = asked if asked and asked.strip() else None
+    return Prompt(
+        id=f"row-{number}",
+        request_id=f"row-{number}",
+        request=known,
         foreign=True,
-        attack="direct",
-        messages=(Message(role="user", content=asked),) if asked else None,
+        attack=attack if attack and attack.strip() else "direct",
+        messages=(Message(role="user", content=known),) if known else None,
         answer=answer,
     )
-    return Case(prompt, Reply(prompt_id=name, text=text))
 
 
 def _first(value: Mapping[str, Any], names: Sequence[str]) -> Any:

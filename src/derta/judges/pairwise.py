@@ -9,20 +9,18 @@ for asking in both orders.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
 from derta.judges.harm import known_request
-from derta.judges.llm import CHUNK, ask, defuse, fill
+from derta.judges.llm import CHUNK, VERDICT, ask, defuse, fill
 from derta.protocols import Engine
 from derta.records import Message, Prompt, Record, Reply, ReplyKey
 
 MAX_NEW_TOKENS = 512
 Better = Literal["ours", "theirs", "tie"]
 
-_VERDICT = re.compile(r"verdict\W{0,4}:\W{0,4}(\w{1,20})", re.I)
 _SAID: dict[str, Better] = {"1": "ours", "2": "theirs", "tie": "tie"}
 _SWAPPED: dict[Better, Better] = {"ours": "theirs", "theirs": "ours", "tie": "tie"}
 
@@ -66,7 +64,7 @@ def read_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None,
         return None, "the judge's reply is empty"
     if cut_off:
         return None, f"the judge was cut off after {MAX_NEW_TOKENS} tokens"
-    words = _VERDICT.findall(text)
+    words = VERDICT.findall(text)
     if not words:
         return None, "no verdict in the judge's reply"
     said = _SAID.get(words[-1].lower())

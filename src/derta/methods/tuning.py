@@ -97,6 +97,7 @@ def tune(
     Returns:
         `out`: a stock checkpoint, or a PEFT adapter if there is `lora`; `train_log.json` holds the losses by term.
     """
+    from derta.loading import without_progress_bars
     from derta.train.checkpoints import train_and_save
     from derta.train.memory import reset_peak_memory
 
@@ -110,7 +111,8 @@ def tune(
     config = copy(config)
     config.output_dir = str(out.with_name(out.name + ".checkpoints"))
     trainer = _build(method, model, config, data, tokenizer, lora=lora, init_from=init_from, callbacks=callbacks)
-    return train_and_save(trainer, config=config, out=out)
+    with without_progress_bars():
+        return train_and_save(trainer, config=config, out=out)
 
 
 def estimate(

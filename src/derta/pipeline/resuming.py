@@ -105,5 +105,13 @@ def judge_missing(
             done[record.key] = record
             task.update(len(done))
     found = [done[key] for key in keys]
+    if failed := sum(record.retry for record in found):
+        display.logger.info(
+            "%s: %d of %d replies are not judged, because the judge's engine failed (%s); run the same command again",
+            path,
+            failed,
+            len(found),
+            next(record.reason for record in found if record.retry),
+        )
     write_records(path, found)
     return found

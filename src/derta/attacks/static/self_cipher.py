@@ -12,7 +12,7 @@ from derta.attacks.building import factory
 from derta.attacks.prompts import craft_prompt, fill, shipped_text, user
 from derta.errors import DataError, RecipeError
 from derta.records import Message, Prompt, Request
-from derta.sources import read_entries, text_of
+from derta.sources import read_entries, text_of_entry
 
 
 def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
@@ -30,10 +30,10 @@ def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
     for number, entry in enumerate(entries[:count], start=1):
         where = f"{path}, demonstration {number}"
         if isinstance(entry, dict):
-            asked = text_of(entry, fields=("user",), where=where)
-            texts.append(f"User: {asked}\nExpert: {text_of(entry, fields=('assistant',), where=where)}")
+            asked = text_of_entry(entry, fields=("user",), where=where)
+            texts.append(f"User: {asked}\nExpert: {text_of_entry(entry, fields=('assistant',), where=where)}")
         else:
-            texts.append(text_of(entry, fields=("user and assistant",), where=where))
+            texts.append(text_of_entry(entry, fields=("user and assistant",), where=where))
     return texts
 
 
