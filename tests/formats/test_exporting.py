@@ -73,6 +73,10 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
         (["--format", "harmbench", "--judge", "harm", "--judge", "refusal"], "room for one judge"),
         (["--format", "harmbench", "--judge", "refusal"], "expected verdicts on harm, found none"),
         (["--format", "harmbench", "--cell", "drect"], "got 'drect'"),
+        (
+            ["--format", "harmbench", "--attack-type", "manual"],
+            "format harmbench: has no place for behaviors and attack_",
+        ),
         (["--format", "jailbreakbench"], "expected --judge, --behaviors and --attack-type"),
         (
             ["--format", "jailbreakbench", "--attack-type", "grey"],

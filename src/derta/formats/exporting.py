@@ -27,10 +27,11 @@ class Wanted:
 
 
 class Format(NamedTuple):
-    """The writer of a format, and the ending of its files."""
+    """The writer of a format, the ending of its files, and whether it tells the behaviours and the attack's type."""
 
     write: Callable[[Path, Sequence[JudgedCase], str, Wanted], None]
     suffix: str
+    tells_attack: bool = False
 
 
 def export(
@@ -70,11 +71,13 @@ def export(
         The files that were written.
 
     Raises:
-        DataError: an unknown format, no replies, or what the format needs is missing.
+        DataError: an unknown format, no replies, or the format needs what is missing or has no place for what is given.
     """
     if format not in FORMATS:
         raise DataError(f"format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
     entry, wanted = FORMATS[format], Wanted(tuple(judges), behaviors, check_attack_type(attack_type))
+    if not entry.tells_attack and (behaviors or attack_type):
+        raise DataError(f"format {format}: has no place for behaviors and attack_type (--attack-type); leave them out")
     out = Path(out)
     if not isinstance(source, str | Path):
         entry.write(out, source, model or out.stem, wanted)
@@ -144,6 +147,6 @@ def _write_json(path: Path, value: object) -> None:
 
 FORMATS: dict[str, Format] = {
     "harmbench": Format(_write_harmbench, ".json"),
-    "jailbreakbench": Format(_write_jailbreakbench, ".json"),
+    "jailbreakbench": Format(_write_jailbreakbench, ".json", tells_attack=True),
     "inspect": Format(_write_inspect, ".eval"),
 }

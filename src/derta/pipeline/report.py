@@ -116,8 +116,12 @@ def report(
     one = Path(source) if isinstance(source, str | Path) else None
     folders = run_folders(one) if one is not None else [Path(each) for each in source]
     out = one if out is None else Path(out)
-    if out is None or not folders:
-        raise RunError(f"report: expected folders of runs and a folder to write to, got {len(folders)} and {out}")
+    if not folders:
+        raise RunError("report: expected the folder of a run, got none")
+    if out is None:
+        raise RunError(
+            f"report: expected a folder to write the report of {len(folders)} runs to, got none; give `out` (--out)"
+        )
     summary, outcomes = pool(folders, title=title)
     write_report(out, summary, transcripts(outcomes))
     return summary
