@@ -126,16 +126,16 @@ def make_cases(prompts: Iterable[Prompt] | Iterable[str], replies: Iterable[Repl
     Raises:
         DataError: two prompts of one id, two replies of one key, a reply without a prompt or a prompt without a reply.
     """
-    prompts, replies = _held(prompts, Prompt, "prompts"), _held(replies, Reply, "replies")
-    asked = [_as_prompt(one, number) if isinstance(one, str) else one for number, one in enumerate(prompts)]
-    texts = sum(isinstance(one, str) for one in replies)
-    if texts and (texts < len(replies) or texts != len(asked)):
+    held_prompts, held_replies = _held(prompts, Prompt, "prompts"), _held(replies, Reply, "replies")
+    asked = [_as_prompt(one, number) if isinstance(one, str) else one for number, one in enumerate(held_prompts)]
+    texts = sum(isinstance(one, str) for one in held_replies)
+    if texts and (texts < len(held_replies) or texts != len(asked)):
         raise DataError(
             f"replies: expected records, or one text for each of {len(asked)} prompts, got {texts} texts of "
-            f"{len(replies)} replies; give replies with a prompt_id"
+            f"{len(held_replies)} replies; give replies with a prompt_id"
         )
     answered = [
-        Reply(prompt_id=asked[i].id, text=one) if isinstance(one, str) else one for i, one in enumerate(replies)
+        Reply(prompt_id=asked[i].id, text=one) if isinstance(one, str) else one for i, one in enumerate(held_replies)
     ]
     by_id = {prompt.id: prompt for prompt in asked}
     _check_keys("prompt ids", [prompt.id for prompt in asked])
@@ -151,7 +151,7 @@ def make_cases(prompts: Iterable[Prompt] | Iterable[str], replies: Iterable[Repl
 
 def _held(given: Iterable[R] | Iterable[str], kind: type[R], what: str) -> list[R | str]:
     """Return what was given as a list; one text alone would be taken for a list of its letters."""
-    held = [given] if isinstance(given, str) else list[R | str](given)
+    held: list[R | str] = [*given]
     wrong = [given] if isinstance(given, str) else [one for one in held if not isinstance(one, kind | str)]
     if wrong:
         raise DataError(

@@ -113,9 +113,11 @@ def report(
     Raises:
         RunError: a folder is no run, a stage of it is not finished, or the runs cannot be pooled.
     """
-    one = Path(source) if isinstance(source, str | Path) else None
-    folders = run_folders(one) if one is not None else [Path(each) for each in source]
-    out = one if out is None else Path(out)
+    if isinstance(source, str | Path):
+        out = Path(source) if out is None else out
+        folders = run_folders(Path(source))
+    else:
+        folders = [Path(each) for each in source]
     if not folders:
         raise RunError("report: expected the folder of a run, got none")
     if out is None:
@@ -123,7 +125,7 @@ def report(
             f"report: expected a folder to write the report of {len(folders)} runs to, got none; give `out` (--out)"
         )
     summary, outcomes = pool(folders, title=title)
-    write_report(out, summary, transcripts(outcomes))
+    write_report(Path(out), summary, transcripts(outcomes))
     return summary
 
 
