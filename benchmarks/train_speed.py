@@ -388,6 +388,7 @@ def main() -> None:
             net, config, train_dataset=load_rows(args, tokenizer, config), processing_class=tokenizer,
             callbacks=[variants],
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # standard output is for the figures
         variants.watch(trainer)
         trainer.train()
     tell(args, variants, net)

@@ -26,7 +26,7 @@ from derta.train.collator import collate
 from derta.train.dataset import RowDataset
 from derta.train.loss import label_loss, use_label_loss
 from derta.train.memory import keep_freed_memory
-from derta.train.trainer import compile_layers
+from derta.train.preparation import compile_layers
 
 
 def main() -> None:

@@ -293,7 +293,7 @@ def test_a_full_disk_is_told_in_one_line(run_fit, monkeypatch, error):
 
 
 @pytest.mark.parametrize(
-    "place", ["transformers.AutoModelForCausalLM.from_pretrained", "derta.train.trainer.use_label_loss"]
+    "place", ["transformers.AutoModelForCausalLM.from_pretrained", "derta.train.preparation.use_label_loss"]
 )
 def test_running_out_of_memory_before_training_is_told_in_one_line(run_fit, monkeypatch, place):
     def full(*_, **__):

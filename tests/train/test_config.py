@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from derta.config import ELSEWHERE, REFUSED, ROW_FIELDS, WORKING, ModelSection, TrainSection
 from derta.errors import RecipeError
 from derta.train.config import DertaConfig, accumulation_steps, train_config, write_arguments
-from derta.train.trainer import adds_in_place
+from derta.train.preparation import adds_in_place
 
 MODEL = ModelSection(path="m")
 OTHER_VALUES = {  # what is set where the opposite of a default is not enough
