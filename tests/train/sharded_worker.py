@@ -14,7 +14,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from derta.train import config, distributed, trainer
+from derta.train import checks, config, distributed, trainer
 
 
 class StopAt(TrainerCallback):
@@ -42,7 +42,7 @@ if __name__ == "__main__":  # pytest imports it as well
     Accelerator.get_state_dict = whole_state_dict
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = on_cpu
-    config.has_accelerator = lambda: True
+    config.has_accelerator = checks.has_accelerator = lambda: True
     trainer.check_launch = distributed.check_launch = lambda: None
     from tiny_training import tune_job
 

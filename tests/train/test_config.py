@@ -1,16 +1,18 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from derta.config import ELSEWHERE, REFUSED, ROW_FIELDS, WORKING, ModelSection, TrainSection
 from derta.errors import RecipeError
-from derta.train.config import DertaConfig, accumulation_steps, train_config, write_arguments
+from derta.methods import METHODS
+from derta.train.checks import accumulation_steps
+from derta.train.config import DertaConfig, train_config, write_arguments
 from derta.train.preparation import adds_in_place
 
 MODEL = ModelSection(path="m")
@@ -77,6 +79,12 @@ def test_the_defaults_are_the_papers(tmp_path):
         ({"bf16": True, "fp16": True}, "bf16, fp16: expected one of them at most, got both"),
         ({"attn_implementation": "flash_attention_2"}, "computes in 16 bits; set bf16 or fp16"),
         ({"eval_steps": 5}, "nothing is evaluated while eval_strategy is 'no'"),
+        ({"save_steps": 5, "save_strategy": "no"}, "nothing is saved by steps while save_strategy is 'no'"),
+        ({"save_steps": 5, "save_strategy": "epoch"}, "nothing is saved by steps while save_strategy is 'epoch'"),
+        ({"optim_args": "momentum=0.5"}, "optim_args: adamw_torch_fused reads none"),
+        ({"optim_target_modules": "all-linear"}, "only galore and apollo read it, and optim is adamw_torch_fused"),
+        ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers, .*: expected workers, got none"),
+        ({"log_level": "loud"}, "log_level: .*debug|info.*, got 'loud'"),
         ({"sorry_dropout": 1}, "sorry_dropout: .*less than 1, got 1"),
         ({"report_to": "nonsense"}, r"report_to: expected a logger that is installed .*, got 'nonsense'"),
     ],
@@ -86,12 +94,46 @@ def test_a_value_that_cannot_be_is_told_with_its_name(tmp_path, settings, messag
         DertaConfig(str(tmp_path), **settings)
 
 
-def test_saving_is_turned_on_by_its_steps_and_off_by_its_strategy(tmp_path):
-    strategies = [
-        DertaConfig(str(tmp_path), **settings).save_strategy.value
-        for settings in ({}, {"save_steps": 3}, {"save_steps": 3, "save_strategy": "no"}, {"save_strategy": "epoch"})
+def test_saving_is_turned_on_by_its_steps_or_its_strategy(tmp_path):
+    saving = [
+        (config.save_strategy.value, config.save_steps)
+        for settings in ({}, {"save_steps": 3}, {"save_strategy": "steps"}, {"save_strategy": "epoch"})
+        for config in [DertaConfig(str(tmp_path), **settings)]
     ]
-    assert strategies == ["no", "steps", "no", "epoch"]
+    assert saving == [("no", None), ("steps", 3), ("steps", 500), ("epoch", None)]
+
+
+# --- a config as data ------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_with_other_settings_works_out_anew_what_follows_from_them(tmp_path):
+    config = DertaConfig(str(tmp_path), global_batch_size=16, eval_strategy="steps", activation_checkpointing=True)
+    assert replace(config) == config
+    assert replace(config, global_batch_size=32).gradient_accumulation_steps == 4
+    assert DertaConfig(**json.loads(config.to_json_string())).gradient_accumulation_steps == 2
+    with pytest.raises(RecipeError, match="gradient_accumulation_steps: cannot be set"):
+        replace(config, gradient_accumulation_steps=7)
+
+
+def test_what_a_config_shows_of_itself_holds_no_token_and_any_method(tmp_path):
+    config = DertaConfig(str(tmp_path), hub_token="hf_planted", method=METHODS["rto"])  # noqa: S106
+    assert json.loads(config.to_json_string())["method"] == "rto"
+    assert not [text for text in (repr(config), str(config), config.to_json_string()) if "hf_planted" in text]
+
+
+def test_a_config_is_read_from_a_command_line_and_a_file_as_hugging_faces_are(tmp_path):
+    parser = HfArgumentParser(DertaConfig)
+    words = "--learning_rate 1e-4 --method rto --refusal_words Sorry No --normalization row --save_steps 10 --tree_rows"
+    given = ["--output_dir", str(tmp_path), *words.split(), "--template_kwargs", '{"thinking": false}']
+    [config] = parser.parse_args_into_dataclasses(given)
+    assert (config.learning_rate, config.method, config.normalization, config.tree_rows) == (1e-4, "rto", "row", True)
+    assert (config.refusal_words, config.template_kwargs) == (("Sorry", "No"), {"thinking": False})
+    assert (config.save_strategy.value, config.save_steps, config.gradient_accumulation_steps) == ("steps", 10, 16)
+    [plain] = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path)])
+    assert plain == DertaConfig(str(tmp_path))
+    (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path}\nmethod: rto\nrefusal_words: [Sorry]\n")
+    [read] = parser.parse_yaml_file(tmp_path / "config.yaml")
+    assert read == DertaConfig(str(tmp_path), method="rto")
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

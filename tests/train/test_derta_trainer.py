@@ -2,16 +2,20 @@
 
 import json
 import pickle
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig
 from tiny_training import THINGS
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE
-from derta.errors import DataError, RecipeError
+from derta.errors import DataError, RecipeError, RunError
+from derta.methods import METHODS
 from derta.records import Example, Message, Triple
 from derta.train.config import DertaConfig
 from derta.train.trainer import DertaTrainer
@@ -35,6 +39,7 @@ READY = [
     {"input_ids": [5, 6, 7, 8, 9], "labels": [IGNORE, IGNORE, 7, 8, 9], "term": "helpful"},
     {"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, 3, 3], "term": "rto"},
 ]
+LONG = {"input_ids": [5] * 40, "labels": [IGNORE] + [5] * 39, "term": "helpful"}
 
 
 class StopAt(TrainerCallback):
@@ -44,6 +49,14 @@ class StopAt(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+class Count(TrainerCallback):
+    def __init__(self, taken):
+        self.taken = taken
+
+    def on_step_end(self, args, state, control, **_):
+        self.taken["steps"] += 1
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +116,27 @@ def test_a_stopped_training_resumes_and_ends_as_one_that_was_not(trainer_of):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize(("call", "steps"), [({}, 2), ({"resume_from_checkpoint": False}, 6)])
+def test_a_checkpoint_named_in_the_config_is_resumed_unless_the_call_says_no(trainer_of, tmp_path, call, steps):
+    trainer_of(save_steps=2, max_steps=4).train()
+    taken = Counter()
+    trainer = trainer_of(resume_from_checkpoint=str(tmp_path / "out/checkpoint-4"), callbacks=[Count(taken)])
+    trainer.train(**call)
+    assert taken["steps"] == steps
+
+
+def test_a_config_serves_several_trainers_and_is_left_as_it_was(base, tmp_path):
+    config = DertaConfig(str(tmp_path), **SETTINGS, step_tokens=100)
+    before = config.to_dict()
+    trained = [DertaTrainer(base, config, triples=TRIPLES, examples=iter(EXAMPLES)) for _ in range(2)]
+    for trainer in trained:
+        trainer.train()
+    assert config.to_dict() == before
+    first, second = ([entry.get("loss") for entry in trainer.state.log_history] for trainer in trained)
+    assert first == second
+    assert any("loss_helpful" in entry for entry in trained[0].state.log_history)  # data that is read once is kept
+
+
 def test_ready_rows_are_trained_on_and_their_term_decides_where_they_count(trainer_of):
     trainer = trainer_of(data=False, train_dataset=READY * 4, num_train_epochs=1)
     trainer.train()
@@ -132,6 +166,14 @@ def test_an_evaluation_is_the_loss_of_the_whole_set_however_it_is_cut_up(trainer
     assert found["eval_loss_rto"] == pytest.approx(rto / 2, rel=1e-4)
     assert found["eval_loss"] == pytest.approx((4 * helpful + 2 * 3 * rto) / (4 * 3 + 3 * 2), rel=1e-4)
     assert 0 < found["eval_refusal_probability"] < 1
+
+
+def test_several_sets_are_evaluated_by_their_names(trainer_of):
+    trainer = trainer_of(eval_dataset={"one": READY, "two": READY[:1]}, eval_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert {"eval_one_loss_rto", "eval_two_loss_helpful"} <= logged
+    assert "eval_two_loss_rto" not in logged
 
 
 def test_it_evaluates_while_it_trains_and_keeps_the_best_model(trainer_of):
@@ -189,6 +231,38 @@ def test_checkpoints_are_pushed_as_asked_and_without_the_state_to_resume_from(tr
     assert all("optimizer.*" in given["ignore_patterns"] for given in pushed[:1])
 
 
+def test_a_training_is_pushed_from_first_to_last_without_a_pickle_of_its_arguments(trainer_of, monkeypatch):
+    pushed, begun = [], []
+
+    class Job:
+        def done(self):
+            return True
+
+    class Hub:
+        def create_repo(self, name, **_):
+            return SimpleNamespace(repo_id=name)
+
+        def upload_folder(self, folder_path, **given):
+            pushed.append((given["commit_message"], {path.name for path in Path(folder_path).rglob("*")}))
+            return Job()
+
+    class Begun(TrainerCallback):
+        def on_push_begin(self, args, state, control, **_):
+            begun.append(state.global_step)
+
+    monkeypatch.setattr("derta.train.checkpoints.HfApi", Hub)
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    monkeypatch.setattr("transformers.Trainer.create_model_card", lambda *_, **__: None)  # which asks the Hub
+    trainer = trainer_of(push_to_hub=True, hub_model_id="me/mine", save_steps=3, callbacks=[Begun()])
+    trainer.train()
+    trainer.save_model()
+    assert [message for message, _ in pushed] == [
+        "Training in progress, step 3", "Training in progress, step 6", "Model save",
+    ]  # fmt: skip
+    assert begun[:2] == [3, 6]
+    assert all("training_args.json" in names and "training_args.bin" not in names for _, names in pushed)
+
+
 # --- what a user can do wrong ----------------------------------------------------------------------------------------
 
 
@@ -201,6 +275,11 @@ def test_checkpoints_are_pushed_as_asked_and_without_the_state_to_resume_from(tr
         ({"data": False, "train_dataset": [{"input_ids": [1]}]}, "expected input_ids, labels, term, got input_ids"),
         ({"data": False, "train_dataset": [READY[0] | {"term": "x"}]}, "expected the term helpful, .*, got 'x'"),
         ({"data": False, "train_dataset": [READY[0] | {"labels": [IGNORE] * 5}]}, "every label is masked"),
+        ({"data": False, "train_dataset": [READY[0] | {"input_ids": "words"}]}, "to be token ids, got .words."),
+        ({"data": False, "train_dataset": [READY[0] | {"input_ids": [9999] * 5}]}, "below the model's .*, got 9999"),
+        ({"data": False, "train_dataset": READY, "max_length": 32, "eval_dataset": [LONG]}, "most max_length .*got 40"),
+        ({"triples": [{"query": "q", "safe": "Sorry.", "harmful": "Sure."}]}, "triples: expected records .*, got dict"),
+        ({"examples": ["text"]}, r"examples: expected records \(Example\), got str"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_trained_on_are_refused_in_one_line(trainer_of, given, message):
@@ -214,11 +293,52 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(trainer_of, give
     [
         ({"method": "drta"}, "unknown method 'drta'; did you mean 'derta'"),
         ({"method": "dpo"}, "dpo has a trainer of its own; use derta.methods.tune"),
+        ({"method": "base"}, "expected one that trains, got base"),
+        ({"peft_config": {"r": 4}}, r"peft_config: expected a config of PEFT's \(LoraConfig\), got dict"),
+        (
+            {"eval_strategy": "epoch"},
+            "expected eval_triples=, eval_examples= or eval_dataset= to evaluate on, got none",
+        ),
     ],
 )
-def test_a_method_that_it_cannot_train_is_told(trainer_of, given, message):
+def test_settings_that_it_cannot_train_with_are_told(trainer_of, given, message):
     with pytest.raises(RecipeError, match=message):
         trainer_of(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"speed": 1}}, "lr_scheduler_kwargs: .*'speed'"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type, lr_scheduler_kwargs: One of min_lr"),
+        (
+            {"optim": "galore_adamw", "optim_target_modules": "all-linear"},
+            "optim, .*: You need to install `galore_torch`",
+        ),
+    ],
+)
+def test_what_no_optimizer_or_schedule_can_be_made_of_is_told_by_its_settings(trainer_of, given, message):
+    with pytest.raises(RecipeError, match=message):
+        trainer_of(**given).train()
+
+
+def test_arguments_that_are_not_dertas_are_told(base, tmp_path):
+    with pytest.raises(RecipeError, match="args: expected a DertaConfig, got TrainingArguments"):
+        DertaTrainer(base, TrainingArguments(str(tmp_path), use_cpu=True), triples=TRIPLES)
+
+
+def test_a_tokenizer_of_another_model_is_told(trainer_of, make_model, make_tokenizer):
+    small = make_model("llama", vocab_size=280)
+    with pytest.raises(DataError, match=r"row .*: expected token ids below the model's vocabulary \(280\)"):
+        trainer_of(small, processing_class=make_tokenizer())
+
+
+def test_without_rows_to_evaluate_on_it_says_so_and_there_are_no_predictions(trainer_of):
+    trainer = trainer_of()
+    with pytest.raises(DataError, match="expected rows to evaluate on, got none; give eval_dataset="):
+        trainer.evaluate()
+    with pytest.raises(RunError, match=r"predict: .*no predictions; call evaluate\(\)"):
+        trainer.predict(READY)
 
 
 def test_a_model_made_in_memory_needs_its_tokenizer(trainer_of, make_model):
@@ -239,6 +359,7 @@ def test_a_model_made_in_memory_needs_its_tokenizer(trainer_of, make_model):
         {"torch_empty_cache_steps": 1},
         {"full_determinism": True},
         {"data_seed": 7},
+        {"report_to": "tensorboard", "method": METHODS["derta"]},
         {"skip_memory_metrics": False},
         {"debug": "underflow_overflow"},
         {"save_strategy": "epoch", "save_only_model": True},

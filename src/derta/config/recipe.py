@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from derta.config.data import DataSection
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
-from derta.config.rows import RowConfig
+from derta.config.rows import REFUSAL_WORDS, RowConfig
 from derta.config.sections import Section, SourceSection, walk
 from derta.config.train import TrainSection
 from derta.errors import RecipeError, did_you_mean
@@ -26,7 +26,7 @@ class ModelSection(Section):
     path: str
     template: str = RowConfig.template
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    refusal_words: tuple[str, ...] = RowConfig.refusal_words
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
     trust_remote_code: bool = RowConfig.trust_remote_code
 
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from derta.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+REFUSAL_WORDS = ("Sorry",)
+"""The paper's."""
+
+
+def _from_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value or {}
+
+
+if TYPE_CHECKING:
+    Words = tuple[str, ...]
+    Settings = dict[str, Any]
+    Named = Any
+else:  # as Hugging Face's HfArgumentParser needs types, to read them from a command line
+    Words = Annotated[list[str], AfterValidator(tuple)]
+    Settings = Annotated[dict[str, Any] | str | None, BeforeValidator(_from_json)]
+    Named = Any | str | None
 
 
 @dataclass(kw_only=True)
@@ -49,10 +66,10 @@ class RowConfig:
         num_threads: Threads that torch computes with on a CPU; None leaves torch's choice.
     """
 
-    method: Any = "derta"
-    refusal_words: tuple[str, ...] = ("Sorry",)
+    method: Named = "derta"
+    refusal_words: Words = field(default_factory=lambda: REFUSAL_WORDS)
     template: str = "auto"
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: Settings = field(default_factory=dict)
     trust_remote_code: bool = False
     max_length: Annotated[int, Field(ge=32)] = 1024
     global_batch_size: Count = 128

@@ -39,7 +39,7 @@ from derta.train.config import DertaConfig
 from derta.train.distributed import check_launch
 from derta.train.estimate import MAX_SURVEYED, Keys, Plan, Shape, counted
 from derta.train.memory import TrimMemoryCallback, keep_freed_memory, loading_advice, out_of_memory_told
-from derta.train.trainer import check_norm
+from derta.train.terms import check_norm
 
 _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
 

@@ -180,6 +180,7 @@ def row_trainer(
     from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_told
     from derta.train.trainer import DertaTrainer
 
+    config = copy(config)
     config.method = method
     check_launch()
     keep_freed_memory()

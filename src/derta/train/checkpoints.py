@@ -133,6 +133,7 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
     busy = going is not None and not going.is_done() and not args.hub_always_push
     if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END or busy:
         return
+    trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
     hub: Any = HfApi()
     upload = partial(
         hub.upload_folder,
@@ -147,4 +148,5 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         last = args.hub_strategy == HubStrategy.CHECKPOINT
         jobs.append(upload(path_in_repo="last-checkpoint" if last else checkpoint.name))
-    trainer.push_in_progress = PushInProgress(jobs)
+    going_on: Any = [] if going is None or going.is_done() else going.jobs
+    trainer.push_in_progress = PushInProgress(going_on + jobs)

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field as Limit
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
-from derta.config import ELSEWHERE, REFUSED, RENAMED, ModelSection, RowConfig, TrainSection, check_rows, checked_values
+from derta.config import ELSEWHERE, REFUSED, RENAMED, ModelSection, RowConfig, TrainSection
 from derta.errors import RecipeError, did_you_mean
+from derta.train.checks import (
+    accumulation_steps,
+    check_config,
+    check_machine,
+    defaults_of,
+    has_accelerator,
+    num_processes,
+    settings_told,
+)
 
 Sharing = Literal["order", "tokens", "length"]
 ARGUMENTS_FILE = "training_args.json"
-_MIRRORED = {"gradient_checkpointing": "activation_checkpointing"}
 _NOT_SAVED = frozenset({"output_dir", "resume_from_checkpoint", "accelerator_config", "debug"})
-_SAVE_STEPS = 500  # Hugging Face's
 _ONE_BIN = 2**31
 """A capacity that every micro-batch fits into."""
+_LogLevel = Annotated[str, Limit(pattern="^(debug|info|warning|error|critical|passive)$")]
 
 
 @dataclass
@@ -56,12 +59,14 @@ class DertaConfig(RowConfig, TrainingArguments):
     gradient_accumulation_steps: int = 0
     logging_steps: Annotated[float, Limit(gt=0)] = 10
     logging_nan_inf_filter: bool = False
-    log_level_replica: str = "error"
+    log_level: _LogLevel = "passive"
+    log_level_replica: _LogLevel = "error"
     prediction_loss_only: bool = True
     save_strategy: SaveStrategy | str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     save_steps: Annotated[float, Limit(gt=0)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     save_total_limit: Annotated[int, Limit(ge=1)] | None = 1
-    report_to: str | list[str] | None = "none"
+    report_to: None | str | list[str] = "none"  # noqa: RUF036 - the order that HfArgumentParser can read
+    hub_token: str | None = field(default=None, repr=False)
     train_sampling_strategy: Annotated[str, Limit(pattern="^(random|group_by_length)$")] = "random"
     remove_unused_columns: bool = False
     ddp_find_unused_parameters: bool | None = False  # what is not used is frozen
@@ -70,15 +75,20 @@ class DertaConfig(RowConfig, TrainingArguments):
         for name, value in check_config(type(self), vars(self)).items():
             setattr(self, name, value)
         check_machine(self)
-        vars(self).update(_saving(self.save_strategy, self.save_steps))
+        saving = self.save_strategy or ("no" if self.save_steps is None else "steps")
+        steps = self.save_steps or (500 if saving == "steps" else None)  # Hugging Face's
+        vars(self).update(save_strategy=saving, save_steps=steps)
+        self.report_to = self.report_to or "none"
         self.gradient_accumulation_steps = accumulation_steps(self, num_processes=num_processes())
         self.use_cpu = self.use_cpu or not has_accelerator()
-        try:
+        with settings_told("training arguments"):
             TrainingArguments.__post_init__(self)
-        except (ValueError, TypeError, ImportError) as error:
-            raise RecipeError(f"training arguments: {' '.join(str(error).split()):.300}") from error
         if self.n_gpu > 1:  # one process keeps to one GPU: `nn.DataParallel` would tear batches apart
             self._n_gpu = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Hugging Face's, tokens left out; a method is given by its name, so that loggers can write it."""
+        return TrainingArguments.to_dict(self) | {"method": _named(self.method)}
 
     @property
     def sharing(self) -> Sharing:
@@ -109,134 +119,6 @@ class DertaConfig(RowConfig, TrainingArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
 
-def _saving(strategy: str | None, steps: float | None) -> dict[str, Any]:
-    """When checkpoints are written, where one of the two does not say."""
-    default = "no" if steps is None else "steps"
-    return {"save_strategy": strategy or default, "save_steps": steps or _SAVE_STEPS}
-
-
-def has_accelerator() -> bool:
-    """Whether torch finds a device to train on beside the CPU."""
-    return torch.accelerator.is_available()
-
-
-def num_processes() -> int:
-    """Processes that share a step, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _defaults(config: type) -> dict[str, Any]:
-    return {one.name: _default(one) for one in fields(config) if one.init}
-
-
-def _default(one: Field[Any]) -> Any:
-    return one.default if one.default is not MISSING else cast("Any", one.default_factory)()
-
-
-def check_config(config: type[DertaConfig], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check values of a config without making one, which would take hold of a device; they come back as typed.
-
-    Raises:
-        RecipeError: an unknown or refused name, a value that cannot be, or values that exclude each other.
-    """
-    defaults = _defaults(config)
-    for name, value in given.items():
-        if name not in defaults:
-            raise RecipeError(f"unknown setting {name}; {did_you_mean(name, defaults)}")
-        _check_refused(name, value, defaults=defaults, given=given)
-    values = checked_values(config, given)
-    types = _types(config)
-    for name, value in values.items():
-        _check_choice(types[name], name, value)
-    _check_together(cast("Any", SimpleNamespace(**(defaults | values))))
-    return values
-
-
-def _check_refused(name: str, value: Any, *, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if name not in REFUSED or value == defaults[name]:
-        return
-    settled = cast("Any", SimpleNamespace(**{**defaults, **given}))
-    if name == "gradient_accumulation_steps" and value == accumulation_steps(settled, num_processes=num_processes()):
-        return
-    if name == "do_eval" and settled.eval_strategy != "no":
-        return
-    raise RecipeError(f"{name}: cannot be set; {REFUSED[name]}")
-
-
-@cache
-def _types(config: type) -> dict[str, Any]:
-    """Types of a config's fields, which take milliseconds to evaluate: 130 annotations."""
-    return get_type_hints(config)
-
-
-def _check_choice(kind: Any, name: str, value: Any) -> None:
-    for choice in get_args(kind):
-        if isinstance(choice, type) and issubclass(choice, Enum) and isinstance(value, str):
-            known = [str(one.value) for one in choice]
-            if value not in known:
-                raise RecipeError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-
-
-def _check_together(config: DertaConfig) -> None:
-    check_rows(config)
-    rows_at_once = config.per_device_train_batch_size
-    if config.global_batch_size % rows_at_once:
-        raise RecipeError(
-            f"global_batch_size: expected a multiple of per_device_train_batch_size ({rows_at_once}), got "
-            f"{config.global_batch_size}; change one of them"
-        )
-    if config.bf16 and config.fp16:
-        raise RecipeError("bf16, fp16: expected one of them at most, got both")
-    if config.max_steps == 0:
-        raise RecipeError("max_steps: expected a number of steps, or -1 for all epochs, got 0")
-    by_length = config.train_sampling_strategy == "group_by_length"
-    if by_length and (config.pack_tokens or config.reference):
-        raise RecipeError("train_sampling_strategy: group_by_length is for padded rows; set pack_tokens to 0")
-    if config.attn_implementation == "flash_attention_2" and not (config.bf16 or config.fp16):
-        raise RecipeError("attn_implementation: flash_attention_2 computes in 16 bits; set bf16 or fp16")
-    if config.eval_strategy == "no" and (config.eval_steps or config.eval_delay):
-        raise RecipeError("eval_steps, eval_delay: nothing is evaluated while eval_strategy is 'no'; set it to steps")
-
-
-def check_machine(config: DertaConfig) -> None:
-    """Refuse what this machine does not have.
-
-    Raises:
-        RecipeError: fp16 or flex_attention without a GPU, or a logger that is not installed.
-    """
-    if config.fp16 and not has_accelerator():
-        raise RecipeError("fp16: expected a GPU, found none; use bf16, or neither")
-    if config.attn_implementation == "flex_attention" and not torch.cuda.is_available():
-        raise RecipeError("attn_implementation: expected a GPU for flex_attention, found none; use sdpa")
-    loggers = get_available_reporting_integrations()
-    wanted = [config.report_to] if isinstance(config.report_to, str) else config.report_to or []
-    for logger in wanted:
-        if logger not in ("none", "all", *loggers):
-            raise RecipeError(
-                f"report_to: expected a logger that is installed ({', '.join(loggers) or 'none is'}), got "
-                f"{logger!r}; install it, or use none"
-            )
-
-
-def accumulation_steps(config: DertaConfig, *, num_processes: int) -> int:
-    """Micro-batches that each process adds up, so that `global_batch_size` rows make a step on however many processes.
-
-    >>> accumulation_steps(DertaConfig("out", global_batch_size=128, per_device_train_batch_size=8), num_processes=4)
-    4
-
-    Raises:
-        RecipeError: the batch cannot be shared out evenly.
-    """
-    rows_at_once = config.per_device_train_batch_size * num_processes
-    if config.global_batch_size % rows_at_once:
-        raise RecipeError(
-            f"global_batch_size: expected a multiple of per_device_train_batch_size x processes "
-            f"({config.per_device_train_batch_size} x {num_processes}), got {config.global_batch_size}; "
-            "change one of them"
-        )
-    return config.global_batch_size // rows_at_once
-
-
 def recipe_values(
     train: TrainSection,
     *,
@@ -251,7 +133,7 @@ def recipe_values(
     """
     declared = {} if config is DertaConfig else vars(config)["__annotations__"]
     own = own or {}
-    known = _defaults(config)
+    known = defaults_of(config)
     for name in own:
         if name in ELSEWHERE or name in REFUSED:
             raise RecipeError(f"`{where}.{name}`: cannot be set; {ELSEWHERE.get(name) or REFUSED[name]}")
@@ -314,4 +196,4 @@ def write_arguments(config: TrainingArguments, folder: Path) -> None:
 
 
 def _named(value: Any) -> str:
-    return str(getattr(value, "name", type(value).__name__))
+    return value if isinstance(value, str) else str(getattr(value, "name", type(value).__name__))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from operator import index
 from random import Random
 from typing import Any
 
@@ -27,6 +28,7 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
 
     def __init__(self, rows: Sequence[Instance] | Sequence[TrainRow], *, config: RowConfig, seed: int) -> None:
         ready = [check_row(row) for row in rows if isinstance(row, TrainRow)]
+        self.ready = bool(ready)
         self._items: list[list[Instance]] | list[TrainRow] = ready
         if not ready:
             self._items = items([row for row in rows if isinstance(row, Instance)], config=config)
@@ -75,7 +77,17 @@ def _ready(row: Any, name: str) -> Any:
         raise DataError(f"row {name}: expected {', '.join(fields)}, got {got}; give rows with all three")
     if row["term"] not in TERMS:
         raise DataError(f"row {name}: expected the term {', '.join(TERMS)}, got {row['term']!r}")
-    return TrainRow(str(row.get("id", name)), row["term"], list(row["input_ids"]), list(row["labels"]))
+    input_ids, labels = (_ids(row[field], name, field) for field in fields[:2])
+    return TrainRow(str(row.get("id", name)), row["term"], input_ids, labels)
+
+
+def _ids(given: Any, name: str, field: str) -> list[int]:
+    try:
+        return [index(one) for one in given]
+    except TypeError as error:
+        raise DataError(
+            f"row {name}: expected {field} to be token ids, got {given!r:.40}; tokenize the text first"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.data.rows import Instance
-from derta.train.config import DertaConfig, accumulation_steps
+from derta.train.checks import accumulation_steps
+from derta.train.config import DertaConfig
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.memory import peak_memory
 from derta.train.trainer import DertaTrainer

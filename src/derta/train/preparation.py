@@ -1,4 +1,4 @@
-"""What a trainer is given, made ready: rows encoded with the model's template, and a model to be trained on them."""
+"""A model made ready to be trained: loaded, checked, with the label loss, under its adapters."""
 
 from __future__ import annotations
 
@@ -9,26 +9,16 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from derta.chat import ChatFormat, chat_format, refusal_tokens
-from derta.data.mixture import TrainingSet
-from derta.data.rows import Instance, TrainRow
-from derta.errors import DataError, RecipeError
-from derta.loading import load_tokenizer
-from derta.methods import Method
-from derta.records import Triple
+from derta.errors import RecipeError
 from derta.train.adapters import freeze_beside_text, is_4bit, load_base, with_lora
 from derta.train.collator import check_packing
 from derta.train.config import DertaConfig
-from derta.train.dataset import RowDataset, ready_rows
 from derta.train.distributed import is_sharded
 from derta.train.loss import use_label_loss
 from derta.train.memory import loading_advice, out_of_memory_told
 from derta.train.tree_attention import check_trees
-
-Rows = Sequence[Instance] | Sequence[TrainRow] | Sequence[dict[str, Any]] | Dataset[Any]
 
 
 @out_of_memory_told(loading_advice)
@@ -43,7 +33,9 @@ def prepare_model(
 
     Raises:
         ModelError: it cannot be (packing, trees, another head), or there is none.
+        RecipeError: `peft_config` is not one of PEFT's, or the model has adapters already.
     """
+    _check_adapters(model, peft_config)
     net: Any = model
     if isinstance(model, str | Path):
         net = load_base(str(model), config, adapted=peft_config is not None)
@@ -82,67 +74,8 @@ def compile_layers(net: PreTrainedModel) -> None:
             module.compile(dynamic=True)
 
 
-def tokenizer_of(model: Any, config: DertaConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that goes with a model, which is given by name or was loaded from somewhere.
-
-    Raises:
-        RecipeError: it was made in memory.
-    """
-    name = str(model) if isinstance(model, str | Path) else str(getattr(model, "name_or_path", ""))
-    if not name:
-        raise RecipeError("processing_class: expected the tokenizer of a model made in memory, got none; give it")
-    return load_tokenizer(name, trust_remote_code=config.trust_remote_code)
-
-
-def chat_of(tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> ChatFormat:
-    """The tokenizer in the chat format of a config."""
-    return chat_format(tokenizer, template=config.template, template_kwargs=config.template_kwargs)
-
-
-def encode_rows(
-    data: TrainingSet,
-    *,
-    ready: Rows | None,
-    what: str,
-    method: Method,
-    tokenizer: PreTrainedTokenizerBase,
-    config: DertaConfig,
-) -> RowDataset:
-    """A training set as rows; ready rows are taken as they are.
-
-    Raises:
-        DataError: both or neither, or a safe response that opens with no refusal word.
-    """
-    given = bool(data.triples or data.examples)
-    if given == (ready is not None):
-        raise DataError(f"expected {what}, got {'both' if given else 'none'}; give rows, or what they are made of")
-    rows = ready_rows(ready) if ready is not None else None
-    if rows is None:
-        check_openings(data.triples, config.refusal_words)
-        chat = chat_of(tokenizer, config)
-        rows = method.dataset(data, chat=chat, refusals=refusal_tokens(chat, config.refusal_words), config=config)
-    if not rows:
-        raise DataError(f"expected {what}, got no row; add data")
-    return RowDataset(rows, config=config, seed=config.rows_seed)
-
-
-def check_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:
-    """Refuse triples whose safe response does not open with a refusal word: RTO would have nothing to go on to.
-
-    Raises:
-        DataError: it names the first, and how many there are.
-    """
-    wrong = [triple for triple in triples if not triple.safe.lstrip().startswith(tuple(words))]
-    if wrong:
-        raise DataError(
-            f"triple {wrong[0].id}: expected a safe response that opens with {' or '.join(words)}, got "
-            f"{wrong[0].safe[:40]!r} ({len(wrong)} of {len(triples)} triples); prepare the data (derta.prepare), or "
-            "set refusal_words"
-        )
-
-
-def micro_batches_of_a_step(rows: RowDataset, config: DertaConfig) -> int:
-    """Micro-batches of a step of tokens, on each process."""
-    mean = sum(rows.length(0, index) for index in range(len(rows))) / len(rows)
-    at_once = config.per_device_train_batch_size * config.world_size
-    return max(1, round((config.step_tokens or 0) / mean / at_once))
+def _check_adapters(model: Any, peft_config: Any) -> None:
+    if peft_config is not None and not isinstance(peft_config, PeftConfig):
+        raise RecipeError(f"peft_config: expected a config of PEFT's (LoraConfig), got {type(peft_config).__name__}")
+    if peft_config is not None and isinstance(model, PeftModel):
+        raise RecipeError("peft_config: expected a model without adapters, got one with them; leave peft_config out")

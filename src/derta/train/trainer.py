@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -17,32 +18,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.chat import refusal_tokens
-from derta.data.mixture import TrainingSet
 from derta.data.rows import TERMS, TrainRow
-from derta.errors import RecipeError
-from derta.methods import find_method
+from derta.errors import DataError, RunError
 from derta.records import Example, Triple
 from derta.train.checkpoints import NonFiniteLossError, push_checkpoint, save_without_pickle
+from derta.train.checks import accumulation_steps, num_processes, settings_told
 from derta.train.collator import Batch, collate
 from derta.train.config import DertaConfig
-from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, ready_rows
+from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.distributed import check_launch, configure_fsdp
+from derta.train.inputs import (
+    Rows,
+    chat_of,
+    check_ids,
+    encode,
+    encode_evaluation,
+    micro_batches_of_a_step,
+    ready_dataset,
+    row_method_of,
+    tokenizer_of,
+)
 from derta.train.loss import label_loss
 from derta.train.memory import TrimMemoryCallback, keep_freed_memory
-from derta.train.preparation import Rows, chat_of, encode_rows, micro_batches_of_a_step, prepare_model, tokenizer_of
-
-
-def check_norm(norm: Any, *, args: TrainingArguments, step: int) -> Any:
-    """The gradients' norm, if it is finite; in fp16 the scaler passes over a step whose norm is not.
-
-    Raises:
-        NonFiniteLossError: it is not.
-    """
-    if norm is not None and not args.fp16 and not math.isfinite(float(norm)):
-        raise NonFiniteLossError(
-            f"step {step}: expected gradients of a finite norm, got {float(norm)}; lower the learning rate"
-        )
-    return norm
+from derta.train.preparation import prepare_model
+from derta.train.terms import by_term, check_norm, describe_fault, term_sums
 
 
 class _SetEpoch(TrainerCallback):
@@ -89,7 +88,7 @@ class DertaTrainer(Trainer):
         examples: Helpful conversations.
         train_dataset: Ready rows in their place: `input_ids`, `labels` (-100: not learned), `term` (one of `TERMS`), or
             instances of `data.rows`.
-        eval_dataset: Ready rows to evaluate on.
+        eval_dataset: Ready rows to evaluate on, or several such sets by name.
         eval_triples: Triples to evaluate on.
         eval_examples: Examples to evaluate on.
         processing_class: The model's tokenizer; it is loaded with a model that is given by name.
@@ -114,7 +113,7 @@ class DertaTrainer(Trainer):
         triples: Sequence[Triple] = (),
         examples: Sequence[Example] = (),
         train_dataset: Rows | None = None,
-        eval_dataset: Rows | None = None,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
         eval_triples: Sequence[Triple] = (),
         eval_examples: Sequence[Example] = (),
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -122,20 +121,20 @@ class DertaTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
-        method = find_method(args.method)
-        if method.trainer is not None:
-            raise RecipeError(f"method: {method.name} has a trainer of its own; use derta.methods.tune")
+        method = row_method_of(args)
+        args = copy(args)  # what follows from the data is written into it
+        args.gradient_accumulation_steps = accumulation_steps(args, num_processes=num_processes())
         check_launch()
         if args.num_threads:
             torch.set_num_threads(args.num_threads)
         keep_freed_memory()
         torch.manual_seed(args.seed)
         tokenizer = processing_class or tokenizer_of(model, args)
-        encode = partial(encode_rows, method=method, tokenizer=tokenizer, config=args)
-        rows = encode(TrainingSet(triples, examples), ready=train_dataset, what="triples=, examples= or train_dataset=")
-        self._evaluated = bool(eval_dataset is not None or eval_triples or eval_examples)
-        held = TrainingSet(eval_triples, eval_examples)
-        eval_rows = encode(held, ready=eval_dataset, what="eval_triples=") if self._evaluated else None
+        what = "triples=, examples= or train_dataset="
+        rows = encode(triples, examples, ready=train_dataset, what=what, tokenizer=tokenizer, config=args)
+        eval_rows: Any = encode_evaluation(
+            eval_triples, eval_examples, ready=eval_dataset, tokenizer=tokenizer, config=args
+        )
         if args.step_tokens is not None:
             args.gradient_accumulation_steps = micro_batches_of_a_step(rows, args)
         self._loss = method.loss or label_loss
@@ -163,8 +162,10 @@ class DertaTrainer(Trainer):
             by_row=args.normalization == "row",
         )
         self.micro_batches: MicroBatchSampler | Sequence[list[tuple[int, int]]] = sampler
+        net = prepare_model(model, args, refusal_ids=refusal_ids, peft_config=peft_config)
+        check_ids(rows, net, tokenizer)
         super().__init__(
-            model=prepare_model(model, args, refusal_ids=refusal_ids, peft_config=peft_config),
+            model=net,
             args=args,
             train_dataset=rows,
             eval_dataset=eval_rows,
@@ -177,8 +178,27 @@ class DertaTrainer(Trainer):
         configure_fsdp(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; a checkpoint may also be named in the config."""
-        return super().train(resume_from_checkpoint or self.args.resume_from_checkpoint, *args, **kwargs)
+        """As `Trainer.train`; a checkpoint may also be named in the config, and False is to begin anew."""
+        resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        return super().train(resume, *args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As `Trainer.create_optimizer`; what it cannot be made of is told by its settings."""
+        with settings_told("optim, optim_args, optim_target_modules"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.create_scheduler`; what it cannot be made of is told by its settings."""
+        with settings_told("lr_scheduler_type, lr_scheduler_kwargs"):
+            return super().create_scheduler(*args, **kwargs)
+
+    def predict(self, *_: Any, **__: Any) -> NoReturn:
+        """There are no predictions.
+
+        Raises:
+            RunError: always; it says what to call.
+        """
+        raise RunError("predict: evaluation gives losses and no predictions; call evaluate(), or derta.load_engine")
 
     def get_train_dataloader(self) -> DataLoader[TrainRow]:
         """The sampler shares a step out among processes itself, so nothing is sharded, padded or repeated here."""
@@ -189,8 +209,12 @@ class DertaTrainer(Trainer):
         chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]  # type: ignore[index]
+        if chosen is None:
+            raise DataError(
+                "expected rows to evaluate on, got none; give eval_dataset=, eval_triples= or eval_examples="
+            )
         args = self.args
-        rows = chosen if isinstance(chosen, RowDataset) else RowDataset(ready_rows(chosen), config=args, seed=args.seed)
+        rows = chosen if isinstance(chosen, RowDataset) else ready_dataset(chosen, config=args)
         sampler = MicroBatchSampler(
             rows,
             settings=StepSettings(args.per_device_eval_batch_size, 1, args.world_size, None, args.sharing),
@@ -253,10 +277,10 @@ class DertaTrainer(Trainer):
             inputs["weights"] = inputs["weights"] * factor
         outputs: Any = self._loss(model, inputs)
         if not torch.isfinite(outputs.loss):
-            raise NonFiniteLossError(_describe_fault(outputs, inputs, self.state.global_step))
+            raise NonFiniteLossError(describe_fault(outputs, inputs, self.state.global_step))
         loss = outputs.loss * factor if self.args.fp16 else outputs.loss
         self._sums = self._sums.to(outputs.loss.device)
-        self._sums += _term_sums(outputs)
+        self._sums += term_sums(outputs)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -269,7 +293,7 @@ class DertaTrainer(Trainer):
         loss = outputs.loss.detach().float()
         if self._eval_sums is None:
             self._eval_sums = torch.zeros(2 * len(TERMS) + 3, device=loss.device)
-        self._eval_sums += torch.cat([torch.stack([loss, inputs["items"].float()]), _term_sums(outputs)])
+        self._eval_sums += torch.cat([torch.stack([loss, inputs["items"].float()]), term_sums(outputs)])
         return loss, None, None
 
     def evaluation_loop(self, dataloader: DataLoader[Any], description: str, *args: Any, **kwargs: Any) -> Any:
@@ -281,7 +305,7 @@ class DertaTrainer(Trainer):
             reduced: Any = self.accelerator.reduce(self._eval_sums, reduction="sum")
             total, items, *sums = reduced.tolist()
             found.metrics[f"{prefix}_loss"] = total / max(1, items)
-            found.metrics.update({f"{prefix}_{name}": value for name, value in _by_term(sums).items()})
+            found.metrics.update({f"{prefix}_{name}": value for name, value in by_term(sums).items()})
         return found
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -291,7 +315,7 @@ class DertaTrainer(Trainer):
         """Add the terms' own mean losses since the last log, and the probability of refusing on harmful positions."""
         if "loss" in logs:
             reduced: Any = self.accelerator.reduce(self._sums, reduction="sum")
-            logs |= {name: round(value, 4) for name, value in _by_term(reduced.tolist()).items()}
+            logs |= {name: round(value, 4) for name, value in by_term(reduced.tolist()).items()}
             self._sums.zero_()
         super().log(logs, start_time)
 
@@ -300,29 +324,3 @@ class DertaTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         push_checkpoint(self, Path(checkpoint_folder))
-
-
-def _term_sums(outputs: Any) -> Tensor:
-    """Losses by term, labels by term, and the refusal probabilities: no number where a loss does not give them."""
-    zeros = torch.zeros(len(TERMS), device=outputs.loss.device)
-    sums = zeros if outputs.loss_sums is None else outputs.loss_sums
-    counts = zeros if outputs.counts is None else outputs.counts
-    refusal = zeros[0] + math.nan if outputs.refusal_sum is None else outputs.refusal_sum
-    return torch.cat([sums, counts, refusal[None]]).detach().float()
-
-
-def _by_term(sums: Sequence[float]) -> dict[str, float]:
-    losses, counts, refusal = sums[: len(TERMS)], sums[len(TERMS) : -1], sums[-1]
-    found = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
-    return found | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
-
-
-def _describe_fault(outputs: Any, batch: Batch, step: int) -> str:
-    got = float(outputs.loss.detach())
-    sums = _term_sums(outputs)[: len(TERMS)]
-    by_term = {term: float(x) for term, x in zip(TERMS, sums, strict=True)}
-    return (
-        f"step {step}: expected a finite loss, got {got} (sums by term {by_term}) on a micro-batch of "
-        f"{batch['input_ids'].numel()} tokens, rows {', '.join(batch['row_ids'])}; lower the learning rate, or use "
-        "bf16 instead of fp16"
-    )

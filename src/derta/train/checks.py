@@ -1,0 +1,197 @@
+"""What is said of training arguments before anything is trained: refused, impossible, or not on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from enum import Enum
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
+
+import torch
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from derta.config import REFUSED, check_rows, checked_values
+from derta.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from derta.train.config import DertaConfig
+
+_READ_ARGS = (
+    "anyprecision", "ademamix", "sgd", "adagrad", "rmsprop", "galore", "apollo", "grokadamw", "stable", "torch_4bit",
+    "torch_8bit", "schedule_free",
+)  # fmt: skip
+"""What the names of those optimizers hold that read `optim_args`; see transformers' `trainer_optimizer`."""
+
+
+class Derived(int):
+    """A number that followed from others: a copy of a config with other settings works it out again."""
+
+
+@contextmanager
+def settings_told(names: str) -> Generator[None]:
+    """Tell by their names what settings Hugging Face cannot make something of.
+
+    Raises:
+        RecipeError: the block raised an error of theirs.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"{names}: {' '.join(str(error).split()):.300}") from error
+
+
+def has_accelerator() -> bool:
+    """Whether torch finds a device to train on beside the CPU."""
+    return torch.accelerator.is_available()
+
+
+def num_processes() -> int:
+    """Processes that share a step, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def defaults_of(config: type) -> dict[str, Any]:
+    """A config's fields and their defaults."""
+    return {one.name: _default(one) for one in fields(config) if one.init}
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default is not MISSING else cast("Any", one.default_factory)()
+
+
+def check_config(config: type[DertaConfig], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values of a config without making one, which would take hold of a device; they come back as typed.
+
+    Raises:
+        RecipeError: an unknown or refused name, a value that cannot be, or values that exclude each other.
+    """
+    defaults = defaults_of(config)
+    given = {name: defaults[name] if _is_made(name, value) else value for name, value in given.items()}
+    for name, value in given.items():
+        if name not in defaults:
+            raise RecipeError(f"unknown setting {name}; {did_you_mean(name, defaults)}")
+        _check_refused(name, value, defaults=defaults, given=given)
+    values = checked_values(config, given)
+    types = _types(config)
+    for name, value in values.items():
+        _check_choice(types[name], name, value)
+    _check_together(cast("Any", SimpleNamespace(**(defaults | values))))
+    return values
+
+
+def _is_made(name: str, value: Any) -> bool:
+    """Whether a value is what a config, or an argument parser, makes of a default: a copy is given it."""
+    if name == "accelerator_config":
+        made = AcceleratorConfig()
+        return value == made or (isinstance(value, Mapping) and made.to_dict() == {**made.to_dict(), **value})
+    return isinstance(value, Derived) or (name == "debug" and value is None)
+
+
+def _check_refused(name: str, value: Any, *, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if name not in REFUSED or value == defaults[name]:
+        return
+    settled = cast("Any", SimpleNamespace(**{**defaults, **given}))
+    if name == "gradient_accumulation_steps" and value == accumulation_steps(settled, num_processes=num_processes()):
+        return
+    if name == "do_eval" and settled.eval_strategy != "no":
+        return
+    raise RecipeError(f"{name}: cannot be set; {REFUSED[name]}")
+
+
+@cache
+def _types(config: type) -> dict[str, Any]:
+    """Types of a config's fields, which take milliseconds to evaluate: 130 annotations."""
+    return get_type_hints(config)
+
+
+def _check_choice(kind: Any, name: str, value: Any) -> None:
+    for choice in get_args(kind):
+        if isinstance(choice, type) and issubclass(choice, Enum) and isinstance(value, str):
+            known = [str(one.value) for one in choice]
+            if value not in known:
+                raise RecipeError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _check_together(config: DertaConfig) -> None:
+    check_rows(config)
+    rows_at_once = config.per_device_train_batch_size
+    if config.global_batch_size % rows_at_once:
+        raise RecipeError(
+            f"global_batch_size: expected a multiple of per_device_train_batch_size ({rows_at_once}), got "
+            f"{config.global_batch_size}; change one of them"
+        )
+    if config.bf16 and config.fp16:
+        raise RecipeError("bf16, fp16: expected one of them at most, got both")
+    if config.max_steps == 0:
+        raise RecipeError("max_steps: expected a number of steps, or -1 for all epochs, got 0")
+    by_length = config.train_sampling_strategy == "group_by_length"
+    if by_length and (config.pack_tokens or config.reference):
+        raise RecipeError("train_sampling_strategy: group_by_length is for padded rows; set pack_tokens to 0")
+    if config.attn_implementation == "flash_attention_2" and not (config.bf16 or config.fp16):
+        raise RecipeError("attn_implementation: flash_attention_2 computes in 16 bits; set bf16 or fp16")
+    _check_read(config)
+    if config.eval_strategy == "no" and (config.eval_steps or config.eval_delay):
+        raise RecipeError("eval_steps, eval_delay: nothing is evaluated while eval_strategy is 'no'; set it to steps")
+
+
+def _check_read(config: DertaConfig) -> None:
+    """Refuse what nothing would read."""
+    optim, saving = (str(getattr(value, "value", value)) for value in (config.optim, config.save_strategy))
+    if config.optim_args and not any(part in optim for part in _READ_ARGS):
+        raise RecipeError(f"optim_args: {optim} reads none; leave it out, or choose another optim")
+    if config.optim_target_modules and not optim.startswith(("galore", "apollo")):
+        raise RecipeError(f"optim_target_modules: only galore and apollo read it, and optim is {optim}; leave it out")
+    if config.save_steps and saving in ("no", "epoch", "best"):
+        raise RecipeError(f"save_steps: nothing is saved by steps while save_strategy is {saving!r}; leave one out")
+    if not config.dataloader_num_workers and (
+        config.dataloader_persistent_workers or config.dataloader_prefetch_factor
+    ):
+        raise RecipeError(
+            "dataloader_persistent_workers, dataloader_prefetch_factor: expected workers, got none; set "
+            "dataloader_num_workers"
+        )
+
+
+def check_machine(config: DertaConfig) -> None:
+    """Refuse what this machine does not have.
+
+    Raises:
+        RecipeError: fp16 or flex_attention without a GPU, or a logger that is not installed.
+    """
+    if config.fp16 and not has_accelerator():
+        raise RecipeError("fp16: expected a GPU, found none; use bf16, or neither")
+    if config.attn_implementation == "flex_attention" and not torch.cuda.is_available():
+        raise RecipeError("attn_implementation: expected a GPU for flex_attention, found none; use sdpa")
+    loggers = get_available_reporting_integrations()
+    wanted = [config.report_to] if isinstance(config.report_to, str) else config.report_to or []
+    for logger in wanted:
+        if logger not in ("none", "all", *loggers):
+            raise RecipeError(
+                f"report_to: expected a logger that is installed ({', '.join(loggers) or 'none is'}), got "
+                f"{logger!r}; install it, or use none"
+            )
+
+
+def accumulation_steps(config: DertaConfig, *, num_processes: int) -> Derived:
+    """Micro-batches that each process adds up, so that `global_batch_size` rows make a step on however many processes.
+
+    >>> from derta.train.config import DertaConfig
+    >>> accumulation_steps(DertaConfig("out", global_batch_size=128, per_device_train_batch_size=8), num_processes=4)
+    4
+
+    Raises:
+        RecipeError: the batch cannot be shared out evenly.
+    """
+    rows_at_once = config.per_device_train_batch_size * num_processes
+    if config.global_batch_size % rows_at_once:
+        raise RecipeError(
+            f"global_batch_size: expected a multiple of per_device_train_batch_size x processes "
+            f"({config.per_device_train_batch_size} x {num_processes}), got {config.global_batch_size}; "
+            "change one of them"
+        )
+    return Derived(config.global_batch_size // rows_at_once)
