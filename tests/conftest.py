@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # A shared, busy machine makes any example slow; speed is measured in benchmarks/, not here.
 settings.register_profile("derta", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
-settings.register_profile("thorough", settings.get_profile("derta"), max_examples=400)  # in `make extra`
+settings.register_profile("thorough", settings.get_profile("derta"), max_examples=200)  # in `make extra`
 settings.load_profile("derta")
 
 

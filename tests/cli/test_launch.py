@@ -67,7 +67,7 @@ def test_only_the_launchers_options_are_left_out(words, value, place):
         (["--num-processes", "2"], "expected --launch CONFIG beside it"),
         (["--launch", "nowhere.yaml"], "nowhere.yaml: expected a config of accelerate's"),
         (["--launch", "nowhere.yaml", "--method", "dreta"], "'dreta'"),
-        (["--launch", "nowhere.yaml", "--set", "train.num_train_epochs=-1"], "train.num_train_epochs: "),
+        (["--launch", "nowhere.yaml", "--set", "train.num_train_epochs=-1"], "`train.num_train_epochs`"),
     ],
 )
 def test_a_mistake_is_told_before_any_process_is_started(recipe, tmp_path, derta, words, part):

@@ -220,6 +220,7 @@ def test_the_greedy_reply_is_the_likeliest_at_each_token(make_model_dir):
         assert engine.log_likelihood([prompt], [" " + other])[0][0] <= best
 
 
+@pytest.mark.equality
 def test_likelihoods_agree_with_one_plain_pass(engine):
     tokenizer = engine.chat.tokenizer
     continuations = ["", "Sure, here are the steps.", "Sorry"] * 4

@@ -135,6 +135,7 @@ def loss_tolerance(pairs, *, beta):
 # --- the loss --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("lora", [None, LORA])
 @pytest.mark.parametrize("precompute", [False, True])
 def test_the_loss_and_its_gradients_are_those_of_the_formula(make_trainer, vanilla, pairs, lora, precompute):
