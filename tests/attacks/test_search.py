@@ -82,13 +82,13 @@ def test_a_changed_function_of_one_name_is_another_judge_of_a_search(tmp_path: P
     def judge(prompt: Prompt, reply: Reply) -> bool:
         return "Clean" in reply.text
 
-    search(tmp_path / "attempts.jsonl", judge=judge)
-
-    def judge(prompt: Prompt, reply: Reply) -> bool:
+    def edited(prompt: Prompt, reply: Reply) -> bool:
         return "clean" in reply.text.lower()
 
+    edited.__name__, edited.__qualname__ = judge.__name__, judge.__qualname__
+    search(tmp_path / "attempts.jsonl", judge=judge)
     with pytest.raises(RunError, match="expected the attempts of this search"):
-        search(tmp_path / "attempts.jsonl", judge=judge)
+        search(tmp_path / "attempts.jsonl", judge=edited)
 
 
 def test_a_judging_function_that_says_something_else_is_told() -> None:

@@ -132,6 +132,11 @@ def test_a_file_that_is_no_recipe_is_told(content, parts, tmp_path, derta):
     check_told(derta("run", path, "--out", tmp_path / "run"), str(path), *parts)
 
 
+def test_a_message_about_a_stranger_s_text_moves_no_cursor(recipe, tmp_path, derta, broken):
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"model": {"path": "a\x1b[2Jb"}}))
+    broken(parts=["a⟨U+001B⟩[2Jb"])
+
+
 def test_files_that_are_no_run_are_not_written_among(recipe, tmp_path, derta):
     check_told(derta("run", recipe, "--out", tmp_path), str(tmp_path), "files without a manifest")
 

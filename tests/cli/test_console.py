@@ -24,6 +24,9 @@ def test_log_lines_are_plain_and_go_to_standard_error(display, capfd):
     display.logger.info(hostile)
     display.logger.getChild("steps").info("step %d of %d", 1, 2)
     assert capfd.readouterr() == ("", f"{hostile}\nstep 1 of 2\n")
+    display.logger.info("a\x1b[2Jb")
+    print_result("c\x1b[31md")
+    assert capfd.readouterr() == ("c⟨U+001B⟩[31md\n", "a⟨U+001B⟩[2Jb\n")
 
 
 def test_a_bar_shows_its_description_as_it_is(display, capfd):

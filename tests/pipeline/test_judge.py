@@ -145,6 +145,8 @@ def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, 
     ("words", "part"),
     [
         ((), "name one with --judge-model"),
+        (("--engine-option", "dtype=float32"), "--engine-option: expected a model that the engine is for"),
+        (("--engine", "api"), "--engine-option: expected a model that the engine is for"),
         (("--judge", "harm", "--judge-model", "m"), "judge 'harm' asks no model; leave its model out"),
         (("--judge-model", "a judge", "--engine", "steam"), "unknown engine 'steam'; known: hf, api, vllm, scripted"),
         ((*SCRIPTED, "--engine-option", "speed=9"), "engine scripted: unknown setting 'speed'; known: dtype"),

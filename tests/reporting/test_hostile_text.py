@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from derta.errors import visible
 from derta.reporting import render_report
-from derta.reporting.text import visible
 
 HOSTILE = {
     "script": "<script>document.title='ran'</script>",

@@ -13,6 +13,7 @@ from rich import progress
 from rich.console import Console, RenderableType
 
 from derta.cli.launch import is_main_process
+from derta.errors import visible
 from derta.protocols import Display
 
 LOGGER = logging.getLogger("derta")
@@ -28,7 +29,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         if not (_stderr.is_terminal and record.name.endswith(".steps")):
-            _stderr.print(self.format(record), markup=False)
+            _stderr.print(visible(self.format(record)), markup=False)
 
 
 class _Task:
@@ -70,7 +71,8 @@ def console_display() -> Display:
 
 def print_result(value: RenderableType) -> None:
     """Print a line or a table on standard output; a text is never read as markup."""
-    Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(value)
+    told = visible(value) if isinstance(value, str) else value
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(told)
 
 
 def print_found(found: Any, *lines: RenderableType, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, let_main_process_fail_first, let_main_process_speak
 from derta.cli.verbs import asking, judging, training
-from derta.errors import DertaError
+from derta.errors import DertaError, visible
 
 app = typer.Typer(
     name="derta",
@@ -59,7 +59,7 @@ def main() -> None:
         app()
     except DertaError as error:
         let_main_process_fail_first()
-        sys.stderr.write(f"derta: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"derta: {visible(' '.join(str(error).split()))}\n")
         sys.exit(2)
     except SystemExit as leaving:
         if leaving.code == 130 and not is_launched():  # what typer makes of Ctrl-C, without a word

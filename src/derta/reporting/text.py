@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from markupsafe import Markup
 
+from derta.errors import visible
+
 NOTHING = "–"
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff"
-    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 class Cut(NamedTuple):
@@ -27,15 +24,6 @@ class Label(NamedTuple):
     base: str
     variant: str | None = None
     dataset: str | None = None
-
-
-def visible(text: str) -> str:
-    """Name the characters that hide, reorder or break text; line breaks, tabs and joiners stay.
-
-    >>> visible("safe\u202egnp.exe")
-    'safe⟨U+202E⟩gnp.exe'
-    """
-    return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def shown(value: object) -> object:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from markupsafe import escape
 
+from derta.errors import visible
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting.tables import label_of
-from derta.reporting.text import Cut, Label, count, cut, visible
+from derta.reporting.text import Cut, Label, count, cut
 from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000

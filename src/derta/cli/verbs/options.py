@@ -35,8 +35,16 @@ JudgeEngine = Annotated[str, typer.Option("--engine", help="What runs the judge'
 def engine_config(
     model: str | None, engine: str, settings: list[str], *, option: str = "--engine-option"
 ) -> EngineConfig | None:
-    """Return the model that `--judge-model` or the like names, in its engine; None if none is named."""
+    """Return the model that `--judge-model` or the like names, in its engine; None if none is named.
+
+    Raises:
+        RecipeError: no model is named, but an engine or a setting is.
+    """
     if model is None:
+        if settings or engine != "hf":
+            raise RecipeError(
+                f"{option}: expected a model that the engine is for, got none; name the model, or leave it out"
+            )
         return None
     from derta.config import EngineConfig
 
