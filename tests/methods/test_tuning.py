@@ -117,6 +117,13 @@ def test_the_log_holds_the_losses_by_term(run_fit):
     assert {"loss_helpful", "loss_safe", "loss_rto", "refusal_probability", "learning_rate"} <= set(log[0])
 
 
+def test_a_loggers_files_outlive_the_checkpoints(run_fit, tmp_path):
+    run_fit(train=changed(TRAIN, report_to="tensorboard"))
+    assert list((tmp_path / "model.runs").rglob("events.out.tfevents*"))
+    assert not list((tmp_path / "model").rglob("events.out.tfevents*"))  # they hold paths of this machine
+    assert not (tmp_path / "model.checkpoints").exists()
+
+
 def test_what_is_finished_is_not_trained_again(run_fit):
     out = run_fit()
     before = saved_bytes(out)

@@ -108,6 +108,7 @@ RENAMED: Mapping[str, str] = {
     "term_weights": "helpful_weight, safe_weight or rto_weight",
     "attention": "attn_implementation",
     "compile": "compile_layers",
+    "peft_config": "lora",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
 }
@@ -172,8 +173,7 @@ class TrainSection(Section):
     def _split(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given: dict[str, Any] = {str(key): value for key, value in values.items() if key not in ("lora", "settings")}
-        given = {**values.get("settings", {}), **given}
+        given: dict[str, Any] = {str(key): value for key, value in values.items() if key != "lora"}
         for name in given:
             check_field(name)
         try:

@@ -36,6 +36,8 @@ _STATE_FILES = (
     "latest",
 )
 
+_LOGS = "runs"  # Hugging Face's name for the folder of TensorBoard's files
+
 
 class NonFiniteLossError(DertaError):
     """The loss became NaN or infinite; the message names the rows."""
@@ -44,7 +46,7 @@ class NonFiniteLossError(DertaError):
 def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
     """Train from the last whole checkpoint, if there is one, save to `out`, and take the checkpoints away.
 
-    `train_log.json` holds what was logged.
+    `train_log.json` holds what was logged; what TensorBoard reads is left in `out` + `.runs`.
     """
     checkpoints = Path(str(trainer.args.output_dir))
     net: Any = trainer.model
@@ -53,6 +55,8 @@ def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
         check_weights(net)
         save(trainer, out)
     if trainer.is_world_process_zero():
+        if (checkpoints / _LOGS).is_dir():
+            shutil.copytree(checkpoints / _LOGS, out.with_name(f"{out.name}.{_LOGS}"), dirs_exist_ok=True)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return out
 

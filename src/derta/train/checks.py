@@ -27,6 +27,12 @@ _READ_ARGS = (
 )  # fmt: skip
 """What the names of those optimizers hold that read `optim_args`; see transformers' `trainer_optimizer`."""
 
+_LEAST = {
+    "dataloader_num_workers": 0, "dataloader_prefetch_factor": 1, "per_device_eval_batch_size": 1, "max_grad_norm": 0,
+    "adam_epsilon": 0, "eval_delay": 0, "seed": 0, "data_seed": 0,
+}  # fmt: skip
+"""Limits of what Hugging Face declares with none."""
+
 
 class Derived(int):
     """A number that followed from others: a copy of a config with other settings works it out again."""
@@ -117,8 +123,19 @@ def _check_choice(kind: Any, name: str, value: Any) -> None:
                 raise RecipeError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
+def _check_numbers(config: DertaConfig) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise RecipeError(f"{name}: expected {least} or more, got {value}")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise RecipeError(f"{name}: expected 0 or more and less than 1, got {getattr(config, name)}")
+
+
 def _check_together(config: DertaConfig) -> None:
     check_rows(config)
+    _check_numbers(config)
     rows_at_once = config.per_device_train_batch_size
     if config.global_batch_size % rows_at_once:
         raise RecipeError(
@@ -148,6 +165,8 @@ def _check_read(config: DertaConfig) -> None:
         raise RecipeError(f"optim_target_modules: only galore and apollo read it, and optim is {optim}; leave it out")
     if config.save_steps and saving in ("no", "epoch", "best"):
         raise RecipeError(f"save_steps: nothing is saved by steps while save_strategy is {saving!r}; leave one out")
+    if saving == "best" and (config.eval_strategy == "no" or config.metric_for_best_model is None):
+        raise RecipeError("save_strategy: 'best' needs eval_strategy and metric_for_best_model; set them, or use steps")
     if not config.dataloader_num_workers and (
         config.dataloader_persistent_workers or config.dataloader_prefetch_factor
     ):

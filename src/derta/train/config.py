@@ -178,7 +178,7 @@ def train_config(
         )
     except RecipeError as error:
         name, _, told = str(error).partition(": ")
-        raise RecipeError(f"`train.{name}`: {told}") from error
+        raise RecipeError(f"`train.{name}`: {told}" if name.isidentifier() else f"`train`: {error}") from error
 
 
 def write_arguments(config: TrainingArguments, folder: Path) -> None:
