@@ -103,6 +103,12 @@ def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, 
         run(own, out=tmp_path / "run", methods={"mined": replace(mine, name="mined"), "tuned_on": on})
     with pytest.raises(RecipeError, match="expected 'mine' under that name, got 'other'"):
         run(own, out=tmp_path / "run", methods={"other": mine})
+    with pytest.raises(RunError, match=r"differs in functions\.methods\.tuned_on\)"):
+        run(own, out=tmp_path / "run", methods={"mine": mine, "tuned_on": replace(on, init_from="vanilla_half")})
+    with pytest.raises(RecipeError, match=r"expected 'mine' to be a derta\.Method, got function"):
+        run(own, out=tmp_path / "run", methods={"mine": twice_weighted})
+    with pytest.raises(RecipeError, match="methods: expected a mapping of names to them, got list"):
+        run(own, out=tmp_path / "run", methods=[mine])
     [found] = estimate(own | {"methods": ["mine"]}, methods={"mine": mine})
     assert (found.method, found.steps) == ("mine", 1)
 

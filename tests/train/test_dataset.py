@@ -133,6 +133,11 @@ def test_a_row_is_drawn_for_the_epoch_that_comes_with_the_index(small_data):
     assert dataset[4] == dataset[0, 4]
 
 
+def test_ready_rows_and_instances_do_not_mix(small_data, some_rows):
+    with pytest.raises(DataError, match="expected rows that are ready or instances to draw them from, got both"):
+        RowDataset([*small_data("rto"), *some_rows], config=RowConfig(), seed=0)
+
+
 def test_a_row_that_teaches_nothing_is_refused_before_it_reaches_a_batch():
     silent = Instance("helpful", EncodedExample("e", tuple(range(40)), ()), False, 0)
     with pytest.raises(DataError, match=r"row e \(helpful\): every label is masked"):

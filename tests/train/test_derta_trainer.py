@@ -15,7 +15,7 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE
 from derta.errors import DataError, RecipeError, RunError
-from derta.methods import METHODS
+from derta.methods import METHODS, Method
 from derta.records import Example, Message, Triple
 from derta.train.config import DertaConfig
 from derta.train.trainer import DertaTrainer
@@ -114,6 +114,14 @@ def test_a_stopped_training_resumes_and_ends_as_one_that_was_not(trainer_of):
     resumed.train(resume_from_checkpoint=True)
     for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_method_of_ones_own_may_make_rows_as_a_user_brings_them(trainer_of):
+    own = Method(name="own", dataset=lambda data, **_: READY * len(data.triples))
+    trainer = trainer_of(method=own, num_train_epochs=1)
+    trainer.train()
+    assert len(trainer.train_dataset) == 2 * len(TRIPLES)
+    assert "loss_rto" in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize(("call", "steps"), [({}, 2), ({"resume_from_checkpoint": False}, 6)])

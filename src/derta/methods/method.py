@@ -90,7 +90,10 @@ class Method:
         if self.version is not None:
             return f"{self.name} {self.version}"
         functions = (self.dataset, self.loss, self.config, self.trainer)
-        return " ".join(_identify(one) for one in functions if one is not None)
+        settings = [
+            f"{name}={getattr(self, name)}" for name in ("init_from", "triples_per_unit") if getattr(self, name)
+        ]
+        return " ".join([*settings, *(_identify(one) for one in functions if one is not None)])
 
 
 def _identify(function: Callable[..., Any]) -> str:

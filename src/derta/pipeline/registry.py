@@ -36,7 +36,9 @@ class Registry:
         _check_names("attacks", self.attacks, ATTACKS)
         _check_names("judges", self.judges, JUDGES)
         _check_names("methods", self.methods, METHODS)
-        for name, method in self.methods.items():
+        for name, method in cast("Mapping[str, Any]", self.methods).items():
+            if not isinstance(method, Method):
+                raise RecipeError(f"methods: expected {name!r} to be a derta.Method, got {type(method).__name__}")
             if method.name != name:
                 raise RecipeError(f"methods: expected {method.name!r} under that name, got {name!r}; rename it")
 
@@ -114,8 +116,10 @@ class Registry:
         return {kind: found for kind, found in named_kinds if found}
 
 
-def _check_names(kind: str, own: Mapping[str, object], ours: Collection[str]) -> None:
-    for name in own:
+def _check_names(kind: str, own: Any, ours: Collection[str]) -> None:
+    if not isinstance(own, Mapping):
+        raise RecipeError(f"{kind}: expected a mapping of names to them, got {type(own).__name__}")
+    for name in cast("Mapping[str, object]", own):
         if not NAME.fullmatch(name):
             raise RecipeError(f"{kind}: expected a name of {NAME_LETTERS}, got {name!r:.60}; choose another")
         if name in ours:

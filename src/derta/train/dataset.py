@@ -28,6 +28,10 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
 
     def __init__(self, rows: Sequence[Instance] | Sequence[TrainRow], *, config: RowConfig, seed: int) -> None:
         ready = [check_row(row) for row in rows if isinstance(row, TrainRow)]
+        if ready and len(ready) < len(rows):
+            raise DataError(
+                f"expected rows that are ready or instances to draw them from, got both ({len(rows)} in all)"
+            )
         self.ready = bool(ready)
         self._items: list[list[Instance]] | list[TrainRow] = ready
         if not ready:

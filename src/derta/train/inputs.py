@@ -80,8 +80,8 @@ def encode(
     check_openings(data.triples, config.refusal_words)
     chat = chat_of(tokenizer, config)
     refusals = refusal_tokens(chat, config.refusal_words)
-    rows = row_method_of(config).dataset(data, chat=chat, refusals=refusals, config=config)
-    return RowDataset(_some(rows), config=config, seed=config.rows_seed)
+    rows = _some(row_method_of(config).dataset(data, chat=chat, refusals=refusals, config=config))
+    return RowDataset(ready_rows(rows), config=config, seed=config.rows_seed)
 
 
 def encode_evaluation(
