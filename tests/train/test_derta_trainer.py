@@ -392,6 +392,18 @@ def test_arguments_of_the_trainer_are_heeded(trainer_of, settings):
         assert plain.state.log_history[0]["loss"] != trainer.state.log_history[0]["loss"]
 
 
+@pytest.mark.parametrize("settings", [{"pack_tokens": 0}, {"pack_tokens": 128}, {"tree_rows": True}])
+def test_tokens_seen_are_those_of_the_rows_and_none_of_the_padding(trainer_of, make_tokenizer, settings):
+    rows = READY * 4 if "tree_rows" not in settings else None
+    trainer = trainer_of(
+        data=rows is None, train_dataset=rows, num_train_epochs=1, include_num_input_tokens_seen="non_padding",
+        processing_class=make_tokenizer(pad=False), **settings,
+    )  # fmt: skip
+    trainer.train()
+    lengths = [len(trainer.train_dataset[0, index].input_ids) for index in range(len(trainer.train_dataset))]
+    assert trainer.state.num_input_tokens_seen == sum(lengths)
+
+
 PROGRAM = """
 import json, pickle, sys
 from pathlib import Path

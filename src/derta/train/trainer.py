@@ -225,17 +225,20 @@ class DertaTrainer(Trainer):
 
     def _loader(self, rows: Any, batches: Any) -> DataLoader[TrainRow]:
         args = self.args
-        loader = DataLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
-            in_order=args.dataloader_in_order,
-        )
+        with settings_told("dataloader_multiprocessing_context, dataloader_num_workers"):
+            loader = DataLoader(
+                rows,
+                batch_sampler=batches,
+                collate_fn=self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+                multiprocessing_context=args.dataloader_multiprocessing_context
+                if args.dataloader_num_workers
+                else None,
+                in_order=args.dataloader_in_order,
+            )
         return prepare_data_loader(
             loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
@@ -247,6 +250,15 @@ class DertaTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Tensor | Any]) -> dict[str, Tensor | Any]:
         """The loader has put them on the device; the Trainer would round the weights to 16 bits under DeepSpeed."""
         return inputs
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """As the Trainer's; padding is told by place, for a padding token may also close a row."""
+        if self.args.include_num_input_tokens_seen != "non_padding":
+            super()._track_num_input_tokens(inputs)
+            return
+        tokens = (inputs["position_ids"] != 0).sum() + len(inputs["row_ids"])  # a row's first token is at place 0
+        gathered: Any = self.accelerator.gather(tokens)
+        self.state.num_input_tokens_seen += int(gathered.sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
         """What the step's loss is divided by, over all of its micro-batches on all devices."""
