@@ -6,8 +6,6 @@ import os
 import time
 import warnings
 
-from derta.errors import RunError
-
 GRACE_SECONDS = 3.0
 
 
@@ -32,16 +30,3 @@ def let_main_process_fail_first() -> None:
     """Before another process tells its fault: if the main one has the same to tell, this one is ended meanwhile."""
     if not is_main_process():
         time.sleep(GRACE_SECONDS)
-
-
-def refuse_several_processes(verb: str) -> None:
-    """Stop a verb that is one process's work.
-
-    Raises:
-        RunError: torchrun or accelerate started more than one.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError(
-            f"{verb}: expected one process, got {os.environ['WORLD_SIZE']}; train with `derta train ... --launch "
-            "CONFIG`, then run the rest in one"
-        )

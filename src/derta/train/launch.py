@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,3 +80,16 @@ def check_config(config: Path, *, num_processes: int | None) -> None:
         raise RunError(f"{config}: expected a config of accelerate's, got {told}; see recipes/accelerate") from error
     if num_processes is None and getattr(read, "num_processes", -1) < 1:
         raise RunError(f"{config}: expected `num_processes`, got none; add it, or give --num-processes")
+
+
+def refuse_several_processes(verb: str) -> None:
+    """Stop a verb that is one process's work.
+
+    Raises:
+        RunError: torchrun or accelerate started more than one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError(
+            f"{verb}: expected one process, got {os.environ['WORLD_SIZE']}; train with `derta train ... --launch "
+            "CONFIG`, then run the rest in one"
+        )

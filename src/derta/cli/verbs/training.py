@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from derta.cli.launch import refuse_several_processes
 from derta.cli.verbs import options
 from derta.cli.verbs.options import AsJson, Out, Seed, Settings
 from derta.errors import RunError
+from derta.train.launch import refuse_several_processes
 
 
 def demo(
