@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.errors import ModelError
-from derta.records import Message, Prompt
+from derta.records import REFUSAL_WORDS, Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_WORDS = ("Sorry",)
 SHIPPED_TEMPLATES = ("paper", "paper_eval")
 _PROBE = "Sure"
 _SENTINEL = "derta-sentinel-7319"
@@ -194,7 +193,7 @@ class RefusalTokens:
         return tuple(dict.fromkeys(self.bare + self.spaced))
 
 
-def refusal_tokens(chat: ChatFormat, words: Sequence[str] = DEFAULT_WORDS) -> RefusalTokens:
+def refusal_tokens(chat: ChatFormat, words: Sequence[str] = REFUSAL_WORDS) -> RefusalTokens:
     """Look the refusal words up. A form that is not one token gives way to the form that is.
 
     Raises:

@@ -10,11 +10,12 @@ from pydantic import Field, ValidationError, model_validator
 from derta.config.data import DataSection
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
-from derta.config.rows import REFUSAL_WORDS, RowConfig
+from derta.config.rows import RowConfig
 from derta.config.sections import Section, SourceSection, walk
 from derta.config.train import TrainSection
 from derta.errors import RecipeError, did_you_mean
 from derta.files import describe_fault
+from derta.records import REFUSAL_WORDS
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
 """Old names that are not like the new ones."""

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from derta.errors import RecipeError
+from derta.records import REFUSAL_WORDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-REFUSAL_WORDS = ("Sorry",)
-"""The paper's."""
 
 
 def _from_json(value: Any) -> Any:

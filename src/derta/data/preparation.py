@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from derta.chat import DEFAULT_WORDS
 from derta.config import PrepareConfig
 from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_out_requests, plan_mixture, sample
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
 from derta.files import describe
-from derta.records import Example, Prompt, Request, Triple
+from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
 
 
 class PreparedData(NamedTuple):
@@ -86,7 +85,7 @@ def prepare(
     *,
     requests: Iterable[Request | Prompt | str] = (),
     preferences: Iterable[Preference] = (),
-    refusal_words: Sequence[str] = DEFAULT_WORDS,
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
     seed: int = 0,
     **settings: object,
 ) -> PreparedData:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from derta.chat import DEFAULT_WORDS, ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
+from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
 from derta.engines.batching import MAX_LOGITS, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
@@ -20,7 +20,7 @@ from derta.engines.scoring import Scored, score
 from derta.engines.token_io import detokenize
 from derta.errors import EngineError, ModelError
 from derta.loading import check_place, load_adapter, load_model, load_tokenizer
-from derta.records import Prompt, Reply
+from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 MAX_BATCH_TOKENS = 16384
 
@@ -37,7 +37,7 @@ class HfEngine:
 
     model: Any
     chat: ChatFormat
-    refusal_words: tuple[str, ...] = DEFAULT_WORDS
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
     max_batch_tokens: int = MAX_BATCH_TOKENS
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
@@ -208,7 +208,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     max_batch_tokens: int = MAX_BATCH_TOKENS,
-    refusal_words: Sequence[str] = DEFAULT_WORDS,
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
     threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> HfEngine:

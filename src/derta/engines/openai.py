@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
-from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, refusal_tokens
+from derta.chat import ChatFormat, chat_format, refusal_tokens
 from derta.engines.endpoints import DEFAULT_ENDPOINT, host_of
 from derta.engines.openai_protocol import (
     Call,
@@ -37,7 +37,7 @@ from derta.engines.token_io import (
     refusal_rows,
 )
 from derta.errors import EngineError
-from derta.records import Prompt, Reply
+from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -53,7 +53,7 @@ class ApiEngine:
     endpoints: tuple[str, ...]
     send: Send = "messages"
     chat: ChatFormat | None = None
-    refusal_words: tuple[str, ...] = DEFAULT_WORDS
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
     body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     key_variable: str = KEY_VARIABLE
     timeout: float = 600.0
@@ -201,7 +201,7 @@ def load(
     tokenizer: str | Path | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
-    refusal_words: Sequence[str] = DEFAULT_WORDS,
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
     body: Mapping[str, Any] | None = None,
     api_key_env: str | None = None,
     concurrency: int = 16,

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from derta.chat import DEFAULT_WORDS, ChatFormat, chat_format, encode_prompt, refusal_tokens
+from derta.chat import ChatFormat, chat_format, encode_prompt, refusal_tokens
 from derta.engines.token_io import (
     Row,
     check_prompts,
@@ -25,7 +25,7 @@ from derta.engines.token_io import (
 )
 from derta.errors import EngineError, ModelError
 from derta.loading import DTYPES, check_place, load_tokenizer
-from derta.records import Prompt, Reply
+from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM lays out room for (`max_lora_rank`)."""
@@ -41,7 +41,7 @@ class VllmEngine:
 
     llm: Any
     chat: ChatFormat
-    refusal_words: tuple[str, ...] = DEFAULT_WORDS
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
     lora: Any = None
     chunk: int = CHUNK
 
@@ -126,7 +126,7 @@ def load(
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
     dtype: str = "auto",
-    refusal_words: Sequence[str] = DEFAULT_WORDS,
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
     tensor_parallel_size: int = 1,
     gpu_memory_utilization: float = 0.9,
     max_model_len: int | None = None,
