@@ -39,7 +39,7 @@ class Judge(Protocol):
         ...
 
     @property
-    def asks_model(self) -> bool:
+    def uses_model(self) -> bool:
         """Whether verdicts are expensive: they are then kept one by one as they come."""
         ...
 

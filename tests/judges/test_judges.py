@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RunError
-from derta.judges import JUDGES, asks_model, build_judge, from_function, identify_judge, judge, make_cases
+from derta.judges import JUDGES, build_judge, from_function, identify_judge, judge, make_cases, uses_model
 from derta.judges.llm import RUBRICS
 from derta.protocols import Case, Judge
 from derta.records import Measure, Message, Prompt, Reply, Verdict
@@ -36,7 +36,7 @@ def prompt(name: str = "p", judge: str = "", **fields: object) -> Prompt:
 
 
 def build(name: str) -> Judge:
-    return JUDGES[name](engine=ScriptedModel(lambda _: YES[name])) if asks_model(name) else JUDGES[name]()
+    return JUDGES[name](engine=ScriptedModel(lambda _: YES[name])) if uses_model(name) else JUDGES[name]()
 
 
 def one(name: str, asked: Prompt, text: str) -> Verdict:
@@ -48,7 +48,7 @@ def one(name: str, asked: Prompt, text: str) -> Verdict:
 def test_every_judge_names_itself_and_fills_what_it_measures(name: str):
     found = build(name)
     assert isinstance(found, Judge)
-    assert (found.name, found.asks_model) == (name, name in RUBRICS)
+    assert (found.name, found.uses_model) == (name, name in RUBRICS)
     assert found.measures in get_args(Measure)
     verdict = one(name, prompt(judge=name), REPLY)
     assert verdict.judge == name

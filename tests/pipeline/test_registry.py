@@ -116,7 +116,7 @@ def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, 
 class Named:
     """A judge that calls itself something."""
 
-    name, measures, asks_model = "itself", "harmful", False
+    name, measures, uses_model = "itself", "harmful", False
 
     def judge(self, cases):
         return iter(())
@@ -220,4 +220,4 @@ def test_a_judge_that_asks_no_model_is_given_none(recipe, tmp_path, own):
     own["evaluate"][0]["judges"] = ["guideline"]
     with pytest.raises(DataError, match=r"and the recipe names none; write \{name: guideline, model: \.\.\.\}"):
         run(own, out=tmp_path / "run")
-    assert build_judge("refusal").asks_model is False
+    assert build_judge("refusal").uses_model is False

@@ -37,10 +37,10 @@ JUDGES: dict[str, Callable[..., Judge]] = {
 """Factories of judges by name; those that ask a model take `engine=`."""
 
 
-def asks_model(name: str) -> bool:
+def uses_model(name: str) -> bool:
     """Whether the judge of a name asks a model.
 
-    >>> asks_model("harmbench"), asks_model("refusal")
+    >>> uses_model("harmbench"), uses_model("refusal")
     (True, False)
     """
     return "engine" in signature(JUDGES[name]).parameters
@@ -73,7 +73,7 @@ def build_judge(
     if judge not in JUDGES:
         raise DataError(f"unknown judge {judge!r}; {did_you_mean(judge, JUDGES)}")
     _check_options(judge, [name for name in signature(JUDGES[judge]).parameters if name != "engine"], options)
-    if not asks_model(judge):
+    if not uses_model(judge):
         return JUDGES[judge](**options)
     if engine is None:
         raise DataError(

@@ -21,7 +21,7 @@ class FunctionJudge:
     version: str | None = None
 
     @property
-    def asks_model(self) -> bool:
+    def uses_model(self) -> bool:
         """False: a function is cheap enough to be called again."""
         return False
 

@@ -124,7 +124,7 @@ class ModelJudge:
     measures: Measure = "harmful"
 
     @property
-    def asks_model(self) -> bool:
+    def uses_model(self) -> bool:
         """True: its verdicts are expensive, and kept as they come."""
         return True
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from derta.chat import says_sorry
 from derta.errors import DataError
-from derta.judges import JUDGES, asks_model
+from derta.judges import JUDGES, uses_model
 from derta.metrics.curves import refusal_position_curves
 from derta.paper.figures import Counted, Figure, Figures, Halves, load_figures
 from derta.paper.outputs import Published, read_published
@@ -63,7 +63,7 @@ def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayR
     Raises:
         DataError: the folder holds none of them.
     """
-    judges = {name: JUDGES[name]() for name in JUDGES if not asks_model(name)}
+    judges = {name: JUDGES[name]() for name in JUDGES if not uses_model(name)}
     found = replay(folder, figures=load_figures(), judges=judges)
     for line in found.left_out:
         display.logger.info(line)

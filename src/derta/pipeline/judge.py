@@ -12,7 +12,7 @@ from derta.engines import check_settings, load_engine
 from derta.errors import DataError
 from derta.files import write_records
 from derta.formats.replies import read_cases
-from derta.judges import JUDGES, asks_model, build_judge
+from derta.judges import JUDGES, build_judge, uses_model
 from derta.judges.refusal import judge_refusal
 from derta.metrics.comparisons import compare_cells, too_small_to_tell
 from derta.metrics.rates import over_refusal_cells
@@ -45,7 +45,7 @@ def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
     """
     if model is None or name not in JUDGES:
         return build_judge(name)
-    if not asks_model(name):
+    if not uses_model(name):
         raise DataError(f"judge {name!r} asks no model; leave its model out")
     return build_judge(name, engine=engine_of(model))
 
@@ -57,7 +57,7 @@ def find_judges(first: str, second: str | None, *, model: EngineConfig | None = 
         DataError: there is no such judge, it lacks its model, or neither asks one.
         EngineError: the model's engine or a setting of it is unknown.
     """
-    asking = [name for name in (first, second) if name is not None and name in JUDGES and asks_model(name)]
+    asking = [name for name in (first, second) if name is not None and name in JUDGES and uses_model(name)]
 
     def find(name: str) -> Judge:
         return find_judge(name, model=model if name in asking or not asking else None)
@@ -88,7 +88,7 @@ def judge_file(
             yield verdict
 
     cases = read_cases(path, prompts_path=prompts_path)
-    if judge.asks_model:
+    if judge.uses_model:
         deque(counted(_asked(judge, list(cases), out, display)), maxlen=0)
     elif out is None:
         deque(counted(judge.judge(cases)), maxlen=0)

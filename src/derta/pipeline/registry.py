@@ -10,7 +10,7 @@ from derta.attacks import ATTACKS, Attack, build_attack
 from derta.config import EvaluationSection, JudgeConfig, Recipe
 from derta.engines.endpoints import check_endpoints, user_endpoints
 from derta.errors import DataError, RecipeError, did_you_mean
-from derta.judges import JUDGES, asks_model, from_function, identify_judge
+from derta.judges import JUDGES, from_function, identify_judge, uses_model
 from derta.judges.base import FunctionJudge
 from derta.methods import METHODS, Method, find_method
 from derta.pipeline.judge import find_judge
@@ -77,7 +77,7 @@ class Registry:
             if config.model is not None:
                 raise DataError(f"judge {config.name!r} asks no model; leave its model out")
             return self._own_judge(config.name)
-        if config.model is None and asks_model(config.name):
+        if config.model is None and uses_model(config.name):
             raise DataError(
                 f"judge {config.name!r} asks a model, and the recipe names none; write {{name: {config.name}, "
                 "model: ...}"
