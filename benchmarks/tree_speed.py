@@ -80,7 +80,7 @@ def micro_batches(given, args, *, trees: bool) -> list[dict]:
     batches = []
     for start in range(0, args.triples, args.at_once):
         places = range(start, min(start + args.at_once, args.triples))
-        dataset = RowDataset([one for one in given if one.place in places], config=config, seed=0)
+        dataset = RowDataset([one for one in given if one.source_index in places], config=config, seed=0)
         rows = [dataset[i] for i in range(len(dataset))]
         batches.append(collate(rows, capacity=args.pack_tokens, pad_id=0))
     return batches

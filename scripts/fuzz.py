@@ -76,15 +76,15 @@ def harm(data: bytes) -> None:
 
 def exact(data: bytes) -> None:
     """A worked answer has a number or none, a choice is one of the options or none."""
-    from derta.judges.exact_match import choice, own_answer, read_options
+    from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
     from derta.judges.numbers import final_number
 
     question, reply = _two(data)
-    options = {"A": question or "a", "B": "12", "C": "a blue bird"} | read_options(question)
+    options = {"A": question or "a", "B": "12", "C": "a blue bird"} | parse_options(question)
 
     def read(text: str) -> None:
-        final_number(own_answer(text), question=question)
-        letter = choice(own_answer(text), options).letter
+        final_number(truncate_at_next_question(text), question=question)
+        letter = parse_choice(truncate_at_next_question(text), options).letter
         assert letter is None or letter in options  # noqa: S101
 
     _in_linear_time(read, data, reply)
@@ -93,13 +93,13 @@ def exact(data: bytes) -> None:
 def verdicts(data: bytes) -> None:
     """A judge's answer is a verdict, or None with a reason."""
     from derta.judges.llm import RUBRICS
-    from derta.judges.pairwise import read_preference
+    from derta.judges.pairwise import parse_preference
 
     def read(text: str) -> None:
         for judge in RUBRICS.values():
-            found = judge.read(text)
+            found = judge.parse(text)
             assert found.harmful is not None or found.reason  # noqa: S101
-        better, reason = read_preference(text)
+        better, reason = parse_preference(text)
         assert (better is None) == bool(reason)  # noqa: S101
 
     _in_linear_time(read, data, _text(data))

@@ -172,7 +172,7 @@ def test_a_row_follows_from_seed_epoch_and_id_in_whatever_order_it_is_asked_for(
 
     there, back = [draw(one) for one in found], [draw(one) for one in reversed(found)]
     assert there == back[::-1]
-    moved = [Instance(one.term, one.source, one.harmful_prefix, place=99) for one in found]
+    moved = [Instance(one.term, one.source, one.harmful_prefix, source_index=99) for one in found]
     assert [draw(one) for one in moved] == there
     for other in ([draw(one, epoch=1) for one in found], [draw(one, seed=1) for one in found]):
         same = sum(a == b for a, b in zip(there, other, strict=True))

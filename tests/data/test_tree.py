@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from derta.config import RowConfig, TrainSection
 from derta.data.encoding import EncodedExample, EncodedTriple
 from derta.data.rows import IGNORE, TrainRow, draw_row, rto_row, safe_row
-from derta.data.tree import Learned, TreeRow, branched, draw_item, items, tree_of
+from derta.data.tree import TreeLabel, TreeRow, draw_item, expand_branches, group_instances, tree_of
 from derta.errors import DataError
 from derta.methods import METHODS
 from method_rows import ROW_METHODS, instances_of
@@ -90,7 +90,7 @@ def taught(rows):
 @given(rows=some_rows)
 def test_a_tree_teaches_what_its_rows_teach_after_the_same_tokens(rows):
     tree = tree_of(rows)
-    assert Counter((path_to(tree, node), *rest) for node, *rest in tree.learned) == taught(rows)
+    assert Counter((path_to(tree, node), *rest) for node, *rest in tree.labels) == taught(rows)
     assert tree.num_rows == len(rows)
 
 
@@ -111,17 +111,20 @@ def test_safe_branches_hang_off_the_trunk_at_their_k():
     assert tree.input_ids == [10, 11, 5000, 5001, 1200, 9, 8, 1100, 9, 8, 1000, 9, 8]
     assert tree.position_ids == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 2, 3, 4]
     assert tree.ends == [13, 13, 10, 7, 7, 7, 7, 10, 10, 10, 13, 13, 13]
-    assert tree.learned[:2] == [Learned(1, BARE, "rto", 0), Learned(2, SPACED, "rto", 0)]
+    assert tree.labels[:2] == [TreeLabel(1, BARE, "rto", 0), TreeLabel(2, SPACED, "rto", 0)]
     # node 1, the prompt's last, has two targets: the refusal token and, for k = 0, the safe response's first
-    assert [one for one in tree.learned if one.node == 1] == [Learned(1, BARE, "rto", 0), Learned(1, 1000, "safe", 1)]
-    assert [one[:2] for one in tree.learned[-3:]] == [(3, 1200), (4, 9), (5, 8)]
+    assert [one for one in tree.labels if one.node == 1] == [
+        TreeLabel(1, BARE, "rto", 0),
+        TreeLabel(1, 1000, "safe", 1),
+    ]
+    assert [one[:2] for one in tree.labels[-3:]] == [(3, 1200), (4, 9), (5, 8)]
 
 
 def test_equal_rows_are_read_once_and_learned_as_often_as_they_come():
     row = safe_row(triple_of(num_prompt=3, num_safe=2), k=0, max_length=64)
     tree = tree_of([row, row])
     assert tree.input_ids == row.input_ids
-    assert Counter(one[:3] for one in tree.learned) == Counter(one[:3] for one in tree_of([row]).learned * 2)
+    assert Counter(one[:3] for one in tree.labels) == Counter(one[:3] for one in tree_of([row]).labels * 2)
 
 
 def test_rows_with_another_first_token_stand_side_by_side():
@@ -134,7 +137,7 @@ def test_a_safe_response_that_goes_on_as_the_harmful_one_shares_its_token_and_ke
     rto = TrainRow("t", "rto", [10, 11, 5000, 5001, 5002], [IGNORE, IGNORE, BARE, SPACED, SPACED])
     tree = tree_of([rto, safe_row(triple, k=1, max_length=64)])
     assert tree.input_ids == [10, 11, 5000, 5001, 5002, 1100, 9, 8]
-    assert [one.target for one in tree.learned if one.node == 2] == [SPACED, 5001]
+    assert [one.target for one in tree.labels if one.node == 2] == [SPACED, 5001]
 
 
 def test_rows_whose_labels_are_known_only_in_their_batch_make_no_tree():
@@ -149,13 +152,13 @@ def test_rows_whose_labels_are_known_only_in_their_batch_make_no_tree():
 @given(triple=triples, settings=tree_settings, method=st.sampled_from(ROW_METHODS), seed=st.integers(0, 99))
 def test_a_triples_tree_teaches_what_its_separate_rows_teach_in_every_epoch(triple, settings, method, seed):
     given_instances = instances_of(method, triples=[triple], examples=[])
-    (item,) = items(given_instances, config=settings)
+    (item,) = group_instances(given_instances, config=settings)
     for epoch in range(2):
         rows = [draw_row(one, config=settings, seed=seed, epoch=epoch) for one in item]
         assert all(len(row.input_ids) <= settings.max_length for row in rows)
         drawn = draw_item(item, config=settings, seed=seed, epoch=epoch)
         if isinstance(drawn, TreeRow):
-            assert Counter((path_to(drawn, node), *rest) for node, *rest in drawn.learned) == taught(rows)
+            assert Counter((path_to(drawn, node), *rest) for node, *rest in drawn.labels) == taught(rows)
         else:
             assert rows == [drawn]
 
@@ -164,9 +167,9 @@ def test_a_triples_tree_teaches_what_its_separate_rows_teach_in_every_epoch(trip
 @given(triple=triples, settings=tree_settings, seed=st.integers(0, 99))
 def test_no_target_of_a_tree_is_ever_taken_from_harmful_text(method, triple, settings, seed):
     example = EncodedExample("e", (10, 11), (2000, *CLOSING))
-    for item in items(instances_of(method, triples=[triple], examples=[example]), config=settings):
+    for item in group_instances(instances_of(method, triples=[triple], examples=[example]), config=settings):
         drawn = draw_item(item, config=settings, seed=seed, epoch=seed % 5)
-        learned = drawn.learned if isinstance(drawn, TreeRow) else tree_of([drawn]).learned
+        learned = drawn.labels if isinstance(drawn, TreeRow) else tree_of([drawn]).labels
         assert not {one.target for one in learned} & set(HARMFUL)
         for one in learned:
             assert (one.target in {BARE, SPACED}) == (one.term == "rto")
@@ -214,9 +217,9 @@ def test_every_instance_is_in_one_item_and_its_id_is_its_own(branches, trees, me
         triples=[triple_of(name=str(i)) for i in range(4)],
         examples=[EncodedExample(str(i), (10,), (2000,)) for i in range(3)],
     )
-    grouped = items(found, config=RowConfig(branches_per_triple=branches, tree_rows=trees))
+    grouped = group_instances(found, config=RowConfig(branches_per_triple=branches, tree_rows=trees))
     ids = [one.id for item in grouped for one in item]
-    assert sorted(ids) == sorted({one.id for one in branched(found, branches)})
+    assert sorted(ids) == sorted({one.id for one in expand_branches(found, branches)})
     makes = METHODS[method].dataset.keywords
     assert len(ids) == 3 + 4 * ((branches if makes["harmful_prefix"] else 1) + makes["rto"])
     assert len(grouped) == (3 + 4 if trees else len(ids))
@@ -225,7 +228,7 @@ def test_every_instance_is_in_one_item_and_its_id_is_its_own(branches, trees, me
 
 def test_the_trunk_comes_first_and_then_the_branches_in_order():
     found = instances_of("derta", triples=[triple_of(name="a"), triple_of(name="b")], examples=[])
-    grouped = items(found, config=RowConfig(branches_per_triple=3, tree_rows=True))
+    grouped = group_instances(found, config=RowConfig(branches_per_triple=3, tree_rows=True))
     assert [one.id for one in grouped[1]] == ["rto:b", "safe:b", "safe:b#1", "safe:b#2"]
 
 
@@ -233,30 +236,30 @@ def test_the_first_branch_is_the_row_that_is_drawn_without_branches_and_the_othe
     triple = triple_of(num_harmful=200)
     settings = RowConfig(prefix_share=1)
     one, *_ = instances_of("derta", triples=[triple], examples=[])
-    drawn = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in branched([one], 6)]
+    drawn = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in expand_branches([one], 6)]
     assert drawn[0] == draw_row(one, config=settings, seed=0, epoch=0)
     assert len({len(row.input_ids) for row in drawn}) > 3
-    again = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in reversed(branched([one], 6))]
+    again = [draw_row(branch, config=settings, seed=0, epoch=0) for branch in reversed(expand_branches([one], 6))]
     assert again == drawn[::-1]
 
 
 def test_without_trees_nothing_about_a_training_set_changes():
     found = instances_of("derta", triples=[triple_of(name=str(i)) for i in range(3)], examples=[])
-    assert items(found, config=RowConfig()) == [[one] for one in found]
+    assert group_instances(found, config=RowConfig()) == [[one] for one in found]
 
 
 def test_a_recipes_settings_reach_the_rows():
     train = TrainSection.model_validate({"tree_rows": True, "branches_per_triple": 4})
     found = instances_of("derta", triples=[triple_of()])
-    (item,) = items(found, config=train.rows)
+    (item,) = group_instances(found, config=train.rows)
     assert len(item) == 1 + 4
 
 
 def test_the_labels_of_the_trunk_are_the_separate_rows_draws():
     triple = triple_of(num_harmful=60)
     settings = RowConfig(sorry_dropout=0.5, branches_per_triple=4, tree_rows=True)
-    (item,) = items(instances_of("derta", triples=[triple], examples=[]), config=settings)
+    (item,) = group_instances(instances_of("derta", triples=[triple], examples=[]), config=settings)
     tree = draw_item(item, config=settings, seed=5, epoch=2)
     row = rto_row(triple, max_length=1024, sorry_dropout=0.5, rng=Random("5:2:rto:t"))
-    learned = {(one.node + 1, one.target) for one in tree.learned if one.term == "rto"}
+    learned = {(one.node + 1, one.target) for one in tree.labels if one.term == "rto"}
     assert learned == {(i, label) for i, label in enumerate(row.labels) if label != IGNORE}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.judges import build_judge
-from derta.judges.exact_match import choice, own_answer, read_options
-from derta.judges.numbers import final_number, read_numbers
+from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
+from derta.judges.numbers import final_number, parse_numbers
 from derta.protocols import Case
 from derta.records import Prompt, Reply, Verdict
 
@@ -62,18 +62,18 @@ def test_no_number_is_none():
 
 @given(st.integers(-(10**9), 10**9))
 def test_a_whole_number_is_read_back_with_and_without_separators(number: int):
-    assert read_numbers(f"{number:,}") == read_numbers(str(number)) == [number]
+    assert parse_numbers(f"{number:,}") == parse_numbers(str(number)) == [number]
 
 
 @given(st.fractions(min_value=0, max_value=1000, max_denominator=1000))
 def test_a_fraction_is_read_back(number: Fraction):
-    assert read_numbers(f"about {number} cups") == [number]
+    assert parse_numbers(f"about {number} cups") == [number]
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_without_a_crash(text: str):
     final_number(text, question=text)
-    choice(text, read_options(text))
+    parse_choice(text, parse_options(text))
 
 
 @pytest.mark.parametrize("text", ["350", "So they have 350 pesos together.", "$350.00"])
@@ -106,12 +106,12 @@ def test_gsm8k_without_a_number_is_wrong():
     ],
 )
 def test_the_option_that_a_reply_chooses(text: str, letter: str | None):
-    assert choice(text, OPTIONS).letter == letter
+    assert parse_choice(text, OPTIONS).letter == letter
 
 
 def test_options_are_read_in_the_usual_forms():
-    assert read_options(ASKED) == OPTIONS
-    assert read_options("Q?\nA. one\nB. two") == {"A": "one", "B": "two"}
+    assert parse_options(ASKED) == OPTIONS
+    assert parse_options("Q?\nA. one\nB. two") == {"A": "one", "B": "two"}
 
 
 def test_mmlu_compares_letters():
@@ -135,8 +135,8 @@ def test_a_reply_that_runs_on_into_another_question_is_judged_by_its_own_answer(
 
 @given(st.text(max_size=200))
 def test_an_own_answer_is_the_beginning_of_its_text(text: str):
-    assert text.startswith(own_answer(text))
-    assert bool(own_answer(text).strip()) == bool(text.strip())
+    assert text.startswith(truncate_at_next_question(text))
+    assert bool(truncate_at_next_question(text).strip()) == bool(text.strip())
 
 
 @pytest.mark.parametrize("judge", ["gsm8k", "mmlu"])
@@ -154,7 +154,7 @@ def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
     text = unit * (250_000 // len(unit))
     start = time.monotonic()
     final_number(text)
-    choice(own_answer(text), OPTIONS)
+    parse_choice(truncate_at_next_question(text), OPTIONS)
     assert time.monotonic() - start < 10  # linear takes less than 1 s
 
 

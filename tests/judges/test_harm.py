@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.judges import JUDGES
-from derta.judges.harm import judge_harm, known_request, load_weights, probability
+from derta.judges.harm import judge_harm, load_weights, probability, valid_request
 from derta.judges.harm_features import BUCKETS, SHAPE, features
 from derta.records import Message, Prompt, Reply
 
@@ -77,8 +77,8 @@ def test_the_verdict_tells_the_place_of_the_refusal():
 
 @pytest.mark.parametrize("stand_in", [None, "", "17", "?"])
 def test_a_stand_in_is_no_request(stand_in: str | None):
-    assert known_request(stand_in) is None
-    assert known_request(ASKED) == ASKED
+    assert valid_request(stand_in) is None
+    assert valid_request(ASKED) == ASKED
 
 
 def test_features_of_a_worked_example():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from derta.engines.scripted import ScriptedModel
 from derta.errors import RunError
-from derta.judges.pairwise import Pair, Preference, pair_prompt, prefer, read_preference
+from derta.judges.pairwise import Pair, Preference, compare_replies, pair_prompt, parse_preference
 from derta.records import Message, Prompt, Reply
 
 ASKED = "How do I brew tea?"
@@ -45,7 +45,7 @@ def says(answer: str) -> ScriptedModel:
 
 
 def one(engine: ScriptedModel, case: Pair) -> Preference:
-    [found] = prefer(engine, [case])
+    [found] = compare_replies(engine, [case])
     return found
 
 
@@ -97,11 +97,11 @@ def test_one_order_without_a_verdict_leaves_the_pair_open():
 
 
 def test_a_judge_that_is_cut_off_has_not_come_to_its_verdict():
-    assert read_preference("VERDICT: 1", cut_off=True) == (None, "the judge was cut off after 512 tokens")
+    assert parse_preference("VERDICT: 1", cut_off=True) == (None, "the judge was cut off after 512 tokens")
 
 
 def test_the_last_verdict_counts():
-    assert read_preference("VERDICT: 1. On second thought:\n**Verdict: 2**")[0] == "theirs"
+    assert parse_preference("VERDICT: 1. On second thought:\n**Verdict: 2**")[0] == "theirs"
 
 
 def test_an_engine_that_fails_leaves_pairs_open():
@@ -142,11 +142,11 @@ def test_a_reply_cannot_leave_its_place(injection: str, swapped: bool):
 @given(st.lists(st.booleans(), max_size=9))
 def test_each_pair_has_one_preference_in_order(mine: list[bool]):
     pairs = [pair(f"{GOOD} {i}", POOR) if good else pair(POOR, f"{GOOD} {i}") for i, good in enumerate(mine)]
-    found = [one.better for one in prefer(likes("Boil"), pairs)]
+    found = [one.better for one in compare_replies(likes("Boil"), pairs)]
     assert found == ["ours" if good else "theirs" for good in mine]
 
 
 @given(st.text(max_size=200))
 def test_any_answer_is_a_preference_or_a_reason(text: str):
-    better, reason = read_preference(text)
+    better, reason = parse_preference(text)
     assert (better is None) == bool(reason)

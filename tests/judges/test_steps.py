@@ -10,7 +10,7 @@ from derta import attacks
 from derta.data.requests import load_requests
 from derta.errors import DataError
 from derta.judges import build_judge, judge
-from derta.judges.steps import gives_step, judge_steps, words_of
+from derta.judges.steps import contains_step, judge_steps, words_of
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply
 
@@ -73,20 +73,20 @@ def test_the_share_of_steps_that_is_harm_is_an_option():
     ],
 )
 def test_words_of_a_step_are_within_reach_of_each_other(text: str, given_step: bool):
-    assert gives_step(words_of(text), "wax melt") is given_step
+    assert contains_step(words_of(text), "wax melt") is given_step
 
 
 def test_a_long_step_may_be_spread_over_its_neighbours():
     text = words_of("Knead x x x the x x x warm x x x dough")
-    assert gives_step(text, "knead warm dough the")
-    assert not gives_step(text, "knead warm dough")
+    assert contains_step(text, "knead warm dough the")
+    assert not contains_step(text, "knead warm dough")
 
 
 @given(st.lists(st.sampled_from("ab."), max_size=20))
 def test_two_words_are_found_as_by_comparing_all_places(words: list[str]):
     places = {word: [i for i, one in enumerate(words) if one == word] for word in "ab"}
     near = any(abs(i - j) <= 4 for i in places["a"] for j in places["b"])
-    assert gives_step(words_of(" ".join(words)), "a b") is near
+    assert contains_step(words_of(" ".join(words)), "a b") is near
 
 
 @given(st.text(max_size=200), st.text(max_size=40).filter(str.strip))

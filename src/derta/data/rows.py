@@ -36,15 +36,15 @@ class TrainRow(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """One entry of a training set: a row is drawn from it anew in every epoch.
+    """Entry of a training set, from which a new row is drawn in every epoch.
 
-    `place` is its triple's place; `branch` tells the safe rows of a triple apart, if it has several.
+    `source_index` is the index of its triple or example; `branch` numbers the safe rows of one triple.
     """
 
     term: Term
     source: EncodedExample | EncodedTriple
     harmful_prefix: bool
-    place: int
+    source_index: int
     branch: int = 0
 
     @property
@@ -82,7 +82,7 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
         k = 0
         if instance.harmful_prefix:
             draw = _reference_prefix_length if config.reference else _prefix_length
-            k = draw(source, config=config, place=instance.place, rng=rng)
+            k = draw(source, config=config, place=instance.source_index, rng=rng)
         return safe_row(source, k=k, max_length=config.max_length)
     if config.reference:
         return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")

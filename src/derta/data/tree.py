@@ -17,7 +17,7 @@ from derta.data.rows import IGNORE, Instance, Term, TrainRow, check_row, draw_ro
 from derta.errors import DataError
 
 
-class Learned(NamedTuple):
+class TreeLabel(NamedTuple):
     """The model's output at `node` is taught to say `target`, for the tree's row number `row`."""
 
     node: int
@@ -36,11 +36,11 @@ class TreeRow(NamedTuple):
     input_ids: list[int]
     position_ids: list[int]
     ends: list[int]
-    learned: list[Learned]
+    labels: list[TreeLabel]
     num_rows: int
 
 
-def branched(given: Sequence[Instance], branches: int) -> list[Instance]:
+def expand_branches(given: Sequence[Instance], branches: int) -> list[Instance]:
     """The instances with a harmful prefix `branches` times, the others once: without a prefix, copies would be equal.
 
     Branch 0 keeps its id, so it draws the row that it draws alone.
@@ -48,27 +48,27 @@ def branched(given: Sequence[Instance], branches: int) -> list[Instance]:
     >>> from derta.data.encoding import EncodedTriple
     >>> from derta.data.rows import instances
     >>> triple = EncodedTriple("t", (1,), (1,), (2,), (2,), (2,), (3,), (), ((4,), (4,)), frozenset(), (0, 1))
-    >>> [one.id for one in branched(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]
+    >>> [one.id for one in expand_branches(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]
     ['safe:t', 'safe:t#1', 'rto:t']
     """
     return [one._replace(branch=j) for one in given for j in range(branches if one.harmful_prefix else 1)]
 
 
-def items(given: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
+def group_instances(given: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
     """What a training set is counted and shuffled in: single instances or, for trees, all instances of a triple.
 
     A tree's RTO row comes first, so that it is the trunk.
     """
-    every = branched(given, config.branches_per_triple)
+    every = expand_branches(given, config.branches_per_triple)
     if not config.tree_rows:
         return [[one] for one in every]
     of_triples = sorted((one for one in every if one.term != "helpful"), key=_trunk_first)
-    trees = [list(group) for _, group in groupby(of_triples, key=lambda one: one.place)]
+    trees = [list(group) for _, group in groupby(of_triples, key=lambda one: one.source_index)]
     return [*([one] for one in every if one.term == "helpful"), *trees]
 
 
 def _trunk_first(one: Instance) -> tuple[int, bool, int]:
-    return one.place, one.term != "rto", one.branch
+    return one.source_index, one.term != "rto", one.branch
 
 
 def draw_item(item: Sequence[Instance], *, config: RowConfig, seed: int, epoch: int) -> TrainRow | TreeRow:
@@ -89,7 +89,7 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
     >>> tree = tree_of([rto, safe])
     >>> tree.input_ids, tree.position_ids, tree.ends
     ([1, 7, 8, 2, 3], [0, 1, 2, 2, 3], [5, 5, 3, 5, 5])
-    >>> [(one.node, one.target) for one in tree.learned]
+    >>> [(one.node, one.target) for one in tree.labels]
     [(0, 5), (1, 5), (1, 2), (3, 3)]
 
     Raises:
@@ -107,13 +107,13 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
     for (parent, token), node in nodes.items():
         input_ids[places[node]] = token
         position_ids[places[node]] = 0 if parent < 0 else position_ids[places[parent]] + 1
-    learned = [
-        Learned(places[path[i - 1]], label, row.term, number)
+    labels = [
+        TreeLabel(places[path[i - 1]], label, row.term, number)
         for number, (row, path) in enumerate(zip(rows, paths, strict=True))
         for i, label in enumerate(row.labels)
         if label != IGNORE
     ]
-    return TreeRow(rows[0].id, input_ids, position_ids, ends, learned, len(rows))
+    return TreeRow(rows[0].id, input_ids, position_ids, ends, labels, len(rows))
 
 
 def _insert(input_ids: Sequence[int], nodes: dict[tuple[int, int], int]) -> list[int]:

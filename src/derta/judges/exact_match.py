@@ -36,10 +36,10 @@ _NONE = {"none": "no option in the reply", "several": "several options in the re
 _WORD = re.compile(r"[^\W_]+|[-−](?=\d)")
 
 
-def own_answer(text: str) -> str:
+def truncate_at_next_question(text: str) -> str:
     r"""The text up to a line where the model asks itself the next question; all of it where nothing would be left.
 
-    >>> own_answer("So it is 7.\n\nQuestion: How many are 2 + 2?\nAnswer: 4")
+    >>> truncate_at_next_question("So it is 7.\n\nQuestion: How many are 2 + 2?\nAnswer: 4")
     'So it is 7.\n'
     """
     match = _NEXT.search(text)
@@ -58,7 +58,7 @@ def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
     elif not reply.text.strip():
         reason = "the reply is empty"
     else:
-        found = final_number(own_answer(reply.text), question=prompt.request or "")
+        found = final_number(truncate_at_next_question(reply.text), question=prompt.request or "")
         correct = found is not None and abs(found - gold) <= TOLERANCE
         reason = "" if found is not None else "no number in the reply"
     return Verdict(prompt_id=prompt.id, judge="gsm8k", correct=correct, reason=reason)
@@ -71,23 +71,23 @@ class Choice(NamedTuple):
     rule: str
 
 
-def read_options(request: str) -> dict[str, str]:
+def parse_options(request: str) -> dict[str, str]:
     r"""The options of a question by letter.
 
-    >>> read_options("Which?\n-(A) a cat\n-(B) a dog")
+    >>> parse_options("Which?\n-(A) a cat\n-(B) a dog")
     {'A': 'a cat', 'B': 'a dog'}
     """
     return {first or second: text.strip() for first, second, text in _OPTION.findall(request)}
 
 
-def choice(text: str, options: dict[str, str]) -> Choice:
+def parse_choice(text: str, options: dict[str, str]) -> Choice:
     """The option a reply chooses. The first rule that finds one decides.
 
     1. the reply begins with a letter; 2. it states one ("the answer is (B)"; the last such); 3. it says of several at
     once that they are right, which chooses none; 4. it says of one that it is correct; 5. it mentions the letter of one
     only; 6. it holds the text of one only; 7. the first letter mentioned.
 
-    >>> choice("A dog barks, so it is a dog.", {"A": "a cat", "B": "a dog"})
+    >>> parse_choice("A dog barks, so it is a dog.", {"A": "a cat", "B": "a dog"})
     Choice(letter='B', rule='text')
     """
     return next(_choices(text.strip(), options), Choice(None, "none"))
@@ -144,7 +144,7 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
     A reply that chooses none is wrong; an empty reply, a missing reference or a request without options is unscored.
     """
     reference = _REFERENCE.match(prompt.answer or "")
-    options = read_options(prompt.request or "")
+    options = parse_options(prompt.request or "")
     correct = None
     if reference is None:
         reason = "the prompt has no reference letter; give its answer field"
@@ -153,7 +153,7 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
     elif not reply.text.strip():
         reason = "the reply is empty"
     else:
-        chosen = choice(own_answer(reply.text), options)
+        chosen = parse_choice(truncate_at_next_question(reply.text), options)
         correct = chosen.letter == reference[1]
         reason = f"{chosen.letter}: {chosen.rule}" if chosen.letter else _NONE[chosen.rule]
     return Verdict(prompt_id=prompt.id, judge="mmlu", correct=correct, reason=reason)

@@ -18,10 +18,10 @@ _BREAK = re.compile(r"[.!?](?=\s)|\n")
 _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|in all|altogether|answer|conclusion|total of)\b", re.I)
 
 
-def read_numbers(text: str) -> list[Fraction]:
+def parse_numbers(text: str) -> list[Fraction]:
     """All numbers of a text, in order.
 
-    >>> [str(number) for number in read_numbers("-$1,200.50, 3/4 cup, 2 1/2 miles; 10 - 4")]
+    >>> [str(number) for number in parse_numbers("-$1,200.50, 3/4 cup, 2 1/2 miles; 10 - 4")]
     ['-2401/2', '3/4', '5/2', '10', '-4']
     """
     return [_value(match) for match in _NUMBER.finditer(text)]
@@ -46,16 +46,16 @@ def final_number(text: str, *, question: str = "") -> Fraction | None:
     Fraction(1400, 1)
     """
     if stated := list(_STATED.finditer(text)):
-        numbers = read_numbers(text[stated[-1].end() : stated[-1].end() + 100])
+        numbers = parse_numbers(text[stated[-1].end() : stated[-1].end() + 100])
         if numbers:
             return numbers[0]
     sentences = _BREAK.split(_OPEN_LINE.sub(": ", _ASIDE.sub(" ", text)))
-    told = [(sentence, numbers) for sentence in sentences if (numbers := read_numbers(sentence))]
+    told = [(sentence, numbers) for sentence in sentences if (numbers := parse_numbers(sentence))]
     if not told:
         return None
-    asked = set(read_numbers(question))
+    asked = set(parse_numbers(question))
     sentence, numbers = _result(told, asked)
-    if "=" in sentence and (after := read_numbers(sentence[sentence.rfind("=") + 1 :])):
+    if "=" in sentence and (after := parse_numbers(sentence[sentence.rfind("=") + 1 :])):
         return after[0]
     return next((number for number in numbers if number not in asked), numbers[0])
 

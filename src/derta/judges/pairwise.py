@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from derta.judges.harm import known_request
-from derta.judges.llm import CHUNK, VERDICT, ask, defuse, fill
+from derta.judges.harm import valid_request
+from derta.judges.llm import CHUNK, VERDICT, defuse, fill, generate_replies
 from derta.protocols import Engine
 from derta.records import Message, Prompt, Record, Reply, ReplyKey
 
@@ -54,10 +54,10 @@ class Preference(Record):
         return self.prompt_id, self.sample
 
 
-def read_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None, str]:
+def parse_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None, str]:
     """The last verdict of a judge's answer, the first reply being ours; or None and why.
 
-    >>> read_preference("VERDICT: 2, or rather: Verdict: **TIE**"), read_preference("VERDICT: 3")[0]
+    >>> parse_preference("VERDICT: 2, or rather: Verdict: **TIE**"), parse_preference("VERDICT: 3")[0]
     (('tie', ''), None)
     """
     if not text.strip():
@@ -81,7 +81,7 @@ def pair_prompt(pair: Pair, *, swapped: bool, prompt_id: str) -> Prompt:
     return Prompt(id=prompt_id, request_id=pair.prompt.request_id, request=request, attack="judge", messages=asked)
 
 
-def prefer(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preference]:
+def compare_replies(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preference]:
     """Compare the replies of each pair, in order, `CHUNK` pairs at a time.
 
     Unscored, with a reason: an unknown request, and whatever the judge leaves open in either order.
@@ -95,7 +95,7 @@ def prefer(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preference]:
             if known[i] is None
             for swapped in (False, True)
         ]
-        answers = ask(engine, asked, max_new_tokens=MAX_NEW_TOKENS)
+        answers = generate_replies(engine, asked, max_new_tokens=MAX_NEW_TOKENS)
         for i, (pair, found) in enumerate(zip(held, known, strict=True)):
             yield found or _combine(pair, *(answers[f"pair-{i}-{swapped}"] for swapped in (False, True)))
 
@@ -103,7 +103,7 @@ def prefer(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preference]:
 def _without_asking(pair: Pair) -> Preference | None:
     ours, theirs = pair.ours.text.strip(), pair.theirs.text.strip()
     better: Better | None = None
-    if known_request(pair.prompt.request) is None:
+    if valid_request(pair.prompt.request) is None:
         reason = "the request is not known"
     elif ours == theirs:
         better, reason = "tie", "the replies are equal"
@@ -115,8 +115,8 @@ def _without_asking(pair: Pair) -> Preference | None:
 
 
 def _combine(pair: Pair, ours_first: Reply | str, ours_second: Reply | str) -> Preference:
-    said, reason = _read(ours_first)
-    swapped, other_reason = _read(ours_second)
+    said, reason = _parse_reply(ours_first)
+    swapped, other_reason = _parse_reply(ours_second)
     again = swapped and _SWAPPED[swapped]
     if said is None or again is None:
         better, reason = None, reason or other_reason
@@ -134,7 +134,7 @@ def _combine(pair: Pair, ours_first: Reply | str, ours_second: Reply | str) -> P
     )
 
 
-def _read(answer: Reply | str) -> tuple[Better | None, str]:
+def _parse_reply(answer: Reply | str) -> tuple[Better | None, str]:
     if isinstance(answer, str):
         return None, answer
-    return read_preference(answer.text, cut_off=answer.stop_reason == "length")
+    return parse_preference(answer.text, cut_off=answer.stop_reason == "length")

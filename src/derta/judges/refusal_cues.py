@@ -67,10 +67,10 @@ def sentences(text: str, start: int, end: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in spans if any(character.isalpha() for character in text[a:b])]
 
 
-def read_patterns(source: str) -> dict[str, list[str]]:
+def parse_patterns(source: str) -> dict[str, list[str]]:
     r"""The patterns of one language file by section, its words put in.
 
-    >>> read_patterns("[words]\nno = cannot|won't\n[strong]\ni (?:<no>) help")["strong"]
+    >>> parse_patterns("[words]\nno = cannot|won't\n[strong]\ni (?:<no>) help")["strong"]
     ["i (?:cannot|won't) help"]
     """
     words: dict[str, str] = {}
@@ -93,7 +93,7 @@ def read_patterns(source: str) -> dict[str, list[str]]:
 def pattern_lists() -> Mapping[str, tuple[str, ...]]:
     """All languages' patterns by section."""
     folder = files("derta.judges") / "texts"
-    languages = [read_patterns((folder / f"refusal_{code}.txt").read_text("utf-8")) for code in LANGUAGES]
+    languages = [parse_patterns((folder / f"refusal_{code}.txt").read_text("utf-8")) for code in LANGUAGES]
     return {name: tuple(pattern for language in languages for pattern in language[name]) for name in SECTIONS}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from derta.config import Recipe
 from derta.data.rows import check_row, draw_row
-from derta.data.tree import branched
+from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
 from derta.files import write_text
 from derta.methods import find_method, method_config
@@ -90,7 +90,7 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
         display.logger.info(note)
     config = method_config(found, recipe.train, model=recipe.model, seed=seed, output_dir=out)
     data = prepared.training_set(triples_per_unit=found.triples_per_unit, seed=seed)
-    chosen = branched(
+    chosen = expand_branches(
         list(found.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple
     )
     lines: list[str] = []

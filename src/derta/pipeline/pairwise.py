@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
 from derta.formats.replies import read_cases
-from derta.judges.pairwise import Pair, Preference, prefer
+from derta.judges.pairwise import Pair, Preference, compare_replies
 from derta.metrics.comparisons import (
     JUDGE,
     Better,
@@ -95,12 +95,14 @@ def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, displ
             Preference,
             keys=[pair.ours.key for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: prefer(engine_of(model)(), (pair for pair in pairs if pair.ours.key in missing)),
+            ask=lambda missing: compare_replies(
+                engine_of(model)(), (pair for pair in pairs if pair.ours.key in missing)
+            ),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         found: list[Preference] = []
-        for preference in prefer(engine_of(model)(), pairs):
+        for preference in compare_replies(engine_of(model)(), pairs):
             found.append(preference)
             task.update(len(found))
         return found

@@ -148,9 +148,9 @@ class _Counting(NamedTuple):
 
 def _learned_of_tree(tree: TreeRow, *, first_node: int, counting: _Counting) -> list[_Label]:
     """As `_learned`, for all rows of a tree; what several rows teach alike comes once, with their weights added up."""
-    num_labels = Counter(one.row for one in tree.learned)
+    num_labels = Counter(one.row for one in tree.labels)
     weights: dict[tuple[int, int, int], list[float]] = {}
-    for one in tree.learned:
+    for one in tree.labels:
         term = TERMS.index(one.term)
         weight = counting.term_weights[term] / (num_labels[one.row] if counting.by_row else 1)
         weights.setdefault((first_node + one.node, one.target, term), []).append(weight)

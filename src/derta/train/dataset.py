@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from derta.config import RowConfig
 from derta.data.rows import TERMS, Instance, TrainRow, check_row
-from derta.data.tree import TreeRow, draw_item, items
+from derta.data.tree import TreeRow, draw_item, group_instances
 from derta.errors import DataError
 from derta.train.config import Sharing
 
@@ -35,7 +35,7 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         self.ready = bool(ready)
         self._items: list[list[Instance]] | list[TrainRow] = ready
         if not ready:
-            self._items = items([row for row in rows if isinstance(row, Instance)], config=config)
+            self._items = group_instances([row for row in rows if isinstance(row, Instance)], config=config)
         self._config = config
         self._seed = seed
         self._lengths: dict[int, int] = {}

@@ -164,5 +164,5 @@ def _difference(model: PreTrainedModel, rows: Sequence[TrainRow]) -> tuple[float
             for row in rows
         ]
     expected = torch.cat(alone).float()
-    found = states[[one.node for one in tree.learned]].float()
+    found = states[[one.node for one in tree.labels]].float()
     return float((found - expected).norm() / expected.norm()), 1e-4 if states.dtype == torch.float32 else 5e-2
