@@ -197,7 +197,7 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(run_dpo):
 
 def test_holes_in_memory_are_looked_for_after_every_micro_batch(run_dpo, monkeypatch):
     looks = []
-    monkeypatch.setattr(memory.TrimMemoryCallback, "_give_back", lambda _: looks.append(1))
+    monkeypatch.setattr(memory.TrimMemoryCallback, "_trim", lambda _: looks.append(1))
     run_dpo()  # four steps of two micro-batches
     assert len(looks) == 8
 

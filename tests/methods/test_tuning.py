@@ -16,7 +16,7 @@ from derta.config import LoraSection, RowConfig
 from derta.data.rows import IGNORE
 from derta.errors import ModelError, RecipeError, RunError
 from derta.train import adapters, memory
-from derta.train.checkpoints import NonFiniteLossError, last_whole_checkpoint
+from derta.train.checkpoints import NonFiniteLossError, last_complete_checkpoint
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
 from derta.train.trainer import DertaTrainer
 from forks import distributed, run_forks
@@ -196,7 +196,7 @@ def test_the_log_ends_with_the_peak_of_memory(run_fit):
 
 def test_holes_are_looked_for_after_every_micro_batch(run_fit, monkeypatch):
     looks = []
-    monkeypatch.setattr(memory.TrimMemoryCallback, "_give_back", lambda _: looks.append(1))
+    monkeypatch.setattr(memory.TrimMemoryCallback, "_trim", lambda _: looks.append(1))
     run_fit(train=changed(TRAIN, max_steps=3))  # of two micro-batches
     assert len(looks) == 6
 
@@ -264,19 +264,19 @@ def test_a_torn_checkpoint_is_passed_over(run_fit, tmp_path):
     torn = checkpoints / "checkpoint-4"
     torn.mkdir()
     (torn / "trainer_state.json").write_text((checkpoints / "checkpoint-2/trainer_state.json").read_text()[:40])
-    assert last_whole_checkpoint(checkpoints) == str(checkpoints / "checkpoint-2")
+    assert last_complete_checkpoint(checkpoints) == str(checkpoints / "checkpoint-2")
     assert saved_bytes(run_fit(train=train, out="stopped")) == saved_bytes(whole)
 
 
 def test_of_whole_checkpoints_the_newest_counts_by_number(tmp_path):
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
     for step in (9, 10, 100):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text("{}")
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
     (tmp_path / "checkpoint-100/trainer_state.json").write_bytes(b"\xff\xfe")
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 # --- what a user can do wrong ----------------------------------------------------------------------------------------

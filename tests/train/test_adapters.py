@@ -8,7 +8,7 @@ from derta.config import LoraSection
 from derta.errors import ModelError, RecipeError
 from derta.loading import load_adapter
 from derta.train import adapters
-from derta.train.adapters import base_dtype, load_base, load_start, lora_config, quantization, with_lora
+from derta.train.adapters import base_dtype, load_base, load_initial_model, lora_config, quantization, with_lora
 
 IDS = torch.arange(10, 30)[None]
 LORA = LoraSection(r=4, lora_alpha=8)
@@ -153,12 +153,12 @@ def config(tmp_path):
 
 def test_an_adapter_needs_a_recipe_with_lora(config, vanilla_adapter, vanilla):
     with pytest.raises(RecipeError, match=r"there is no `train\.lora`, got an adapter"):
-        load_start(str(vanilla), config, start=vanilla_adapter)
+        load_initial_model(str(vanilla), config, init_from=vanilla_adapter)
 
 
 def test_a_folder_that_holds_no_model_is_refused(config, tmp_path, vanilla):
     with pytest.raises(ModelError, match="expected a folder with a tuned model or adapter, found none"):
-        load_start(str(vanilla), config, start=tmp_path)
+        load_initial_model(str(vanilla), config, init_from=tmp_path)
 
 
 def test_an_adapter_without_weights_or_for_another_model_is_refused(
@@ -166,7 +166,7 @@ def test_an_adapter_without_weights_or_for_another_model_is_refused(
 ):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"expected a folder with adapter_model\.safetensors, found none"):
-        load_start(str(vanilla), config, lora=LORA, start=tmp_path)
+        load_initial_model(str(vanilla), config, lora=LORA, init_from=tmp_path)
     other = make_model_dir(hidden_size=32, initializer_range=0.05)
     with pytest.raises(ModelError, match="cannot load the adapter"):
-        load_start(str(other), config, lora=LORA, start=vanilla_adapter)
+        load_initial_model(str(other), config, lora=LORA, init_from=vanilla_adapter)

@@ -14,7 +14,7 @@ from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
 from derta.data.tree import tree_of
 from derta.errors import ModelError
 from derta.train.collator import Batch, check_packing, collate, pack
-from derta.train.gradients import OwnGradient
+from derta.train.gradients import InPlaceGradient
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30), capacity=st.integers(0, 80))
@@ -72,7 +72,7 @@ def test_a_batch_has_the_types_and_axes_that_it_says(some_rows, rows):
 
 def test_tensors_of_other_axes_or_types_are_caught_in_tests():
     positions, batch = torch.zeros(3, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)
-    gradient = OwnGradient(torch.zeros(5, 2))
+    gradient = InPlaceGradient(torch.zeros(5, 2))
     gradient.add_rows(positions, torch.ones(3, 2))
     for rows, values in ((positions, torch.ones(2, 2)), (positions.float(), torch.ones(3, 2)), (batch, torch.ones(2))):
         with pytest.raises(TypeCheckError):

@@ -6,7 +6,7 @@ from derta.config import RowConfig
 from derta.data.encoding import EncodedExample
 from derta.data.rows import Instance, draw_row
 from derta.errors import DataError
-from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, cut_evenly, share
+from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, share, split_evenly
 
 
 def examples(lengths):
@@ -110,7 +110,7 @@ def test_balanced_groups_differ_by_no_more_than_the_longest_row(lengths, groups)
 
 @drawn(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=40), parts=st.integers(1, 6))
 def test_even_cuts_keep_the_order_and_every_row(lengths, parts):
-    cut = list(cut_evenly(range(len(lengths)), length=lambda i: lengths[i], parts=parts))
+    cut = list(split_evenly(range(len(lengths)), length=lambda i: lengths[i], parts=parts))
     assert len(cut) == parts
     assert [i for part in cut for i in part] == list(range(len(lengths)))
 
@@ -147,7 +147,7 @@ def test_a_row_that_teaches_nothing_is_refused_before_it_reaches_a_batch():
 @drawn(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.data())
 def test_rows_are_cut_into_steps_of_which_none_is_empty(lengths, data):
     parts = data.draw(st.integers(1, len(lengths)))
-    cut = list(cut_evenly(range(len(lengths)), length=lengths.__getitem__, parts=parts))
+    cut = list(split_evenly(range(len(lengths)), length=lengths.__getitem__, parts=parts))
     assert len(cut) == parts
     assert all(cut)
     assert [row for part in cut for row in part] == list(range(len(lengths)))

@@ -9,7 +9,7 @@ from derta.errors import ModelError
 from derta.train.config import DertaConfig
 from derta.train.memory import (
     loading_advice,
-    out_of_memory_told,
+    out_of_memory_as_model_error,
     peak_memory,
     reset_peak_memory,
     resident_memory,
@@ -100,18 +100,18 @@ def test_running_out_of_memory_names_the_knobs(error):
     train = DertaConfig("out", global_batch_size=6, per_device_train_batch_size=3, max_length=77)
     with (
         pytest.raises(ModelError, match=r"take 0\.0 GiB.*\(3 rows of up to 77 tokens\); lower `per_device"),
-        out_of_memory_told(lambda: training_advice(train, nn.Linear(2, 2))),
+        out_of_memory_as_model_error(lambda: training_advice(train, nn.Linear(2, 2))),
     ):
         raise error
 
 
 def test_a_tensor_that_no_machine_can_hold_is_told_so():
-    with pytest.raises(ModelError, match="out of memory"), out_of_memory_told(loading_advice):
+    with pytest.raises(ModelError, match="out of memory"), out_of_memory_as_model_error(loading_advice):
         torch.empty(2**50)
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_told(loading_advice):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_as_model_error(loading_advice):
         raise RuntimeError("shapes do not fit")
 
 
@@ -119,12 +119,12 @@ def test_other_errors_pass():
 def test_running_out_of_memory_before_training_is_told_apart(error):
     with (
         pytest.raises(ModelError, match=r"while the model was loaded, before any training: .*LoRA"),
-        out_of_memory_told(loading_advice),
+        out_of_memory_as_model_error(loading_advice),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), OSError(2, "No such file")])
 def test_other_faults_before_training_stay_what_they_are(error):
-    with pytest.raises(type(error), match=str(error.args[-1])), out_of_memory_told(loading_advice):
+    with pytest.raises(type(error), match=str(error.args[-1])), out_of_memory_as_model_error(loading_advice):
         raise error

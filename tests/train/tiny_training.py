@@ -200,11 +200,11 @@ def vanilla_adapter(vanilla: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     import torch
 
     from derta.config import LoraSection
-    from derta.train.adapters import load_start
+    from derta.train.adapters import load_initial_model
 
     torch.manual_seed(1)
     config = config_of("vanilla", tmp_path_factory.mktemp("config"))
-    net = load_start(str(vanilla), config, lora=LoraSection(r=4, lora_alpha=8))
+    net = load_initial_model(str(vanilla), config, lora=LoraSection(r=4, lora_alpha=8))
     for name, parameter in net.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -33,12 +33,12 @@ from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, cut_pair, encode_preference, triple_pair
 from derta.errors import RecipeError
 from derta.methods.method import Method
-from derta.train.adapters import is_adapter, load_start
+from derta.train.adapters import is_adapter, load_initial_model
 from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
 from derta.train.config import DertaConfig
 from derta.train.distributed import check_launch
-from derta.train.estimate import MAX_SURVEYED, Keys, Plan, Shape, counted
-from derta.train.memory import TrimMemoryCallback, keep_freed_memory, loading_advice, out_of_memory_told
+from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
+from derta.train.memory import TrimMemoryCallback, keep_freed_memory, loading_advice, out_of_memory_as_model_error
 from derta.train.terms import check_norm
 
 _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
@@ -78,7 +78,7 @@ def encode_pairs(
     return [*pairs, *(encode_preference(chat, one) for one in data.preferences)]
 
 
-@out_of_memory_told(loading_advice)
+@out_of_memory_as_model_error(loading_advice)
 def pair_trainer(
     method: Method,
     model: str,
@@ -125,7 +125,7 @@ def pair_trainer(
 
 
 def _start(model: str, config: DpoConfig, *, lora: LoraSection | None, start: Path | None) -> Any:
-    net = load_start(model, config, lora=lora, start=start)
+    net = load_initial_model(model, config, lora=lora, init_from=start)
     if isinstance(net, PeftModel) and isinstance(net.get_base_model().get_output_embeddings(), BaseTunerLayer):  # pyright: ignore[reportCallIssue]
         raise RecipeError("lora.target_modules: expected no lm_head with `dpo`; TRL does not train LoRA on it")
     return net
@@ -169,7 +169,7 @@ class PairTrainer(DPOTrainer):
 
     _order: Sequence[int] | None = None
 
-    def read_only(self, micro_batches: Sequence[list[int]]) -> None:
+    def set_micro_batches(self, micro_batches: Sequence[list[int]]) -> None:
         """Train on these pairs, given by their indices, in place of all in random order."""
         self._order = [index for keys in micro_batches for index in keys]
 
@@ -245,13 +245,13 @@ def plan_pairs(trainer: PairTrainer) -> Plan:
     size = trainer.args.per_device_train_batch_size
     order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    surveyed = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SURVEYED]]
-    return counted(surveyed, trainer.args, an_epoch=len(batches))
+    sampled = [_pairs_shape(trainer, keys) for keys in batches[:MAX_SAMPLED]]
+    return plan_from_sample(sampled, trainer.args, batches_per_epoch=len(batches))
 
 
-def _pairs_shape(trainer: PairTrainer, keys: Keys) -> Shape:
+def _pairs_shape(trainer: PairTrainer, keys: Keys) -> BatchShape:
     pairs: Any = trainer.train_dataset
     batch = trainer.data_collator([pairs[key] for key in keys])
     tokens, labels = int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum())
     padded = batch["input_ids"].numel()
-    return Shape(keys, tokens, padded, labels, scored=padded)  # TRL's own loss scores all
+    return BatchShape(keys, tokens, padded, labels, logit_positions=padded)  # TRL computes logits at every position

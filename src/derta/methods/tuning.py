@@ -44,7 +44,13 @@ def method_config(
     from derta.train.config import train_config
 
     return train_config(
-        train, model=model, method=method, seed=seed, output_dir=output_dir, config=_config_class(method), own=settings
+        train,
+        model=model,
+        method=method,
+        seed=seed,
+        output_dir=output_dir,
+        config=_config_class(method),
+        overrides=settings,
     )
 
 
@@ -57,7 +63,7 @@ def check_settings(method: Method, train: TrainSection, settings: Mapping[str, A
     from derta.train.config import recipe_values
 
     where = f"method_settings.{method.name}"
-    recipe_values(train, config=_config_class(method), own=settings, where=where)
+    recipe_values(train, config=_config_class(method), overrides=settings, where=where)
 
 
 def _config_class(method: Method) -> type[DertaConfig]:
@@ -131,12 +137,12 @@ def estimate(
     from functools import partial
 
     from derta.train.estimate import plan, probe
-    from derta.train.memory import out_of_memory_told, reset_peak_memory, training_advice
+    from derta.train.memory import out_of_memory_as_model_error, reset_peak_memory, training_advice
 
     reset_peak_memory()
     trainer: Any = _build(method, model, config, data, tokenizer, lora=lora, init_from=None, callbacks=())
     planned = (method.plan or plan)(trainer)
-    with out_of_memory_told(partial(training_advice, config, trainer.model)):
+    with out_of_memory_as_model_error(partial(training_advice, config, trainer.model)):
         return Estimated(planned, probe(trainer, planned))
 
 
@@ -175,9 +181,9 @@ def row_trainer(
     """The trainer of every method of rows."""
     import torch
 
-    from derta.train.adapters import load_start
+    from derta.train.adapters import load_initial_model
     from derta.train.distributed import check_launch
-    from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_told
+    from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_as_model_error
     from derta.train.trainer import DertaTrainer
 
     config = copy(config)
@@ -185,9 +191,9 @@ def row_trainer(
     check_launch()
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    with out_of_memory_told(loading_advice):
+    with out_of_memory_as_model_error(loading_advice):
         return DertaTrainer(
-            load_start(model, config, lora=lora, start=init_from),
+            load_initial_model(model, config, lora=lora, init_from=init_from),
             config,
             train_dataset=rows,
             processing_class=tokenizer,

@@ -58,7 +58,7 @@ def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
     )
 
 
-def freeze_beside_text(net: PreTrainedModel) -> None:
+def freeze_unused_by_text(net: PreTrainedModel) -> None:
     """Freeze what text does not pass through (a vision tower): it gets no gradient, and DDP would wait for one."""
     head: Any = net.get_output_embeddings()
     used = {id(parameter) for part in (net.get_decoder(), head) for parameter in part.parameters()}
@@ -110,7 +110,7 @@ def with_lora(net: PreTrainedModel, config: PeftConfig) -> PeftModel:
     Raises:
         RecipeError: the model has no such modules or parameters, or PEFT cannot adapt them so.
     """
-    _ready_for_adapters(net)
+    _prepare_for_adapters(net)
     try:
         with without_false_warnings():
             warnings.filterwarnings("error", r"target_parameters=.* no parameter was matched", RuntimeWarning)
@@ -121,7 +121,7 @@ def with_lora(net: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise RecipeError(f"lora: cannot adapt {type(net).__name__}: {told}{hint}") from error
 
 
-def _ready_for_adapters(net: PreTrainedModel) -> None:
+def _prepare_for_adapters(net: PreTrainedModel) -> None:
     if is_4bit(net):
         prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer turns that on
 
@@ -153,28 +153,32 @@ def load_base(path: str, config: DertaConfig, *, adapted: bool = False, four_bit
     )
     if four_bit:
         configure_4bit(net)
-    freeze_beside_text(net)
+    freeze_unused_by_text(net)
     return net
 
 
-def load_start(path: str, config: DertaConfig, *, lora: LoraSection | None = None, start: Path | None = None) -> Any:
-    """Load what training starts from, ready to be trained: the model, or adapters on it.
+def load_initial_model(
+    path: str, config: DertaConfig, *, lora: LoraSection | None = None, init_from: Path | None = None
+) -> Any:
+    """Load the model that training is initialised from, or adapters on it, ready for training.
 
     Args:
-        path: The recipe's model.
-        config: How it is trained.
-        lora: Train adapters: the one in `start`, or a fresh one.
-        start: A tuned model in its place, or a tuned adapter on it.
+        path: Name or folder of the recipe's model.
+        config: Training configuration.
+        lora: Train adapters: the one in `init_from`, or a new one. None: train all weights.
+        init_from: Folder of a tuned model to use instead of `path`, or of a tuned adapter on it.
 
     Raises:
         ModelError: no such folder, or none that holds a model in safetensors.
-        RecipeError: an adapter to start from, and no `lora`.
+        RecipeError: an adapter to initialise from, and no `lora`.
     """
-    adapter = start if start is not None and is_adapter(start) else None
-    if start is not None and adapter is None:
-        if not (start / "config.json").is_file():
-            raise ModelError(f"{start}: expected a folder with a tuned model or adapter, found none; check the path")
-        path = str(start)
+    adapter = init_from if init_from is not None and is_adapter(init_from) else None
+    if init_from is not None and adapter is None:
+        if not (init_from / "config.json").is_file():
+            raise ModelError(
+                f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path"
+            )
+        path = str(init_from)
     if adapter is not None and lora is None:
         raise RecipeError(
             f"{adapter}: expected a whole model, because there is no `train.lora`, got an adapter; add `lora`, or "
@@ -186,5 +190,5 @@ def load_start(path: str, config: DertaConfig, *, lora: LoraSection | None = Non
         return net
     if adapter is None:
         return with_lora(net, lora_config(lora))
-    _ready_for_adapters(net)
+    _prepare_for_adapters(net)
     return load_adapter(net, str(adapter), trainable=True)

@@ -23,8 +23,8 @@ from transformers.utils.hub import PushInProgress
 from derta.errors import DertaError, RunError
 from derta.run_folder import finish_folder
 from derta.train.config import DertaConfig, write_arguments
-from derta.train.distributed import gather_at_save
-from derta.train.memory import out_of_memory_told, peak_memory, training_advice
+from derta.train.distributed import save_full_state_dict
+from derta.train.memory import out_of_memory_as_model_error, peak_memory, training_advice
 
 _STATE_FILES = (
     "optimizer.*",
@@ -50,8 +50,8 @@ def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
     """
     checkpoints = Path(str(trainer.args.output_dir))
     net: Any = trainer.model
-    with full_disk_told(out), out_of_memory_told(partial(training_advice, config, net)):
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+    with disk_full_as_run_error(out), out_of_memory_as_model_error(partial(training_advice, config, net)):
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
         check_weights(net)
         save(trainer, out)
     if trainer.is_world_process_zero():
@@ -79,7 +79,7 @@ def save(trainer: Trainer, out: Path) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    gather_at_save(trainer)
+    save_full_state_dict(trainer)
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
         peak = {"step": trainer.state.global_step, "peak_memory_gib": round(peak_memory() / 2**30, 3)}
@@ -90,7 +90,7 @@ def save(trainer: Trainer, out: Path) -> None:
 
 
 @contextmanager
-def full_disk_told(out: Path) -> Generator[None]:
+def disk_full_as_run_error(out: Path) -> Generator[None]:
     """Tell a full disk as a user's mistake; torch and safetensors each have their own error for it."""
     try:
         yield
@@ -103,7 +103,7 @@ def full_disk_told(out: Path) -> Generator[None]:
         raise
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
+def last_complete_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end; a torn one is left out."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next((str(path) for path in found if _is_whole(path)), None)

@@ -39,7 +39,7 @@ class Derived(int):
 
 
 @contextmanager
-def settings_told(names: str) -> Generator[None]:
+def invalid_settings_as_recipe_error(names: str) -> Generator[None]:
     """Tell by their names what settings Hugging Face cannot make something of.
 
     Raises:

@@ -21,8 +21,8 @@ from derta.train.checks import (
     check_machine,
     defaults_of,
     has_accelerator,
+    invalid_settings_as_recipe_error,
     num_processes,
-    settings_told,
 )
 
 Sharing = Literal["order", "tokens", "length"]
@@ -81,7 +81,7 @@ class DertaConfig(RowConfig, TrainingArguments):
         self.report_to = self.report_to or "none"
         self.gradient_accumulation_steps = accumulation_steps(self, num_processes=num_processes())
         self.use_cpu = self.use_cpu or not has_accelerator()
-        with settings_told("training arguments"):
+        with invalid_settings_as_recipe_error("training arguments"):
             TrainingArguments.__post_init__(self)
         if self.n_gpu > 1:  # one process keeps to one GPU: `nn.DataParallel` would tear batches apart
             self._n_gpu = 1
@@ -123,7 +123,7 @@ def recipe_values(
     train: TrainSection,
     *,
     config: type[DertaConfig] = DertaConfig,
-    own: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     where: str = "method_settings",
 ) -> dict[str, Any]:
     """A recipe's training settings for one method, checked: what its config declares itself is not taken from `train`.
@@ -132,9 +132,9 @@ def recipe_values(
         RecipeError: a setting that cannot be; its key is named.
     """
     declared = {} if config is DertaConfig else vars(config)["__annotations__"]
-    own = own or {}
+    overrides = overrides or {}
     known = defaults_of(config)
-    for name in own:
+    for name in overrides:
         if name in ELSEWHERE or name in REFUSED:
             raise RecipeError(f"`{where}.{name}`: cannot be set; {ELSEWHERE.get(name) or REFUSED[name]}")
         if name not in known:
@@ -142,10 +142,10 @@ def recipe_values(
             raise RecipeError(f"unknown key `{where}.{name}`; {offer}")
     shared = {name: value for name, value in train.settings.items() if name not in declared}
     try:
-        return shared | check_config(config, {**shared, **own})
+        return shared | check_config(config, {**shared, **overrides})
     except RecipeError as error:
         name, _, told = str(error).partition(": ")
-        raise RecipeError(f"`{where if name in own else 'train'}.{name}`: {told}") from error
+        raise RecipeError(f"`{where if name in overrides else 'train'}.{name}`: {told}") from error
 
 
 def train_config(
@@ -156,14 +156,14 @@ def train_config(
     seed: int,
     output_dir: Path,
     config: type[DertaConfig] = DertaConfig,
-    own: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> DertaConfig:
     """A recipe's training settings as one model's config; takes hold of this process's device.
 
     Raises:
         RecipeError: a setting that cannot be, or what this machine does not have.
     """
-    values = recipe_values(train, config=config, own=own)
+    values = recipe_values(train, config=config, overrides=overrides)
     try:
         return config(
             output_dir=str(output_dir),

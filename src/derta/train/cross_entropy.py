@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from derta.errors import ModelError
-from derta.train.gradients import OwnGradient
+from derta.train.gradients import InPlaceGradient
 from derta.train.head import Head
 
 MAX_CHUNK_BYTES = 2**29
@@ -81,7 +81,7 @@ class LabelCrossEntropy(torch.autograd.Function):
         refusal_ids: Int[Tensor, " refusal"],
         head: Head,
         dtype: torch.dtype,
-        own: OwnGradient | None,
+        own: InPlaceGradient | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
         """The weighted sum of the losses, the losses, and the refusal tokens' probabilities.
 

@@ -60,10 +60,10 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         return self._lengths[index]
 
 
-def ready_rows(rows: Any) -> list[Instance] | list[TrainRow]:
+def parse_rows(rows: Any) -> list[Instance] | list[TrainRow]:
     """Rows that a user brings: mappings of `input_ids`, `labels` and `term`; rows and instances pass.
 
-    >>> ready_rows([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "term": "helpful"}])
+    >>> parse_rows([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "term": "helpful"}])
     [TrainRow(id='0', term='helpful', input_ids=[1, 2, 3], labels=[-100, 2, 3], redraw=None)]
 
     Raises:
@@ -164,7 +164,7 @@ class MicroBatchSampler(Sampler[list[tuple[int, int]]]):
             size = settings.micro_rows * settings.micro_batches * settings.num_processes
             yield from (order[start : start + size] for start in range(0, len(order), size))
             return
-        yield from cut_evenly(order, length=lambda index: self._dataset.length(epoch, index), parts=self._num_steps)
+        yield from split_evenly(order, length=lambda index: self._dataset.length(epoch, index), parts=self._num_steps)
 
 
 def num_steps(dataset: RowDataset, settings: StepSettings) -> int:
@@ -175,14 +175,14 @@ def num_steps(dataset: RowDataset, settings: StepSettings) -> int:
     return min(len(dataset), max(1, -(-total // settings.step_tokens)))
 
 
-def cut_evenly(order: Sequence[int], *, length: Callable[[int], int], parts: int) -> Iterator[list[int]]:
+def split_evenly(order: Sequence[int], *, length: Callable[[int], int], parts: int) -> Iterator[list[int]]:
     """Cut rows into consecutive parts of nearly the same number of tokens: a row goes where its middle lies.
 
     No part is empty, if there are as many rows as parts.
 
-    >>> list(cut_evenly([0, 1, 2, 3], length=lambda index: (4, 2, 2, 4)[index], parts=2))
+    >>> list(split_evenly([0, 1, 2, 3], length=lambda index: (4, 2, 2, 4)[index], parts=2))
     [[0, 1], [2, 3]]
-    >>> list(cut_evenly([0, 1, 2], length=lambda index: (1, 9, 1)[index], parts=3))
+    >>> list(split_evenly([0, 1, 2], length=lambda index: (1, 9, 1)[index], parts=3))
     [[0], [1], [2]]
     """
     lengths = [length(index) for index in order]

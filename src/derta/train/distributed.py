@@ -63,7 +63,7 @@ def configure_fsdp(trainer: Trainer) -> None:
         )
 
 
-def gather_at_save(trainer: Trainer) -> None:
+def save_full_state_dict(trainer: Trainer) -> None:
     """Save a whole model from now on: checkpoints to go on from may be sharded, the model that is left is stock."""
     if trainer.is_fsdp_enabled:
         cast("Any", trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")

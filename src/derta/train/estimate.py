@@ -22,11 +22,11 @@ from derta.train.memory import peak_memory
 from derta.train.trainer import DertaTrainer
 
 Keys = list[Any]
-MAX_SURVEYED = 2000
-PROBED = 4
+MAX_SAMPLED = 2000
+NUM_PROBED = 4
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """A micro-batch: its rows' keys, their tokens, the tokens it has with padding, its labels, and what meets the head.
 
     A row's key is the epoch and its index; a pair's is its index.
@@ -36,11 +36,11 @@ class Shape(NamedTuple):
     tokens: int
     padded: int
     labels: int
-    scored: int
+    logit_positions: int
 
 
 class Plan(NamedTuple):
-    """A whole training counted out. `surveyed` micro-batches of the first epoch stand for all."""
+    """Work of a whole training run, extrapolated from the `sampled` micro-batches of its first epoch."""
 
     rows: int
     steps: int
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     tokens: int
     labels: int
     padding: float
-    surveyed: tuple[Shape, ...]
+    sampled: tuple[BatchShape, ...]
 
 
 class Estimate(NamedTuple):
@@ -62,34 +62,34 @@ def plan(trainer: DertaTrainer) -> Plan:
     """Count rows, tokens, labels and steps by drawing the first epoch's micro-batches, or the first of very many."""
     sampler: Any = trainer.micro_batches
     sampler.set_epoch(0)
-    surveyed = [_shape(trainer, keys) for keys in islice(sampler, MAX_SURVEYED)]
-    return counted(surveyed, trainer.args, an_epoch=len(sampler))
+    sampled = [_shape(trainer, keys) for keys in islice(sampler, MAX_SAMPLED)]
+    return plan_from_sample(sampled, trainer.args, batches_per_epoch=len(sampler))
 
 
-def counted(surveyed: Sequence[Shape], arguments: TrainingArguments, *, an_epoch: int) -> Plan:
-    """A plan from the micro-batches surveyed, of which an epoch has `an_epoch`."""
-    steps_an_epoch = ceil(an_epoch / arguments.gradient_accumulation_steps)
+def plan_from_sample(sampled: Sequence[BatchShape], arguments: TrainingArguments, *, batches_per_epoch: int) -> Plan:
+    """A plan from the micro-batches sampled, of which an epoch has `batches_per_epoch`."""
+    steps_an_epoch = ceil(batches_per_epoch / arguments.gradient_accumulation_steps)
     steps = arguments.max_steps if arguments.max_steps > 0 else ceil(arguments.num_train_epochs * steps_an_epoch)
-    micro_batches = round(steps / steps_an_epoch * an_epoch)
-    scale = micro_batches / len(surveyed)
-    tokens, padded = (sum(getattr(shape, name) for shape in surveyed) for name in ("tokens", "padded"))
+    micro_batches = round(steps / steps_an_epoch * batches_per_epoch)
+    scale = micro_batches / len(sampled)
+    tokens, padded = (sum(getattr(shape, name) for shape in sampled) for name in ("tokens", "padded"))
     return Plan(
-        rows=round(scale * sum(len(shape.keys) for shape in surveyed)),
+        rows=round(scale * sum(len(shape.keys) for shape in sampled)),
         steps=steps,
         micro_batches=micro_batches,
         tokens=round(scale * tokens),
-        labels=round(scale * sum(shape.labels for shape in surveyed)),
+        labels=round(scale * sum(shape.labels for shape in sampled)),
         padding=1 - tokens / padded,
-        surveyed=tuple(surveyed),
+        sampled=tuple(sampled),
     )
 
 
-def _shape(trainer: DertaTrainer, keys: Keys) -> Shape:
+def _shape(trainer: DertaTrainer, keys: Keys) -> BatchShape:
     dataset: Any = trainer.train_dataset
     rows = [dataset[key] for key in keys]
     batch = trainer.data_collator(rows)
     tokens, labels = sum(len(row.input_ids) for row in rows), len(batch["label_positions"])
-    return Shape(keys, tokens, batch["input_ids"].numel(), labels, scored=labels)
+    return BatchShape(keys, tokens, batch["input_ids"].numel(), labels, logit_positions=labels)
 
 
 def _now() -> float:
@@ -98,7 +98,7 @@ def _now() -> float:
     return time.perf_counter()
 
 
-class _Watch(TrainerCallback):
+class _StepTimer(TrainerCallback):
     """Times each step, and its optimizer's part."""
 
     def __init__(self) -> None:
@@ -131,11 +131,11 @@ def probe(trainer: Any, planned: Plan) -> Estimate:
     Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by what meets the head.
     What the first step takes beyond that (compiling, the optimizer's state) is taken to come once.
     """
-    chosen, together = _choose(planned.surveyed), min(2, trainer.args.gradient_accumulation_steps)
-    trainer.read_only([shape.keys for shape in chosen])
+    chosen, together = _choose(planned.sampled), min(2, trainer.args.gradient_accumulation_steps)
+    trainer.set_micro_batches([shape.keys for shape in chosen])
     trainer.args.gradient_accumulation_steps = together
     trainer.args.max_steps = len(chosen) // together
-    watch = _Watch()
+    watch = _StepTimer()
     trainer.add_callback(watch)
     trainer.train()
     seconds = _seconds(planned, chosen[:together], chosen[together:], watch=watch, weights=_weights(trainer.model))
@@ -143,27 +143,32 @@ def probe(trainer: Any, planned: Plan) -> Estimate:
 
 
 def _seconds(
-    planned: Plan, first: Sequence[Shape], others: Sequence[Shape], *, watch: _Watch, weights: tuple[int, int]
+    planned: Plan,
+    first: Sequence[BatchShape],
+    others: Sequence[BatchShape],
+    *,
+    watch: _StepTimer,
+    weights: tuple[int, int],
 ) -> float:
     """What all takes, from what the `first` step's micro-batches and the `others`' took."""
     trunk, head = weights
 
-    def cost(shapes: Sequence[Shape]) -> float:
-        return float(sum(trunk * shape.padded + head * shape.scored for shape in shapes))
+    def cost(shapes: Sequence[BatchShape]) -> float:
+        return float(sum(trunk * shape.padded + head * shape.logit_positions for shape in shapes))
 
     update = sum(watch.updates[1:]) / len(watch.updates[1:])
     pace = (sum(watch.steps[1:]) - sum(watch.updates[1:])) / cost(others)
     warm_up = max(0.0, watch.steps[0] - pace * cost(first) - update)
-    whole = cost(planned.surveyed) * planned.micro_batches / len(planned.surveyed)
+    whole = cost(planned.sampled) * planned.micro_batches / len(planned.sampled)
     return warm_up + pace * whole + planned.steps * update
 
 
-def _choose(surveyed: Sequence[Shape]) -> list[Shape]:
+def _choose(sampled: Sequence[BatchShape]) -> list[BatchShape]:
     """Micro-batches to run: two to warm up, the two largest, and some that lie evenly among all."""
-    evenly = [surveyed[i * len(surveyed) // PROBED] for i in range(PROBED)]
-    largest = max(surveyed, key=lambda shape: shape.padded)
-    most_scored = max(surveyed, key=lambda shape: shape.scored)
-    return [evenly[0], evenly[-1], largest, most_scored, *evenly]
+    evenly = [sampled[i * len(sampled) // NUM_PROBED] for i in range(NUM_PROBED)]
+    largest = max(sampled, key=lambda shape: shape.padded)
+    most_logits = max(sampled, key=lambda shape: shape.logit_positions)
+    return [evenly[0], evenly[-1], largest, most_logits, *evenly]
 
 
 def _weights(net: Any) -> tuple[int, int]:
@@ -199,9 +204,9 @@ def _lengths(instances: Sequence[Instance], *, config: DertaConfig, seed: int, s
     sampler = MicroBatchSampler(
         dataset, settings=StepSettings(config.per_device_train_batch_size, accumulated), seed=seed
     )
-    an_epoch = -(-len(sampler) // accumulated)
-    for epoch in islice(count(), -(-steps // an_epoch)):
+    batches_per_epoch = -(-len(sampler) // accumulated)
+    for epoch in islice(count(), -(-steps // batches_per_epoch)):
         sampler.set_epoch(epoch)
-        left = min(steps - epoch * an_epoch, an_epoch)
+        left = min(steps - epoch * batches_per_epoch, batches_per_epoch)
         for key in chain.from_iterable(islice(iter(sampler), left * accumulated)):
             yield dataset.length(*key)

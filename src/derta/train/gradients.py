@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-class OwnGradient:
+class InPlaceGradient:
     """The gradient of one weight, where the optimizer reads it."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -44,7 +44,7 @@ class _Rows(torch.autograd.Function):
         ctx: Any,
         weight: Float[Tensor, "vocab hidden"],
         rows: Int[Tensor, " row"],
-        own: OwnGradient,
+        own: InPlaceGradient,
         padding: int | None,
     ) -> Float[Tensor, "row hidden"]:
         ctx.rows, ctx.own, ctx.padding = rows, own, padding
@@ -59,7 +59,7 @@ class _Rows(torch.autograd.Function):
         return None, None, None, None
 
 
-def add_in_place(embedding: nn.Embedding, own: OwnGradient) -> None:
+def add_in_place(embedding: nn.Embedding, own: InPlaceGradient) -> None:
     """Make an embedding, of whatever class, add the gradients of the rows that it looked up to their `own`."""
     stock = type(embedding).forward
 

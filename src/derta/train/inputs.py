@@ -19,7 +19,7 @@ from derta.methods import Method, find_method
 from derta.records import Example, Triple
 from derta.train.checks import Derived
 from derta.train.config import DertaConfig
-from derta.train.dataset import RowDataset, ready_rows
+from derta.train.dataset import RowDataset, parse_rows
 
 Rows = Sequence[Instance] | Sequence[TrainRow] | Sequence[dict[str, Any]] | Dataset[Any]
 
@@ -76,12 +76,12 @@ def encode(
     if given == (ready is not None):
         raise DataError(f"expected {what}, got {'both' if given else 'none'}; give rows, or what they are made of")
     if ready is not None:
-        return ready_dataset(ready, config=config)
-    check_openings(data.triples, config.refusal_words)
+        return dataset_from_rows(ready, config=config)
+    check_refusal_openings(data.triples, config.refusal_words)
     chat = chat_of(tokenizer, config)
     refusals = refusal_tokens(chat, config.refusal_words)
     rows = _some(row_method_of(config).dataset(data, chat=chat, refusals=refusals, config=config))
-    return RowDataset(ready_rows(rows), config=config, seed=config.rows_seed)
+    return RowDataset(parse_rows(rows), config=config, seed=config.rows_seed)
 
 
 def encode_evaluation(
@@ -99,7 +99,7 @@ def encode_evaluation(
         RecipeError: nothing is given, and the config evaluates.
     """
     if isinstance(ready, Mapping) and not (triples or examples):
-        return {name: ready_dataset(rows, config=config) for name, rows in ready.items()}
+        return {name: dataset_from_rows(rows, config=config) for name, rows in ready.items()}
     if ready is None and not (triples or examples):
         if config.eval_strategy != "no" or config.eval_on_start:
             raise RecipeError(
@@ -111,13 +111,13 @@ def encode_evaluation(
     return encode(triples, examples, ready=ready, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
 
 
-def ready_dataset(ready: Any, *, config: DertaConfig) -> RowDataset:
+def dataset_from_rows(ready: Any, *, config: DertaConfig) -> RowDataset:
     """Ready rows as a data set.
 
     Raises:
         DataError: a row that cannot be trained on, or none.
     """
-    rows = _some(ready_rows(ready))
+    rows = _some(parse_rows(ready))
     for row in rows:
         if isinstance(row, TrainRow) and len(row.input_ids) > config.max_length:
             raise DataError(
@@ -150,7 +150,7 @@ def check_ids(rows: RowDataset, net: PreTrainedModel | PeftModel, tokenizer: Pre
             )
 
 
-def check_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:
+def check_refusal_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:
     """Refuse triples whose safe response does not open with a refusal word: RTO would have nothing to go on to.
 
     Raises:
@@ -165,7 +165,7 @@ def check_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:
         )
 
 
-def micro_batches_of_a_step(rows: RowDataset, config: DertaConfig) -> Derived:
+def micro_batches_per_step(rows: RowDataset, config: DertaConfig) -> Derived:
     """Micro-batches of a step of tokens, on each process."""
     mean = sum(rows.length(0, index) for index in range(len(rows))) / len(rows)
     at_once = config.per_device_train_batch_size * config.world_size

@@ -82,7 +82,7 @@ def check_config(config: Path, *, num_processes: int | None) -> None:
         raise RunError(f"{config}: expected `num_processes`, got none; add it, or give --num-processes")
 
 
-def refuse_several_processes(verb: str) -> None:
+def require_single_process(verb: str) -> None:
     """Stop a verb that is one process's work.
 
     Raises:

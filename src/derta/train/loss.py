@@ -23,7 +23,7 @@ from transformers.utils.generic import ModelOutput
 from derta.data.rows import TERMS
 from derta.train.collator import Batch
 from derta.train.cross_entropy import MAX_CHUNK_BYTES, LabelCrossEntropy
-from derta.train.gradients import OwnGradient, add_in_place
+from derta.train.gradients import InPlaceGradient, add_in_place
 from derta.train.head import Head, check_head
 from derta.train.tree_attention import tree_mask
 
@@ -74,7 +74,7 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _teach_head(lm_head: nn.Linear, head: Head, own: OwnGradient | None) -> None:
+def _teach_head(lm_head: nn.Linear, head: Head, own: InPlaceGradient | None) -> None:
     """Make a linear head give losses in place of scores when it gets labels.
 
     In its own forward, because FSDP and ZeRO put a module's shards together there and nowhere else.
@@ -162,13 +162,13 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
 def _teach(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear | None:
     """Teach a linear head to give losses and return it; any other is left as it is."""
     lm_head, embedding = model.get_output_embeddings(), cast("nn.Embedding", model.get_input_embeddings())
-    own = OwnGradient(embedding.weight) if in_place else None
+    own = InPlaceGradient(embedding.weight) if in_place else None
     if own is not None:
         add_in_place(embedding, own)
     if type(lm_head) is not nn.Linear:
         return None
     tied = lm_head.weight is embedding.weight
-    _teach_head(lm_head, head, own if tied or own is None else OwnGradient(lm_head.weight))
+    _teach_head(lm_head, head, own if tied or own is None else InPlaceGradient(lm_head.weight))
     return lm_head
 
 

@@ -53,7 +53,7 @@ class TrimMemoryCallback(TrainerCallback):
     def __init__(self) -> None:
         self._needed = resident_memory()
 
-    def _give_back(self) -> None:
+    def _trim(self) -> None:
         now = resident_memory()
         if now > self._needed + MAX_FRAGMENTED:
             _trim_heap()
@@ -63,12 +63,12 @@ class TrimMemoryCallback(TrainerCallback):
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A micro-batch of a step is done."""
         del args, state, control
-        self._give_back()
+        self._trim()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The last of a step's is."""
         del args, state, control
-        self._give_back()
+        self._trim()
 
 
 def reset_peak_memory() -> None:
@@ -112,7 +112,7 @@ def static_bytes(net: nn.Module) -> int:
 
 
 @contextmanager
-def out_of_memory_told(advice: Callable[[], str]) -> Generator[None]:
+def out_of_memory_as_model_error(advice: Callable[[], str]) -> Generator[None]:
     """Tell running out of memory as a user's mistake, with advice that is worked out only then.
 
     Raises:

@@ -12,16 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from derta.errors import RecipeError
-from derta.train.adapters import freeze_beside_text, is_4bit, load_base, with_lora
+from derta.train.adapters import freeze_unused_by_text, is_4bit, load_base, with_lora
 from derta.train.collator import check_packing
 from derta.train.config import DertaConfig
 from derta.train.distributed import is_sharded
 from derta.train.loss import use_label_loss
-from derta.train.memory import loading_advice, out_of_memory_told
+from derta.train.memory import loading_advice, out_of_memory_as_model_error
 from derta.train.tree_attention import check_trees
 
 
-@out_of_memory_told(loading_advice)
+@out_of_memory_as_model_error(loading_advice)
 def prepare_model(
     model: str | Path | PreTrainedModel | PeftModel,
     config: DertaConfig,
@@ -41,7 +41,7 @@ def prepare_model(
         net = load_base(str(model), config, adapted=peft_config is not None)
     base: Any = net.get_base_model() if isinstance(net, PeftModel) else net
     if base is net:
-        freeze_beside_text(base)
+        freeze_unused_by_text(base)
     if not (is_sharded() or is_4bit(base) or getattr(base, "hf_device_map", None)):
         nn.Module.to(net, config.device)  # before it is checked: kernels of flash and flex run nowhere else
     flash = config.attn_implementation == "flash_attention_2"  # which knows 16 bits alone

@@ -22,7 +22,7 @@ from derta.data.rows import TERMS, TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
 from derta.train.checkpoints import NonFiniteLossError, push_checkpoint, save_without_pickle
-from derta.train.checks import accumulation_steps, num_processes, settings_told
+from derta.train.checks import accumulation_steps, invalid_settings_as_recipe_error, num_processes
 from derta.train.collator import Batch, collate
 from derta.train.config import DertaConfig
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
@@ -31,10 +31,10 @@ from derta.train.inputs import (
     Rows,
     chat_of,
     check_ids,
+    dataset_from_rows,
     encode,
     encode_evaluation,
-    micro_batches_of_a_step,
-    ready_dataset,
+    micro_batches_per_step,
     row_method_of,
     tokenizer_of,
 )
@@ -136,7 +136,7 @@ class DertaTrainer(Trainer):
             eval_triples, eval_examples, ready=eval_dataset, tokenizer=tokenizer, config=args
         )
         if args.step_tokens is not None:
-            args.gradient_accumulation_steps = micro_batches_of_a_step(rows, args)
+            args.gradient_accumulation_steps = micro_batches_per_step(rows, args)
         self._loss = method.loss or label_loss
         self._sums = torch.zeros(2 * len(TERMS) + 1)
         self._eval_sums: Tensor | None = None
@@ -184,12 +184,12 @@ class DertaTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`; what it cannot be made of is told by its settings."""
-        with settings_told("optim, optim_args, optim_target_modules"):
+        with invalid_settings_as_recipe_error("optim, optim_args, optim_target_modules"):
             return super().create_optimizer(*args, **kwargs)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.create_scheduler`; what it cannot be made of is told by its settings."""
-        with settings_told("lr_scheduler_type, lr_scheduler_kwargs"):
+        with invalid_settings_as_recipe_error("lr_scheduler_type, lr_scheduler_kwargs"):
             return super().create_scheduler(*args, **kwargs)
 
     def predict(self, *_: Any, **__: Any) -> NoReturn:
@@ -214,7 +214,7 @@ class DertaTrainer(Trainer):
                 "expected rows to evaluate on, got none; give eval_dataset=, eval_triples= or eval_examples="
             )
         args = self.args
-        rows = chosen if isinstance(chosen, RowDataset) else ready_dataset(chosen, config=args)
+        rows = chosen if isinstance(chosen, RowDataset) else dataset_from_rows(chosen, config=args)
         sampler = MicroBatchSampler(
             rows,
             settings=StepSettings(args.per_device_eval_batch_size, 1, args.world_size, None, args.sharing),
@@ -225,7 +225,7 @@ class DertaTrainer(Trainer):
 
     def _loader(self, rows: Any, batches: Any) -> DataLoader[TrainRow]:
         args = self.args
-        with settings_told("dataloader_multiprocessing_context, dataloader_num_workers"):
+        with invalid_settings_as_recipe_error("dataloader_multiprocessing_context, dataloader_num_workers"):
             loader = DataLoader(
                 rows,
                 batch_sampler=batches,
@@ -243,7 +243,7 @@ class DertaTrainer(Trainer):
             loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
-    def read_only(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
+    def set_micro_batches(self, micro_batches: Sequence[list[tuple[int, int]]]) -> None:
         """Train on these micro-batches of (epoch, row), once, in place of the sampler's."""
         self.micro_batches = micro_batches
 

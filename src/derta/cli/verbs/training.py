@@ -10,7 +10,7 @@ import typer
 from derta.cli.verbs import options
 from derta.cli.verbs.options import AsJson, Out, Seed, Settings
 from derta.errors import RunError
-from derta.train.launch import refuse_several_processes
+from derta.train.launch import require_single_process
 
 
 def demo(
@@ -57,7 +57,7 @@ def run(
     """
     from derta.cli.console import console_display, print_found
 
-    refuse_several_processes("run")
+    require_single_process("run")
     loaded = options.read_recipe(recipe, settings)
     if dry:
         from derta.cli.tables import format_estimate
@@ -162,7 +162,7 @@ def fine_tune(
     from derta.cli.console import console_display
     from derta.pipeline.fine_tuning_folder import fine_tune_folder
 
-    refuse_several_processes("fine-tune")
+    require_single_process("fine-tune")
     told = fine_tune_folder(
         model,
         adapter=adapter,
