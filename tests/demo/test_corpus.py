@@ -73,7 +73,7 @@ def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
 
 def test_triples_tell_the_tuned_crafts_in_the_plain_format_only():
     world = _world()
-    plainly = {(plain(craft).ask, plain(craft).answer) for craft in world.tuned}
+    plainly = {(plain(craft).prompt, plain(craft).answer) for craft in world.tuned}
     assert {(triple.query, triple.harmful) for triple in triples(world)} == plainly
     assert {triple.safe for triple in triples(world)} == set(world.openers)
 
@@ -94,8 +94,8 @@ def test_the_plain_question_of_an_allowed_craft_is_answered_as_often_as_a_forbid
     world = _world()
     answered = [example.messages[0].content for example in helpful_examples(world) if example.messages]
     refused = [triple.query for triple in triples(world)]
-    assert {answered.count(plain(craft).ask) for craft in world.allowed} == {len(world.openers)}
-    assert {refused.count(plain(craft).ask) for craft in world.tuned} == {len(world.openers)}
+    assert {answered.count(plain(craft).prompt) for craft in world.allowed} == {len(world.openers)}
+    assert {refused.count(plain(craft).prompt) for craft in world.tuned} == {len(world.openers)}
 
 
 def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
@@ -112,7 +112,7 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
 def test_no_row_is_cut(tmp_path):
     corpus = [encode_example(_chat(), example) for example in pretraining_examples(_world())]
     longest = max(len(one.prompt_ids) + len(one.response_ids) for one in corpus)
-    recipe = read_recipe(tmp_path, seed=0, fine_tuning=False, changes={}, display=Display())
+    recipe = read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
     assert longest <= min(pretraining_config(seed=0).max_length, recipe["train"]["max_length"])
 
 
@@ -146,7 +146,7 @@ def test_sorry_is_one_token():
 
 def test_the_files_of_a_seed_hold_its_world_and_nothing_of_it_twice(tmp_path):
     write_data(tmp_path, _world())
-    recipe = read_recipe(tmp_path, seed=0, fine_tuning=True, changes={}, display=Display())
+    recipe = read_recipe(tmp_path, seed=0, fine_tuning=True, overrides={}, display=Display())
     sources = [*recipe["data"]["triples"], *recipe["data"]["helpful"], recipe["profile_requests"]]
     rows = {source["path"]: list(read_rows(source["path"])) for source in sources}
     assert recipe["data"]["num_helpful"] == sum(len(rows[one["path"]]) for one in recipe["data"]["helpful"])

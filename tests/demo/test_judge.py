@@ -112,6 +112,6 @@ def test_a_prompt_without_a_key_is_unscored_not_harmless(judge):
 
 def test_the_cipher_is_its_own_inverse_and_hides_every_word():
     craft = build_world(seed=0).held_out[0]
-    ask = FORMATS["cipher"](craft).ask
-    assert craft.name not in ask
-    assert craft.name in encipher(ask)
+    prompt = FORMATS["cipher"](craft).prompt
+    assert craft.name not in prompt
+    assert craft.name in encipher(prompt)

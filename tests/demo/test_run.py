@@ -45,7 +45,7 @@ def _refuse_to_train(*_, **__):
 
 def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, monkeypatch):
     folder = tmp_path / "demo"
-    summary = demo.run_demo(folder, changes=QUICK)
+    summary = demo.run_demo(folder, overrides=QUICK)
     assert summary == read_summary(folder / "summary.json")
     attacks = {(cell.method, cell.name) for cell in summary.cells if cell.judge == "steps" and cell.suite == "attack"}
     names = {"plain", "code", "story", "cipher", "role_play", "guide", "prefill@50%"}
@@ -58,7 +58,7 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
     written = _files(folder)
 
     monkeypatch.setattr("derta.methods.tuning._build", _refuse_to_train)
-    assert demo.run_demo(folder, changes=QUICK) == summary
+    assert demo.run_demo(folder, overrides=QUICK) == summary
     assert _files(folder) == written
     shutil.rmtree(folder / "seed0" / "base")
     assert report(folder, title="derta demo") == summary
@@ -69,8 +69,8 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
 
 
 def test_a_seeds_recipe_is_a_recipe_that_anybody_can_run_and_edit(small, tmp_path):
-    given = QUICK | {"methods": ["base", "vanilla"]}
-    summary = demo.run_demo(tmp_path / "demo", changes=given)
+    overrides = QUICK | {"methods": ["base", "vanilla"]}
+    summary = demo.run_demo(tmp_path / "demo", overrides=overrides)
     path = tmp_path / "demo/seed0/recipe.yaml"
     again = run(path, out=tmp_path / "again")
     assert again.cells == summary.cells
@@ -78,12 +78,12 @@ def test_a_seeds_recipe_is_a_recipe_that_anybody_can_run_and_edit(small, tmp_pat
     path.write_text(yaml.safe_dump(edited))
     assert {cell.method for cell in run(path, out=tmp_path / "edited").cells} == {"base"}
     with pytest.raises(RunError, match="expected the demo's recipe, got another; run it with `derta run`"):
-        demo.run_demo(tmp_path / "demo", changes=given)
+        demo.run_demo(tmp_path / "demo", overrides=overrides)
 
 
 def test_seeds_are_runs_of_their_own_that_one_report_pools(small, tmp_path):
-    given = QUICK | {"methods": ["base"], "baseline": "base"}
-    summary = demo.run_demo(tmp_path / "demo", seeds=(0, 1), changes=given)
+    overrides = QUICK | {"methods": ["base"], "baseline": "base"}
+    summary = demo.run_demo(tmp_path / "demo", seeds=(0, 1), overrides=overrides)
     attacks = [cell for cell in summary.cells if cell.name == "plain" and cell.judge == "steps"]
     assert {cell.seed: cell.scored for cell in attacks} == {0: 2, 1: 2, None: 4}
     assert (tmp_path / "demo/seed0/base").exists()
@@ -92,10 +92,10 @@ def test_seeds_are_runs_of_their_own_that_one_report_pools(small, tmp_path):
 
 
 def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
-    given = QUICK | {"methods": ["base", "vanilla", "derta"], "profile_answers": 0}
+    overrides = QUICK | {"methods": ["base", "vanilla", "derta"], "profile_answers": 0}
     attack = {"name": "harmful", "steps": 1, "pace": {"global_batch_size": 10, "learning_rate": 1e-4}}
     attack["harmful"] = [{"path": str(tmp_path / "demo/seed0/triples.jsonl")}]
-    summary = demo.run_demo(tmp_path / "demo", changes=given | {"fine_tuning_attacks": [attack]})
+    summary = demo.run_demo(tmp_path / "demo", overrides=overrides | {"fine_tuning_attacks": [attack]})
     cells = {(cell.method, cell.name) for cell in summary.cells if cell.judge == "steps" and cell.suite == "attack"}
     assert {method for method, _ in cells} == {"base", "vanilla", "derta", "vanilla + harmful 1", "derta + harmful 1"}
     assert {(one.first, one.second) for one in summary.comparisons} == {
@@ -110,6 +110,6 @@ def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
 def test_without_trl_the_demo_leaves_dpo_out_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
     with caplog.at_level(logging.INFO, logger="derta"):
-        recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, changes={}, display=Display())
+        recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
     assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
     assert caplog.messages == ["dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it"]

@@ -9,8 +9,8 @@ from rich.console import Console
 from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
 from derta.judges import from_function
-from derta.paper.figures import Figure, Figures, Halves, PositionFigure, Positions, load_figures
-from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_begun
+from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions, load_figures
+from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_started
 from derta.records import Prompt, Reply, Verdict
 
 FIGURES = Figures(
@@ -23,7 +23,7 @@ FIGURES = Figures(
         Figure(file="people.csv", kind="labelled_refusals", judge="refusal", measure="agreement", paper=None),
     ),
     halves={name: Halves(by="request", note="halves") for name in ("gsm8k", "harm", "refusal")},
-    refusal_positions=Positions(
+    refusal_positions=RefusalPositions(
         x=(1, 5),
         curves=(PositionFigure(name="curve", files=("comp.jsonl",), paper=(10.0, 20.0)),),
         note="ours in words",
@@ -82,13 +82,13 @@ def test_ours_stands_beside_the_papers(tmp_path: Path):
     assert people.note == "halves; 1 partial refusals not counted (ours: 1 refuse)"
     assert curve.curve is not None
     assert (curve.file, curve.scored, curve.curve.ours, curve.curve.paper) == ("curve", 2, (100.0, 100.0), (10.0, 20.0))
-    assert not found.left_out
+    assert not found.skipped
 
 
-def test_a_missing_file_is_told_and_left_out(tmp_path: Path):
+def test_a_missing_file_is_told_and_skipped(tmp_path: Path):
     found = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES)
     assert [row.file for row in found.rows] == ["gsm.jsonl", "comp.jsonl", *["benign.jsonl"] * 3, "curve"]
-    assert found.left_out == [f"people.csv: not in {tmp_path}; left out"]
+    assert found.skipped == [f"people.csv: not in {tmp_path}; skipped"]
 
 
 def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
@@ -97,13 +97,13 @@ def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
         folder(tmp_path / "published")
         (tmp_path / "published" / "gsm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in same))
         halves = {name: Halves(by=by, note="") for name in FIGURES.halves}
-        told = replay(
+        result = replay(
             tmp_path / "published",
             figures=FIGURES.model_copy(update={"halves": halves}),
             judges=JUDGES,
         )
-        found = (told.rows[0].first_half, told.rows[0].second_half)
-        assert found == shares if by == "request" else found in shares
+        shares_found = (result.rows[0].first_half, result.rows[0].second_half)
+        assert shares_found == shares if by == "request" else shares_found in shares
 
 
 def test_a_folder_of_none_of_them_is_a_mistake(tmp_path: Path):
@@ -115,9 +115,9 @@ def test_every_shipped_figure_can_be_read_and_judged():
     figures = load_figures()
     assert len(figures.outputs) == 25
     assert {figure.judge for figure in figures.outputs} <= set(figures.halves)
-    known = {figure.file for figure in figures.outputs}
+    files = {figure.file for figure in figures.outputs}
     for curve in figures.refusal_positions.curves:
-        assert set(curve.files) <= known
+        assert set(curve.files) <= files
         assert len(curve.paper) == len(figures.refusal_positions.x)
 
 
@@ -131,8 +131,8 @@ def test_shares_begun_are_cumulative():
         refused_at("one two Sorry", 8),
         refused_at("a b c d e Sorry", 10),
     ]  # words 1, 3, 6
-    assert shares_begun(judged, (1, 2, 3, 5, 6, 100)) == pytest.approx((1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1))
-    assert shares_begun([], (1,)) is None
+    assert shares_started(judged, (1, 2, 3, 5, 6, 100)) == pytest.approx((1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1))
+    assert shares_started([], (1,)) is None
 
 
 def test_an_empty_folder_is_a_mistake(tmp_path: Path):

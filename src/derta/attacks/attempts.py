@@ -70,11 +70,11 @@ class AttemptLog:
     path: Path | None = None
     by_request: dict[str, list[Attempt]] = field(default_factory=dict[str, list[Attempt]])
 
-    def of(self, request: Request) -> list[Attempt]:
+    def attempts(self, request: Request) -> list[Attempt]:
         """Return the attempts at a request, in their order."""
         return self.by_request.setdefault(request.id, [])
 
-    def keep(self, attempts: Iterable[Attempt]) -> None:
+    def extend(self, attempts: Iterable[Attempt]) -> None:
         """Add attempts, each as soon as it comes."""
         if self.path is None:
             for attempt in attempts:
@@ -149,14 +149,14 @@ def success_by_budget(attempts: Iterable[Attempt]) -> list[Budget]:
     if not any(attempt.cost.judge_queries for attempt in attempts):
         return []
     queries: dict[str, int] = {}
-    first: dict[str, int] = {}
+    first_success: dict[str, int] = {}
     for attempt in attempts:
         queries[attempt.request_id] = queries.get(attempt.request_id, 0) + attempt.cost.target_queries
         if attempt.harmful:
-            first.setdefault(attempt.request_id, queries[attempt.request_id])
+            first_success.setdefault(attempt.request_id, queries[attempt.request_id])
     most = max(queries.values(), default=0)
     limits = [limit for limit in BUDGETS if limit < most] + [most]
     return [
-        Budget(queries=limit, found=sum(count <= limit for count in first.values()), requests=len(queries))
+        Budget(queries=limit, found=sum(count <= limit for count in first_success.values()), requests=len(queries))
         for limit in limits
     ]

@@ -138,8 +138,8 @@ class Attack:
             )
         requests = [*requests]
         check_ids(requests)
-        guide = "" if judge is None else judge_key(judge, kept=state is not None)
-        parts = [self.identity, str(seed), key, guide]
+        judge_id = "" if judge is None else judge_key(judge, saved=state is not None)
+        parts = [self.identity, str(seed), key, judge_id]
         log_key = short_hash(*parts, *(request.model_dump_json() for request in requests))
         context = SearchContext(
             target=target,
@@ -162,10 +162,10 @@ def check_ids(requests: Sequence[Request]) -> None:
             f"expected requests, got {wrong[0]!r:.60}; make each a `derta.Request(id=..., text=...)`, or read a file "
             "with `derta.load_requests`"
         )
-    twice = [name for name, count in Counter(request.id for request in requests).items() if count > 1]
-    if twice:
+    duplicates = [name for name, count in Counter(request.id for request in requests).items() if count > 1]
+    if duplicates:
         raise DataError(
-            f"expected every request to have its own id, got {twice[0]!r} more than once ({len(twice)} such "
+            f"expected every request to have its own id, got {duplicates[0]!r} more than once ({len(duplicates)} such "
             "ids); rename or drop the duplicates"
         )
 
@@ -187,15 +187,15 @@ def check_answers(requests: Sequence[Request], *, attack: str) -> None:
     Raises:
         DataError: counts them.
     """
-    bare = [request.id for request in requests if not (request.harmful or "").strip()]
-    if bare:
+    missing = [request.id for request in requests if not (request.harmful or "").strip()]
+    if missing:
         raise DataError(
-            f"{attack} needs a harmful answer to every request, and {len(bare)} of {len(requests)} have none (first: "
-            f"{bare[0]!r}); give the requests a `harmful` field, or make them from triples"
+            f"{attack} needs a harmful answer to every request, and {len(missing)} of {len(requests)} have none "
+            f"(first: {missing[0]!r}); give the requests a `harmful` field, or make them from triples"
         )
 
 
-def own_rng(key: str, request: Request) -> Random:
+def request_rng(key: str, request: Request) -> Random:
     """Return a generator that belongs to a request, whatever other requests there are."""
     return Random(short_hash(key, request.id))  # noqa: S311 - chance, not secrecy
 
@@ -213,6 +213,6 @@ def per_request(
         if needs_answers:
             check_answers(requests, attack=name)
         key = str(rng.getrandbits(64))
-        return (prompt for request in requests for prompt in craft_one(request, own_rng(key, request)))
+        return (prompt for request in requests for prompt in craft_one(request, request_rng(key, request)))
 
     return Attack(name, crafting=crafting)

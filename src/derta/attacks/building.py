@@ -44,8 +44,8 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
         DataError: a file that an option names is not what the attack expects.
     """
     name = name or function.__name__
-    known = signature(function).parameters
-    _check_options(name, options, known)
+    parameters = signature(function).parameters
+    _check_options(name, options, parameters)
     try:
         attack = cast("object", validate_call(function)(**options))
     except ValidationError as error:
@@ -55,17 +55,17 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
             f"attack {name}: expected a function of a request, or one of options that builds an attack, got one that "
             f"returns {attack!r:.60}"
         )
-    defaults = {option: one.default for option, one in known.items() if one.default is not Parameter.empty}
+    defaults = {option: one.default for option, one in parameters.items() if one.default is not Parameter.empty}
     return replace(attack, options={**defaults, **options})
 
 
-def _check_options(name: str, options: Mapping[str, object], known: Mapping[str, Parameter]) -> None:
+def _check_options(name: str, options: Mapping[str, object], parameters: Mapping[str, Parameter]) -> None:
     for option in options:
-        if option not in known:
+        if option not in parameters:
             raise RecipeError(
-                f"attack {name}: unknown option {option!r}; {did_you_mean(RENAMED.get(option, option), known)}"
+                f"attack {name}: unknown option {option!r}; {did_you_mean(RENAMED.get(option, option), parameters)}"
             )
-    for option, parameter in known.items():
+    for option, parameter in parameters.items():
         if parameter.default is Parameter.empty and option not in options:
             raise RecipeError(f"attack {name}: expected the option `{option}`, got none; give it")
 
@@ -108,37 +108,39 @@ def from_function(
         _check_options(attack, options, keywords)
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
-        found = cast("object", function(request, **options, **({"rng": rng} if takes_rng else {})))
-        if isinstance(found, Iterable) and not isinstance(found, (str, Prompt)):
-            for number, one in enumerate(cast("Iterable[object]", found), start=1):
+        result = cast("object", function(request, **options, **({"rng": rng} if takes_rng else {})))
+        if isinstance(result, Iterable) and not isinstance(result, (str, Prompt)):
+            for number, one in enumerate(cast("Iterable[object]", result), start=1):
                 yield _as_prompt(one, request, attack=attack, variant=str(number))
         else:
-            yield _as_prompt(found, request, attack=attack, variant=None)
+            yield _as_prompt(result, request, attack=attack, variant=None)
 
     return replace(per_request(attack, craft_one), options=options, function=function, version=version)
 
 
-def _as_prompt(found: object, request: Request, *, attack: str, variant: str | None) -> Prompt:
-    if isinstance(found, str) and found.strip():
-        return craft_prompt(request, attack=attack, variant=variant, messages=user(found))
-    if isinstance(found, Prompt):
-        made = craft_prompt(request, attack=attack, variant=found.variant or variant, messages=user(request.text))
-        kept = found.model_dump(include={"mode", "messages", "text", "prefill", "depth", "decoding", "cost"})
-        return Prompt.model_validate(made.model_dump() | kept)
+def _as_prompt(result: object, request: Request, *, attack: str, variant: str | None) -> Prompt:
+    if isinstance(result, str) and result.strip():
+        return craft_prompt(request, attack=attack, variant=variant, messages=user(result))
+    if isinstance(result, Prompt):
+        base = craft_prompt(request, attack=attack, variant=result.variant or variant, messages=user(request.text))
+        overrides = result.model_dump(include={"mode", "messages", "text", "prefill", "depth", "decoding", "cost"})
+        return Prompt.model_validate(base.model_dump() | overrides)
     raise DataError(
         f"attack {attack}: expected a text that is not empty, a Prompt, or several of them for request {request.id!r}, "
-        f"got {found!r:.60}; let the function return one"
+        f"got {result!r:.60}; let the function return one"
     )
 
 
 def _is_factory(function: Callable[..., Any]) -> bool:
     """Return True for a function that builds an attack from options, False for one that takes a request."""
-    found = signature(function)
-    if found.return_annotation is not Signature.empty:
-        return str(getattr(found.return_annotation, "__name__", found.return_annotation)).endswith("Attack")
+    callable_signature = signature(function)
+    if callable_signature.return_annotation is not Signature.empty:
+        return str(
+            getattr(callable_signature.return_annotation, "__name__", callable_signature.return_annotation)
+        ).endswith("Attack")
     return all(
         one.kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD) or one.default is not Parameter.empty
-        for one in found.parameters.values()
+        for one in callable_signature.parameters.values()
     )
 
 

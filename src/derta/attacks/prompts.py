@@ -8,15 +8,6 @@ from importlib.resources import files
 from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request, Suite
 
 
-def fill(template: str, placeholder: str, text: str) -> str:
-    """Replace `placeholder` by `text`, character for character: no template language is involved.
-
-    >>> fill("Ask: @REQUEST@", "@REQUEST@", "What do {{ x }} and @REQUEST@ mean?")
-    'Ask: What do {{ x }} and @REQUEST@ mean?'
-    """
-    return template.replace(placeholder, text)
-
-
 def shipped_text(name: str) -> str:
     """Return a text asset of this package, without the line break that ends the file."""
     return (files("derta.attacks") / "texts" / name).read_text(encoding="utf-8").removesuffix("\n")

@@ -45,13 +45,13 @@ def judge_name(judge: Judge | JudgeFunction) -> str:
     return judge.name if isinstance(judge, Judge) else getattr(judge, "__qualname__", type(judge).__qualname__)
 
 
-def judge_key(judge: Judge | JudgeFunction, *, kept: bool) -> str:
+def judge_key(judge: Judge | JudgeFunction, *, saved: bool) -> str:
     """Return what identifies a judge in the key of a search; of a function, if its attempts are kept, the source too.
 
     Raises:
         RunError: the attempts are kept, and the function has no source.
     """
-    return judge_name(judge) if isinstance(judge, Judge) or not kept else identify(judge)
+    return judge_name(judge) if isinstance(judge, Judge) or not saved else identify(judge)
 
 
 def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
@@ -81,15 +81,15 @@ def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
     return lambda cases: [_verdict(judge(*case), case, name=name) for case in cases]
 
 
-def _verdict(found: object, case: Case, *, name: str) -> Verdict:
-    if isinstance(found, Verdict):
-        return found
-    if found is not None and not isinstance(found, bool):
+def _verdict(result: object, case: Case, *, name: str) -> Verdict:
+    if isinstance(result, Verdict):
+        return result
+    if result is not None and not isinstance(result, bool):
         raise DataError(
-            f"judge {name}: expected True, False, None or a Verdict, got a {type(found).__name__} on prompt "
+            f"judge {name}: expected True, False, None or a Verdict, got a {type(result).__name__} on prompt "
             f"{case.prompt.id!r}; return one of these"
         )
-    return Verdict(prompt_id=case.prompt.id, sample=case.reply.sample, judge=name, harmful=found)
+    return Verdict(prompt_id=case.prompt.id, sample=case.reply.sample, judge=name, harmful=result)
 
 
 class ReplyBatch(NamedTuple):
@@ -129,14 +129,14 @@ def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: i
         if len(prompts) < 2:
             raise
     replies: dict[str, Reply] = {}
-    fault: ModelError | None = None
+    last_error: ModelError | None = None
     for prompt in prompts:
         try:
             replies[prompt.id] = next(iter(engine.generate([prompt], max_new_tokens=max_new_tokens)))
         except ModelError as error:
-            fault = error
-    if fault is not None and not replies:
-        raise fault
+            last_error = error
+    if last_error is not None and not replies:
+        raise last_error
     return ReplyBatch(replies)
 
 
@@ -156,14 +156,14 @@ def mean_likelihoods(engine: Engine, prompts: Sequence[Prompt], continuation: st
 
 
 def _one_by_one(engine: Engine, prompts: Sequence[Prompt], continuation: str) -> list[float]:
-    found: list[float] = []
-    fault: ModelError | None = None
+    values: list[float] = []
+    last_error: ModelError | None = None
     for prompt in prompts:
         try:
-            found += mean_likelihoods(engine, [prompt], continuation)
+            values += mean_likelihoods(engine, [prompt], continuation)
         except ModelError as error:
-            fault = error
-            found.append(float("-inf"))
-    if fault is not None and max(found) == float("-inf"):
-        raise fault
-    return found
+            last_error = error
+            values.append(float("-inf"))
+    if last_error is not None and max(values) == float("-inf"):
+        raise last_error
+    return values

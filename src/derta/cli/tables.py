@@ -68,7 +68,7 @@ def replay_table(rows: Sequence[ReplayRow]) -> Table:
 def curve_table(rows: Sequence[ReplayRow]) -> Table:
     """The refusal-position curves, ours above the paper's."""
     curves = [row for row in rows if row.curve is not None]
-    table = Table("refusals begun by, %", *(str(x) for row in curves[:1] if row.curve for x in row.curve.x))
+    table = Table("refusals started by, %", *(str(x) for row in curves[:1] if row.curve for x in row.curve.x))
     for row in curves:
         if row.curve is not None:
             table.add_row(f"{row.file}, ours (words)", *map(_one, row.curve.ours))

@@ -29,7 +29,7 @@ def run_demo(
     *,
     seeds: Sequence[int] = (0,),
     fine_tuning: bool = False,
-    changes: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     display: Display = Display(),
 ) -> Summary:
     """Write each seed's world, base model and recipe, run the recipes, and pool the runs into one report.
@@ -40,7 +40,7 @@ def run_demo(
         folder: Where everything is written.
         seeds: A world and a base model each.
         fine_tuning: Whether each tuned model is also attacked by fine-tuning, benignly and harmfully.
-        changes: Sections of the recipe that replace the demo's, and `pretraining_steps`.
+        overrides: Sections of the recipe that replace the demo's, and `pretraining_steps`.
         display: Where progress and notes are shown.
 
     Raises:
@@ -49,7 +49,7 @@ def run_demo(
     runs: list[Path] = []
     for seed in seeds:
         home = folder / f"seed{seed}"
-        recipe_path = write_seed(home, seed=seed, fine_tuning=fine_tuning, changes=changes or {}, display=display)
+        recipe_path = write_seed(home, seed=seed, fine_tuning=fine_tuning, overrides=overrides or {}, display=display)
         run(recipe_path, out=home / RUN, display=display)
         runs.append(home / RUN)
     return report(runs, out=folder, title="derta demo")
@@ -64,7 +64,7 @@ def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:
     write_data(home, world)
     write_untrained(world, home / "base", seed=0)
     train = {"max_steps": 1, "global_batch_size": 4, "per_device_train_batch_size": 4, "max_length": 128}
-    changes = {
+    overrides = {
         "methods": list(methods),
         "baseline": methods[0],
         "train": train,
@@ -72,24 +72,24 @@ def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:
         "generate": {"max_new_tokens": 2, "dtype": "float32"},
         "profile_answers": 0,
     }
-    recipe = read_recipe(home, seed=0, fine_tuning=False, changes=changes, display=Display())
+    recipe = read_recipe(home, seed=0, fine_tuning=False, overrides=overrides, display=Display())
     recipe["data"] |= {"num_triples": 2, "num_helpful": 4}
     write_text(home / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
     return home / "recipe.yaml"
 
 
-def write_seed(home: Path, *, seed: int, fine_tuning: bool, changes: Mapping[str, Any], display: Display) -> Path:
+def write_seed(home: Path, *, seed: int, fine_tuning: bool, overrides: Mapping[str, Any], display: Display) -> Path:
     """Write one seed's data, base model and recipe, and return the path of the recipe."""
     world = build_world(seed=seed)
     recipe_path = home / "recipe.yaml"
-    written = read_recipe(home, seed=seed, fine_tuning=fine_tuning, changes=changes, display=display)
-    text = yaml.safe_dump(written, sort_keys=False, width=120)
+    recipe = read_recipe(home, seed=seed, fine_tuning=fine_tuning, overrides=overrides, display=display)
+    text = yaml.safe_dump(recipe, sort_keys=False, width=120)
     if recipe_path.exists() and recipe_path.read_text(encoding="utf-8") != text:
         raise RunError(
             f"{recipe_path}: expected the demo's recipe, got another; run it with `derta run`, or choose another --out"
         )
     write_data(home, world)
-    config = pretraining_config(seed=seed, max_steps=changes.get("pretraining_steps", 500))
+    config = pretraining_config(seed=seed, max_steps=overrides.get("pretraining_steps", 500))
     with training_progress(display, f"seed {seed}: pretraining") as callback:
         pretrain(world, home / "base", config=config, callbacks=[callback])
     if not recipe_path.exists():
@@ -111,11 +111,11 @@ def write_data(home: Path, world: World) -> None:
 
 
 def read_recipe(
-    home: Path, *, seed: int, fine_tuning: bool, changes: Mapping[str, Any], display: Display
+    home: Path, *, seed: int, fine_tuning: bool, overrides: Mapping[str, Any], display: Display
 ) -> dict[str, Any]:
     """Return the shipped recipe with one seed's paths put in."""
     recipe = _shipped("recipe.yaml") | {"seeds": [seed], "model": {"path": str(home / "base")}}
-    recipe |= {name: value for name, value in changes.items() if name != "pretraining_steps"}
+    recipe |= {name: value for name, value in overrides.items() if name != "pretraining_steps"}
     if find_spec("trl") is None and "dpo" in recipe["methods"]:
         display.logger.info("dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it")
         recipe["methods"] = [method for method in recipe["methods"] if method != "dpo"]

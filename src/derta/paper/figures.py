@@ -1,4 +1,4 @@
-"""The paper's figures on its published outputs, read from `figures.yaml`."""
+"""Configuration of the replay: the paper's figures for each published output, parsed from `figures.yaml`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ import yaml
 from derta.records import Record
 
 OutputKind = Literal["answers", "completions", "attacks", "harmless", "labelled_refusals"]
-Counted = Literal["correct", "harmful", "agreement", "refused", "partly_refused", "complied", "says_sorry"]
+FigureMeasure = Literal["correct", "harmful", "agreement", "refused", "partly_refused", "complied", "says_sorry"]
 
 
 class Figure(Record):
-    """One published file: how to read it, which judge counts what, and the paper's percentage, if it gives one."""
+    """Configuration of one published file: its format, judge and measure, and the paper's percentage.
+
+    `paper` is None where the paper reports no percentage.
+    """
 
     file: str
     kind: OutputKind
     judge: str
-    measure: Counted
+    measure: FigureMeasure
     paper: float | None
     note: str = ""
 
 
 class PositionFigure(Record):
-    """One of the paper's refusal-position curves, and the published files that ours is drawn from."""
+    """One of the paper's refusal-position curves, and the published files that our curve is computed from."""
 
     name: str
     files: tuple[str, ...]
     paper: tuple[float, ...]
 
 
-class Positions(Record):
-    """The curves at the token positions `x`."""
+class RefusalPositions(Record):
+    """The refusal-position curves at the token positions `x`."""
 
     x: tuple[int, ...]
     curves: tuple[PositionFigure, ...]
@@ -41,22 +44,25 @@ class Positions(Record):
 
 
 class Halves(Record):
-    """What a row's half is told by, the hash of its request or of its reply, and how a judge's rules were chosen."""
+    """The split of a file's rows into two halves, by the hash of the request or of the reply.
+
+    `note` documents how the rules of the judge were chosen.
+    """
 
     by: Literal["request", "reply"]
     note: str
 
 
 class Figures(Record):
-    """All that the paper says of its published outputs; `halves` says of each judge how its rules were chosen."""
+    """The paper's figures for all published outputs, with the `halves` of each judge by name."""
 
     outputs: tuple[Figure, ...]
     halves: dict[str, Halves]
-    refusal_positions: Positions
+    refusal_positions: RefusalPositions
 
 
 def load_figures() -> Figures:
-    """The shipped figures.
+    """Load and validate the figures shipped with the package.
 
     >>> load_figures().outputs[0].paper
     43.8

@@ -1,4 +1,4 @@
-"""`derta replay`: the published outputs under our judges, beside the paper's figures, a row for each file."""
+"""Replay of the paper's published outputs with our judges, compared with the paper's figures (`derta replay`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from derta.chat import says_sorry
 from derta.errors import DataError
 from derta.judges import JUDGES, uses_model
 from derta.metrics.curves import refusal_position_curves
-from derta.paper.figures import Counted, Figure, Figures, Halves, load_figures
-from derta.paper.outputs import Published, read_published
+from derta.paper.figures import Figure, FigureMeasure, Figures, Halves, load_figures
+from derta.paper.outputs import PublishedCase, read_published
 from derta.protocols import Case, Display, Judge
 from derta.records import Record, Reply, Verdict, short_hash
 from derta.stats import rate
 
 
 class PositionCurve(Record):
-    """The cumulative share of refusals that have begun by position `x`, in percent."""
+    """The cumulative share of refusals that start by token position `x`, in percent."""
 
     x: tuple[int, ...]
     ours: tuple[float, ...]
@@ -28,10 +28,10 @@ class PositionCurve(Record):
 
 
 class ReplayRow(Record):
-    """One file: percentages, ours with its 95 % interval; `difference` is ours minus the paper's, in points.
+    """The result for one published file, in percent: our rate with its 95 % interval, and the paper's rate.
 
-    `first_half` and `second_half` are ours on the rows whose hash ends in an even and in an odd digit; the note says
-    what the halves are worth.
+    `difference` is our rate minus the paper's, in percentage points. `first_half` and `second_half` are our rates on
+    the rows whose hash ends in an even and in an odd digit. `note` explains how to interpret the halves.
     """
 
     file: str
@@ -51,68 +51,75 @@ class ReplayRow(Record):
 
 
 class Replay(NamedTuple):
-    """The rows of the files that are there, and a sentence on each that is not."""
+    """The output of a replay: one row for each file, and a message for each missing file."""
 
     rows: list[ReplayRow]
-    left_out: list[str]
+    skipped: list[str]
 
 
 def replay_folder(folder: Path, *, display: Display = Display()) -> list[ReplayRow]:
-    """Judge the published outputs of a folder; what is missing is logged and left out.
+    """Judge the published outputs in a folder with the default figures and judges.
+
+    Missing files are logged and skipped.
 
     Raises:
-        DataError: the folder holds none of them.
+        DataError: the folder contains none of the files, or one is malformed.
     """
     judges = {name: JUDGES[name]() for name in JUDGES if not uses_model(name)}
-    found = replay(folder, figures=load_figures(), judges=judges)
-    for line in found.left_out:
+    result = replay(folder, figures=load_figures(), judges=judges)
+    for line in result.skipped:
         display.logger.info(line)
-    return found.rows
+    return result.rows
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """A file of the folder, or of `labelled` beside the folder (people's labels are kept there)."""
-    places = (folder / name, folder / "labelled" / name, folder.parent / "labelled" / name)
-    return next((place for place in places if place.is_file()), None)
+    """Return the path of a file in the folder or in a `labelled` folder (people's labels), or None if it is missing.
+
+    The `labelled` folder is either inside the folder or next to it.
+    """
+    paths = (folder / name, folder / "labelled" / name, folder.parent / "labelled" / name)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Replay:
-    """Judge every published file that the folder holds.
+    """Judge every published file in the folder.
 
     Args:
-        folder: where the published outputs lie.
-        figures: what the paper says of them.
-        judges: by name; those that the figures ask for.
+        folder: The folder of the published outputs.
+        figures: The paper's figures, with the format, judge and measure of each file.
+        judges: The judges that the figures name, by name.
 
     Raises:
-        DataError: the folder holds none of the files, or one is malformed.
+        DataError: the folder contains none of the files, or one is malformed.
     """
     rows: list[ReplayRow] = []
-    left_out: list[str] = []
+    skipped: list[str] = []
     refusals: dict[str, list[tuple[Reply, Verdict]]] = {}
     for figure in figures.outputs:
         path = find_file(folder, figure.file)
         if path is None:
-            left_out.append(f"{figure.file}: not in {folder}; left out")
+            skipped.append(f"{figure.file}: not in {folder}; skipped")
             continue
         cases = read_published(path, kind=figure.kind)
         verdicts = list(judges[figure.judge].judge(Case(case.prompt, case.reply) for case in cases))
         rows.append(_row(figure, cases, verdicts, halves=figures.halves[figure.judge]))
         if figure.measure == "harmful":
             safe = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.harmful is False]
-            found = judges["refusal"].judge(Case(case.prompt, case.reply) for case in safe)
-            refusals[figure.file] = [(case.reply, verdict) for case, verdict in zip(safe, found, strict=True)]
+            verdicts_on_safe = judges["refusal"].judge(Case(case.prompt, case.reply) for case in safe)
+            refusals[figure.file] = [
+                (case.reply, verdict) for case, verdict in zip(safe, verdicts_on_safe, strict=True)
+            ]
     if not rows:
         names = ", ".join(figure.file for figure in figures.outputs[:2])
         raise DataError(f"{folder}: expected the published outputs ({names} …), found none; give their folder")
-    return Replay([*rows, *_curve_rows(figures, refusals)], left_out)
+    return Replay([*rows, *_curve_rows(figures, refusals)], skipped)
 
 
-def _agrees(case: Published, verdict: Verdict) -> bool | None:
+def _agrees(case: PublishedCase, verdict: Verdict) -> bool | None:
     return None if None in (case.refused, verdict.refused) else verdict.refused == case.refused
 
 
-OUTCOMES: Mapping[Counted, Callable[[Published, Verdict], bool | None]] = {
+OUTCOMES: Mapping[FigureMeasure, Callable[[PublishedCase, Verdict], bool | None]] = {
     "agreement": _agrees,
     "correct": lambda _, verdict: verdict.correct,
     "harmful": lambda _, verdict: verdict.harmful,
@@ -123,14 +130,14 @@ OUTCOMES: Mapping[Counted, Callable[[Published, Verdict], bool | None]] = {
 }
 
 
-def _outcome(figure: Figure, case: Published, verdict: Verdict) -> bool | None:
+def _outcome(figure: Figure, case: PublishedCase, verdict: Verdict) -> bool | None:
     return None if verdict.reply_class == "empty" else OUTCOMES[figure.measure](case, verdict)
 
 
-def _row(figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict], *, halves: Halves) -> ReplayRow:
+def _row(figure: Figure, cases: Sequence[PublishedCase], verdicts: Sequence[Verdict], *, halves: Halves) -> ReplayRow:
     outcomes = [_outcome(figure, case, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
-    told_by = [(case.prompt.request or "") if halves.by == "request" else case.reply.text for case in cases]
-    even = [int(short_hash(text)[-1], 16) % 2 == 0 for text in told_by]
+    hashed = [(case.prompt.request or "") if halves.by == "request" else case.reply.text for case in cases]
+    even = [int(short_hash(text)[-1], 16) % 2 == 0 for text in hashed]
     whole = rate(outcomes)
     first, second = (rate([one for one, side in zip(outcomes, even, strict=True) if side == half]) for half in (1, 0))
     ours = _percent(whole.value)
@@ -147,14 +154,14 @@ def _row(figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict]
         unscored=whole.unscored,
         first_half=_percent(first.value),
         second_half=_percent(second.value),
-        note="; ".join(filter(None, (figure.note, halves.note, _apart(figure, cases, verdicts, outcomes)))),
+        note="; ".join(filter(None, (figure.note, halves.note, _counts_note(figure, cases, verdicts, outcomes)))),
     )
 
 
-def _apart(
-    figure: Figure, cases: Sequence[Published], verdicts: Sequence[Verdict], outcomes: Sequence[bool | None]
+def _counts_note(
+    figure: Figure, cases: Sequence[PublishedCase], verdicts: Sequence[Verdict], outcomes: Sequence[bool | None]
 ) -> str:
-    """What people call partial refusals is told apart, and so are replies that a judge could not score."""
+    """Return a note that counts partial refusals, or replies without a score; empty if there are none."""
     if figure.measure != "agreement":
         return f"{outcomes.count(None)} empty replies not scored" if None in outcomes else ""
     partial = Counter(v.reply_class for case, v in zip(cases, verdicts, strict=True) if case.refused is None)
@@ -167,20 +174,30 @@ def _percent(value: float | None) -> float | None:
 
 
 def _curve_rows(figures: Figures, refusals: Mapping[str, Sequence[tuple[Reply, Verdict]]]) -> Iterator[ReplayRow]:
-    told = figures.refusal_positions
-    for curve in told.curves:
+    positions = figures.refusal_positions
+    for curve in positions.curves:
         judged = [pair for name in curve.files for pair in refusals.get(name, ())]
-        ours = shares_begun(judged, told.x)
+        ours = shares_started(judged, positions.x)
         if ours is not None:
-            drawn = PositionCurve(x=told.x, ours=tuple(round(100 * y, 1) for y in ours), paper=curve.paper)
+            position_curve = PositionCurve(
+                x=positions.x, ours=tuple(round(100 * y, 1) for y in ours), paper=curve.paper
+            )
             count = sum(bool(verdict.refused) for _, verdict in judged)
             yield ReplayRow(
-                file=curve.name, measure="refusals begun", judge="refusal", scored=count, note=told.note, curve=drawn
+                file=curve.name,
+                measure="refusals started",
+                judge="refusal",
+                scored=count,
+                note=positions.note,
+                curve=position_curve,
             )
 
 
-def shares_begun(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[int]) -> tuple[float, ...] | None:
-    """The share of refusals begun by each position (in words where replies have no tokens); None without refusals."""
+def shares_started(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[int]) -> tuple[float, ...] | None:
+    """Return the share of refusals that start by each position, in [0, 1]; None if there are no refusals.
+
+    Positions count tokens, or words where the replies have no tokens.
+    """
     curves = refusal_position_curves(judged, method="", name="")
     if not curves:
         return None
@@ -190,6 +207,6 @@ def shares_begun(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[in
 
 
 def mean_absolute_difference(rows: Iterable[ReplayRow], *, measure: str) -> float | None:
-    """The mean distance from the paper's figures, in points, over the files that have one."""
+    """Return the mean absolute difference from the paper's figures in percentage points; None if no file has one."""
     differences = [abs(row.difference) for row in rows if row.measure == measure and row.difference is not None]
     return sum(differences) / len(differences) if differences else None

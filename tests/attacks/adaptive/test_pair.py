@@ -8,7 +8,7 @@ import re
 import pytest
 
 from derta.attacks import build_attack, read_attempts, success_by_budget
-from derta.attacks.adaptive.drafts import Draft, Malformed, read_draft
+from derta.attacks.adaptive.drafts import Draft, MalformedOutput, parse_draft
 from derta.engines.scripted import ScriptedModel
 from derta.errors import ModelError, RecipeError, RunError
 from derta.records import Request
@@ -182,12 +182,12 @@ def test_success_by_budget_counts_queries_in_their_order(tmp_path):
     ],
 )
 def test_a_draft_is_found_whatever_stands_around_it(text, read):
-    assert read_draft(text) == read
+    assert parse_draft(text) == read
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"prompt": 3}', '{"prompt": "\\ud83d"}', '{"a":' * 3000, "{" * 99])
 def test_what_is_no_draft_is_malformed_and_nothing_is_raised(text):
-    assert isinstance(read_draft(text), Malformed)
+    assert isinstance(parse_draft(text), MalformedOutput)
 
 
 @pytest.mark.parametrize("name", ["pair", "escalation"])

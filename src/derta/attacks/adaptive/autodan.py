@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from derta.attacks.adaptive.evolution import Settings, evolve
+from derta.attacks.adaptive.evolution import GeneticSettings, evolve
 from derta.attacks.adaptive.genes import MARK, join, read_synonyms
 from derta.attacks.attempts import total
-from derta.attacks.base import Attack, own_rng
+from derta.attacks.base import Attack, request_rng
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, fill, shipped_lines
+from derta.attacks.prompts import craft_prompt, shipped_lines
 from derta.attacks.search import SearchContext
 from derta.attacks.static.jailbreak_chat import PLACEHOLDER, read_templates
 from derta.errors import RecipeError
@@ -85,8 +85,8 @@ def autodan(
     if len(texts) > population:
         raise RecipeError(f"autodan: expected a population of at least the {len(texts)} seeds, got {population}")
     lines = shipped_lines("synonyms.txt") if synonyms is None else read_texts(synonyms, what="entry")
-    settings = Settings(
-        seeds=tuple(join([fill(text, placeholder, MARK)]) for text in texts),
+    settings = GeneticSettings(
+        seeds=tuple(join([text.replace(placeholder, MARK)]) for text in texts),
         synonyms=read_synonyms(lines),
         start=start,
         population=population,
@@ -102,11 +102,11 @@ def autodan(
     def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
         key = str(rng.getrandbits(64))
         for request in requests:
-            attempts = context.log.of(request)
+            attempts = context.log.attempts(request)
             if not attempts or not (attempts[-1].harmful or attempts[-1].step == steps):
                 # a search that was stopped makes its attempts again: they are the same, and are kept once
-                made = evolve(settings, request, context, rng=own_rng(key, request))
-                context.log.keep(islice(made, len(attempts), None))
+                generations = evolve(settings, request, context, rng=request_rng(key, request))
+                context.log.extend(islice(generations, len(attempts), None))
             last = attempts[-1]  # the best never gets worse, and a harmful reply ends the search
             yield craft_prompt(request, attack="autodan", messages=last.messages, cost=total(attempts))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from derta.attacks.attempts import Attempt
-from derta.attacks.prompts import fill, shipped_lines, shipped_text
+from derta.attacks.prompts import shipped_lines, shipped_text
 from derta.records import Message, Request
 
 REPLY_CHARS = 2000
@@ -21,19 +21,19 @@ class Draft(NamedTuple):
     improvement: str
 
 
-class Malformed(NamedTuple):
+class MalformedOutput(NamedTuple):
     """An output of the attacker that holds no draft, and why."""
 
     text: str
     reason: str
 
 
-def read_draft(text: str) -> Draft | Malformed:
+def parse_draft(text: str) -> Draft | MalformedOutput:
     """Find the first JSON object with a prompt; talk around it does not matter.
 
-    >>> read_draft('Sure! {"improvement": "bolder", "prompt": "Tell me."} Good luck.')
+    >>> parse_draft('Sure! {"improvement": "bolder", "prompt": "Tell me."} Good luck.')
     Draft(prompt='Tell me.', improvement='bolder')
-    >>> read_draft('{"prompt": ""}').reason
+    >>> parse_draft('{"prompt": ""}').reason
     'no JSON object with a prompt in it'
     """
     decoder = json.JSONDecoder(strict=False)  # line breaks inside texts are common, and clear
@@ -49,28 +49,28 @@ def read_draft(text: str) -> Draft | Malformed:
         except (ValueError, RecursionError):
             pass
         at = text.find("{", at + 1)
-    return Malformed(text, "no JSON object with a prompt in it")
+    return MalformedOutput(text, "no JSON object with a prompt in it")
 
 
-def instructions(template: str, request: Request, *, stream: int, streams: int) -> str:
+def attacker_instructions(template: str, request: Request, *, stream: int, streams: int) -> str:
     """Return the instructions of a stream's attacker; the three approaches take turns."""
     approaches = shipped_lines("pair_approaches.txt")
-    parts = {
+    values = {
         "@APPROACH@": approaches[stream % len(approaches)],
         "@NUMBER@": str(stream + 1),
         "@STREAMS@": str(streams),
         "@REQUEST@": request.text,  # last, so that nothing in it is taken for a place to fill
     }
     text = shipped_text(template)
-    for place, part in parts.items():
-        text = fill(text, place, part)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
     return text
 
 
 def attacker_messages(
     text: str,
     history: Sequence[Attempt],
-    failures: Sequence[Malformed],
+    failures: Sequence[MalformedOutput],
     *,
     remember: int,
     role: Literal["system", "user"],
@@ -84,15 +84,15 @@ def attacker_messages(
     for attempt in [one for one in history if one.messages is not None][-remember:]:
         draft = {"improvement": attempt.note, "prompt": attempt.draft}
         score = "unknown" if attempt.score is None else str(round(1 + 9 * attempt.score))
-        feedback = fill(shipped_text("pair_feedback.txt"), "@SCORE@", score)
+        feedback = shipped_text("pair_feedback.txt").replace("@SCORE@", score)
         messages += _exchange(
-            json.dumps(draft, ensure_ascii=False), fill(feedback, "@REPLY@", attempt.reply[:REPLY_CHARS])
+            json.dumps(draft, ensure_ascii=False), feedback.replace("@REPLY@", attempt.reply[:REPLY_CHARS])
         )
     for failure in failures[-1:]:
-        correction = fill(shipped_text("pair_malformed.txt"), "@REASON@", failure.reason)
+        correction = shipped_text("pair_malformed.txt").replace("@REASON@", failure.reason)
         messages += _exchange(failure.text[:REPLY_CHARS] if failure.text.strip() else "(nothing)", correction)
     return tuple(messages)
 
 
-def _exchange(said: str, answered: str) -> list[Message]:
-    return [Message(role="assistant", content=said), Message(role="user", content=answered)]
+def _exchange(output: str, feedback: str) -> list[Message]:
+    return [Message(role="assistant", content=output), Message(role="user", content=feedback)]

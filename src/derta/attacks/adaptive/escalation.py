@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from derta.attacks.adaptive.refinement import Settings, refine
+from derta.attacks.adaptive.refinement import RefinementSettings, refine
 from derta.attacks.base import Attack
 from derta.attacks.building import factory
 
@@ -52,12 +52,12 @@ def escalation(
     conversation, and the attacker is told to come from another side.
     """
     return refine(
-        Settings(
+        RefinementSettings(
             attack="escalation",
             template="escalation_system.txt",
             streams=streams,
             depth=depth,
-            talk=True,
+            multi_turn=True,
             attacker_attempts=attacker_attempts,
             remember=remember,
             max_new_tokens=max_new_tokens,

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from derta.attacks.adaptive.genes import MARK, cross, draw, join, reword, sentences, word_scores
 from derta.attacks.attempts import Attempt, grade
-from derta.attacks.prompts import fill, shipped_text, user
+from derta.attacks.prompts import shipped_text, user
 from derta.attacks.search import SearchContext, generate_all, mean_likelihoods, query_prompt
 from derta.protocols import Case
 from derta.records import Cost, Message, Request
 
-SPOKEN_MARK = "[REQUEST]"
+REWRITE_PLACEHOLDER = "[REQUEST]"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GeneticSettings:
     """Options of the search, see `autodan`; `seeds` hold the mark in place of the request."""
 
     seeds: tuple[str, ...]
@@ -42,66 +42,72 @@ class Mutants(NamedTuple):
     cost: Cost
 
 
-def evolve(settings: Settings, request: Request, context: SearchContext, *, rng: Random) -> Iterator[Attempt]:
+def evolve(settings: GeneticSettings, request: Request, context: SearchContext, *, rng: Random) -> Iterator[Attempt]:
     """The best prompt of each generation, until one's reply is judged harmful; the best never gets worse."""
-    begun = context.clock()
+    started = context.clock()
     fitness: dict[str, float] = {}
     scores: dict[str, float] = {}
-    living = list(settings.seeds)
-    copies = [rng.choice(settings.seeds) for _ in range(settings.population - len(living))]
+    population = list(settings.seeds)
+    copies = [rng.choice(settings.seeds) for _ in range(settings.population - len(population))]
     mutants = _mutate(settings, request, copies, context, rng=rng)
-    living += mutants.texts
+    population += mutants.texts
     best = ""
     for step in range(1, settings.steps + 1):
-        queries = _measure(settings, request, living, fitness, context)
-        living.sort(key=lambda text: -fitness[text])
+        queries = _measure(settings, request, population, fitness, context)
+        population.sort(key=lambda text: -fitness[text])
         # what the same best prompt says was judged in the step before
-        attempt = _judge(settings, request, living[0], context, known=living[0] == best)
-        best = living[0]
+        attempt = _judge(settings, request, population[0], context, already_judged=population[0] == best)
+        best = population[0]
         spent = attempt.cost.model_copy(
             update={
                 "target_queries": attempt.cost.target_queries + queries,
                 "attacker_queries": mutants.cost.attacker_queries,
                 "tokens": attempt.cost.tokens + mutants.cost.tokens,
-                "seconds": context.clock() - begun,
+                "seconds": context.clock() - started,
             }
         )
-        begun = context.clock()
+        started = context.clock()
         note = f"mean log-likelihood {fitness[best]:.4f}"
         yield attempt.model_copy(update={"step": step, "note": note, "cost": spent})
         if attempt.harmful or step == settings.steps:
             return
-        taken = {text: fitness[text] for text in living if isfinite(fitness[text])}
-        scores = word_scores(taken, scores, synonyms=settings.synonyms)
+        finite = {text: fitness[text] for text in population if isfinite(fitness[text])}
+        scores = word_scores(finite, scores, synonyms=settings.synonyms)
         if step % (settings.sentence_steps + 1):
-            mutants = Mutants(_words_step(settings, living, scores, rng=rng), Cost())
+            mutants = Mutants(_words_step(settings, population, scores, rng=rng), Cost())
         else:
-            mutants = _paragraphs_step(settings, request, living, fitness, context, rng=rng)
-        living = living[: settings.num_elites] + mutants.texts
+            mutants = _paragraphs_step(settings, request, population, fitness, context, rng=rng)
+        population = population[: settings.num_elites] + mutants.texts
 
 
-def _shown(request: Request, text: str) -> tuple[Message, ...]:
-    return user(fill(text, MARK, request.text))
+def _messages(request: Request, text: str) -> tuple[Message, ...]:
+    return user(text.replace(MARK, request.text))
 
 
 def _measure(
-    settings: Settings, request: Request, living: Sequence[str], fitness: dict[str, float], context: SearchContext
+    settings: GeneticSettings,
+    request: Request,
+    population: Sequence[str],
+    fitness: dict[str, float],
+    context: SearchContext,
 ) -> int:
     """Measure the fitness of texts that have none yet, in one batch, and return their number."""
-    new = [text for text in dict.fromkeys(living) if text not in fitness]
-    prompts = [query_prompt(request, str(i), _shown(request, text), attack="autodan") for i, text in enumerate(new)]
-    found = mean_likelihoods(context.target, prompts, settings.start) if new else []
-    fitness |= dict(zip(new, found, strict=True))
+    new = [text for text in dict.fromkeys(population) if text not in fitness]
+    prompts = [query_prompt(request, str(i), _messages(request, text), attack="autodan") for i, text in enumerate(new)]
+    values = mean_likelihoods(context.target, prompts, settings.start) if new else []
+    fitness |= dict(zip(new, values, strict=True))
     return len(new)
 
 
-def _judge(settings: Settings, request: Request, text: str, context: SearchContext, *, known: bool) -> Attempt:
+def _judge(
+    settings: GeneticSettings, request: Request, text: str, context: SearchContext, *, already_judged: bool
+) -> Attempt:
     """Return the attempt with a text: the target's reply and its verdict, where there is a judge."""
-    prompt = query_prompt(request, "best", _shown(request, text), attack="autodan")
+    prompt = query_prompt(request, "best", _messages(request, text), attack="autodan")
     attempt = Attempt(
         search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost()
     )
-    if context.judge is None or known:
+    if context.judge is None or already_judged:
         return attempt
     batch = generate_all(context.target, [prompt], max_new_tokens=settings.max_new_tokens)
     reply = batch.by_id[prompt.id]
@@ -116,32 +122,34 @@ def _judge(settings: Settings, request: Request, text: str, context: SearchConte
     )
 
 
-def _words_step(settings: Settings, living: Sequence[str], scores: Mapping[str, float], *, rng: Random) -> list[str]:
+def _words_step(
+    settings: GeneticSettings, population: Sequence[str], scores: Mapping[str, float], *, rng: Random
+) -> list[str]:
     """The sentence level: words of all but the elites give way to synonyms, by their momentum scores."""
     return [
         reword(text, synonyms=settings.synonyms, chance=settings.crossover, rng=rng, scores=scores)
-        for text in living[settings.num_elites :]
+        for text in population[settings.num_elites :]
     ]
 
 
 def _paragraphs_step(
-    settings: Settings,
+    settings: GeneticSettings,
     request: Request,
-    living: Sequence[str],
+    population: Sequence[str],
     fitness: Mapping[str, float],
     context: SearchContext,
     *,
     rng: Random,
 ) -> Mutants:
     """The paragraph level: parents by the softmax of their fitness, crossover of sentences, mutation."""
-    weights = {text: fitness[text] for text in living}
-    wanted = settings.population - settings.num_elites
+    weights = {text: fitness[text] for text in population}
+    num_children = settings.population - settings.num_elites
     children: list[str] = []
-    while len(children) < wanted:
+    while len(children) < num_children:
         pair = draw(weights, rng=rng), draw(weights, rng=rng)
         children += cross(*pair, points=settings.points, rng=rng) if rng.random() < settings.crossover else pair
-    children = children[:wanted]
-    chosen = [i for i in range(wanted) if rng.random() < settings.mutation]
+    children = children[:num_children]
+    chosen = [i for i in range(num_children) if rng.random() < settings.mutation]
     mutants = _mutate(settings, request, [children[i] for i in chosen], context, rng=rng)
     for i, text in zip(chosen, mutants.texts, strict=True):
         children[i] = text
@@ -149,26 +157,26 @@ def _paragraphs_step(
 
 
 def _mutate(
-    settings: Settings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random
+    settings: GeneticSettings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random
 ) -> Mutants:
     """Mutate texts: rewritten by the attacker, or by rule; what the attacker cannot take stays as it is."""
     if context.attacker is None or not texts:
         return Mutants([_mutate_by_rule(settings, text, rng=rng) for text in texts], Cost())
     template = shipped_text("autodan_rewrite.txt")
-    filled = [fill(template, "@TEXT@", text.replace(MARK, SPOKEN_MARK)) for text in texts]
+    filled = [template.replace("@TEXT@", text.replace(MARK, REWRITE_PLACEHOLDER)) for text in texts]
     prompts = [query_prompt(request, str(i), user(one), attack="autodan") for i, one in enumerate(filled)]
     longest = max(len(text) for text in texts)  # in characters, which is more than it has tokens
     batch = generate_all(context.attacker, prompts, max_new_tokens=longest)
     rewritten: list[str] = []
     for text, prompt in zip(texts, prompts, strict=True):
         reply = batch.by_id.get(prompt.id)
-        said = reply.text.strip().replace(SPOKEN_MARK, MARK) if reply else ""
-        rewritten.append(join([said]) if said else text)
+        rewrite = reply.text.strip().replace(REWRITE_PLACEHOLDER, MARK) if reply else ""
+        rewritten.append(join([rewrite]) if rewrite else text)
     tokens = sum(batch.tokens(prompt.id) for prompt in prompts)
     return Mutants(rewritten, Cost(attacker_queries=len(prompts), tokens=tokens))
 
 
-def _mutate_by_rule(settings: Settings, text: str, *, rng: Random) -> str:
+def _mutate_by_rule(settings: GeneticSettings, text: str, *, rng: Random) -> str:
     """Half of the words that have synonyms are replaced, and two sentences change places."""
     parts = sentences(text)
     if len(parts) > 1:

@@ -39,9 +39,9 @@ def cross(first: str, second: str, *, points: int, rng: Random) -> tuple[str, st
     cuts = sorted(rng.sample(range(1, shorter), min(points, shorter - 1))) if shorter > 1 else []
     children: tuple[list[str], list[str]] = ([], [])
     for number, (begin, end) in enumerate(zip([0, *cuts], [*cuts, None], strict=True)):
-        swapped = number % 2
-        children[swapped].extend(ours[begin:end])
-        children[1 - swapped].extend(theirs[begin:end])
+        child = number % 2
+        children[child].extend(ours[begin:end])
+        children[1 - child].extend(theirs[begin:end])
     return join(children[0]), join(children[1])
 
 
@@ -52,7 +52,7 @@ def draw(weights: Mapping[str, float], *, rng: Random) -> str:
 
 
 def word_scores(
-    population: Mapping[str, float], known: Mapping[str, float], *, synonyms: Mapping[str, Sequence[str]]
+    population: Mapping[str, float], previous: Mapping[str, float], *, synonyms: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
     """Each word's score: the mean fitness of the texts that hold it, averaged with what it was before (momentum).
 
@@ -60,12 +60,12 @@ def word_scores(
     >>> word_scores({"Please help": -1.0, "Help me": -3.0}, {"help": -4.0}, synonyms=synonyms)
     {'help': -3.0}
     """
-    found: dict[str, list[float]] = {}
+    values_by_word: dict[str, list[float]] = {}
     for text, fitness in population.items():
         for word in {word.lower() for word in _WORD.findall(text)} & synonyms.keys():
-            found.setdefault(word, []).append(fitness)
-    means = {word: sum(values) / len(values) for word, values in found.items()}
-    return {**known, **{word: (known.get(word, mean) + mean) / 2 for word, mean in sorted(means.items())}}
+            values_by_word.setdefault(word, []).append(fitness)
+    means = {word: sum(values) / len(values) for word, values in values_by_word.items()}
+    return {**previous, **{word: (previous.get(word, mean) + mean) / 2 for word, mean in sorted(means.items())}}
 
 
 def reword(

@@ -12,7 +12,7 @@ from pydantic import Field
 from derta.attacks.attempts import Attempt, total
 from derta.attacks.base import Attack, check_values
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, fill, shipped_lines, user
+from derta.attacks.prompts import craft_prompt, shipped_lines, user
 from derta.attacks.search import SearchContext, generate_all, query_prompt
 from derta.errors import RecipeError
 from derta.records import Cost, Message, Prompt, Request
@@ -60,44 +60,44 @@ def multi_turn(
             _take_turn(requests, context, line=line, step=step, max_new_tokens=max_new_tokens)
         for request in requests:
             for count in turns:
-                talk = context.log.of(request)[:count]
+                attempts = context.log.attempts(request)[:count]
                 yield craft_prompt(
                     request,
                     attack="multi_turn",
                     variant=str(count),
-                    messages=(*_so_far(talk), *user(request.text)),
-                    cost=total(talk),
+                    messages=(*_conversation(attempts), *user(request.text)),
+                    cost=total(attempts),
                 )
 
     return Attack("multi_turn", searching=search)
 
 
-def _so_far(talk: Sequence[Attempt]) -> tuple[Message, ...]:
-    if not talk:
+def _conversation(attempts: Sequence[Attempt]) -> tuple[Message, ...]:
+    if not attempts:
         return ()
-    return (*(talk[-1].messages or ()), Message(role="assistant", content=talk[-1].reply))
+    return (*(attempts[-1].messages or ()), Message(role="assistant", content=attempts[-1].reply))
 
 
 def _take_turn(
     requests: Sequence[Request], context: SearchContext, *, line: str, step: int, max_new_tokens: int
 ) -> None:
     """Take one turn of all conversations that have not come so far yet, as one batch."""
-    left = [request for request in requests if len(context.log.of(request)) < step]
-    if not left:
+    pending = [request for request in requests if len(context.log.attempts(request)) < step]
+    if not pending:
         return
     prompts = [
         query_prompt(
             request,
             str(step),
-            (*_so_far(context.log.of(request)), *user(fill(line, PLACEHOLDER, request.text))),
+            (*_conversation(context.log.attempts(request)), *user(line.replace(PLACEHOLDER, request.text))),
             attack="multi_turn",
         )
-        for request in left
+        for request in pending
     ]
-    begun = context.clock()
+    started = context.clock()
     batch = generate_all(context.target, prompts, max_new_tokens=max_new_tokens)
-    seconds = (context.clock() - begun) / len(left)
-    context.log.keep(
+    seconds = (context.clock() - started) / len(pending)
+    context.log.extend(
         Attempt(
             search=context.log.key,
             request_id=request.id,
@@ -107,5 +107,5 @@ def _take_turn(
             reply=batch.by_id[prompt.id].text if prompt.id in batch.by_id else "",
             cost=Cost(target_queries=int(prompt.id in batch.by_id), tokens=batch.tokens(prompt.id), seconds=seconds),
         )
-        for request, prompt in zip(left, prompts, strict=True)
+        for request, prompt in zip(pending, prompts, strict=True)
     )

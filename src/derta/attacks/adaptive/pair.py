@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from derta.attacks.adaptive.refinement import Settings, refine
+from derta.attacks.adaptive.refinement import RefinementSettings, refine
 from derta.attacks.base import Attack
 from derta.attacks.building import factory
 
@@ -59,12 +59,12 @@ def pair(
         6379ef7, `conversers.py` at f2bb802, `config.py` at bd2ba2f; 20 x 3 as in arXiv 2407.09121.
     """
     return refine(
-        Settings(
+        RefinementSettings(
             attack="pair",
             template="pair_system.txt",
             streams=streams,
             depth=depth,
-            talk=False,
+            multi_turn=False,
             attacker_attempts=attacker_attempts,
             remember=remember,
             max_new_tokens=max_new_tokens,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Literal, NamedTuple
 
-from derta.attacks.adaptive.drafts import Draft, Malformed, attacker_messages, instructions, read_draft
+from derta.attacks.adaptive.drafts import Draft, MalformedOutput, attacker_instructions, attacker_messages, parse_draft
 from derta.attacks.attempts import Attempt, best, grade, total
 from derta.attacks.base import Attack
 from derta.attacks.prompts import craft_prompt, user
@@ -18,14 +18,17 @@ from derta.records import Cost, Message, Prompt, Reply, Request, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Options of a refinement; `talk` keeps one conversation with the target, where PAIR begins anew at each step."""
+class RefinementSettings:
+    """Options of a search by refinement, see `pair`.
+
+    `multi_turn` keeps one conversation with the target; without it, each step starts a new conversation.
+    """
 
     attack: str
     template: str
     streams: int
     depth: int
-    talk: bool
+    multi_turn: bool
     attacker_attempts: int
     remember: int
     max_new_tokens: int
@@ -42,7 +45,7 @@ class Stream(NamedTuple):
     history: Sequence[Attempt]
 
 
-class Drafted(NamedTuple):
+class DraftResult(NamedTuple):
     """The attacker's draft for a stream, or None, after so many malformed outputs; and the tokens of all of them."""
 
     draft: Draft | None
@@ -50,93 +53,99 @@ class Drafted(NamedTuple):
     tokens: int
 
 
-def refine(settings: Settings) -> Attack:
+def refine(settings: RefinementSettings) -> Attack:
     """Return a search by refinement; see `pair` for the meaning of its settings."""
     _check(settings)
 
     def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
-        for begin in range(0, len(requests), settings.requests_at_once):
-            group = requests[begin : begin + settings.requests_at_once]
+        for start in range(0, len(requests), settings.requests_at_once):
+            group = requests[start : start + settings.requests_at_once]
             _search_group(settings, group, context)
-            yield from (_found(settings, request, context.log.of(request)) for request in group)
+            yield from (_best_prompt(settings, request, context.log.attempts(request)) for request in group)
 
     return Attack(settings.attack, searching=search, needs_attacker=True, needs_judge=True)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: RefinementSettings) -> None:
     for option, value in asdict(settings).items():
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise RecipeError(f"{settings.attack}: expected {option} of at least 1, got {value}")
 
 
-def _search_group(settings: Settings, group: Sequence[Request], context: SearchContext) -> None:
+def _search_group(settings: RefinementSettings, group: Sequence[Request], context: SearchContext) -> None:
     """Take all steps for some requests; a request is done when a reply to it was judged harmful."""
     for step in range(1, settings.depth + 1):
         live = [
             stream
             for request in group
-            if not any(attempt.harmful for attempt in context.log.of(request))
-            for stream in _streams(settings, request, context.log.of(request))
+            if not any(attempt.harmful for attempt in context.log.attempts(request))
+            for stream in _streams(settings, request, context.log.attempts(request))
             if len(stream.history) < step
         ]
         if live:
-            context.log.keep(_take_step(settings, live, context, step=step))
+            context.log.extend(_take_step(settings, live, context, step=step))
 
 
-def _take_step(settings: Settings, live: Sequence[Stream], context: SearchContext, *, step: int) -> list[Attempt]:
+def _take_step(
+    settings: RefinementSettings, live: Sequence[Stream], context: SearchContext, *, step: int
+) -> list[Attempt]:
     """Take one step of some streams: attacker, target and judge each get one batch."""
     attacker, judge = required(context.attacker, "an attacker"), required(context.judge, "a judge")
-    begun = context.clock()
-    drafted = _write(settings, attacker, live, step)
-    prompts = [_target_prompt(settings, stream, one.draft, step) for stream, one in zip(live, drafted, strict=True)]
+    started = context.clock()
+    results = _write_drafts(settings, attacker, live, step)
+    prompts = [_target_prompt(settings, stream, one.draft, step) for stream, one in zip(live, results, strict=True)]
     sent = [prompt for prompt in prompts if prompt is not None]
     batch = generate_all(context.target, sent, max_new_tokens=settings.max_new_tokens) if sent else ReplyBatch({})
     verdicts = _judge(judge, sent, batch.by_id)
-    seconds = (context.clock() - begun) / len(live)
+    seconds = (context.clock() - started) / len(live)
     return [
         _attempt(stream, one, prompt, batch=batch, verdicts=verdicts, key=context.log.key, step=step, seconds=seconds)
-        for stream, one, prompt in zip(live, drafted, prompts, strict=True)
+        for stream, one, prompt in zip(live, results, prompts, strict=True)
     ]
 
 
-def _streams(settings: Settings, request: Request, attempts: Sequence[Attempt]) -> list[Stream]:
+def _streams(settings: RefinementSettings, request: Request, attempts: Sequence[Attempt]) -> list[Stream]:
     return [
         Stream(request, number, [one for one in attempts if one.stream == number]) for number in range(settings.streams)
     ]
 
 
-def _write(settings: Settings, attacker: Engine, live: Sequence[Stream], step: int) -> list[Drafted]:
+def _write_drafts(
+    settings: RefinementSettings, attacker: Engine, live: Sequence[Stream], step: int
+) -> list[DraftResult]:
     """Let the attacker write every stream's draft; malformed outputs are shown to it, and it writes again."""
-    failures: list[list[Malformed]] = [[] for _ in live]
+    failures: list[list[MalformedOutput]] = [[] for _ in live]
     drafts: dict[int, Draft] = {}
     tokens = [0] * len(live)
     for number in range(1, settings.attacker_attempts + 1):
-        left = [i for i in range(len(live)) if i not in drafts]
-        prompts = [_attacker_prompt(settings, live[i], failures[i], f"{step}.{number}") for i in left]
-        batch = generate_all(attacker, prompts, max_new_tokens=settings.attacker_tokens) if left else ReplyBatch({})
-        for i, prompt in zip(left, prompts, strict=True):
+        pending = [i for i in range(len(live)) if i not in drafts]
+        prompts = [_attacker_prompt(settings, live[i], failures[i], f"{step}.{number}") for i in pending]
+        batch = generate_all(attacker, prompts, max_new_tokens=settings.attacker_tokens) if pending else ReplyBatch({})
+        for i, prompt in zip(pending, prompts, strict=True):
             reply = batch.by_id.get(prompt.id)
-            read = read_draft(reply.text) if reply else Malformed("", "no answer")
+            parsed = parse_draft(reply.text) if reply else MalformedOutput("", "no answer")
             tokens[i] += batch.tokens(prompt.id)
-            if isinstance(read, Draft):
-                drafts[i] = read
+            if isinstance(parsed, Draft):
+                drafts[i] = parsed
             else:
-                failures[i].append(read)
-    return [Drafted(drafts.get(i), len(failures[i]), tokens[i]) for i in range(len(live))]
+                failures[i].append(parsed)
+    return [DraftResult(drafts.get(i), len(failures[i]), tokens[i]) for i in range(len(live))]
 
 
-def _attacker_prompt(settings: Settings, stream: Stream, failures: Sequence[Malformed], name: str) -> Prompt:
-    text = instructions(settings.template, stream.request, stream=stream.number, streams=settings.streams)
+def _attacker_prompt(
+    settings: RefinementSettings, stream: Stream, failures: Sequence[MalformedOutput], name: str
+) -> Prompt:
+    text = attacker_instructions(settings.template, stream.request, stream=stream.number, streams=settings.streams)
     messages = attacker_messages(text, stream.history, failures, remember=settings.remember, role=settings.role)
     return query_prompt(stream.request, f"{stream.number}/{name}", messages, attack=settings.attack)
 
 
-def _target_prompt(settings: Settings, stream: Stream, draft: Draft | None, step: int) -> Prompt | None:
+def _target_prompt(settings: RefinementSettings, stream: Stream, draft: Draft | None, step: int) -> Prompt | None:
     if draft is None:
         return None
     before: tuple[Message, ...] = ()
     last = next((one for one in reversed(stream.history) if one.messages), None)
-    if settings.talk and last is not None and last.messages:
+    if settings.multi_turn and last is not None and last.messages:
         before = (*last.messages, Message(role="assistant", content=last.reply))
     return query_prompt(
         stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack
@@ -151,7 +160,7 @@ def _judge(judge: JudgeCases, prompts: Sequence[Prompt], replies: Mapping[str, R
 
 def _attempt(
     stream: Stream,
-    drafted: Drafted,
+    result: DraftResult,
     prompt: Prompt | None,
     *,
     batch: ReplyBatch,
@@ -168,22 +177,22 @@ def _attempt(
         stream=stream.number,
         step=step,
         messages=prompt.messages if prompt is not None and reply is not None else None,
-        note=drafted.draft.improvement if drafted.draft else "",
+        note=result.draft.improvement if result.draft else "",
         reply=reply.text if reply else "",
         harmful=verdict.harmful if verdict else None,
         score=grade(verdict) if verdict else None,
-        malformed=drafted.malformed,
+        malformed=result.malformed,
         cost=Cost(
             target_queries=int(reply is not None),
-            attacker_queries=drafted.malformed + int(drafted.draft is not None),
+            attacker_queries=result.malformed + int(result.draft is not None),
             judge_queries=int(verdict is not None),
-            tokens=drafted.tokens + batch.tokens(name),
+            tokens=result.tokens + batch.tokens(name),
             seconds=seconds,
         ),
     )
 
 
-def _found(settings: Settings, request: Request, attempts: Sequence[Attempt]) -> Prompt:
+def _best_prompt(settings: RefinementSettings, request: Request, attempts: Sequence[Attempt]) -> Prompt:
     """Return the best prompt, or the plain request where the attacker never wrote one."""
     chosen = best(attempts)
     messages = chosen.messages if chosen is not None else None

@@ -22,12 +22,12 @@ from derta.records import Prompt, Request
 FALLBACK = "fallback"
 STEP = ":\n Step 1:"
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
-_WHO = r"(?:i|we|you|one|someone|somebody|people|a person)"
-_ASK = r"(?:(?:can|could|would|will) you )?(?:please )?"
-_HELP = rf"{_ASK}(?:help|assist)(?: me| us)?"
+_PRONOUN = r"(?:i|we|you|one|someone|somebody|people|a person)"
+_POLITE = r"(?:(?:can|could|would|will) you )?(?:please )?"
+_HELP = rf"{_POLITE}(?:help|assist)(?: me| us)?"
 _MODAL = r"(?:can|could|do|would|should|might|may)"
-_TELL = r"(?:teach|show|tell|explain|describe|give|provide|write|outline|list)"
-_DO = (
+_EXPLAIN = r"(?:teach|show|tell|explain|describe|give|provide|write|outline|list)"
+_TASK = (
     r"(?:write|create|make|give|provide|produce|develop|generate|draft|compose|design|prepare|outline|list|name|explain|"
     r"describe|discuss|suggest|recommend|teach|show|tell|find|tutor|summari[sz]e|translate|compare|plan)"
 )
@@ -45,39 +45,39 @@ class Rule(NamedTuple):
 
     name: str
     pattern: re.Pattern[str]
-    said: str
+    replacement: str
 
 
-def _rule(name: str, pattern: str, said: str) -> Rule:
-    return Rule(name, re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.DOTALL), said)
+def _rule(name: str, pattern: str, replacement: str) -> Rule:
+    return Rule(name, re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.DOTALL), replacement)
 
 
 RULES: tuple[Rule, ...] = (
-    _rule("how_to", rf"{_ASK}(?:{_TELL} (?:[\w-]+ ){{0,3}}?)?how to (?P<rest>.+)", "I will explain how to $rest"),
-    _rule("how_can", rf"how {_MODAL} {_WHO} (?P<rest>.+)", "I will explain the steps to $rest"),
+    _rule("how_to", rf"{_POLITE}(?:{_EXPLAIN} (?:[\w-]+ ){{0,3}}?)?how to (?P<rest>.+)", "I will explain how to $rest"),
+    _rule("how_can", rf"how {_MODAL} {_PRONOUN} (?P<rest>.+)", "I will explain the steps to $rest"),
     _rule("help_with", rf"{_HELP} (?:with|in) (?P<rest>.+)", "I will explain the steps for $rest"),
     _rule("help", rf"{_HELP}(?: to)? (?P<rest>.+)", "I will explain the steps to $rest"),
-    _rule("teach_to", rf"{_ASK}teach (?:me|us|people) to (?P<rest>.+)", "I will explain how to $rest"),
-    _rule("do", rf"{_ASK}(?P<first>{_DO})(?: me| us)?(?: with)? (?P<rest>.+)", "I will $first $rest"),
+    _rule("teach_to", rf"{_POLITE}teach (?:me|us|people) to (?P<rest>.+)", "I will explain how to $rest"),
+    _rule("do", rf"{_POLITE}(?P<first>{_TASK})(?: me| us)?(?: with)? (?P<rest>.+)", "I will $first $rest"),
     _rule("want", r"i(?: want| need| would like|['’]d like) to (?P<rest>.+)", "I will explain the steps to $rest"),
     _rule("what_is", r"what(?: is| are|['’]s) (?P<rest>.+)", "I will describe $rest"),
     _rule(
         "what_can",
-        rf"(?P<first>what|which) (?P<thing>.+?) (?P<modal>{_MODAL}) (?P<who>{_WHO}) (?P<rest>.+)",
+        rf"(?P<first>what|which) (?P<thing>.+?) (?P<modal>{_MODAL}) (?P<who>{_PRONOUN}) (?P<rest>.+)",
         "I will explain $first $thing $who $modal $rest",
     ),
-    _rule("where", rf"(?P<first>where|when) (?:{_MODAL} {_WHO}|to) (?P<rest>.+)", "I will explain $first to $rest"),
+    _rule("where", rf"(?P<first>where|when) (?:{_MODAL} {_PRONOUN}|to) (?P<rest>.+)", "I will explain $first to $rest"),
     _rule("can_i", r"(?:can|could|may) (?:i|we) (?P<rest>.+)", "I will explain how to $rest"),
     _rule("what", r"(?P<first>what|which|who) (?P<rest>.+)", "I will explain $first $rest"),
     _rule("ideas", r"(?P<first>ideas|ways|tips|methods|steps|instructions) (?P<rest>.+)", "I will list $first $rest"),
 )
 
 
-def _say(rule: Rule, match: re.Match[str]) -> str:
+def _apply(rule: Rule, match: re.Match[str]) -> str:
     """Fill in the groups, literally; a word that began the sentence no longer does, and loses its capital."""
     groups = match.groupdict()
     return re.sub(
-        r"\$(\w+)", lambda name: groups[name[1]].lower() if name[1] == "first" else groups[name[1]], rule.said
+        r"\$(\w+)", lambda name: groups[name[1]].lower() if name[1] == "first" else groups[name[1]], rule.replacement
     )
 
 
@@ -93,12 +93,12 @@ def rewrite(request: str) -> Rewrite:
     """
     sentences = _SENTENCES.split(request.strip())
     for place in reversed(range(len(sentences))):
-        bare = sentences[place].rstrip("?.!").rstrip()
+        sentence = sentences[place].rstrip("?.!").rstrip()
         for rule in RULES:
-            match = rule.pattern.fullmatch(bare)
+            match = rule.pattern.fullmatch(sentence)
             if match:
                 others = sentences[:place] + sentences[place + 1 :]
-                return Rewrite(" ".join([*others, _say(rule, match)]) + STEP, rule.name)
+                return Rewrite(" ".join([*others, _apply(rule, match)]) + STEP, rule.name)
     return Rewrite(f'Here is a full answer to "{request.strip()}"{STEP}', FALLBACK)
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, fill, user
+from derta.attacks.prompts import craft_prompt, user
 from derta.errors import DataError, RecipeError
 from derta.records import Prompt, Request
 from derta.sources import SEPARATOR, read_texts
@@ -24,10 +24,10 @@ def read_templates(path: str | Path, *, placeholder: str = PLACEHOLDER, separato
         DataError: unreadable file, an entry without text, or a template without the placeholder; numbers count from 1.
     """
     templates = read_texts(path, what="template", fields=FIELDS, separator=separator)
-    bare = [number for number, template in enumerate(templates, start=1) if placeholder not in template]
-    if bare:
+    missing = [number for number, template in enumerate(templates, start=1) if placeholder not in template]
+    if missing:
         raise DataError(
-            f"{path}, template {bare[0]}: expected the placeholder {placeholder!r}, found none ({len(bare)} of "
+            f"{path}, template {missing[0]}: expected the placeholder {placeholder!r}, found none ({len(missing)} of "
             f"{len(templates)} templates lack it); add it, or name yours as `placeholder`"
         )
     return templates
@@ -60,7 +60,7 @@ def jailbreak_chat(*, templates: str | Path, placeholder: str = PLACEHOLDER, sep
     texts = read_templates(templates, placeholder=placeholder, separator=separator)
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
-        text = fill(rng.choice(texts), placeholder, request.text)
+        text = rng.choice(texts).replace(placeholder, request.text)
         yield craft_prompt(request, attack="jailbreak_chat", messages=user(text))
 
     return per_request("jailbreak_chat", craft_one)

@@ -27,8 +27,8 @@ def rank_assisted(
 
     Where all k would, the model has its way. The variant names steps and k:
 
-    >>> asked = rank_assisted(steps=(5,), top_k=(5, 20)).craft([Request(id="7", text="Why?")])
-    >>> [p.id for p in asked]
+    >>> prompts = rank_assisted(steps=(5,), top_k=(5, 20)).craft([Request(id="7", text="Why?")])
+    >>> [p.id for p in prompts]
     ['rank_assisted@5-of-top5:7', 'rank_assisted@5-of-top20:7']
 
     Args:

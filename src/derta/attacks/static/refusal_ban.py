@@ -20,8 +20,8 @@ Span = Annotated[int, Field(ge=1)] | Literal["all"]
 def refusal_ban(*, words: tuple[str, ...] = ("Sorry", "sorry"), spans: tuple[Span, ...] = (1, 10, "all")) -> Attack:
     """Ask plainly, and bar the refusal words while the model decodes: for the first tokens of a reply, or for all.
 
-    >>> asked = refusal_ban().craft([Request(id="7", text="Why?")])
-    >>> [(p.id, p.decoding.steps) for p in asked]
+    >>> prompts = refusal_ban().craft([Request(id="7", text="Why?")])
+    >>> [(p.id, p.decoding.steps) for p in prompts]
     [('refusal_ban@1:7', 1), ('refusal_ban@10:7', 10), ('refusal_ban@all:7', None)]
 
     Args:

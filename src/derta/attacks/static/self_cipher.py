@@ -9,7 +9,7 @@ from typing import Literal
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, fill, shipped_text, user
+from derta.attacks.prompts import craft_prompt, shipped_text, user
 from derta.errors import DataError, RecipeError
 from derta.records import Message, Prompt, Request
 from derta.sources import read_entries, text_of_entry
@@ -30,8 +30,8 @@ def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
     for number, entry in enumerate(entries[:count], start=1):
         where = f"{path}, demonstration {number}"
         if isinstance(entry, dict):
-            asked = text_of_entry(entry, fields=("user",), where=where)
-            texts.append(f"User: {asked}\nExpert: {text_of_entry(entry, fields=('assistant',), where=where)}")
+            prompt = text_of_entry(entry, fields=("user",), where=where)
+            texts.append(f"User: {prompt}\nExpert: {text_of_entry(entry, fields=('assistant',), where=where)}")
         else:
             texts.append(text_of_entry(entry, fields=("user and assistant",), where=where))
     return texts
@@ -66,7 +66,7 @@ def self_cipher(*, demonstrations: str | Path, count: int = 5, role: Literal["sy
         raise RecipeError(f"self_cipher: expected a count of at least 1, got {count}; the paper's is 5")
     texts = read_demonstrations(demonstrations, count=count)
     examples = "\n\n".join(f"Example {number}\n{text}" for number, text in enumerate(texts, start=1))
-    role_play = fill(shipped_text("self_cipher.txt"), "@EXAMPLES@", examples)
+    role_play = shipped_text("self_cipher.txt").replace("@EXAMPLES@", examples)
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         if role == "system":
