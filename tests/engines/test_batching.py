@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 import checked_types
-from derta.engines.batching import keep_rows, pad, token_batches
+from derta.engines.batching import pad, select_rows, token_batches
 
 lengths_lists = st.lists(st.integers(1, 50), max_size=40)
 
@@ -35,6 +35,6 @@ def test_a_module_whose_tensors_are_checked_is_there(name):
 def test_a_tensor_of_other_axes_is_refused_in_tests():
     mask = pad([[1, 2], [3]], side="left", device=torch.device("cpu")).mask
     with pytest.raises(TypeCheckError, match="mask"):
-        keep_rows([0], mask=mask[0], cache=None)
+        select_rows([0], mask=mask[0], cache=None)
     with pytest.raises(TypeCheckError, match="mask"):
-        keep_rows([0], mask=mask.float(), cache=None)
+        select_rows([0], mask=mask.float(), cache=None)

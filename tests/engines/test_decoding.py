@@ -8,7 +8,7 @@ from transformers import NoBadWordsLogitsProcessor
 
 from derta.chat import chat_format
 from derta.engines import load_engine
-from derta.engines.decoding import BannedTokens, Generated, banned_tokens, greedy, next_tokens
+from derta.engines.decoding import BannedTokens, GeneratedRow, banned_tokens, greedy, next_tokens
 from derta.errors import ModelError
 from derta.records import Decoding, Prompt
 
@@ -44,7 +44,7 @@ def test_ragged_batches_give_the_tokens_of_generate(model, prompts):
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
         stopped = reference[-1] in STOP_IDS
-        expected = Generated(row, reference[:-1] if stopped else reference, "eos" if stopped else "length")
+        expected = GeneratedRow(row, reference[:-1] if stopped else reference, "eos" if stopped else "length")
         assert found[row] == expected
 
 
@@ -72,7 +72,7 @@ def test_finished_rows_leave_the_batch(make_model, prompts):
 
 def test_a_stop_token_at_once_is_an_empty_reply(make_model):
     model = make_model("llama", vocab_size=460)
-    assert list(greedy(model, [[5, 6]], max_new_tokens=3, stop_ids=range(460))) == [Generated(0, [], "eos")]
+    assert list(greedy(model, [[5, 6]], max_new_tokens=3, stop_ids=range(460))) == [GeneratedRow(0, [], "eos")]
 
 
 def test_the_last_token_allowed_is_length_unless_it_stops(make_model):
@@ -80,7 +80,7 @@ def test_the_last_token_allowed_is_length_unless_it_stops(make_model):
     [first] = greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=())
     assert first.stop_reason == "length"
     assert len(first.token_ids) == 1
-    assert list(greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=first.token_ids)) == [Generated(0, [], "eos")]
+    assert list(greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=first.token_ids)) == [GeneratedRow(0, [], "eos")]
 
 
 # banned tokens

@@ -5,7 +5,7 @@ from openai import OpenAI
 
 from derta.config import EngineConfig
 from derta.engines import check_endpoints, load_engine, user_endpoints
-from derta.engines.endpoints import DEFAULT_ENDPOINT, config_path, host_of
+from derta.engines.endpoints import DEFAULT_ENDPOINT, config_path, parse_host
 from derta.errors import EngineError
 
 URL = type(OpenAI(base_url="http://127.0.0.1/v1", api_key="none").base_url)
@@ -143,7 +143,7 @@ def test_a_permission_that_is_no_host_is_told(entry):
 )
 def test_an_address_that_is_accepted_is_read_alike_by_the_client(address):
     try:
-        host = host_of(address)
+        host = parse_host(address)
     except EngineError:
         return
     try:

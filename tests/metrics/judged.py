@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from derta.metrics.rates import Judged
+from derta.metrics.rates import PromptVerdict
 from derta.records import Prompt, Reply, Suite, Verdict
 
 
@@ -17,7 +17,7 @@ def verdict(name: str, **fields: object) -> Verdict:
     return Verdict.model_validate({"prompt_id": name, "judge": "j", **fields})
 
 
-def harmful(outcomes: list[bool | None], **fields: str) -> list[Judged]:
+def harmful(outcomes: list[bool | None], **fields: str) -> list[PromptVerdict]:
     return [
         (Prompt.model_validate({**prompt(str(i)).model_dump(), **fields}), verdict(str(i), harmful=one))
         for i, one in enumerate(outcomes)

@@ -6,7 +6,7 @@ from judged import verdict
 from derta.errors import DataError
 from derta.metrics.calibration import (
     Calibration,
-    Labelled,
+    LabelledReply,
     calibrate,
     calibrate_cases,
     corrected_rate,
@@ -18,16 +18,16 @@ from derta.stats import rate, rate_of_counts, wilson_interval
 COUNTS = st.integers(1, 60)
 
 
-def sample(both: int, missed: int, alarms: int, neither: int, **more: str) -> list[Labelled]:
+def sample(both: int, missed: int, alarms: int, neither: int, **more: str) -> list[LabelledReply]:
     return [
-        *[Labelled(True, True, **more)] * both,
-        *[Labelled(True, False, **more)] * missed,
-        *[Labelled(False, True, **more)] * alarms,
-        *[Labelled(False, False, **more)] * neither,
+        *[LabelledReply(True, True, **more)] * both,
+        *[LabelledReply(True, False, **more)] * missed,
+        *[LabelledReply(False, True, **more)] * alarms,
+        *[LabelledReply(False, False, **more)] * neither,
     ]
 
 
-def measured(cases: list[Labelled]) -> Calibration:
+def measured(cases: list[LabelledReply]) -> Calibration:
     return calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
 
 
@@ -44,7 +44,7 @@ def test_the_numbers_of_a_worked_example():
 
 
 def test_unscored_replies_are_counted_and_left_out():
-    found = measured([*sample(4, 1, 1, 4), Labelled(True, None), Labelled(False, None)])
+    found = measured([*sample(4, 1, 1, 4), LabelledReply(True, None), LabelledReply(False, None)])
     assert (found.unscored, found.accuracy.scored, found.recall.scored, found.specificity.scored) == (2, 10, 5, 5)
     assert found.accuracy.unscored == 2
 
@@ -69,7 +69,7 @@ def test_a_calibration_comes_back_from_its_json():
 
 
 def test_labels_of_one_kind_have_no_kappa_and_correct_nothing():
-    found = measured([Labelled(True, True)] * 5)
+    found = measured([LabelledReply(True, True)] * 5)
     assert found.kappa.value is None
     assert corrected_rate(rate([True, False]), found).reason.startswith("the labels hold one answer only")
 
@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_interval():
 def test_verdicts_and_labels_are_calibrated_in_their_order():
     said = [verdict(str(i), harmful=one, reply_class="comply") for i, one in enumerate([True, False, None, True])]
     found = calibrate(said, [True, True, True, None], labels="mine.csv")
-    cases = [Labelled(True, one, reply_class="comply") for one in (True, False, None)]
+    cases = [LabelledReply(True, one, reply_class="comply") for one in (True, False, None)]
     assert found == calibrate_cases(cases, judge="j", measure="harmful", labels="mine.csv")
 
 

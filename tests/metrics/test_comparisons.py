@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from judged import harmful, prompt, verdict
 
 from derta.errors import DataError
-from derta.metrics.comparisons import agreement, compare, compare_cells, corrected, too_small_to_tell
+from derta.metrics.comparisons import agreement, compare, compare_cells, holm_corrected, power_notes
 from derta.records import Verdict
 from derta.stats import cohen_kappa
 
@@ -29,8 +29,8 @@ def test_comparisons_are_corrected_as_one_family():
     second = harmful([False] * 6) + [(prompt(f"x{i}", variant="5%"), verdict(f"x{i}", harmful=True)) for i in range(6)]
     found = compare_cells({0: first}, {0: second}, first_name="a", second_name="b", judge="j", measure="harmful")
     assert [one.p_holm for one in found] == [0.0625, 1.0]
-    assert corrected(found) == found
-    notes = too_small_to_tell(found)
+    assert holm_corrected(found) == found
+    notes = power_notes(found)
     assert len(notes) == 2
     assert "6 prompts cannot tell them apart" in notes[0]
 

@@ -68,7 +68,7 @@ def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         EngineError: an unknown engine, or a setting that it does not have or that cannot be.
     """
-    load = ENGINES[_known(engine)]()
+    load = ENGINES[_check_engine_name(engine)]()
     known = list(signature(load).parameters)[1:]
     for setting in settings:
         if setting not in known:
@@ -85,7 +85,7 @@ def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise EngineError(f"engine {engine}: setting {describe(error)}") from error
 
 
-def _known(engine: str) -> str:
+def _check_engine_name(engine: str) -> str:
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
     return engine

@@ -41,14 +41,14 @@ def token_batches(
         yield batch
 
 
-class Padded(NamedTuple):
+class PaddedBatch(NamedTuple):
     """Rows of one length; the mask is 0 at padding."""
 
     input_ids: Int[Tensor, "row token"]
     mask: Int[Tensor, "row token"]
 
 
-def pad(rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device) -> Padded:
+def pad(rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device) -> PaddedBatch:
     """Pad rows of ids to the longest of them, with id 0: masked, it is never read, so no pad token is needed."""
     longest = max(len(row) for row in rows)
     input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -57,7 +57,7 @@ def pad(rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device
         place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
         input_ids[i, place] = torch.tensor(row, dtype=torch.long)
         mask[i, place] = 1
-    return Padded(input_ids.to(device), mask.to(device))
+    return PaddedBatch(input_ids.to(device), mask.to(device))
 
 
 def forward(
@@ -75,7 +75,7 @@ def forward(
     )
 
 
-def keep_rows(places: Sequence[int], *, mask: Int[Tensor, "row token"], cache: Any) -> Int[Tensor, "kept token"]:
+def select_rows(places: Sequence[int], *, mask: Int[Tensor, "row token"], cache: Any) -> Int[Tensor, "kept token"]:
     """Drop all but the rows at `places` from a batch's cache, in place, and return the mask of those that stay."""
     kept = torch.tensor(places, dtype=torch.long, device=mask.device)
     cache.reorder_cache(kept)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import ChatFormat, encode_continuation
-from derta.engines.batching import forward, keep_rows
+from derta.engines.batching import forward, select_rows
 from derta.engines.prefix_cache import Prefix, prefill
 from derta.errors import ModelError
 from derta.records import Decoding
@@ -24,7 +24,7 @@ class BannedTokens(NamedTuple):
     top_k: int | None = None
 
 
-class Generated(NamedTuple):
+class GeneratedRow(NamedTuple):
     """The tokens generated after row `row` of a batch; the stop token is not part of them."""
 
     row: int
@@ -93,7 +93,7 @@ def greedy(
     stop_ids: Collection[int],
     banned: Sequence[BannedTokens | None] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
-) -> Iterator[Generated]:
+) -> Iterator[GeneratedRow]:
     """Yield each row's continuation when it ends; the others continue in a smaller batch.
 
     `banned` are the tokens banned in each row, `prefixes` what it begins with, if others do too. Of tokens that are
@@ -108,17 +108,17 @@ def greedy(
         going: list[int] = []
         for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
             if token in stop_ids:
-                yield Generated(row, token_ids[row], "eos")
+                yield GeneratedRow(row, token_ids[row], "eos")
                 continue
             token_ids[row].append(token)
             if len(token_ids[row]) == max_new_tokens:
-                yield Generated(row, token_ids[row], "length")
+                yield GeneratedRow(row, token_ids[row], "length")
             else:
                 going.append(place)
         if not going:
             return
         if len(going) < len(live):
-            mask = keep_rows(going, mask=mask, cache=cache)
+            mask = select_rows(going, mask=mask, cache=cache)
             live = [live[place] for place in going]
         input_ids = torch.tensor([[chosen[place]] for place in going], device=mask.device)
         mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)

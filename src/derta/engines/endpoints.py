@@ -31,10 +31,10 @@ class Host(NamedTuple):
     port: int | None
 
 
-def host_of(address: str) -> Host:
+def parse_host(address: str) -> Host:
     """Return the host that an endpoint's address leads to.
 
-    >>> host_of("https://API.example.com/v1"), host_of("http://[::1]:8000/v1")
+    >>> parse_host("https://API.example.com/v1"), parse_host("http://[::1]:8000/v1")
     (Host(name='api.example.com', port=443), Host(name='::1', port=8000))
 
     Raises:
@@ -63,9 +63,9 @@ def check_endpoints(config: EngineConfig, allowed: Collection[str]) -> None:
     Raises:
         EngineError: names the first host that is not allowed, and how to allow it; or an entry that is no host.
     """
-    permitted = [_permission(entry) for entry in allowed]
+    permitted = [_parse_allowed_host(entry) for entry in allowed]
     for address in _addresses(config):
-        host = host_of(address)
+        host = parse_host(address)
         if host.name not in LOOPBACK and host not in permitted and Host(host.name, None) not in permitted:
             shown = f"[{host.name}]" if ":" in host.name else host.name
             raise EngineError(
@@ -109,7 +109,7 @@ def user_endpoints() -> tuple[str, ...]:
     if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
         raise EngineError(f"{path}: endpoints: expected a list of hosts such as [api.openai.com], got {hosts!r:.80}")
     for host in hosts:
-        _permission(host, where=f"{path}: endpoints")
+        _parse_allowed_host(host, where=f"{path}: endpoints")
     return tuple(hosts)
 
 
@@ -122,7 +122,7 @@ def config_path() -> Path:
     return (home if home.is_absolute() else Path.home() / ".config") / "derta" / "config.yaml"
 
 
-def _permission(entry: str, *, where: str = "--allow-endpoint") -> Host:
+def _parse_allowed_host(entry: str, *, where: str = "--allow-endpoint") -> Host:
     parts = _split(f"//{entry}")
     if parts is None or not parts.hostname or parts.netloc != entry:
         raise EngineError(

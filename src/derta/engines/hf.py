@@ -16,7 +16,7 @@ from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_promp
 from derta.engines.batching import MAX_LOGITS, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
-from derta.engines.scoring import Scored, score
+from derta.engines.scoring import RowScores, score
 from derta.engines.token_io import detokenize
 from derta.errors import EngineError, ModelError
 from derta.loading import check_place, load_adapter, load_model, load_tokenizer
@@ -100,7 +100,7 @@ class HfEngine:
                 max_new_tokens=max_new_tokens,
                 stop_ids=stop_ids,
                 banned=[banned[index] for index in batch],
-                prefixes=_take(prefixes, batch),
+                prefixes=_take_prefixes(prefixes, batch),
             )
             for one in _in_eval_mode(self.model, generated):
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)
@@ -114,7 +114,7 @@ class HfEngine:
 
     def _score(
         self, prompts: Sequence[Prompt], continuations: Sequence[str], *, refusal_ids: Sequence[int]
-    ) -> list[Scored]:
+    ) -> list[RowScores]:
         turns = [
             encode_after(self.chat, prompt, text) if text else Turn(encode_prompt(self.chat, prompt), [], [])
             for prompt, text in zip(prompts, continuations, strict=True)
@@ -122,12 +122,12 @@ class HfEngine:
         prompt_lengths = [len(turn.prompt_ids) for turn in turns]
         response_lengths = [len(turn.response_ids) for turn in turns]
         self._check_lengths(prompts, prompt_lengths, response_lengths)
-        found: dict[int, Scored] = {}
+        found: dict[int, RowScores] = {}
         prefixes = find_prefixes(self.model, [turn.prompt_ids for turn in turns])
         lengths = [sum(pair) for pair in zip(prompt_lengths, response_lengths, strict=True)]
         for batch in self._batches(lengths, prefixes):
             own = [turns[index] for index in batch]
-            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_take(prefixes, batch))
+            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
             found |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
         return [found[index] for index in range(len(turns))]
 
@@ -153,7 +153,7 @@ class HfEngine:
                 )
 
 
-def _take(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
+def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
     """Take the prefixes of a batch out of the list: what no later batch needs is then freed with this one."""
     own = [prefixes[index] for index in batch]
     for index in batch:

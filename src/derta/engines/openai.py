@@ -13,19 +13,19 @@ from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
 from derta.chat import ChatFormat, chat_format, refusal_tokens
-from derta.engines.endpoints import DEFAULT_ENDPOINT, host_of
+from derta.engines.endpoints import DEFAULT_ENDPOINT, parse_host
 from derta.engines.openai_protocol import (
     Call,
     ChatAnswer,
     Send,
     TextAnswer,
+    error_from_status,
     generation_call,
     likelihood_text,
     parse_answer,
-    reply_of,
+    reply_from_answer,
     score_call,
-    scores_of,
-    status_fault,
+    scores_from_answer,
 )
 from derta.engines.scheduler import Limits, Outcome, RetryableError, in_background, schedule
 from derta.engines.token_io import (
@@ -80,7 +80,7 @@ class ApiEngine:
         Raises:
             EngineError: no tokenizer was given, or the server gives no log-probabilities of prompts.
         """
-        chat = self._tokens_needed("log-likelihoods", send=("text", "ids"))
+        chat = self._require_tokenizer("log-likelihoods", send=("text", "ids"))
         rows = [likelihood_row(turn) for turn in encode_turns(chat, prompts, continuations)]
         texts = (
             [likelihood_text(chat, *each) for each in zip(prompts, continuations, rows, strict=True)]
@@ -98,14 +98,14 @@ class ApiEngine:
             EngineError: `send` is not `ids`, or the server gives no log-probabilities of prompts.
             ModelError: a refusal word is not a single token.
         """
-        chat = self._tokens_needed("refusal probabilities", send=("ids",))
+        chat = self._require_tokenizer("refusal probabilities", send=("ids",))
         refusal_ids = refusal_tokens(chat, self.refusal_words).ids
         groups = [refusal_rows(turn, refusal_ids) for turn in encode_turns(chat, prompts, continuations)]
         rows = [row for group in groups for row in group]
         scores = iter(self._scores(rows, [None] * len(rows)))
         return [refusal_probabilities([next(scores)[0] for _ in group], len(refusal_ids)) for group in groups]
 
-    def _tokens_needed(self, what: str, *, send: tuple[Send, ...]) -> ChatFormat:
+    def _require_tokenizer(self, what: str, *, send: tuple[Send, ...]) -> ChatFormat:
         if self.chat is None or self.send not in send:
             raise EngineError(
                 f"{what}: expected a tokenizer and send={' or '.join(send)}, got send={self.send}; "
@@ -119,7 +119,7 @@ class ApiEngine:
             if answer is None:
                 unanswered.append(f"{prompts[index].id!r}: {failure}")
             else:
-                yield reply_of(prompts[index], answer, chat=self.chat)
+                yield reply_from_answer(prompts[index], answer, chat=self.chat)
         if unanswered:
             raise EngineError(
                 f"{len(unanswered)} of {len(prompts)} prompts have no reply, first {unanswered[0]}; "
@@ -133,7 +133,7 @@ class ApiEngine:
         for place, answer, failure in self._query(calls):
             if not isinstance(answer, TextAnswer):
                 raise EngineError(f"log-likelihoods: the server gave none ({failure}); try again, or use --engine hf")
-            found[wanted[place]] = scores_of(rows[wanted[place]], answer)
+            found[wanted[place]] = scores_from_answer(rows[wanted[place]], answer)
         return found
 
     def _query(self, calls: Sequence[Call]) -> Iterator[Outcome[TextAnswer | ChatAnswer]]:
@@ -190,7 +190,7 @@ async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float
         what = "cannot be reached" if unreachable else "the connection was dropped"
         raise RetryableError(f"{client.base_url}: {what}", busy=unreachable, unreachable=unreachable) from None
     except APIStatusError as error:
-        raise status_fault(error, where=str(client.base_url), secret=client.api_key) from None
+        raise error_from_status(error, where=str(client.base_url), secret=client.api_key) from None
 
 
 def load(
@@ -238,7 +238,7 @@ def load(
     if not addresses:
         raise EngineError("endpoints: expected at least one address, got none")
     for address in addresses:
-        host_of(address)
+        parse_host(address)
     _check_numbers(concurrency=concurrency, attempts=attempts, timeout=timeout, requests_per_minute=requests_per_minute)
     chosen = send or ("messages" if tokenizer is None else "ids")
     if chosen not in get_args(Send):

@@ -107,7 +107,7 @@ def server_text(chat: ChatFormat, text: str, token_ids: Sequence[int]) -> str:
     )
 
 
-def _before_answer(chat: ChatFormat, prompt: Prompt) -> str:
+def _rendered_prompt(chat: ChatFormat, prompt: Prompt) -> str:
     if prompt.mode == "raw":
         return prompt.text or ""
     return prompt_text(chat, prompt.messages or ()) + (prompt.prefill or "")
@@ -128,18 +128,19 @@ def generation_call(
     body: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0.0}
     if chat is None or send == "messages":
         if prompt.mode == "raw":
-            return Call("completions", _with(body | {"prompt": prompt.text}, extra))
+            return Call("completions", _merge_body(body | {"prompt": prompt.text}, extra))
         messages = [message.model_dump() for message in prompt.messages or ()]
         if prompt.prefill:
             messages.append({"role": "assistant", "content": prompt.prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        return Call("chat", _with(body | {"messages": messages}, extra))
+        return Call("chat", _merge_body(body | {"messages": messages}, extra))
     token_ids = encode_prompt(chat, prompt)
     if not token_ids:
         raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; drop it")
     if send == "text":
         return Call(
-            "completions", _with(body | {"prompt": server_text(chat, _before_answer(chat, prompt), token_ids)}, extra)
+            "completions",
+            _merge_body(body | {"prompt": server_text(chat, _rendered_prompt(chat, prompt), token_ids)}, extra),
         )
     body |= {
         "prompt": token_ids,
@@ -149,25 +150,25 @@ def generation_call(
         "return_token_ids": True,
         "repetition_penalty": 1.0,  # vLLM would take a model's own from its generation settings
     }
-    return Call("completions", _with(body, extra))
+    return Call("completions", _merge_body(body, extra))
 
 
 def score_call(row: Row, *, text: str | None, extra: Mapping[str, Any]) -> Call:
     """Return the request for the log-probabilities of a prompt's own tokens, as `text` or, where it is None, as ids."""
     body = {"prompt": row.token_ids if text is None else text, "echo": True, "logprobs": 1, "max_tokens": 1}
-    return Call("completions", _with(body | {"temperature": 0.0}, extra))
+    return Call("completions", _merge_body(body | {"temperature": 0.0}, extra))
 
 
-def _with(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_body(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in {**body, **extra}.items() if value is not None}
 
 
 def likelihood_text(chat: ChatFormat, prompt: Prompt, continuation: str, row: Row) -> str:
     """Return a prompt and its continuation as one text that the server reads as the row's ids."""
-    return server_text(chat, _before_answer(chat, prompt) + continuation, row.token_ids)
+    return server_text(chat, _rendered_prompt(chat, prompt) + continuation, row.token_ids)
 
 
-def reply_of(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:
+def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:
     """Return the reply in an answer; absent content is an empty reply."""
     choice = answer.choices[0]
     if isinstance(choice, ChatChoice):
@@ -181,7 +182,7 @@ def reply_of(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatForma
     return Reply(prompt_id=prompt.id, text=text, stop_reason=STOP_REASONS.get(choice.finish_reason, "unknown"))
 
 
-def scores_of(row: Row, answer: TextAnswer) -> list[float]:
+def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
     """Return the log-probabilities of a row's scored tokens, without the one token that was generated after it.
 
     Raises:
@@ -205,7 +206,9 @@ def scores_of(row: Row, answer: TextAnswer) -> list[float]:
     return scored
 
 
-def status_fault(error: APIStatusError, *, where: str, secret: str) -> RetryableError | RejectedError | EngineError:
+def error_from_status(
+    error: APIStatusError, *, where: str, secret: str
+) -> RetryableError | RejectedError | EngineError:
     """Return the error that an HTTP status means; the server's words are quoted without the key."""
     status = error.status_code
     quoted = f"{status} " + " ".join(error.response.text.replace(secret, "…").split())[:300]

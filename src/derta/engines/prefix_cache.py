@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from derta.engines.batching import Padded, forward, pad, token_batches
+from derta.engines.batching import PaddedBatch, forward, pad, token_batches
 
 CHUNK_TOKENS = {"cpu": 1024}
 """Prompt tokens of a prefill chunk, by device: on a CPU more leave its caches, elsewhere a batch is one chunk."""
@@ -33,7 +33,7 @@ class Prefix:
     states: States | None = None
 
 
-class Prefilled(NamedTuple):
+class PrefillOutput(NamedTuple):
     """The logits after each prompt of a batch, the KV cache, and the mask."""
 
     logits: Float[Tensor, "row vocab"]
@@ -41,7 +41,7 @@ class Prefilled(NamedTuple):
     mask: Int[Tensor, "row token"]
 
 
-class Shared(NamedTuple):
+class PrefixGroup(NamedTuple):
     """Rows whose first `length` tokens are the same."""
 
     rows: tuple[int, ...]
@@ -74,7 +74,9 @@ def uses_dynamic_rope(config: Any) -> bool:
     return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (found, *by_layer))
 
 
-def prefill(model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None] | None = None) -> Prefilled:
+def prefill(
+    model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None] | None = None
+) -> PrefillOutput:
     """Compute the cache of prompts padded on the left: as in one batch, whatever is shared or split into chunks."""
     prefixes = prefixes or [None] * len(rows)
     mask = pad([[1] * len(row) for row in rows], side="left", device=model.device).mask
@@ -82,7 +84,7 @@ def prefill(model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix
     if not supports_prefix_cache(model) or (len(batches) == 1 and not any(prefixes)):
         whole = pad(rows, side="left", device=model.device)
         output = forward(model, **whole._asdict(), cache=None, logits_to_keep=1)
-        return Prefilled(output.logits[:, -1], output.past_key_values, mask)
+        return PrefillOutput(output.logits[:, -1], output.past_key_values, mask)
     for prefix in prefixes:
         if prefix is not None and prefix.states is None:
             prefix.states = _prefill_chunk(model, [prefix.token_ids], [None])[1]
@@ -92,7 +94,7 @@ def prefill(model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix
         keys, values = (_join([chunk[1].pop(0) for chunk in chunks], batches) for _ in range(2))
         cache.update(keys, values, layer)
     order = torch.tensor([i for batch in batches for i in batch], device=model.device).argsort()
-    return Prefilled(torch.cat([chunk[0] for chunk in chunks])[order], cache, mask)
+    return PrefillOutput(torch.cat([chunk[0] for chunk in chunks])[order], cache, mask)
 
 
 def _chunks(rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None], *, limit: int | None) -> list[list[int]]:
@@ -120,14 +122,14 @@ def _prefill_chunk(
     known = [max(0, len(row) - new) for row in rows]
     last = pad([row[-new:] for row in rows], side="left", device=model.device)
     whole = pad([[1] * len(row) for row in rows], side="left", device=model.device)
-    states = _known_states(known, prefixes)
+    states = _cached_states(known, prefixes)
     cache: Any = DynamicCache(list(zip(states[::2], states[1::2], strict=True)))
-    chunk = Padded(last.input_ids, whole.mask)
+    chunk = PaddedBatch(last.input_ids, whole.mask)
     output = forward(model, **chunk._asdict(), cache=cache, logits_to_keep=1)
     return output.logits[:, -1], [kept for layer in cache.layers for kept in (layer.keys, layer.values)]
 
 
-def _known_states(known: Sequence[int], prefixes: Sequence[Prefix | None]) -> States:
+def _cached_states(known: Sequence[int], prefixes: Sequence[Prefix | None]) -> States:
     """Return the states of each row's first `known` tokens, padded on the left."""
     width = max(known)
     given = next((prefix.states for prefix in prefixes if width and prefix and prefix.states), [])
@@ -150,7 +152,7 @@ def _join(
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenGroup:
     """A run of sorted rows with `depth` tokens in common that begins at `left` and has not ended yet."""
 
     depth: int
@@ -165,17 +167,17 @@ class _Open:
             self.saved, self.groups = whole, [(self.left, right, self.depth)]
 
 
-def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[Shared]:
+def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[PrefixGroup]:
     """Return the groups of rows that save most tokens when each group's prefix is computed once.
 
     Many rows are in none. A prefix ends before the last token of each of its rows: a model needs one to continue from.
 
     >>> text = list(range(100))
     >>> shared_prefixes([[*text, 1], [5, 6], [*text, 2, 3], [*text, 2]])
-    [Shared(rows=(0, 3, 2), length=100)]
+    [PrefixGroup(rows=(0, 3, 2), length=100)]
     """
     order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
-    stack = [_Open(depth=0, left=0)]
+    stack = [_OpenGroup(depth=0, left=0)]
     for right, depth in enumerate(_common(rows, order), start=1):
         left = right - 1
         while stack[-1].depth > depth:
@@ -183,12 +185,12 @@ def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[Shared]:
             done.close(right)
             left = done.left
             if stack[-1].depth < depth:
-                stack.append(_Open(depth, left))
+                stack.append(_OpenGroup(depth, left))
             stack[-1].saved += done.saved
             stack[-1].groups += done.groups
         if stack[-1].depth < depth:
-            stack.append(_Open(depth, left))
-    return [Shared(tuple(order[left:right]), depth) for left, right, depth in stack[0].groups]
+            stack.append(_OpenGroup(depth, left))
+    return [PrefixGroup(tuple(order[left:right]), depth) for left, right, depth in stack[0].groups]
 
 
 def _common(rows: Sequence[Sequence[int]], order: Sequence[int]) -> Iterator[int]:

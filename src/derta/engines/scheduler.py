@@ -77,7 +77,7 @@ class _Server:
     down: bool = False
 
 
-class _Pace:
+class _RateLimiter:
     """Lets one pass every `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
@@ -102,8 +102,15 @@ async def _free_server(servers: Sequence[_Server], *, avoid: int | None) -> _Ser
         await asyncio.sleep(best.free_at - now)
 
 
-async def _persist(
-    number: int, job: J, query: Query[J, R], *, servers: Sequence[_Server], limits: Limits, pace: _Pace, rng: Random
+async def _query_with_retries(
+    number: int,
+    job: J,
+    query: Query[J, R],
+    *,
+    servers: Sequence[_Server],
+    limits: Limits,
+    pace: _RateLimiter,
+    rng: Random,
 ) -> Outcome[R]:
     failed, busy, last = 0, 0, None
     while True:
@@ -148,11 +155,11 @@ async def schedule(
     """
     waiting = iter(enumerate(jobs))
     known = [_Server(number) for number in range(servers)]
-    pace = _Pace(60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0)
+    pace = _RateLimiter(60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0)
 
     async def work() -> None:
         for number, job in waiting:
-            report(await _persist(number, job, query, servers=known, limits=limits, pace=pace, rng=rng))
+            report(await _query_with_retries(number, job, query, servers=known, limits=limits, pace=pace, rng=rng))
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import Turn
-from derta.engines.batching import MAX_LOGITS, forward, keep_rows, pad
+from derta.engines.batching import MAX_LOGITS, forward, pad, select_rows
 from derta.engines.prefix_cache import Prefix, prefill
 
 
-class Scored(NamedTuple):
+class RowScores(NamedTuple):
     """Row `row` of a batch: log-probability of each token, and probability of a refusal at each position and after."""
 
     row: int
@@ -22,7 +22,7 @@ class Scored(NamedTuple):
     refusal_probs: list[float]
 
 
-class _Tally:
+class _ScoreAccumulator:
     """Collects each row's numbers, position by position."""
 
     def __init__(self, turns: Sequence[Turn], refusal_ids: Sequence[int], device: torch.device) -> None:
@@ -45,9 +45,9 @@ class _Tally:
             self._log_probs[row] += own_log_probs.tolist()
             self._refusal_probs[row] += own_refusal_probs.tolist()
 
-    def result(self, row: int) -> Scored:
+    def result(self, row: int) -> RowScores:
         """Return the row's numbers; no token follows the last one, so the position after it has a refusal's alone."""
-        return Scored(row, self._log_probs[row][:-1], self._refusal_probs[row])
+        return RowScores(row, self._log_probs[row][:-1], self._refusal_probs[row])
 
 
 @torch.inference_mode()
@@ -58,14 +58,14 @@ def score(
     refusal_ids: Sequence[int],
     max_logits: int = MAX_LOGITS,
     prefixes: Sequence[Prefix | None] | None = None,
-) -> Iterator[Scored]:
+) -> Iterator[RowScores]:
     """Score the responses of a batch of turns; `prefixes` are what prompts begin with, if others do too.
 
     Prompts are padded on the left and responses on the right, so that all responses begin in one column. They are
     computed a few columns at a time: no more than `max_logits` logits exist at once, and finished rows leave the batch.
     """
     live, begin = list(range(len(turns))), 0
-    tally = _Tally(turns, refusal_ids, model.device)
+    tally = _ScoreAccumulator(turns, refusal_ids, model.device)
     logits, cache, mask = prefill(model, [turn.prompt_ids for turn in turns], prefixes)
     tally.add(logits, live, begin=0, counts=[1] * len(live))
     while True:
@@ -74,7 +74,7 @@ def score(
         if not going:
             return
         if len(going) < len(live):
-            mask = keep_rows(going, mask=mask, cache=cache)
+            mask = select_rows(going, mask=mask, cache=cache)
             live = [live[place] for place in going]
         width = max(1, max_logits // (len(live) * logits.shape[-1]))
         spans = [turns[row].response_ids[begin : begin + width] for row in live]

@@ -116,14 +116,14 @@ def check_prompts(prompts: Sequence[Prompt], *, max_new_tokens: int) -> None:
             raise ModelError(f"prompts: {prompt.id!r} bans tokens while decoding, which only the hf engine can")
 
 
-class Detokenized(NamedTuple):
+class DecodedText(NamedTuple):
     """A text and the character of it at which each of its tokens begins."""
 
     text: str
     token_starts: tuple[int, ...]
 
 
-def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> Detokenized:
+def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> DecodedText:
     """Decode generated ids, exactly as the text continues the prompt.
 
     A leading space stays (sentencepiece decoders would strip it) and so do special tokens: text that a model hides
@@ -140,7 +140,7 @@ def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> 
         if known == len(piece) and not piece.endswith(_UNFINISHED):
             settled, settled_chars = i, settled_chars + known
     # bytes that were told apart alone may be one stretch together: no token begins after a later one
-    return Detokenized(text, tuple(accumulate(reversed(starts), min))[::-1])
+    return DecodedText(text, tuple(accumulate(reversed(starts), min))[::-1])
 
 
 def _after_anchor(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

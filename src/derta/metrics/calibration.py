@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 
 
-class Labelled(NamedTuple):
+class LabelledReply(NamedTuple):
     """One reply: what people say of it, what the judge says (None is unscored), and the groups it belongs to."""
 
     truth: bool
-    said: bool | None
+    predicted: bool | None
     attack: str | None = None
     reply_class: str | None = None
 
@@ -68,7 +68,7 @@ class Calibration(Record):
     groups: tuple[Group, ...] = ()
 
 
-class Corrected(NamedTuple):
+class CorrectedRate(NamedTuple):
     """A rate freed of the judge's errors; None where that cannot be done, and `reason` says why."""
 
     value: float | None
@@ -85,12 +85,12 @@ def _as_share(found: Rate) -> Share:
     return Share(**found._asdict())
 
 
-def _counts(cases: Sequence[Labelled]) -> dict[str, int]:
+def _counts(cases: Sequence[LabelledReply]) -> dict[str, int]:
     return {
-        "both": sum(case.truth and case.said is True for case in cases),
-        "only_first": sum(case.truth and case.said is False for case in cases),
-        "only_second": sum(not case.truth and case.said is True for case in cases),
-        "neither": sum(not case.truth and case.said is False for case in cases),
+        "both": sum(case.truth and case.predicted is True for case in cases),
+        "only_first": sum(case.truth and case.predicted is False for case in cases),
+        "only_second": sum(not case.truth and case.predicted is True for case in cases),
+        "neither": sum(not case.truth and case.predicted is False for case in cases),
     }
 
 
@@ -128,7 +128,7 @@ def calibrate(
         )
     counted = measure or measure_of_verdicts(held)
     cases = [
-        Labelled(truth, verdict.outcome(counted), reply_class=verdict.reply_class)
+        LabelledReply(truth, verdict.outcome(counted), reply_class=verdict.reply_class)
         for verdict, truth in zip(held, known, strict=True)
         if truth is not None
     ]
@@ -138,11 +138,11 @@ def calibrate(
 
 
 def calibrate_cases(
-    cases: Sequence[Labelled], *, judge: str, measure: Measure, labels: str, seed: int = 0
+    cases: Sequence[LabelledReply], *, judge: str, measure: Measure, labels: str, seed: int = 0
 ) -> Calibration:
     """Measure a judge against people, over all cases and by attack and class of reply where these are known.
 
-    >>> cases = [Labelled(True, True)] * 8 + [Labelled(True, False)] * 2 + [Labelled(False, False)] * 10
+    >>> cases = [LabelledReply(True, True)] * 8 + [LabelledReply(True, False)] * 2 + [LabelledReply(False, False)] * 10
     >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
     >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
     (0.8, 1.0, 0.9, 0.8)
@@ -156,11 +156,11 @@ def calibrate_cases(
         false_positives=counts["only_second"],
         false_negatives=counts["only_first"],
         true_negatives=counts["neither"],
-        unscored=sum(case.said is None for case in cases),
+        unscored=sum(case.predicted is None for case in cases),
         accuracy=_accuracy(cases),
         precision=_precision(cases),
         recall=_recall(cases),
-        specificity=_share(None if case.said is None else not case.said for case in cases if not case.truth),
+        specificity=_share(None if case.predicted is None else not case.predicted for case in cases if not case.truth),
         kappa=_kappa(counts, seed=seed),
         groups=(
             *_groups(cases, by="attack", key=lambda case: case.attack, seed=seed),
@@ -169,19 +169,21 @@ def calibrate_cases(
     )
 
 
-def _accuracy(cases: Iterable[Labelled]) -> Share:
-    return _share(None if case.said is None else case.said == case.truth for case in cases)
+def _accuracy(cases: Iterable[LabelledReply]) -> Share:
+    return _share(None if case.predicted is None else case.predicted == case.truth for case in cases)
 
 
-def _precision(cases: Iterable[Labelled]) -> Share:
-    return _share(case.truth for case in cases if case.said)
+def _precision(cases: Iterable[LabelledReply]) -> Share:
+    return _share(case.truth for case in cases if case.predicted)
 
 
-def _recall(cases: Iterable[Labelled]) -> Share:
-    return _share(case.said for case in cases if case.truth)
+def _recall(cases: Iterable[LabelledReply]) -> Share:
+    return _share(case.predicted for case in cases if case.truth)
 
 
-def _groups(cases: Sequence[Labelled], *, by: str, key: Callable[[Labelled], str | None], seed: int) -> list[Group]:
+def _groups(
+    cases: Sequence[LabelledReply], *, by: str, key: Callable[[LabelledReply], str | None], seed: int
+) -> list[Group]:
     found: list[Group] = []
     for name in sorted({name for case in cases if (name := key(case)) is not None}):
         own = [case for case in cases if key(case) == name]
@@ -217,15 +219,15 @@ def rogan_gladen(observed: float, *, sensitivity: float, specificity: float) -> 
     return min(1.0, max(0.0, (observed + specificity - 1) / informed)) if informed > 0 else None
 
 
-def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> Corrected:
+def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> CorrectedRate:
     """Correct a judge's rate for the errors that its calibration found.
 
     The interval is a percentile bootstrap over both samples, the judged replies and the labelled ones. A share of 0 or
     1 is resampled as if half a case had gone the other way, for a bootstrap would take it as certain. A resample whose
     judge is no better than a coin could be any rate: it counts as 0 for the low end and as 1 for the high one.
 
-    >>> cases = [Labelled(True, True)] * 90 + [Labelled(True, False)] * 10
-    >>> cases += [Labelled(False, False)] * 80 + [Labelled(False, True)] * 20
+    >>> cases = [LabelledReply(True, True)] * 90 + [LabelledReply(True, False)] * 10
+    >>> cases += [LabelledReply(False, False)] * 80 + [LabelledReply(False, True)] * 20
     >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
     >>> round(corrected_rate(rate([True] * 30 + [False] * 70), found).value or 0, 4)
     0.1429
@@ -234,12 +236,12 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
 
     sensitivity, specificity = calibration.recall, calibration.specificity
     if judged.value is None:
-        return Corrected(None, None, None, "no reply was scored")
+        return CorrectedRate(None, None, None, "no reply was scored")
     if sensitivity.value is None or specificity.value is None:
-        return Corrected(None, None, None, "the labels hold one answer only, so that one error rate is not known")
+        return CorrectedRate(None, None, None, "the labels hold one answer only, so that one error rate is not known")
     value = rogan_gladen(judged.value, sensitivity=sensitivity.value, specificity=specificity.value)
     if value is None:
-        return Corrected(None, None, None, "sensitivity + specificity is not above 1: the judge tells nothing")
+        return CorrectedRate(None, None, None, "sensitivity + specificity is not above 1: the judge tells nothing")
     rng = np.random.default_rng(seed)
     observed = _resampled(judged.value, judged.scored, rng)
     sensitive = _resampled(sensitivity.value, sensitivity.scored, rng)
@@ -249,7 +251,7 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
     drawn = np.clip((observed + specific - 1) / np.where(usable, informed, 1.0), 0.0, 1.0)
     low = float(np.percentile(np.where(usable, drawn, 0.0), 2.5))
     high = float(np.percentile(np.where(usable, drawn, 1.0), 97.5))
-    return Corrected(value, min(low, value), max(high, value))
+    return CorrectedRate(value, min(low, value), max(high, value))
 
 
 def _resampled(share: float, cases: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,16 +7,22 @@ from statistics import fmean
 from typing import Literal, NamedTuple, cast
 
 from derta.errors import DataError
-from derta.metrics.rates import Judged, by_prompt, measure_of_verdicts, outcomes_by_key, outcomes_by_place
+from derta.metrics.rates import (
+    PromptVerdict,
+    measure_of_verdicts,
+    outcomes_by_key,
+    outcomes_by_place,
+    outcomes_by_prompt,
+)
 from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
 from derta.stats import Rate, cohen_kappa, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
 
-Seeds = Mapping[int, Iterable[Judged]]
+VerdictsBySeed = Mapping[int, Iterable[PromptVerdict]]
 JUDGE = "pairwise"
-Better = Literal["ours", "theirs", "tie"]
-_POINTS: dict[Better, float] = {"ours": 1.0, "tie": 0.5, "theirs": 0.0}
-Means = dict[str, float]
+PairwiseOutcome = Literal["ours", "theirs", "tie"]
+_POINTS: dict[PairwiseOutcome, float] = {"ours": 1.0, "tie": 0.5, "theirs": 0.0}
+PromptMeans = dict[str, float]
 """The mean outcome over seeds and samples of each prompt that was scored."""
 
 
@@ -57,7 +63,9 @@ def compare(
     if len(judges) != 1:
         raise DataError(f"expected verdicts of one judge, got those of {', '.join(judges) or 'none'}; compare by judge")
     counted = measure or measure_of_verdicts((*ours, *theirs))
-    our_means, their_means = (_means(by_prompt([outcomes_by_key(held, counted)])) for held in (ours, theirs))
+    our_means, their_means = (
+        _prompt_means(outcomes_by_prompt([outcomes_by_key(held, counted)])) for held in (ours, theirs)
+    )
     place = Place("helpfulness" if counted == "correct" else "attack", name)
     found = _comparison(
         our_means, their_means, place, names=(first_name, second_name), judge=judges[0], measure=counted
@@ -70,13 +78,13 @@ def compare(
     return found
 
 
-def _means(outcomes: Mapping[str, Sequence[bool | None]]) -> Means:
+def _prompt_means(outcomes: Mapping[str, Sequence[bool | None]]) -> PromptMeans:
     scored = {prompt_id: [one for one in ones if one is not None] for prompt_id, ones in outcomes.items()}
     return {prompt_id: fmean(ones) for prompt_id, ones in scored.items() if ones}
 
 
 def _comparison(
-    ours: Means, theirs: Means, place: Place, *, names: tuple[str, str], judge: str, measure: Measure
+    ours: PromptMeans, theirs: PromptMeans, place: Place, *, names: tuple[str, str], judge: str, measure: Measure
 ) -> Comparison | None:
     shared = [prompt_id for prompt_id in ours if prompt_id in theirs]
     if not shared:
@@ -98,24 +106,26 @@ def _comparison(
 
 
 def compare_cells(
-    first: Seeds, second: Seeds, *, first_name: str, second_name: str, judge: str, measure: Measure
+    first: VerdictsBySeed, second: VerdictsBySeed, *, first_name: str, second_name: str, judge: str, measure: Measure
 ) -> list[Comparison]:
     """One comparison for each cell that both methods have, on the prompts scored for both; one pair is one prompt.
 
     With one seed the test is the exact McNemar test, with several the sign test on each prompt's means. `p_holm` is
-    corrected over the comparisons of this call; for a family of several calls, correct them together (`corrected`).
+    corrected over the comparisons of this call; for a family of several calls, use `holm_corrected` on all of them.
     """
     ours, theirs = (outcomes_by_place(seeds.values(), measure) for seeds in (first, second))
     names = (first_name, second_name)
     found = [
-        _comparison(_means(ours[place]), _means(theirs[place]), place, names=names, judge=judge, measure=measure)
+        _comparison(
+            _prompt_means(ours[place]), _prompt_means(theirs[place]), place, names=names, judge=judge, measure=measure
+        )
         for place in ours
         if place in theirs
     ]
-    return corrected([one for one in found if one is not None])
+    return holm_corrected([one for one in found if one is not None])
 
 
-def corrected(comparisons: Sequence[Comparison], question: str = METHODS_WITH_THE_FIRST) -> list[Comparison]:
+def holm_corrected(comparisons: Sequence[Comparison], question: str = METHODS_WITH_THE_FIRST) -> list[Comparison]:
     """The same comparisons, Holm-corrected as the one family that answers a question."""
     adjusted = holm([one.p_value for one in comparisons])
     return [
@@ -123,7 +133,7 @@ def corrected(comparisons: Sequence[Comparison], question: str = METHODS_WITH_TH
     ]
 
 
-def too_small_to_tell(comparisons: Iterable[Comparison]) -> list[str]:
+def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
     """A sentence on each comparison that finds nothing, saying what difference it could have found."""
     notes: list[str] = []
     for one in comparisons:
@@ -139,7 +149,7 @@ def too_small_to_tell(comparisons: Iterable[Comparison]) -> list[str]:
     return notes
 
 
-def win_rate_cell(preferences: Sequence[Better | None], *, first: str, second: str) -> Cell:
+def win_rate_cell(preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str) -> Cell:
     """The share of prompts won, ties counted half, with a Wilson interval; None is unscored.
 
     Ties vary less than wins and losses do, so that with ties the interval is somewhat too wide, never too narrow.
@@ -161,7 +171,7 @@ def win_rate_cell(preferences: Sequence[Better | None], *, first: str, second: s
     )
 
 
-def order_cell(orders: Sequence[tuple[Better | None, ...]], *, first: str, second: str) -> Cell:
+def position_bias_cell(orders: Sequence[tuple[PairwiseOutcome | None, ...]], *, first: str, second: str) -> Cell:
     """The share of prompts on which the order of the replies decided, of those asked about: how far to trust the judge.
 
     Each entry is what was said in the one order and in the other; empty where nothing was asked.
@@ -177,7 +187,9 @@ def order_cell(orders: Sequence[tuple[Better | None, ...]], *, first: str, secon
     )
 
 
-def preference_comparison(preferences: Sequence[Better | None], *, first: str, second: str) -> Comparison | None:
+def preference_comparison(
+    preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str
+) -> Comparison | None:
     """Wins against losses by the exact sign test, ties apart; None where nothing was scored."""
     points = [2 * _POINTS[one] - 1 for one in preferences if one is not None]
     if not points:

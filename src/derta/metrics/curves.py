@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import Judged
+from derta.metrics.rates import PromptVerdict
 from derta.records import Measure, Reply, Verdict
 from derta.results import Cell, Curve, Place, cell_of
 from derta.stats import Mean, bootstrap_mean, rate, wilson_interval
@@ -82,7 +82,7 @@ def late_refusal_cell(
     return cell_of(rate(late), place=place, method=method, seed=seed, judge=judge, measure="late_refusal")
 
 
-def _checked(probabilities: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+def _validate_probabilities(probabilities: Sequence[Sequence[float]]) -> list[Sequence[float]]:
     for row, values in enumerate(probabilities):
         if not all(0.0 <= value <= 1.0 for value in values):
             raise DataError(f"expected probabilities between 0 and 1, got another value in row {row}; check the engine")
@@ -116,7 +116,7 @@ def probability_by_token(
     >>> (curve.x, [round(y, 2) for y in curve.y]) if curve else None
     ((0.0, 1.0), [0.5, 0.2])
     """
-    rows = _checked(probabilities)
+    rows = _validate_probabilities(probabilities)
     columns = [
         [row[at] for row in rows if at < len(row)] for at in range(min(max_tokens + 1, max(map(len, rows), default=0)))
     ]
@@ -135,7 +135,7 @@ def probability_by_share(
 
     Each answer counts at every x, with the position nearest to it.
     """
-    rows = _checked(probabilities)
+    rows = _validate_probabilities(probabilities)
     if not rows:
         return None
     shares = [step / steps for step in range(steps + 1)]
@@ -144,7 +144,7 @@ def probability_by_share(
     return _curve(xs, means, method=method, name=name, count=len(rows), x_unit="% of the answer")
 
 
-def depth_curves(judged: Iterable[Judged], *, method: str, measure: Measure) -> list[Curve]:
+def depth_curves(judged: Iterable[PromptVerdict], *, method: str, measure: Measure) -> list[Curve]:
     """The rate at each depth of the prefilled prompts that was scored; one curve an attack and unit of depth."""
     outcomes: dict[tuple[str, str], dict[float, list[bool | None]]] = {}
     for prompt, verdict in judged:

@@ -20,9 +20,11 @@ from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
 from derta.results import Cell, Place, cell_of, place_of
 from derta.stats import Rate, bootstrap_mean, rate_over_seeds
 
-Judged = tuple[Prompt, Verdict]
+PromptVerdict = tuple[Prompt, Verdict]
 Outcomes = dict[ReplyKey, bool | None]
-"""What a judge said of each reply; None is unscored."""
+"""A judge's outcome for each reply; None is unscored."""
+OutcomesByCell = dict[tuple[Place, str], dict[str, list[bool | None]]]
+"""The outcomes of each prompt id, by the place and measure of a cell."""
 
 
 def measure_of_verdicts(verdicts: Iterable[Verdict]) -> Measure:
@@ -76,7 +78,7 @@ def outcomes_by_key(verdicts: Iterable[Verdict], measure: Measure) -> Outcomes:
     return found
 
 
-def by_prompt(outcomes: Iterable[Outcomes]) -> dict[str, list[bool | None]]:
+def outcomes_by_prompt(outcomes: Iterable[Outcomes]) -> dict[str, list[bool | None]]:
     """The outcomes of all samples and seeds of each prompt."""
     found: dict[str, list[bool | None]] = {}
     for one in outcomes:
@@ -111,10 +113,10 @@ def rate(verdicts: Iterable[Verdict | bool | None], *, measure: Measure | None =
     if plain:
         raise DataError("expected verdicts or outcomes, got both; give one kind")
     counted = measure or measure_of_verdicts(judged)
-    return rate_over_seeds(list(by_prompt([outcomes_by_key(judged, counted)]).values()))
+    return rate_over_seeds(list(outcomes_by_prompt([outcomes_by_key(judged, counted)]).values()))
 
 
-def verdicts_by_place(judged: Iterable[Judged], *, by_category: bool = False) -> dict[Place, list[Verdict]]:
+def verdicts_by_place(judged: Iterable[PromptVerdict], *, by_category: bool = False) -> dict[Place, list[Verdict]]:
     """The verdicts of each cell, cells in order of appearance; by category, prompts without one are left out.
 
     Raises:
@@ -130,7 +132,7 @@ def verdicts_by_place(judged: Iterable[Judged], *, by_category: bool = False) ->
 
 
 def outcomes_by_place(
-    by_seed: Iterable[Iterable[Judged]], measure: Measure, *, by_category: bool = False
+    by_seed: Iterable[Iterable[PromptVerdict]], measure: Measure, *, by_category: bool = False
 ) -> dict[Place, dict[str, list[bool | None]]]:
     """The outcomes of all seeds and samples of each prompt, by cell.
 
@@ -141,11 +143,11 @@ def outcomes_by_place(
     for judged in by_seed:
         for place, verdicts in verdicts_by_place(judged, by_category=by_category).items():
             places.setdefault(place, []).append(outcomes_by_key(verdicts, measure))
-    return {place: by_prompt(outcomes) for place, outcomes in places.items()}
+    return {place: outcomes_by_prompt(outcomes) for place, outcomes in places.items()}
 
 
 def rate_cells(
-    *by_seed: Iterable[Judged],
+    *by_seed: Iterable[PromptVerdict],
     method: str,
     seed: int | None,
     judge: str,
@@ -156,16 +158,17 @@ def rate_cells(
 
     Several seeds are pooled prompt by prompt (see `derta.stats.rate_over_seeds`); the `seed` of such cells is None.
     """
+    places = outcomes_by_place(by_seed, measure, by_category=by_category)
+    outcomes: OutcomesByCell = {(place, measure): prompts for place, prompts in places.items()}
+    return _cells(outcomes, method=method, seed=seed, judge=judge)
+
+
+def _cells(outcomes: OutcomesByCell, *, method: str, seed: int | None, judge: str) -> list[Cell]:
     return [
         cell_of(
-            rate_over_seeds(list(prompts.values())),
-            method=method,
-            seed=seed,
-            judge=judge,
-            measure=measure,
-            place=place,
+            rate_over_seeds(list(prompts.values())), place=place, method=method, seed=seed, judge=judge, measure=measure
         )
-        for place, prompts in outcomes_by_place(by_seed, measure, by_category=by_category).items()
+        for (place, measure), prompts in outcomes.items()
     ]
 
 
@@ -195,23 +198,13 @@ def over_refusal_cells(
     With the full refusals and the broken replies the partial refusals and the answers add up to all that was scored.
     Prompts of other suites are passed over. Cases of several seeds are pooled prompt by prompt.
     """
-    found: dict[tuple[Place, str], dict[str, list[bool | None]]] = {}
+    outcomes: OutcomesByCell = {}
     for prompt, reply, verdict in cases:
         if prompt.suite == "over_refusal":
             for measure, outcome in OVER_REFUSAL.items():
-                prompts = found.setdefault((place_of(prompt), measure), {})
+                prompts = outcomes.setdefault((place_of(prompt), measure), {})
                 prompts.setdefault(prompt.id, []).append(outcome(reply, verdict))
-    return [
-        cell_of(
-            rate_over_seeds(list(prompts.values())),
-            method=method,
-            seed=seed,
-            judge=judge,
-            measure=measure,
-            place=place,
-        )
-        for (place, measure), prompts in found.items()
-    ]
+    return _cells(outcomes, method=method, seed=seed, judge=judge)
 
 
 def leaked_words(reply: Reply, verdict: Verdict) -> int | None:

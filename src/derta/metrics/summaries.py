@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.comparisons import compare_cells, corrected, too_small_to_tell
+from derta.metrics.comparisons import compare_cells, holm_corrected, power_notes
 from derta.metrics.curves import (
     depth_curves,
     late_refusal_cell,
@@ -15,7 +15,7 @@ from derta.metrics.curves import (
     probability_by_token,
     refusal_position_curves,
 )
-from derta.metrics.rates import Judged, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
+from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.records import Measure, Prompt, Reply, Suite, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
 from derta.run_folder import versions
@@ -23,7 +23,7 @@ from derta.stats import rate
 
 MeasureOf = Callable[[str, Suite], Measure]
 """The measure of a judge's rate in a suite."""
-Pairs = Mapping[str, Sequence[tuple[str, str]]]
+MethodPairs = Mapping[str, Sequence[tuple[str, str]]]
 """The methods that are compared, by question."""
 
 
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
     verdicts: Mapping[str, Sequence[Verdict | None]]
     probabilities: Sequence[Sequence[float]] = ()
 
-    def judged(self, judge: str, suite: Suite | None = None) -> list[Judged]:
+    def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
         """The pairs of prompt and verdict of a judge, in one suite or all."""
         return [(prompt, verdict) for prompt, _, verdict in self.cases(judge) if suite in (None, prompt.suite)]
 
@@ -69,7 +69,7 @@ def summarize(
     title: str = "",
     recipe: str = "",
     measure_of: MeasureOf | None = None,
-    pairs: Pairs | None = None,
+    pairs: MethodPairs | None = None,
     notes: Sequence[str] = (),
 ) -> Summary:
     """All numbers of some models: what `summary.json` holds and the report shows.
@@ -110,8 +110,8 @@ def summarize(
     pairs = pairs or {METHODS_WITH_THE_FIRST: [(methods[0], method) for method in methods[1:]]}
     answers: list[list[Comparison]] = []
     for question, asked in pairs.items():
-        found = [one for first, second in asked for one in _compared(by_method[first], by_method[second], places)]
-        answers.append(corrected(found, question))
+        found = [one for first, second in asked for one in _comparisons(by_method[first], by_method[second], places)]
+        answers.append(holm_corrected(found, question))
     return Summary(
         title=title,
         recipe=recipe,
@@ -120,7 +120,7 @@ def summarize(
         breakdown=tuple(breakdown) if len({cell.category for cell in breakdown}) > 1 else (),
         comparisons=tuple(one for comparisons in answers for one in comparisons),
         curves=tuple(curve for runs in by_method.values() for curve in _curves(runs, judges, measure_of)),
-        notes=(*notes, *too_small_to_tell(answers[0])),
+        notes=(*notes, *power_notes(answers[0])),
     )
 
 
@@ -144,11 +144,11 @@ def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
 
 
 def _measure_in(outcomes: Sequence[Outcome], judge: str, suite: Suite) -> Measure:
-    return measure_of_verdicts(verdict for one in outcomes for _, verdict in one.judged(judge, suite))
+    return measure_of_verdicts(verdict for one in outcomes for _, verdict in one.prompt_verdicts(judge, suite))
 
 
 def _suites(outcomes: Sequence[Outcome], judge: str) -> list[Suite]:
-    return list(dict.fromkeys(prompt.suite for outcome in outcomes for prompt, _ in outcome.judged(judge)))
+    return list(dict.fromkeys(prompt.suite for outcome in outcomes for prompt, _ in outcome.prompt_verdicts(judge)))
 
 
 def _rates(
@@ -161,22 +161,22 @@ def _rates(
         "measure": measure,
         "by_category": by_category,
     }
-    by_seed = {run.seed: run.judged(judge, suite) for run in runs}
+    by_seed = {run.seed: run.prompt_verdicts(judge, suite) for run in runs}
     pooled = rate_cells(*by_seed.values(), seed=None, **settings) if len(by_seed) > 1 else []
     if by_category and pooled:
         return pooled
     return [*(cell for seed, judged in by_seed.items() for cell in rate_cells(judged, seed=seed, **settings)), *pooled]
 
 
-def _compared(
+def _comparisons(
     first: Sequence[Outcome], second: Sequence[Outcome], places: Sequence[tuple[str, Suite, Measure]]
 ) -> list[Comparison]:
     return [
         one
         for judge, suite, measure in places
         for one in compare_cells(
-            {run.seed: run.judged(judge, suite) for run in first},
-            {run.seed: run.judged(judge, suite) for run in second},
+            {run.seed: run.prompt_verdicts(judge, suite) for run in first},
+            {run.seed: run.prompt_verdicts(judge, suite) for run in second},
             first_name=first[0].method,
             second_name=second[0].method,
             judge=judge,
@@ -209,7 +209,7 @@ def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureO
     refusals = [(r, v) for run in runs for p, r, v in run.cases("refusal") if p.suite == "attack"]
     yield from refusal_position_curves(refusals, method=method, name="all attacks")
     for judge in judges:
-        judged = [pair for run in runs for pair in run.judged(judge, "attack")]
+        judged = [pair for run in runs for pair in run.prompt_verdicts(judge, "attack")]
         if judged:
             yield from depth_curves(judged, method=method, measure=measure_of(judge, "attack"))
     probabilities = [row for run in runs for row in run.probabilities]

@@ -12,7 +12,7 @@ from derta.errors import DataError
 from derta.files import describe, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
-from derta.metrics.calibration import Calibration, Labelled, calibrate_cases, corrected_rate
+from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
 from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.protocols import Case, Display, Judge
@@ -37,7 +37,7 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
         raise DataError(f"{path}: expected labels that say yes or no, found none; check the label column")
     verdicts = judge.judge(Case(case.prompt, case.reply) for case, _ in labelled)
     cases = [
-        Labelled(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
+        LabelledReply(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
     ]
     found = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)

@@ -14,7 +14,7 @@ from derta.files import write_records
 from derta.formats.replies import read_cases
 from derta.judges import JUDGES, build_judge, uses_model
 from derta.judges.refusal import judge_refusal
-from derta.metrics.comparisons import compare_cells, too_small_to_tell
+from derta.metrics.comparisons import compare_cells, power_notes
 from derta.metrics.rates import over_refusal_cells
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display, Engine, Judge
@@ -151,7 +151,7 @@ def compare_files(
     )
     if not found:
         raise DataError(f"{first} and {second}: expected replies to the same prompts, found none in common")
-    for note in too_small_to_tell(found):
+    for note in power_notes(found):
         display.logger.info(note)
     return found
 

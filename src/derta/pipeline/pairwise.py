@@ -10,10 +10,10 @@ from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, compare_replies
 from derta.metrics.comparisons import (
     JUDGE,
-    Better,
-    order_cell,
+    PairwiseOutcome,
+    position_bias_cell,
+    power_notes,
     preference_comparison,
-    too_small_to_tell,
     win_rate_cell,
 )
 from derta.pipeline.judge import engine_of, side_name
@@ -50,14 +50,16 @@ def compare_pairwise(
     """
     pairs = match_pairs(first, second, prompts_path=prompts_path, display=display)
     found = _preferences(pairs, model, out, display)
-    better: list[Better | None] = [one.better for one in found]
+    better: list[PairwiseOutcome | None] = [one.better for one in found]
     orders = [one.orders for one in found]
     ours, theirs = side_name(first), side_name(second)
     comparison = preference_comparison(better, first=ours, second=theirs)
-    for note in too_small_to_tell([comparison] if comparison else []):
+    for note in power_notes([comparison] if comparison else []):
         display.logger.info(note)
     return Compared(
-        win_rate_cell(better, first=ours, second=theirs), order_cell(orders, first=ours, second=theirs), comparison
+        win_rate_cell(better, first=ours, second=theirs),
+        position_bias_cell(orders, first=ours, second=theirs),
+        comparison,
     )
 
 
