@@ -1,3 +1,4 @@
+from copy import copy
 from itertools import product
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta import errors
-from derta.errors import DertaError, did_you_mean, is_out_of_memory
+from derta.errors import DertaError, RecipeError, did_you_mean, is_out_of_memory
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DertaError)]
 
@@ -31,6 +32,24 @@ def test_a_letter_too_few_too_many_or_swapped_is_recognised():
     known = ["device", "dtype", "max_batch_tokens", "template"]
     for name, wrong in product(known, (lambda n: n[:-1], lambda n: n + "x", lambda n: n[1] + n[0] + n[2:])):
         assert did_you_mean(wrong(name), known) == f"did you mean {name!r}?"
+
+
+def test_a_recipe_error_keeps_its_key_apart_from_a_reason_that_holds_colons():
+    error = RecipeError("expected https://host: got http://host", key="url")
+    assert (str(error), error.key) == ("url: expected https://host: got http://host", "url")
+    moved = error.within("train")
+    assert (str(moved), moved.key, moved.reason) == (f"`train.url`: {error.reason}", "`train.url`", error.reason)
+
+
+def test_the_text_of_a_recipe_error_without_a_key_is_not_read_as_one():
+    error = RecipeError("training arguments: expected a device, got none")
+    assert error.key is None
+    assert str(error.within("train")) == "`train`: training arguments: expected a device, got none"
+
+
+def test_a_recipe_error_keeps_its_key_when_it_is_copied():
+    error = copy(RecipeError("expected 1, got 2", key="seed"))
+    assert (str(error), error.key, error.reason) == ("seed: expected 1, got 2", "seed", "expected 1, got 2")
 
 
 def test_other_errors_are_not_taken_for_running_out_of_memory():

@@ -33,13 +33,33 @@ class DataError(DertaError):
 
 
 class RecipeError(DertaError):
-    """A recipe holds an unknown key or a value that cannot be.
+    """An unknown key or an invalid value in a recipe or a configuration.
 
     >>> from derta.config import parse_recipe
     >>> parse_recipe([], where="recipe")
     Traceback (most recent call last):
     derta.errors.RecipeError: recipe: expected a mapping of recipe keys, got list; see `derta run --help`
+
+    Attributes:
+        reason: The message without the key.
+        key: Name of the invalid setting; several names are separated by commas. None if the error concerns none.
     """
+
+    def __init__(self, reason: str, *, key: str | None = None) -> None:
+        super().__init__(reason if key is None else f"{key}: {reason}")
+        self.reason = reason
+        self.key = key
+
+    def within(self, section: str) -> RecipeError:
+        """Return the error as reported for a section of a recipe.
+
+        >>> str(RecipeError("expected 1 or more, got 0", key="max_steps").within("train"))
+        '`train.max_steps`: expected 1 or more, got 0'
+        >>> str(RecipeError("expected a mapping, got a list").within("train"))
+        '`train`: expected a mapping, got a list'
+        """
+        name = section if self.key is None else f"{section}.{self.key}"
+        return RecipeError(self.reason, key=f"`{name}`")
 
 
 class ModelError(DertaError):

@@ -126,7 +126,7 @@ def checked_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = adapters[name].validate_python(value)
         except ValidationError as error:
             told = error.errors(include_url=False)[0]["msg"]
-            raise RecipeError(f"{name}: {told}, got {value!r:.80}") from error
+            raise RecipeError(f"{told}, got {value!r:.80}", key=name) from error
     return checked
 
 
@@ -138,14 +138,17 @@ def check_rows(config: RowConfig) -> None:
     """
     weights = (config.helpful_weight, config.safe_weight, config.rto_weight)
     if not any(weights):
-        raise RecipeError("helpful_weight, safe_weight, rto_weight: expected at least one above 0, got none")
+        raise RecipeError("expected at least one above 0, got none", key="helpful_weight, safe_weight, rto_weight")
     if config.reference and (config.tree_rows or config.branches_per_triple > 1):
-        raise RecipeError("reference: the released code has no tree_rows and one branches_per_triple; leave them out")
+        raise RecipeError(
+            "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
+        )
     if config.reference and (config.normalization == "row" or weights != (1, 1, 1)):
-        raise RecipeError("reference: the released code has its own normalization and no weights; leave them out")
+        raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     if config.reference and config.step_tokens:
-        raise RecipeError("reference: the released code has no step_tokens; leave it out")
+        raise RecipeError("the released code has no step_tokens; leave it out", key="reference")
     if config.tree_rows and config.attn_implementation not in ("sdpa", "flex_attention"):
         raise RecipeError(
-            f"tree_rows: expected attn_implementation sdpa or flex_attention, got {config.attn_implementation}"
+            f"expected attn_implementation sdpa or flex_attention, got {config.attn_implementation}",
+            key="tree_rows",
         )

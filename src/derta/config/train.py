@@ -179,8 +179,7 @@ class TrainSection(Section):
         try:
             rows = RowConfig(**{name: value for name, value in given.items() if name in ROW_FIELDS})
         except RecipeError as error:
-            name, _, told = str(error).partition(": ")
-            raise RecipeError(f"`train.{name}`: {told}") from error
+            raise error.within("train") from error
         own = {name: value for name, value in asdict(rows).items() if name not in ELSEWHERE}
         return {"settings": given | own, "lora": values.get("lora")}
 

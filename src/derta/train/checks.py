@@ -106,7 +106,7 @@ def _check_refused(name: str, value: Any, *, defaults: Mapping[str, Any], given:
         return
     if name == "do_eval" and settled.eval_strategy != "no":
         return
-    raise RecipeError(f"{name}: cannot be set; {REFUSED[name]}")
+    raise RecipeError(f"cannot be set; {REFUSED[name]}", key=name)
 
 
 @cache
@@ -120,17 +120,17 @@ def _check_choice(kind: Any, name: str, value: Any) -> None:
         if isinstance(choice, type) and issubclass(choice, Enum) and isinstance(value, str):
             known = [str(one.value) for one in choice]
             if value not in known:
-                raise RecipeError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+                raise RecipeError(f"expected one of {', '.join(known)}, got {value!r}", key=name)
 
 
 def _check_numbers(config: DertaConfig) -> None:
     for name, least in _LEAST.items():
         value = getattr(config, name)
         if value is not None and not value >= least:
-            raise RecipeError(f"{name}: expected {least} or more, got {value}")
+            raise RecipeError(f"expected {least} or more, got {value}", key=name)
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
-            raise RecipeError(f"{name}: expected 0 or more and less than 1, got {getattr(config, name)}")
+            raise RecipeError(f"expected 0 or more and less than 1, got {getattr(config, name)}", key=name)
 
 
 def _check_together(config: DertaConfig) -> None:
@@ -139,40 +139,49 @@ def _check_together(config: DertaConfig) -> None:
     rows_at_once = config.per_device_train_batch_size
     if config.global_batch_size % rows_at_once:
         raise RecipeError(
-            f"global_batch_size: expected a multiple of per_device_train_batch_size ({rows_at_once}), got "
-            f"{config.global_batch_size}; change one of them"
+            f"expected a multiple of per_device_train_batch_size ({rows_at_once}), got {config.global_batch_size}; "
+            "change one of them",
+            key="global_batch_size",
         )
     if config.bf16 and config.fp16:
-        raise RecipeError("bf16, fp16: expected one of them at most, got both")
+        raise RecipeError("expected one of them at most, got both", key="bf16, fp16")
     if config.max_steps == 0:
-        raise RecipeError("max_steps: expected a number of steps, or -1 for all epochs, got 0")
+        raise RecipeError("expected a number of steps, or -1 for all epochs, got 0", key="max_steps")
     by_length = config.train_sampling_strategy == "group_by_length"
     if by_length and (config.pack_tokens or config.reference):
-        raise RecipeError("train_sampling_strategy: group_by_length is for padded rows; set pack_tokens to 0")
+        raise RecipeError("group_by_length is for padded rows; set pack_tokens to 0", key="train_sampling_strategy")
     if config.attn_implementation == "flash_attention_2" and not (config.bf16 or config.fp16):
-        raise RecipeError("attn_implementation: flash_attention_2 computes in 16 bits; set bf16 or fp16")
+        raise RecipeError("flash_attention_2 computes in 16 bits; set bf16 or fp16", key="attn_implementation")
     _check_read(config)
     if config.eval_strategy == "no" and (config.eval_steps or config.eval_delay):
-        raise RecipeError("eval_steps, eval_delay: nothing is evaluated while eval_strategy is 'no'; set it to steps")
+        raise RecipeError(
+            "nothing is evaluated while eval_strategy is 'no'; set it to steps", key="eval_steps, eval_delay"
+        )
 
 
 def _check_read(config: DertaConfig) -> None:
     """Refuse what nothing would read."""
     optim, saving = (str(getattr(value, "value", value)) for value in (config.optim, config.save_strategy))
     if config.optim_args and not any(part in optim for part in _READ_ARGS):
-        raise RecipeError(f"optim_args: {optim} reads none; leave it out, or choose another optim")
+        raise RecipeError(f"{optim} reads none; leave it out, or choose another optim", key="optim_args")
     if config.optim_target_modules and not optim.startswith(("galore", "apollo")):
-        raise RecipeError(f"optim_target_modules: only galore and apollo read it, and optim is {optim}; leave it out")
+        raise RecipeError(
+            f"only galore and apollo read it, and optim is {optim}; leave it out", key="optim_target_modules"
+        )
     if config.save_steps and saving in ("no", "epoch", "best"):
-        raise RecipeError(f"save_steps: nothing is saved by steps while save_strategy is {saving!r}; leave one out")
+        raise RecipeError(
+            f"nothing is saved by steps while save_strategy is {saving!r}; leave one out", key="save_steps"
+        )
     if saving == "best" and (config.eval_strategy == "no" or config.metric_for_best_model is None):
-        raise RecipeError("save_strategy: 'best' needs eval_strategy and metric_for_best_model; set them, or use steps")
+        raise RecipeError(
+            "'best' needs eval_strategy and metric_for_best_model; set them, or use steps", key="save_strategy"
+        )
     if not config.dataloader_num_workers and (
         config.dataloader_persistent_workers or config.dataloader_prefetch_factor
     ):
         raise RecipeError(
-            "dataloader_persistent_workers, dataloader_prefetch_factor: expected workers, got none; set "
-            "dataloader_num_workers"
+            "expected workers, got none; set dataloader_num_workers",
+            key="dataloader_persistent_workers, dataloader_prefetch_factor",
         )
 
 
@@ -183,16 +192,17 @@ def check_machine(config: DertaConfig) -> None:
         RecipeError: fp16 or flex_attention without a GPU, or a logger that is not installed.
     """
     if config.fp16 and not has_accelerator():
-        raise RecipeError("fp16: expected a GPU, found none; use bf16, or neither")
+        raise RecipeError("expected a GPU, found none; use bf16, or neither", key="fp16")
     if config.attn_implementation == "flex_attention" and not torch.cuda.is_available():
-        raise RecipeError("attn_implementation: expected a GPU for flex_attention, found none; use sdpa")
+        raise RecipeError("expected a GPU for flex_attention, found none; use sdpa", key="attn_implementation")
     loggers = get_available_reporting_integrations()
     wanted = [config.report_to] if isinstance(config.report_to, str) else config.report_to or []
     for logger in wanted:
         if logger not in ("none", "all", *loggers):
             raise RecipeError(
-                f"report_to: expected a logger that is installed ({', '.join(loggers) or 'none is'}), got "
-                f"{logger!r}; install it, or use none"
+                f"expected a logger that is installed ({', '.join(loggers) or 'none is'}), got {logger!r}; "
+                "install it, or use none",
+                key="report_to",
             )
 
 
@@ -209,8 +219,9 @@ def accumulation_steps(config: DertaConfig, *, num_processes: int) -> Derived:
     rows_at_once = config.per_device_train_batch_size * num_processes
     if config.global_batch_size % rows_at_once:
         raise RecipeError(
-            f"global_batch_size: expected a multiple of per_device_train_batch_size x processes "
+            f"expected a multiple of per_device_train_batch_size x processes "
             f"({config.per_device_train_batch_size} x {num_processes}), got {config.global_batch_size}; "
-            "change one of them"
+            "change one of them",
+            key="global_batch_size",
         )
     return Derived(config.global_batch_size // rows_at_once)

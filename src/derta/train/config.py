@@ -144,8 +144,7 @@ def recipe_values(
     try:
         return shared | check_config(config, {**shared, **overrides})
     except RecipeError as error:
-        name, _, told = str(error).partition(": ")
-        raise RecipeError(f"`{where if name in overrides else 'train'}.{name}`: {told}") from error
+        raise error.within(where if error.key in overrides else "train") from error
 
 
 def train_config(
@@ -177,8 +176,7 @@ def train_config(
             **values,
         )
     except RecipeError as error:
-        name, _, told = str(error).partition(": ")
-        raise RecipeError(f"`train.{name}`: {told}" if name.isidentifier() else f"`train`: {error}") from error
+        raise error.within("train") from error
 
 
 def write_arguments(config: TrainingArguments, folder: Path) -> None:
