@@ -214,7 +214,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(recipe, tmp_path, derta, monkeypat
     monkeypatch.setattr("derta.pipeline.run.prepare_data", stop)
     called = derta("run", recipe, "--out", tmp_path / "run")
     assert called.code == 130
-    assert called.err == "derta: stopped; run the same command again to go on\n"
+    assert called.err == "derta: interrupted; run the same command again to resume\n"
 
 
 def test_a_report_written_again_is_the_same(finished, started, derta, monkeypatch):

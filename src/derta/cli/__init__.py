@@ -1,1 +1,1 @@
-"""The command line, and the only place where stages meet."""
+"""Command-line interface: parses options, calls the pipeline and prints the results."""

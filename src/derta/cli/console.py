@@ -1,4 +1,4 @@
-"""What the command line shows: progress and log lines on standard error, results on standard output."""
+"""Console output: progress bars and log lines on standard error, results on standard output."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, qui
 
 
 class ConsoleHandler(logging.Handler):
-    """Write log records to standard error as plain lines, above a progress bar; markup is never interpreted.
+    """Logging handler that prints plain lines to standard error, above any progress bar; markup is not interpreted.
 
-    The lines of training steps are left out where a terminal shows the bar.
+    In a terminal, the log lines of training steps are omitted, because the progress bar shows them.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
+        """Format and print a log record."""
         if not (_stderr.is_terminal and record.name.endswith(".steps")):
             _stderr.print(visible(self.format(record)), markup=False)
 
 
 class _Task:
-    def __init__(self, shown: progress.Progress, description: str, total: int) -> None:
-        self._progress = shown
-        self._id = shown.add_task(description, total=total)
+    def __init__(self, bars: progress.Progress, description: str, total: int) -> None:
+        self._progress = bars
+        self._id = bars.add_task(description, total=total)
 
     def update(self, completed: int) -> None:
         self._progress.update(self._id, completed=completed)
@@ -49,7 +49,7 @@ class RichProgress:
 
     @contextmanager
     def task(self, description: str, *, total: int) -> Generator[_Task]:
-        """Show a bar while the block runs."""
+        """Show a progress bar while the `with` block runs."""
         columns = (
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
@@ -57,12 +57,12 @@ class RichProgress:
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
         )
-        with progress.Progress(*columns, console=_stderr) as shown:
-            yield _Task(shown, description, total)
+        with progress.Progress(*columns, console=_stderr) as bars:
+            yield _Task(bars, description, total)
 
 
 def console_display() -> Display:
-    """The display of the command line; it gives derta's logger a handler, once."""
+    """Return the display of the command line, and add a console handler to derta's logger once."""
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
         LOGGER.setLevel(logging.INFO)
@@ -70,20 +70,20 @@ def console_display() -> Display:
 
 
 def print_result(value: RenderableType) -> None:
-    """Print a line or a table on standard output; a text is never read as markup."""
-    told = visible(value) if isinstance(value, str) else value
-    Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(told)
+    """Print a line or a table to standard output; text is never parsed as markup."""
+    output = visible(value) if isinstance(value, str) else value
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
 
 
-def print_found(found: Any, *lines: RenderableType, as_json: bool) -> None:
-    """Print a result as JSON for a script, or as lines and tables to read."""
+def print_output(value: Any, *lines: RenderableType, as_json: bool) -> None:
+    """Print `value` as JSON, or the given lines and tables."""
     if as_json:
-        print_json(found)
+        print_json(value)
     else:
         for line in lines:
             print_result(line)
 
 
 def print_json(value: Any) -> None:
-    """Print a result for a script, on standard output."""
+    """Print JSON to standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""A command that runs in several processes speaks with one voice."""
+"""Output and errors of a command that torchrun or Accelerate starts in several processes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ GRACE_SECONDS = 3.0
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for all; `RANK` is what torchrun and accelerate set."""
+    """Return whether this is the main process, by the `RANK` that torchrun and Accelerate set."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def is_launched() -> bool:
-    """Whether a launcher started this process, and will tell of its end."""
+    """Return whether a launcher started this process; the launcher then reports how it ended."""
     return "RANK" in os.environ
 
 
-def let_main_process_speak() -> None:
-    """Silence the other processes' warnings and bars; to be called before anything heavy is imported."""
+def silence_other_processes() -> None:
+    """Hide warnings and progress bars outside the main process; call it before importing transformers."""
     if not is_main_process():
         os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         warnings.simplefilter("ignore")
 
 
-def let_main_process_fail_first() -> None:
-    """Before another process tells its fault: if the main one has the same to tell, this one is ended meanwhile."""
+def wait_for_main_process_error() -> None:
+    """Wait outside the main process, so that an error common to all processes is printed once.
+
+    The main process prints it and exits; its launcher then terminates the waiting processes.
+    """
     if not is_main_process():
         time.sleep(GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""Results as tables and lines for people to read."""
+"""Format results as tables and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
     from derta.results import Cell, Comparison
 
 
-def calibration_table(found: Calibration) -> Table:
-    """The numbers as a table: over all, by attack, by class of reply."""
-    title = f"{found.judge} ({found.measure}) against the labels of {found.labels}"
+def calibration_table(result: Calibration) -> Table:
+    """Return a table of a judge's accuracy: overall, by attack and by class of reply."""
+    title = f"{result.judge} ({result.measure}) against the labels of {result.labels}"
     table = Table("", "n", "accuracy", "precision", "recall", "kappa", title=title)
-    whole = (found.accuracy, found.precision, found.recall, found.kappa)
-    table.add_row("all", str(found.accuracy.scored), *map(_with_interval, whole))
-    for group in found.groups:
-        shares = map(_with_interval, (group.accuracy, group.precision, group.recall, group.kappa))
+    overall = (result.accuracy, result.precision, result.recall, result.kappa)
+    table.add_row("all", str(result.accuracy.scored), *map(_format_share, overall))
+    for group in result.groups:
+        shares = map(_format_share, (group.accuracy, group.precision, group.recall, group.kappa))
         table.add_row(f"{group.by}: {group.name}", str(group.accuracy.scored), *shares)
-    table.caption = f"specificity {_with_interval(found.specificity)}; {found.unscored} unscored"
+    table.caption = f"specificity {_format_share(result.specificity)}; {result.unscored} unscored"
     return table
 
 
-def _with_interval(share: Share) -> str:
+def _format_share(share: Share) -> str:
     if share.value is None or share.low is None or share.high is None:
         return "–"
     return f"{share.value:.2f} {share.low:.2f}–{share.high:.2f}"
 
 
-def agreement_table(found: Agreement, *, first: str, second: str) -> Table:
-    """The two-by-two table, with the share of agreement and kappa below it."""
+def agreement_table(result: Agreement, *, first: str, second: str) -> Table:
+    """Return a two-by-two table of two judges' verdicts, with their agreement rate and kappa in the caption."""
     table = Table("", f"{second}: yes", f"{second}: no", title=f"{first} and {second} on the same replies")
-    table.add_row(f"{first}: yes", str(found.both), str(found.only_first))
-    table.add_row(f"{first}: no", str(found.only_second), str(found.neither))
-    agreed = "–" if found.agreement is None else f"{found.agreement:.3f}"
-    kappa = "–" if found.kappa is None else f"{found.kappa:.2f}"
-    table.caption = f"agreement {agreed}, kappa {kappa}, {found.unscored} unscored by one of them"
+    table.add_row(f"{first}: yes", str(result.both), str(result.only_first))
+    table.add_row(f"{first}: no", str(result.only_second), str(result.neither))
+    agreement = "–" if result.agreement is None else f"{result.agreement:.3f}"
+    kappa = "–" if result.kappa is None else f"{result.kappa:.2f}"
+    table.caption = f"agreement {agreement}, kappa {kappa}, {result.unscored} unscored by at least one judge"
     return table
 
 
 def replay_table(rows: Sequence[ReplayRow]) -> Table:
-    """The rows as a table of percentages."""
+    """Return a table of replayed rates next to the paper's, in percent."""
     table = Table(title="published outputs, %")
     table.add_column("file", overflow="fold", min_width=24)
     for name in ("measure", "ours", "95 %", "paper", "off", "halves", "n"):
@@ -58,84 +58,93 @@ def replay_table(rows: Sequence[ReplayRow]) -> Table:
     for row in rows:
         if row.curve is not None:
             continue
-        halves = f"{_one(row.first_half)}|{_one(row.second_half)}"
-        interval = f"{_one(row.low)}–{_one(row.high)}"
-        cells = (row.measure, _one(row.ours), interval, _one(row.paper), _one(row.difference), halves, str(row.scored))
+        halves = f"{_percent(row.first_half)}|{_percent(row.second_half)}"
+        interval = f"{_percent(row.low)}–{_percent(row.high)}"
+        cells = (
+            row.measure,
+            _percent(row.ours),
+            interval,
+            _percent(row.paper),
+            _percent(row.difference),
+            halves,
+            str(row.scored),
+        )
         table.add_row(row.file.rpartition(".")[0], *cells)
     return table
 
 
 def curve_table(rows: Sequence[ReplayRow]) -> Table:
-    """The refusal-position curves, ours above the paper's."""
+    """Return a table of refusal-position curves, each followed by the paper's, in percent."""
     curves = [row for row in rows if row.curve is not None]
     table = Table("refusals started by, %", *(str(x) for row in curves[:1] if row.curve for x in row.curve.x))
     for row in curves:
         if row.curve is not None:
-            table.add_row(f"{row.file}, ours (words)", *map(_one, row.curve.ours))
-            table.add_row(f"{row.file}, paper (tokens, 70B)", *map(_one, row.curve.paper))
+            table.add_row(f"{row.file}, ours (words)", *map(_percent, row.curve.ours))
+            table.add_row(f"{row.file}, paper (tokens, 70B)", *map(_percent, row.curve.paper))
     return table
 
 
-def _one(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
 def format_cell(cell: Cell) -> str:
-    """A cell in one line."""
+    """Format a rate with its interval and counts as one line."""
     if cell.value is None or cell.low is None or cell.high is None:
         return f"{cell.measure}: nothing was scored ({cell.unscored} unscored)"
     interval = f"95 % interval {cell.low:.1%} to {cell.high:.1%}"
     return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
 
 
-def judged_lines(found: JudgedFile, *, first: str, second: str | None) -> list[RenderableType]:
-    """A judged file's rates, and the replies on which two judges differ."""
-    rates = [format_cell(cell) for cell in found.cells]
-    if found.agreement is None:
+def judged_lines(result: JudgedFile, *, first: str, second: str | None) -> list[RenderableType]:
+    """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
+    rates = [format_cell(cell) for cell in result.cells]
+    if result.agreement is None:
         return [*rates]
-    differing = [json.dumps(row, ensure_ascii=False) for row in _differing(found.agreement)]
-    return [*rates, agreement_table(found.agreement.table, first=first, second=str(second)), *differing]
+    disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]
+    return [*rates, agreement_table(result.agreement.table, first=first, second=str(second)), *disagreements]
 
 
-def judged_json(found: JudgedFile) -> Any:
-    """A judged file for a script: one cell, several, or both judges' cells and replies on which they differ."""
-    cells = [cell.model_dump() for cell in found.cells]
-    shown = cells[0] if len(cells) == 1 else cells
-    if found.agreement is None:
-        return shown
-    table = found.agreement.table._asdict()
-    return {"cells": shown, "agreement": table, "differing": _differing(found.agreement)}
+def judged_json(result: JudgedFile) -> Any:
+    """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement."""
+    cells = [cell.model_dump() for cell in result.cells]
+    output = cells[0] if len(cells) == 1 else cells
+    if result.agreement is None:
+        return output
+    table = result.agreement.table._asdict()
+    return {"cells": output, "agreement": table, "differing": _disagreements(result.agreement)}
 
 
-def _differing(agreement: JudgedTwice) -> list[dict[str, Any]]:
+def _disagreements(agreement: JudgedTwice) -> list[dict[str, Any]]:
     return [
-        {name: record.model_dump(exclude_none=True) for name, record in one._asdict().items()}
-        for one in agreement.differing
+        {name: record.model_dump(exclude_none=True) for name, record in case._asdict().items()}
+        for case in agreement.differing
     ]
 
 
-def format_comparison(one: Comparison) -> str:
-    """A comparison in one line."""
+def format_comparison(comparison: Comparison) -> str:
+    """Format a paired comparison of two models as one line."""
     return (
-        f"{one.name} ({one.measure}): {one.first_value:.1%} against {one.second_value:.1%} of {one.pairs} pairs; "
-        f"only the first {one.only_first}, only the second {one.only_second}; p = {one.p_value:.2g}, "
-        f"corrected {one.p_holm:.2g}"
+        f"{comparison.name} ({comparison.measure}): {comparison.first_value:.1%} against {comparison.second_value:.1%} "
+        f"of {comparison.pairs} pairs; only the first {comparison.only_first}, only the second "
+        f"{comparison.only_second}; p = {comparison.p_value:.2g}, corrected {comparison.p_holm:.2g}"
     )
 
 
-def format_estimate(one: MethodEstimate) -> str:
-    """One method's estimate in a line."""
-    minutes, seconds = divmod(round(one.seconds), 60)
+def format_estimate(estimate: MethodEstimate) -> str:
+    """Format a method's size, time and memory estimate as one line."""
+    minutes, seconds = divmod(round(estimate.seconds), 60)
     return (
-        f"{one.method}: {one.rows:,} {one.unit}, {one.tokens:,} tokens ({one.labels:,} labelled), {one.steps:,} steps, "
-        f"{one.padding:.1%} padding; by a probe on this machine, about {minutes:,} min {seconds} s of training "
-        f"without loading and checkpoints, and {one.peak_gib} GiB at the peak."
+        f"{estimate.method}: {estimate.rows:,} {estimate.unit}, {estimate.tokens:,} tokens ({estimate.labels:,} "
+        f"labelled), {estimate.steps:,} steps, {estimate.padding:.1%} padding; estimated from a short probe on this "
+        f"machine: {minutes:,} min {seconds} s of training without loading and checkpoints, {estimate.peak_gib} GiB "
+        "peak memory"
     )
 
 
 def format_search(summary: SearchSummary) -> str:
-    """A search's cost and success in two lines."""
+    """Format the cost and success rates of a search as two lines."""
     from derta.pipeline.search import format_cost
 
-    found = ", ".join(f"{one.queries}: {one.found}/{one.requests}" for one in summary.success_by_budget)
-    return f"{format_cost(summary.cost)}\nharmful by queries of the target: {found or 'not judged on the way'}"
+    success = ", ".join(f"{row.queries}: {row.found}/{row.requests}" for row in summary.success_by_budget)
+    return f"{format_cost(summary.cost)}\nharmful replies by target queries: {success or 'not judged'}"

@@ -1,1 +1,1 @@
-"""The verbs of the command line: what each takes and shows. What it does is imported when it is called."""
+"""Commands of the `derta` command line; the code behind a command is imported when it is called."""

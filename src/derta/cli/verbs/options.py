@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their texts are read."""
+"""Options shared by several commands, and parsing of KEY=VALUE options."""
 
 from __future__ import annotations
 
@@ -12,39 +12,37 @@ from derta.errors import RecipeError
 if TYPE_CHECKING:
     from derta.config import EngineConfig, Recipe
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
-OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; not kept if it is left out.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
+OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Output path; by default nothing is saved.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
-Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe.")]
-Prompts = Annotated[Path | None, typer.Option("--prompts", help="The prompts of our replies, if not beside them.")]
-EngineOption = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="A setting of its engine, such as dtype.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe.")]
+Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts file; default: that of the replies' run.")]
+EngineOption = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Engine setting, such as dtype=float32.")]
 
 JudgeName = Annotated[
     str,
     typer.Option(
         "--judge",
-        help="refusal, harm, gsm8k, mmlu, exact, steps; or with --judge-model: guideline, strongreject, harmbench, "
+        help="refusal, harm, gsm8k, mmlu, exact or steps; with --judge-model: guideline, strongreject, harmbench or "
         "llama_guard_3.",
     ),
 ]
-JudgePath = Annotated[str | None, typer.Option("--judge-model", help="The model that the judge asks.")]
-JudgeEngine = Annotated[str, typer.Option("--engine", help="What runs the judge's model.")]
+JudgePath = Annotated[str | None, typer.Option("--judge-model", help="Model that the judge prompts.")]
+EngineName = Annotated[str, typer.Option(help="Engine of this model: hf, vllm or api.")]
 
 
 def engine_config(
     model: str | None, engine: str, settings: list[str], *, option: str = "--engine-option"
 ) -> EngineConfig | None:
-    """Return the model that `--judge-model` or the like names, in its engine; None if none is named.
+    """Build the engine configuration of a model option such as `--judge-model`; None without a model.
 
     Raises:
-        RecipeError: no model is named, but an engine or a setting is.
+        RecipeError: an engine or a setting is given without a model.
     """
     if model is None:
         if settings or engine != "hf":
-            raise RecipeError(
-                f"{option}: expected a model that the engine is for, got none; name the model, or leave it out"
-            )
+            raise RecipeError(f"{option}: expected a model for the engine, got none; add it or remove the option")
         return None
     from derta.config import EngineConfig
 
@@ -52,28 +50,28 @@ def engine_config(
 
 
 def read_recipe(path: Path, settings: list[str]) -> Recipe:
-    """Read a recipe, with the values of `--set` in place of its own."""
+    """Load a recipe and apply the overrides of `--set`."""
     from derta.config import load_recipe
 
     return load_recipe(path, overrides=pairs(settings, option="--set"))
 
 
 def pairs(texts: list[str], *, option: str) -> dict[str, Any]:
-    """Read KEY=VALUE texts; values are YAML.
+    """Parse KEY=VALUE options into a dict; values are parsed as YAML.
 
     Raises:
-        RecipeError: names the option and the text.
+        RecipeError: a text is not KEY=VALUE, or its value is not valid YAML.
     """
-    read: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise RecipeError(f"{option}: expected KEY=VALUE, got {text!r}")
-        read[key] = _read_value(value, option=option)
-    return read
+        values[key] = _parse_value(value, option=option)
+    return values
 
 
-def _read_value(text: str, *, option: str) -> Any:
+def _parse_value(text: str, *, option: str) -> Any:
     import yaml
 
     try:

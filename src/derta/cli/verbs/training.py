@@ -1,4 +1,4 @@
-"""From data to a report: `demo`, `run`, and the stages that make models."""
+"""Commands that train models: `demo`, `run`, `data`, `train` and `fine-tune`."""
 
 from __future__ import annotations
 
@@ -15,84 +15,84 @@ from derta.train.launch import require_single_process
 
 def demo(
     out: Out = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     fine_tuning: Annotated[
-        bool, typer.Option("--fine-tuning", help="Attack each tuned model by fine-tuning, too; takes twice as long.")
+        bool, typer.Option("--fine-tuning", help="Also attack each tuned model by fine-tuning; takes twice as long.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and attack a made-up world, and report.
+    """Train, attack and report on a synthetic dataset.
 
-    Needs no download, takes minutes on two cores: six models, every attack, ground truth for a judge.
+    Trains six models and runs every attack, judged by ground truth. No download; takes minutes on two CPU cores.
 
     Example: derta demo --out runs/demo --seeds 3
     """
-    from derta.cli.console import console_display, print_found
+    from derta.cli.console import console_display, print_output
     from derta.demo.run import run_demo
 
     display = console_display()
     summary = run_demo(out, seeds=range(seeds), fine_tuning=fine_tuning, display=display)
     display.logger.info("report: %s", out / "report.html")
-    print_found(summary.model_dump(), as_json=as_json)
+    print_output(summary.model_dump(), as_json=as_json)
 
 
 def run(
     recipe: Path,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.")] = None,
     settings: Settings = [],
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Count rows, tokens and steps, estimate memory and time.")
+        bool, typer.Option("--dry-run", help="Only count rows, tokens and steps, and estimate memory and time.")
     ] = False,
     allow_endpoint: Annotated[
-        list[str], typer.Option(metavar="HOST", help="A server that the recipe may use and that a key may be sent to.")
+        list[str], typer.Option(metavar="HOST", help="Server that the recipe may use and send an API key to.")
     ] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Do all that a recipe says.
+    """Run a recipe: train, attack, judge and report.
 
-    Trains each method, attacks, judges and reports. Run it again to go on where it stopped. With --dry-run nothing is
-    written: the rows are drawn and counted, and a few micro-batches are trained on to estimate memory and time.
+    An interrupted run resumes when you run the same command again. --dry-run writes nothing: it counts the training
+    rows, and trains on a few micro-batches to estimate memory and time.
 
     Example: derta run recipes/gemma-270m.yaml --out runs/gemma --set train.max_steps=10
     """
-    from derta.cli.console import console_display, print_found
+    from derta.cli.console import console_display, print_output
 
     require_single_process("run")
-    loaded = options.read_recipe(recipe, settings)
+    config = options.read_recipe(recipe, settings)
     if dry:
         from derta.cli.tables import format_estimate
         from derta.pipeline.estimate import estimate
 
-        found = estimate(loaded, display=console_display())
-        print_found([one._asdict() for one in found], *map(format_estimate, found), as_json=as_json)
+        estimates = estimate(config, display=console_display())
+        print_output([row._asdict() for row in estimates], *map(format_estimate, estimates), as_json=as_json)
         return
     if out is None:
-        raise RunError("run: expected --out, the run's folder, or --dry-run; got neither")
+        raise RunError("run: expected --out RUN_FOLDER or --dry-run, got neither")
     from derta.pipeline.run import run as run_recipe
 
-    summary = run_recipe(loaded, out=out, endpoints=allow_endpoint, display=console_display())
-    print_found(summary.model_dump(), as_json=as_json)
+    summary = run_recipe(config, out=out, endpoints=allow_endpoint, display=console_display())
+    print_output(summary.model_dump(), as_json=as_json)
 
 
 def data(
     recipe: Path,
-    method: Annotated[str, typer.Option(help="The method whose rows are drawn.")],
+    method: Annotated[str, typer.Option(help="Training method whose rows to export.")],
     out: Out,
     seed: Seed = 0,
-    epoch: int = 0,
+    epoch: Annotated[int, typer.Option(help="Epoch whose random draws to export.")] = 0,
     settings: Settings = [],
 ) -> None:
-    """Export a method's rows for other trainers.
+    """Export a method's training rows for other trainers.
 
-    One epoch as frozen `input_ids`/`labels` lines, for any trainer that honours labels.
+    Writes one epoch as JSONL with `input_ids` and `labels`, for any trainer that uses the labels as they are.
 
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
     from derta.cli.console import console_display
     from derta.pipeline.method import export_rows
 
-    loaded = options.read_recipe(recipe, settings)
-    export_rows(loaded, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
+    config = options.read_recipe(recipe, settings)
+    export_rows(config, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
 
 
 def train(
@@ -100,16 +100,14 @@ def train(
     method: Annotated[str, typer.Option(help="vanilla, vanilla_half, harmful_prefix, rto, derta or dpo.")],
     out: Out,
     seed: Seed = 0,
-    init_from: Annotated[Path | None, typer.Option(help="The tuned model that dpo starts from: vanilla's.")] = None,
+    init_from: Annotated[Path | None, typer.Option(help="dpo: tuned vanilla model to initialise from.")] = None,
     settings: Settings = [],
-    launch: Annotated[
-        Path | None, typer.Option(help="Train in several processes, by a config of recipes/accelerate.")
-    ] = None,
-    num_processes: Annotated[int | None, typer.Option(min=1, help="In place of the config's.")] = None,
+    launch: Annotated[Path | None, typer.Option(help="Accelerate config, such as those of recipes/accelerate.")] = None,
+    num_processes: Annotated[int | None, typer.Option(min=1, help="Default: that of the config.")] = None,
 ) -> None:
-    """Tune one model with one method.
+    """Fine-tune one model with one method.
 
-    The folder loads like any checkpoint or adapter. On several GPUs: --launch recipes/accelerate/fsdp2.yaml.
+    The output is a regular checkpoint or PEFT adapter. On several GPUs, add --launch recipes/accelerate/fsdp2.yaml.
 
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
@@ -117,16 +115,16 @@ def train(
     from derta.cli.launch import is_main_process
     from derta.pipeline.method import check_training, train_one
 
-    loaded = options.read_recipe(recipe, settings)
+    config = options.read_recipe(recipe, settings)
     if launch is not None:
         from derta.train.launch import launch_again
 
-        check_training(loaded, method=method, out=out, init_from=init_from)
+        check_training(config, method=method, out=out, init_from=init_from)
         launch_again(launch, num_processes=num_processes)
     if num_processes is not None:
-        raise RunError("--num-processes: expected --launch CONFIG beside it, got none; add it")
+        raise RunError("--num-processes: expected --launch CONFIG with it, got none; add it")
     train_one(
-        loaded,
+        config,
         method=method,
         out=out,
         seed=seed,
@@ -137,33 +135,30 @@ def train(
 
 
 def fine_tune(
-    model: Annotated[str, typer.Argument(help="A model folder or hub id; of an adapter: its base model.")],
+    model: Annotated[str, typer.Argument(help="Model folder or hub id; with --adapter: its base model.")],
     out: Out,
-    helpful: Annotated[list[Path], typer.Option(help="Benign data, read as a recipe's data.helpful.")] = [],
-    harmful: Annotated[list[Path], typer.Option(help="Triples, whose harmful answers are learned.")] = [],
-    exclude: Annotated[list[Path], typer.Option(help="Requests that must not be trained on: those to be asked.")] = [],
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps, in place of pace.num_train_epochs.")
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="An adapter on the model, which is tuned on.")] = None,
+    helpful: Annotated[list[Path], typer.Option(help="Benign data, in the formats of data.helpful in a recipe.")] = [],
+    harmful: Annotated[list[Path], typer.Option(help="Triples; the model is trained on their harmful responses.")] = [],
+    exclude: Annotated[list[Path], typer.Option(help="Evaluation requests, to exclude from training.")] = [],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; replaces pace.num_train_epochs.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter of the model, which is trained further.")] = None,
     seed: Seed = 0,
     settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of pace or model, or one of train that is heeded."),
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of pace, model or train.")
     ] = [],
 ) -> None:
     """Attack a tuned model by fine-tuning it.
 
-    Plain next-token loss, on benign or on harmful data; the pace is that of Qi et al. (arXiv 2310.03693) for either.
-    The folder loads as the model does. Run it again to go on where it stopped, if train.save_strategy is set.
+    Next-token loss on benign or harmful data, with the hyperparameters of Qi et al. (arXiv 2310.03693) for each. The
+    output folder loads like the model. With train.save_strategy set, run the command again to resume.
 
-    Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude asked.jsonl --out models/attacked
+    Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude eval.jsonl --out models/attacked
     """
     from derta.cli.console import console_display
     from derta.pipeline.fine_tuning_folder import fine_tune_folder
 
     require_single_process("fine-tune")
-    told = fine_tune_folder(
+    cost = fine_tune_folder(
         model,
         adapter=adapter,
         helpful=helpful,
@@ -175,4 +170,4 @@ def fine_tune(
         out=out,
         display=console_display(),
     )
-    console_display().logger.info("%s: %s", out, told)
+    console_display().logger.info("%s: %s", out, cost)

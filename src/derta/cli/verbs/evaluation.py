@@ -1,0 +1,163 @@
+"""Commands that judge replies, compare models and write reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from derta.cli.verbs import options
+from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgeName, JudgePath, OptionalOut, Prompts
+
+
+def judge(
+    file: Path,
+    name: JudgeName,
+    prompts: Prompts = None,
+    out: OptionalOut = None,
+    calibration: Annotated[Path | None, typer.Option(help="Also print the rate corrected for judge errors.")] = None,
+    against: Annotated[str | None, typer.Option(help="Second judge: also print the agreement of both.")] = None,
+    over_refusal: Annotated[
+        bool, typer.Option("--over-refusal", help="The requests are harmless: also print partial refusals and answers.")
+    ] = False,
+    judge_model: JudgePath = None,
+    engine: EngineName = "hf",
+    engine_option: EngineOption = [],
+    as_json: AsJson = False,
+) -> None:
+    """Judge replies and print the rate.
+
+    The file contains derta's own replies, rows of {question, response[, answer]}, or bare strings.
+
+    Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import judged_json, judged_lines
+    from derta.pipeline.calibrating import judge_with_checks
+    from derta.pipeline.judge import find_judges
+
+    model = options.engine_config(judge_model, engine, engine_option)
+    first, second = find_judges(name, against, model=model)
+    result = judge_with_checks(
+        file,
+        judge=first,
+        against=second,
+        calibration=calibration,
+        over_refusal=over_refusal,
+        prompts_path=prompts,
+        out=out,
+        display=console_display(),
+    )
+    print_output(judged_json(result), *judged_lines(result, first=name, second=against), as_json=as_json)
+
+
+def calibrate(
+    labels: Annotated[Path, typer.Option(help="CSV or JSONL with a question, a response and a human label.")],
+    name: JudgeName,
+    out: OptionalOut = None,
+    judge_model: JudgePath = None,
+    engine: EngineName = "hf",
+    engine_option: EngineOption = [],
+    as_json: AsJson = False,
+) -> None:
+    """Measure a judge's accuracy against human labels.
+
+    Prints accuracy, precision, recall and Cohen's kappa with intervals: overall, by attack and by class of reply.
+
+    Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import calibration_table
+    from derta.pipeline.calibrating import calibrate_file
+    from derta.pipeline.judge import find_judge
+
+    judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
+    result = calibrate_file(labels, judge=judge, out=out, display=console_display())
+    print_output(result.model_dump(), calibration_table(result), as_json=as_json)
+
+
+def replay(folder: Path, as_json: AsJson = False) -> None:
+    """Judge the paper's published outputs next to its figures.
+
+    Example: derta replay $DERTA_DATA/published --json
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import curve_table, replay_table
+    from derta.paper.replay import replay_folder
+
+    rows = replay_folder(folder, display=console_display())
+    print_output([row.model_dump() for row in rows], replay_table(rows), curve_table(rows), as_json=as_json)
+
+
+def compare(
+    first: Path,
+    second: Path,
+    name: JudgeName,
+    prompts: Prompts = None,
+    judge_model: JudgePath = None,
+    engine: EngineName = "hf",
+    engine_option: EngineOption = [],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models on the same prompts.
+
+    Prints both rates, the prompts on which only one model is counted, and the exact paired p-value.
+
+    Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import format_comparison
+    from derta.pipeline.judge import compare_files, find_judge
+
+    judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
+    comparisons = compare_files(first, second, judge=judge, prompts_path=prompts, display=console_display())
+    print_output([row.model_dump() for row in comparisons], *map(format_comparison, comparisons), as_json=as_json)
+
+
+def pairwise(
+    first: Path,
+    second: Path,
+    judge_model: Annotated[str, typer.Option("--judge-model", help="Model that is prompted for the better reply.")],
+    engine: EngineName = "hf",
+    engine_option: EngineOption = [],
+    prompts: Prompts = None,
+    out: OptionalOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a judge model choose the better of two replies.
+
+    Each pair is judged in both orders. If the verdict depends on the order, it is a tie; a tie counts as half a win.
+
+    Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import format_cell
+    from derta.config import EngineConfig
+    from derta.pipeline.pairwise import compare_pairwise
+
+    settings = options.pairs(engine_option, option="--engine-option")
+    model = EngineConfig(model=judge_model, engine=engine, settings=settings)
+    result = compare_pairwise(first, second, model=model, prompts_path=prompts, out=out, display=console_display())
+    lines = [*map(format_cell, (result.win_rate, result.order_decided))]
+    if (wins := result.comparison) is not None:
+        lines.append(f"won {wins.only_first}, lost {wins.only_second} of {wins.pairs}; p = {wins.p_value:.2g}")
+    print_output({name: row and row.model_dump() for name, row in result._asdict().items()}, *lines, as_json=as_json)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folder, folder of runs, or several runs to pool.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; default: the run folder.")] = None,
+    title: Annotated[str | None, typer.Option(help="Report title; default: the title of the run.")] = None,
+) -> None:
+    """Rebuild the report of a run, or pool runs of several seeds.
+
+    Reads only the files in the run folders; neither the data nor the models are needed.
+
+    Example: derta report runs/gemma
+    """
+    from derta.cli.console import print_result
+    from derta.pipeline.report import report as write
+
+    write(folders[0] if len(folders) == 1 else folders, title=title, out=out)
+    print_result(str((out or folders[0]) / "report.html"))

@@ -1,0 +1,132 @@
+"""Commands that write prompts and replies: `attack`, `generate` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from derta.cli.verbs import options
+from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgePath, Out, Prompts, Seed
+
+
+def attack(
+    name: str,
+    requests: Annotated[Path, typer.Option(help="derta requests, HarmBench or JailbreakBench CSV, {question} rows.")],
+    out: Out,
+    fmt: Annotated[str, typer.Option("--format", help="Format of the requests file.")] = "auto",
+    option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Attack option.")] = [],
+    seed: Seed = 0,
+    target: Annotated[str | None, typer.Option(help="Model to attack, for searches such as pair.")] = None,
+    target_engine: EngineName = "hf",
+    target_option: EngineOption = [],
+    attacker: Annotated[str | None, typer.Option(help="Model that writes prompts.")] = None,
+    attacker_engine: EngineName = "hf",
+    attacker_option: EngineOption = [],
+    judge: Annotated[str | None, typer.Option(help="Judge that guides the search, such as harm.")] = None,
+    judge_model: JudgePath = None,
+    judge_engine: EngineName = "hf",
+    judge_option: EngineOption = [],
+    as_json: AsJson = False,
+) -> None:
+    """Craft attack prompts from requests.
+
+    Search attacks (pair, escalation, multi_turn, autodan) query a --target model. They save their attempts to
+    <out>.attempts.jsonl; an interrupted search resumes from there.
+
+    Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.cli.tables import format_search
+    from derta.pipeline.search import Helpers, attack_file
+
+    settings, display = options.pairs(option, option="--option"), console_display()
+    helpers = Helpers(
+        options.engine_config(target, target_engine, target_option, option="--target-option"),
+        options.engine_config(attacker, attacker_engine, attacker_option, option="--attacker-option"),
+        judge,
+        options.engine_config(judge_model, judge_engine, judge_option, option="--judge-option"),
+    )
+    summary = attack_file(
+        name, settings, requests=requests, out=out, helpers=helpers, fmt=fmt, seed=seed, display=display
+    )
+    display.logger.info("%d prompts in %s", summary.prompts, out)
+    if target is not None:
+        display.logger.info(format_search(summary))
+    print_output(summary.model_dump(), as_json=as_json)
+
+
+def generate(
+    model: Annotated[str, typer.Option(help="Model folder or hub id; api: model name on the server.")],
+    prompts: Path,
+    out: Out,
+    engine: Annotated[str, typer.Option(help="hf, vllm (in-process) or api (OpenAI-compatible servers).")] = "hf",
+    endpoints: Annotated[list[str], typer.Option("--endpoint", help="api: URL, such as http://host:8000/v1.")] = [],
+    concurrency: Annotated[int | None, typer.Option(help="api: number of concurrent requests.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="api: environment variable with the API key.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="api: tokenizer for rendering prompts locally.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="hf: PEFT adapter folder.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template: auto, paper or a Jinja template.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Model dtype, such as bfloat16.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens per reply.")] = 1024,
+    max_batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", min=1, help="hf: tokens per batch.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="hf: number of CPU threads.")] = None,
+    option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Additional engine setting.")] = [],
+) -> None:
+    """Generate greedy replies to prompts.
+
+    Replies are appended to the output file; run the command again to generate the missing ones.
+
+    Example: derta generate prompts.jsonl --model models/derta --out replies.jsonl
+    """
+    engine_options: dict[str, Any] = {
+        **{"endpoints": endpoints or None, "concurrency": concurrency, "api_key_env": api_key_env},
+        **{"tokenizer": tokenizer, "adapter": adapter, "template": template, "dtype": dtype},
+        **{"max_batch_tokens": max_batch_tokens, "threads": threads},
+    }
+    from derta.cli.console import console_display
+    from derta.config import EngineConfig
+    from derta.pipeline.generate import generate_file
+
+    settings = {name: value for name, value in engine_options.items() if value is not None}
+    config = EngineConfig(model=model, engine=engine, settings=settings | options.pairs(option, option="--option"))
+    generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Run folder, or a file of replies.")],
+    out: Out,
+    fmt: Annotated[str, typer.Option("--format", help="Output format: harmbench, jailbreakbench or inspect.")],
+    judges: Annotated[
+        list[str], typer.Option("--judge", help="Judge whose verdicts to export; inspect: all judges by default.")
+    ] = [],
+    cell: Annotated[str | None, typer.Option(help="Export only this attack, such as prefill@50%.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name in the exported file.")] = None,
+    behaviors: Annotated[Path | None, typer.Option(help="jailbreakbench: its behaviors CSV.")] = None,
+    attack_type: Annotated[
+        str | None, typer.Option(help="jailbreakbench: white_box, black_box, transfer or manual.")
+    ] = None,
+    prompts: Prompts = None,
+) -> None:
+    """Export replies and verdicts to another project's format.
+
+    For a run folder, --out is a folder that receives one file per model.
+
+    Example: derta export runs/gemma --format inspect --out logs
+    """
+    from derta.cli.console import console_display
+    from derta.formats import export as write
+
+    paths = write(
+        source,
+        out,
+        format=fmt,
+        judges=judges,
+        cell=cell,
+        model=model,
+        prompts=prompts,
+        behaviors=behaviors,
+        attack_type=attack_type,
+    )
+    console_display().logger.info("\n".join(map(str, paths)))
