@@ -46,7 +46,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 @pytest.mark.parametrize("bad", ['{"query": ', "nonsense", "[" * 20_000, "9" * 5000, r'{"query": "half \ud83D"}'])
 def test_a_malformed_line_is_told_by_file_and_number(tmp_path, bad):
     path = write(tmp_path, GOOD + bad + "\n" + GOOD)
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: expected one JSON object a line"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: expected one JSON object per line"):
         list(read_objects(path))
 
 

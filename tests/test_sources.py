@@ -60,7 +60,7 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": 2', r"a\.jsonl:2: expected one JSON object a line"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2', r"a\.jsonl:2: expected one JSON object per line"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: expected UTF-8 text, got byte 0xff"),
         ("a.json", '[{"a": 1},\n{"a": 2', r"a\.json:2: expected one JSON list.*cut short"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json:2: .*rename it to \.jsonl"),

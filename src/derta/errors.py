@@ -106,10 +106,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}" if names else "there are none"
 
 
-def visible(text: str) -> str:
+def escape_hidden(text: str) -> str:
     """Name the characters that hide, reorder or break text; line breaks, tabs and joiners stay.
 
-    >>> visible("safe\u202egnp.exe")
+    >>> escape_hidden("safe\u202egnp.exe")
     'safe⟨U+202E⟩gnp.exe'
     """
     return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))

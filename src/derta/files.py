@@ -71,8 +71,8 @@ def read_objects(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path}:{number}: expected one JSON object a line, got text that is not JSON ({json_fault(error)}); "
-                "mend or remove the line"
+                f"{path}:{number}: expected one JSON object per line, got text that is not JSON "
+                f"({format_json_error(error)}); fix or remove the line"
             ) from error
 
 
@@ -89,22 +89,22 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def json_fault(error: ValueError | RecursionError) -> str:
+def format_json_error(error: ValueError | RecursionError) -> str:
     """What is wrong with a text that `parse_json` refused, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def describe(error: ValidationError) -> str:
+def format_validation_error(error: ValidationError) -> str:
     """The first fault of a pydantic error in one line: field, what was expected, what came."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "row"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {describe_fault(first)}{more}"
+    return f"{field}: {format_error_details(first)}{more}"
 
 
-def describe_fault(found: ErrorDetails) -> str:
+def format_error_details(found: ErrorDetails) -> str:
     """One fault of a pydantic error: what was expected, what came; a validator's own words stand as they are."""
     if found["type"] == "missing":
         return "expected a value, got none"
@@ -122,7 +122,9 @@ def parse_record(kind: type[R], value: object, *, where: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise DataError(f"{where}: not a {kind.__name__.lower()}: {describe(error)}; mend or remove the row") from error
+        raise DataError(
+            f"{where}: not a {kind.__name__.lower()}: {format_validation_error(error)}; fix or remove the row"
+        ) from error
 
 
 def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:

@@ -24,7 +24,7 @@ _FALSE_WARNING = r"The following (rank|alpha)_pattern keys did not match .*gate_
 
 
 @contextmanager
-def _in_one_line(path: str, what: str, attn_implementation: str | None = None) -> Generator[None]:
+def _as_model_error(path: str, what: str, attn_implementation: str | None = None) -> Generator[None]:
     """Turn what transformers, peft and safetensors raise on a bad folder or hub id into a `ModelError`."""
     try:
         yield
@@ -45,7 +45,7 @@ def _in_one_line(path: str, what: str, attn_implementation: str | None = None) -
         raise ModelError(f"{path}: cannot load {what} ({first}); check the folder or hub id") from error
 
 
-def check_place(path: str, *, needs: str) -> None:
+def check_model_path(path: str, *, needs: str) -> None:
     """Accept a folder that holds the file `needs`, or something that looks like a hub id.
 
     Raises:
@@ -75,8 +75,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """
     from transformers import AutoTokenizer
 
-    check_place(path, needs="config.json")
-    with _in_one_line(path, "its tokenizer"):
+    check_model_path(path, needs="config.json")
+    with _as_model_error(path, "its tokenizer"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
@@ -109,9 +109,12 @@ def load_model(
     auto: Any = AutoModelForCausalLM
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    check_place(path, needs="config.json")
+    check_model_path(path, needs="config.json")
     is_here = Path(path).is_dir()  # a download shows its progress
-    with _in_one_line(path, "the model", attn_implementation), without_progress_bars() if is_here else nullcontext():
+    with (
+        _as_model_error(path, "the model", attn_implementation),
+        without_progress_bars() if is_here else nullcontext(),
+    ):
         model, found = auto.from_pretrained(
             path,
             dtype=dtype,
@@ -137,8 +140,8 @@ def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) 
     """
     from peft import PeftModel
 
-    check_place(path, needs="adapter_model.safetensors")
-    with _in_one_line(path, "the adapter"), without_false_warnings():
+    check_model_path(path, needs="adapter_model.safetensors")
+    with _as_model_error(path, "the adapter"), without_false_warnings():
         return PeftModel.from_pretrained(model, path, is_trainable=trainable).eval()
 
 

@@ -86,12 +86,12 @@ def check_new_model(model: Path) -> None:
 
 
 @contextmanager
-def keep_origin(
-    model: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path], alone: bool = True
+def record_origin(
+    model: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path], is_main_process: bool = True
 ) -> Generator[None]:
     """Keep beside a model, until the block is through, what it is made of: nothing else goes on from its checkpoints.
 
-    Of several processes one is to write that, as if `alone`.
+    Of several processes one is to write that, as if `is_main_process`.
 
     Raises:
         RunError: the model or checkpoints of it are there, and made of something else or of nobody knows what.
@@ -101,14 +101,14 @@ def keep_origin(
         if not origin_path.exists():
             raise RunError(f"{place}: expected a new folder, found one; choose another --out, or delete it")
         _check_same(place, _read_manifest(origin_path), **made_of)
-    if alone:
+    if is_main_process:
         write_text(origin_path, json.dumps(made_of, indent=2) + "\n")
     finished = False
     try:
         yield
         finished = True
     finally:
-        if alone and (finished or not _begun(model)):
+        if is_main_process and (finished or not _begun(model)):
             origin_path.unlink()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, cast
 
 from derta.errors import DataError
-from derta.files import decode, json_fault, parse_json, read_bytes, read_objects
+from derta.files import decode, format_json_error, parse_json, read_bytes, read_objects
 
 SEPARATOR = "====="
 
@@ -148,7 +148,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: expected a JSON list of rows, got one that cannot be read ({json_fault(error)}); fix it"
+            f"{path}: expected a JSON list of rows, got one that cannot be read ({format_json_error(error)}); fix it"
         ) from error
     if not isinstance(value, list):
         raise DataError(f"{path}: expected a JSON list of rows, got a {type(value).__name__}; keep only the list")

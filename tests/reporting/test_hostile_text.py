@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from derta.errors import visible
+from derta.errors import escape_hidden
 from derta.reporting import render_report
 
 HOSTILE = {
@@ -37,7 +37,7 @@ def test_hostile_text_adds_no_tag_and_no_attribute(whole_page, text):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_shown_as_it_is_with_hidden_characters_named(whole_page, text):
     page = whole_page(text)
-    assert " ".join(visible(text * 3).split()) in page.text.replace("refusal begins", "")
+    assert " ".join(escape_hidden(text * 3).split()) in page.text.replace("refusal begins", "")
     page.text.encode("utf-8")
 
 

@@ -5,24 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from derta.reporting.text import cut, percent, shown, visible
+from derta.reporting.text import cut, escape_hidden, percent, shown
 
 
 @given(st.text(st.characters(codec=None)))
 def test_no_character_that_hides_or_reorders_survives(text):
     kept = {"\n", "\t", "\u200c", "\u200d"}
-    bad = [c for c in visible(text) if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} and c not in kept]
+    bad = [c for c in escape_hidden(text) if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} and c not in kept]
     bidi = [
-        c for c in visible(text) if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI"}
+        c
+        for c in escape_hidden(text)
+        if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI"}
     ]
     assert not bad
     assert not bidi
-    visible(text).encode("utf-8")
+    escape_hidden(text).encode("utf-8")
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"])))
 def test_ordinary_text_is_left_alone(text):
-    assert visible(text) == text
+    assert escape_hidden(text) == text
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_ordinary_text_is_left_alone(text):
     [("a\x00b", "a⟨U+0000⟩b"), ("a\ud800", "a⟨U+D800⟩"), ("a\r\nb\rc", "a\nb⟨U+000D⟩c"), ("\u2066x", "⟨U+2066⟩x")],
 )
 def test_hidden_characters_are_named(text, expected):
-    assert visible(text) == expected
+    assert escape_hidden(text) == expected
 
 
 def test_markup_of_our_own_and_numbers_pass():

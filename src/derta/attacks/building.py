@@ -14,7 +14,7 @@ from pydantic import ValidationError, validate_call
 from derta.attacks.base import Attack, per_request
 from derta.attacks.prompts import craft_prompt, user
 from derta.errors import DataError, RecipeError, did_you_mean
-from derta.files import describe
+from derta.files import format_validation_error
 from derta.records import Prompt, Request
 
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
     try:
         attack = cast("object", validate_call(function)(**options))
     except ValidationError as error:
-        raise RecipeError(f"attack {name}: option {describe(error)}") from error
+        raise RecipeError(f"attack {name}: option {format_validation_error(error)}") from error
     if not isinstance(attack, Attack):
         raise RecipeError(
             f"attack {name}: expected a function of a request, or one of options that builds an attack, got one that "

@@ -13,7 +13,7 @@ from rich import progress
 from rich.console import Console, RenderableType
 
 from derta.cli.launch import is_main_process
-from derta.errors import visible
+from derta.errors import escape_hidden
 from derta.protocols import Display
 
 LOGGER = logging.getLogger("derta")
@@ -29,7 +29,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Format and print a log record."""
         if not (_stderr.is_terminal and record.name.endswith(".steps")):
-            _stderr.print(visible(self.format(record)), markup=False)
+            _stderr.print(escape_hidden(self.format(record)), markup=False)
 
 
 class _Task:
@@ -71,7 +71,7 @@ def console_display() -> Display:
 
 def print_result(value: RenderableType) -> None:
     """Print a line or a table to standard output; text is never parsed as markup."""
-    output = visible(value) if isinstance(value, str) else value
+    output = escape_hidden(value) if isinstance(value, str) else value
     Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
 from derta.cli.verbs import evaluation, generation, training
-from derta.errors import DertaError, visible
+from derta.errors import DertaError, escape_hidden
 
 app = typer.Typer(
     name="derta",
@@ -59,7 +59,7 @@ def main() -> None:
         app()
     except DertaError as error:
         wait_for_main_process_error()
-        sys.stderr.write(f"derta: {visible(' '.join(str(error).split()))}\n")
+        sys.stderr.write(f"derta: {escape_hidden(' '.join(str(error).split()))}\n")
         sys.exit(2)
     except SystemExit as exit_request:
         if exit_request.code == 130 and not is_launched():  # typer exits with 130 on Ctrl-C and prints nothing

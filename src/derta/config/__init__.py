@@ -13,7 +13,7 @@ from derta.config.evaluation import (
 )
 from derta.config.recipe import ModelSection, Recipe, load_recipe, parse_recipe
 from derta.config.recipe_file import merge, read_values
-from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, checked_values
+from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
 from derta.config.sections import Section, SourceSection
 from derta.config.train import (
     ELSEWHERE,
@@ -22,8 +22,8 @@ from derta.config.train import (
     WORKING,
     LoraSection,
     TrainSection,
+    allowed_fields,
     check_field,
-    known_fields,
 )
 
 __all__ = [
@@ -51,12 +51,12 @@ __all__ = [
     "SectionKey",
     "SourceSection",
     "TrainSection",
+    "allowed_fields",
     "check_field",
     "check_rows",
-    "checked_values",
-    "known_fields",
     "load_recipe",
     "merge",
     "parse_recipe",
     "read_values",
+    "validate_values",
 ]

@@ -14,7 +14,7 @@ from derta.config.rows import RowConfig
 from derta.config.sections import Section, SourceSection, walk
 from derta.config.train import TrainSection
 from derta.errors import RecipeError, did_you_mean
-from derta.files import describe_fault
+from derta.files import format_error_details
 from derta.records import REFUSAL_WORDS
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
@@ -92,7 +92,7 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         if isinstance(told := first.get("ctx", {}).get("error"), RecipeError):
             raise RecipeError(f"{where}: {told}") from error
         path = ".".join(keys) or "recipe"
-        raise RecipeError(f"{where}: `{path}`: {describe_fault(first)}") from error
+        raise RecipeError(f"{where}: `{path}`: {format_error_details(first)}") from error
 
 
 def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) -> Recipe:

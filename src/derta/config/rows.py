@@ -88,7 +88,7 @@ class RowConfig:
     num_threads: Count | None = None
 
     def __post_init__(self) -> None:
-        for name, value in checked_values(RowConfig, vars(self)).items():
+        for name, value in validate_values(RowConfig, vars(self)).items():
             setattr(self, name, value)
         check_rows(self)
 
@@ -108,10 +108,10 @@ def _adapters(config: type) -> dict[str, TypeAdapter[Any]]:
     return {one.name: TypeAdapter(hints[one.name], config=settings) for one in fields(config) if one.init}
 
 
-def checked_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def validate_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the given values that are fields of a dataclass, each as its type wants it.
 
-    >>> checked_values(RowConfig, {"max_length": "64", "refusal_words": ["Sorry", "No"], "other": 1})
+    >>> validate_values(RowConfig, {"max_length": "64", "refusal_words": ["Sorry", "No"], "other": 1})
     {'max_length': 64, 'refusal_words': ('Sorry', 'No')}
 
     Raises:

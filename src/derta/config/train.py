@@ -115,7 +115,7 @@ RENAMED: Mapping[str, str] = {
 """Names of other programs, or of earlier versions, for what is called something else here."""
 
 
-def known_fields() -> list[str]:
+def allowed_fields() -> list[str]:
     """All that a recipe's `train` section may set, but for `lora`."""
     return sorted(({*ROW_FIELDS, *WORKING}) - ELSEWHERE.keys())
 
@@ -126,11 +126,11 @@ def check_field(name: str, *, section: str = "train") -> None:
     Raises:
         RecipeError: it is unknown, refused, or has another place in a recipe.
     """
-    if name in known_fields():
+    if name in allowed_fields():
         return
     if reason := REFUSED.get(name) or ELSEWHERE.get(name):
         raise RecipeError(f"`{section}.{name}`: cannot be set; {reason}")
-    offer = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else did_you_mean(name, [*known_fields(), "lora"])
+    offer = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else did_you_mean(name, [*allowed_fields(), "lora"])
     raise RecipeError(f"unknown key `{section}.{name}`; {offer}")
 
 

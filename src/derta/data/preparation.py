@@ -14,7 +14,7 @@ from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_out_requests, plan_mixture, sample
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
-from derta.files import describe
+from derta.files import format_validation_error
 from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
 
 
@@ -155,7 +155,7 @@ def _config(settings: dict[str, object]) -> PrepareConfig:
     try:
         return PrepareConfig.model_validate(settings)
     except ValidationError as error:
-        raise DataError(f"prepare: {describe(error)}; change the setting") from error
+        raise DataError(f"prepare: {format_validation_error(error)}; change the setting") from error
 
 
 def _request_text(request: Request | Prompt | str) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from derta.engines.endpoints import check_endpoints, user_endpoints
 from derta.errors import EngineError, did_you_mean
-from derta.files import describe
+from derta.files import format_validation_error
 from derta.protocols import Engine
 
 __all__ = ["ENGINES", "Engine", "Loader", "check_endpoints", "check_settings", "load_engine", "user_endpoints"]
@@ -82,7 +82,7 @@ def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(model.model_validate(settings))
     except ValidationError as error:
-        raise EngineError(f"engine {engine}: setting {describe(error)}") from error
+        raise EngineError(f"engine {engine}: setting {format_validation_error(error)}") from error
 
 
 def _check_engine_name(engine: str) -> str:

@@ -19,7 +19,7 @@ from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
 from derta.engines.token_io import detokenize
 from derta.errors import EngineError, ModelError
-from derta.loading import check_place, load_adapter, load_model, load_tokenizer
+from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 MAX_BATCH_TOKENS = 16384
@@ -243,7 +243,7 @@ def load(
     net: Any = model
     if isinstance(model, str | Path):
         if adapter is not None:
-            check_place(str(adapter), needs="adapter_model.safetensors")
+            check_model_path(str(adapter), needs="adapter_model.safetensors")
         net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         net = net if adapter is None else load_adapter(net, str(adapter))
     rows = net.get_input_embeddings().num_embeddings

@@ -24,7 +24,7 @@ from derta.engines.token_io import (
     reply_from_tokens,
 )
 from derta.errors import EngineError, ModelError
-from derta.loading import DTYPES, check_place, load_tokenizer
+from derta.loading import DTYPES, check_model_path, load_tokenizer
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -188,8 +188,8 @@ def lora_rank(adapter: str) -> int:
     Raises:
         ModelError: no adapter there, or one that is too large.
     """
-    check_place(adapter, needs="adapter_config.json")
-    check_place(adapter, needs="adapter_model.safetensors")
+    check_model_path(adapter, needs="adapter_config.json")
+    check_model_path(adapter, needs="adapter_model.safetensors")
     rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     fitting = [known for known in LORA_RANKS if known >= rank]
     if not fitting:

@@ -25,7 +25,7 @@ class JudgedCase(NamedTuple):
         return None if verdict is None else verdict.outcome(measure)
 
 
-def shown_text(prompt: Prompt) -> str:
+def format_prompt(prompt: Prompt) -> str:
     """The prompt as one text without any template: several turns are told apart by their roles.
 
     A prefill is not part of it.
@@ -36,7 +36,7 @@ def shown_text(prompt: Prompt) -> str:
     return prompt.text or "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def read_judged(
+def read_judged_cases(
     replies: Path, *, judges: Collection[str] = (), prompts: Path | None = None, cell: str | None = None
 ) -> list[JudgedCase]:
     """The replies of a file with the verdicts beside it (`verdicts.JUDGE.jsonl`): the named judges', or all there are.

@@ -11,14 +11,14 @@ from typing import NamedTuple, get_args
 
 from derta.errors import DataError, did_you_mean
 from derta.files import write_text
-from derta.formats.cases import JudgedCase, read_judged
+from derta.formats.cases import JudgedCase, read_judged_cases
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
 from derta.formats.jailbreakbench import AttackType, artifact, read_behaviors
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportOptions:
     """Options of an export."""
 
     judges: tuple[str, ...]
@@ -29,9 +29,9 @@ class Wanted:
 class Format(NamedTuple):
     """The writer of a format, the ending of its files, and whether it tells the behaviours and the attack's type."""
 
-    write: Callable[[Path, Sequence[JudgedCase], str, Wanted], None]
+    write: Callable[[Path, Sequence[JudgedCase], str, ExportOptions], None]
     suffix: str
-    tells_attack: bool = False
+    has_attack_fields: bool = False
 
 
 def export(
@@ -75,17 +75,17 @@ def export(
     """
     if format not in FORMATS:
         raise DataError(f"format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
-    entry, wanted = FORMATS[format], Wanted(tuple(judges), behaviors, check_attack_type(attack_type))
-    if not entry.tells_attack and (behaviors or attack_type):
+    entry, options = FORMATS[format], ExportOptions(tuple(judges), behaviors, check_attack_type(attack_type))
+    if not entry.has_attack_fields and (behaviors or attack_type):
         raise DataError(f"format {format}: has no place for behaviors and attack_type (--attack-type); leave them out")
     out = Path(out)
     if not isinstance(source, str | Path):
-        entry.write(out, source, model or out.stem, wanted)
+        entry.write(out, source, model or out.stem, options)
         return [out]
     source, written = Path(source), list[Path]()
     for file, path in _files(source, out, entry.suffix):
-        cases = read_judged(file, judges=judges, prompts=prompts, cell=cell)
-        entry.write(path, cases, model or file.parent.name or file.stem, wanted)
+        cases = read_judged_cases(file, judges=judges, prompts=prompts, cell=cell)
+        entry.write(path, cases, model or file.parent.name or file.stem, options)
         written.append(path)
     return written
 
@@ -115,28 +115,28 @@ def check_attack_type(text: str | None) -> AttackType | None:
     raise DataError(f"attack_type: unknown {text!r}; {did_you_mean(text, known)}")
 
 
-def _one_judge(wanted: Wanted) -> str | None:
-    if len(wanted.judges) > 1:
-        raise DataError(f"judges: this format has room for one judge, got {', '.join(wanted.judges)}; name one")
-    return wanted.judges[0] if wanted.judges else None
+def _one_judge(options: ExportOptions) -> str | None:
+    if len(options.judges) > 1:
+        raise DataError(f"judges: this format has room for one judge, got {', '.join(options.judges)}; name one")
+    return options.judges[0] if options.judges else None
 
 
-def _write_harmbench(path: Path, cases: Sequence[JudgedCase], _model: str, wanted: Wanted) -> None:
-    _write_json(path, completions(cases, judge=_one_judge(wanted)))
+def _write_harmbench(path: Path, cases: Sequence[JudgedCase], _model: str, options: ExportOptions) -> None:
+    _write_json(path, completions(cases, judge=_one_judge(options)))
 
 
-def _write_jailbreakbench(path: Path, cases: Sequence[JudgedCase], model: str, wanted: Wanted) -> None:
-    judge = _one_judge(wanted)
-    if judge is None or wanted.behaviors is None or wanted.attack_type is None:
+def _write_jailbreakbench(path: Path, cases: Sequence[JudgedCase], model: str, options: ExportOptions) -> None:
+    judge = _one_judge(options)
+    if judge is None or options.behaviors is None or options.attack_type is None:
         raise DataError(
             "--format jailbreakbench: expected --judge, --behaviors and --attack-type; an artifact says them"
         )
-    behaviors, today = read_behaviors(wanted.behaviors), datetime.now(UTC).date()
-    made = artifact(cases, behaviors=behaviors, model=model, attack_type=wanted.attack_type, judge=judge, today=today)
+    behaviors, today = read_behaviors(options.behaviors), datetime.now(UTC).date()
+    made = artifact(cases, behaviors=behaviors, model=model, attack_type=options.attack_type, judge=judge, today=today)
     _write_json(path, made)
 
 
-def _write_inspect(path: Path, cases: Sequence[JudgedCase], model: str, _wanted: Wanted) -> None:
+def _write_inspect(path: Path, cases: Sequence[JudgedCase], model: str, _options: ExportOptions) -> None:
     judges = list(dict.fromkeys(judge for case in cases for judge in case.verdicts))
     write_log(path, cases, model=model, judges=judges, now=datetime.now(UTC))
 
@@ -147,6 +147,6 @@ def _write_json(path: Path, value: object) -> None:
 
 FORMATS: dict[str, Format] = {
     "harmbench": Format(_write_harmbench, ".json"),
-    "jailbreakbench": Format(_write_jailbreakbench, ".json", tells_attack=True),
+    "jailbreakbench": Format(_write_jailbreakbench, ".json", has_attack_fields=True),
     "inspect": Format(_write_inspect, ".eval"),
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from derta.errors import DataError
-from derta.formats.cases import JudgedCase, shown_text
+from derta.formats.cases import JudgedCase, format_prompt
 
 
 def completions(cases: Sequence[JudgedCase], *, judge: str | None) -> dict[str, list[dict[str, Any]]]:
@@ -25,7 +25,7 @@ def completions(cases: Sequence[JudgedCase], *, judge: str | None) -> dict[str, 
         raise DataError(f"judge {judge}: expected verdicts on harm, found none; name a judge of harm, or none")
     found: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
-        row: dict[str, Any] = {"test_case": shown_text(case.prompt), "generation": case.reply.text}
+        row: dict[str, Any] = {"test_case": format_prompt(case.prompt), "generation": case.reply.text}
         label = None if judge is None else case.outcome(judge, "harmful")
         if label is not None:
             row |= {"label": int(label), "judge": judge}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from derta.errors import DataError
-from derta.formats.cases import JudgedCase, shown_text
+from derta.formats.cases import JudgedCase, format_prompt
 from derta.sources import Row, fields_of, read_rows
 
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]
@@ -98,7 +98,7 @@ def _row(case: JudgedCase, behavior: Behavior, *, judge: str) -> dict[str, Any]:
         "goal": behavior.goal,
         "behavior": behavior.behavior,
         "category": behavior.category,
-        "prompt": shown_text(case.prompt),
+        "prompt": format_prompt(case.prompt),
         "response": case.reply.text,
         "number_of_queries": None,
         "queries_to_jailbreak": None,

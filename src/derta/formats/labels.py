@@ -85,7 +85,7 @@ def _text(columns: Mapping[str, Any], names: tuple[str, ...], row: Row) -> str |
             value = columns[name]
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 return str(value)
-            raise DataError(f"{row.where}: {name}: expected text, got {str(value)[:40]!r}; mend or remove the row")
+            raise DataError(f"{row.where}: {name}: expected text, got {str(value)[:40]!r}; fix or remove the row")
     return None
 
 
@@ -98,6 +98,6 @@ def _label(columns: Mapping[str, Any], row: Row, measure: Measure) -> bool | Non
     if word not in known:
         raise DataError(
             f"{row.where}: {name}: expected 0 or 1, true or false, or one of {', '.join(WORDS[measure])}, got "
-            f"{word[:40]!r}; mend or remove the row"
+            f"{word[:40]!r}; fix or remove the row"
         )
     return known[word]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from derta.errors import DataError
-from derta.files import describe, write_text
+from derta.files import format_validation_error, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
@@ -57,7 +57,9 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror}); write it with `derta calibrate --out`") from error
     except ValidationError as error:
-        raise DataError(f"{path}: not a calibration: {describe(error)}; write it with `derta calibrate`") from error
+        raise DataError(
+            f"{path}: not a calibration: {format_validation_error(error)}; write it with `derta calibrate`"
+        ) from error
     if found.judge != judge:
         raise DataError(f"{path}: expected the calibration of judge {judge!r}, got that of {found.judge!r}")
     return found

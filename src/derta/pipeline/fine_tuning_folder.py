@@ -7,7 +7,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from derta.config import FineTuningPace, Recipe, known_fields, merge, parse_recipe
+from derta.config import FineTuningPace, Recipe, allowed_fields, merge, parse_recipe
 from derta.errors import ModelError, RecipeError
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.fine_tuning import (
@@ -20,7 +20,7 @@ from derta.pipeline.fine_tuning import (
     told_cost,
 )
 from derta.protocols import Display
-from derta.run_folder import check_new_model, keep_origin
+from derta.run_folder import check_new_model, record_origin
 
 
 def fine_tune_folder(
@@ -64,7 +64,7 @@ def _attack(recipe: Recipe, attack: FineTuningAttack, *, start: Path, seed: int,
     data = read_attack_data(recipe, attack.section, asked=evaluated_texts(recipe))
     display.logger.info(data.note)
     made_of = recipe.model_dump(mode="json") | {"start": str(start), "seed": seed}
-    with keep_origin(out, recipe=made_of, inputs=input_files(recipe)):
+    with record_origin(out, recipe=made_of, inputs=input_files(recipe)):
         cost_path = out / COST
         fine_tune(
             recipe,
@@ -97,7 +97,7 @@ def read_settings(settings: Mapping[str, Any], *, adapted: bool) -> dict[str, An
 
 
 def _check_heeded(given: dict[str, Any], *, adapted: bool) -> None:
-    unheeded = set(known_fields()) - {*KEPT, "per_device_train_batch_size"}
+    unheeded = set(allowed_fields()) - {*KEPT, "per_device_train_batch_size"}
     for name in sorted(_keys(given["train"]) & unheeded):
         known = {"max_steps": "give --steps"} | {key: f"set pace.{key}" for key in FineTuningPace.model_fields}
         instead = known.get(name, "leave it out")

@@ -15,7 +15,7 @@ from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
-from derta.run_folder import check_new_model, keep_origin
+from derta.run_folder import check_new_model, record_origin
 
 
 def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | None = None) -> Recipe:
@@ -57,7 +57,7 @@ def train_one(
     prepared = prepare_data(recipe)
     given = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     made_of = recipe.model_dump(mode="json") | given
-    with keep_origin(out, recipe=made_of, inputs=input_files(recipe), alone=is_main_process):
+    with record_origin(out, recipe=made_of, inputs=input_files(recipe), is_main_process=is_main_process):
         return train_method(
             recipe,
             method=find_method(method),

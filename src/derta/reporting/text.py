@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from derta.errors import visible
+from derta.errors import escape_hidden
 
 NOTHING = "–"
 
@@ -28,7 +28,7 @@ class Label(NamedTuple):
 
 def shown(value: object) -> object:
     """What a template prints for a value: text made visible, markup of our own as it is."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_hidden(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def cut(text: str, limit: int) -> Cut:

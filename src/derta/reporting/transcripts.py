@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from markupsafe import escape
 
-from derta.errors import visible
+from derta.errors import escape_hidden
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting.tables import label_of
 from derta.reporting.text import Cut, Label, count, cut
@@ -147,7 +147,7 @@ def _size(view: RequestView) -> int:
 
 
 def _as_bytes(text: str) -> bytes:
-    return str(escape(visible(text))).encode()
+    return str(escape(escape_hidden(text))).encode()
 
 
 def _request_view(members: Sequence[Transcript]) -> RequestView:

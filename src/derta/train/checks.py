@@ -15,7 +15,7 @@ import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from derta.config import REFUSED, check_rows, checked_values
+from derta.config import REFUSED, check_rows, validate_values
 from derta.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def check_config(config: type[DertaConfig], given: Mapping[str, Any]) -> dict[st
         if name not in defaults:
             raise RecipeError(f"unknown setting {name}; {did_you_mean(name, defaults)}")
         _check_refused(name, value, defaults=defaults, given=given)
-    values = checked_values(config, given)
+    values = validate_values(config, given)
     types = _types(config)
     for name, value in values.items():
         _check_choice(types[name], name, value)

@@ -44,7 +44,7 @@ def by_term(sums: Sequence[float]) -> dict[str, float]:
     return found | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
 
 
-def describe_fault(outputs: Any, batch: Batch, step: int) -> str:
+def format_error_details(outputs: Any, batch: Batch, step: int) -> str:
     """Tell a loss that is no number, and the rows it came from."""
     got = float(outputs.loss.detach())
     sums = term_sums(outputs)[: len(TERMS)]

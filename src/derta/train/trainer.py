@@ -41,7 +41,7 @@ from derta.train.inputs import (
 from derta.train.loss import label_loss
 from derta.train.memory import TrimMemoryCallback, keep_freed_memory
 from derta.train.preparation import prepare_model
-from derta.train.terms import by_term, check_norm, describe_fault, term_sums
+from derta.train.terms import by_term, check_norm, format_error_details, term_sums
 
 
 class _SetEpoch(TrainerCallback):
@@ -289,7 +289,7 @@ class DertaTrainer(Trainer):
             inputs["weights"] = inputs["weights"] * factor
         outputs: Any = self._loss(model, inputs)
         if not torch.isfinite(outputs.loss):
-            raise NonFiniteLossError(describe_fault(outputs, inputs, self.state.global_step))
+            raise NonFiniteLossError(format_error_details(outputs, inputs, self.state.global_step))
         loss = outputs.loss * factor if self.args.fp16 else outputs.loss
         self._sums = self._sums.to(outputs.loss.device)
         self._sums += term_sums(outputs)
