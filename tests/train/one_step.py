@@ -26,6 +26,11 @@ def assert_close(ours, stock):
         assert float((ours[name] - grad).abs().max()) <= tolerance, name
 
 
+def on_device(batch, device):
+    """The same batch with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 def stock_step(model, rows):
     """Mean loss over all labels by the model's own forward, one row at a time: nothing packed, nothing padded."""
     model.zero_grad()
@@ -34,9 +39,8 @@ def stock_step(model, rows):
     for row in rows:
         learned = sum(label != IGNORE for label in row.labels)
         if learned:
-            loss = model(
-                input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]), use_cache=False
-            ).loss
+            inputs, labels = (torch.tensor([ids], device=model.device) for ids in (row.input_ids, row.labels))
+            loss = model(input_ids=inputs, labels=labels, use_cache=False).loss
             (loss * learned / count).backward()
             total += float(loss.detach()) * learned
     return total / count, gradients(model)
@@ -46,7 +50,7 @@ def our_step(model, rows, *, capacity=64):
     """The same with the label loss on packed rows."""
     use_label_loss(model, refusal_ids=REFUSALS)
     model.zero_grad()
-    found = label_loss(model, collate(rows, capacity=capacity, pad_id=0))
+    found = label_loss(model, on_device(collate(rows, capacity=capacity, pad_id=0), model.device))
     (found.loss / found.counts.sum().clamp(min=1)).backward()
     found.loss = found.loss.detach()
     return found, gradients(model)
