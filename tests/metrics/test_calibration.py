@@ -71,13 +71,13 @@ def test_a_calibration_comes_back_from_its_json():
 def test_labels_of_one_kind_have_no_kappa_and_correct_nothing():
     found = measured([LabelledReply(True, True)] * 5)
     assert found.kappa.value is None
-    assert corrected_rate(rate([True, False]), found).reason.startswith("the labels hold one answer only")
+    assert corrected_rate(rate([True, False]), found).reason.startswith("all labels are the same")
 
 
 def test_a_judge_that_tells_nothing_corrects_nothing():
     found = corrected_rate(rate([True] * 5 + [False] * 5), measured(sample(5, 5, 5, 5)))
     assert (found.value, found.low, found.high) == (None, None, None)
-    assert "tells nothing" in found.reason
+    assert "no better than chance" in found.reason
 
 
 def test_nothing_scored_is_not_corrected():

@@ -32,7 +32,7 @@ def test_comparisons_are_corrected_as_one_family():
     assert holm_corrected(found) == found
     notes = power_notes(found)
     assert len(notes) == 2
-    assert "6 prompts cannot tell them apart" in notes[0]
+    assert "no significant difference on 6 prompts" in notes[0]
 
 
 def verdicts(outcomes: list[bool | None], *, sample: int = 0) -> list[Verdict]:
@@ -58,9 +58,9 @@ def test_samples_of_a_prompt_are_one_pair():
 def test_what_cannot_be_compared_is_told():
     with pytest.raises(DataError, match="verdicts of one judge, got those of j, other"):
         compare(verdicts([True]), [Verdict(prompt_id="0", judge="other", harmful=True)])
-    with pytest.raises(DataError, match="expected verdicts, which tell what reply each is on, got True"):
+    with pytest.raises(DataError, match="expected Verdict records with prompt ids, got True"):
         compare([True], verdicts([True]))
-    with pytest.raises(DataError, match="none that was scored for both"):
+    with pytest.raises(DataError, match="got no prompt scored for both"):
         compare(verdicts([True]), [verdict("another", harmful=True)])
     with pytest.raises(DataError, match="got two"):
         compare(verdicts([True]) * 2, verdicts([True]))

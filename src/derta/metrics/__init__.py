@@ -1,4 +1,4 @@
-"""From verdicts to numbers with intervals: rates, comparisons, calibrations, and the cells and curves of a summary."""
+"""Evaluation metrics computed from verdicts: rates with intervals, paired comparisons, judge calibration, curves."""
 
 from derta.metrics.calibration import calibrate
 from derta.metrics.comparisons import compare

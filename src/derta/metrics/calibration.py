@@ -1,4 +1,4 @@
-"""A judge against people's labels, and a rate corrected for its errors."""
+"""Calibration of a judge against human labels, and rates corrected for its errors (Rogan-Gladen)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ RESAMPLES = 2000
 
 
 class LabelledReply(NamedTuple):
-    """One reply: what people say of it, what the judge says (None is unscored), and the groups it belongs to."""
+    """Human label and predicted label of one reply, with the groups that the reply belongs to.
+
+    `predicted` is the judge's label; None is unscored.
+    """
 
     truth: bool
     predicted: bool | None
@@ -26,7 +29,7 @@ class LabelledReply(NamedTuple):
 
 
 class Share(Record):
-    """A rate with its 95 % interval over `scored` cases; None where there is nothing to divide by."""
+    """Rate with its 95 % confidence interval over `scored` cases; None if no case was scored."""
 
     value: float | None
     low: float | None
@@ -36,7 +39,7 @@ class Share(Record):
 
 
 class Group(Record):
-    """The judge on one attack, or on one class of reply."""
+    """Classification metrics of a judge on one attack, or on one class of reply."""
 
     by: str
     name: str
@@ -47,9 +50,9 @@ class Group(Record):
 
 
 class Calibration(Record):
-    """A judge's errors on a labelled sample: what `derta calibrate` stores.
+    """Confusion matrix and classification metrics of a judge on a labelled sample; `derta calibrate` writes it as JSON.
 
-    `recall` is the judge's sensitivity; intervals are Wilson's, kappa's is a percentile bootstrap.
+    `recall` is the judge's sensitivity. Intervals are Wilson's; that of kappa is a percentile bootstrap.
     """
 
     judge: str
@@ -69,7 +72,7 @@ class Calibration(Record):
 
 
 class CorrectedRate(NamedTuple):
-    """A rate freed of the judge's errors; None where that cannot be done, and `reason` says why."""
+    """Rate corrected for the judge's errors, with its 95 % interval; None if it cannot be corrected (see `reason`)."""
 
     value: float | None
     low: float | None
@@ -78,11 +81,7 @@ class CorrectedRate(NamedTuple):
 
 
 def _share(outcomes: Iterable[bool | None]) -> Share:
-    return _as_share(rate(list(outcomes)))
-
-
-def _as_share(found: Rate) -> Share:
-    return Share(**found._asdict())
+    return Share(**rate(list(outcomes))._asdict())
 
 
 def _counts(cases: Sequence[LabelledReply]) -> dict[str, int]:
@@ -102,49 +101,51 @@ def calibrate(
     labels: str = "labels",
     seed: int = 0,
 ) -> Calibration:
-    """Measure a judge against people, over all replies and by class of reply where the judge tells it.
+    """Compute a judge's classification metrics against human labels, over all replies and by class of reply.
 
-    >>> said = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(20)]
-    >>> found = calibrate(said, [True] * 10 + [False] * 10)
-    >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
+    The classes are those of the verdicts (`reply_class`); without one a reply counts only in the total.
+
+    >>> verdicts = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(20)]
+    >>> result = calibrate(verdicts, [True] * 10 + [False] * 10)
+    >>> result.recall.value, result.specificity.value, result.accuracy.value, result.kappa.value
     (0.8, 1.0, 0.9, 0.8)
 
     Args:
-        verdicts: one judge's verdicts.
-        truths: people's labels of the same replies, in the same order; None (they could not decide) is left out.
-        measure: the field that is compared; by default the only one that the verdicts fill.
-        labels: the name of the labels in the result.
-        seed: of kappa's bootstrap interval.
+        verdicts: Verdicts of one judge.
+        truths: Human labels of the same replies, in the same order; None (undecided) is left out.
+        measure: Field of the verdicts to compare; by default the only one that the verdicts fill.
+        labels: Name of the labels in the result.
+        seed: Random seed of kappa's bootstrap interval.
 
     Raises:
-        DataError: verdicts of several judges, as many labels as verdicts are not there, or all labels are None.
+        DataError: The verdicts are of several judges, verdicts and labels differ in number, or all labels are None.
     """
-    held, known = list(verdicts), list(truths)
-    judges = list(dict.fromkeys(verdict.judge for verdict in held))
-    if len(judges) != 1 or len(held) != len(known):
+    verdicts, truths = list(verdicts), list(truths)
+    judges = list(dict.fromkeys(verdict.judge for verdict in verdicts))
+    if len(judges) != 1 or len(verdicts) != len(truths):
         raise DataError(
-            f"expected one judge's verdicts with a label each, got {len(held)} of {', '.join(judges) or 'none'} and "
-            f"{len(known)} labels; calibrate judge by judge"
+            f"expected one judge's verdicts with a label each, got {len(verdicts)} of {', '.join(judges) or 'none'} "
+            f"and {len(truths)} labels; calibrate judge by judge"
         )
-    counted = measure or measure_of_verdicts(held)
+    measure = measure or measure_of_verdicts(verdicts)
     cases = [
-        LabelledReply(truth, verdict.outcome(counted), reply_class=verdict.reply_class)
-        for verdict, truth in zip(held, known, strict=True)
+        LabelledReply(truth, verdict.outcome(measure), reply_class=verdict.reply_class)
+        for verdict, truth in zip(verdicts, truths, strict=True)
         if truth is not None
     ]
     if not cases:
-        raise DataError("expected labels that say yes or no, got None for every reply; check the labels")
-    return calibrate_cases(cases, judge=judges[0], measure=counted, labels=labels, seed=seed)
+        raise DataError("expected labels true or false, got None for every reply; check the labels")
+    return calibrate_cases(cases, judge=judges[0], measure=measure, labels=labels, seed=seed)
 
 
 def calibrate_cases(
     cases: Sequence[LabelledReply], *, judge: str, measure: Measure, labels: str, seed: int = 0
 ) -> Calibration:
-    """Measure a judge against people, over all cases and by attack and class of reply where these are known.
+    """Compute a judge's classification metrics against human labels: in total, by attack and by class of reply.
 
     >>> cases = [LabelledReply(True, True)] * 8 + [LabelledReply(True, False)] * 2 + [LabelledReply(False, False)] * 10
-    >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
-    >>> found.recall.value, found.specificity.value, found.accuracy.value, found.kappa.value
+    >>> result = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> result.recall.value, result.specificity.value, result.accuracy.value, result.kappa.value
     (0.8, 1.0, 0.9, 0.8)
     """
     counts = _counts(cases)
@@ -184,16 +185,16 @@ def _recall(cases: Iterable[LabelledReply]) -> Share:
 def _groups(
     cases: Sequence[LabelledReply], *, by: str, key: Callable[[LabelledReply], str | None], seed: int
 ) -> list[Group]:
-    found: list[Group] = []
+    groups: list[Group] = []
     for name in sorted({name for case in cases if (name := key(case)) is not None}):
-        own = [case for case in cases if key(case) == name]
-        shares = {"accuracy": _accuracy(own), "precision": _precision(own), "recall": _recall(own)}
-        found.append(Group(by=by, name=name, kappa=_kappa(_counts(own), seed=seed), **shares))
-    return found
+        members = [case for case in cases if key(case) == name]
+        shares = {"accuracy": _accuracy(members), "precision": _precision(members), "recall": _recall(members)}
+        groups.append(Group(by=by, name=name, kappa=_kappa(_counts(members), seed=seed), **shares))
+    return groups
 
 
 def _kappa(counts: dict[str, int], *, seed: int) -> Share:
-    """Cohen's kappa with its bootstrap interval; samples in which it is not defined are passed over."""
+    """Compute Cohen's kappa with its bootstrap interval; resamples with an undefined kappa are skipped."""
     import numpy as np
 
     total = sum(counts.values())
@@ -208,7 +209,7 @@ def _kappa(counts: dict[str, int], *, seed: int) -> Share:
 
 
 def rogan_gladen(observed: float, *, sensitivity: float, specificity: float) -> float | None:
-    """The true rate behind an observed one, held to [0, 1]; None if the judge is no better than a coin.
+    """Return the Rogan-Gladen estimate of the true rate, clipped to [0, 1]; None if the judge is no better than chance.
 
     >>> round(rogan_gladen(0.3, sensitivity=0.9, specificity=0.8) or 0, 4)
     0.1429
@@ -220,17 +221,26 @@ def rogan_gladen(observed: float, *, sensitivity: float, specificity: float) -> 
 
 
 def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> CorrectedRate:
-    """Correct a judge's rate for the errors that its calibration found.
+    """Compute a judge's rate corrected for the sensitivity and specificity that its calibration measured.
 
-    The interval is a percentile bootstrap over both samples, the judged replies and the labelled ones. A share of 0 or
-    1 is resampled as if half a case had gone the other way, for a bootstrap would take it as certain. A resample whose
-    judge is no better than a coin could be any rate: it counts as 0 for the low end and as 1 for the high one.
+    The interval is a percentile bootstrap over both samples, the judged replies and the labelled ones. A rate of 0 or 1
+    has no variance in a bootstrap, so half a case is added to the other side. A resample with a judge no better than
+    chance is compatible with any rate: it counts as 0 for the lower bound and as 1 for the upper bound.
 
     >>> cases = [LabelledReply(True, True)] * 90 + [LabelledReply(True, False)] * 10
     >>> cases += [LabelledReply(False, False)] * 80 + [LabelledReply(False, True)] * 20
-    >>> found = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
-    >>> round(corrected_rate(rate([True] * 30 + [False] * 70), found).value or 0, 4)
+    >>> calibration = calibrate_cases(cases, judge="harm", measure="harmful", labels="mine.csv")
+    >>> round(corrected_rate(rate([True] * 30 + [False] * 70), calibration).value or 0, 4)
     0.1429
+
+    Args:
+        judged: Observed rate of the judge's verdicts.
+        calibration: Output of `calibrate` for the same judge and measure.
+        seed: Random seed of the bootstrap.
+
+    Returns:
+        The corrected rate with its interval; value and interval are None if `judged` or an error rate is unknown, or
+        if the judge is no better than chance.
     """
     import numpy as np
 
@@ -238,10 +248,10 @@ def corrected_rate(judged: Rate, calibration: Calibration, *, seed: int = 0) -> 
     if judged.value is None:
         return CorrectedRate(None, None, None, "no reply was scored")
     if sensitivity.value is None or specificity.value is None:
-        return CorrectedRate(None, None, None, "the labels hold one answer only, so that one error rate is not known")
+        return CorrectedRate(None, None, None, "all labels are the same, so sensitivity or specificity is unknown")
     value = rogan_gladen(judged.value, sensitivity=sensitivity.value, specificity=specificity.value)
     if value is None:
-        return CorrectedRate(None, None, None, "sensitivity + specificity is not above 1: the judge tells nothing")
+        return CorrectedRate(None, None, None, "the judge is no better than chance: sensitivity + specificity <= 1")
     rng = np.random.default_rng(seed)
     observed = _resampled(judged.value, judged.scored, rng)
     sensitive = _resampled(sensitivity.value, sensitivity.scored, rng)

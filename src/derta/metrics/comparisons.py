@@ -1,4 +1,4 @@
-"""Two models on the same prompts, by one judge or pairwise, and two judges on the same replies."""
+"""Paired significance tests of two models, win rates of a pairwise judge, and agreement of two judges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUDGE = "pairwise"
 PairwiseOutcome = Literal["ours", "theirs", "tie"]
 _POINTS: dict[PairwiseOutcome, float] = {"ours": 1.0, "tie": 0.5, "theirs": 0.0}
 PromptMeans = dict[str, float]
-"""The mean outcome over seeds and samples of each prompt that was scored."""
+"""Mean outcome of each scored prompt over its seeds and samples, by prompt id."""
 
 
 def compare(
@@ -35,47 +35,47 @@ def compare(
     second_name: str = "second",
     name: str = "all prompts",
 ) -> Comparison:
-    """Compare one judge's verdicts on two models, on the prompts scored for both; one pair is one prompt.
+    """Compute a paired comparison of two models from one judge's verdicts on the prompts scored for both.
 
-    The test is the exact McNemar test, or with several samples a prompt the sign test on each prompt's means.
+    A pair is a prompt. The test is the exact McNemar test, or with several samples per prompt the sign test on the
+    prompts' means.
 
     >>> ours = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 1) for i in range(10)]
     >>> theirs = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(10)]
-    >>> found = compare(ours, theirs)
-    >>> found.first_value, found.second_value, found.only_second, found.p_value
+    >>> result = compare(ours, theirs)
+    >>> result.first_value, result.second_value, result.only_second, result.p_value
     (0.1, 0.8, 7, 0.015625)
 
     Args:
-        first: verdicts on the first model's replies.
-        second: verdicts on the second model's, by the same judge.
-        measure: the field that is compared; by default the only one that the verdicts fill.
-        first_name: the first model's name in the comparison.
-        second_name: the second model's.
-        name: the name of the set of prompts.
+        first: Verdicts on the first model's replies.
+        second: Verdicts on the second model's replies, by the same judge.
+        measure: Field of the verdicts to compare; by default the only one that the verdicts fill.
+        first_name: Name of the first model in the comparison.
+        second_name: Name of the second model.
+        name: Name of the set of prompts.
 
     Raises:
-        DataError: verdicts of several judges, two on one reply, or no prompt that was scored for both.
+        DataError: Verdicts of several judges, two verdicts on one reply, or no prompt scored for both models.
     """
     ours, theirs = list(first), list(second)
     if plain := [one for one in cast("list[object]", [*ours, *theirs]) if not isinstance(one, Verdict)]:
-        raise DataError(f"expected verdicts, which tell what reply each is on, got {plain[0]!r:.60}; use `derta.judge`")
+        raise DataError(f"expected Verdict records with prompt ids, got {plain[0]!r:.60}; use `derta.judge`")
     judges = list(dict.fromkeys(verdict.judge for verdict in (*ours, *theirs)))
     if len(judges) != 1:
         raise DataError(f"expected verdicts of one judge, got those of {', '.join(judges) or 'none'}; compare by judge")
-    counted = measure or measure_of_verdicts((*ours, *theirs))
+    measure = measure or measure_of_verdicts((*ours, *theirs))
     our_means, their_means = (
-        _prompt_means(outcomes_by_prompt([outcomes_by_key(held, counted)])) for held in (ours, theirs)
+        _prompt_means(outcomes_by_prompt([outcomes_by_key(verdicts, measure)])) for verdicts in (ours, theirs)
     )
-    place = Place("helpfulness" if counted == "correct" else "attack", name)
-    found = _comparison(
-        our_means, their_means, place, names=(first_name, second_name), judge=judges[0], measure=counted
+    place = Place("helpfulness" if measure == "correct" else "attack", name)
+    comparison = _comparison(
+        our_means, their_means, place, names=(first_name, second_name), judge=judges[0], measure=measure
     )
-    if found is None:
+    if comparison is None:
         raise DataError(
-            "expected verdicts on the same prompts, found none that was scored for both; give verdicts on one set of "
-            "prompts"
+            "expected verdicts on the same prompts, got no prompt scored for both; pass verdicts on one set"
         )
-    return found
+    return comparison
 
 
 def _prompt_means(outcomes: Mapping[str, Sequence[bool | None]]) -> PromptMeans:
@@ -108,25 +108,26 @@ def _comparison(
 def compare_cells(
     first: VerdictsBySeed, second: VerdictsBySeed, *, first_name: str, second_name: str, judge: str, measure: Measure
 ) -> list[Comparison]:
-    """One comparison for each cell that both methods have, on the prompts scored for both; one pair is one prompt.
+    """Compute a paired comparison for each cell of both methods, on the prompts scored for both.
 
-    With one seed the test is the exact McNemar test, with several the sign test on each prompt's means. `p_holm` is
-    corrected over the comparisons of this call; for a family of several calls, use `holm_corrected` on all of them.
+    A pair is a prompt. With one seed the test is the exact McNemar test, with several the sign test on the prompts'
+    means. `p_holm` is corrected over the comparisons of this call; for a family of several calls, pass all of their
+    comparisons to `holm_corrected`.
     """
     ours, theirs = (outcomes_by_place(seeds.values(), measure) for seeds in (first, second))
     names = (first_name, second_name)
-    found = [
+    comparisons = [
         _comparison(
             _prompt_means(ours[place]), _prompt_means(theirs[place]), place, names=names, judge=judge, measure=measure
         )
         for place in ours
         if place in theirs
     ]
-    return holm_corrected([one for one in found if one is not None])
+    return holm_corrected([one for one in comparisons if one is not None])
 
 
 def holm_corrected(comparisons: Sequence[Comparison], question: str = METHODS_WITH_THE_FIRST) -> list[Comparison]:
-    """The same comparisons, Holm-corrected as the one family that answers a question."""
+    """Return the comparisons with p-values Holm-corrected as one family; `question` is the name of the family."""
     adjusted = holm([one.p_value for one in comparisons])
     return [
         one.model_copy(update={"p_holm": p, "question": question}) for one, p in zip(comparisons, adjusted, strict=True)
@@ -134,25 +135,25 @@ def holm_corrected(comparisons: Sequence[Comparison], question: str = METHODS_WI
 
 
 def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
-    """A sentence on each comparison that finds nothing, saying what difference it could have found."""
+    """Format a note on each non-significant comparison: the minimum detectable difference at power 0.8."""
     notes: list[str] = []
     for one in comparisons:
         if one.p_holm < 0.05:
             continue
         share = (one.only_first + one.only_second) / one.pairs
         least = minimum_detectable_difference(pairs=one.pairs, discordant_share=share)
-        can = f"a difference of {least:.2f} or more" if least is not None else "no difference, however large"
+        detectable = f"a difference of {least:.2f} or more" if least is not None else "no difference, however large"
         notes.append(
-            f"{one.first} and {one.second} on {one.name} ({one.measure}): {one.pairs} prompts cannot tell them apart; "
-            f"with {share:.0%} of them answered differently, they would show {can} (power 0.8)."
+            f"{one.first} and {one.second} on {one.name} ({one.measure}): no significant difference on {one.pairs} "
+            f"prompts; with {share:.0%} of them answered differently, the test can detect {detectable} (power 0.8)."
         )
     return notes
 
 
 def win_rate_cell(preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str) -> Cell:
-    """The share of prompts won, ties counted half, with a Wilson interval; None is unscored.
+    """Compute the win rate with a Wilson interval; a tie counts as half a win, None as unscored.
 
-    Ties vary less than wins and losses do, so that with ties the interval is somewhat too wide, never too narrow.
+    Ties have less variance than wins and losses, so with ties the interval is somewhat too wide, never too narrow.
 
     >>> cell = win_rate_cell(["ours", "ours", "tie", "theirs", None], first="a", second="b")
     >>> cell.value, cell.scored, cell.unscored
@@ -172,11 +173,11 @@ def win_rate_cell(preferences: Sequence[PairwiseOutcome | None], *, first: str, 
 
 
 def position_bias_cell(orders: Sequence[tuple[PairwiseOutcome | None, ...]], *, first: str, second: str) -> Cell:
-    """The share of prompts on which the order of the replies decided, of those asked about: how far to trust the judge.
+    """Compute the judge's position bias: the share of prompts with a preference that depends on the replies' order.
 
-    Each entry is what was said in the one order and in the other; empty where nothing was asked.
+    Each entry holds the preferences for both orders; it is empty if the judge was not queried.
     """
-    decided = [None if None in said else len(set(said)) > 1 for said in orders if said]
+    decided = [None if None in preferences else len(set(preferences)) > 1 for preferences in orders if preferences]
     return cell_of(
         rate(decided),
         place=Place("analysis", f"against {second}"),
@@ -190,12 +191,12 @@ def position_bias_cell(orders: Sequence[tuple[PairwiseOutcome | None, ...]], *, 
 def preference_comparison(
     preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str
 ) -> Comparison | None:
-    """Wins against losses by the exact sign test, ties apart; None where nothing was scored."""
+    """Compare wins with losses by the exact sign test, without ties; return None if no prompt was scored."""
     points = [2 * _POINTS[one] - 1 for one in preferences if one is not None]
     if not points:
         return None
     test = sign_test(points)
-    won = (sum(points) / len(points) + 1) / 2
+    win_rate = (sum(points) / len(points) + 1) / 2
     return Comparison(
         first=first,
         second=second,
@@ -203,15 +204,15 @@ def preference_comparison(
         name=f"against {second}",
         judge=JUDGE,
         measure="win_rate",
-        first_value=won,
-        second_value=1 - won,
+        first_value=win_rate,
+        second_value=1 - win_rate,
         **test._asdict(),
         p_holm=test.p_value,
     )
 
 
 class Agreement(NamedTuple):
-    """A two-by-two table of two judges; `agreement` is a share, `kappa` Cohen's, None where it is not defined."""
+    """Two-by-two table of two judges, with their agreement (a fraction) and Cohen's kappa; None where undefined."""
 
     both: int
     only_first: int
@@ -224,10 +225,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: Measure) -> Agreement:
-    """Compare two judges on one measure; replies that only one of them scored are counted as unscored.
+    """Compute the agreement of two judges on one measure; a reply scored by only one of them counts as unscored.
 
     Raises:
-        DataError: a judge has two verdicts on a reply, or the two did not judge the same replies.
+        DataError: A judge has two verdicts on a reply, or the judges have verdicts on different replies.
     """
     ours, theirs = outcomes_by_key(first, measure), outcomes_by_key(second, measure)
     if ours.keys() != theirs.keys():

@@ -1,4 +1,4 @@
-"""Verdicts to the numbers of a run: rates by method, seed and attack, comparisons and curves."""
+"""Summary of an evaluation: rates by method, seed and attack, paired comparisons, and curves."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from derta.run_folder import versions
 from derta.stats import rate
 
 MeasureOf = Callable[[str, Suite], Measure]
-"""The measure of a judge's rate in a suite."""
+"""Function from a judge's name and a suite to the measure of its rate there."""
 MethodPairs = Mapping[str, Sequence[tuple[str, str]]]
-"""The methods that are compared, by question."""
+"""Pairs of methods to compare, by the question that they answer."""
 
 
 class Outcome(NamedTuple):
-    """One model's replies to the prompts, and the verdicts on them, by judge, joined by prompt id and sample.
+    """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
 
-    A judge may have no verdict on some replies: those of evaluations that it is not meant for. `probabilities` are of
-    refusing, at each token of held-out harmful answers.
+    The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` holds the refusal
+    probability at each token of the held-out harmful answers.
     """
 
     method: str
@@ -42,14 +42,14 @@ class Outcome(NamedTuple):
     probabilities: Sequence[Sequence[float]] = ()
 
     def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
-        """The pairs of prompt and verdict of a judge, in one suite or all."""
+        """Return the prompts with a judge's verdicts, of one suite or of all (None)."""
         return [(prompt, verdict) for prompt, _, verdict in self.cases(judge) if suite in (None, prompt.suite)]
 
     def cases(self, judge: str) -> Iterator[tuple[Prompt, Reply, Verdict]]:
-        """The prompts, replies and verdicts of a judge.
+        """Yield the prompt, reply and verdict of each verdict of a judge.
 
         Raises:
-            DataError: a verdict on a reply, or a reply to a prompt, that is not there.
+            DataError: The reply or the prompt of a verdict is missing.
         """
         prompts = {prompt.id: prompt for prompt in self.prompts}
         replies = {reply.key: reply for reply in self.replies}
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
                 if verdict.prompt_id not in prompts or verdict.key not in replies:
                     raise DataError(
                         f"{self.method}, seed {self.seed}: judge {judge!r} has a verdict on {verdict.prompt_id!r} "
-                        f"(sample {verdict.sample}), which has no prompt or no reply; give those of one run"
+                        f"(sample {verdict.sample}), which has no prompt or no reply; pass those of one run"
                     )
                 yield prompts[verdict.prompt_id], replies[verdict.key], verdict
 
@@ -72,28 +72,29 @@ def summarize(
     pairs: MethodPairs | None = None,
     notes: Sequence[str] = (),
 ) -> Summary:
-    """All numbers of some models: what `summary.json` holds and the report shows.
+    """Compute all metrics of the evaluated models, as `summary.json` holds them and the report shows them.
 
-    The methods of each pair are compared; without `pairs` the others with the first. Each question is corrected by
-    itself, so what more is asked changes nothing of it, and only of the first it is told what is too small to tell.
+    By default the first method is compared with each of the others. p-values are Holm-corrected for each question
+    separately, so that another question changes none of them. Notes on power are for the first question only.
 
     >>> prompts = [Prompt(id=str(i), request_id=str(i), attack="direct", mode="raw", text="?") for i in range(4)]
     >>> replies = [Reply(prompt_id=prompt.id, text="Boil water.") for prompt in prompts]
-    >>> found = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 3) for i in range(4)]
-    >>> summary = summarize([Outcome("vanilla", 0, prompts, replies, {"harm": found})])
+    >>> verdicts = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 3) for i in range(4)]
+    >>> summary = summarize([Outcome("vanilla", 0, prompts, replies, {"harm": verdicts})])
     >>> [(cell.method, cell.name, cell.value) for cell in summary.cells]
     [('vanilla', 'direct', 0.75)]
 
     Args:
-        outcomes: a model's replies and verdicts each.
-        title: the title of the report.
-        recipe: the recipe's text or name, shown in the report.
-        measure_of: the measure of a judge in a suite; by default the only field that its verdicts there fill.
-        pairs: the methods that are compared, by question.
-        notes: sentences that a reader must know.
+        outcomes: Replies and verdicts of each model.
+        title: Title of the report.
+        recipe: Text or name of the recipe, shown in the report.
+        measure_of: Measure of a judge in a suite; by default the only field that its verdicts there fill.
+        pairs: Pairs of methods to compare, by question.
+        notes: Notes to show in the report.
 
     Raises:
-        DataError: verdicts that belong to no reply, two on one reply, or a judge whose measure cannot be told.
+        DataError: A verdict without a reply, two verdicts on one reply, or a judge whose verdicts fill no field or
+            several.
     """
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     judges = list(dict.fromkeys(judge for outcome in outcomes for judge in outcome.verdicts))
@@ -109,9 +110,11 @@ def summarize(
     ]
     pairs = pairs or {METHODS_WITH_THE_FIRST: [(methods[0], method) for method in methods[1:]]}
     answers: list[list[Comparison]] = []
-    for question, asked in pairs.items():
-        found = [one for first, second in asked for one in _comparisons(by_method[first], by_method[second], places)]
-        answers.append(holm_corrected(found, question))
+    for question, method_pairs in pairs.items():
+        family = [
+            one for first, second in method_pairs for one in _comparisons(by_method[first], by_method[second], places)
+        ]
+        answers.append(holm_corrected(family, question))
     return Summary(
         title=title,
         recipe=recipe,
@@ -125,12 +128,12 @@ def summarize(
 
 
 def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
-    """Every reply with its prompt and the verdicts on it."""
-    found: list[Transcript] = []
+    """Return each reply with its prompt and its verdicts."""
+    rows: list[Transcript] = []
     for one in outcomes:
         prompts = {prompt.id: prompt for prompt in one.prompts}
-        verdicts = [{v.key: v for v in judged if v is not None} for judged in one.verdicts.values()]
-        found += [
+        verdicts = [{v.key: v for v in by_judge if v is not None} for by_judge in one.verdicts.values()]
+        rows += [
             Transcript(
                 method=one.method,
                 seed=one.seed,
@@ -140,7 +143,7 @@ def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
             )
             for reply in one.replies
         ]
-    return found
+    return rows
 
 
 def _measure_in(outcomes: Sequence[Outcome], judge: str, suite: Suite) -> Measure:
@@ -154,7 +157,7 @@ def _suites(outcomes: Sequence[Outcome], judge: str) -> list[Suite]:
 def _rates(
     runs: Sequence[Outcome], judge: str, suite: Suite, measure: Measure, *, by_category: bool = False
 ) -> list[Cell]:
-    """Each seed's cells, and where there are several seeds the pooled ones."""
+    """Compute the cells of each seed and, with several seeds, the pooled cells; by category the pooled cells alone."""
     settings: dict[str, Any] = {
         "method": runs[0].method,
         "judge": judge,
@@ -186,7 +189,7 @@ def _comparisons(
 
 
 def _analysis(runs: Sequence[Outcome], judge: str = "refusal") -> Iterator[Cell]:
-    """Of attacks: how late refusals come and how much is out before them. Of benign prompts: half-hearted answers."""
+    """Yield the analysis cells: late refusals and leakage of attacks, over-refusal and degenerate replies elsewhere."""
     method = runs[0].method
     seed = runs[0].seed if len(runs) == 1 else None
     cases = [case for run in runs for case in run.cases(judge)]
