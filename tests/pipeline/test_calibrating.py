@@ -85,12 +85,12 @@ def test_two_judges_and_the_replies_they_differ_on(tmp_path: Path, monkeypatch: 
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(json.dumps(text) + "\n" for text in (REFUSAL, ANSWER, "Yes.")), encoding="utf-8")
     verdicts: list[Verdict] = []
-    judge_file(path, judge=REFUSED, kept=verdicts)
+    judge_file(path, judge=REFUSED, collect_into=verdicts)
     found = agree_on_file(path, verdicts, second=find_judge("length"))
     assert (found.table.both, found.table.only_first, found.table.only_second, found.table.neither) == (0, 1, 1, 1)
-    assert [one.reply.text for one in found.differing] == [REFUSAL, "Yes."]
-    assert found.differing[0].first.refused is True
-    assert found.differing[0].second.refused is False
+    assert [one.reply.text for one in found.disagreements] == [REFUSAL, "Yes."]
+    assert found.disagreements[0].first.refused is True
+    assert found.disagreements[0].second.refused is False
     assert agreement_table(found.table, first="refusal", second="length").row_count == 2
 
 

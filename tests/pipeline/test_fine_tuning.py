@@ -12,7 +12,7 @@ from derta.files import read_records
 from derta.pipeline import fine_tuning, models
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.estimate import estimate
-from derta.pipeline.fine_tuning import attack_train, fine_tuning_attacks, read_data
+from derta.pipeline.fine_tuning import attack_train, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.report import report
 from derta.pipeline.run import run
 from derta.records import Prompt, Reply
@@ -135,7 +135,7 @@ def test_a_run_with_lora_attacks_the_adapters(recipe, tmp_path):
 
 def test_nothing_that_is_evaluated_or_held_out_is_trained_on(recipe_attacked):
     prepared = prepare_data(recipe_attacked)
-    data = read_data(recipe_attacked, prepared=prepared)
+    data = read_all_attack_data(recipe_attacked, prepared=prepared)
     held_out = {request.text for request in prepared.held_out_requests}
     assert len(held_out) == 2
     assert not held_out & {pair.query for pair in data["harmful"].pairs}
@@ -227,7 +227,7 @@ def test_each_number_of_steps_is_an_attack_with_its_own_name_and_folder(recipe):
     attack = {"name": "x", "steps": [10, 100], "helpful": [{"path": "rows.jsonl"}]}
     first, second = fine_tuning_attacks(load_recipe(recipe, overrides={"fine_tuning_attacks": [attack]}))
     assert (first.label("derta"), second.label("derta")) == ("derta + x 10", "derta + x 100")
-    assert (first.place("derta"), second.place("derta")) == ("derta+x+10", "derta+x+100")
+    assert (first.folder_prefix("derta"), second.folder_prefix("derta")) == ("derta+x+10", "derta+x+100")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_an_adapters_own_settings_cannot_be_given(refuser, taught, tmp_path, der
         called = fine_tune(derta, refuser, tmp_path / "out", *words, setting)
         assert (called.code, called.err.count("\n")) == (2, 1)
         assert "--set train.lora: expected load_in_4bit alone beside --adapter" in called.err
-    assert read_settings({"train.lora.load_in_4bit": True}, adapted=True)["train"] == {"lora": {"load_in_4bit": True}}
+    assert read_settings({"train.lora.load_in_4bit": True}, with_adapter=True)["train"] == {
+        "lora": {"load_in_4bit": True}
+    }
 
 
 def _stop(*_, **__):
@@ -129,7 +131,7 @@ def test_a_stopped_attack_goes_on_as_the_same_and_as_no_other(refuser, taught, t
     (tmp_path / "out.origin.json").write_bytes(origin)
 
     with monkeypatch.context() as patched:  # trained, but what it took is not yet known
-        patched.setattr(fine_tuning, "keep_cost", _stop)
+        patched.setattr(fine_tuning, "write_training_cost", _stop)
         assert attack().code == 130
     assert (out / "model.safetensors").exists()
     called = attack()

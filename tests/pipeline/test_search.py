@@ -12,7 +12,7 @@ from derta.errors import EngineError, RecipeError
 from derta.files import read_records
 from derta.judges import build_judge
 from derta.pipeline.generate import check_decoding
-from derta.pipeline.search import check_guides
+from derta.pipeline.search import check_search_judge
 from derta.records import Prompt, Reply
 
 
@@ -107,7 +107,7 @@ def test_mistakes_are_one_line(derta, asked, tmp_path, words, message):
 
 def test_a_judge_that_tells_no_harm_cannot_lead_a_search():
     with pytest.raises(RecipeError, match="expected one that measures harm"):
-        check_guides(build_judge("refusal"))
+        check_search_judge(build_judge("refusal"))
 
 
 def test_crafting_with_a_search_is_refused_and_names_the_command():

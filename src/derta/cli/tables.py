@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from derta.metrics.calibration import Calibration, Share
     from derta.metrics.comparisons import Agreement
     from derta.paper.replay import ReplayRow
-    from derta.pipeline.calibrating import JudgedFile, JudgedTwice
+    from derta.pipeline.calibrating import JudgeAgreement, JudgeResult
     from derta.pipeline.estimate import MethodEstimate
     from derta.pipeline.search import SearchSummary
     from derta.results import Cell, Comparison
@@ -96,7 +96,7 @@ def format_cell(cell: Cell) -> str:
     return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
 
 
-def judged_lines(result: JudgedFile, *, first: str, second: str | None) -> list[RenderableType]:
+def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[RenderableType]:
     """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
     rates = [format_cell(cell) for cell in result.cells]
     if result.agreement is None:
@@ -105,7 +105,7 @@ def judged_lines(result: JudgedFile, *, first: str, second: str | None) -> list[
     return [*rates, agreement_table(result.agreement.table, first=first, second=str(second)), *disagreements]
 
 
-def judged_json(result: JudgedFile) -> Any:
+def judged_json(result: JudgeResult) -> Any:
     """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement."""
     cells = [cell.model_dump() for cell in result.cells]
     output = cells[0] if len(cells) == 1 else cells
@@ -115,10 +115,10 @@ def judged_json(result: JudgedFile) -> Any:
     return {"cells": output, "agreement": table, "differing": _disagreements(result.agreement)}
 
 
-def _disagreements(agreement: JudgedTwice) -> list[dict[str, Any]]:
+def _disagreements(agreement: JudgeAgreement) -> list[dict[str, Any]]:
     return [
         {name: record.model_dump(exclude_none=True) for name, record in case._asdict().items()}
-        for case in agreement.differing
+        for case in agreement.disagreements
     ]
 
 

@@ -10,26 +10,26 @@ from typing import Any
 from derta.errors import RecipeError, did_you_mean
 from derta.methods.method import Loss, Method
 from derta.methods.rows_methods import BASE, ROW_METHODS, row_method
-from derta.methods.tuning import Estimated, check_settings, estimate, method_config, tune
+from derta.methods.tuning import TrainingEstimate, check_settings, estimate, method_config, tune
 
 
-def _from_dpo(name: str) -> Callable[..., Any]:
+def _lazy_dpo(name: str) -> Callable[..., Any]:
     """A function of `methods.dpo`, which needs TRL and is imported when it is called for."""
 
-    def call(*given: Any, **named: Any) -> Any:
-        return getattr(import_module("derta.methods.dpo"), name)(*given, **named)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module("derta.methods.dpo"), name)(*args, **kwargs)
 
     return call
 
 
 DPO = Method(
     name="dpo",
-    dataset=_from_dpo("encode_pairs"),
+    dataset=_lazy_dpo("encode_pairs"),
     init_from="vanilla",
     package=("trl", "dpo"),
-    config=_from_dpo("config_class"),
-    trainer=_from_dpo("pair_trainer"),
-    plan=_from_dpo("plan_pairs"),
+    config=_lazy_dpo("config_class"),
+    trainer=_lazy_dpo("pair_trainer"),
+    plan=_lazy_dpo("plan_pairs"),
     unit="pairs",
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO)}
@@ -37,9 +37,9 @@ METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_M
 
 __all__ = [
     "METHODS",
-    "Estimated",
     "Loss",
     "Method",
+    "TrainingEstimate",
     "check_package",
     "check_settings",
     "estimate",
@@ -61,10 +61,10 @@ def find_method(method: str | Method, methods: Mapping[str, Method] | None = Non
     """
     if isinstance(method, Method):
         return method
-    known = {**METHODS, **(methods or {})}
-    if method not in known:
-        raise RecipeError(f"unknown method {method!r}; {did_you_mean(str(method), known)}")
-    return known[method]
+    available = {**METHODS, **(methods or {})}
+    if method not in available:
+        raise RecipeError(f"unknown method {method!r}; {did_you_mean(str(method), available)}")
+    return available[method]
 
 
 def check_package(method: Method) -> None:

@@ -106,13 +106,13 @@ def pair_trainer(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     arguments = dpo_arguments(config)
-    net = _start(model, config, lora=lora, start=init_from)
+    policy = _load_model(model, config, lora=lora, init_from=init_from)
     whole = lora is None
-    kept = whole and not config.precompute_ref_log_probs
+    copy_reference = whole and not config.precompute_ref_log_probs
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = PairTrainer(
-        model=net,
-        ref_model=_start(model, config, lora=None, start=init_from) if kept else None,
+        model=policy,
+        ref_model=_load_model(model, config, lora=None, init_from=init_from) if copy_reference else None,
         args=arguments,
         train_dataset=_dataset(rows, max_length=config.max_length, arguments=arguments),
         data_collator=partial(collate_pairs, pad_id=int(str(pad_id))),
@@ -120,12 +120,12 @@ def pair_trainer(
         callbacks=[*callbacks, TrimMemoryCallback()],
     )
     if config.precompute_ref_log_probs or init_from is None or not is_adapter(init_from):
-        _drop_reference(net)  # a fresh adapter adds nothing: TRL then puts it off, which costs less than a copy
+        _drop_reference(policy)  # a fresh adapter adds nothing: TRL then puts it off, which costs less than a copy
     return trainer
 
 
-def _start(model: str, config: DpoConfig, *, lora: LoraSection | None, start: Path | None) -> Any:
-    net = load_initial_model(model, config, lora=lora, init_from=start)
+def _load_model(model: str, config: DpoConfig, *, lora: LoraSection | None, init_from: Path | None) -> Any:
+    net = load_initial_model(model, config, lora=lora, init_from=init_from)
     if isinstance(net, PeftModel) and isinstance(net.get_base_model().get_output_embeddings(), BaseTunerLayer):  # pyright: ignore[reportCallIssue]
         raise RecipeError("lora.target_modules: expected no lm_head with `dpo`; TRL does not train LoRA on it")
     return net
@@ -199,14 +199,14 @@ class PairTrainer(DPOTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """TRL's, and refuse to go on from a loss that is no number."""
-        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = (found[0] if return_outputs else found).detach()
+        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = (result[0] if return_outputs else result).detach()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"step {self.state.global_step}: expected a finite loss, got {float(loss)} on pairs "
                 f"{', '.join(self._ids_of(inputs))}; lower `learning_rate`, or use bf16 instead of fp16"
             )
-        return found
+        return result
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
@@ -235,8 +235,8 @@ def collate_pairs(pairs: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, 
         "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
         "completion_mask": pad_sequence(learned, batch_first=True),
     }
-    known = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in pairs[0]]
-    return batch | {name: torch.tensor([pair[name] for pair in pairs]) for name in known}
+    reference_names = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in pairs[0]]
+    return batch | {name: torch.tensor([pair[name] for pair in pairs]) for name in reference_names}
 
 
 def plan_pairs(trainer: PairTrainer) -> Plan:

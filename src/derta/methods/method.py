@@ -29,7 +29,7 @@ call it, so that gradients are shared. With all of a batch it gives `derta.train
 """
 
 
-class MakeRows(Protocol):
+class EncodeDataset(Protocol):
     """Turns a training set into what a method's trainer reads; for `DertaTrainer`, instances of `derta.data.rows`."""
 
     def __call__(
@@ -68,7 +68,7 @@ class Method:
     """
 
     name: str
-    dataset: MakeRows
+    dataset: EncodeDataset
     loss: Loss | None = None
     triples_per_unit: int = 1
     init_from: str | None = None

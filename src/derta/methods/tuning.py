@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from derta.train.estimate import Estimate, Plan
 
 
-class Estimated(NamedTuple):
+class TrainingEstimate(NamedTuple):
     """What a training will take: its work, counted out, and a short probe's time and memory."""
 
     plan: Plan
@@ -129,7 +129,7 @@ def estimate(
     data: TrainingSet | Sequence[Any],
     tokenizer: PreTrainedTokenizerBase,
     lora: LoraSection | None = None,
-) -> Estimated:
+) -> TrainingEstimate:
     """Count out a training, and train on a few micro-batches to learn its pace and its peak of memory.
 
     The method's model to start from need not be there: it is as large as `model`.
@@ -143,7 +143,7 @@ def estimate(
     trainer: Any = _build(method, model, config, data, tokenizer, lora=lora, init_from=None, callbacks=())
     planned = (method.plan or plan)(trainer)
     with out_of_memory_as_model_error(partial(training_advice, config, trainer.model)):
-        return Estimated(planned, probe(trainer, planned))
+        return TrainingEstimate(planned, probe(trainer, planned))
 
 
 def _build(
@@ -152,7 +152,7 @@ def _build(
     config: DertaConfig,
     data: TrainingSet | Sequence[Any],
     tokenizer: PreTrainedTokenizerBase,
-    **given: Any,
+    **options: Any,
 ) -> Trainer:
     from transformers.trainer_callback import PrinterCallback
 
@@ -162,7 +162,7 @@ def _build(
         refusals = refusal_tokens(chat, config.refusal_words)
         rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
     build = method.trainer or row_trainer
-    trainer = build(method, model, config=config, rows=rows, tokenizer=tokenizer, **given)
+    trainer = build(method, model, config=config, rows=rows, tokenizer=tokenizer, **options)
     trainer.remove_callback(PrinterCallback)  # standard output is the command's
     return trainer
 

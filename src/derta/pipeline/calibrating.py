@@ -27,11 +27,11 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
     Raises:
         DataError: the file has no usable labels.
     """
-    read = list(read_labels(path, measure=judge.measures))
-    labelled = [(case, case.truth) for case in read if case.truth is not None]
-    if len(labelled) < len(read):
+    cases_read = list(read_labels(path, measure=judge.measures))
+    labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
+    if len(labelled) < len(cases_read):
         display.logger.info(
-            "%s: %d replies of which people say both (partial refusals) left out", path, len(read) - len(labelled)
+            "%s: %d replies of which people say both (partial refusals) left out", path, len(cases_read) - len(labelled)
         )
     if not labelled:
         raise DataError(f"{path}: expected labels that say yes or no, found none; check the label column")
@@ -40,10 +40,10 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
         LabelledReply(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
     ]
-    found = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
+    calibration = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
     if out is not None:
-        write_text(out, found.model_dump_json(indent=2) + "\n")
-    return found
+        write_text(out, calibration.model_dump_json(indent=2) + "\n")
+    return calibration
 
 
 def read_calibration(path: Path, *, judge: str) -> Calibration:
@@ -53,33 +53,38 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
         DataError: no such file, not a calibration, or one of another judge.
     """
     try:
-        found = Calibration.model_validate_json(path.read_bytes())
+        calibration = Calibration.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror}); write it with `derta calibrate --out`") from error
     except ValidationError as error:
         raise DataError(
             f"{path}: not a calibration: {format_validation_error(error)}; write it with `derta calibrate`"
         ) from error
-    if found.judge != judge:
-        raise DataError(f"{path}: expected the calibration of judge {judge!r}, got that of {found.judge!r}")
-    return found
+    if calibration.judge != judge:
+        raise DataError(f"{path}: expected the calibration of judge {judge!r}, got that of {calibration.judge!r}")
+    return calibration
 
 
 def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = Display()) -> Cell:
     """The cell of a judged file with its rate corrected for the judge's errors; says so where it cannot be."""
-    found = corrected_rate(Rate(cell.value, cell.low, cell.high, cell.scored, cell.unscored), calibration)
-    if found.value is None:
-        display.logger.info("%s: not corrected: %s", cell.name, found.reason)
+    corrected = corrected_rate(Rate(cell.value, cell.low, cell.high, cell.scored, cell.unscored), calibration)
+    if corrected.value is None:
+        display.logger.info("%s: not corrected: %s", cell.name, corrected.reason)
     return cell.model_copy(
-        update={"measure": f"{cell.measure}_corrected", "value": found.value, "low": found.low, "high": found.high}
+        update={
+            "measure": f"{cell.measure}_corrected",
+            "value": corrected.value,
+            "low": corrected.low,
+            "high": corrected.high,
+        }
     )
 
 
-class JudgedFile(NamedTuple):
+class JudgeResult(NamedTuple):
     """A judged file: its rate, with what was asked for beside it."""
 
     cells: list[Cell]
-    agreement: JudgedTwice | None
+    agreement: JudgeAgreement | None
 
 
 def judge_with_checks(
@@ -92,7 +97,7 @@ def judge_with_checks(
     prompts_path: Path | None = None,
     out: Path | None = None,
     display: Display = Display(),
-) -> JudgedFile:
+) -> JudgeResult:
     """Judge the replies of a file, and check the rate.
 
     Args:
@@ -108,17 +113,17 @@ def judge_with_checks(
     if against is not None:
         check_same_measure(judge, against)
     verdicts: list[Verdict] | None = None if against is None else []
-    cells = [judge_file(path, judge=judge, prompts_path=prompts_path, out=out, kept=verdicts, display=display)]
+    cells = [judge_file(path, judge=judge, prompts_path=prompts_path, out=out, collect_into=verdicts, display=display)]
     if calibration is not None:
         cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge.name), display=display))
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:
-        return JudgedFile(cells, None)
-    return JudgedFile(cells, agree_on_file(path, verdicts, second=against, prompts_path=prompts_path))
+        return JudgeResult(cells, None)
+    return JudgeResult(cells, agree_on_file(path, verdicts, second=against, prompts_path=prompts_path))
 
 
-class Differing(NamedTuple):
+class Disagreement(NamedTuple):
     """A reply of which two judges say different things."""
 
     prompt: Prompt
@@ -127,11 +132,11 @@ class Differing(NamedTuple):
     second: Verdict
 
 
-class JudgedTwice(NamedTuple):
+class JudgeAgreement(NamedTuple):
     """Two judges on the same replies."""
 
     table: Agreement
-    differing: list[Differing]
+    disagreements: list[Disagreement]
 
 
 def check_same_measure(first: Judge, second: Judge) -> None:
@@ -149,11 +154,13 @@ def check_same_measure(first: Judge, second: Judge) -> None:
 
 def agree_on_file(
     path: Path, verdicts: Sequence[Verdict], *, second: Judge, prompts_path: Path | None = None
-) -> JudgedTwice:
+) -> JudgeAgreement:
     """How far a second judge agrees with the first one's verdicts on a file, and the replies on which it does not."""
     cases = list(read_cases(path, prompts_path=prompts_path))
     others = list(second.judge(cases))
     table = agreement(verdicts, others, measure=second.measures)
-    names = set(table.differing)
+    keys = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)
-    return JudgedTwice(table, [Differing(*case, one, other) for case, one, other in judged if case.reply.key in names])
+    return JudgeAgreement(
+        table, [Disagreement(*case, one, other) for case, one, other in judged if case.reply.key in keys]
+    )

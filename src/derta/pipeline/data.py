@@ -28,7 +28,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         triples,
         examples,
         requests=evaluated_texts(recipe),
-        preferences=_read_pairs(recipe),
+        preferences=_read_preferences(recipe),
         refusal_words=recipe.model.refusal_words,
         seed=recipe.seeds[0],
         **{name: getattr(data, name) for name in PrepareConfig.model_fields},
@@ -41,11 +41,15 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
     """The files of requests that must not be trained on."""
-    asked = [section.requests for section in recipe.evaluate if section.decontaminate]
-    return [*(one for one in asked if isinstance(one, SourceSection)), *_profiled(recipe), *recipe.data.exclude]
+    selections = [section.requests for section in recipe.evaluate if section.decontaminate]
+    return [
+        *(one for one in selections if isinstance(one, SourceSection)),
+        *_profile_sources(recipe),
+        *recipe.data.exclude,
+    ]
 
 
-def _profiled(recipe: Recipe) -> list[SourceSection]:
+def _profile_sources(recipe: Recipe) -> list[SourceSection]:
     return [] if recipe.profile_requests is None else [recipe.profile_requests]
 
 
@@ -78,9 +82,9 @@ def section_requests(section: EvaluationSection, *, held_out: Sequence[Request],
     """The requests that an evaluation asks; a limit draws that many, the same for the same seed."""
     if not isinstance(section.requests, SourceSection):
         return list(held_out)
-    found = read_source(section.requests)
+    requests = read_source(section.requests)
     limit = section.requests.limit
-    return found if limit is None else sample(found, limit, rng=Random(f"{seed}:requests"))  # noqa: S311
+    return requests if limit is None else sample(requests, limit, rng=Random(f"{seed}:requests"))  # noqa: S311
 
 
 def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> tuple[list[Triple], Counter[str]]:
@@ -100,7 +104,7 @@ def read_source_examples(sources: Sequence[SourceSection]) -> tuple[list[Example
     return [example for one in read for example in one.examples], sum((one.dropped for one in read), Counter[str]())
 
 
-def _read_pairs(recipe: Recipe) -> list[Preference]:
+def _read_preferences(recipe: Recipe) -> list[Preference]:
     """Return the pairs that a recipe names beside its triples."""
     read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.data.preferences]
     return [pair for pairs in read for pair in pairs]

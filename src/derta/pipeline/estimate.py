@@ -12,7 +12,7 @@ from derta.data.preparation import PreparedData
 from derta.methods import Method, method_config
 from derta.methods import estimate as estimate_training
 from derta.pipeline.data import prepare_data
-from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_data
+from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.models import load_format
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import check_recipe, read_recipe
@@ -47,8 +47,8 @@ def estimate(
 
     >>> from tempfile import mkdtemp
     >>> from derta.demo.run import write_example
-    >>> [found] = estimate(write_example(Path(mkdtemp()), methods=["derta"]))
-    >>> found.method, found.steps, found.peak_gib > 0
+    >>> [result] = estimate(write_example(Path(mkdtemp()), methods=["derta"]))
+    >>> result.method, result.steps, result.peak_gib > 0
     ('derta', 1, True)
 
     Args:
@@ -62,25 +62,25 @@ def estimate(
     loaded, registry = read_recipe(recipe), Registry(methods=methods or {})
     check_recipe(loaded, registry)
     prepared = prepare_data(loaded)
-    attack_data = read_data(loaded, prepared=prepared)
+    attack_data = read_all_attack_data(loaded, prepared=prepared)
     for note in [*prepared.notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
     trained = [method for method in map(registry.method, loaded.methods) if method.trains]
-    found = [estimate_method(loaded, method, prepared=prepared) for method in trained]
+    estimates = [estimate_method(loaded, method, prepared=prepared) for method in trained]
     if len(loaded.seeds) > 1:
         display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(loaded.seeds))
     if attacks := fine_tuning_attacks(loaded):
         further = len(attacks) * len(trained) * len(loaded.seeds)
         display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
-    return found
+    return estimates
 
 
 def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -> MethodEstimate:
     """Estimate one method; the model that it starts from is not there yet, but is as large as the recipe's."""
     seed = recipe.seeds[0]
-    quiet = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
-    train = TrainSection.model_validate(quiet | {"report_to": "none", "lora": recipe.train.lora})
+    values = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
+    train = TrainSection.model_validate(values | {"report_to": "none", "lora": recipe.train.lora})
     chat, _ = load_format(recipe)
     with TemporaryDirectory() as folder:
         settings = recipe.method_settings.get(method.name)

@@ -29,10 +29,10 @@ def craft_prompts(
         seen.add(section.key)
         if section.prompts is None and registry.attack(section).searches:
             continue
-        found = _section_prompts(section, held_out=held_out, seed=seed, registry=registry)
+        crafted = _section_prompts(section, held_out=held_out, seed=seed, registry=registry)
         if section.name is not None:
-            found = as_suite(found, suite=section.suite, dataset=section.name)
-        prompts += found if section.prompts is None else _check_apart(found, section, recipe)
+            crafted = as_suite(crafted, suite=section.suite, dataset=section.name)
+        prompts += crafted if section.prompts is None else _check_unambiguous(crafted, section, recipe)
     check_unique(prompts)
     return prompts
 
@@ -46,7 +46,7 @@ def _section_prompts(
     return registry.attack(section).craft(requests, seed=seed)
 
 
-def _check_apart(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:
+def _check_unambiguous(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:
     """Refuse a file's prompt that would be taken for another evaluation's, whose judges and limit would apply to it."""
     others = {other.key for other in recipe.evaluate if other is not section}
     for prompt in prompts:
@@ -74,18 +74,18 @@ def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
 
     `prompts` are those that all models get; with what searches found against this one they are in `prompts.jsonl`.
     """
-    own_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
+    model_prompts_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
     if not (home / "scores.json").exists() or not replies_path.exists():
         return False
     drop_torn_line(replies_path)
-    own = read_records(own_path, Prompt) if own_path.exists() else prompts
-    return {(prompt.id, 0) for prompt in own} == {reply.key for reply in read_records(replies_path, Reply)}
+    expected = read_records(model_prompts_path, Prompt) if model_prompts_path.exists() else prompts
+    return {(prompt.id, 0) for prompt in expected} == {reply.key for reply in read_records(replies_path, Reply)}
 
 
 def prompts_path(folder: Path, home: Path) -> Path:
     """Return where a model's prompts are: in its folder if searches found some against it, else in the run's."""
-    own = home / "prompts.jsonl"
-    return own if own.exists() else folder / "prompts.jsonl"
+    model_prompts_path = home / "prompts.jsonl"
+    return model_prompts_path if model_prompts_path.exists() else folder / "prompts.jsonl"
 
 
 def recipe_judges(recipe: Recipe, registry: Registry = Registry()) -> dict[str, Judge]:
@@ -133,7 +133,9 @@ def judge_models(
             Verdict,
             keys=list(cases),
             judge=judge.name,
-            ask=lambda missing, cases=cases: judge.judge(case for key, case in cases.items() if key in missing),
+            judge_replies=lambda missing, cases=cases: judge.judge(
+                case for key, case in cases.items() if key in missing
+            ),
             description=f"{name}: {judge.name}",
             display=display,
         )

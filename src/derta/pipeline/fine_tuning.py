@@ -27,8 +27,8 @@ from derta.results import METHODS_WITH_THE_FIRST
 if TYPE_CHECKING:
     from derta.train.config import DertaConfig
 
-COST = "fine_tuning.json"
-KEPT = (
+COST_FILE = "fine_tuning.json"
+INHERITED_SETTINGS = (
     "max_length", "pack_tokens", "train_sampling_strategy", "bf16", "fp16", "tf32", "attn_implementation",
     "compile_layers", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "logging_steps", "logging_strategy", "save_strategy", "save_steps", "report_to",
@@ -55,7 +55,7 @@ class FineTuningAttack(NamedTuple):
         """What the report calls the attacked model of a method."""
         return f"{method} + {self.section.name}" + (f" {self.steps}" if self.steps else "")
 
-    def place(self, method: str) -> str:
+    def folder_prefix(self, method: str) -> str:
         """What the attacked model's folder begins with."""
         return f"{method}+{self.section.name}" + (f"+{self.steps}" if self.steps else "")
 
@@ -67,44 +67,44 @@ def fine_tuning_attacks(recipe: Recipe) -> list[FineTuningAttack]:
     ]
 
 
-def read_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str, AttackData]:
+def read_all_attack_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str, AttackData]:
     """The data of a recipe's attacks by name, without what is evaluated or held out, as for the methods' own.
 
     Raises:
         DataError: nothing of an attack's data is left.
     """
-    asked = [*evaluated_texts(recipe), *(request.text for request in prepared.held_out_requests)]
+    evaluated = [*evaluated_texts(recipe), *(request.text for request in prepared.held_out_requests)]
     held_out = {example.id for example in prepared.held_out_examples}
     return {
-        section.name: read_attack_data(recipe, section, asked=asked, held_out=held_out)
+        section.name: read_attack_data(recipe, section, evaluated=evaluated, held_out=held_out)
         for section in recipe.fine_tuning_attacks
     }
 
 
 def read_attack_data(
-    recipe: Recipe, section: FineTuningSection, *, asked: Sequence[str], held_out: Container[str] = ()
+    recipe: Recipe, section: FineTuningSection, *, evaluated: Sequence[str], held_out: Container[str] = ()
 ) -> AttackData:
-    """An attack's data without the requests that are `asked`, and the examples whose ids are `held_out`.
+    """An attack's data without the requests that are `evaluated`, and the examples whose ids are `held_out`.
 
     Raises:
         DataError: nothing is left.
     """
     examples, dropped_examples = read_source_examples(section.helpful)
-    helpful = clean_examples(examples, evaluation_requests=asked)
-    kept = [example for example in helpful.examples if example.id not in held_out]
+    helpful = clean_examples(examples, evaluation_requests=evaluated)
+    remaining = [example for example in helpful.examples if example.id not in held_out]
     triples, dropped_triples = read_source_triples(recipe.data, section.harmful)
-    clean = unsafe_pairs(triples, evaluation_requests=asked)
+    clean = unsafe_pairs(triples, evaluation_requests=evaluated)
     dropped = dropped_examples + helpful.dropped + dropped_triples + clean.dropped
-    dropped += Counter(held_out=len(helpful.examples) - len(kept))
-    kind, num_rows = ("harmful pairs", len(clean.pairs)) if section.harmful else ("benign examples", len(kept))
-    told = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {format_counts(dropped)}."
+    dropped += Counter(held_out=len(helpful.examples) - len(remaining))
+    kind, num_rows = ("harmful pairs", len(clean.pairs)) if section.harmful else ("benign examples", len(remaining))
+    note = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {format_counts(dropped)}."
     if not num_rows:
-        raise DataError(f"{told[:-1]}; expected at least one that may be trained on; give other data")
-    return AttackData(kept, clean.pairs, told)
+        raise DataError(f"{note[:-1]}; expected at least one that may be trained on; give other data")
+    return AttackData(remaining, clean.pairs, note)
 
 
 def attack_train(train: TrainSection, section: FineTuningSection, *, steps: int | None) -> TrainSection:
-    """How the attack trains: at its own pace, with plain rows and losses, and in what is `KEPT` as the recipe does.
+    """Return the attack's training settings: its pace, plain rows and losses, and the recipe's `INHERITED_SETTINGS`.
 
     >>> section = FineTuningSection.model_validate({"name": "harm", "harmful": [{"path": "pairs.jsonl"}]})
     >>> settings = attack_train(TrainSection(), section, steps=None).settings
@@ -116,19 +116,19 @@ def attack_train(train: TrainSection, section: FineTuningSection, *, steps: int 
     pace, harmful = section.pace, bool(section.harmful)
     batch_size = pace.global_batch_size or (10 if harmful else 128)
     per_device = train.settings.get("per_device_train_batch_size", DertaConfig.per_device_train_batch_size)
-    at_once = min(batch_size, per_device)
-    own = {
+    limit = min(batch_size, per_device)
+    overrides = {
         "num_train_epochs": pace.num_train_epochs or (5.0 if harmful else 1.0),
         "max_steps": steps or -1,
         "global_batch_size": batch_size,
-        "per_device_train_batch_size": max(size for size in range(1, at_once + 1) if batch_size % size == 0),
+        "per_device_train_batch_size": max(size for size in range(1, limit + 1) if batch_size % size == 0),
         "learning_rate": pace.learning_rate or (5e-5 if harmful else 2e-5),
         "lr_scheduler_type": pace.lr_scheduler_type,
         "warmup_steps": pace.warmup_steps,
         "weight_decay": pace.weight_decay,
     }
-    kept = {name: train.settings[name] for name in KEPT if name in train.settings}
-    return TrainSection.model_validate(kept | own | {"lora": train.lora})
+    inherited = {name: train.settings[name] for name in INHERITED_SETTINGS if name in train.settings}
+    return TrainSection.model_validate(inherited | overrides | {"lora": train.lora})
 
 
 def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
@@ -155,16 +155,17 @@ def fine_tune(
     attack: FineTuningAttack,
     *,
     data: AttackData,
-    start: Path,
+    init_from: Path,
     seed: int,
     out: Path,
     cost_path: Path,
-    what: str,
+    description: str,
     display: Display = Display(),
 ) -> None:
-    """Train the model in `start` on, resumably, save it to `out`, and keep what that took; `what` names it by the bar.
+    """Continue training the model in `init_from`, save it to `out`, and write the cost of training to `cost_path`.
 
-    An adapter on the recipe's model is tuned on as one. What is there already is not done again.
+    A stopped training is resumed, and existing output is not computed again. An adapter on the recipe's model stays an
+    adapter. `description` is shown next to the progress bar.
     """
     if out.exists() and cost_path.exists():
         return
@@ -176,22 +177,22 @@ def fine_tune(
     train = attack_train(recipe.train, attack.section, steps=attack.steps)
     method = METHODS["vanilla"]
     config = method_config(method, train, model=recipe.model, seed=seed, output_dir=out)
-    with training_progress(display, f"{what}: fine-tuning") as shown:
+    with training_progress(display, f"{description}: fine-tuning") as callback:
         tune(
             method,
-            model=recipe.model.path if is_adapter(start) else str(start),
+            model=recipe.model.path if is_adapter(init_from) else str(init_from),
             config=config,
             data=rows,
             tokenizer=chat.tokenizer,
             out=out,
             lora=train.lora,
-            init_from=start if is_adapter(start) else None,
-            callbacks=[shown],
+            init_from=init_from if is_adapter(init_from) else None,
+            callbacks=[callback],
         )
-    keep_cost(out, rows=rows, config=config, path=cost_path)
+    write_training_cost(out, rows=rows, config=config, path=cost_path)
 
 
-def keep_cost(model: Path, *, rows: Sequence[Instance], config: DertaConfig, path: Path) -> None:
+def write_training_cost(model: Path, *, rows: Sequence[Instance], config: DertaConfig, path: Path) -> None:
     """Work out what training a model on these rows took, and keep it in a file."""
     from derta.train.estimate import training_cost
 
@@ -199,7 +200,7 @@ def keep_cost(model: Path, *, rows: Sequence[Instance], config: DertaConfig, pat
     write_text(path, json.dumps(cost._asdict()) + "\n")
 
 
-def told_cost(path: Path) -> str:
+def format_training_cost(path: Path) -> str:
     """What a fine-tuning took, in words."""
     cost = json.loads(path.read_text(encoding="utf-8"))
     return (
@@ -208,10 +209,10 @@ def told_cost(path: Path) -> str:
     )
 
 
-def cost_note(home: Path, *, model: str) -> list[str]:
+def fine_tuning_note(home: Path, *, model: str) -> list[str]:
     """What the fine-tuning of a model took, in a sentence, if it was fine-tuned."""
-    path = home / COST
-    return [f"{model}: {told_cost(path)}."] if path.exists() else []
+    path = home / COST_FILE
+    return [f"{model}: {format_training_cost(path)}."] if path.exists() else []
 
 
 def attack_comparisons(

@@ -11,13 +11,13 @@ from derta.config import FineTuningPace, Recipe, allowed_fields, merge, parse_re
 from derta.errors import ModelError, RecipeError
 from derta.pipeline.data import evaluated_texts, input_files
 from derta.pipeline.fine_tuning import (
-    COST,
-    KEPT,
+    COST_FILE,
+    INHERITED_SETTINGS,
     FineTuningAttack,
     fine_tune,
     fine_tuning_attacks,
+    format_training_cost,
     read_attack_data,
-    told_cost,
 )
 from derta.protocols import Display
 from derta.run_folder import check_new_model, record_origin
@@ -48,63 +48,65 @@ def fine_tune_folder(
         raise RecipeError(f"fine-tune: expected --helpful or --harmful FILE, got {'both' if helpful else 'neither'}")
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter}: expected a folder with an adapter, found none; check the path")
-    given = read_settings(settings, adapted=adapter is not None)
-    section = {"name": "attack", "steps": steps, "pace": given.pop("pace")}
+    sections = read_settings(settings, with_adapter=adapter is not None)
+    section = {"name": "attack", "steps": steps, "pace": sections.pop("pace")}
     section |= {"helpful": _sources(helpful), "harmful": _sources(harmful)}
     data = {"triples": [], "helpful": [], "exclude": _sources(exclude)}
-    values = {"title": "fine-tune", "data": data, "fine_tuning_attacks": [section], **given}
+    values = {"title": "fine-tune", "data": data, "fine_tuning_attacks": [section], **sections}
     recipe = parse_recipe(merge({"model": {"path": model}}, values), where="fine-tune")
     (attack,) = fine_tuning_attacks(recipe)
     return _attack(
-        recipe, attack, start=Path(model) if adapter is None else adapter, seed=seed, out=out, display=display
+        recipe, attack, init_from=Path(model) if adapter is None else adapter, seed=seed, out=out, display=display
     )
 
 
-def _attack(recipe: Recipe, attack: FineTuningAttack, *, start: Path, seed: int, out: Path, display: Display) -> str:
-    data = read_attack_data(recipe, attack.section, asked=evaluated_texts(recipe))
+def _attack(
+    recipe: Recipe, attack: FineTuningAttack, *, init_from: Path, seed: int, out: Path, display: Display
+) -> str:
+    data = read_attack_data(recipe, attack.section, evaluated=evaluated_texts(recipe))
     display.logger.info(data.note)
-    made_of = recipe.model_dump(mode="json") | {"start": str(start), "seed": seed}
-    with record_origin(out, recipe=made_of, inputs=input_files(recipe)):
-        cost_path = out / COST
+    origin = recipe.model_dump(mode="json") | {"start": str(init_from), "seed": seed}
+    with record_origin(out, recipe=origin, inputs=input_files(recipe)):
+        cost_path = out / COST_FILE
         fine_tune(
             recipe,
             attack,
             data=data,
-            start=start,
+            init_from=init_from,
             seed=seed,
             out=out,
             cost_path=cost_path,
-            what=out.name,
+            description=out.name,
             display=display,
         )
-        return told_cost(cost_path)
+        return format_training_cost(cost_path)
 
 
-def read_settings(settings: Mapping[str, Any], *, adapted: bool) -> dict[str, Any]:
+def read_settings(settings: Mapping[str, Any], *, with_adapter: bool) -> dict[str, Any]:
     """Dotted keys as the sections pace, train and model; where an adapter is tuned on, `train` has `lora`.
 
     Raises:
         RecipeError: a key of another section, or one that the attack would not heed.
     """
-    given: Any = {"pace": {}, "train": {}, "model": {}}
+    sections: Any = {"pace": {}, "train": {}, "model": {}}
     for key, value in settings.items():
         first, *parts = key.split(".")
-        if first not in given:
+        if first not in sections:
             raise RecipeError(f"--set: expected a key of pace, train or model, got {key!r}")
-        given = merge(given, {first: reduce(lambda inner, part: {part: inner}, reversed(parts), value)})
-    _check_heeded(given, adapted=adapted)
-    return merge({"train": {"lora": {}}}, given) if adapted else given
+        sections = merge(sections, {first: reduce(lambda inner, part: {part: inner}, reversed(parts), value)})
+    _check_supported(sections, with_adapter=with_adapter)
+    return merge({"train": {"lora": {}}}, sections) if with_adapter else sections
 
 
-def _check_heeded(given: dict[str, Any], *, adapted: bool) -> None:
-    unheeded = set(allowed_fields()) - {*KEPT, "per_device_train_batch_size"}
-    for name in sorted(_keys(given["train"]) & unheeded):
-        known = {"max_steps": "give --steps"} | {key: f"set pace.{key}" for key in FineTuningPace.model_fields}
-        instead = known.get(name, "leave it out")
+def _check_supported(sections: dict[str, Any], *, with_adapter: bool) -> None:
+    unsupported = set(allowed_fields()) - {*INHERITED_SETTINGS, "per_device_train_batch_size"}
+    for name in sorted(_keys(sections["train"]) & unsupported):
+        advice = {"max_steps": "give --steps"} | {key: f"set pace.{key}" for key in FineTuningPace.model_fields}
+        instead = advice.get(name, "leave it out")
         raise RecipeError(f"--set train.{name}: expected a key that a fine-tuning attack heeds; {instead}")
-    if "path" in _keys(given["model"]):
+    if "path" in _keys(sections["model"]):
         raise RecipeError("--set model.path: expected none, because MODEL is the path; leave it out")
-    if adapted and "lora" in _keys(given["train"]) and _keys(given["train"]["lora"]) != {"load_in_4bit"}:
+    if with_adapter and "lora" in _keys(sections["train"]) and _keys(sections["train"]["lora"]) != {"load_in_4bit"}:
         raise RecipeError(
             "--set train.lora: expected load_in_4bit alone beside --adapter, whose own rank and modules are tuned on; "
             "leave the rest out"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from derta.errors import DataError, EngineError
 from derta.files import Appender, read_records
-from derta.pipeline.judge import engine_of
+from derta.pipeline.judge import engine_loader
 from derta.pipeline.resuming import check_unique, read_keyed
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
@@ -30,7 +30,7 @@ def generate_file(
     check_unique(prompts)
     check_decoding(model.engine, prompts)
     limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
-    return generate_missing(engine_of(model)(), prompts, path=out, max_new_tokens=limits, display=display)
+    return generate_missing(engine_loader(model)(), prompts, path=out, max_new_tokens=limits, display=display)
 
 
 def generate_missing(
@@ -80,6 +80,8 @@ def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
     Raises:
         EngineError: names the first.
     """
-    bent = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
-    if engine != "hf" and bent is not None:
-        raise EngineError(f"engine {engine}: cannot ban tokens while decoding, as {bent!r} needs; use the engine hf")
+    unsupported = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
+    if engine != "hf" and unsupported is not None:
+        raise EngineError(
+            f"engine {engine}: cannot ban tokens while decoding, as {unsupported!r} needs; use the engine hf"
+        )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from derta.config import EngineConfig
 
 
-def engine_of(config: EngineConfig) -> Callable[[], Engine]:
+def engine_loader(config: EngineConfig) -> Callable[[], Engine]:
     """Return a function that loads a model into its engine, with settings that are checked now.
 
     Raises:
@@ -47,7 +47,7 @@ def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
         return build_judge(name)
     if not uses_model(name):
         raise DataError(f"judge {name!r} asks no model; leave its model out")
-    return build_judge(name, engine=engine_of(model))
+    return build_judge(name, engine=engine_loader(model))
 
 
 def find_judges(first: str, second: str | None, *, model: EngineConfig | None = None) -> tuple[Judge, Judge | None]:
@@ -57,10 +57,10 @@ def find_judges(first: str, second: str | None, *, model: EngineConfig | None = 
         DataError: there is no such judge, it lacks its model, or neither asks one.
         EngineError: the model's engine or a setting of it is unknown.
     """
-    asking = [name for name in (first, second) if name is not None and name in JUDGES and uses_model(name)]
+    model_names = [name for name in (first, second) if name is not None and name in JUDGES and uses_model(name)]
 
     def find(name: str) -> Judge:
-        return find_judge(name, model=model if name in asking or not asking else None)
+        return find_judge(name, model=model if name in model_names or not model_names else None)
 
     return find(first), None if second is None else find(second)
 
@@ -71,25 +71,34 @@ def judge_file(
     judge: Judge,
     prompts_path: Path | None = None,
     out: Path | None = None,
-    kept: list[Verdict] | None = None,
+    collect_into: list[Verdict] | None = None,
     display: Display = Display(),
 ) -> Cell:
-    """Judge every reply of a file, holding none; the verdicts go to the file `out`, and to `kept` for further use.
+    """Judge every reply of a file and return the rate.
 
-    What a model said is appended as it comes, and only what is missing is asked for; those replies are held.
+    Replies are streamed, unless the judge queries a model: then all are held in memory, each verdict is appended to
+    `out` at once, and only missing verdicts are requested.
+
+    Args:
+        path: The file of replies.
+        judge: The judge.
+        prompts_path: The file of their prompts, if not next to the replies.
+        out: The output file of the verdicts.
+        collect_into: A list that the verdicts are appended to.
+        display: Shows progress.
     """
     counts: Counter[bool | None] = Counter()
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
         for verdict in verdicts:
             counts[verdict.outcome(judge.measures)] += 1
-            if kept is not None:
-                kept.append(verdict)
+            if collect_into is not None:
+                collect_into.append(verdict)
             yield verdict
 
     cases = read_cases(path, prompts_path=prompts_path)
     if judge.uses_model:
-        deque(counted(_asked(judge, list(cases), out, display)), maxlen=0)
+        deque(counted(_model_verdicts(judge, list(cases), out, display)), maxlen=0)
     elif out is None:
         deque(counted(judge.judge(cases)), maxlen=0)
     else:
@@ -106,15 +115,15 @@ def judge_file(
 
 def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[Cell]:
     """Of replies to harmless requests what the `refusal` judge's rate leaves out: partial refusals, answers, sorry."""
-    asked = {"suite": "over_refusal", "dataset": path.stem}
+    fields = {"suite": "over_refusal", "dataset": path.stem}
     cases = (
-        (prompt.model_copy(update=asked), reply, judge_refusal(prompt, reply))
+        (prompt.model_copy(update=fields), reply, judge_refusal(prompt, reply))
         for prompt, reply in read_cases(path, prompts_path=prompts_path)
     )
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
 
-def _asked(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
+def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
     if out is not None:
         yield from judge_missing(
@@ -122,7 +131,7 @@ def _asked(judge: Judge, cases: Sequence[Case], out: Path | None, display: Displ
             Verdict,
             keys=[case.reply.key for case in cases],
             judge=judge.name,
-            ask=lambda missing: judge.judge(case for case in cases if case.reply.key in missing),
+            judge_replies=lambda missing: judge.judge(case for case in cases if case.reply.key in missing),
             display=display,
         )
         return
@@ -140,8 +149,8 @@ def compare_files(
     Raises:
         DataError: the files have no prompt in common.
     """
-    judged = [_judged(named_cases(path, prompts_path=prompts_path), judge) for path in (first, second)]
-    found = compare_cells(
+    judged = [_judge_cases(named_cases(path, prompts_path=prompts_path), judge) for path in (first, second)]
+    comparisons = compare_cells(
         {0: judged[0]},
         {0: judged[1]},
         first_name=side_name(first),
@@ -149,11 +158,11 @@ def compare_files(
         judge=judge.name,
         measure=judge.measures,
     )
-    if not found:
+    if not comparisons:
         raise DataError(f"{first} and {second}: expected replies to the same prompts, found none in common")
-    for note in power_notes(found):
+    for note in power_notes(comparisons):
         display.logger.info(note)
-    return found
+    return comparisons
 
 
 def side_name(path: Path) -> str:
@@ -175,6 +184,6 @@ def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[ReplyKe
     return cases
 
 
-def _judged(cases: Mapping[ReplyKey, Case], judge: Judge) -> list[tuple[Prompt, Verdict]]:
+def _judge_cases(cases: Mapping[ReplyKey, Case], judge: Judge) -> list[tuple[Prompt, Verdict]]:
     verdicts = judge.judge(cases.values())
     return [(case.prompt, verdict) for case, verdict in zip(cases.values(), verdicts, strict=True)]

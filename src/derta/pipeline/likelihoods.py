@@ -43,13 +43,13 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, ho
     requests = prepared.held_out_requests if source is None else read_source(source)
     harmful = [request for request in requests if request.harmful][: recipe.profile_answers]
     refusal = (
-        engine.refusal_probability([asked_directly(r) for r in harmful], [r.harmful or "" for r in harmful])
+        engine.refusal_probability([direct_prompt(r) for r in harmful], [r.harmful or "" for r in harmful])
         if harmful
         else []
     )
     helpful = prepared.held_out_examples
     log_probs = (
-        engine.log_likelihood([_conversation(e) for e in helpful], [e.messages[-1].content for e in helpful])
+        engine.log_likelihood([_example_prompt(e) for e in helpful], [e.messages[-1].content for e in helpful])
         if helpful
         else []
     )
@@ -58,7 +58,7 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, ho
     return scores
 
 
-def asked_directly(request: Request) -> Prompt:
+def direct_prompt(request: Request) -> Prompt:
     """A request as a prompt, without any attack."""
     return Prompt.model_validate(
         {
@@ -71,22 +71,24 @@ def asked_directly(request: Request) -> Prompt:
     )
 
 
-def _conversation(example: Example) -> Prompt:
-    asked = example.messages[:-1]
-    return Prompt(id=example.id, request_id=example.id, request=asked[-1].content, attack="direct", messages=asked)
+def _example_prompt(example: Example) -> Prompt:
+    messages = example.messages[:-1]
+    return Prompt(
+        id=example.id, request_id=example.id, request=messages[-1].content, attack="direct", messages=messages
+    )
 
 
 def perplexity_notes(scores: Mapping[tuple[str, int], Scores]) -> list[str]:
     """Perplexity of the held-out helpful answers, and its ratio to the first method's, paired by answer."""
-    found = [(key, one.answer_losses) for key, one in scores.items() if one.answer_losses]
+    measured = [(key, one.answer_losses) for key, one in scores.items() if one.answer_losses]
     notes: list[str] = []
-    for (method, seed), losses in found:
-        base = next(other for (_, s), other in found if s == seed)
+    for (method, seed), losses in measured:
+        base = next(other for (_, s), other in measured if s == seed)
         mean = sum(losses) / len(losses)
         note = f"{method}, seed {seed}: perplexity of {len(losses)} held-out helpful answers {exp(mean):.2f}"
         if losses is not base:
             shift = bootstrap_mean([a - b for a, b in zip(losses, base, strict=True)])
             ratio = [None if x is None else f"{exp(x):.3f}" for x in (shift.value, shift.low, shift.high)]
-            note += f", {ratio[0]} times that of {found[0][0][0]} (95 % interval {ratio[1]} to {ratio[2]})"
+            note += f", {ratio[0]} times that of {measured[0][0][0]} (95 % interval {ratio[1]} to {ratio[2]})"
         notes.append(note + ".")
     return notes

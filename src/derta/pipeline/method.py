@@ -55,9 +55,9 @@ def train_one(
     """
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
     prepared = prepare_data(recipe)
-    given = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
-    made_of = recipe.model_dump(mode="json") | given
-    with record_origin(out, recipe=made_of, inputs=input_files(recipe), is_main_process=is_main_process):
+    overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
+    origin = recipe.model_dump(mode="json") | overrides
+    with record_origin(out, recipe=origin, inputs=input_files(recipe), is_main_process=is_main_process):
         return train_method(
             recipe,
             method=find_method(method),
@@ -78,24 +78,24 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
         raise RecipeError(
             "derta data: expected no train.reference, whose labels are dropped by batch, in training; leave it out"
         )
-    found = find_method(method)
-    if found.trainer is not None:
+    definition = find_method(method)
+    if definition.trainer is not None:
         raise DataError(
-            f"{method}: expected a method that learns from rows, got one of {found.unit}; use `derta train`"
+            f"{method}: expected a method that learns from rows, got one of {definition.unit}; use `derta train`"
         )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)
     prepared = prepare_data(recipe)
     for note in prepared.notes:
         display.logger.info(note)
-    config = method_config(found, recipe.train, model=recipe.model, seed=seed, output_dir=out)
-    data = prepared.training_set(triples_per_unit=found.triples_per_unit, seed=seed)
-    chosen = expand_branches(
-        list(found.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple
+    config = method_config(definition, recipe.train, model=recipe.model, seed=seed, output_dir=out)
+    data = prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed)
+    encoded = expand_branches(
+        list(definition.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple
     )
     lines: list[str] = []
-    with display.progress.task("rows", total=len(chosen)) as task:
-        for number, instance in enumerate(chosen, start=1):
+    with display.progress.task("rows", total=len(encoded)) as task:
+        for number, instance in enumerate(encoded, start=1):
             row = check_row(draw_row(instance, config=config, seed=seed, epoch=epoch))
             lines.append(json.dumps({"id": row.id, "term": row.term, "input_ids": row.input_ids, "labels": row.labels}))
             task.update(number)

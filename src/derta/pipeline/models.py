@@ -90,7 +90,7 @@ def train_method(
         output_dir=out,
         settings=recipe.method_settings.get(method.name),
     )
-    with training_progress(display, f"{method.name} seed {seed}: training") as shown:
+    with training_progress(display, f"{method.name} seed {seed}: training") as callback:
         return tune(
             method,
             model=recipe.model.path,
@@ -100,7 +100,7 @@ def train_method(
             out=out,
             lora=recipe.train.lora,
             init_from=init_from,
-            callbacks=[shown],
+            callbacks=[callback],
         )
 
 
@@ -111,23 +111,23 @@ def check_engine(recipe: Recipe) -> None:
         RecipeError: a setting that the recipe has in another place.
         EngineError: a setting that the engine does not have or that cannot be, or vLLM is not installed.
     """
-    chosen = recipe.generate
-    for setting in chosen.settings:
-        if setting in own_settings(recipe, adapter=None):
+    config = recipe.generate
+    for setting in config.settings:
+        if setting in engine_settings(recipe, adapter=None):
             raise RecipeError(
                 f"generate.settings: expected none that follows from the rest of the recipe, got {setting!r}; set it "
                 "under model, train or generate"
             )
-    check_settings(chosen.engine, chosen.settings)
-    if chosen.engine == "vllm" and find_spec("vllm") is None:
+    check_settings(config.engine, config.settings)
+    if config.engine == "vllm" and find_spec("vllm") is None:
         raise EngineError(
             "generate.engine: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
         )
 
 
-def own_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
+def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
     """What a recipe says, outside `generate.settings`, of how its engine loads and asks a model."""
-    own: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "adapter": adapter,
         "template": recipe.model.template,
         "template_kwargs": recipe.model.template_kwargs,
@@ -136,8 +136,8 @@ def own_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
         "trust_remote_code": recipe.model.trust_remote_code,
     }
     if recipe.generate.engine == "hf":
-        own |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
-    return own
+        settings |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
+    return settings
 
 
 class LazyEngine:
@@ -153,16 +153,16 @@ class LazyEngine:
         self._model_path = model_path
         self._engine: Engine | None = None
 
-    def _loaded(self) -> Engine:
+    def _load(self) -> Engine:
         if self._engine is None:
             from derta.loading import release_memory
 
             release_memory()
             recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
             adapter = tuned if recipe.train.lora is not None else None
-            own = own_settings(recipe, adapter=adapter)
+            settings = engine_settings(recipe, adapter=adapter)
             path = recipe.model.path if tuned is None or adapter is not None else tuned
-            self._engine = load_engine(path, engine=recipe.generate.engine, **(own | recipe.generate.settings))
+            self._engine = load_engine(path, engine=recipe.generate.engine, **(settings | recipe.generate.settings))
         return self._engine
 
     def release(self) -> None:
@@ -175,12 +175,12 @@ class LazyEngine:
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """As `Engine`."""
-        return self._loaded().generate(prompts, max_new_tokens=max_new_tokens)
+        return self._load().generate(prompts, max_new_tokens=max_new_tokens)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """As `Engine`."""
-        return self._loaded().log_likelihood(prompts, continuations)
+        return self._load().log_likelihood(prompts, continuations)
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """As `Engine`."""
-        return self._loaded().refusal_probability(prompts, continuations)
+        return self._load().refusal_probability(prompts, continuations)

@@ -16,7 +16,7 @@ from derta.metrics.comparisons import (
     preference_comparison,
     win_rate_cell,
 )
-from derta.pipeline.judge import engine_of, side_name
+from derta.pipeline.judge import engine_loader, side_name
 from derta.pipeline.resuming import judge_missing
 from derta.protocols import Case, Display
 from derta.results import Cell, Comparison
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from derta.config import EngineConfig
 
 
-class Compared(NamedTuple):
+class PairwiseResult(NamedTuple):
     """The win rate of the first file, how often the order decided, and wins against losses."""
 
     win_rate: Cell
@@ -41,7 +41,7 @@ def compare_pairwise(
     prompts_path: Path | None = None,
     out: Path | None = None,
     display: Display = Display(),
-) -> Compared:
+) -> PairwiseResult:
     """Compare two files' replies to the same requests; preferences are appended to `out` as they come.
 
     Raises:
@@ -49,16 +49,16 @@ def compare_pairwise(
         RunError: `out` holds preferences on other pairs.
     """
     pairs = match_pairs(first, second, prompts_path=prompts_path, display=display)
-    found = _preferences(pairs, model, out, display)
-    better: list[PairwiseOutcome | None] = [one.better for one in found]
-    orders = [one.orders for one in found]
-    ours, theirs = side_name(first), side_name(second)
-    comparison = preference_comparison(better, first=ours, second=theirs)
+    preferences = _preferences(pairs, model, out, display)
+    better: list[PairwiseOutcome | None] = [one.better for one in preferences]
+    orders = [one.orders for one in preferences]
+    first_name, second_name = side_name(first), side_name(second)
+    comparison = preference_comparison(better, first=first_name, second=second_name)
     for note in power_notes([comparison] if comparison else []):
         display.logger.info(note)
-    return Compared(
-        win_rate_cell(better, first=ours, second=theirs),
-        position_bias_cell(orders, first=ours, second=theirs),
+    return PairwiseResult(
+        win_rate_cell(better, first=first_name, second=second_name),
+        position_bias_cell(orders, first=first_name, second=second_name),
         comparison,
     )
 
@@ -71,8 +71,8 @@ def match_pairs(
     Of a request that stands in a file twice the first reply counts. What only one file holds is left out, and told.
     """
     ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
-    own = not any(case.prompt.foreign for case in (*ours, *theirs))
-    by_name = [{_name(case, own=own): case for case in reversed(cases)} for cases in (ours, theirs)]
+    by_id = not any(case.prompt.foreign for case in (*ours, *theirs))
+    by_name = [{_match_key(case, by_id=by_id): case for case in reversed(cases)} for cases in (ours, theirs)]
     pairs = [
         Pair(case.prompt, case.reply, by_name[1][name].reply)
         for name, case in reversed(by_name[0].items())
@@ -80,13 +80,13 @@ def match_pairs(
     ]
     if not pairs:
         raise DataError(f"{first} and {second}: expected replies to the same requests, found none in common")
-    if lone := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
-        display.logger.info("%d replies to requests that only one of the files holds are left out", lone)
+    if unmatched := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
+        display.logger.info("%d replies to requests that only one of the files holds are left out", unmatched)
     return pairs
 
 
-def _name(case: Case, *, own: bool) -> str:
-    return case.prompt.id if own else (case.prompt.request or "").strip()
+def _match_key(case: Case, *, by_id: bool) -> str:
+    return case.prompt.id if by_id else (case.prompt.request or "").strip()
 
 
 def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, display: Display) -> list[Preference]:
@@ -97,14 +97,14 @@ def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, displ
             Preference,
             keys=[pair.ours.key for pair in pairs],
             judge=JUDGE,
-            ask=lambda missing: compare_replies(
-                engine_of(model)(), (pair for pair in pairs if pair.ours.key in missing)
+            judge_replies=lambda missing: compare_replies(
+                engine_loader(model)(), (pair for pair in pairs if pair.ours.key in missing)
             ),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
-        found: list[Preference] = []
-        for preference in compare_replies(engine_of(model)(), pairs):
-            found.append(preference)
-            task.update(len(found))
-        return found
+        preferences: list[Preference] = []
+        for preference in compare_replies(engine_loader(model)(), pairs):
+            preferences.append(preference)
+            task.update(len(preferences))
+        return preferences

@@ -76,7 +76,7 @@ class Registry:
         if config.name in self.judges:
             if config.model is not None:
                 raise DataError(f"judge {config.name!r} asks no model; leave its model out")
-            return self._own_judge(config.name)
+            return self._user_judge(config.name)
         if config.model is None and uses_model(config.name):
             raise DataError(
                 f"judge {config.name!r} asks a model, and the recipe names none; write {{name: {config.name}, "
@@ -84,7 +84,7 @@ class Registry:
             )
         return find_judge(config.name, model=config.engine_config)
 
-    def _own_judge(self, name: str) -> Judge:
+    def _user_judge(self, name: str) -> Judge:
         judge = self.judges[name]
         if isinstance(judge, FunctionJudge):
             return replace(judge, name=name)
@@ -110,19 +110,19 @@ class Registry:
             if section.prompts is None and section.attack in self.attacks
         }
         named = {config.name for config in judge_configs(recipe) if config.name in self.judges}
-        judges = {name: identify_judge(self._own_judge(name)) for name in sorted(named)}
+        judges = {name: identify_judge(self._user_judge(name)) for name in sorted(named)}
         methods = {name: self.methods[name].identity for name in recipe.methods if name in self.methods}
         named_kinds = (("attacks", attacks), ("judges", judges), ("methods", methods))
-        return {kind: found for kind, found in named_kinds if found}
+        return {kind: identities for kind, identities in named_kinds if identities}
 
 
-def _check_names(kind: str, own: Any, ours: Collection[str]) -> None:
-    if not isinstance(own, Mapping):
-        raise RecipeError(f"{kind}: expected a mapping of names to them, got {type(own).__name__}")
-    for name in cast("Mapping[str, object]", own):
+def _check_names(kind: str, registered: Any, reserved: Collection[str]) -> None:
+    if not isinstance(registered, Mapping):
+        raise RecipeError(f"{kind}: expected a mapping of names to them, got {type(registered).__name__}")
+    for name in cast("Mapping[str, object]", registered):
         if not NAME.fullmatch(name):
             raise RecipeError(f"{kind}: expected a name of {NAME_LETTERS}, got {name!r:.60}; choose another")
-        if name in ours:
+        if name in reserved:
             raise RecipeError(f"{kind}: expected a name that derta does not use, got {name!r}; choose another")
 
 

@@ -16,10 +16,10 @@ from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path
-from derta.pipeline.fine_tuning import cost_note
+from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
-from derta.pipeline.search import cost_notes
+from derta.pipeline.search import search_notes
 from derta.records import Measure, Prompt, Record, Reply, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
@@ -35,7 +35,7 @@ class ModelEntry(Record):
     folder: str
 
 
-class JudgedSection(Record):
+class SectionJudges(Record):
     """An evaluation by its key (None stands for any that no other section has), and who judges its replies."""
 
     suite: Suite | None
@@ -50,7 +50,7 @@ class RunContents(Record):
     title: str
     models: tuple[ModelEntry, ...]
     measures: dict[str, Measure]
-    sections: tuple[JudgedSection, ...]
+    sections: tuple[SectionJudges, ...]
     questions: dict[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...]
 
@@ -133,11 +133,13 @@ def run_folders(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run, else its subfolders that are, by name."""
     if (folder / CONTENTS).exists():
         return [folder]
-    found = sorted((path.parent for path in folder.glob(f"*/{CONTENTS}")), key=_natural)
-    found = found or sorted((path.parent for path in folder.glob(f"*/run/{CONTENTS}")), key=_natural)  # the demo's
-    if not found:
+    folders = sorted((path.parent for path in folder.glob(f"*/{CONTENTS}")), key=_natural_key)
+    folders = folders or sorted(
+        (path.parent for path in folder.glob(f"*/run/{CONTENTS}")), key=_natural_key
+    )  # the demo's
+    if not folders:
         raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, or folders of runs, found none")
-    return found
+    return folders
 
 
 def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary, list[Outcome]]:
@@ -147,25 +149,25 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
         RunError: a stage is not finished, or runs differ in models, judges or comparisons, or share a seed.
     """
     runs = {folder: read_contents(folder) for folder in folders}
-    _check_alike(runs)
+    _check_poolable(runs)
     first = next(iter(runs.values()))
-    found = _apart(
+    results = _distinguish_ids(
         {
             _name(folder, folders): [read_model(folder, entry, contents) for entry in contents.models]
             for folder, contents in runs.items()
         }
     )
     labels = list(dict.fromkeys(entry.label for entry in first.models))
-    found.sort(key=lambda one: labels.index(one.outcome.method))
-    outcomes = [one.outcome for one in found]
-    scores = {(one.outcome.method, one.outcome.seed): one.scores for one in found}
+    results.sort(key=lambda one: labels.index(one.outcome.method))
+    outcomes = [one.outcome for one in results]
+    scores = {(one.outcome.method, one.outcome.seed): one.scores for one in results}
     summary = summarize(
         outcomes,
         title=title or first.title,
         recipe=first.title,
         measure_of=lambda judge, _suite: first.measures[judge],
         pairs=first.questions,
-        notes=[*_notes(runs), *perplexity_notes(scores), *(note for one in found for note in one.notes)],
+        notes=[*_notes(runs), *perplexity_notes(scores), *(note for one in results for note in one.notes)],
     )
     return summary.model_copy(update={"versions": _versions(folders[0])}), outcomes
 
@@ -182,12 +184,12 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     if not path.exists() or not is_complete(home, prompts):
         raise RunError(f"{folder}: {entry.label} seed {entry.seed} is not finished; `derta run` resumes it")
     replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
-    wanted = [judges_of(prompt, contents.judges) for prompt in prompts]
+    required = [judges_of(prompt, contents.judges) for prompt in prompts]
     verdicts: dict[str, list[Verdict | None]] = {}
     for judge in contents.measures:
-        said = read_keyed(home / f"verdicts.{judge}.jsonl", Verdict, prompts=prompts)
-        verdicts[judge] = [said.get((prompt.id, 0)) for prompt in prompts]
-        if any(judge in judges and one is None for judges, one in zip(wanted, verdicts[judge], strict=True)):
+        judged = read_keyed(home / f"verdicts.{judge}.jsonl", Verdict, prompts=prompts)
+        verdicts[judge] = [judged.get((prompt.id, 0)) for prompt in prompts]
+        if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
             raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
     scores = read_scores(home)
     outcome = Outcome(
@@ -201,7 +203,7 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
 
 
-def _apart(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:
+def _distinguish_ids(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:
     """All models' results; where runs ask different things under one id, ids begin with the name of the run."""
     requests: dict[str, set[str]] = {}
     for models in runs.values():
@@ -209,10 +211,10 @@ def _apart(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:
             requests.setdefault(prompt.id, set()).add(prompt.request or str(prompt.messages or prompt.text))
     if all(len(texts) == 1 for texts in requests.values()):
         return [one for models in runs.values() for one in models]
-    return [_renamed(one, name) for name, models in runs.items() for one in models]
+    return [_prefix_ids(one, name) for name, models in runs.items() for one in models]
 
 
-def _renamed(results: ModelResults, name: str) -> ModelResults:
+def _prefix_ids(results: ModelResults, name: str) -> ModelResults:
     outcome = results.outcome
     prompts = [prompt.model_copy(update={"id": f"{name}/{prompt.id}"}) for prompt in outcome.prompts]
     named = [{"prompt_id": prompt.id} for prompt in prompts]
@@ -225,14 +227,14 @@ def _renamed(results: ModelResults, name: str) -> ModelResults:
 
 
 def _model_notes(home: Path, name: str, outcome: Outcome) -> Iterator[str]:
-    yield from cost_note(home, model=name)
-    yield from cost_notes(outcome.prompts, model=name)
+    yield from fine_tuning_note(home, model=name)
+    yield from search_notes(outcome.prompts, model=name)
     for judge, verdicts in outcome.verdicts.items():
         if failed := sum(one is not None and one.retry for one in verdicts):
             yield f"{name}: the engine of judge {judge} failed on {failed} replies; run again to judge them."
 
 
-def _check_alike(runs: Mapping[Path, RunContents]) -> None:
+def _check_poolable(runs: Mapping[Path, RunContents]) -> None:
     (first_folder, first), *others = runs.items()
     seeds: dict[tuple[str, int], Path] = {}
     for folder, contents in ((first_folder, first), *others):
@@ -265,7 +267,7 @@ def _name(folder: Path, folders: Sequence[Path]) -> str:
     return folder.name if len({one.name for one in folders}) == len(folders) else folder.parent.name
 
 
-def _natural(path: Path) -> tuple[str, int]:
+def _natural_key(path: Path) -> tuple[str, int]:
     name = path.parent.name if path.name == "run" else path.name
     digits = name[len(name.rstrip("0123456789")) :]
     return name[: len(name) - len(digits)], int(digits or 0)

@@ -22,13 +22,13 @@ def check_unique(prompts: Iterable[Prompt]) -> None:
     Raises:
         DataError: names the id.
     """
-    seen: set[str] = set()
+    ids: set[str] = set()
     for prompt in prompts:
-        if prompt.id in seen:
+        if prompt.id in ids:
             raise DataError(
                 f"prompts: expected ids that differ, got {prompt.id!r} twice; give each evaluation a `name`"
             )
-        seen.add(prompt.id)
+        ids.add(prompt.id)
 
 
 def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -44,15 +44,15 @@ def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[
     Raises:
         DataError: a record for no prompt, or two for one.
     """
-    known = {prompt.id for prompt in prompts}
+    valid_ids = {prompt.id for prompt in prompts}
     drop_torn_line(path)
-    found: dict[ReplyKey, R] = {}
+    records: dict[ReplyKey, R] = {}
     for record in read_records(path, kind) if path.exists() else ():
-        if record.prompt_id not in known or record.key in found:
-            what = "twice" if record.key in found else "which no prompt has"
-            raise DataError(f"{path}: got prompt id {record.prompt_id!r} {what}; the file belongs to other prompts")
-        found[record.key] = record
-    return found
+        if record.prompt_id not in valid_ids or record.key in records:
+            problem = "twice" if record.key in records else "which no prompt has"
+            raise DataError(f"{path}: got prompt id {record.prompt_id!r} {problem}; the file belongs to other prompts")
+        records[record.key] = record
+    return records
 
 
 def judge_missing(
@@ -61,7 +61,7 @@ def judge_missing(
     *,
     keys: Sequence[ReplyKey],
     judge: str,
-    ask: Callable[[Collection[ReplyKey]], Iterator[J]],
+    judge_replies: Callable[[Collection[ReplyKey]], Iterator[J]],
     description: str | None = None,
     display: Display = Display(),
 ) -> list[J]:
@@ -74,7 +74,7 @@ def judge_missing(
         kind: What they are.
         keys: The replies that need one, in order.
         judge: Whose verdicts they are.
-        ask: Judges the replies of the keys it is given.
+        judge_replies: Judges the replies of the keys it is given.
         description: Named beside the progress bar.
         display: Where progress is shown.
 
@@ -82,9 +82,9 @@ def judge_missing(
         RunError: the file holds another judge's verdicts, or verdicts on other prompts.
     """
     drop_torn_line(path)
-    known, done, in_order = set(keys), dict[ReplyKey, J](), list[ReplyKey]()
+    valid_keys, done, in_order = set(keys), dict[ReplyKey, J](), list[ReplyKey]()
     for record in read_records(path, kind) if path.exists() else ():
-        if record.key not in known or record.judge != judge:
+        if record.key not in valid_keys or record.judge != judge:
             raise RunError(
                 f"{path}: expected what {judge!r} says of these replies, got {record.judge!r} on "
                 f"{record.prompt_id!r}; choose another --out, or delete it"
@@ -92,7 +92,7 @@ def judge_missing(
         in_order.append(record.key)
         if not record.retry:
             done[record.key] = record
-    missing = known - done.keys()
+    missing = valid_keys - done.keys()
     if not missing and in_order == list(keys) and path.exists():
         return list(done.values())
     with (
@@ -100,18 +100,18 @@ def judge_missing(
         display.progress.task(description or f"{judge}: verdicts", total=len(keys)) as task,
     ):
         task.update(len(done))
-        for record in ask(missing) if missing else ():
+        for record in judge_replies(missing) if missing else ():
             file.add(record)
             done[record.key] = record
             task.update(len(done))
-    found = [done[key] for key in keys]
-    if failed := sum(record.retry for record in found):
+    records = [done[key] for key in keys]
+    if failed := sum(record.retry for record in records):
         display.logger.info(
             "%s: %d of %d replies are not judged, because the judge's engine failed (%s); run the same command again",
             path,
             failed,
-            len(found),
-            next(record.reason for record in found if record.retry),
+            len(records),
+            next(record.reason for record in records if record.retry),
         )
-    write_records(path, found)
-    return found
+    write_records(path, records)
+    return records

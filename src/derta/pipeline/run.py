@@ -13,22 +13,22 @@ from derta.methods import Method, check_package, check_settings
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.evaluate import craft_prompts, is_complete, judge_models, recipe_judges, token_limits
 from derta.pipeline.fine_tuning import (
-    COST,
+    COST_FILE,
     AttackData,
     FineTuningAttack,
     attack_comparisons,
     check_rows,
     fine_tune,
     fine_tuning_attacks,
-    read_data,
+    read_all_attack_data,
 )
 from derta.pipeline.generate import check_decoding, generate_missing
 from derta.pipeline.likelihoods import score_held_out
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, train_method
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
-from derta.pipeline.report import JudgedSection, ModelEntry, RunContents, report, write_contents
+from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
 from derta.pipeline.resuming import store_prompts
-from derta.pipeline.search import check_searches, with_searched
+from derta.pipeline.search import add_searched_prompts, check_searches
 from derta.protocols import Display, Judge
 from derta.records import Prompt
 from derta.results import Summary
@@ -50,7 +50,7 @@ class RunModel(NamedTuple):
     @property
     def folder(self) -> str:
         """The name of its folder in the run's."""
-        return f"{self.attack.place(self.method) if self.attack else self.method}-seed{self.seed}"
+        return f"{self.attack.folder_prefix(self.method) if self.attack else self.method}-seed{self.seed}"
 
 
 class RunPlan(NamedTuple):
@@ -107,9 +107,9 @@ def run(
     check_servers(loaded, endpoints)
     plan = plan_run(loaded, folder=folder, registry=registry, display=display)
     # a mistake found above leaves no folder behind that the corrected recipe would be refused in
-    own = registry.identities(loaded)
-    made_of = loaded.model_dump(mode="json") | ({"functions": own} if own else {})
-    open_run(folder, recipe=made_of, inputs=input_files(loaded))
+    identities = registry.identities(loaded)
+    origin = loaded.model_dump(mode="json") | ({"functions": identities} if identities else {})
+    open_run(folder, recipe=origin, inputs=input_files(loaded))
     write_contents(folder, plan.contents)
     plan = plan._replace(prompts=store_prompts(folder / "prompts.jsonl", plan.prompts))
     for model in plan.models:
@@ -139,7 +139,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
     judges = check_recipe(recipe, registry)
     prepared = prepare_data(recipe)
     attacks = fine_tuning_attacks(recipe)
-    attack_data = read_data(recipe, prepared=prepared)
+    attack_data = read_all_attack_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *(data.note for data in attack_data.values())]
     for note in notes:
         display.logger.info(note)
@@ -162,7 +162,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         title=recipe.title,
         models=tuple(ModelEntry(label=one.label, seed=one.seed, folder=one.folder) for one in models),
         measures={name: judge.measures for name, judge in judges.items()},
-        sections=tuple(judged_section(section.key, section.judge_names) for section in recipe.evaluate),
+        sections=tuple(section_judges(section.key, section.judge_names) for section in recipe.evaluate),
         questions=attack_comparisons(
             recipe.methods,
             [attack.label for attack in attacks],
@@ -174,18 +174,18 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
     return RunPlan(recipe, registry, prepared, models, judges, attack_data, prompts, contents)
 
 
-def judged_section(key: SectionKey, judges: tuple[str, ...]) -> JudgedSection:
+def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
     """Return an evaluation's key and judges as `run.json` holds them."""
     suite, attack, name = key
-    return JudgedSection.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
+    return SectionJudges.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
 
 
 def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
     """Train a model, search against it where the recipe says so, generate its replies and measure likelihoods."""
     recipe, home = plan.recipe, folder / model.folder
-    tuned = train_in(plan, model, folder=folder, display=display)
+    tuned = train_model(plan, model, folder=folder, display=display)
     engine = LazyEngine(recipe, tuned)
-    prompts = with_searched(
+    prompts = add_searched_prompts(
         recipe,
         plan.prompts,
         engine=engine,
@@ -206,7 +206,7 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     engine.release()
 
 
-def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:
+def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:
     """Train a model of the run where it is not there yet, after the one that it is initialised from; None: none is.
 
     That one is trained in the folder it has as a method; a recipe that does not list it gets no evaluation of it.
@@ -215,32 +215,32 @@ def train_in(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) 
     if not plan.registry.method(model.method).trains:
         return None
     if model.attack is not None:
-        cost_path = out.with_name(COST)
+        cost_path = out.with_name(COST_FILE)
         if not (out.exists() and cost_path.exists()):
-            start = train_in(plan, model._replace(attack=None), folder=folder, display=display)
-            assert start is not None  # noqa: S101 - a model that is not trained is not attacked
+            init_from = train_model(plan, model._replace(attack=None), folder=folder, display=display)
+            assert init_from is not None  # noqa: S101 - a model that is not trained is not attacked
             fine_tune(
                 plan.recipe,
                 model.attack,
                 data=plan.attack_data[model.attack.section.name],
-                start=start,
+                init_from=init_from,
                 seed=model.seed,
                 out=out,
                 cost_path=cost_path,
-                what=f"{model.label} seed {model.seed}",
+                description=f"{model.label} seed {model.seed}",
                 display=display,
             )
         return out
-    start, method = None, plan.registry.method(model.method)
+    init_from, method = None, plan.registry.method(model.method)
     if method.init_from is not None and not out.exists():
-        start = train_in(plan, model._replace(method=method.init_from), folder=folder, display=display)
+        init_from = train_model(plan, model._replace(method=method.init_from), folder=folder, display=display)
     return train_method(
         plan.recipe,
         method=method,
         seed=model.seed,
         prepared=plan.prepared,
         out=out,
-        init_from=start,
+        init_from=init_from,
         display=display,
     )
 

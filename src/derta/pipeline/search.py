@@ -17,14 +17,14 @@ from derta.engines import check_settings
 from derta.errors import RecipeError
 from derta.files import read_records, write_records
 from derta.pipeline.data import section_requests
-from derta.pipeline.judge import engine_of, find_judge
+from derta.pipeline.judge import engine_loader, find_judge
 from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, Judge, ProgressTask
 from derta.records import Cost, Prompt, Record, Request
 
 
-class Helpers(NamedTuple):
+class SearchModels(NamedTuple):
     """Who takes part in a search: its target, its attacker, its judge."""
 
     target: EngineConfig | None = None
@@ -47,7 +47,7 @@ def attack_file(
     *,
     requests: Path,
     out: Path,
-    helpers: Helpers = Helpers(),
+    models: SearchModels = SearchModels(),
     fmt: str = "auto",
     seed: int = 0,
     display: Display = Display(),
@@ -60,8 +60,8 @@ def attack_file(
     """
     attack = build_attack(name, options)
     if attack.searches:
-        return _search_file(attack, helpers=helpers, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
-    if any(helpers):
+        return _search_file(attack, models=models, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
+    if any(models):
         raise RecipeError(f"attack {name} queries no model; leave --target, --attacker, --judge and --judge-model out")
     prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
     write_records(out, prompts)
@@ -69,37 +69,37 @@ def attack_file(
 
 
 def _search_file(
-    attack: Attack, *, helpers: Helpers, requests: Path, fmt: str, seed: int, out: Path, display: Display
+    attack: Attack, *, models: SearchModels, requests: Path, fmt: str, seed: int, out: Path, display: Display
 ) -> SearchSummary:
-    if helpers.target is None:
+    if models.target is None:
         raise RecipeError(f"attack {attack.name} queries the target while it searches; expected --target MODEL")
-    wanted = list(load_requests(requests, format=fmt))
-    judge = None if helpers.judge is None else check_guides(find_judge(helpers.judge, model=helpers.judge_model))
+    request_list = list(load_requests(requests, format=fmt))
+    judge = None if models.judge is None else check_search_judge(find_judge(models.judge, model=models.judge_model))
     state = out.with_name(out.name + ".attempts.jsonl")
-    found = attack.search(
-        wanted,
-        target=engine_of(helpers.target)(),
-        attacker=None if helpers.attacker is None else engine_of(helpers.attacker)(),
+    searched = attack.search(
+        request_list,
+        target=engine_loader(models.target)(),
+        attacker=None if models.attacker is None else engine_loader(models.attacker)(),
         judge=judge,
         state=state,
-        key=json.dumps(helpers, sort_keys=True, default=EngineConfig.model_dump),
+        key=json.dumps(models, sort_keys=True, default=EngineConfig.model_dump),
         seed=seed,
     )
-    with display.progress.task(f"{attack.name}: requests", total=len(wanted)) as task:
-        prompts = _followed(found, task)
+    with display.progress.task(f"{attack.name}: requests", total=len(request_list)) as task:
+        prompts = _collect(searched, task)
     write_records(out, prompts)
     attempts = read_attempts(state)
     budgets = tuple(success_by_budget(attempts))
     return SearchSummary(prompts=len(prompts), cost=total(attempts), success_by_budget=budgets)
 
 
-def _followed(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
+def _collect(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
     """The prompts as a list, with progress over their requests."""
-    found: list[Prompt] = []
+    collected: list[Prompt] = []
     for prompt in prompts:
-        found.append(prompt)
-        task.update(len({one.request_id for one in found}))
-    return found
+        collected.append(prompt)
+        task.update(len({one.request_id for one in collected}))
+    return collected
 
 
 def format_cost(cost: Cost) -> str:
@@ -110,7 +110,7 @@ def format_cost(cost: Cost) -> str:
     )
 
 
-def check_guides(judge: Judge) -> Judge:
+def check_search_judge(judge: Judge) -> Judge:
     """Return a judge that may guide a search.
 
     Raises:
@@ -126,26 +126,26 @@ def check_searches(recipe: Recipe, registry: Registry = Registry()) -> None:
     Raises:
         RecipeError: names the evaluation and what it lacks.
     """
-    for section in _searching(recipe, registry):
-        attack, helpers = registry.attack(section), section.search
-        if helpers.attacker is not None:
-            check_settings(helpers.attacker.engine, helpers.attacker.settings)
-        _guide(section, registry)
-        if (attack.needs_attacker and helpers.attacker is None) or (attack.needs_judge and helpers.judge is None):
+    for section in _search_sections(recipe, registry):
+        attack, models = registry.attack(section), section.search
+        if models.attacker is not None:
+            check_settings(models.attacker.engine, models.attacker.settings)
+        _search_judge(section, registry)
+        if (attack.needs_attacker and models.attacker is None) or (attack.needs_judge and models.judge is None):
             raise RecipeError(f"evaluate: {section.attack} needs `search: {{attacker: {{model: ...}}, judge: ...}}`")
 
 
-def _searching(recipe: Recipe, registry: Registry) -> list[EvaluationSection]:
+def _search_sections(recipe: Recipe, registry: Registry) -> list[EvaluationSection]:
     return [one for one in recipe.evaluate if one.prompts is None and registry.attack(one).searches]
 
 
-def _guide(section: EvaluationSection, registry: Registry) -> Judge | None:
+def _search_judge(section: EvaluationSection, registry: Registry) -> Judge | None:
     """Return the judge that guides an evaluation's search, if it names one."""
     config = section.search.judge_config
-    return None if config is None else check_guides(registry.judge(config))
+    return None if config is None else check_search_judge(registry.judge(config))
 
 
-def with_searched(
+def add_searched_prompts(
     recipe: Recipe,
     prompts: Sequence[Prompt],
     *,
@@ -159,20 +159,22 @@ def with_searched(
 
     They are kept in `home/prompts.jsonl`, and the attempts next to them.
     """
-    sections = _searching(recipe, registry)
+    sections = _search_sections(recipe, registry)
     path = home / "prompts.jsonl"
     if not sections:
         return prompts
     if not path.exists():
-        found: list[Prompt] = []
+        searched_prompts: list[Prompt] = []
         for section in sections:
             requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
             name = section.name or section.attack
             with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
                 searched = _search(section, requests, engine, home, registry=registry, seed=recipe.seeds[0], task=task)
-            found += searched if section.name is None else as_suite(searched, suite=section.suite, dataset=name)
-        check_unique([*prompts, *found])
-        write_records(path, [*prompts, *found])
+            searched_prompts += (
+                searched if section.name is None else as_suite(searched, suite=section.suite, dataset=name)
+            )
+        check_unique([*prompts, *searched_prompts])
+        write_records(path, [*prompts, *searched_prompts])
     return list(read_records(path, Prompt))
 
 
@@ -190,16 +192,16 @@ def _search(
     prompts = registry.attack(section).search(
         requests,
         target=engine,
-        attacker=None if attacker is None else engine_of(attacker)(),
-        judge=_guide(section, registry),
+        attacker=None if attacker is None else engine_loader(attacker)(),
+        judge=_search_judge(section, registry),
         state=home / f"attempts.{section.name or section.attack}.jsonl",
         key=section.model_dump_json(),
         seed=seed,
     )
-    return _followed(prompts, task)
+    return _collect(prompts, task)
 
 
-def cost_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
+def search_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
     """What each search against a model took, in sentences."""
     spent: dict[str, list[Cost]] = {}
     for prompt in prompts:

@@ -39,17 +39,17 @@ def attack(
     """
     from derta.cli.console import console_display, print_output
     from derta.cli.tables import format_search
-    from derta.pipeline.search import Helpers, attack_file
+    from derta.pipeline.search import SearchModels, attack_file
 
     settings, display = options.pairs(option, option="--option"), console_display()
-    helpers = Helpers(
+    models = SearchModels(
         options.engine_config(target, target_engine, target_option, option="--target-option"),
         options.engine_config(attacker, attacker_engine, attacker_option, option="--attacker-option"),
         judge,
         options.engine_config(judge_model, judge_engine, judge_option, option="--judge-option"),
     )
     summary = attack_file(
-        name, settings, requests=requests, out=out, helpers=helpers, fmt=fmt, seed=seed, display=display
+        name, settings, requests=requests, out=out, models=models, fmt=fmt, seed=seed, display=display
     )
     display.logger.info("%d prompts in %s", summary.prompts, out)
     if target is not None:
