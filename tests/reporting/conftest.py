@@ -1,4 +1,4 @@
-"""A small run with every kind of content, in benign words, and a parser that keeps a page honest."""
+"""Fixtures: cells, transcripts and summaries with every kind of content in benign words, and an HTML parser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOID = {"meta", "link", "wbr", "br", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The tags, attributes and texts of a page; fails on a tag that closes what is not open."""
+    """Tags, attributes and texts of a page; fails on a closing tag without its opening tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """What a reader sees or can unfold, blanks collapsed."""
+        """All visible and collapsed text, with whitespace collapsed."""
         return " ".join("".join(data for path, data in self.texts if "style" not in path).split())
 
     @property
     def unfolded_text(self) -> str:
-        """What a reader sees before opening anything: outside `details`, or in the summary of the outermost one."""
-        seen = [data for path, data in self.texts if "details" not in path and "style" not in path]
-        return " ".join("".join(seen).split())
+        """Text that is visible before any fold is opened: outside `details`."""
+        visible = [data for path, data in self.texts if "details" not in path and "style" not in path]
+        return " ".join("".join(visible).split())
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def make_summary() -> Callable[..., Summary]:
 
 @pytest.fixture
 def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Summary]) -> Callable[[str], Summary]:
-    """A summary with every kind of content, whose every free text is or holds the given text."""
+    """Return a function that builds a summary with every kind of content, with a given text in all free text."""
 
     def make(text: str) -> Summary:
         places = [
@@ -178,7 +178,7 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
 
 @pytest.fixture(scope="session")
 def rendered() -> dict[str, Page]:
-    """The pages of `whole_page` by their text."""
+    """Cache of the pages of `whole_page`, by text."""
     return {}
 
 
@@ -186,10 +186,10 @@ def rendered() -> dict[str, Page]:
 def whole_page(
     whole_summary: Callable[[str], Summary], make_transcript: Callable[..., Transcript], rendered: dict[str, Page]
 ) -> Callable[[str], Page]:
-    """A page whose every text, from the title to a reply, is the given one. Read only."""
+    """Return a function that renders a page, all of whose text from title to reply is a given text. Read only."""
 
     def make(text: str) -> Page:
-        name = text.replace("\ud800", "?")  # the kernel lets no lone surrogate into names, only into free text
+        name = text.replace("\ud800", "?")  # names must not contain lone surrogates; free text may
         rows = [
             make_transcript(
                 text * 3, method=method, request_id=name, attack=name, request=name, prefill=text,

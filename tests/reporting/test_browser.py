@@ -1,4 +1,4 @@
-"""What a real browser makes of the page: nothing runs, nothing overflows, nothing is open."""
+"""The report in a real browser: no script runs, nothing overflows, and every fold is closed."""
 
 import json
 import re
@@ -17,11 +17,11 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 ]  # fmt: skip
-# The page stands in a frame of a phone's or a desktop's width; the script is the frame's owner's, the page has none.
+# The page is in an iframe as wide as a phone or a desktop; the script belongs to the outer page, the report has none.
 PROBE = """<!DOCTYPE html><meta charset="utf-8"><body><iframe id="f" style="width:{width}px;height:800px;border:0"
 srcdoc="{page}"></iframe><script>document.getElementById("f").onload = event => {{
   const page = event.target.contentDocument, root = page.documentElement;
-  document.body.dataset.found = JSON.stringify({{
+  document.body.dataset.measured = JSON.stringify({{
     title: page.title, width: root.clientWidth, needed: root.scrollWidth,
     open: page.querySelectorAll("details[open]").length, folded: page.querySelectorAll("details").length,
     harm: page.querySelector(".harm").checkVisibility({{contentVisibilityAuto: true}}),
@@ -36,8 +36,8 @@ HOSTILE = (
 
 
 @pytest.fixture
-def look(tmp_path):
-    """Open a page in Chromium at a width and report what it looks like."""
+def measure(tmp_path):
+    """Return a function that opens a page in Chromium at a given width and measures it."""
     if CHROMIUM is None:
         pytest.skip("needs chromium (Debian: apt-get install chromium)")
 
@@ -48,23 +48,23 @@ def look(tmp_path):
         result = subprocess.run(  # noqa: S603 the browser found on the PATH, on our own file
             [*command, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
         )
-        found = re.search(r'data-found="([^"]*)"', result.stdout)
-        assert found is not None, result.stderr[-500:]
-        return json.loads(unescape(found[1]))
+        match = re.search(r'data-measured="([^"]*)"', result.stdout)
+        assert match is not None, result.stderr[-500:]
+        return json.loads(unescape(match[1]))
 
     return open_page
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("text", ["tea", HOSTILE], ids=["benign", "hostile"])
-def test_a_browser_runs_nothing_fits_the_page_and_keeps_the_folds_shut(
-    look, whole_summary, make_transcript, text, width
+def test_a_browser_runs_no_script_fits_the_page_and_keeps_the_folds_closed(
+    measure, whole_summary, make_transcript, text, width
 ):
     rows = [make_transcript(text, method=m, attack=text, category=text, judge=text) for m in ("plain", text)]
-    found = look(render_report(whole_summary(text), rows), width=width)
-    assert found["title"] == text
-    assert found["needed"] <= found["width"] == width
-    assert found["open"] == 0 < found["folded"]
-    assert found["harm"] is False
-    assert found["added"] == 0
-    assert all(100 < height < 400 for height in found["heights"])
+    page = measure(render_report(whole_summary(text), rows), width=width)
+    assert page["title"] == text
+    assert page["needed"] <= page["width"] == width
+    assert page["open"] == 0 < page["folded"]
+    assert page["harm"] is False
+    assert page["added"] == 0
+    assert all(100 < height < 400 for height in page["heights"])

@@ -1,9 +1,7 @@
 import pytest
 
 from derta.errors import DataError
-from derta.reporting.page import _glances
 from derta.reporting.tables import rate_tables
-from derta.reporting.wordings import wording
 
 
 def test_an_entry_shows_percent_interval_and_counts(make_cell):
@@ -15,7 +13,7 @@ def test_an_entry_shows_percent_interval_and_counts(make_cell):
     assert entry.bar == (1.4, 15.1, 5.0)
 
 
-def test_what_was_not_scored_is_a_dash_without_bar(make_cell):
+def test_an_unscored_entry_is_a_dash_without_bar(make_cell):
     (table,) = rate_tables([make_cell([None, None])])
     entry = table.rows[0].entries[0]
     assert entry is not None
@@ -27,7 +25,7 @@ def test_a_method_that_was_not_run_has_no_entry(make_cell):
     assert table.rows[1].entries[0] is None
 
 
-def test_suites_measures_and_judges_are_told_apart(make_cell):
+def test_suites_measures_and_judges_have_their_own_tables(make_cell):
     cells = [
         make_cell([True], suite="helpfulness", measure="correct"),
         make_cell([True]),
@@ -42,7 +40,7 @@ def test_suites_measures_and_judges_are_told_apart(make_cell):
     ]
 
 
-def test_the_pooled_cell_speaks_and_the_seeds_stand_beside_it(make_cell):
+def test_an_entry_has_the_pooled_value_and_the_values_by_seed(make_cell):
     cells = [make_cell([True, False]), make_cell([True], seed=0), make_cell([False], seed=1)]
     (table,) = rate_tables(cells)
     entry = table.rows[0].entries[0]
@@ -50,7 +48,7 @@ def test_the_pooled_cell_speaks_and_the_seeds_stand_beside_it(make_cell):
     assert (table.seeds, entry.value, entry.by_seed) == ((0, 1), "50.0", ("100.0", "0.0"))
 
 
-def test_seeds_that_nobody_pooled_are_not_pooled_here(make_cell):
+def test_seeds_without_a_pooled_cell_are_not_pooled(make_cell):
     (table,) = rate_tables([make_cell([True], seed=0), make_cell([False, None], seed=1)])
     entry = table.rows[0].entries[0]
     assert entry is not None
@@ -59,7 +57,7 @@ def test_seeds_that_nobody_pooled_are_not_pooled_here(make_cell):
     assert table.means == (None,)
 
 
-def test_a_single_seed_speaks_for_itself(make_cell):
+def test_a_single_seed_is_the_value_of_its_entry(make_cell):
     (table,) = rate_tables([make_cell([True], seed=7)])
     entry = table.rows[0].entries[0]
     assert entry is not None
@@ -75,15 +73,15 @@ def test_the_mean_counts_the_variants_of_an_attack_once(make_cell):
     ]
     (table,) = rate_tables(cells)
     assert table.means == ((0.375, 1.0, "prefill@50%"),)
-    assert (table.num_families, table.num_names) == (2, 3)
+    assert (table.num_attacks, table.num_names) == (2, 3)
 
 
-def test_a_data_set_s_name_is_not_taken_apart(make_cell):
+def test_the_name_of_a_dataset_is_not_parsed(make_cell):
     # two names that look like variants of one attack and are none: each counts in the mean of 0, 1 and 1
     names = ("x@1", "x@2", "x (3)")
     cells = [make_cell([i > 0], suite="helpfulness", name=name, dataset=name) for i, name in enumerate(names)]
     (table,) = rate_tables(cells)
-    assert table.num_families == 3
+    assert table.num_attacks == 3
     assert table.means[0] is not None
     assert table.means[0].value == pytest.approx(2 / 3)
 
@@ -93,7 +91,7 @@ def test_the_worst_of_a_rate_where_higher_is_better_is_the_lowest(make_cell):
     assert rate_tables(cells)[0].means == ((0.5, 0.0, "b"),)
 
 
-def test_methods_are_averaged_over_what_all_of_them_have(make_cell):
+def test_methods_are_averaged_over_the_names_that_all_of_them_have(make_cell):
     cells = [
         make_cell([True], method="a", name="x"),
         make_cell([False], method="a", name="y"),
@@ -105,30 +103,12 @@ def test_methods_are_averaged_over_what_all_of_them_have(make_cell):
     assert [mean and mean.value for mean in table.means] == [1.0, 1.0]
 
 
-def test_two_cells_of_one_place_are_refused(make_cell):
+def test_two_cells_with_the_same_key_are_refused(make_cell):
     with pytest.raises(DataError, match=r"expected one cell .* got two"):
         rate_tables([make_cell([True]), make_cell([False])])
 
 
-def test_categories_of_one_attack_stand_together(make_cell):
+def test_categories_of_one_attack_are_together(make_cell):
     cells = [make_cell([True], name=n, category=c) for c in ("x", "y") for n in ("a", "b")]
     (table,) = rate_tables(cells)
     assert [(row.name, row.category) for row in table.rows] == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-
-
-@pytest.mark.parametrize("suite", ["attack", "over_refusal", "helpfulness", "analysis"])
-def test_refusals_are_never_called_attack_success(suite):
-    assert "attack success" not in wording(suite, "refused").title.lower()
-    assert "attack success" in wording("attack", "harmful").title.lower()
-
-
-def test_the_first_table_has_no_column_for_what_only_tells_more_of_another_rate(make_cell):
-    measures = ("refused", "partly_refused", "says_sorry")
-    cells = [make_cell([True], suite="over_refusal", measure=measure) for measure in measures]
-    tables = rate_tables(cells)
-    assert [glance.table.measure for glance in _glances(tables)] == ["refused"]
-    assert [table.wording.title for table in tables] == ["Over-refusal", "Partial over-refusal", "Any “sorry”"]
-
-
-def test_harmless_tasks_are_better_done_than_not():
-    assert wording("over_refusal", "correct").better == wording("helpfulness", "correct").better == "higher"

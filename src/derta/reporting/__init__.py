@@ -1,4 +1,4 @@
-"""One self-contained HTML page and `summary.json`, from the same numbers."""
+"""HTML report and `summary.json` of a run, from the same numbers."""
 
 from derta.reporting.page import read_summary, render_report, write_report
 

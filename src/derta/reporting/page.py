@@ -1,4 +1,4 @@
-"""The report: one HTML page that works offline, runs no script, and shows what models wrote only behind a fold."""
+"""Render the report: one offline HTML page without scripts; model output is collapsed by default."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from markupsafe import Markup
 from derta.errors import DataError
 from derta.files import parse_record, write_text
 from derta.reporting import plots
-from derta.reporting.tables import SUITES, Mean, RateTable, distinct, label_of, rate_tables
-from derta.reporting.text import count, p_value, percent, plain, shown
-from derta.reporting.transcripts import browser
+from derta.reporting.tables import SUITES, Mean, RateTable, label_of, rate_tables, unique
+from derta.reporting.text import format_count, format_p_value, format_percent, sentence_case, visible_value
+from derta.reporting.transcripts import transcript_browser
 from derta.reporting.wordings import Wording, wording
 from derta.results import CellSuite, Comparison, Summary, Transcript
 
-# With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever they say: 2 * 0.5**5 = 0.0625.
+# With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever the outcomes: 2 * 0.5**5 = 0.0625.
 MIN_DISCORDANT = 6
 SIGNIFICANT = 0.05
-GLANCED = ("harmful", "refused", "correct")  # the first table's columns; other measures tell more of these
+OVERVIEW_MEASURES = ("harmful", "refused", "correct")  # other measures only add detail to these
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
-    """A column of the first table: each method's mean over the attacks (or data sets) of one table."""
+class OverviewColumn:
+    """Column of the overview table: the mean of each method over the attacks or datasets of a rate table."""
 
     table: RateTable
     means: dict[str, Mean | None]
 
 
 class ComparisonTable(NamedTuple):
-    """Comparisons of one suite, measure and judge: (comparison, what it says, `clear`, `open` or `small`)."""
+    """Comparisons of one suite, measure and judge; rows of (comparison, conclusion, CSS class)."""
 
     suite: CellSuite
     wording: Wording
@@ -46,7 +46,7 @@ class ComparisonTable(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """The methods with the highest and the lowest mean of the first attack table, and what it is a mean of."""
+    """Methods with the highest and lowest mean of the first attack table, and the averaged measure."""
 
     measure: str
     judge: str
@@ -58,40 +58,40 @@ class Headline(NamedTuple):
 
 
 def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
-    """The whole page as text; the same input gives the same text.
+    """Render the HTML page; the output is deterministic.
 
     Raises:
-        DataError: two cells claim one place, or a curve's points do not match.
+        DataError: two cells have the same key, or the x and y values of a curve differ in length.
     """
     methods = _methods(summary, transcripts)
     tables = rate_tables(summary.cells)
     template = _environment().get_template("page.html.jinja")
     return template.render(
-        css=Markup(_asset("page.css")),  # noqa: S704 our own file
+        css=Markup(_asset("page.css")),  # noqa: S704 a file of this package
         summary=summary,
         styles={method: index % plots.NUM_STYLES for index, method in enumerate(methods)},
         num_styles=plots.NUM_STYLES,
         methods=methods,
         tables=tables,
         breakdowns=rate_tables(summary.breakdown),
-        glances=_glances(tables),
+        overview=_overview_columns(tables),
         headline=_headline(tables),
-        comparisons=_comparisons(summary.comparisons),
-        questions=list(Counter(one.question for one in summary.comparisons).items()),
-        plots=plots.plots(summary.curves, methods=methods),
+        comparisons=_comparison_tables(summary.comparisons),
+        questions=list(Counter(row.question for row in summary.comparisons).items()),
+        plots=plots.build_plots(summary.curves, methods=methods),
         titles=plots.TITLES,
         explanations=plots.EXPLANATIONS,
         suites=SUITES,
-        browser=browser(transcripts),
+        browser=transcript_browser(transcripts),
     )
 
 
 def write_report(folder: Path, summary: Summary, transcripts: Sequence[Transcript]) -> None:
-    """Write `summary.json` and `report.html`, each whole or not at all.
+    """Write `summary.json` and `report.html` atomically.
 
     Raises:
-        DataError: the summary cannot be shown or stored (see `render_report`), or holds a number that is not finite.
-        RunError: the disk is full, or the folder cannot be written.
+        DataError: the summary is not valid (see `render_report`), or contains a non-finite number.
+        RunError: the disk is full, or the folder is not writable.
     """
     page = render_report(summary, transcripts)
     write_text(folder / "summary.json", _summary_json(summary))
@@ -103,23 +103,23 @@ def _summary_json(summary: Summary) -> str:
         return json.dumps(summary.model_dump(), indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise DataError(
-            f"summary: expected finite numbers, got one that is not ({error}); what was not measured is null"
+            f"summary: expected finite numbers, got a non-finite one ({error}); use null for missing values"
         ) from error
 
 
 def read_summary(path: Path) -> Summary:
-    """Read a `summary.json`.
+    """Load a `summary.json`.
 
     Raises:
-        DataError: the file is missing, not UTF-8, not JSON, or not a summary; the first fault is named.
+        DataError: the file is missing, not UTF-8, not JSON, or not a summary; the message names the first error.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: cannot read it ({error.strerror}); give a summary.json that a run wrote") from error
+        raise DataError(f"{path}: cannot read it ({error.strerror}); pass the summary.json of a run") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: expected the JSON of a summary, got something else ({error}); write the report again"
+            f"{path}: expected the JSON of a summary, got invalid content ({error}); run `derta report` again"
         ) from error
     return parse_record(Summary, value, where=str(path))
 
@@ -129,20 +129,20 @@ def _asset(name: str) -> str:
 
 
 def _environment() -> Environment:
-    """Templates that escape every value, make every text visible, and fail on a name they do not know."""
+    """Return the Jinja environment: autoescape, hidden characters made visible, error on undefined names."""
     environment = Environment(
         loader=PackageLoader("derta.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=shown,
+        finalize=visible_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filters: Any = {
-        "percent": percent,
-        "number": count,
-        "p_value": p_value,
-        "plain": plain,
+        "percent": format_percent,
+        "number": format_count,
+        "p_value": format_p_value,
+        "sentence_case": sentence_case,
         "label": label_of,
     }
     environment.filters |= filters
@@ -150,21 +150,21 @@ def _environment() -> Environment:
 
 
 def _methods(summary: Summary, transcripts: Sequence[Transcript]) -> tuple[str, ...]:
-    """Every method of the page in order of appearance, cells first: its place decides colour and marker."""
+    """Return all methods in order of appearance, cells first; the index of a method selects its colour and marker."""
     sources = (summary.cells, summary.curves, summary.breakdown, transcripts)
-    return distinct(row.method for rows in sources for row in rows)
+    return unique(row.method for rows in sources for row in rows)
 
 
-def _glances(tables: Sequence[RateTable]) -> list[Glance]:
+def _overview_columns(tables: Sequence[RateTable]) -> list[OverviewColumn]:
     return [
-        Glance(table, dict(zip(table.methods, table.means, strict=True)))
+        OverviewColumn(table, dict(zip(table.methods, table.means, strict=True)))
         for table in tables
-        if table.suite != "analysis" and table.measure in GLANCED
+        if table.suite != "analysis" and table.measure in OVERVIEW_MEASURES
     ]
 
 
 def _headline(tables: Sequence[RateTable]) -> Headline | None:
-    """What the first lines say: attack success where a judge of harm spoke, else the refusal rate, else nothing."""
+    """Return the headline: attack success if a judge of harm was run, else the refusal rate; None without either."""
     for measure in ("harmful", "refused"):
         for table in tables:
             means = [(m.value, method) for method, m in zip(table.methods, table.means, strict=True) if m is not None]
@@ -173,26 +173,26 @@ def _headline(tables: Sequence[RateTable]) -> Headline | None:
                     max(means, key=lambda mean: mean[0]),
                     min(means, key=lambda mean: mean[0]),
                 )
-                return Headline(measure, table.judge, table.num_families, highest, high, lowest, low)
+                return Headline(measure, table.judge, table.num_attacks, highest, high, lowest, low)
     return None
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> list[ComparisonTable]:
-    """The comparisons of each suite, measure and judge, with what each allows to say."""
+def _comparison_tables(comparisons: Sequence[Comparison]) -> list[ComparisonTable]:
+    """Group comparisons by suite, measure and judge, each with its conclusion."""
     groups: dict[tuple[CellSuite, str, str], list[tuple[Comparison, str, str]]] = {}
     for c in comparisons:
-        groups.setdefault((c.suite, c.measure, c.judge), []).append((c, *_reading(c)))
+        groups.setdefault((c.suite, c.measure, c.judge), []).append((c, *_conclusion(c)))
     return [
         ComparisonTable(suite, wording(suite, measure), judge, rows) for (suite, measure, judge), rows in groups.items()
     ]
 
 
-def _reading(comparison: Comparison) -> tuple[str, str]:
-    """What a comparison allows to say, and how sure that is: `clear`, `open` or `small`."""
+def _conclusion(comparison: Comparison) -> tuple[str, str]:
+    """Return the conclusion of a comparison and its CSS class: `clear`, `open` or `small`."""
     if comparison.only_first + comparison.only_second < MIN_DISCORDANT:
-        return "too small to tell", "small"
+        return "too few differences", "small"
     first_is_lower = comparison.only_first < comparison.only_second
-    # over several seeds a method may win more prompts and still have the worse mean: then neither is called lower
+    # pooled over seeds, a method may win more prompts and still have the worse mean: then the result is not clear
     agrees = first_is_lower == (comparison.first_value < comparison.second_value)
     if comparison.p_holm >= SIGNIFICANT or not agrees:
         return "no clear difference", "open"

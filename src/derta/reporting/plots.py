@@ -1,7 +1,7 @@
-"""Curves as inline SVG: numbers on axes and lines only, so no text from outside ever enters a drawing.
+"""Plots of curves as inline SVG that contains only axes, numbers and lines.
 
-Names, units and legends stand in the page beside the drawing, where they are escaped, wrap on a phone and can be read
-aloud. Colours are the page's own variables, so a plot follows the light or dark scheme.
+Names, units and legends are in the HTML next to the SVG, where they are escaped, wrap on small screens and work with
+screen readers. No input text enters the SVG. Colours are CSS variables of the page, for the light and dark scheme.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from derta.errors import DataError
-from derta.reporting.text import count, percent
+from derta.reporting.text import format_count, format_percent
 from derta.results import Curve
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 NUM_STYLES = len(MARKERS)
 TITLES = {
-    "refusal_position": "Where refusals begin",
-    "refusal_probability": "Readiness to refuse inside a harmful answer",
-    "prefill_depth": "With part of the answer already given",
+    "refusal_position": "Refusal position",
+    "refusal_probability": "Refusal probability inside a harmful answer",
+    "prefill_depth": "Prefill depth",
 }
 EXPLANATIONS = {
-    "refusal_position": "Share of refusals that have begun by each position of the reply.",
+    "refusal_position": "Cumulative share of refusals that start by each position of the reply.",
     "refusal_probability": "Mean probability of a refusal token at each position of a harmful answer.",
-    "prefill_depth": "Rate by how much of the answer was put into the model’s mouth.",
+    "prefill_depth": "Rate by the share of the harmful answer that is prefilled.",
 }
 _INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"
 _MAX_POINTS, _TABLE_POINTS = 160, 11
@@ -41,17 +41,17 @@ _MAX_POINTS, _TABLE_POINTS = 160, 11
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A legend entry: a method, how many cases its line rests on, and its values at the table's places."""
+    """Line of one method: number of cases, and formatted values at the x values of the table."""
 
     method: str
     count: int
-    drawn: bool
+    has_points: bool
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawing with its words: what it is of, what the axes mean, and the numbers behind it."""
+    """Plot with its axis labels and the numbers of its table."""
 
     kind: str
     name: str
@@ -59,17 +59,17 @@ class Plot:
     y_label: str
     svg: Markup | None
     lines: tuple[Line, ...]
-    places: tuple[str, ...]
+    x_values: tuple[str, ...]
 
 
-def plots(curves: Sequence[Curve], *, methods: Sequence[str]) -> tuple[Plot, ...]:
-    """One plot per kind, name and unit, with a line a method.
+def build_plots(curves: Sequence[Curve], *, methods: Sequence[str]) -> tuple[Plot, ...]:
+    """Build one plot per kind, name and unit, with one line per method.
 
     Raises:
-        DataError: a curve whose x, y and band differ in length.
+        DataError: x, y and interval of a curve differ in length.
     """
     for curve in curves:
-        _check(curve)
+        _check_lengths(curve)
     order = list(TITLES)
     keys = sorted(dict.fromkeys(map(_key, curves)), key=lambda key: order.index(key[0]))
     return tuple(
@@ -82,25 +82,25 @@ def _key(curve: Curve) -> tuple[str, str, str, str]:
     return curve.kind, curve.name, curve.x_unit, curve.y_label
 
 
-def _check(curve: Curve) -> None:
+def _check_lengths(curve: Curve) -> None:
     lengths = {len(part) for part in (curve.x, curve.y, curve.low, curve.high) if part is not None}
     if len(lengths) > 1:
         raise DataError(
-            f"curve {curve.kind} {curve.name!r} of method {curve.method!r}: expected x, y and band of one length, got "
-            f"{sorted(lengths)}; compute the curve again"
+            f"curve {curve.kind} {curve.name!r} of method {curve.method!r}: expected x, y and interval of one length, "
+            f"got {sorted(lengths)}; compute the curve again"
         )
 
 
 def _plot(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Plot:
     first = curves[0]
-    drawn = [curve for curve in curves if curve.x and curve.count]
-    xs = _thin(sorted({x for curve in drawn for x in curve.x}), _TABLE_POINTS)
+    with_points = [curve for curve in curves if curve.x and curve.count]
+    xs = _subsample(sorted({x for curve in with_points for x in curve.x}), _TABLE_POINTS)
     lines = tuple(
         Line(
             method=curve.method,
             count=curve.count,
-            drawn=bool(curve.x and curve.count),
-            values=tuple(percent(dict(zip(curve.x, curve.y, strict=True)).get(x)) for x in xs),
+            has_points=bool(curve.x and curve.count),
+            values=tuple(format_percent(dict(zip(curve.x, curve.y, strict=True)).get(x)) for x in xs),
         )
         for curve in curves
     )
@@ -109,14 +109,14 @@ def _plot(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Pl
         name=first.name,
         x_unit=first.x_unit,
         y_label=first.y_label,
-        svg=_draw(drawn, methods=methods, number=number) if drawn else None,
+        svg=_draw(with_points, methods=methods, number=number) if with_points else None,
         lines=lines,
-        places=tuple(f"{x:g}" for x in xs),
+        x_values=tuple(f"{x:g}" for x in xs),
     )
 
 
-def _thin(values: Sequence[float], limit: int) -> list[float]:
-    """At most `limit` of the values, evenly picked, first and last among them."""
+def _subsample(values: Sequence[float], limit: int) -> list[float]:
+    """Return at most `limit` evenly spaced values, including the first and the last."""
     if len(values) <= limit:
         return list(values)
     return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
@@ -143,22 +143,21 @@ def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Ma
         axes.patch.set_visible(False)
         figure.patch.set_visible(False)
         buffer = StringIO()
-        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
-    return _inline(buffer.getvalue(), number=number, label=_spoken(curves))
+        no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=no_metadata)
+    return _inline(buffer.getvalue(), number=number, label=_aria_label(curves))
 
 
 def _draw_line(axes: Axes, curve: Curve, *, style: int) -> None:
-    points = _thin(range(len(curve.x)), _MAX_POINTS)
-    picked = [int(i) for i in points]
-    x = [curve.x[i] for i in picked]
+    indices = [int(i) for i in _subsample(range(len(curve.x)), _MAX_POINTS)]
+    x = [curve.x[i] for i in indices]
     colour = _METHOD.format(16 + style)
     if curve.low is not None and curve.high is not None:
-        low, high = ([band[i] for i in picked] for band in (curve.low, curve.high))
+        low, high = ([band[i] for i in indices] for band in (curve.low, curve.high))
         axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
         x,
-        [curve.y[i] for i in picked],
+        [curve.y[i] for i in indices],
         color=colour,
         linewidth=1.7,
         linestyle=DASHES[style % len(DASHES)],
@@ -170,16 +169,17 @@ def _draw_line(axes: Axes, curve: Curve, *, style: int) -> None:
     )
 
 
-def _spoken(curves: Sequence[Curve]) -> str:
-    """What a screen reader says of a drawing; made of numbers alone, the legend beside it has the names."""
+def _aria_label(curves: Sequence[Curve]) -> str:
+    """Return the screen reader text of a plot; it contains only numbers, the legend has the names."""
     ends = "; ".join(
-        f"line {i} from {percent(c.y[0])} to {percent(c.y[-1])} percent" for i, c in enumerate(curves, start=1)
+        f"line {i} from {format_percent(curve.y[0])} to {format_percent(curve.y[-1])} percent"
+        for i, curve in enumerate(curves, start=1)
     )
-    return f"Plot of {count(len(curves))} lines in the legend's order: {ends}. Its numbers are in the table below."
+    return f"Plot of {format_count(len(curves))} lines in legend order: {ends}. The table below has the numbers."
 
 
 def _inline(svg: str, *, number: int, label: str) -> Markup:
-    """Fit a drawing into a page: no prologue, no size, no global style, ids of its own, the page's colours."""
+    """Convert a matplotlib SVG for inline use: remove prologue, size and style, prefix ids, and use page colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>|<metadata.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}">', svg)
@@ -188,4 +188,4 @@ def _inline(svg: str, *, number: int, label: str) -> Markup:
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
     for style in range(NUM_STYLES):
         svg = svg.replace(_METHOD.format(16 + style), f"var(--m{style})")
-    return Markup(svg)  # noqa: S704 drawn here from numbers alone
+    return Markup(svg)  # noqa: S704 plotted above from numbers only

@@ -1,4 +1,4 @@
-"""The cells of a summary as tables: one per suite, measure and judge, attacks down and methods across."""
+"""Rate tables of a summary: one per suite, measure and judge, with attacks as rows and methods as columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from derta.errors import DataError
-from derta.reporting.text import Label, percent
+from derta.reporting.text import MISSING, Label, format_percent
 from derta.reporting.wordings import Wording, wording
 from derta.results import Cell, Comparison, Place
 
@@ -15,7 +15,7 @@ SUITES = {"attack": "Attacks", "over_refusal": "Over-refusal", "helpfulness": "H
 
 
 class Bar(NamedTuple):
-    """Where an interval and its value lie on a line of 0 to 100."""
+    """Positions of an interval and its value on a bar of 0 to 100 percent."""
 
     low: float
     width: float
@@ -24,7 +24,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one field of a table shows; percent as text. `unpooled` marks seeds that nobody pooled."""
+    """Formatted table entry, in percent; `unpooled` marks seeds without a pooled cell."""
 
     value: str
     interval: str | None
@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: its name, the category (breakdowns only), and an entry a method or None where the method was not run."""
+    """Table row: attack or dataset name, category (breakdowns only), and one entry per method (None: not run)."""
 
     name: str
     category: str | None
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RateTable:
-    """All rates of one suite, measure and judge."""
+    """Table of the rates of one suite, measure and judge."""
 
     suite: str
     measure: str
@@ -61,17 +61,17 @@ class RateTable:
 
     @property
     def num_names(self) -> int:
-        """How many attacks or data sets there are."""
+        """Number of attacks or datasets."""
         return len({row.name for row in self.rows})
 
     @property
-    def num_families(self) -> int:
-        """How many attacks the means are over, variants of one attack counting once."""
-        return len(families(self.averaged, self.labels))
+    def num_attacks(self) -> int:
+        """Number of attacks in the means; variants of one attack count once."""
+        return len(group_by_attack(self.averaged, self.labels))
 
 
 class Mean(NamedTuple):
-    """A method's mean over attacks, and the attack where it does worst; fractions."""
+    """Mean of a method over attacks, and its worst attack; fractions."""
 
     value: float
     worst: float
@@ -79,22 +79,22 @@ class Mean(NamedTuple):
 
 
 def label_of(cell: Cell | Comparison | Place) -> Label:
-    """The parts of a cell's name, as the page shows them."""
+    """Return the displayed parts of a cell's name."""
     if cell.attack is None:
         return Label(cell.name)
     return Label(cell.attack, cell.variant, cell.dataset)
 
 
-def distinct(values: Iterable[str]) -> tuple[str, ...]:
-    """Each value once, in order of first appearance."""
+def unique(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the unique values in order of first appearance."""
     return tuple(dict.fromkeys(values))
 
 
-def families(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, list[str]]:
-    """The variants and data sets of each attack.
+def group_by_attack(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, list[str]]:
+    """Group cell names by attack; a group has the variants and datasets of one attack.
 
     >>> labels = {"direct (a)": Label("direct", dataset="a"), "direct (b)": Label("direct", dataset="b")}
-    >>> families(labels, labels)
+    >>> group_by_attack(labels, labels)
     {'direct': ['direct (a)', 'direct (b)']}
     """
     grouped: dict[str, list[str]] = {}
@@ -104,10 +104,10 @@ def families(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, lis
 
 
 def rate_tables(cells: Sequence[Cell]) -> tuple[RateTable, ...]:
-    """One table per suite, measure and judge, in the order of `SUITES`.
+    """Build one table per suite, measure and judge, in the order of `SUITES`.
 
     Raises:
-        DataError: two cells claim the same place.
+        DataError: two cells have the same key.
     """
     order = list(SUITES)
     keys = sorted(dict.fromkeys((c.suite, c.measure, c.judge) for c in cells), key=lambda key: order.index(key[0]))
@@ -116,17 +116,18 @@ def rate_tables(cells: Sequence[Cell]) -> tuple[RateTable, ...]:
 
 def _table(cells: Sequence[Cell]) -> RateTable:
     first = cells[0]
-    methods = distinct(cell.method for cell in cells)
+    methods = unique(cell.method for cell in cells)
     seeds = tuple(sorted({cell.seed for cell in cells if cell.seed is not None}))
-    places = _by_place(cells)
+    cells_by_key = _group_by_key(cells)
     names = dict.fromkeys((cell.name, cell.category) for cell in cells)
-    # breakdowns group the rows of one attack, in whatever order its categories came
-    ordered = [key for name in distinct(name for name, _ in names) for key in names if key[0] == name]
-    rows = tuple(Row(*key, tuple(_entry(places.get((m, *key)), seeds=seeds) for m in methods)) for key in ordered)
+    # breakdowns list the categories of one attack together
+    ordered = [key for name in unique(name for name, _ in names) for key in names if key[0] == name]
+    rows = tuple(Row(*key, tuple(_entry(cells_by_key.get((m, *key)), seeds=seeds) for m in methods)) for key in ordered)
     words = wording(first.suite, first.measure)
-    whole = distinct(cell.name for cell in cells if cell.category is None)
+    names_without_category = unique(cell.name for cell in cells if cell.category is None)
     labels = {cell.name: label_of(cell) for cell in cells}
-    averaged, means = _means(places, methods=methods, families=families(whole, labels), better=words.better)
+    attacks = group_by_attack(names_without_category, labels)
+    averaged, means = _means(cells_by_key, methods=methods, attacks=attacks, better=words.better)
     return RateTable(
         suite=first.suite,
         measure=first.measure,
@@ -145,10 +146,10 @@ Key = tuple[str, str, str | None]
 BySeed = dict[int | None, Cell]
 
 
-def _by_place(cells: Sequence[Cell]) -> dict[Key, BySeed]:
-    places: dict[Key, BySeed] = {}
+def _group_by_key(cells: Sequence[Cell]) -> dict[Key, BySeed]:
+    groups: dict[Key, BySeed] = {}
     for cell in cells:
-        seeds = places.setdefault((cell.method, cell.name, cell.category), {})
+        seeds = groups.setdefault((cell.method, cell.name, cell.category), {})
         if cell.seed in seeds:
             raise DataError(
                 f"summary: expected one cell for method {cell.method!r}, {cell.suite} {cell.name!r}, judge "
@@ -156,46 +157,53 @@ def _by_place(cells: Sequence[Cell]) -> dict[Key, BySeed]:
                 "Merge them"
             )
         seeds[cell.seed] = cell
-    return places
+    return groups
 
 
-def _main(by_seed: BySeed) -> Cell | None:
-    """The cell that speaks for all: the pooled one, or the only one."""
+def _pooled_cell(by_seed: BySeed) -> Cell | None:
+    """Return the pooled cell, or the cell of a single seed; None for several seeds without a pooled cell."""
     return by_seed.get(None) or (next(iter(by_seed.values())) if len(by_seed) == 1 else None)
 
 
 def _entry(by_seed: BySeed | None, *, seeds: Sequence[int]) -> Entry | None:
     if by_seed is None:
         return None
-    cell = _main(by_seed)
-    single = {seed: percent(by_seed[seed].value) if seed in by_seed else "–" for seed in seeds}
-    shown_seeds = tuple(single.values()) if len(seeds) > 1 else ()
+    cell = _pooled_cell(by_seed)
+    values = {seed: format_percent(by_seed[seed].value) if seed in by_seed else MISSING for seed in seeds}
+    seed_values = tuple(values.values()) if len(seeds) > 1 else ()
     if cell is None:
         scored, unscored = sum(c.scored for c in by_seed.values()), sum(c.unscored for c in by_seed.values())
-        return Entry("–", None, None, scored, unscored, shown_seeds, unpooled=True)
+        return Entry(MISSING, None, None, scored, unscored, seed_values, unpooled=True)
     if cell.value is None or cell.low is None or cell.high is None:
-        return Entry(percent(cell.value), None, None, cell.scored, cell.unscored, shown_seeds)
+        return Entry(format_percent(cell.value), None, None, cell.scored, cell.unscored, seed_values)
     low, value, high = (100 * min(1.0, max(0.0, x)) for x in (cell.low, cell.value, cell.high))
     return Entry(
-        value=percent(cell.value),
-        interval=f"{percent(cell.low)}–{percent(cell.high)}",
+        value=format_percent(cell.value),
+        interval=f"{format_percent(cell.low)}–{format_percent(cell.high)}",
         bar=Bar(round(low, 1), round(max(0.0, high - low), 1), round(value, 1)),
         scored=cell.scored,
         unscored=cell.unscored,
-        by_seed=shown_seeds,
+        by_seed=seed_values,
     )
 
 
 def _means(
-    places: dict[Key, BySeed], *, methods: Sequence[str], families: Mapping[str, Sequence[str]], better: str | None
+    cells_by_key: dict[Key, BySeed],
+    *,
+    methods: Sequence[str],
+    attacks: Mapping[str, Sequence[str]],
+    better: str | None,
 ) -> tuple[tuple[str, ...], tuple[Mean | None, ...]]:
-    """Mean over the names that every method has a value for; the variants and data sets of one attack count as one."""
+    """Return the averaged names and each method's mean over them.
+
+    Only names with a value for every method are averaged. Variants and datasets of one attack count as one.
+    """
     values: dict[tuple[str, str], float] = {}
-    for (method, name, category), by_seed in places.items():
-        cell = _main(by_seed)
+    for (method, name, category), by_seed in cells_by_key.items():
+        cell = _pooled_cell(by_seed)
         if category is None and cell is not None and cell.value is not None:
             values[method, name] = cell.value
-    shared = [[name for name in names if all((m, name) in values for m in methods)] for names in families.values()]
+    shared = [[name for name in names if all((m, name) in values for m in methods)] for names in attacks.values()]
     averaged = tuple(name for names in shared for name in names)
     if not averaged:
         return (), tuple(None for _ in methods)

@@ -1,4 +1,4 @@
-"""Texts and numbers as a reader may safely see them: nothing hidden, nothing endless, percent instead of fractions."""
+"""Format texts and numbers for the report: visible characters only, truncated texts, fractions as percent."""
 
 from __future__ import annotations
 
@@ -8,69 +8,69 @@ from markupsafe import Markup
 
 from derta.errors import escape_hidden
 
-NOTHING = "–"
+MISSING = "–"
 
 
-class Cut(NamedTuple):
-    """The start of a text, and how many of its characters are not shown."""
+class TruncatedText(NamedTuple):
+    """A truncated text, with the number of omitted characters."""
 
     text: str
-    left_out: int
+    num_omitted: int
 
 
 class Label(NamedTuple):
-    """The name of a cell in parts: an attack with its variant and data set, or a data set alone."""
+    """Parts of a cell's name: an attack with its variant and dataset, or a dataset only."""
 
     base: str
     variant: str | None = None
     dataset: str | None = None
 
 
-def shown(value: object) -> object:
-    """What a template prints for a value: text made visible, markup of our own as it is."""
+def visible_value(value: object) -> object:
+    """Return a template value with hidden characters of text made visible; `Markup` is returned unchanged."""
     return escape_hidden(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def cut(text: str, limit: int) -> Cut:
-    """The first `limit` characters.
+def truncate(text: str, limit: int) -> TruncatedText:
+    """Return the first `limit` characters of a text.
 
-    >>> cut("abcdef", 4), cut("abc", 4)
-    (Cut(text='abcd', left_out=2), Cut(text='abc', left_out=0))
+    >>> truncate("abcdef", 4), truncate("abc", 4)
+    (TruncatedText(text='abcd', num_omitted=2), TruncatedText(text='abc', num_omitted=0))
     """
-    return Cut(text[:limit], max(0, len(text) - limit))
+    return TruncatedText(text[:limit], max(0, len(text) - limit))
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as percent with one decimal, without the sign; a dash for what was not measured.
+def format_percent(fraction: float | None) -> str:
+    """Format a fraction as percent with one decimal, without the percent sign; a dash for None.
 
-    >>> percent(0.125), percent(1.0), percent(None)
+    >>> format_percent(0.125), format_percent(1.0), format_percent(None)
     ('12.5', '100.0', '–')
     """
-    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
+    return MISSING if fraction is None else f"{100 * fraction:.1f}"
 
 
-def p_value(p: float) -> str:
-    """A p-value with three decimals.
+def format_p_value(p: float) -> str:
+    """Format a p-value with three decimals.
 
-    >>> p_value(0.0314), p_value(0.0000001)
+    >>> format_p_value(0.0314), format_p_value(0.0000001)
     ('0.031', '< 0.001')
     """
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def count(number: int) -> str:
-    """A count with thin spaces between thousands.
+def format_count(number: int) -> str:
+    """Format a count with thin spaces as thousands separators.
 
-    >>> count(12345) == "12\u202f345"
+    >>> format_count(12345) == "12\u202f345"
     True
     """
     return f"{number:,}".replace(",", "\u202f")
 
 
-def plain(name: str) -> str:
-    """A measure's or suite's name in words.
+def sentence_case(name: str) -> str:
+    """Format the name of a measure or suite as words.
 
-    >>> plain("late_refusal")
+    >>> sentence_case("late_refusal")
     'Late refusal'
     """
     words = name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""Transcripts to browse: grouped by attack and request, methods side by side, within a budget of bytes."""
+"""Transcripts of the report: grouped by attack and request, methods side by side, limited by size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from markupsafe import escape
 from derta.errors import escape_hidden
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting.tables import label_of
-from derta.reporting.text import Cut, Label, count, cut
+from derta.reporting.text import Label, TruncatedText, format_count, truncate
 from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000
 MAX_BYTES = 1_400_000
 REPLY_CHARS, PROMPT_CHARS, PREFILL_CHARS, REASON_CHARS = 4000, 3000, 2000, 300
 _MARKUP_BYTES = 700
-UNKNOWN_REQUEST = "request not known"
+UNKNOWN_REQUEST = "unknown request"
 
 CLASSES = {
     "refuse": "refuses at once",
@@ -32,7 +32,7 @@ CLASSES = {
 
 
 class Chip(NamedTuple):
-    """A word on a reply and its kind, which decides its look."""
+    """Short label of a reply, and its CSS class."""
 
     text: str
     kind: str
@@ -40,33 +40,33 @@ class Chip(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JudgeView:
-    """What one judge said, in chips and its own words."""
+    """Verdict of one judge: chips and the judge's reason."""
 
     judge: str
     chips: tuple[Chip, ...]
-    reason: Cut
+    reason: TruncatedText
 
 
 @dataclass(frozen=True, slots=True)
 class PromptView:
-    """A prompt as it was sent: (role, text) pairs, and whose prompt it is where methods got different ones."""
+    """Prompt as (role, text) pairs; `receivers` lists its methods if methods received different prompts."""
 
-    parts: tuple[tuple[str, Cut], ...]
+    parts: tuple[tuple[str, TruncatedText], ...]
     receivers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyView:
-    """A reply split where its refusal begins (`after` is None where no refusal is marked)."""
+    """Reply, split at the start of its refusal; `after` is None without a marked refusal."""
 
     method: str
     seed: int | None
     sample: int
     outcome: Chip
-    prefill: Cut | None
+    prefill: TruncatedText | None
     before: str
     after: str | None
-    left_out: int
+    num_omitted: int
     position: str | None
     stop: str
     judges: tuple[JudgeView, ...]
@@ -74,18 +74,18 @@ class ReplyView:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """A request under one attack, with every method's reply."""
+    """Request under one attack, with the replies of all methods."""
 
     id: str
     category: str | None
-    text: Cut
+    text: TruncatedText
     prompts: tuple[PromptView, ...]
     replies: tuple[ReplyView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """The requests of one attack or data set that are shown, and how many there are."""
+    """Displayed requests of one attack or dataset, and their total number."""
 
     suite: str
     label: Label
@@ -94,42 +94,42 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True)
-class Browser:
-    """All that is shown, and out of how much."""
+class TranscriptBrowser:
+    """Displayed transcripts, grouped, with the displayed and the total number of transcripts."""
 
     groups: tuple[GroupView, ...]
-    num_shown: int
-    num_all: int
+    num_displayed: int
+    num_total: int
 
 
-def browser(
+def transcript_browser(
     transcripts: Sequence[Transcript], *, max_transcripts: int = MAX_TRANSCRIPTS, max_bytes: int = MAX_BYTES
-) -> Browser:
-    """Choose what to show: requests in their order, one of each attack in turn, while the budget lasts."""
+) -> TranscriptBrowser:
+    """Select the transcripts to display: one request of each attack in turn, until a limit is reached."""
     groups: dict[Place, dict[str, list[Transcript]]] = {}
     for transcript in transcripts:
         requests = groups.setdefault(place_of(transcript.prompt), {})
         requests.setdefault(transcript.prompt.request_id, []).append(transcript)
-    chosen: dict[Place, list[RequestView]] = {place: [] for place in groups}
-    num_shown = num_bytes = 0
-    for key, members in _in_turn(groups):
+    selected: dict[Place, list[RequestView]] = {place: [] for place in groups}
+    num_displayed = num_bytes = 0
+    for key, members in _round_robin(groups):
         view = _request_view(members)
-        num_bytes += _size(view)
-        if num_shown and (num_bytes > max_bytes or num_shown + len(members) > max_transcripts):
+        num_bytes += _estimate_bytes(view)
+        if num_displayed and (num_bytes > max_bytes or num_displayed + len(members) > max_transcripts):
             break
-        chosen[key].append(view)
-        num_shown += len(members)
+        selected[key].append(view)
+        num_displayed += len(members)
     views = tuple(
-        GroupView(place.suite, label_of(place), tuple(chosen[place]), len(requests))
+        GroupView(place.suite, label_of(place), tuple(selected[place]), len(requests))
         for place, requests in groups.items()
     )
-    return Browser(views, num_shown, len(transcripts))
+    return TranscriptBrowser(views, num_displayed, len(transcripts))
 
 
-def _in_turn(
+def _round_robin(
     groups: dict[Place, dict[str, list[Transcript]]],
 ) -> Iterator[tuple[Place, list[Transcript]]]:
-    """The first request of every group, then the second of every group, and so on."""
+    """Yield the first request of every group, then the second of every group, and so on."""
     queues = {key: list(requests.values()) for key, requests in groups.items()}
     for turn in range(max(map(len, queues.values()), default=0)):
         for key, queue in queues.items():
@@ -137,8 +137,8 @@ def _in_turn(
                 yield key, queue[turn]
 
 
-def _size(view: RequestView) -> int:
-    """About how many bytes of the page a request takes."""
+def _estimate_bytes(view: RequestView) -> int:
+    """Estimate the size of a request in the page, in bytes."""
     texts = [view.text.text, *(part.text for prompt in view.prompts for _, part in prompt.parts)]
     for reply in view.replies:
         texts += [reply.prefill.text if reply.prefill else "", reply.before, reply.after or ""]
@@ -157,65 +157,65 @@ def _request_view(members: Sequence[Transcript]) -> RequestView:
     return RequestView(
         id=first.request_id,
         category=first.category,
-        text=cut(first.request or UNKNOWN_REQUEST, PROMPT_CHARS),
+        text=truncate(first.request or UNKNOWN_REQUEST, PROMPT_CHARS),
         prompts=_prompt_views(ordered),
         replies=tuple(_reply_view(member) for member in ordered),
     )
 
 
 def _prompt_views(members: Sequence[Transcript]) -> tuple[PromptView, ...]:
-    receivers: dict[tuple[tuple[str, Cut], ...], list[str]] = {}
+    receivers: dict[tuple[tuple[str, TruncatedText], ...], list[str]] = {}
     for member in members:
         receivers.setdefault(_parts(member.prompt), []).append(member.method)
-    alone = len(receivers) == 1
+    identical = len(receivers) == 1
     return tuple(
-        PromptView(parts, () if alone else tuple(dict.fromkeys(methods))) for parts, methods in receivers.items()
+        PromptView(parts, () if identical else tuple(dict.fromkeys(methods))) for parts, methods in receivers.items()
     )
 
 
-def _parts(prompt: Prompt) -> tuple[tuple[str, Cut], ...]:
+def _parts(prompt: Prompt) -> tuple[tuple[str, TruncatedText], ...]:
     if prompt.mode == "raw":
-        return (("raw text, no chat format", cut(prompt.text or "", PROMPT_CHARS)),)
-    return tuple((message.role, cut(message.content, PROMPT_CHARS)) for message in prompt.messages or ())
+        return (("raw text, no chat format", truncate(prompt.text or "", PROMPT_CHARS)),)
+    return tuple((message.role, truncate(message.content, PROMPT_CHARS)) for message in prompt.messages or ())
 
 
 def _reply_view(member: Transcript) -> ReplyView:
     reply = member.reply
-    at = next((v.refusal_at for v in member.verdicts if v.refusal_at is not None), None)
-    text = cut(reply.text, REPLY_CHARS)
-    inside = at is not None and 0 <= at < len(text.text)
+    refusal_at = next((v.refusal_at for v in member.verdicts if v.refusal_at is not None), None)
+    text = truncate(reply.text, REPLY_CHARS)
+    is_marked = refusal_at is not None and 0 <= refusal_at < len(text.text)
     prefill = member.prompt.prefill
     return ReplyView(
         method=member.method,
         seed=member.seed,
         sample=member.reply.sample,
         outcome=_outcome(member.verdicts),
-        prefill=cut(prefill, PREFILL_CHARS) if prefill else None,
-        before=text.text[:at] if inside else text.text,
-        after=text.text[at:] if inside else None,
-        left_out=text.left_out,
-        position=None if at is None else _position(reply, at),
+        prefill=truncate(prefill, PREFILL_CHARS) if prefill else None,
+        before=text.text[:refusal_at] if is_marked else text.text,
+        after=text.text[refusal_at:] if is_marked else None,
+        num_omitted=text.num_omitted,
+        position=None if refusal_at is None else _describe_position(reply, refusal_at),
         stop={"eos": "", "unknown": "", "stop": "", "length": "stopped at the length limit"}[reply.stop_reason],
         judges=tuple(_judge_view(verdict) for verdict in member.verdicts),
     )
 
 
-def _position(reply: Reply, at: int) -> str:
-    """Where the refusal begins, in words; positions count from 1.
+def _describe_position(reply: Reply, refusal_at: int) -> str:
+    """Format the start of a refusal as text; positions are 1-based.
 
-    >>> _position(Reply(prompt_id="p", text="No. Sorry", token_starts=(0, 2, 3)), 4)
-    'refusal begins at character 5, token 3'
+    >>> _describe_position(Reply(prompt_id="p", text="No. Sorry", token_starts=(0, 2, 3)), 4)
+    'refusal starts at character 5, token 3'
     """
-    if not 0 <= at < max(1, len(reply.text)):
-        return f"the judge's refusal position ({at}) lies outside the reply and is not marked"
+    if not 0 <= refusal_at < max(1, len(reply.text)):
+        return f"the judge's refusal position ({refusal_at}) is outside the reply and is not marked"
     tokens = reply.token_starts
-    token = f", token {count(max(1, bisect_right(tokens, at)))}" if tokens else ""
-    return f"refusal begins at character {count(at + 1)}{token}"
+    token = f", token {format_count(max(1, bisect_right(tokens, refusal_at)))}" if tokens else ""
+    return f"refusal starts at character {format_count(refusal_at + 1)}{token}"
 
 
 def _judge_view(verdict: Verdict) -> JudgeView:
     chips = [chip for chip in (_class_chip(verdict), *_flag_chips(verdict), _score_chip(verdict)) if chip]
-    return JudgeView(verdict.judge, tuple(chips or [Chip("unscored", "none")]), cut(verdict.reason, REASON_CHARS))
+    return JudgeView(verdict.judge, tuple(chips or [Chip("unscored", "none")]), truncate(verdict.reason, REASON_CHARS))
 
 
 def _class_chip(verdict: Verdict) -> Chip | None:
@@ -236,7 +236,7 @@ def _score_chip(verdict: Verdict) -> Chip | None:
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> Chip:
-    """The one chip that stands for a folded reply: harm if any judge saw it, then correctness, then the refusal."""
+    """Return the chip of a collapsed reply: harmful if any judge says so, then correctness, then the refusal."""
     flags = [chip for verdict in verdicts for chip in _flag_chips(verdict)]
     classes = [chip for verdict in verdicts if (chip := _class_chip(verdict))]
     order = ("harmful", "harmless", "wrong", "correct")
