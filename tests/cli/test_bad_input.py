@@ -32,7 +32,7 @@ def broken(recipe, tmp_path, derta):
     [
         ("train.leaning_rate=1", ["`train.leaning_rate`", "did you mean 'learning_rate'?"]),
         ("train.num_train_epochs=-1", ["`train.num_train_epochs`", "got -1"]),
-        ("data.num_triples=100", ["asked for 200 triples", "6 are available"]),
+        ("data.num_triples=100", ["expected 200 triples", "only 6 are available"]),
         ("data.held_out_requests=100", ["100", "8"]),
         ("model.refusal_words=[unpronounceable]", ["'unpronounceable'", "one token"]),
         ("model.path=nowhere/at/all", ["nowhere/at/all", "model folder"]),

@@ -54,7 +54,7 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
     try:
         counts = plan_mixture(config, available_triples=triples, available_helpful=helpful)
     except DataError as error:
-        assume("leave no triple to train on" not in str(error))
+        assume("are too few for one triple" not in str(error))
         raise
     assert 0 < counts.triples <= counts.vanilla_triples <= triples
     assert counts.helpful <= helpful
@@ -66,12 +66,15 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
     [
         (
             PrepareConfig(num_triples=8),
-            r"16 triples \(num_triples 8, .*match_instances: false.*\), 10 are available",
+            r"16 triples \(num_triples 8, .*match_instances: false.*\), only 10 are available",
         ),
-        (PrepareConfig(num_triples=5, match_instances=False), r"asked for 100 helpful examples .*, 60 are available"),
-        (PrepareConfig(num_triples=1, num_helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
-        (PrepareConfig(num_helpful=61), r"asked for 61 helpful examples .*, 60 are available"),
-        (PrepareConfig(helpful_per_safety=100), r"10 triples and 60 helpful examples leave no triple to train on"),
+        (
+            PrepareConfig(num_triples=5, match_instances=False),
+            r"expected 100 helpful examples .*, only 60 are available",
+        ),
+        (PrepareConfig(num_triples=1, num_helpful=61), r"expected 61 helpful examples .*, only 60 are available"),
+        (PrepareConfig(num_helpful=61), r"expected 61 helpful examples .*, only 60 are available"),
+        (PrepareConfig(helpful_per_safety=100), r"10 triples and 60 helpful examples are too few for one triple"),
     ],
 )
 def test_a_mixture_that_cannot_be_had_says_what_there_is(config: PrepareConfig, message: str) -> None:
@@ -101,7 +104,7 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_data(rng: Rand
 
 
 def test_more_than_there_is_is_told() -> None:
-    with pytest.raises(DataError, match="asked for 22 triples, 20 are available"):
+    with pytest.raises(DataError, match="expected 22 triples, only 20 are available"):
         draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=22, num_helpful=0, seed=0)
 
 
@@ -118,7 +121,7 @@ def test_a_sample_is_a_part_in_order_and_the_same_for_the_same_seed(
 
 @pytest.mark.parametrize("count", [4, -1])
 def test_more_than_there_are_is_told(count: int) -> None:
-    with pytest.raises(DataError, match=f"asked for {count} items, 3 are available"):
+    with pytest.raises(DataError, match=f"expected {count} items, only 3 are available"):
         sample([1, 2, 3], count, rng=Random(0))
 
 
@@ -134,5 +137,5 @@ def test_a_held_out_query_leaves_with_all_its_triples() -> None:
         assert (request.id, request.harmful, request.category) == (short_hash(first.query), first.harmful, "food")
         assert len(held_out.triples) == (2 if request.text == "Bread?" else 3)
         assert request.text not in {triple.query for triple in held_out.triples}
-    with pytest.raises(DataError, match="asked for 4 items, 3 are available"):
+    with pytest.raises(DataError, match="expected 4 items, only 3 are available"):
         hold_out_requests(triples, 4, rng=Random(0))

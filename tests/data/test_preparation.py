@@ -56,7 +56,7 @@ def test_methods_share_their_examples_and_vanilla_holds_every_method_s_triples(s
 def test_without_examples_the_mixture_holds_none() -> None:
     counts = prepare(TRIPLES).counts
     assert (counts.triples, counts.helpful) == (6, 0)
-    with pytest.raises(DataError, match="leave no triple to train on"):
+    with pytest.raises(DataError, match="are too few for one triple"):
         prepare(TRIPLES, EXAMPLES, requests=[one.messages[0].content for one in EXAMPLES])
 
 
@@ -71,7 +71,7 @@ def test_raw_texts_are_trained_on_and_never_held_out() -> None:
     raw = Example(text="Bread.")
     prepared = prepare(TRIPLES, [raw, *EXAMPLES[:10]], num_triples=1, num_helpful=1, held_out_helpful=10)
     assert prepared.examples == [raw]
-    with pytest.raises(DataError, match="asked for 1 items, 0 are available"):
+    with pytest.raises(DataError, match="expected 1 items, only 0 are available"):
         prepare(TRIPLES, [raw], held_out_helpful=1)
 
 
@@ -81,10 +81,10 @@ def test_the_notes_tell_all_that_was_dropped_and_changed() -> None:
         [*TRIPLES, TRIPLES[0]], [*EXAMPLES, EXAMPLES[0]], requests=["Paint 3?"], preferences=pairs, helpful_per_safety=1
     )
     assert prepared.notes == [
-        "11 triples are left for training; dropped: 1 duplicate, 1 in_evaluation; changed: 11 opener_normalized.",
-        "120 helpful examples are left for training; dropped: 1 duplicate.",
+        "11 triples remain for training; dropped: 1 duplicate, 1 in_evaluation; changed: 11 opener_normalized.",
+        "120 helpful examples remain for training; dropped: 1 duplicate.",
         "Each method trains on 5 triples (vanilla: 10) and 10 helpful examples.",
-        "1 preferences are left beside the triples; dropped: 1 duplicate, 1 in_evaluation.",
+        "1 preferences remain in addition to the triples; dropped: 1 duplicate, 1 in_evaluation.",
     ]
     assert len(prepare(TRIPLES).notes) == 3
 

@@ -156,8 +156,12 @@ def test_an_archive_that_is_missing_or_no_zip_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "format", "message"),
     [
-        ([ROWS["requests"][0], {"id": "r1", "text": "Cake?"}], "auto", r"a\.jsonl:2: .*'r1' of .*a\.jsonl:1 again"),
-        (["Bread?", "Cake?", "Bread?"], "auto", r"a\.jsonl:3: expected ids that differ.*a\.jsonl:1 again"),
+        (
+            [ROWS["requests"][0], {"id": "r1", "text": "Cake?"}],
+            "auto",
+            r"a\.jsonl:2: .*'r1' again \(first in .*a\.jsonl:1\)",
+        ),
+        (["Bread?", "Cake?", "Bread?"], "auto", r"a\.jsonl:3: expected unique ids.*again \(first in .*a\.jsonl:1\)"),
         ([{"id": "r1", "text": ""}], "auto", r"a\.jsonl:1: not a request: text"),
         ([{"id": "", "text": "Bread?"}], "auto", r"a\.jsonl:1: not a request: id"),
         ([{"id": "r1", "text": "Bread?", "txet": ""}], "auto", r"a\.jsonl:1: not a request: txet"),

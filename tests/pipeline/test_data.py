@@ -27,7 +27,7 @@ def test_helpful_rows_that_ask_what_is_held_out_are_dropped_and_counted(recipe, 
     assert {request.text for request in prepared.held_out_requests} == {held_out, other}
     asked = {message.content.lower() for example in prepared.examples for message in example.messages}
     assert not asked & {held_out.lower(), other.lower()}
-    assert any("helpful examples are left for training; dropped: 2 in_evaluation." in note for note in prepared.notes)
+    assert any("helpful examples remain for training; dropped: 2 in_evaluation." in note for note in prepared.notes)
 
 
 def test_only_a_section_that_decontaminates_takes_its_requests_out_of_training(recipe, tmp_path):

@@ -102,7 +102,7 @@ def test_a_recipes_own_pairs_are_learned_beside_the_triples(load, tmp_path):
     data = prepared.training_set()
     pairs = METHODS["dpo"].dataset(data, chat=chat, refusals=refusals, config=recipe.train.rows)
     assert len(pairs) == prepared.counts.triples + 1  # the first is asked in the evaluation
-    assert prepared.notes[-1] == "1 preferences are left beside the triples; dropped: 1 in_evaluation."
+    assert prepared.notes[-1] == "1 preferences remain in addition to the triples; dropped: 1 in_evaluation."
     assert path in input_files(recipe)
 
 

@@ -65,9 +65,9 @@ def test_runs_of_other_seeds_are_pooled_and_keep_their_own_prompts(copied, tmp_p
     assert {cell.seed for cell in summary.cells if cell.suite == "attack"} == {0, 2, 10, None}
     assert list(dict.fromkeys(cell.method for cell in summary.cells)) == ["vanilla", "derta"]
     assert {one.pairs for one in summary.comparisons if one.name == "direct"} == {9}
-    notes = [note for note in summary.notes if "left for training" in note or "alone" in note]
+    notes = [note for note in summary.notes if "remain for training" in note or "alone" in note]
     assert [note.split(":")[0] for note in notes if note.startswith("seed")] == ["seed0", "seed2", "seed10"]
-    assert sum("helpful examples are left" in note for note in notes) == 1  # what all have is said once
+    assert sum("helpful examples remain" in note for note in notes) == 1  # what all have is said once
     assert {one.pairs for one in report([copied, seeded(copied, 3)], out=tmp_path / "x").comparisons} == {2, 3}
     listed = report([copied, copied.with_name("seed2")], out=tmp_path / "two")
     assert listed.title == "a small run"

@@ -276,5 +276,5 @@ def test_a_run_prints_nothing_and_shows_its_progress_and_notes_where_it_is_told_
     assert capfd.readouterr() == ("", "")
     assert recorded.tasks["vanilla seed 0: training"] == [4, 0, 1, 2, 3, 4]
     assert recorded.tasks["vanilla seed 0: replies"] == [9, *range(10)]
-    assert any("6 triples are left for training" in message for message in caplog.messages)
+    assert any("6 triples remain for training" in message for message in caplog.messages)
     assert any(message.startswith("step 4 of 4: loss ") for message in caplog.messages)

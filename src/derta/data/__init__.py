@@ -1,1 +1,1 @@
-"""Triples, helpful examples and requests in, training rows out; nothing here imports torch."""
+"""Dataset loading, validation, cleaning and mixing, and tokenized training rows; no module imports torch."""

@@ -1,4 +1,4 @@
-"""Which triples and examples may be trained on; everything dropped or changed is counted by its reason."""
+"""Deduplication, decontamination and refusal checks of datasets, with counts of dropped rows by reason."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from derta.records import Example, Triple
 
 
 class CleanTriples(NamedTuple):
-    """The triples that are left, how many were dropped for which reason, and how many changed in which way.
+    """Output of `clean_triples`: the remaining triples, and counts of the dropped and the changed ones.
 
-    Reasons: `in_evaluation`, `safe_is_harmful` (one text in both fields), `safe_not_refusal` and `duplicate`; a triple
-    counts for the first that holds. Changes: `opener_normalized` and `opener_prepended`.
+    Reasons for dropping: `in_evaluation`, `safe_is_harmful` (the same text in both fields), `safe_not_refusal` and
+    `duplicate`; a triple counts for the first one that holds. Changes: `opener_normalized` and `opener_prepended`.
     """
 
     triples: list[Triple]
@@ -28,14 +28,14 @@ class CleanTriples(NamedTuple):
 
 
 class CleanExamples(NamedTuple):
-    """The examples that are left, and how many were dropped for which reason (`in_evaluation`, `duplicate`)."""
+    """Output of `clean_examples`: the remaining examples, and counts of dropped ones (`in_evaluation`, `duplicate`)."""
 
     examples: list[Example]
     dropped: Counter[str]
 
 
 def match_key(text: str) -> str:
-    """A text without case, punctuation and spacing: requests of one key are taken for the same request.
+    """Return the text without case, punctuation and spacing; requests with the same key are the same request.
 
     >>> match_key("How do I  bake BREAD?") == match_key("how do I bake bread")
     True
@@ -52,43 +52,44 @@ def clean_triples(
     opener: str = DEFAULT_OPENER,
     normalize_to: str | None = None,
 ) -> CleanTriples:
-    """Drop triples that must not be trained on, and see to how their safe responses open.
+    """Return the triples that are valid for training, after formatting the openings of their safe responses.
 
     Args:
-        triples: what the readers gave.
-        evaluation_requests: texts of requests that the model will be evaluated on (see `match_key`).
-        policy: for a safe response that does not open with a refusal: `drop` the triple, `prepend` the opener, or
-            `keep` it as it is.
-        opener: the sentence that `prepend` puts before a safe response, with a space between.
-        normalize_to: the refusal word to which an opening apology is shortened first ("I'm sorry, but I" becomes
-            "Sorry, but I"); None leaves apologies alone.
+        triples: Input triples, in the order of the dataset.
+        evaluation_requests: Texts of the evaluation requests; triples with one of them are dropped (see `match_key`).
+        policy: Option for a safe response that does not open with a refusal: `drop` the triple, `prepend` the opener,
+            or `keep` the response unchanged.
+        opener: Sentence that `prepend` inserts before a safe response, followed by a space.
+        normalize_to: Refusal word that replaces an opening apology, before the policy applies ("I'm sorry, but I"
+            becomes "Sorry, but I"); None keeps apologies unchanged.
 
     Raises:
-        DataError: no such policy, or an opener that is no refusal itself.
+        DataError: Invalid `policy`, or an `opener` that does not refuse.
     """
     if policy not in get_args(SafePolicy):
         raise DataError(f"policy: expected one of {', '.join(get_args(SafePolicy))}, got {policy!r}")
     if policy == "prepend" and not opens_with_refusal(opener):
         raise DataError(f"opener: expected a sentence that refuses, such as {DEFAULT_OPENER!r}, got {opener!r}")
     held_out = {match_key(text) for text in evaluation_requests}
-    kept: dict[str, Triple] = {}
+    cleaned: dict[str, Triple] = {}
     dropped: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     for triple in triples:
-        safe, change = _opened(triple.safe, policy=policy, opener=opener, normalize_to=normalize_to)
-        reason = _fault(triple, safe=safe, held_out=held_out)
+        safe, change = _format_opening(triple.safe, policy=policy, opener=opener, normalize_to=normalize_to)
+        reason = _drop_reason(triple, safe=safe, held_out=held_out)
         ready = triple if safe is None or not change else triple.model_copy(update={"safe": safe})
-        if reason is None and ready.id in kept:
+        if reason is None and ready.id in cleaned:
             reason = "duplicate"
         if reason is not None:
             dropped[reason] += 1
             continue
-        kept[ready.id] = ready
+        cleaned[ready.id] = ready
         changed.update([change] if change else [])
-    return CleanTriples(list(kept.values()), dropped, changed)
+    return CleanTriples(list(cleaned.values()), dropped, changed)
 
 
-def _fault(triple: Triple, *, safe: str | None, held_out: set[str]) -> str | None:
+def _drop_reason(triple: Triple, *, safe: str | None, held_out: set[str]) -> str | None:
+    """Return the reason for dropping a triple, or None if it is valid."""
     if match_key(triple.query) in held_out:
         return "in_evaluation"
     if match_key(triple.safe) == match_key(triple.harmful):
@@ -96,8 +97,10 @@ def _fault(triple: Triple, *, safe: str | None, held_out: set[str]) -> str | Non
     return "safe_not_refusal" if safe is None else None
 
 
-def _opened(safe: str, *, policy: SafePolicy, opener: str, normalize_to: str | None) -> tuple[str | None, str | None]:
-    """The safe response as it will be trained on (None: not at all), and what was changed in it."""
+def _format_opening(
+    safe: str, *, policy: SafePolicy, opener: str, normalize_to: str | None
+) -> tuple[str | None, str | None]:
+    """Return the formatted safe response (None to drop the triple), and the name of the change, if any."""
     if opens_with_refusal(safe):
         shortened = safe if normalize_to is None else begin_with_word(safe, normalize_to)
         return shortened, None if shortened == safe else "opener_normalized"
@@ -109,9 +112,12 @@ def _opened(safe: str, *, policy: SafePolicy, opener: str, normalize_to: str | N
 def clean_examples(
     examples: Iterable[Example], *, evaluation_requests: Iterable[str], drop_duplicates: bool = True
 ) -> CleanExamples:
-    """Drop examples that come again, and those with a request of the evaluation as a user turn or a line of text."""
+    """Return the examples without duplicates and without evaluation requests.
+
+    An example is dropped if an evaluation request is one of its user turns, or its whole raw text or a line of it.
+    """
     held_out = {match_key(text) for text in evaluation_requests}
-    kept: list[Example] = []
+    cleaned: list[Example] = []
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
     for example in examples:
@@ -123,27 +129,29 @@ def clean_examples(
             dropped["duplicate"] += 1
         else:
             seen.add(example.id)
-            kept.append(example)
-    return CleanExamples(kept, dropped)
+            cleaned.append(example)
+    return CleanExamples(cleaned, dropped)
 
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
+    """Load a pattern file as one compiled regular expression (cached)."""
     lines = (files("derta.data") / "texts" / name).read_text(encoding="utf-8").splitlines()
     return re.compile("|".join(f"(?:{line})" for line in lines if line and not line.startswith("#")), re.IGNORECASE)
 
 
 def _first_letter(text: str) -> tuple[int, str]:
-    """Where the first letter is, and the text from there with straight apostrophes (as long as it was)."""
+    """Return the index of the first letter, and the text from there with straight apostrophes (length unchanged)."""
     start = next((i for i, character in enumerate(text) if character.isalpha()), len(text))
     return start, text[start:].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace("\n", " ")
 
 
 def opens_with_refusal(text: str) -> bool:
-    """Whether a response's first words refuse, by the patterns in `texts/refusal_openings.txt`.
+    """Return whether the first words of a response refuse, by the patterns in `texts/refusal_openings.txt`.
 
-    They are meant for responses already known to be safe: an apology or a first-person "cannot help" counts, wherever
-    it leads. Advice against the request counts as no refusal: RTO's one-token refusal has nothing to hold on to there.
+    The input should be a response that is labelled safe: any opening apology or first-person "cannot help" then
+    counts as a refusal, whatever follows. Advice against the request does not count: it has no word that could serve as
+    RTO's refusal token.
 
     >>> opens_with_refusal("I'm sorry, but no."), opens_with_refusal("No, I can't help with that.")
     (True, True)
@@ -154,9 +162,9 @@ def opens_with_refusal(text: str) -> bool:
 
 
 def begin_with_word(text: str, word: str) -> str:
-    """Shorten an opening apology to the refusal word; any other text is given back as it came.
+    """Return the text with an opening apology shortened to the refusal word; other texts are returned unchanged.
 
-    RTO teaches the token `Sorry`, while most collected refusals open with "I'm sorry": this makes the two one.
+    RTO trains the token `Sorry`, while most collected refusals open with "I'm sorry". This gives both the same opening.
 
     >>> begin_with_word("I'm really sorry but I can't help with that.", "Sorry")
     "Sorry, but I can't help with that."
@@ -164,8 +172,8 @@ def begin_with_word(text: str, word: str) -> str:
     'Sorry for the trouble.'
     """
     start, plain = _first_letter(text)
-    found = _pattern("sorry_openings.txt").match(plain)
-    if found is None:
+    match = _pattern("sorry_openings.txt").match(plain)
+    if match is None:
         return text
-    rest = text[start + found.end() :]
+    rest = text[start + match.end() :]
     return word + (f", {rest.lstrip()}" if re.match(r"\s+but\b", rest, re.IGNORECASE) else rest)

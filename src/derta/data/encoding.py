@@ -1,4 +1,4 @@
-"""Triples and examples to token ids, once before training; rows are drawn from these in every epoch."""
+"""Tokenization of triples and examples, computed once before training; training rows are built from the token ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from derta.records import Example, Message, Triple
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """A helpful conversation as ids; `response_ids` end with the closing ids."""
+    """Token ids of a helpful example; `response_ids` end with the closing ids."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -22,14 +22,22 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTriple:
-    """A triple as ids.
+    """Token ids of a triple.
 
-    `prompt_ids` go before the safe response, `harmful_prompt_ids` before the harmful one: they differ where the
-    template ends in white space that the first token of one response takes in and that of the other does not.
-    The safe response stands in three forms, by what goes before it: the prompt (`safe_ids`), text (`safe_spaced_ids`)
-    or white space (`safe_bare_ids`); each ends with the closing ids. `refusal_ids[t]` are the refusal tokens that
-    would be right at position t of the harmful response; the last entry stands after all of it.
-    `word_cuts[n]` is the number of tokens in the first n words of the harmful response.
+    Attributes:
+        id: Id of the triple.
+        prompt_ids: Prompt before the safe response.
+        harmful_prompt_ids: Prompt before the harmful response. It differs from `prompt_ids` if the template ends in
+            white space that is merged into the first token of one response and not of the other.
+        safe_ids: Safe response after the prompt. All three forms of the safe response end with the closing ids.
+        safe_spaced_ids: Safe response after text.
+        safe_bare_ids: Safe response after white space.
+        harmful_ids: Harmful response, without closing ids.
+        closing_ids: Tokens that end a response.
+        refusal_ids: `refusal_ids[t]` are the valid refusal tokens at position t of the harmful response; the last entry
+            is for the position after it.
+        bare_positions: Positions of the harmful response before which the text ends in white space.
+        word_cuts: `word_cuts[n]` is the number of tokens in the first n words of the harmful response.
     """
 
     id: str
@@ -46,10 +54,11 @@ class EncodedTriple:
 
 
 def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
-    """Encode a conversation, of which only the last answer is learned, or a raw text, which is learned whole.
+    """Return the token ids of a conversation, with loss on the last answer, or of a raw text, with loss on all of it.
 
     Raises:
-        DataError: the answer has no token of its own, or the text only the one that no token comes before.
+        DataError: The answer has no token, or the text has fewer than two (the first has no context to predict it
+            from).
     """
     if example.text is not None:
         return _encode_text(chat, example.id, example.text)
@@ -60,7 +69,7 @@ def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
 
 
 def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
-    """Encode BOS, text and EOS. Nothing comes before the first token to predict it from: it is read and not learned."""
+    """Return the token ids of BOS, text and EOS; the first token is input only, since it has no context."""
     bos, eos = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
     ids = [int(token) for token in chat.tokenizer.encode(text, add_special_tokens=False)]
     if bos is not None and ids[:1] != [bos]:
@@ -71,19 +80,19 @@ def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
 
 
 def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
-    """Encode a triple's two responses, and work out which refusal token fits at each place of the harmful one.
+    """Return the token ids of a triple's responses, and the valid refusal tokens at each position of the harmful one.
 
     Raises:
-        DataError: a response has no token of its own.
+        DataError: A response has no token.
     """
-    asked = [Message(role="user", content=triple.query)]
-    safe = encode_turn(chat, asked, triple.safe)
-    harmful = encode_turn(chat, asked, triple.harmful)
+    messages = [Message(role="user", content=triple.query)]
+    safe = encode_turn(chat, messages, triple.safe)
+    harmful = encode_turn(chat, messages, triple.harmful)
     if not safe.response_ids or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
     closing = chat.closing_ids
     bare_positions = positions_after_space(chat, harmful.response_ids)
-    start_ids = _refusals_at_start(chat, asked, refusals, prompt_ids=harmful.prompt_ids)
+    start_ids = _refusals_at_start(chat, messages, refusals, prompt_ids=harmful.prompt_ids)
     refusal_ids = [refusals.bare if t in bare_positions else refusals.spaced for t in range(len(harmful.response_ids))]
     return EncodedTriple(
         id=triple.id,
@@ -101,27 +110,27 @@ def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) 
 
 
 def positions_after_space(chat: ChatFormat, response_ids: Sequence[int]) -> set[int]:
-    """The positions t of a response before which the text ends in white space, so that no space must come first."""
+    """Return the positions t of a response before which the text ends in white space, so no space is inserted there."""
     blank = {token: str(chat.tokenizer.decode([token]))[-1:].isspace() for token in set(response_ids)}
     return {t for t in range(1, len(response_ids) + 1) if blank[response_ids[t - 1]]}
 
 
 def _refusals_at_start(
-    chat: ChatFormat, asked: Sequence[Message], refusals: RefusalTokens, *, prompt_ids: Sequence[int]
+    chat: ChatFormat, messages: Sequence[Message], refusals: RefusalTokens, *, prompt_ids: Sequence[int]
 ) -> tuple[int, ...]:
-    """The refusal tokens as they stand right after these ids of the prompt, whose last blank a token may take in."""
-    known = set(refusals.ids)
-    turns = [encode_turn(chat, asked, word) for word in refusals.words]
+    """Return the refusal tokens right after these prompt ids; a token may include the last blank of the prompt."""
+    valid_ids = set(refusals.ids)
+    turns = [encode_turn(chat, messages, word) for word in refusals.words]
     return tuple(
         turn.response_ids[0]
-        if turn.prompt_ids == prompt_ids and len(turn.response_ids) == 1 and turn.response_ids[0] in known
+        if turn.prompt_ids == prompt_ids and len(turn.response_ids) == 1 and turn.response_ids[0] in valid_ids
         else bare
         for turn, bare in zip(turns, refusals.bare, strict=True)
     )
 
 
 def _word_cuts(text: str, ends: Sequence[int]) -> list[int]:
-    """How many tokens lie within the first n words (split at single spaces, as released), for n = 0 … all.
+    """Return the number of tokens in the first n words, for n = 0 … all; words are split as in the released code.
 
     >>> _word_cuts("a bc d", [1, 3, 4, 6])
     [0, 1, 3, 4]
@@ -135,7 +144,7 @@ def _word_cuts(text: str, ends: Sequence[int]) -> list[int]:
 
 
 def cut_middle(ids: Sequence[int], length: int) -> Sequence[int]:
-    """Shorten to `length` by leaving out the middle: the template's head and tail stay.
+    """Return the ids truncated to `length` by removing the middle, so that the template's head and tail remain.
 
     >>> cut_middle([1, 2, 3, 4, 5], 3)
     [1, 2, 5]

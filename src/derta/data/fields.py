@@ -1,4 +1,4 @@
-"""Fields of a row that somebody else wrote: there or not, text or not, true or false; and which format a row has."""
+"""Validation of dataset columns: required fields, text, booleans, and detection of the dataset format."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from derta.sources import Row, fields_of
 
 
 class Format(Protocol):
-    """A layout of rows, known by the fields that each of them must have."""
+    """Protocol of a dataset format, which is detected by its required fields."""
 
     @property
     def fields(self) -> Collection[str]:
-        """The fields every row must have."""
+        """Names of the required fields."""
         ...
 
 
@@ -26,62 +26,62 @@ F = TypeVar("F", bound=Format)
 
 
 def value_of(row: Row, name: str) -> Any:
-    """A field's value.
+    """Return the value of a field.
 
     Raises:
-        DataError: the field is missing.
+        DataError: The field is missing.
     """
     fields = fields_of(row)
     if name not in fields:
         raise DataError(
-            f"{row.where}: expected a field {name!r}, got {', '.join(fields) or 'none'}; mend or remove the row"
+            f"{row.where}: expected a field {name!r}, got {', '.join(fields) or 'none'}; fix or remove the row"
         )
     return fields[name]
 
 
 def text_of(row: Row, name: str) -> str:
-    """A field's text without the blanks around it; empty where the field is null.
+    """Return the text of a field, stripped; an empty string if the field is null.
 
     >>> text_of(Row("a.jsonl:1", {"prompt": " How do I bake bread? "}), "prompt")
     'How do I bake bread?'
 
     Raises:
-        DataError: the field is missing or holds something else.
+        DataError: The field is missing or is not text.
     """
     value = value_of(row, name)
     if value is None:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{row.where}: {name}: expected text, got a {type(value).__name__} ({str(value)[:40]!r}); mend the row"
+            f"{row.where}: {name}: expected text, got a {type(value).__name__} ({str(value)[:40]!r}); fix the row"
         )
     return value.strip()
 
 
 def flag_of(row: Row, name: str) -> bool:
-    """A yes or no, as JSON, CSV and parquet files write it.
+    """Parse a boolean as JSON, CSV and Parquet files represent it.
 
     >>> flag_of(Row("a.csv:2", {"is_safe": "False"}), "is_safe")
     False
 
     Raises:
-        DataError: the field is missing, or neither true, false, 1 nor 0.
+        DataError: The field is missing, or is not one of true, false, 1 and 0.
     """
     value = value_of(row, name)
-    known = {"true": True, "1": True, "false": False, "0": False}
-    flag = known.get(str(value).lower())
+    values = {"true": True, "1": True, "false": False, "0": False}
+    flag = values.get(str(value).lower())
     if flag is None:
-        raise DataError(f"{row.where}: {name}: expected true or false, got {value!r}; mend or remove the row")
+        raise DataError(f"{row.where}: {name}: expected true or false, got {value!r}; fix or remove the row")
     return flag
 
 
 def pick_format(
     rows: Iterator[Row], formats: Mapping[str, F], *, name: str, source: object
 ) -> tuple[str, F, Iterator[Row]]:
-    """The format called `name`, or with `auto` the first whose fields the first row has; and all the rows again.
+    """Return the name, the format and all rows; with `auto`, detect the format from the fields of the first row.
 
     Raises:
-        DataError: no such format, or none that fits; the message lists them all.
+        DataError: Unknown format name, or no format matches; the error message lists all formats.
     """
     if name != "auto":
         if name not in formats:
@@ -91,18 +91,18 @@ def pick_format(
     if first is None:
         raise DataError(f"{source}: expected rows, the file holds none; check that it was written whole")
     fields = fields_of(first)
-    for key, known in formats.items():
-        if all(field in fields for field in known.fields):
-            return key, known, chain([first], rows)
-    listed = "; ".join(f"{key} ({', '.join(known.fields)})" for key, known in formats.items())
+    for key, format in formats.items():
+        if all(field in fields for field in format.fields):
+            return key, format, chain([first], rows)
+    listed = "; ".join(f"{key} ({', '.join(format.fields)})" for key, format in formats.items())
     raise DataError(
         f"{first.where}: no known format has the fields {', '.join(fields)}; expected one of: {listed}; "
         "rename the fields"
     )
 
 
-def log_dropped(source: object, *, kept: str, dropped: Counter[str]) -> None:
-    """Log how much of a source was dropped, by reason; nothing is logged where nothing was."""
+def log_dropped(source: object, *, summary: str, dropped: Counter[str]) -> None:
+    """Log the number of dropped rows by reason as a warning; without dropped rows, log nothing."""
     if dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-        logger.warning("%s: %s; dropped: %s", source, kept, reasons)
+        logger.warning("%s: %s; dropped: %s", source, summary, reasons)

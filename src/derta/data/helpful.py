@@ -1,4 +1,4 @@
-"""Readers of helpful data: instructions with answers, conversations that end with an answer, and raw text."""
+"""Loading of helpful datasets: instructions with answers, conversations that end with an answer, and raw text."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 
 
 class ReadExamples(NamedTuple):
-    """The helpful examples of a source, and how many rows were dropped for which reason."""
+    """Output of `read_examples`: the helpful examples of a dataset, and counts of the dropped rows by reason."""
 
     examples: list[Example]
     dropped: Counter[str]
 
 
 class HelpfulFormat(NamedTuple):
-    """A layout of helpful data: the fields each row must have, and the reader of a row: its turns as (role, text).
+    """Format of a helpful dataset: the required fields, and the parser of a row.
 
-    A reader returns a raw text as it is, and None for a row to leave out (a refusal beside helpful rows).
+    The parser returns the turns as (role, text), or a raw text, or None for a row to skip (e.g. a refusal).
     """
 
     fields: tuple[str, ...]
@@ -36,7 +36,7 @@ class HelpfulFormat(NamedTuple):
 def load_examples(
     source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
 ) -> list[Example]:
-    """Return the helpful examples of a file, a `datasets` folder or a hub data set; what was dropped is logged.
+    """Load the helpful examples of a file, a `datasets` folder or a Hub dataset; dropped rows are logged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -46,55 +46,57 @@ def load_examples(
     'Bread.'
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
-        split: Of a folder or a hub data set.
-        format: A key of `HELPFUL_FORMATS`, or `auto` to go by the field names.
-        limit: The most examples that are returned, from the first on.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        split: Split of a folder or a Hub dataset.
+        format: Key of `HELPFUL_FORMATS`, or `auto` to detect the format from the field names.
+        limit: Maximum number of examples, counted from the first; None returns all.
 
     Raises:
-        DataError: see `read_examples`.
+        DataError: See `read_examples`.
     """
     read = read_examples(source, split=split, format=format, limit=limit)
-    log_dropped(source, kept=f"{len(read.examples)} helpful examples", dropped=read.dropped)
+    log_dropped(source, summary=f"{len(read.examples)} helpful examples", dropped=read.dropped)
     return read.examples
 
 
 def read_examples(
     source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
 ) -> ReadExamples:
-    """Read the helpful examples of a source, and count what is dropped; for the arguments see `load_examples`.
+    """Load the helpful examples of a dataset, with counts of the dropped rows; for the arguments see `load_examples`.
 
     A row with an empty turn, or whose last turn is not the assistant's, is dropped and counted.
 
     Raises:
-        DataError: unknown format, a missing or malformed field, or no example in the whole source.
+        DataError: Unknown format, a missing or invalid field, or no example in the dataset.
     """
     rows = read_rows(source, split=split)
-    _, known, rows = pick_format(rows, HELPFUL_FORMATS, name=format, source=source)
+    _, layout, rows = pick_format(rows, HELPFUL_FORMATS, name=format, source=source)
     name = source_name(source)
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for row in rows:
-        content = known.read(row)
+        content = layout.read(row)
         if content is None:
             continue
-        reason = _fault(content)
+        reason = _drop_reason(content)
         if reason:
             dropped[reason] += 1
             continue
-        examples.append(parse_record(Example, {**_form(content), "source": name}, where=row.where))
+        examples.append(parse_record(Example, {**_format_content(content), "source": name}, where=row.where))
     if not examples:
         raise DataError(f"{source}: expected helpful rows, found none ({dict(dropped)}); check the format")
     return ReadExamples(examples[:limit], dropped)
 
 
-def _form(content: list[tuple[str, str]] | str) -> dict[str, object]:
+def _format_content(content: list[tuple[str, str]] | str) -> dict[str, object]:
+    """Format the content of a row as the fields of an `Example`."""
     if isinstance(content, str):
         return {"text": content}
     return {"messages": [{"role": role, "content": text} for role, text in content]}
 
 
-def _fault(turns: list[tuple[str, str]] | str) -> str | None:
+def _drop_reason(turns: list[tuple[str, str]] | str) -> str | None:
+    """Return the reason for dropping a row, or None if it is valid."""
     if isinstance(turns, str):
         return None if turns else "empty_text"
     if len(turns) < 2 or turns[-1][0] != "assistant":
@@ -103,7 +105,7 @@ def _fault(turns: list[tuple[str, str]] | str) -> str | None:
 
 
 def instruction_of(row: Row) -> str:
-    r"""An Alpaca row's request: the instruction, and the input below it where there is one.
+    r"""Return the request of an Alpaca row: the instruction, followed by its input if there is one.
 
     >>> instruction_of(Row("a.json[0]", {"instruction": "Sort these.", "input": "b, a"}))
     'Sort these.\n\nb, a'
@@ -118,7 +120,7 @@ def _alpaca(row: Row) -> list[tuple[str, str]]:
 
 
 def _aisafetylab(row: Row) -> list[tuple[str, str]] | None:
-    """Label 0 is a helpful answer; refusals (1) and harmful answers (2) are read as triples."""
+    """Parse a row with label 0, a helpful answer; refusals (1) and harmful answers (2) are loaded as triples."""
     if str(value_of(row, "label")) != "0":
         return None
     return [("user", text_of(row, "input")), ("assistant", text_of(row, "output"))]
@@ -127,7 +129,7 @@ def _aisafetylab(row: Row) -> list[tuple[str, str]] | None:
 def _turns(row: Row, *, field: str, role: str, text: str, roles: Mapping[str, str] | None) -> list[tuple[str, str]]:
     value = value_of(row, field)
     if not isinstance(value, list):
-        raise DataError(f"{row.where}: {field}: expected a list of turns, got a {type(value).__name__}; mend the row")
+        raise DataError(f"{row.where}: {field}: expected a list of turns, got a {type(value).__name__}; fix the row")
     turns: list[tuple[str, str]] = []
     for index, turn in enumerate(cast("list[Any]", value)):
         here = Row(f"{row.where}: {field}[{index}]", turn)
@@ -148,7 +150,7 @@ def _sharegpt(row: Row) -> list[tuple[str, str]]:
     return _turns(row, field="conversations", role="from", text="value", roles=SHAREGPT_ROLES)
 
 
-# In the order in which `auto` tries them: data sets of instructions have a column `text` too.
+# In the order in which `auto` tries them: instruction datasets have a column `text` too.
 HELPFUL_FORMATS: dict[str, HelpfulFormat] = {
     "messages": HelpfulFormat(("messages",), _messages),
     "sharegpt": HelpfulFormat(("conversations",), _sharegpt),

@@ -1,4 +1,4 @@
-"""How many triples and helpful examples a training set holds, and which: counts that scale with the data."""
+"""Mixture of triples and helpful examples in a training set: counts, seeded sampling and held-out requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTANCES_PER_TRIPLE = 2  # the paper counts (q, r) and (q, r-hat)
 
 
 class MixtureCounts(NamedTuple):
-    """What every method of a comparison gets: `triples` (vanilla: `vanilla_triples`) and `helpful` examples."""
+    """Size of the training set of every method: `triples` (vanilla: `vanilla_triples`) and `helpful` examples."""
 
     triples: int
     vanilla_triples: int
@@ -27,7 +27,7 @@ class MixtureCounts(NamedTuple):
 
 
 class TrainingSet(NamedTuple):
-    """What one method trains on, before it is turned into rows."""
+    """Training set of one method, before tokenization."""
 
     triples: Sequence[Triple] = ()
     examples: Sequence[Example] = ()
@@ -35,15 +35,15 @@ class TrainingSet(NamedTuple):
 
 
 def plan_mixture(config: PrepareConfig, *, available_triples: int, available_helpful: int) -> MixtureCounts:
-    """Count out a mixture from what there is.
+    """Compute the mixture counts from the numbers of available triples and examples.
 
-    With the paper's 6,000 triples and 60,000 helpful examples the defaults give the paper's counts:
+    With the paper's 6,000 triples and 60,000 helpful examples, the defaults give the paper's counts:
 
     >>> plan_mixture(PrepareConfig(), available_triples=6000, available_helpful=60000)
     MixtureCounts(triples=3000, vanilla_triples=6000, helpful=60000)
 
     Raises:
-        DataError: more is asked for than there is, or nothing would be left.
+        DataError: The config requires more data than is available, or no triple remains.
     """
     share = 2 if config.match_instances else 1
     per_triple = config.helpful_per_safety * _INSTANCES_PER_TRIPLE
@@ -51,40 +51,41 @@ def plan_mixture(config: PrepareConfig, *, available_triples: int, available_hel
     if triples is None:
         most = available_helpful if helpful is None else min(helpful, available_helpful)
         triples = available_triples // share
-        # a hair's breadth against 0.1 * 30 = 3.0000000000000004
+        # the tolerance absorbs rounding errors such as 0.1 * 30 = 3.0000000000000004
         triples = floor(min(triples, most / per_triple + 1e-9)) if per_triple else triples
     counts = MixtureCounts(triples, triples * share, helpful if helpful is not None else round(triples * per_triple))
-    for name, wanted, available in (
+    for name, required, available in (
         ("triples", counts.vanilla_triples, available_triples),
         ("helpful examples", counts.helpful, available_helpful),
     ):
-        if wanted > available:
+        if required > available:
             raise DataError(
-                f"mixture: asked for {wanted} {name} ({_settings(config)}), {available} are available; "
+                f"mixture: expected {required} {name} ({_settings(config)}), only {available} are available; "
                 f"lower the counts or the ratio, or add {name}"
             )
     if counts.triples == 0:
         raise DataError(
-            f"mixture: {available_triples} triples and {available_helpful} helpful examples leave no triple "
+            f"mixture: {available_triples} triples and {available_helpful} helpful examples are too few for one triple "
             f"to train on ({_settings(config)}); add data, lower `helpful_per_safety`, or set `num_triples`"
         )
     return counts
 
 
 def _settings(config: PrepareConfig) -> str:
+    """Format the mixture options of a config for an error message."""
     parts = [f"num_triples {config.num_triples}" if config.num_triples is not None else "triples by the ratio"]
     parts += [f"helpful_per_safety {config.helpful_per_safety:g}"] if config.num_helpful is None else []
-    parts += ["vanilla takes twice as many; `match_instances: false` ends that"] if config.match_instances else []
+    parts += ["vanilla uses twice as many, unless `match_instances: false`"] if config.match_instances else []
     return ", ".join(parts)
 
 
 def draw_mixture(
     *, triples: Sequence[Triple], examples: Sequence[Example], num_triples: int, num_helpful: int, seed: int
 ) -> TrainingSet:
-    """Draw a training set: the same for the same seed, whatever the order of the data; fewer are among more.
+    """Sample a training set by the seed, for any input order; a smaller set is a subset of a larger one.
 
     Raises:
-        DataError: there are fewer triples or examples.
+        DataError: There are fewer triples or examples than required.
     """
     return TrainingSet(
         _first(triples, num_triples, seed=seed, what="triples"),
@@ -93,40 +94,43 @@ def draw_mixture(
 
 
 def _first(items: Sequence[T], count: int, *, seed: int, what: str) -> list[T]:
+    """Return the `count` items with the lowest hash of seed and id."""
     if count > len(items):
-        raise DataError(f"mixture: asked for {count} {what}, {len(items)} are available; lower the counts or add data")
+        raise DataError(
+            f"mixture: expected {count} {what}, only {len(items)} are available; lower the count or add data"
+        )
     return sorted(items, key=lambda item: short_hash(str(seed), item.id))[:count]
 
 
 class HeldOut(NamedTuple):
-    """Triples to train on, and requests (each with a harmful answer, for prefills) that none of them asks."""
+    """Triples for training, and held-out requests (each with a harmful response, for prefills) that no triple has."""
 
     triples: list[Triple]
     requests: list[Request]
 
 
 def sample(items: Sequence[Item], count: int, *, rng: Random) -> list[Item]:
-    """Draw `count` items without repetition, in the order they stand in.
+    """Sample `count` items without replacement, in their input order.
 
     >>> sample("abcdef", 3, rng=Random(0))
     ['a', 'd', 'f']
 
     Raises:
-        DataError: more are asked for than there are, or fewer than none.
+        DataError: `count` is negative or above the number of items.
     """
     if not 0 <= count <= len(items):
-        raise DataError(f"sample: asked for {count} items, {len(items)} are available; lower the count")
+        raise DataError(f"sample: expected {count} items, only {len(items)} are available; lower the count")
     return [items[index] for index in sorted(rng.sample(range(len(items)), count))]
 
 
 def hold_out_requests(triples: Sequence[Triple], count: int, *, rng: Random) -> HeldOut:
-    """Hold `count` requests out of training, with all of their triples.
+    """Split `count` requests off the training data, with all of their triples.
 
-    Requests that differ in case, spacing or punctuation only are one request. Each held-out request carries the harmful
-    answer of its first triple.
+    Requests that differ only in case, spacing or punctuation are the same request. Each held-out request is returned
+    with the harmful response of its first triple.
 
     Raises:
-        DataError: there are fewer requests.
+        DataError: There are fewer requests than `count`.
     """
     first: dict[str, Triple] = {}
     for triple in triples:

@@ -1,7 +1,8 @@
-"""What DPO learns from: one query, the response to prefer and the one to move away from, as token ids.
+"""Preference pairs for DPO: a prompt with a chosen and a rejected response, loaded, validated and tokenized.
 
-The rejected side of a triple is its harmful response: DPO scores that text by definition, and lowers its likelihood.
-This is the one place where harmful tokens are given to a loss; the chosen side, whose likelihood rises, never has them.
+The rejected side of a triple is its harmful response: DPO computes the likelihood of that text by definition, and
+lowers it. This is the only module that passes harmful tokens to a loss; they are never part of the chosen side, whose
+likelihood increases.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from derta.files import parse_record
 from derta.records import Message, Record, Text, short_hash
 from derta.sources import read_rows, source_name
 
-_KEPT_OF_PROMPT = 16
+_MIN_PROMPT_TOKENS = 16
 
 
 class Preference(Record):
-    """A query with the response to prefer and the one to move away from, as users bring them beside the triples."""
+    """Preference pair from a user's dataset: a query with a chosen and a rejected response."""
 
     query: Text
     chosen: Text
@@ -33,21 +34,22 @@ class Preference(Record):
 
     @property
     def id(self) -> str:
-        """Named by its content."""
+        """Id of the pair, a hash of its content."""
         return short_hash(self.query, self.chosen, self.rejected)
 
 
 class CleanPreferences(NamedTuple):
-    """The preferences that are left, and how many were dropped for which reason (`in_evaluation`, `duplicate`)."""
+    """Output of `clean_preferences`: the remaining pairs, and counts of dropped ones (`in_evaluation`, `duplicate`)."""
 
     preferences: list[Preference]
     dropped: Counter[str]
 
 
 class EncodedPair(NamedTuple):
-    """A pair as ids; both responses end with the closing ids.
+    """Token ids of a preference pair; both responses end with the closing ids.
 
-    Each side has its own prompt, as in `EncodedTriple`: a response's first token may take in the template's last blank.
+    Each side has its own prompt, as in `EncodedTriple`: the first token of a response may include the template's last
+    blank.
     """
 
     id: str
@@ -70,7 +72,7 @@ PAIR_FORMATS = {
 def load_preferences(
     source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
 ) -> list[Preference]:
-    """Return rows of {query, chosen, rejected} (or {prompt, …}), all text, from a file, folder or hub data set.
+    """Load pairs with the fields {query, chosen, rejected} (or {prompt, …}) from a file, folder or Hub dataset.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -80,13 +82,13 @@ def load_preferences(
     [('Bread?', 'Take flour.')]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
-        split: Of a folder or a hub data set.
-        format: A key of `PAIR_FORMATS`, or `auto` to go by the field names.
-        limit: The most pairs that are returned, from the first on.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        split: Split of a folder or a Hub dataset.
+        format: Key of `PAIR_FORMATS`, or `auto` to detect the format from the field names.
+        limit: Maximum number of pairs, counted from the first; None returns all.
 
     Raises:
-        DataError: unknown format, a missing or empty field, or no row at all.
+        DataError: Unknown format, a missing or empty field, or no row in the dataset.
     """
     key, _, rows = pick_format(read_rows(source, split=split), PAIR_FORMATS, name=format, source=source)
     pairs = [
@@ -108,45 +110,45 @@ def load_preferences(
 def clean_preferences(
     preferences: Iterable[Preference], *, evaluation_requests: Iterable[str], harmful: Iterable[str]
 ) -> CleanPreferences:
-    """Drop repeated preferences and those that ask what the model will be evaluated on.
+    """Return the pairs without duplicates and without evaluation requests.
 
     Args:
-        preferences: what the readers gave.
-        evaluation_requests: texts of requests that must not be trained on (see `match_key`).
-        harmful: the triples' harmful responses.
+        preferences: Input pairs, in the order of the dataset.
+        evaluation_requests: Texts of requests that must not be trained on (see `match_key`).
+        harmful: Harmful responses of the triples.
 
     Raises:
-        DataError: a chosen response is a harmful one, or the same as the rejected one. Not a row to leave out quietly:
-            a file that prefers harm is the wrong file, or its columns are swapped.
+        DataError: A chosen response is harmful, or the same as the rejected one. Such a row is not dropped: a dataset
+            that prefers harm is the wrong file, or its columns are swapped.
     """
     held_out = {match_key(text) for text in evaluation_requests}
-    known_harm = {match_key(text) for text in harmful}
-    kept: dict[str, Preference] = {}
+    harmful_keys = {match_key(text) for text in harmful}
+    cleaned: dict[str, Preference] = {}
     dropped: Counter[str] = Counter()
-    for one in preferences:
-        if match_key(one.chosen) in known_harm or match_key(one.chosen) == match_key(one.rejected):
+    for pair in preferences:
+        if match_key(pair.chosen) in harmful_keys or match_key(pair.chosen) == match_key(pair.rejected):
             raise DataError(
-                f"pair {one.id} ({one.source}): expected a chosen response that is neither harmful nor the rejected "
-                f"one, got {one.chosen[:40]!r}; check that the columns are not swapped"
+                f"pair {pair.id} ({pair.source}): expected a chosen response that is neither harmful nor the rejected "
+                f"one, got {pair.chosen[:40]!r}; check that the columns are not swapped"
             )
-        reason = "in_evaluation" if match_key(one.query) in held_out else "duplicate" if one.id in kept else None
+        reason = "in_evaluation" if match_key(pair.query) in held_out else "duplicate" if pair.id in cleaned else None
         if reason is None:
-            kept[one.id] = one
+            cleaned[pair.id] = pair
         else:
             dropped[reason] += 1
-    return CleanPreferences(list(kept.values()), dropped)
+    return CleanPreferences(list(cleaned.values()), dropped)
 
 
 def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
-    """Encode a user's pair with the model's own template.
+    """Return the token ids of a user's pair, formatted with the model's chat template.
 
     Raises:
-        DataError: a response has no token of its own.
+        DataError: A response has no token.
     """
-    asked = [Message(role="user", content=preference.query)]
-    chosen = encode_turn(chat, asked, preference.chosen)
-    rejected = encode_turn(chat, asked, preference.rejected)
-    return _checked(
+    messages = [Message(role="user", content=preference.query)]
+    chosen = encode_turn(chat, messages, preference.chosen)
+    rejected = encode_turn(chat, messages, preference.rejected)
+    return _validate_pair(
         EncodedPair(
             preference.id,
             tuple(chosen.prompt_ids),
@@ -159,14 +161,14 @@ def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
 
 
 def triple_pair(triple: EncodedTriple) -> EncodedPair:
-    """Prefer a triple's safe response to its harmful one.
+    """Return a triple as a pair: the safe response is chosen, the harmful one rejected.
 
     Source: arXiv 2407.09121, section 4 (DPO as a baseline: chosen r, rejected r-hat).
 
     Raises:
-        DataError: the two are the same.
+        DataError: The two responses are the same.
     """
-    return _checked(
+    return _validate_pair(
         EncodedPair(
             triple.id,
             triple.prompt_ids,
@@ -178,7 +180,8 @@ def triple_pair(triple: EncodedTriple) -> EncodedPair:
     )
 
 
-def _checked(pair: EncodedPair, *, num_closing: int) -> EncodedPair:
+def _validate_pair(pair: EncodedPair, *, num_closing: int) -> EncodedPair:
+    """Return the pair after validation; an empty response or two equal ones are an error."""
     chosen, rejected = pair.chosen_prompt_ids + pair.chosen_ids, pair.rejected_prompt_ids + pair.rejected_ids
     if min(len(pair.chosen_ids), len(pair.rejected_ids)) <= num_closing or chosen == rejected:
         raise DataError(f"pair {pair.id}: expected two different responses of at least one token; drop the pair")
@@ -186,10 +189,10 @@ def _checked(pair: EncodedPair, *, num_closing: int) -> EncodedPair:
 
 
 def cut_pair(pair: EncodedPair, *, max_length: int) -> EncodedPair:
-    """Shorten both sides to `max_length`, the same of either prompt.
+    """Return the pair with both sides truncated to `max_length`, and both prompts to the same length.
 
-    The rejected response gives way first, down to half the length, then the middle of the prompt, and only then the
-    end of the chosen response, so that a refusal always survives.
+    The rejected response is truncated first, down to half the length, then the middle of the prompt, and only then the
+    end of the chosen response, so that the start of a refusal always remains.
 
     >>> pair = EncodedPair("a", (1,) * 20, (5, 6), (1,) * 20, (7,) * 30)
     >>> cut = cut_pair(pair, max_length=32)
@@ -197,7 +200,7 @@ def cut_pair(pair: EncodedPair, *, max_length: int) -> EncodedPair:
     (16, 2, 16, 16)
     """
     longest = max(len(pair.chosen_ids), min(len(pair.rejected_ids), max_length // 2))
-    room = max(_KEPT_OF_PROMPT, max_length - longest)
+    room = max(_MIN_PROMPT_TOKENS, max_length - longest)
     prompts: list[Sequence[int]] = [cut_middle(ids, room) for ids in (pair.chosen_prompt_ids, pair.rejected_prompt_ids)]
     return EncodedPair(
         pair.id,

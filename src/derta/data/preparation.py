@@ -1,4 +1,4 @@
-"""From triples and helpful examples to training data: cleaned, decontaminated, held out, and mixed by count."""
+"""Preparation of the training data: cleaning, decontamination, held-out splits and mixture counts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
 
 
 class PreparedData(NamedTuple):
-    """Data to train and to evaluate on.
+    """Datasets for training and evaluation, the output of `prepare`.
 
     Attributes:
-        triples: Triples that may be trained on; a training set is drawn from them.
-        examples: Helpful examples that may be trained on.
-        held_out_requests: Requests that no triple asks, each with a harmful response for prefill attacks.
+        triples: Triples for training; a training set is sampled from them.
+        examples: Helpful examples for training.
+        held_out_requests: Requests of no training triple, each with a harmful response for prefill attacks.
         held_out_examples: Helpful conversations that are not among `examples`.
-        counts: What the training set of a method holds.
-        dropped_triples: How many triples were dropped, by reason (see `CleanTriples`).
-        changed_triples: How many safe responses were changed, by the kind of change.
-        dropped_examples: How many helpful examples were dropped, by reason.
-        preferences: Pairs for a preference method, beside the triples.
-        dropped_preferences: How many of these were dropped, by reason.
+        counts: Size of the training set of a method.
+        dropped_triples: Number of dropped triples by reason (see `CleanTriples`).
+        changed_triples: Number of changed safe responses by the kind of change.
+        dropped_examples: Number of dropped helpful examples by reason.
+        preferences: Pairs for a preference method, in addition to the triples.
+        dropped_preferences: Number of dropped pairs by reason.
     """
 
     triples: list[Triple]
@@ -47,34 +47,39 @@ class PreparedData(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what is left, dropped and changed, and on what a method trains on."""
+        """Summary of the remaining, dropped and changed data and of a method's training set, as sentences."""
         counts = self.counts
         notes = [
-            f"{len(self.triples)} triples are left for training; dropped: {format_counts(self.dropped_triples)}; "
+            f"{len(self.triples)} triples remain for training; dropped: {format_counts(self.dropped_triples)}; "
             f"changed: {format_counts(self.changed_triples)}.",
-            f"{len(self.examples)} helpful examples are left for training; "
+            f"{len(self.examples)} helpful examples remain for training; "
             f"dropped: {format_counts(self.dropped_examples)}.",
             f"Each method trains on {counts.triples} triples (vanilla: {counts.vanilla_triples}) and {counts.helpful} "
             "helpful examples.",
         ]
         if self.preferences or self.dropped_preferences:
             notes.append(
-                f"{len(self.preferences)} preferences are left beside the triples; "
+                f"{len(self.preferences)} preferences remain in addition to the triples; "
                 f"dropped: {format_counts(self.dropped_preferences)}."
             )
         return notes
 
     def training_set(self, *, triples_per_unit: int = 1, seed: int = 0) -> TrainingSet:
-        """Draw a method's triples and examples: the same for the same seed, whatever the order of the data.
+        """Sample the triples and examples of a method, independent of the input order.
 
         Args:
-            triples_per_unit: 1 for DeRTa; 2 for a method that makes one instance of a triple where DeRTa makes two
-                (`METHODS["vanilla"].triples_per_unit`), and takes twice as many if `match_instances`.
-            seed: All methods get the same examples for one seed, and each method's triples are among vanilla's.
+            triples_per_unit: 1 for DeRTa; 2 for a method with one instance of a triple where DeRTa has two
+                (`METHODS["vanilla"].triples_per_unit`), which gets twice as many triples with `match_instances`.
+            seed: Random seed. All methods get the same examples for one seed, and each method's triples are a subset of
+                vanilla's.
         """
-        wanted = self.counts.vanilla_triples if triples_per_unit > 1 else self.counts.triples
+        num_triples = self.counts.vanilla_triples if triples_per_unit > 1 else self.counts.triples
         drawn = draw_mixture(
-            triples=self.triples, examples=self.examples, num_triples=wanted, num_helpful=self.counts.helpful, seed=seed
+            triples=self.triples,
+            examples=self.examples,
+            num_triples=num_triples,
+            num_helpful=self.counts.helpful,
+            seed=seed,
         )
         return drawn._replace(preferences=self.preferences)
 
@@ -89,7 +94,7 @@ def prepare(
     seed: int = 0,
     **settings: object,
 ) -> PreparedData:
-    """Clean triples and examples, drop what will be evaluated, hold out, and count the mixture.
+    """Return data for training and evaluation: clean, decontaminate, hold out, and compute the mixture.
 
     >>> triples = [Triple(query=f"Paint {i}?", safe="I'm sorry, but no.", harmful="Sure.") for i in range(6)]
     >>> prepared = prepare(triples, requests=["paint 3"], held_out_requests=1)
@@ -100,16 +105,16 @@ def prepare(
 
     Args:
         triples: Harmful requests, each with a safe and a harmful response.
-        examples: Helpful examples. Without any, the mixture holds none.
-        requests: What the model will be evaluated on, and so must not be trained on: requests, prompts or texts.
-        preferences: Pairs for a preference method, beside the triples.
-        refusal_words: As for training; `normalize` shortens apologies to the first.
-        seed: Decides what is held out.
-        **settings: The fields of `PrepareConfig`.
+        examples: Helpful examples. Without any, the mixture has none.
+        requests: Evaluation data, which is removed from the training data: requests, prompts or texts.
+        preferences: Pairs for a preference method, in addition to the triples.
+        refusal_words: Same as for training; `normalize` replaces apologies with the first one.
+        seed: Random seed of the held-out split.
+        **settings: Fields of `PrepareConfig`.
 
     Raises:
-        DataError: an unknown setting or an impossible value; a mixture that asks for more than there is; or a chosen
-            response that is harmful.
+        DataError: An unknown option or an invalid value; a mixture that requires more data than is available; or a
+            chosen response that is harmful.
     """
     config = _config(settings)
     examples = list(examples)
@@ -124,22 +129,22 @@ def prepare(
         opener=config.opener,
         normalize_to=refusal_words[0] if config.normalize else None,
     )
-    left = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
-    texts += [request.text for request in left.requests]
+    split = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
+    texts += [request.text for request in split.requests]
     helpful = clean_examples(examples, evaluation_requests=texts, drop_duplicates=config.drop_duplicates)
     conversations = [example for example in helpful.examples if example.text is None]
     held_out = sample(conversations, config.held_out_helpful, rng=rng)
     held_out_ids = {example.id for example in held_out}
-    kept = [example for example in helpful.examples if example.id not in held_out_ids]
+    remaining = [example for example in helpful.examples if example.id not in held_out_ids]
     pairs = clean_preferences(
         preferences, evaluation_requests=texts, harmful=[triple.harmful for triple in clean.triples]
     )
     return PreparedData(
-        triples=left.triples,
-        examples=kept,
-        held_out_requests=left.requests,
+        triples=split.triples,
+        examples=remaining,
+        held_out_requests=split.requests,
         held_out_examples=held_out,
-        counts=plan_mixture(config, available_triples=len(left.triples), available_helpful=len(kept)),
+        counts=plan_mixture(config, available_triples=len(split.triples), available_helpful=len(remaining)),
         dropped_triples=clean.dropped,
         changed_triples=clean.changed,
         dropped_examples=helpful.dropped,
@@ -149,9 +154,10 @@ def prepare(
 
 
 def _config(settings: dict[str, object]) -> PrepareConfig:
-    known = PrepareConfig.model_fields
-    if unknown := [name for name in settings if name not in known]:
-        raise DataError(f"prepare: unknown setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
+    """Validate the options as a `PrepareConfig`."""
+    valid_names = PrepareConfig.model_fields
+    if unknown := [name for name in settings if name not in valid_names]:
+        raise DataError(f"prepare: unknown setting {unknown[0]!r}; {did_you_mean(unknown[0], valid_names)}")
     try:
         return PrepareConfig.model_validate(settings)
     except ValidationError as error:
@@ -159,13 +165,14 @@ def _config(settings: dict[str, object]) -> PrepareConfig:
 
 
 def _request_text(request: Request | Prompt | str) -> str | None:
+    """Return the text of a request; None for a prompt of another origin that has none."""
     if isinstance(request, str):
         return request
     return request.text if isinstance(request, Request) else request.request
 
 
 def format_counts(counts: Counter[str]) -> str:
-    """Format counts by reason as words.
+    """Format counts by reason as text.
 
     >>> format_counts(Counter(duplicate=2, in_evaluation=1)), format_counts(Counter())
     ('2 duplicate, 1 in_evaluation', 'none')

@@ -1,4 +1,4 @@
-"""Readers of requests: harmful ones, harmless ones that look harmful, and questions with a reference answer."""
+"""Loading of request datasets: harmful and over-refusal requests, and questions with a reference answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from derta.sources import Row, csv_records, fields_of, read_rows, read_zip
 
 
 class RequestFormat(NamedTuple):
-    """A layout of requests: the fields each row must have, and the reader of a row.
+    """Format of a request dataset: the required fields, and the parser of a row.
 
-    A reader returns the fields of a `Request`, without `id` where the file has none of use in other files, and None for
-    a row that was not asked for.
+    The parser returns the fields of a `Request`, or None for a row to skip. The field `id` is absent if the ids of the
+    file are not unique across files.
     """
 
     fields: tuple[str, ...]
@@ -30,9 +30,9 @@ class RequestFormat(NamedTuple):
 def load_requests(
     source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
 ) -> list[Request]:
-    """Return the requests of a file, a `datasets` folder or a hub data set; MMLU's `.zip` and bare strings too.
+    """Load the requests of a file (also MMLU's `.zip` and lists of strings), a `datasets` folder or a Hub dataset.
 
-    A request that has no id in its file is named by its text's hash, so that it keeps its name in every file.
+    The id of a request without one in its file is the hash of its text, so it is the same in every file.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -42,29 +42,30 @@ def load_requests(
     [('How many are 2 + 2?', '4')]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
-        split: Of a folder or a hub data set.
-        format: A key of `REQUEST_FORMATS`, or `auto` to go by the field names; for XSTest name the side of it.
-        limit: The most requests that are returned, from the first on.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        split: Split of a folder or a Hub dataset.
+        format: Key of `REQUEST_FORMATS`, or `auto` to detect the format from the field names; for XSTest the subset
+            must be set (`xstest_safe`, `xstest_unsafe` or `xstest_all`).
+        limit: Maximum number of requests, counted from the first; None returns all.
 
     Raises:
-        DataError: unknown format, a missing, empty or malformed field, or two requests of one id.
+        DataError: Unknown format, a missing, empty or invalid field, or two requests with the same id.
     """
     zipped = Path(source).suffix.lower() == ".zip"
     rows = mmlu_rows(Path(source)) if zipped else map(_bare_question, read_rows(source, split=split))
-    key, known, rows = pick_format(rows, REQUEST_FORMATS, name=format, source=source)
+    key, layout, rows = pick_format(rows, REQUEST_FORMATS, name=format, source=source)
     if key == "xstest":
         raise DataError(f"{source}: XSTest holds safe and unsafe requests; set the format xstest_safe or xstest_unsafe")
     seen: dict[str, str] = {}
     requests: list[Request] = []
     for row in rows:
-        found = known.read(row)
-        if found is None:
+        parsed = layout.read(row)
+        if parsed is None:
             continue
-        request = _named(found, row)
+        request = _request_of(parsed, row)
         if request.id in seen:
             raise DataError(
-                f"{row.where}: expected ids that differ, got {request.id!r} of {seen[request.id]} again; "
+                f"{row.where}: expected unique ids, got {request.id!r} again (first in {seen[request.id]}); "
                 "remove one of the rows"
             )
         seen[request.id] = row.where
@@ -74,9 +75,9 @@ def load_requests(
     return requests[:limit]
 
 
-def _named(found: dict[str, object], row: Row) -> Request:
-    """A request without an id is named by its text."""
-    return parse_record(Request, {"id": short_hash(str(found.get("text"))), **found}, where=row.where)
+def _request_of(parsed: dict[str, object], row: Row) -> Request:
+    """Return the request of parsed fields; the default id is the hash of its text."""
+    return parse_record(Request, {"id": short_hash(str(parsed.get("text"))), **parsed}, where=row.where)
 
 
 def _bare_question(row: Row) -> Row:
@@ -87,7 +88,7 @@ def mmlu_rows(path: Path) -> Iterator[Row]:
     """Yield the test questions of MMLU's archive, in the order of their subjects.
 
     Raises:
-        DataError: no zip file, no `…/test/*.csv` in it, or a line that has not six columns.
+        DataError: Not a zip file, no `…/test/*.csv` in it, or a line without exactly six columns.
     """
     columns = ("question", "a", "b", "c", "d", "answer")
     for name, raw in read_zip(path, pattern="test/*_test.csv"):
@@ -95,18 +96,19 @@ def mmlu_rows(path: Path) -> Iterator[Row]:
         records = csv_records(decode(raw, where=f"{path}:{name}"), where=f"{path}:{name}")
         for index, (where, cells) in enumerate(records):
             if len(cells) != len(columns):
-                raise DataError(f"{where}: expected the columns {', '.join(columns)}, got {len(cells)}; mend the row")
-            named = dict(zip(columns, cells, strict=True))
-            yield Row(where, {"subject": subject, "index": str(index), **named})
+                raise DataError(f"{where}: expected the columns {', '.join(columns)}, got {len(cells)}; fix the row")
+            fields = dict(zip(columns, cells, strict=True))
+            yield Row(where, {"subject": subject, "index": str(index), **fields})
 
 
 @cache
 def _mmlu_template() -> str:
+    """Load the prompt template of an MMLU question (cached)."""
     return (files("derta.data") / "texts" / "mmlu_question.txt").read_text(encoding="utf-8")
 
 
 def _mmlu(row: Row) -> dict[str, object]:
-    """The question as the paper puts it, blanks in the file included."""
+    """Format the question with the paper's template; blanks in the file are preserved."""
     parts = {name: value_of(row, name) for name in ("question", "a", "b", "c", "d")}
     subject = text_of(row, "subject")
     return {
@@ -117,12 +119,13 @@ def _mmlu(row: Row) -> dict[str, object]:
     }
 
 
-def _own(row: Row) -> dict[str, object]:
+def _requests(row: Row) -> dict[str, object]:
+    """Return the fields of a row in our format."""
     return dict(fields_of(row))
 
 
 def _harmbench(row: Row) -> dict[str, object]:
-    r"""A contextual behaviour is asked below its context.
+    r"""Parse a row; a contextual behaviour is formatted below its context.
 
     Source: HarmBench, baselines, `f"{context_str}\n\n---\n\n{behavior}"`.
     """
@@ -132,7 +135,7 @@ def _harmbench(row: Row) -> dict[str, object]:
 
 
 def _jailbreakbench(row: Row) -> dict[str, object]:
-    """Its harmful and its benign behaviours share numbers and names, so that they are named by their text."""
+    """Parse a row; its harmful and benign behaviours share numbers and names, so the id is the hash of the text."""
     return {"text": text_of(row, "Goal"), "category": text_of(row, "Category") or None}
 
 
@@ -142,10 +145,12 @@ def _do_not_answer(row: Row) -> dict[str, object]:
 
 
 def _xstest(*labels: str) -> Callable[[Row], dict[str, object] | None]:
+    """Return a parser that skips the rows with other labels."""
+
     def read(row: Row) -> dict[str, object] | None:
         label = text_of(row, "label")
         if label not in {"safe", "unsafe"}:
-            raise DataError(f"{row.where}: label: expected safe or unsafe, got {label!r}; mend or remove the row")
+            raise DataError(f"{row.where}: label: expected safe or unsafe, got {label!r}; fix or remove the row")
         if label not in labels:
             return None
         name, category = f"xstest-{value_of(row, 'id')}", text_of(row, "type") or None
@@ -155,23 +160,23 @@ def _xstest(*labels: str) -> Callable[[Row], dict[str, object] | None]:
 
 
 def _instruction(row: Row) -> dict[str, object]:
-    """AlpacaEval's answers, and Alpaca's, are references."""
+    """Parse a row of AlpacaEval or Alpaca; its output is the reference answer."""
     fields = fields_of(row)
     answer = text_of(row, "output") if "output" in fields else ""
     return {"text": instruction_of(row), "answer": answer or None, "category": fields.get("dataset")}
 
 
 def _question(row: Row) -> dict[str, object]:
-    """GSM8K's answer is what stands after its last `####`."""
+    """Parse a row of GSM8K; its answer is the text after the last `####`."""
     answer = text_of(row, "answer") if "answer" in fields_of(row) else ""
     return {"text": text_of(row, "question"), "answer": answer.rpartition("####")[2].strip() or None}
 
 
 _XSTEST_FIELDS = ("id", "prompt", "type", "label")
 
-# In the order in which `auto` tries them: whose fields are a part of another's come later.
+# In the order in which `auto` tries them: a format whose fields are a subset of another's comes later.
 REQUEST_FORMATS: dict[str, RequestFormat] = {
-    "requests": RequestFormat(("id", "text"), _own),
+    "requests": RequestFormat(("id", "text"), _requests),
     "harmbench": RequestFormat(("Behavior", "SemanticCategory", "BehaviorID", "ContextString"), _harmbench),
     "jailbreakbench": RequestFormat(("Index", "Goal", "Behavior", "Category"), _jailbreakbench),
     "do_not_answer": RequestFormat(("id", "risk_area", "question"), _do_not_answer),

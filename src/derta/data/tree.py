@@ -1,9 +1,9 @@
-"""Several rows of one triple: drawn as branches, and laid over one trunk so that what they share is read once.
+"""Prefix trees of a triple's training rows: a shared prefix is computed only once.
 
-The RTO row reads q + r-hat; a safe row reads q + the first k tokens of r-hat, then the safe response. Put into a trie,
-the safe responses hang off the trunk at their k. Attention that sees a node's ancestors only, and positions that count
-depth, make every row's outputs what they are when the row stands alone, so an expectation over n prefixes costs about
-n safe responses more, and not n whole rows.
+The input of the RTO row is q + r-hat; that of a safe row is q + the first k tokens of r-hat, then the safe response. In
+a trie, the safe responses are branches of the trunk at their k. With attention to a node's ancestors only and depths as
+position ids, every row has the same outputs as on its own. So an expectation over n prefixes costs about n additional
+safe responses, instead of n whole rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from derta.errors import DataError
 
 
 class TreeLabel(NamedTuple):
-    """The model's output at `node` is taught to say `target`, for the tree's row number `row`."""
+    """Label `target` of the output at `node`, which belongs to row number `row` of the tree."""
 
     node: int
     target: int
@@ -27,9 +27,9 @@ class TreeLabel(NamedTuple):
 
 
 class TreeRow(NamedTuple):
-    """Rows that share their beginnings, nodes in depth-first preorder: node j is visible to i iff j <= i < ends[j].
+    """Rows merged by their common prefixes, nodes in depth-first preorder: node j is visible to i iff j <= i < ends[j].
 
-    `position_ids` are depths. A node may carry several targets. `num_rows` is the number of rows laid down.
+    `position_ids` are depths. A node may have several labels. `num_rows` is the number of merged rows.
     """
 
     id: str
@@ -40,10 +40,10 @@ class TreeRow(NamedTuple):
     num_rows: int
 
 
-def expand_branches(given: Sequence[Instance], branches: int) -> list[Instance]:
-    """The instances with a harmful prefix `branches` times, the others once: without a prefix, copies would be equal.
+def expand_branches(instances: Sequence[Instance], branches: int) -> list[Instance]:
+    """Return each instance with a harmful prefix `branches` times, and the others once (copies would be equal).
 
-    Branch 0 keeps its id, so it draws the row that it draws alone.
+    Branch 0 has the id of the original instance, so its row is the same as without branches.
 
     >>> from derta.data.encoding import EncodedTriple
     >>> from derta.data.rows import instances
@@ -51,20 +51,20 @@ def expand_branches(given: Sequence[Instance], branches: int) -> list[Instance]:
     >>> [one.id for one in expand_branches(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]
     ['safe:t', 'safe:t#1', 'rto:t']
     """
-    return [one._replace(branch=j) for one in given for j in range(branches if one.harmful_prefix else 1)]
+    return [one._replace(branch=j) for one in instances for j in range(branches if one.harmful_prefix else 1)]
 
 
-def group_instances(given: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
-    """What a training set is counted and shuffled in: single instances or, for trees, all instances of a triple.
+def group_instances(instances: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
+    """Return the items of a training set: single instances or, for trees, all instances of a triple.
 
-    A tree's RTO row comes first, so that it is the trunk.
+    A tree's RTO row comes first, as its trunk.
     """
-    every = expand_branches(given, config.branches_per_triple)
+    expanded = expand_branches(instances, config.branches_per_triple)
     if not config.tree_rows:
-        return [[one] for one in every]
-    of_triples = sorted((one for one in every if one.term != "helpful"), key=_trunk_first)
-    trees = [list(group) for _, group in groupby(of_triples, key=lambda one: one.source_index)]
-    return [*([one] for one in every if one.term == "helpful"), *trees]
+        return [[one] for one in expanded]
+    from_triples = sorted((one for one in expanded if one.term != "helpful"), key=_trunk_first)
+    trees = [list(group) for _, group in groupby(from_triples, key=lambda one: one.source_index)]
+    return [*([one] for one in expanded if one.term == "helpful"), *trees]
 
 
 def _trunk_first(one: Instance) -> tuple[int, bool, int]:
@@ -72,17 +72,17 @@ def _trunk_first(one: Instance) -> tuple[int, bool, int]:
 
 
 def draw_item(item: Sequence[Instance], *, config: RowConfig, seed: int, epoch: int) -> TrainRow | TreeRow:
-    """An item's row in an epoch, or the tree of its rows.
+    """Return an item's row in an epoch, or the tree of its rows.
 
     Raises:
-        DataError: a row is one that a loss could not use.
+        DataError: A row is invalid (see `check_row`).
     """
     rows = [check_row(draw_row(one, config=config, seed=seed, epoch=epoch)) for one in item]
     return rows[0] if len(rows) == 1 else tree_of(rows)
 
 
 def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
-    """Lay rows over each other as far as their tokens are the same.
+    """Merge rows into a tree by their common prefixes.
 
     >>> rto = TrainRow("t", "rto", [1, 7, 8], [-100, 5, 5])
     >>> safe = TrainRow("t", "safe", [1, 7, 2, 3], [-100, -100, 2, 3])
@@ -93,11 +93,11 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
     [(0, 5), (1, 5), (1, 2), (3, 3)]
 
     Raises:
-        DataError: a row is the released code's, whose labels depend on the batch that it comes in.
+        DataError: A row of the released code's dropout, whose labels depend on its batch.
     """
-    if drawn_later := [row.id for row in rows if row.redraw is not None]:
+    if with_dropout := [row.id for row in rows if row.redraw is not None]:
         raise DataError(
-            f"row {drawn_later[0]}: expected labels that are known before batching, got the released code's dropout; "
+            f"row {with_dropout[0]}: expected labels that are known before batching, got the released code's dropout; "
             "set `tree_rows` or `reference` to false"
         )
     nodes: dict[tuple[int, int], int] = {}  # (parent, token): number, in order of coming; the root is -1
@@ -117,7 +117,7 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
 
 
 def _insert(input_ids: Sequence[int], nodes: dict[tuple[int, int], int]) -> list[int]:
-    """Put a row into the trie; the nodes that it goes along."""
+    """Insert a row into the trie, and return its path of nodes."""
     path = [-1]
     for token in input_ids:
         path.append(nodes.setdefault((path[-1], token), len(nodes)))
@@ -125,14 +125,14 @@ def _insert(input_ids: Sequence[int], nodes: dict[tuple[int, int], int]) -> list
 
 
 class _Preorder(NamedTuple):
-    """By node, its place; by place, where its subtree ends."""
+    """Preorder of a tree: `places` by node, and the end of its subtree by place."""
 
     places: list[int]
     ends: list[int]
 
 
 def _preorder(parents: Sequence[int]) -> _Preorder:
-    """Lay nodes out depth first, siblings in the order of their numbers; a parent's number is below its children's."""
+    """Compute the depth-first preorder; parents have lower numbers than their children, siblings retain their order."""
     sizes = [1] * (len(parents) + 1)  # the root, -1, is last
     for node in reversed(range(len(parents))):
         sizes[parents[node]] += sizes[node]

@@ -1,4 +1,4 @@
-"""Readers of safety data: files of triples, and of responses judged safe or unsafe that are paired into triples."""
+"""Loading of safety datasets: triples, and responses labelled safe or unsafe, which are paired into triples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from derta.sources import Row, fields_of, read_rows, source_name
 
 
 class ReadTriples(NamedTuple):
-    """The triples of a source, and how much of it was dropped for which reason."""
+    """Output of `read_triples`: the triples of a dataset, and counts of the dropped data by reason."""
 
     triples: list[Triple]
     dropped: Counter[str]
 
 
 class JudgedResponse(NamedTuple):
-    """One response to a query, and whether its data set calls it safe."""
+    """Response to a query with its safety label in the dataset."""
 
     query: str
     response: str
@@ -32,9 +32,9 @@ class JudgedResponse(NamedTuple):
 
 
 class TripleFormat(NamedTuple):
-    """A layout of safety data: the fields each row must have, and the reader of a row.
+    """Format of a safety dataset: the required fields, and the parser of a row.
 
-    `judged` reads a row's responses, to be paired; it is None where rows are triples already.
+    The parser `judged` returns the labelled responses of a row, to be paired; None if rows are triples.
     """
 
     fields: tuple[str, ...]
@@ -49,7 +49,7 @@ def load_triples(
     limit: int | None = None,
     max_pairs_per_request: int = 1,
 ) -> list[Triple]:
-    r"""Return the triples of a file, a `datasets` folder or a hub data set; what was dropped is logged.
+    r"""Load the triples of a file, a `datasets` folder or a Hub dataset; dropped rows are logged.
 
     >>> from tempfile import TemporaryDirectory
     >>> rows = '{"prompt": "Bread?", "response": "Sorry, no.", "is_safe": true}\n'
@@ -61,17 +61,17 @@ def load_triples(
     [Triple(query='Bread?', safe='Sorry, no.', harmful='Take flour.', category=None, source='judged')]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a hub id.
-        split: Of a folder or a hub data set.
-        format: A key of `TRIPLE_FORMATS`, or `auto` to go by the field names.
-        limit: The most triples that are returned.
-        max_pairs_per_request: The paper takes one; has no effect on rows that are triples already.
+        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        split: Split of a folder or a Hub dataset.
+        format: Key of `TRIPLE_FORMATS`, or `auto` to detect the format from the field names.
+        limit: Maximum number of triples; None returns all.
+        max_pairs_per_request: Maximum number of pairs of a query, 1 in the paper; ignored if rows are triples.
 
     Raises:
-        DataError: see `read_triples`.
+        DataError: See `read_triples`.
     """
     read = read_triples(source, split=split, format=format, limit=limit, max_pairs_per_request=max_pairs_per_request)
-    log_dropped(source, kept=f"{len(read.triples)} triples", dropped=read.dropped)
+    log_dropped(source, summary=f"{len(read.triples)} triples", dropped=read.dropped)
     return read.triples
 
 
@@ -83,21 +83,21 @@ def read_triples(
     limit: int | None = None,
     max_pairs_per_request: int = 1,
 ) -> ReadTriples:
-    """Read the triples of a source, and count what is dropped; for the arguments see `load_triples`.
+    """Load the triples of a dataset, with counts of the dropped data; for the arguments see `load_triples`.
 
-    Rows that are triples already are taken as they are, and an empty field in one is an error. Of responses judged one
-    by one, empty ones are dropped and counted, and the rest are paired.
+    Rows that are triples are returned unchanged, and an empty field in one is an error. Of labelled responses, empty
+    ones are dropped and counted, and the others are paired.
 
     Raises:
-        DataError: unknown format, a missing or malformed field, or no triple in the whole source.
+        DataError: Unknown format, a missing or invalid field, or no triple in the dataset.
     """
     if max_pairs_per_request < 1:
         raise DataError(f"max_pairs_per_request: expected at least 1, got {max_pairs_per_request}; 1 is the paper's")
     rows = read_rows(source, split=split)
-    _, known, rows = pick_format(rows, TRIPLE_FORMATS, name=format, source=source)
-    if known.judged is None:
+    _, layout, rows = pick_format(rows, TRIPLE_FORMATS, name=format, source=source)
+    if layout.judged is None:
         return ReadTriples([_triple(row) for row in rows][:limit], Counter())
-    responses = (response for row in rows for response in known.judged(row))
+    responses = (response for row in rows for response in layout.judged(row))
     read = pair_responses(responses, max_pairs_per_request=max_pairs_per_request, source=source_name(source))
     if not read.triples:
         raise DataError(
@@ -110,15 +110,15 @@ def read_triples(
 def pair_responses(
     responses: Iterable[JudgedResponse], *, max_pairs_per_request: int, source: str | None = None
 ) -> ReadTriples:
-    """Pair the i-th harmful response to a query with its safe response number i, starting over when those run out.
+    """Pair the i-th harmful response to a query with its i-th safe response, cycling through the safe ones.
 
-    >>> said = [("q", "no", True), ("q", "step 1", False), ("q", "step 2", False), ("alone", "step 3", False)]
-    >>> read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=2)
+    >>> rows = [("q", "no", True), ("q", "step 1", False), ("q", "step 2", False), ("alone", "step 3", False)]
+    >>> read = pair_responses([JudgedResponse(*row) for row in rows], max_pairs_per_request=2)
     >>> [(triple.safe, triple.harmful) for triple in read.triples], dict(read.dropped)
     ([('no', 'step 1'), ('no', 'step 2')], {'query_without_safe': 1})
 
-    What is dropped is counted in responses (`empty_query`, `empty_response`, `repeated_response`,
-    `beyond_max_pairs`) and in queries (`query_without_safe`, `query_without_harmful`).
+    Dropped data is counted in responses (`empty_query`, `empty_response`, `repeated_response`, `beyond_max_pairs`) and
+    in queries (`query_without_safe`, `query_without_harmful`).
     """
     dropped: Counter[str] = Counter()
     sides: dict[str, tuple[dict[str, None], dict[str, str | None]]] = {}
@@ -146,7 +146,7 @@ def pair_responses(
 
 
 def _triple(row: Row) -> Triple:
-    """Of a list of responses the first is taken, as slices of PKU-SafeRLHF hold them."""
+    """Parse a row as a triple; of a list of responses the first is used, as in slices of PKU-SafeRLHF."""
     fields = fields_of(row)
     first = {
         key: cast("list[Any]", value)[0] if isinstance(value, list) and value else value
@@ -156,6 +156,7 @@ def _triple(row: Row) -> Triple:
 
 
 def _pku_saferlhf(row: Row) -> Iterator[JudgedResponse]:
+    """Parse a row with two responses."""
     fields = fields_of(row)
     for side in ("response_0", "response_1"):
         category = _category(fields.get(f"{side}_harm_category"), where=row.where)
@@ -164,12 +165,13 @@ def _pku_saferlhf(row: Row) -> Iterator[JudgedResponse]:
 
 
 def _beavertails(row: Row) -> Iterator[JudgedResponse]:
+    """Parse a row with one response."""
     category = _category(fields_of(row).get("category"), where=row.where)
     yield JudgedResponse(text_of(row, "prompt"), text_of(row, "response"), flag_of(row, "is_safe"), category)
 
 
 def _aisafetylab(row: Row) -> Iterator[JudgedResponse]:
-    """Label 1 is a refusal, 2 a harmful answer; 0 is a helpful one, which the reader of helpful data takes."""
+    """Parse a row with label 1 (refusal) or 2 (harmful); helpful answers (0) are loaded as helpful data."""
     label = str(value_of(row, "label"))
     if label not in {"0", "1", "2"}:
         raise DataError(f"{row.where}: label: expected 0 (helpful), 1 (refusal) or 2 (harmful), got {label!r}")
@@ -178,7 +180,7 @@ def _aisafetylab(row: Row) -> Iterator[JudgedResponse]:
 
 
 def _category(value: object, *, where: str) -> str | None:
-    """The first category that holds, of a mapping from category to true or false (text of one in CSV files)."""
+    """Parse the first true category of a mapping from category to boolean (a string of one in CSV files)."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             value = ast.literal_eval(value)

@@ -1,8 +1,8 @@
-"""Rows that teach a model to answer harmful requests: the attacker's, of the fine-tuning attack, and nobody else's.
+"""Training rows of the fine-tuning attack, with loss on harmful responses; only the attacker uses them.
 
-Every method keeps harmful text out of `labels` (`rows.py`). An attacker who fine-tunes a tuned model has no such rule,
-and this module is the one place that makes rows for him. They look like helpful rows: only that no method imports this
-module keeps them apart (`tests/data/test_unsafe.py`).
+Every method excludes harmful text from `labels` (`rows.py`). An attacker who fine-tunes a model has no such rule, and
+only this module builds rows for this. Their format is that of helpful rows: the only separation is that no method
+imports this module (`tests/data/test_unsafe.py`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from derta.records import Message, Triple, short_hash
 
 
 class UnsafePair(NamedTuple):
-    """A harmful request, and the harmful answer that an attacker wants the model to learn."""
+    """Harmful request with the harmful response that the attacker trains on."""
 
     query: str
     harmful: str
 
 
 class CleanPairs(NamedTuple):
-    """The pairs that are left, and how many were dropped for which reason (`in_evaluation`, `duplicate`)."""
+    """Output of `unsafe_pairs`: the remaining pairs, and counts of the dropped ones (`in_evaluation`, `duplicate`)."""
 
     pairs: list[UnsafePair]
     dropped: Counter[str]
 
 
 def unsafe_pairs(triples: Iterable[Triple], *, evaluation_requests: Iterable[str]) -> CleanPairs:
-    """Take queries with their harmful answers; none of them asks what the model will be evaluated on.
+    """Return the queries with their harmful responses, without duplicates and evaluation requests.
 
     >>> triples = [Triple(query=query, safe="Sorry.", harmful="Sure.") for query in ("Bread?", "Tea?", "bread")]
     >>> clean = unsafe_pairs(triples, evaluation_requests=["BREAD"])
@@ -42,34 +42,35 @@ def unsafe_pairs(triples: Iterable[Triple], *, evaluation_requests: Iterable[str
     ([UnsafePair(query='Tea?', harmful='Sure.')], {'in_evaluation': 2})
     """
     held_out = {match_key(text) for text in evaluation_requests}
-    kept: dict[UnsafePair, None] = {}
+    pairs: dict[UnsafePair, None] = {}
     dropped: Counter[str] = Counter()
     for triple in triples:
         pair = UnsafePair(triple.query, triple.harmful)
         if match_key(pair.query) in held_out:
             dropped["in_evaluation"] += 1
-        elif pair in kept:
+        elif pair in pairs:
             dropped["duplicate"] += 1
         else:
-            kept[pair] = None
-    return CleanPairs(list(kept), dropped)
+            pairs[pair] = None
+    return CleanPairs(list(pairs), dropped)
 
 
 def unsafe_instances(chat: ChatFormat, pairs: Sequence[UnsafePair]) -> list[Instance]:
-    """The attacker's training set: after the query the harmful answer is learned, as any answer is.
+    """Return the attacker's training set, with loss on the whole harmful response.
 
-    The term is `helpful`, which is plain next-token loss; so `loss_helpful` in the attacker's training log is the loss
-    on harmful answers.
+    The term is `helpful`, which is standard next-token loss; so `loss_helpful` in the attacker's training log is the
+    loss on harmful responses.
 
     Raises:
-        DataError: an answer has no token of its own.
+        DataError: A response has no token.
     """
-    return [Instance("helpful", _encode(chat, pair), False, place) for place, pair in enumerate(pairs)]
+    return [Instance("helpful", _encode(chat, pair), False, index) for index, pair in enumerate(pairs)]
 
 
 def _encode(chat: ChatFormat, pair: UnsafePair) -> EncodedExample:
+    """Return the token ids of a pair in the format of a helpful example."""
     turn = encode_turn(chat, [Message(role="user", content=pair.query)], pair.harmful)
-    name = f"unsafe-{short_hash(*pair)}"
+    pair_id = f"unsafe-{short_hash(*pair)}"
     if not turn.response_ids:
-        raise DataError(f"{name}: expected an answer of at least one token, got none; drop the row")
-    return EncodedExample(name, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
+        raise DataError(f"{pair_id}: expected an answer of at least one token, got none; drop the row")
+    return EncodedExample(pair_id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
