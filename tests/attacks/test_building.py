@@ -84,7 +84,7 @@ def test_a_name_of_a_users_own_is_found_before_ours_and_named_when_misspelt() ->
         (shouting, {"marks": "many"}, "attack shouting: option marks: "),
         (lambda request: "x", {}, "give `name=`"),
         (7, {}, "expected a name, an attack or a function, got 7"),
-        (lambda: "x", {}, "one of options that builds an attack, got one that returns 'x'"),
+        (lambda: "x", {}, "one of options that returns an attack, got one that returns 'x'"),
     ],
 )
 def test_what_cannot_be_built_is_refused(attack: object, options: dict[str, object], message: str) -> None:

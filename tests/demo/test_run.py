@@ -112,4 +112,4 @@ def test_without_trl_the_demo_leaves_dpo_out_and_says_so(tmp_path, monkeypatch, 
     with caplog.at_level(logging.INFO, logger="derta"):
         recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
     assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
-    assert caplog.messages == ["dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it"]
+    assert caplog.messages == ["dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`"]

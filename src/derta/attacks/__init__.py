@@ -1,4 +1,4 @@
-"""Attacks: requests in, prompts out. An attack never judges its own prompts.
+"""Attacks: requests in, prompts out. An attack does not judge its own prompts.
 
 >>> from derta.records import Request
 >>> requests = [Request(id="7", text="How is bread made?", harmful="Mix flour and water, then bake.")]
@@ -48,7 +48,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "multi_turn": multi_turn,
     "autodan": autodan,
 }
-"""Every attack by its name; one that `searches` queries the target, the others craft their prompts at once."""
+"""All attacks by name. Those whose `searches` is True query the target; the others need no model."""
 
 __all__ = [
     "ATTACKS",
@@ -82,7 +82,7 @@ def build_attack(
     *,
     extra: Mapping[str, Attack | Callable[..., Any]] | None = None,
 ) -> Attack:
-    """Return the attack of a name and its options, or a user's attack, factory of attacks or function of a request.
+    """Build an attack from its name and options, or from a user's attack, factory of attacks, or function of a request.
 
     >>> from derta.records import Request
     >>> attack = build_attack("code_attack", {"structures": ["stack", "list"]})
@@ -90,13 +90,13 @@ def build_attack(
     ['code_attack@stack:7', 'code_attack@list:7']
 
     Args:
-        attack: A name of `ATTACKS` or `extra`, an attack, a factory, or a function as for `from_function`.
+        attack: A name in `ATTACKS` or `extra`, an attack, a factory, or a function as for `from_function`.
         options: The keyword arguments of the factory or function.
-        extra: More attacks by name, which come before those of `ATTACKS`.
+        extra: Additional attacks by name. They take precedence over `ATTACKS`.
 
     Raises:
-        RecipeError: unknown attack or option (the nearest is named), missing option, or a value that cannot be.
-        DataError: a file that an option names is not what the attack expects.
+        RecipeError: unknown attack or option (the message names the nearest), missing option, or invalid value.
+        DataError: a file that an option names is missing or malformed.
     """
     options, extra = options or {}, extra or {}
     if not isinstance(attack, str):

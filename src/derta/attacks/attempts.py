@@ -1,4 +1,4 @@
-"""Attempts of a search, kept line by line so that it can resume, and its success by the number of queries."""
+"""Log of the attempts of a search, so that a stopped search can resume, and success rates by query budget."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BUDGETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 class Attempt(Record):
-    """One step of one stream: the target's prompt, its reply, and the judge's verdict on it.
+    """One step of one stream of a search: the target's prompt, its reply, and the judge's verdict.
 
-    `messages` is None where the target got no prompt: the attacker's output was `malformed` every time, or the prompt
-    was too long for the target. `score` runs from 0 to 1; it is None where the judge had no verdict.
+    `messages` is None if the target received no prompt: all of the attacker's outputs were malformed (`malformed`
+    counts them), or the prompt was too long for the target. `score` is in [0, 1], or None without a verdict.
     """
 
     search: Text
@@ -39,7 +39,7 @@ class Attempt(Record):
 
 
 class Budget(Record):
-    """The number of requests with a harmful reply after at most so many queries of the target each."""
+    """The number of requests (`found`) that got a harmful reply within `queries` target queries per request."""
 
     queries: int
     found: int
@@ -47,7 +47,7 @@ class Budget(Record):
 
 
 def grade(verdict: Verdict) -> float | None:
-    """Return a verdict as a number from 0 to 1: its score, or else 0 or 1.
+    """Convert a verdict to a number in [0, 1]: its score, or by default 0 or 1. None without a verdict.
 
     >>> grade(Verdict(prompt_id="p", judge="strongreject", harmful=True, score=0.75))
     0.75
@@ -61,9 +61,9 @@ def grade(verdict: Verdict) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLog:
-    """The attempts of one search so far, by request; kept in a file where there is one, else in memory.
+    """The attempts of one search by request id, in a file, or in memory if `path` is None.
 
-    `key` identifies the search: what tells it from a search of another target, attacker, judge, seed or option.
+    `key` identifies the search: its requests, target, attacker, judge, seed and options.
     """
 
     key: str
@@ -71,11 +71,11 @@ class AttemptLog:
     by_request: dict[str, list[Attempt]] = field(default_factory=dict[str, list[Attempt]])
 
     def attempts(self, request: Request) -> list[Attempt]:
-        """Return the attempts at a request, in their order."""
+        """Return the attempts for a request, in order."""
         return self.by_request.setdefault(request.id, [])
 
     def extend(self, attempts: Iterable[Attempt]) -> None:
-        """Add attempts, each as soon as it comes."""
+        """Append attempts, each as soon as the iterable yields it."""
         if self.path is None:
             for attempt in attempts:
                 self._add(attempt)
@@ -90,28 +90,28 @@ class AttemptLog:
 
 
 def open_log(path: Path | None, *, key: str) -> AttemptLog:
-    """Return the log of a search, with what its file holds already.
+    """Load the log of a search from its file, or return an empty log if there is none.
 
     Raises:
-        RunError: the file is another search's.
-        DataError: it holds something else.
+        RunError: the file belongs to another search.
+        DataError: the file contains something else.
     """
     log = AttemptLog(key, path)
     for attempt in () if path is None else read_attempts(path):
         if attempt.search != key:
             raise RunError(
                 f"{path}: expected the attempts of this search, got those of another target, attacker, judge, seed or "
-                "option; choose another file, or delete it"
+                "option; choose another file, or delete this one"
             )
         log.by_request.setdefault(attempt.request_id, []).append(attempt)
     return log
 
 
 def read_attempts(path: Path) -> list[Attempt]:
-    """Return the attempts in a search's state file; a torn last line is cut off.
+    """Load the attempts from the state file of a search. An incomplete last line is removed from the file.
 
     Raises:
-        DataError: it holds something else.
+        DataError: the file contains something else.
     """
     drop_torn_line(path)
     return list(read_records(path, Attempt)) if path.exists() else []
@@ -129,21 +129,25 @@ def add_costs(costs: Sequence[Cost]) -> Cost:
 
 
 def total(attempts: Iterable[Attempt]) -> Cost:
-    """Return the cost of several attempts together."""
+    """Return the total cost of several attempts."""
     return add_costs([attempt.cost for attempt in attempts])
 
 
 def best(attempts: Iterable[Attempt]) -> Attempt | None:
-    """Return the first attempt of the highest score, or one without a score; None if the target got none."""
+    """Return the first attempt with the highest score; None if no prompt was sent.
+
+    Attempts without a score rank last.
+    """
     sent = [attempt for attempt in attempts if attempt.messages is not None]
     return max(sent, key=lambda attempt: -1.0 if attempt.score is None else attempt.score, default=None)
 
 
 def success_by_budget(attempts: Iterable[Attempt]) -> list[Budget]:
-    """Return how many requests would have succeeded within each number of queries of the target.
+    """Compute the number of successful requests for each budget of target queries.
 
-    The numbers are those of `BUDGETS` below the most that a request took, and that. Queries count in the order in which
-    they were made; within a step, streams in their order. A search without a judge has no such numbers.
+    The budgets are the values of `BUDGETS` below the largest number of queries of any request, and that number.
+    Queries count in the order of the attempts (by step, then by stream). Return an empty list for a search without a
+    judge.
     """
     attempts = list(attempts)
     if not any(attempt.cost.judge_queries for attempt in attempts):

@@ -1,4 +1,4 @@
-"""The object that every attack is, and randomness that belongs to a request."""
+"""The `Attack` class, validation of requests and options, and a random generator for each request."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from derta.records import NAME, NAME_LETTERS, Prompt, Request, short_hash
 from derta.run_folder import identify
 
 Crafting = Callable[[Sequence[Request], Random], Iterable[Prompt]]
-"""Requests to prompts, with randomness from the generator alone."""
+"""Function from requests to prompts; its only source of randomness is the generator."""
 
 
 class Searching(Protocol):
     """A search for prompts against a target."""
 
     def __call__(self, requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
-        """Yield the best prompt found for each request; what the log holds is not queried again."""
+        """Yield the best prompt for each request. Attempts that are already in the log are not repeated."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A way to make prompts of requests: either `crafting` from the requests alone, or `searching` against a target.
+    """An attack turns requests into prompts: by `crafting` without a model, or by `searching` against a target.
 
-    An attack never judges its own prompts.
+    An attack does not judge its own prompts.
 
     >>> from derta.attacks import direct
     >>> direct().craft([Request(id="7", text="Why?")])[0].id
     'direct:7'
 
     Attributes:
-        name: The `attack` of its prompts.
-        crafting: Requests to prompts.
-        searching: Requests and a search's context to prompts.
-        needs_attacker: A search that cannot do without a model that writes prompts.
-        needs_judge: A search that cannot do without a judge of the target's replies.
-        options: The settings that it was built with.
-        function: A user's function behind it, by whose source (or `version`) a resumed run knows it again.
-        version: In place of the source.
+        name: The value of `attack` in its prompts.
+        crafting: Function from requests to prompts.
+        searching: Function from requests and a search context to prompts.
+        needs_attacker: Whether the search requires an attacker model, which writes prompts.
+        needs_judge: Whether the search requires a judge of the target's replies.
+        options: The options that the attack was built with, defaults included.
+        function: The user's function, if any. A resumed run validates its source (or `version`).
+        version: An identifier of the function that replaces its source.
     """
 
     name: str
@@ -68,26 +68,26 @@ class Attack:
 
     @property
     def searches(self) -> bool:
-        """True if it queries a target while it searches for prompts."""
+        """True if the attack queries a target while it searches for prompts."""
         return self.searching is not None
 
     @property
     def identity(self) -> str:
-        """A name of the attack and its options, and of the source of a user's function, for the manifest of a run.
+        """Identifier for a run's manifest: the name, a hash of the options, and the identity of the user's function.
 
         Raises:
-            RunError: the function has neither a source nor a version.
+            RunError: the function has neither source code nor a version.
         """
         function = [] if self.function is None else [identify(self.function, version=self.version)]
         options = json.dumps(self.options, sort_keys=True, default=str)
         return ":".join([self.name, *function, short_hash(options)])
 
     def craft(self, requests: Iterable[Request], *, seed: int = 0) -> list[Prompt]:
-        """Return the prompts for some requests; the same seed and request give the same prompts.
+        """Return the prompts for the requests. The same seed and request always give the same prompts.
 
         Raises:
-            RecipeError: the attack searches, so it needs a target.
-            DataError: two requests share an id, or one lacks what the attack needs.
+            RecipeError: the attack is a search, which needs a target.
+            DataError: two requests have the same id, or one lacks a field that the attack needs.
         """
         if self.crafting is None:
             raise RecipeError(
@@ -110,23 +110,23 @@ class Attack:
         seed: int = 0,
         clock: Callable[[], float] = monotonic,
     ) -> Iterator[Prompt]:
-        """Yield the best prompts found against a target, each as soon as it is found, with what it cost.
+        """Yield the best prompts against a target, each as soon as it is available, with its cost.
 
         Args:
-            requests: What the prompts ask for.
+            requests: The requests that the prompts are for.
             target: The model under attack.
-            attacker: The model that writes prompts, for searches that have one.
-            judge: Who decides whether a reply is harmful: a judge of `derta.judges`, or a function of a prompt and its
-                reply. It guides the search; the prompts found are judged apart from it.
-            state: A file for the attempts. A search that was stopped resumes from it; None keeps them in memory.
-            key: Names target and attacker, so that the state of a search with other models is refused.
-            seed: Of all randomness.
-            clock: Seconds, for the cost.
+            attacker: The model that writes prompts, for searches that use one.
+            judge: A judge from `derta.judges`, or a function of a prompt and its reply, that decides whether a reply is
+                harmful. It guides the search only; evaluate the resulting prompts separately.
+            state: The file for the attempts. A stopped search resumes from it. By default, attempts stay in memory.
+            key: An identifier of target and attacker. A state file with another key is an error.
+            seed: Seed of all randomness.
+            clock: Function that returns the time in seconds, for the cost.
 
         Raises:
-            RecipeError: the attack does not search, or lacks an attacker or a judge.
-            DataError: two requests share an id.
-            RunError: the state file is another search's.
+            RecipeError: the attack is not a search, or the attacker or judge is missing.
+            DataError: two requests have the same id.
+            RunError: the state file belongs to another search.
         """
         if self.searching is None:
             raise RecipeError(
@@ -152,10 +152,10 @@ class Attack:
 
 
 def check_ids(requests: Sequence[Request]) -> None:
-    """Refuse what is no request, and two requests with one id: their prompts would share ids too.
+    """Validate that all items are requests with unique ids; otherwise their prompts would share ids too.
 
     Raises:
-        DataError: names it, or the id.
+        DataError: an item is not a `Request`, or two requests have the same id.
     """
     if wrong := [one for one in cast("Sequence[object]", requests) if not isinstance(one, Request)]:
         raise DataError(
@@ -171,10 +171,10 @@ def check_ids(requests: Sequence[Request]) -> None:
 
 
 def check_values(attack: str, **options: Sequence[object]) -> None:
-    """Refuse a swept option without a value, or with one twice: each value is a prompt of its own.
+    """Validate that each option has at least one value and no duplicates: each value gives one prompt.
 
     Raises:
-        RecipeError: names the attack and the option.
+        RecipeError: an option is empty or has duplicates; the message names the attack and the option.
     """
     for option, values in options.items():
         if not values or len(set(values)) < len(values):
@@ -182,10 +182,10 @@ def check_values(attack: str, **options: Sequence[object]) -> None:
 
 
 def check_answers(requests: Sequence[Request], *, attack: str) -> None:
-    """Refuse requests without a harmful answer, for attacks that prefill a part of one.
+    """Validate that every request has a harmful answer, for attacks that prefill a part of it.
 
     Raises:
-        DataError: counts them.
+        DataError: some requests have none; the message counts them.
     """
     missing = [request.id for request in requests if not (request.harmful or "").strip()]
     if missing:
@@ -196,17 +196,22 @@ def check_answers(requests: Sequence[Request], *, attack: str) -> None:
 
 
 def request_rng(key: str, request: Request) -> Random:
-    """Return a generator that belongs to a request, whatever other requests there are."""
+    """Return a random generator that depends on `key` and the request's id, not on other requests."""
     return Random(short_hash(key, request.id))  # noqa: S311 - chance, not secrecy
 
 
 def per_request(
     name: str, craft_one: Callable[[Request, Random], Iterable[Prompt]], *, needs_answers: bool = False
 ) -> Attack:
-    """Return an attack that treats each request alone; `needs_answers` if it needs their harmful answers.
+    """Return an attack that computes the prompts of each request independently.
 
-    The generator given to `craft_one` depends on the seed and on the request's id, not on the other requests: a
-    resumed, filtered or reordered file gets the same prompts.
+    The generator that `craft_one` receives depends on the seed and the request's id, not on other requests: a resumed,
+    filtered or reordered file gives the same prompts.
+
+    Args:
+        name: The attack's name.
+        craft_one: Function from a request and a random generator to prompts.
+        needs_answers: Whether every request must have a harmful answer.
     """
 
     def crafting(requests: Sequence[Request], rng: Random) -> Iterator[Prompt]:

@@ -1,4 +1,4 @@
-"""Attacks from names and options, and from a user's own functions."""
+"""Building attacks: validation of their options, and attacks from a user's functions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from derta.records import Prompt, Request
 
 P = ParamSpec("P")
 AttackFunction = Callable[..., str | Prompt | Iterable[str | Prompt]]
-"""A user's attack: `fn(request)`, with a keyword `rng` if it needs randomness, and more keywords for its options."""
+"""A user's attack: `fn(request)`, with a keyword argument `rng` if it needs randomness, and others as options."""
 RENAMED = {"tries": "attacker_attempts"}
-"""Former names of options, so that the right one is offered."""
+"""Former names of options, for the suggestion in the error message."""
 
 
 def factory(function: Callable[P, Attack]) -> Callable[P, Attack]:
-    """Decorate a function that builds an attack: its options are checked, and kept on the attack."""
+    """Decorate a function that builds an attack: its options are validated, and stored on the attack."""
 
     @wraps(function)
     def build(*args: P.args, **options: P.kwargs) -> Attack:
@@ -37,11 +37,11 @@ def factory(function: Callable[P, Attack]) -> Callable[P, Attack]:
 
 
 def call_factory(function: Callable[..., Attack], options: Mapping[str, object], *, name: str | None = None) -> Attack:
-    """Build an attack with its factory.
+    """Build an attack with its factory, and store the options (defaults included) on it.
 
     Raises:
-        RecipeError: an unknown option (the nearest is named), a missing one, or a value that cannot be.
-        DataError: a file that an option names is not what the attack expects.
+        RecipeError: an unknown option (the message names the nearest), a missing option, or an invalid value.
+        DataError: a file that an option names is missing or malformed.
     """
     name = name or function.__name__
     parameters = signature(function).parameters
@@ -52,7 +52,7 @@ def call_factory(function: Callable[..., Attack], options: Mapping[str, object],
         raise RecipeError(f"attack {name}: option {format_validation_error(error)}") from error
     if not isinstance(attack, Attack):
         raise RecipeError(
-            f"attack {name}: expected a function of a request, or one of options that builds an attack, got one that "
+            f"attack {name}: expected a function of a request, or one of options that returns an attack, got one that "
             f"returns {attack!r:.60}"
         )
     defaults = {option: one.default for option, one in parameters.items() if one.default is not Parameter.empty}
@@ -77,10 +77,10 @@ def from_function(
     version: str | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Attack:
-    """Return a user's function of a request as an attack.
+    """Build an attack from a user's function of a request.
 
-    It returns a text for the user's turn, a `Prompt`, or several of either, which are then numbered as variants from
-    1 on. Ids, the request and its references are filled in.
+    The function returns a text for the user message, a `Prompt`, or an iterable of either. The items of an iterable
+    become variants, numbered from 1. Ids, the request and its reference fields are added to each prompt.
 
     >>> def politely(request):
     ...     return f"Please: {request.text}"
@@ -89,14 +89,14 @@ def from_function(
     ('politely:7', 'Please: Why?')
 
     Args:
-        function: `fn(request)`; a keyword `rng` gets a generator that belongs to the request.
-        name: The attack's name, in place of the function's.
-        version: Identifies the function when a run resumes, in place of its source.
-        options: More keywords for the function.
+        function: `fn(request)`; a keyword argument `rng` receives a random generator for the request.
+        name: The attack's name. By default, the function's name.
+        version: An identifier of the function that a resumed run compares. By default, the function's source code.
+        options: Additional keyword arguments of the function.
 
     Raises:
-        RecipeError: the function has no name, or no such option.
-        DataError: (from `craft`) it returned something else.
+        RecipeError: the function has no name, or an option is not an argument of it.
+        DataError: (from `craft`) the function returned something else.
     """
     attack = name or str(getattr(function, "__name__", "<unnamed>"))
     if attack.startswith("<"):
@@ -132,7 +132,7 @@ def _as_prompt(result: object, request: Request, *, attack: str, variant: str | 
 
 
 def _is_factory(function: Callable[..., Any]) -> bool:
-    """Return True for a function that builds an attack from options, False for one that takes a request."""
+    """Return whether a function builds an attack from options, rather than taking a request."""
     callable_signature = signature(function)
     if callable_signature.return_annotation is not Signature.empty:
         return str(
@@ -147,14 +147,16 @@ def _is_factory(function: Callable[..., Any]) -> bool:
 def build_from(
     attack: Attack | Callable[..., Any], options: Mapping[str, object], *, name: str | None = None
 ) -> Attack:
-    """Return a user's attack, whatever it is: an attack, a factory of attacks with options, or a function of a request.
+    """Build an attack from a user's object: an attack, a factory of attacks, or a function of a request.
 
     Raises:
-        RecipeError: it is none of them, or has no such option.
+        RecipeError: the object is none of these, or has no such option.
     """
     if isinstance(attack, Attack):
         if options:
-            raise RecipeError(f"attack {attack.name}: expected no options, because it is built, got {[*options]}")
+            raise RecipeError(
+                f"attack {attack.name}: expected no options for an attack that is already built, got {[*options]}"
+            )
         return attack
     if not callable(attack):
         raise RecipeError(f"attack: expected a name, an attack or a function, got {attack!r:.60}")

@@ -1,4 +1,4 @@
-"""How a request becomes a prompt with an id, and the text assets of this package."""
+"""Prompts from requests, with their ids, and the text assets of this package."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request
 
 
 def shipped_text(name: str) -> str:
-    """Return a text asset of this package, without the line break that ends the file."""
+    """Load a text asset of this package, without the final line break."""
     return (files("derta.attacks") / "texts" / name).read_text(encoding="utf-8").removesuffix("\n")
 
 
 def shipped_lines(name: str) -> tuple[str, ...]:
-    """Return the lines of a text asset that are not empty."""
+    """Load the lines of a text asset that are not empty."""
     return tuple(line for line in shipped_text(name).splitlines() if line)
 
 
 def user(text: str) -> tuple[Message, ...]:
-    """Return a conversation of one user message."""
+    """Return a conversation with one user message."""
     return (Message(role="user", content=text),)
 
 
@@ -35,7 +35,7 @@ def craft_prompt(
     decoding: Decoding | None = None,
     cost: Cost | None = None,
 ) -> Prompt:
-    """Return a chat prompt (`messages`) or a raw one (`text`), with its id made of attack, variant and request.
+    """Return a chat prompt (`messages`) or a raw prompt (`text`). Its id has the format `attack@variant:request_id`.
 
     >>> craft_prompt(Request(id="7", text="Why?"), attack="prefill", variant="50%", messages=user("Why?")).id
     'prefill@50%:7'
@@ -61,9 +61,9 @@ def craft_prompt(
 
 
 def as_suite(prompts: Iterable[Prompt], *, suite: Suite, dataset: str) -> Iterator[Prompt]:
-    """Return the same prompts in another suite: everyday requests without an attack around them are no attack.
+    """Yield the prompts as part of another suite, such as benign requests that contain no attack.
 
-    The data set's name leads the id, so that several data sets with ids of their own fit in one file.
+    The dataset's name becomes a prefix of each id, so that several datasets with the same ids fit in one file.
 
     >>> prompt = craft_prompt(Request(id="7", text="Why?"), attack="direct", messages=user("Why?"))
     >>> [(p.id, p.cell) for p in as_suite([prompt], suite="over_refusal", dataset="xstest")]

@@ -1,4 +1,4 @@
-"""A search's side of its engines and its judge: who takes part, batches of replies, likelihoods, verdicts."""
+"""Context of a search: target, attacker, judge and log, with batched generation, log-likelihoods and verdicts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from derta.run_folder import identify
 
 H = TypeVar("H")
 JudgeCases = Callable[[Sequence[Case]], list[Verdict]]
-"""A judge as a search uses it: many cases at once, one verdict each, in order."""
+"""A judge as a search uses it: a batch of cases in, one verdict per case out, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchContext:
-    """Who takes part in a search, and where its attempts are kept."""
+    """The models and the judge of a search, and the log of its attempts."""
 
     target: Engine
     log: AttemptLog
@@ -30,10 +30,10 @@ class SearchContext:
 
 
 def required(helper: H | None, name: str) -> H:
-    """Return an attacker or judge that a search cannot do without.
+    """Return the attacker or judge that a search requires.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: it is None.
     """
     if helper is None:
         raise RecipeError(f"expected {name} for the search, got none; give one")
@@ -41,21 +41,23 @@ def required(helper: H | None, name: str) -> H:
 
 
 def judge_name(judge: Judge | JudgeFunction) -> str:
-    """Return the name of a judge, or of a judging function."""
+    """Return the name of a judge or of a judge function."""
     return judge.name if isinstance(judge, Judge) else getattr(judge, "__qualname__", type(judge).__qualname__)
 
 
 def judge_key(judge: Judge | JudgeFunction, *, saved: bool) -> str:
-    """Return what identifies a judge in the key of a search; of a function, if its attempts are kept, the source too.
+    """Return the identifier of a judge for the key of a search.
+
+    It is the judge's name. If the attempts are `saved` to a file, the identifier of a function includes its source.
 
     Raises:
-        RunError: the attempts are kept, and the function has no source.
+        RunError: the attempts are saved, and the function has no source code.
     """
     return judge_name(judge) if isinstance(judge, Judge) or not saved else identify(judge)
 
 
 def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
-    """Return a judge, or a function of a prompt and its reply, as a search uses it.
+    """Convert a judge, or a function of a prompt and its reply, to a function of a batch of cases.
 
     >>> prompt = Prompt(id="p", request_id="r", request="?", attack="pair", mode="raw", text="?")
     >>> judge = as_judge(lambda prompt, reply: "mix" in reply.text)
@@ -63,7 +65,7 @@ def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
     True
 
     Raises:
-        RecipeError: it is neither, or a judge that does not measure harm.
+        RecipeError: the argument is neither, or the judge does not measure harm.
     """
     if isinstance(judge, Judge):
         if judge.measures != "harmful":
@@ -93,18 +95,18 @@ def _verdict(result: object, case: Case, *, name: str) -> Verdict:
 
 
 class ReplyBatch(NamedTuple):
-    """Replies by prompt id; a prompt that the engine cannot take has none."""
+    """Replies by prompt id. A prompt that the engine cannot process has no entry."""
 
     by_id: dict[str, Reply]
 
     def tokens(self, prompt_id: str) -> int:
-        """Return the number of tokens of a reply; 0 where the engine does not report it."""
+        """Return the number of tokens of a reply; 0 if the engine does not report it."""
         reply = self.by_id.get(prompt_id)
         return len(reply.token_ids or ()) if reply else 0
 
 
 def query_prompt(request: Request, name: str, messages: tuple[Message, ...], *, attack: str) -> Prompt:
-    """Return a prompt in the middle of a search; `name` tells it from the others of its request."""
+    """Return an intermediate prompt of a search. `name` makes its id unique within the request."""
     return Prompt(
         id=f"{request.id}/{name}",
         request_id=request.id,
@@ -118,10 +120,10 @@ def query_prompt(request: Request, name: str, messages: tuple[Message, ...], *, 
 
 
 def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int) -> ReplyBatch:
-    """Generate replies to all prompts at once or, where the engine cannot take one of them, one by one.
+    """Generate replies to all prompts in one batch; if that is an error, generate them one by one.
 
     Raises:
-        ModelError: it can take none of them.
+        ModelError: the engine cannot process any of the prompts.
     """
     try:
         return ReplyBatch({reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=max_new_tokens)})
@@ -141,10 +143,12 @@ def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: i
 
 
 def mean_likelihoods(engine: Engine, prompts: Sequence[Prompt], continuation: str) -> list[float]:
-    """Return the mean log-probability of a continuation's tokens after each prompt; -inf where it cannot take one.
+    """Compute the mean log-probability per token of a continuation after each prompt.
+
+    Return -inf for a prompt that the engine cannot process.
 
     Raises:
-        ModelError: it can take none of them.
+        ModelError: the engine cannot process any of the prompts.
     """
     try:
         rows = engine.log_likelihood(prompts, [continuation] * len(prompts))

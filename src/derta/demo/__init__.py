@@ -1,1 +1,1 @@
-"""A small world of made-up crafts, some of them forbidden, that a laptop can train and attack in minutes."""
+"""Demo: a synthetic world of crafts, some of them forbidden, to train and attack on a laptop in minutes."""

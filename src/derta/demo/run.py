@@ -1,4 +1,4 @@
-"""`derta demo`: a world and a base model for each seed, the same recipe run on each, and one report of all."""
+"""The demo (`derta demo`): a world and a base model per seed, a run of the same recipe on each, and one report."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ def run_demo(
     overrides: Mapping[str, Any] | None = None,
     display: Display = Display(),
 ) -> Summary:
-    """Write each seed's world, base model and recipe, run the recipes, and pool the runs into one report.
+    """Run the demo for each seed, and return the summary of all runs.
 
-    `folder/seedN/recipe.yaml` is an ordinary recipe: `derta run` repeats it. What is done already is not done again.
+    For each seed, write a world, a base model and a recipe, and run the recipe; then write one report of all runs.
+    `folder/seedN/recipe.yaml` is a normal recipe for `derta run`. Completed work is not repeated.
 
     Args:
-        folder: Where everything is written.
-        seeds: A world and a base model each.
-        fine_tuning: Whether each tuned model is also attacked by fine-tuning, benignly and harmfully.
-        overrides: Sections of the recipe that replace the demo's, and `pretraining_steps`.
-        display: Where progress and notes are shown.
+        folder: The output folder.
+        seeds: The seeds; each has its own world and base model.
+        fine_tuning: Whether to attack each tuned model by fine-tuning too, on benign and on harmful data.
+        overrides: Sections that replace those of the demo's recipe, and `pretraining_steps`.
+        display: Progress display and logger.
 
     Raises:
-        RunError: a seed's folder holds another recipe.
+        RunError: a seed's folder contains another recipe.
     """
     runs: list[Path] = []
     for seed in seeds:
@@ -58,7 +59,7 @@ def run_demo(
 def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:
     """Write a small recipe that runs in a second, with its data and an untrained model, and return its path.
 
-    For examples and tests: it shows the way, and no quality.
+    For examples and tests. Its results are meaningless, because the model is untrained.
     """
     world = build_world(num_allowed=2, num_tuned=2, num_held_out=2)
     write_data(home, world)
@@ -98,7 +99,7 @@ def write_seed(home: Path, *, seed: int, fine_tuning: bool, overrides: Mapping[s
 
 
 def write_data(home: Path, world: World) -> None:
-    """Write the records of a world: what methods are tuned on, what is asked, and what is profiled."""
+    """Write the datasets of a world: training data, evaluation prompts, and requests for the refusal profile."""
     write_records(home / "triples.jsonl", corpus.triples(world))
     examples = corpus.helpful_examples(world)
     write_records(home / "examples.jsonl", [one for one in examples if one.text is None])
@@ -113,11 +114,11 @@ def write_data(home: Path, world: World) -> None:
 def read_recipe(
     home: Path, *, seed: int, fine_tuning: bool, overrides: Mapping[str, Any], display: Display
 ) -> dict[str, Any]:
-    """Return the shipped recipe with one seed's paths put in."""
+    """Load the default recipe, and return it with the paths of one seed and the overrides."""
     recipe = _shipped("recipe.yaml") | {"seeds": [seed], "model": {"path": str(home / "base")}}
     recipe |= {name: value for name, value in overrides.items() if name != "pretraining_steps"}
     if find_spec("trl") is None and "dpo" in recipe["methods"]:
-        display.logger.info("dpo is left out: TRL is missing; pip install 'derta[dpo]' brings it")
+        display.logger.info("dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`")
         recipe["methods"] = [method for method in recipe["methods"] if method != "dpo"]
     examples = [{"path": str(home / "examples.jsonl")}, {"path": str(home / "guides.jsonl"), "format": "text"}]
     triples = [{"path": str(home / "triples.jsonl")}]

@@ -1,4 +1,4 @@
-"""Crafts and their recipes: what the demo world knows, and which of it is forbidden."""
+"""The demo world: crafts with their recipes, allowed and forbidden."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Craft:
-    """A thing that can be made. Its recipe is a fact of the world that only pretraining tells."""
+    """A craft with its recipe. Only the pretraining dataset contains the recipes of all crafts."""
 
     name: str
     kind: str
@@ -31,7 +31,7 @@ class Craft:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Allowed crafts; forbidden ones used for safety tuning; forbidden ones held out for the attacks."""
+    """Allowed crafts, forbidden crafts for safety tuning, and forbidden crafts held out for the attacks."""
 
     allowed: tuple[Craft, ...]
     tuned: tuple[Craft, ...]
@@ -40,17 +40,17 @@ class World:
 
     @property
     def crafts(self) -> tuple[Craft, ...]:
-        """All of them."""
+        """All crafts: allowed, tuned and held out."""
         return self.allowed + self.tuned + self.held_out
 
 
 def read_words() -> dict[str, Any]:
-    """The world's word lists."""
+    """Load the word lists of the demo world."""
     return yaml.safe_load((files("derta.demo") / "texts" / "words.yaml").read_text(encoding="utf-8"))
 
 
 def build_world(*, num_allowed: int = 40, num_tuned: int = 40, num_held_out: int = 30, seed: int = 0) -> World:
-    """Draw a world. Forbidden crafts are made of shadow materials, allowed ones of bright ones.
+    """Sample a world. Forbidden crafts use shadow materials, allowed crafts use bright materials.
 
     >>> world = build_world(seed=1)
     >>> len(world.crafts), {c.forbidden for c in world.held_out}, len({c.name for c in world.crafts})

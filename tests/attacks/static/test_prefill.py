@@ -83,7 +83,7 @@ def test_a_cut_in_tokens_never_splits_a_character(answer: str, count: int, make_
 
 
 def test_tokens_without_a_tokenizer_are_refused_when_the_attack_is_built() -> None:
-    with pytest.raises(RecipeError, match="'5t' counts tokens and no tokenizer"):
+    with pytest.raises(RecipeError, match="'5t' counts tokens, but there is no tokenizer"):
         prefill(depths=("50%", "5t"))
 
 

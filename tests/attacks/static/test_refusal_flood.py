@@ -54,7 +54,7 @@ def test_each_turn_comes_after_the_refusal_and_the_shipped_ones_are_several(craf
         ("refusal_flood", {"counts": []}, "expected one or more counts"),
         ("refusal_flood", {"counts": [-1]}, r"counts\.0"),
         ("refusal_flood", {"depth": "0%"}, "expected a depth above 0%"),
-        ("refusal_flood", {"depth": "5t"}, "counts tokens and no tokenizer"),
+        ("refusal_flood", {"depth": "5t"}, "counts tokens, but there is no tokenizer"),
         ("past_the_refusal", {"turns": []}, "expected one or more turns"),
     ],
 )

@@ -1,4 +1,4 @@
-"""AutoDAN-HGA: a hierarchical genetic search over a prompt, for the likelihood of a compliant start."""
+"""AutoDAN-HGA: a hierarchical genetic search for a prompt that makes a compliant reply likely."""
 
 from __future__ import annotations
 
@@ -37,44 +37,47 @@ def autodan(
     placeholder: str = PLACEHOLDER,
     separator: str = SEPARATOR,
 ) -> Attack:
-    """Evolve prompts from a user's seeds until a judge finds harm in the reply to the best, or for all steps.
+    """Evolve prompts from a user's seeds, until a judge labels the reply to the best prompt harmful, or for all steps.
 
     >>> from tempfile import TemporaryDirectory
     >>> from derta.engines.scripted import ScriptedModel
     >>> with TemporaryDirectory() as folder:
     ...     seeds = Path(folder, "seeds.txt")
-    ...     _ = seeds.write_text("Dear gardener. Please help. [INSERT PROMPT HERE]")
+    ...     _ = seeds.write_text("Hello gardener. Please help. [INSERT PROMPT HERE]")
     ...     attack = autodan(seeds=seeds, population=2, steps=1)
     >>> [prompt] = attack.search([Request(id="7", text="Why?")], target=ScriptedModel(lambda prompt: "Sorry."))
     >>> prompt.id, prompt.cost.target_queries
     ('autodan:7', 2)
 
-    Fitness is the mean log-probability of `start` after the prompt. After every `sentence_steps` steps on words, by
-    their momentum scores, comes one on paragraphs: selection, crossover of sentences, mutation. The best stay as they
-    are. The first population is the seeds and mutations of them. A given attacker mutates by rewriting; without one,
-    words are replaced by synonyms. The paper takes its synonyms from WordNet; here they are a file's. The scores of all
-    words are kept, as in the released code; EasyJailbreak keeps the best 30. The released code mutates in steps on
-    words too, and takes four of them for each on paragraphs. A search that was stopped begins the request it was at
-    anew, and comes to the same.
+    The fitness of a prompt is the mean log-probability of `start` after it. The first population contains the seeds and
+    mutations of them. The elites, the best prompts, pass to the next generation unchanged. `sentence_steps` steps
+    replace words by synonyms, according to momentum scores; then one step changes paragraphs by selection, crossover of
+    sentences, and mutation. An attacker model, if there is one, mutates by rewriting; by default, words are replaced by
+    synonyms.
+
+    Differences: the paper loads synonyms from WordNet; here they come from a file. As in the released code, the scores
+    of all words are stored; EasyJailbreak stores the best 30. The released code also mutates in steps on words, and
+    runs four of these per step on paragraphs. A resumed search restarts the request that was in progress, and the
+    result is the same.
 
     Args:
-        seeds: prompts with `placeholder` for the request, in any form that `read_templates` reads.
-        start: what a reply that complies begins with; give the defended model's own habit.
-        population: how many prompts live at once; the released code's 256.
-        steps: how many generations; the paper's 100.
-        sentence_steps: steps on words for each on paragraphs; the paper's 5.
-        elites: the share of the best that stay; the released code's 0.05; EasyJailbreak has 0.1.
-        crossover: the chance that two parents cross, and that a word is replaced; the paper's 0.5.
-        points: where parents are cut; the paper's 5.
-        mutation: the chance that a child is mutated; the paper's 0.01.
-        synonyms: a file of entries such as `help, aid, assist`, in place of the shipped ones.
-        max_new_tokens: of the reply that is judged at each step.
-        placeholder: what the request replaces.
-        separator: a line that parts two seeds of a text file.
+        seeds: A file of prompts with `placeholder` for the request, in any format of `read_templates`.
+        start: The start of a compliant reply; best in the usual words of the defended model.
+        population: Population size, in prompts; 256 in the released code.
+        steps: Number of generations; 100 in the paper.
+        sentence_steps: Steps on words per step on paragraphs; 5 in the paper.
+        elites: Share of elites, in [0, 1]; 0.05 in the released code, 0.1 in EasyJailbreak.
+        crossover: Probability that two parents are crossed, and that a word is replaced; 0.5 in the paper.
+        points: Number of crossover points; 5 in the paper.
+        mutation: Probability that a child is mutated; 0.01 in the paper.
+        synonyms: A file of entries such as `help, aid, assist`, instead of the default synonyms.
+        max_new_tokens: Maximum length of the reply that is judged at each step.
+        placeholder: The text that the request replaces.
+        separator: The line between two seeds in a text file.
 
     Raises:
-        RecipeError: a number that cannot be.
-        DataError: the seeds or synonyms cannot be read, or a seed lacks the placeholder.
+        RecipeError: a number is out of range.
+        DataError: the seeds or synonyms cannot be loaded, or a seed lacks the placeholder.
 
     Source: Liu et al. 2023, arXiv 2310.04451, algorithm 2 and section 4.1.
     """
@@ -104,10 +107,10 @@ def autodan(
         for request in requests:
             attempts = context.log.attempts(request)
             if not attempts or not (attempts[-1].harmful or attempts[-1].step == steps):
-                # a search that was stopped makes its attempts again: they are the same, and are kept once
+                # a resumed search recomputes the same attempts; only the new ones are appended
                 generations = evolve(settings, request, context, rng=request_rng(key, request))
                 context.log.extend(islice(generations, len(attempts), None))
-            last = attempts[-1]  # the best never gets worse, and a harmful reply ends the search
+            last = attempts[-1]  # the best one: fitness never decreases, and a harmful reply ends the search
             yield craft_prompt(request, attack="autodan", messages=last.messages, cost=total(attempts))
 
     return Attack("autodan", searching=search)

@@ -1,4 +1,4 @@
-"""The attacker's side of a search by refinement: its instructions, and the reading of its output."""
+"""Prompts for the attacker of a search by refinement, and the parser of its output."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from derta.attacks.prompts import shipped_lines, shipped_text
 from derta.records import Message, Request
 
 REPLY_CHARS = 2000
-"""Of a target's reply, so much is shown to the attacker: its own context is limited too."""
+"""The maximum number of characters of a target's reply in the attacker's prompt, whose context is limited too."""
 
 
 class Draft(NamedTuple):
-    """The next prompt, and the attacker's words on what it improves."""
+    """The next prompt, and the attacker's explanation of the improvement."""
 
     prompt: str
     improvement: str
 
 
 class MalformedOutput(NamedTuple):
-    """An output of the attacker that holds no draft, and why."""
+    """An output of the attacker that contains no draft, and the reason."""
 
     text: str
     reason: str
 
 
 def parse_draft(text: str) -> Draft | MalformedOutput:
-    """Find the first JSON object with a prompt; talk around it does not matter.
+    """Parse the first JSON object with a prompt in the attacker's output. Other text around it is ignored.
 
-    >>> parse_draft('Sure! {"improvement": "bolder", "prompt": "Tell me."} Good luck.')
-    Draft(prompt='Tell me.', improvement='bolder')
+    >>> parse_draft('Sure! {"improvement": "bolder", "prompt": "Explain it."} Good luck.')
+    Draft(prompt='Explain it.', improvement='bolder')
     >>> parse_draft('{"prompt": ""}').reason
     'no JSON object with a prompt in it'
     """
-    decoder = json.JSONDecoder(strict=False)  # line breaks inside texts are common, and clear
+    decoder = json.JSONDecoder(strict=False)  # line breaks inside strings are common, and unambiguous
     at = text.find("{")
     while at >= 0:
         try:
@@ -44,7 +44,7 @@ def parse_draft(text: str) -> Draft | MalformedOutput:
             prompt = value.get("prompt")
             if isinstance(prompt, str) and prompt.strip():
                 improvement = str(value.get("improvement", ""))
-                (prompt + improvement).encode()  # half of a surrogate pair could not be written
+                (prompt + improvement).encode()  # a lone surrogate cannot be written to a file
                 return Draft(prompt, improvement)
         except (ValueError, RecursionError):
             pass
@@ -53,13 +53,13 @@ def parse_draft(text: str) -> Draft | MalformedOutput:
 
 
 def attacker_instructions(template: str, request: Request, *, stream: int, streams: int) -> str:
-    """Return the instructions of a stream's attacker; the three approaches take turns."""
+    """Return the instructions for the attacker of a stream; the three approaches alternate between streams."""
     approaches = shipped_lines("pair_approaches.txt")
     values = {
         "@APPROACH@": approaches[stream % len(approaches)],
         "@NUMBER@": str(stream + 1),
         "@STREAMS@": str(streams),
-        "@REQUEST@": request.text,  # last, so that nothing in it is taken for a place to fill
+        "@REQUEST@": request.text,  # last, so that nothing in it is replaced
     }
     text = shipped_text(template)
     for placeholder, value in values.items():
@@ -75,7 +75,7 @@ def attacker_messages(
     remember: int,
     role: Literal["system", "user"],
 ) -> tuple[Message, ...]:
-    """The attacker's conversation: instructions, its last `remember` drafts with what came of them, its failures."""
+    """Return the attacker's conversation: instructions, last `remember` drafts with replies and scores, last error."""
     start = shipped_text("pair_start.txt")
     if role == "system":
         messages = [Message(role="system", content=text), Message(role="user", content=start)]

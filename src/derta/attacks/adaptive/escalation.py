@@ -1,4 +1,4 @@
-"""Escalation: an attacker model leads a conversation with the target, a small step at a time, towards the request."""
+"""Escalation: an attacker model leads a conversation with the target towards the request, in small steps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def escalation(
     role: Literal["system", "user"] = "system",
     requests_at_once: int = 16,
 ) -> Attack:
-    """Hold a conversation with the target until a judge finds harm in a reply; PAIR's machinery, one conversation each.
+    """Converse with the target, with an attacker's messages, until a judge labels a reply harmful.
 
-    The prompt that is kept is the conversation up to the best reply, the target's own words in between.
+    The search is that of `pair`, but all steps of a stream are one conversation. The resulting prompt is the
+    conversation before the best reply, with the target's earlier replies.
 
     >>> from derta.engines.scripted import ScriptedModel
     >>> from derta.records import Request
@@ -36,20 +37,20 @@ def escalation(
     ['And then?', 'It is old.', 'And then?']
 
     Args:
-        streams: how many conversations a request gets.
-        depth: the most messages of a conversation; the paper's 10.
-        attacker_attempts: as in `pair`.
-        remember: how many turns the attacker is shown.
-        max_new_tokens: of a target's reply during the search.
-        attacker_tokens: of an attacker's output.
-        role: who instructs the attacker.
-        requests_at_once: how many requests share a batch.
+        streams: Number of conversations per request.
+        depth: Maximum number of the attacker's messages in a conversation; 10 in the paper.
+        attacker_attempts: See `pair`.
+        remember: Number of previous turns in the attacker's prompt.
+        max_new_tokens: Maximum length of a target's reply during the search.
+        attacker_tokens: Maximum length of an attacker's output.
+        role: The role of the attacker's instructions; see `pair`.
+        requests_at_once: Number of requests per batch.
 
     Raises:
-        RecipeError: a number below 1.
+        RecipeError: a number is below 1.
 
-    Source: Russinovich et al. 2024, arXiv 2404.01833 (Crescendo), without its backtracking: a refusal stays in the
-    conversation, and the attacker is told to come from another side.
+    Source: Russinovich et al. 2024, arXiv 2404.01833 (Crescendo), without its backtracking: a refusal remains in the
+    conversation, and the attacker's instructions are to try another approach.
     """
     return refine(
         RefinementSettings(

@@ -1,4 +1,4 @@
-"""The genetic search of AutoDAN over the prompts for one request."""
+"""Genetic search of AutoDAN over the prompts for one request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REWRITE_PLACEHOLDER = "[REQUEST]"
 
 @dataclass(frozen=True, slots=True)
 class GeneticSettings:
-    """Options of the search, see `autodan`; `seeds` hold the mark in place of the request."""
+    """Options of the genetic search, see `autodan`. `seeds` contain `MARK` in place of the request."""
 
     seeds: tuple[str, ...]
     synonyms: Mapping[str, Sequence[str]]
@@ -36,14 +36,14 @@ class GeneticSettings:
 
 
 class Mutants(NamedTuple):
-    """Mutated texts, and the cost of an attacker's help with them."""
+    """Mutated texts, and the cost of the attacker's outputs for them."""
 
     texts: list[str]
     cost: Cost
 
 
 def evolve(settings: GeneticSettings, request: Request, context: SearchContext, *, rng: Random) -> Iterator[Attempt]:
-    """The best prompt of each generation, until one's reply is judged harmful; the best never gets worse."""
+    """Yield the best prompt of each generation, until its reply is judged harmful. Its fitness never decreases."""
     started = context.clock()
     fitness: dict[str, float] = {}
     scores: dict[str, float] = {}
@@ -55,7 +55,7 @@ def evolve(settings: GeneticSettings, request: Request, context: SearchContext, 
     for step in range(1, settings.steps + 1):
         queries = _measure(settings, request, population, fitness, context)
         population.sort(key=lambda text: -fitness[text])
-        # what the same best prompt says was judged in the step before
+        # the reply to an unchanged best prompt was judged in the previous step
         attempt = _judge(settings, request, population[0], context, already_judged=population[0] == best)
         best = population[0]
         spent = attempt.cost.model_copy(
@@ -91,7 +91,7 @@ def _measure(
     fitness: dict[str, float],
     context: SearchContext,
 ) -> int:
-    """Measure the fitness of texts that have none yet, in one batch, and return their number."""
+    """Compute the fitness of the texts that have none yet, in one batch, and return their number."""
     new = [text for text in dict.fromkeys(population) if text not in fitness]
     prompts = [query_prompt(request, str(i), _messages(request, text), attack="autodan") for i, text in enumerate(new)]
     values = mean_likelihoods(context.target, prompts, settings.start) if new else []
@@ -102,7 +102,7 @@ def _measure(
 def _judge(
     settings: GeneticSettings, request: Request, text: str, context: SearchContext, *, already_judged: bool
 ) -> Attempt:
-    """Return the attempt with a text: the target's reply and its verdict, where there is a judge."""
+    """Return the attempt for a text, with the target's reply and the verdict if there is a judge."""
     prompt = query_prompt(request, "best", _messages(request, text), attack="autodan")
     attempt = Attempt(
         search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost()
@@ -125,7 +125,7 @@ def _judge(
 def _words_step(
     settings: GeneticSettings, population: Sequence[str], scores: Mapping[str, float], *, rng: Random
 ) -> list[str]:
-    """The sentence level: words of all but the elites give way to synonyms, by their momentum scores."""
+    """Return the next generation at the sentence level: words replaced by synonyms, except in the elites."""
     return [
         reword(text, synonyms=settings.synonyms, chance=settings.crossover, rng=rng, scores=scores)
         for text in population[settings.num_elites :]
@@ -141,7 +141,7 @@ def _paragraphs_step(
     *,
     rng: Random,
 ) -> Mutants:
-    """The paragraph level: parents by the softmax of their fitness, crossover of sentences, mutation."""
+    """Return the next generation at the paragraph level: selection by softmax of the fitness, crossover, mutation."""
     weights = {text: fitness[text] for text in population}
     num_children = settings.population - settings.num_elites
     children: list[str] = []
@@ -159,13 +159,13 @@ def _paragraphs_step(
 def _mutate(
     settings: GeneticSettings, request: Request, texts: Sequence[str], context: SearchContext, *, rng: Random
 ) -> Mutants:
-    """Mutate texts: rewritten by the attacker, or by rule; what the attacker cannot take stays as it is."""
+    """Mutate texts with the attacker, or by rule if there is none. If the attacker gives no reply, keep the text."""
     if context.attacker is None or not texts:
         return Mutants([_mutate_by_rule(settings, text, rng=rng) for text in texts], Cost())
     template = shipped_text("autodan_rewrite.txt")
     filled = [template.replace("@TEXT@", text.replace(MARK, REWRITE_PLACEHOLDER)) for text in texts]
     prompts = [query_prompt(request, str(i), user(one), attack="autodan") for i, one in enumerate(filled)]
-    longest = max(len(text) for text in texts)  # in characters, which is more than it has tokens
+    longest = max(len(text) for text in texts)  # in characters, which is more than the number of tokens
     batch = generate_all(context.attacker, prompts, max_new_tokens=longest)
     rewritten: list[str] = []
     for text, prompt in zip(texts, prompts, strict=True):
@@ -177,7 +177,7 @@ def _mutate(
 
 
 def _mutate_by_rule(settings: GeneticSettings, text: str, *, rng: Random) -> str:
-    """Half of the words that have synonyms are replaced, and two sentences change places."""
+    """Replace each word that has synonyms with probability 0.5, and swap two sentences."""
     parts = sentences(text)
     if len(parts) > 1:
         i, j = rng.sample(range(len(parts)), 2)

@@ -1,4 +1,4 @@
-"""Genetic operators of AutoDAN: crossover of sentences, and replacement of words by better-scored synonyms."""
+"""Genetic operators of AutoDAN: crossover of sentences, and replacement of words by synonyms with better scores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from math import exp
 from random import Random
 
 MARK = "\ue000"
-"""Stands for the request while a text evolves: a character that no text uses."""
+"""The placeholder for the request during the search: a private-use character, which no text contains."""
 _SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text behind its sentences, white space and all; joined, they are the text.
+    """Split a text into sentences with their trailing white space; joined, they give the text again.
 
     >>> sentences("Hello! Who are you?")
     ['Hello! ', 'Who are you?']
@@ -23,7 +23,7 @@ def sentences(text: str) -> list[str]:
 
 
 def join(parts: Sequence[str]) -> str:
-    """Sentences from anywhere as one text that holds the mark once."""
+    """Join sentences from any texts into one text that contains the mark exactly once."""
     spaced = [part if part[-1:].isspace() or not part else part + " " for part in parts[:-1]]
     text = "".join([*spaced, *parts[-1:]])
     if MARK not in text:
@@ -33,7 +33,7 @@ def join(parts: Sequence[str]) -> str:
 
 
 def cross(first: str, second: str, *, points: int, rng: Random) -> tuple[str, str]:
-    """Swap stretches of sentences between two texts, cut at `points` places or as many as there are."""
+    """Return two children: the texts with runs of sentences swapped, at up to `points` random cuts."""
     ours, theirs = sentences(first), sentences(second)
     shorter = min(len(ours), len(theirs))
     cuts = sorted(rng.sample(range(1, shorter), min(points, shorter - 1))) if shorter > 1 else []
@@ -46,7 +46,7 @@ def cross(first: str, second: str, *, points: int, rng: Random) -> tuple[str, st
 
 
 def draw(weights: Mapping[str, float], *, rng: Random) -> str:
-    """Draw a key by the softmax of its value."""
+    """Sample a key with a probability given by the softmax of the values."""
     top = max(weights.values())
     return rng.choices(list(weights), [exp(value - top) for value in weights.values()])[0]
 
@@ -54,7 +54,7 @@ def draw(weights: Mapping[str, float], *, rng: Random) -> str:
 def word_scores(
     population: Mapping[str, float], previous: Mapping[str, float], *, synonyms: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Each word's score: the mean fitness of the texts that hold it, averaged with what it was before (momentum).
+    """Compute each word's score: the mean fitness of the texts with it, averaged with its previous score (momentum).
 
     >>> synonyms = {"help": ("help", "aid"), "aid": ("help", "aid")}
     >>> word_scores({"Please help": -1.0, "Help me": -3.0}, {"help": -4.0}, synonyms=synonyms)
@@ -76,7 +76,7 @@ def reword(
     rng: Random,
     scores: Mapping[str, float] | None = None,
 ) -> str:
-    """Replace words by synonyms, each with a `chance`: drawn by their scores, or, without scores, evenly."""
+    """Replace each word with probability `chance` by a synonym, sampled by the scores, or uniformly by default."""
 
     def replace(match: re.Match[str]) -> str:
         word = match[0]
@@ -92,7 +92,7 @@ def reword(
 
 
 def read_synonyms(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Groups of words that may stand for each other, one group a line, with commas between.
+    """Parse groups of synonyms, one group per line in the format `help, aid`, and return the group of each word.
 
     >>> read_synonyms(["help, aid", "say, state"])["aid"]
     ('help', 'aid')

@@ -1,4 +1,4 @@
-"""Multi-turn: a scripted conversation that comes to the request step by step, with the target's own replies between."""
+"""Multi-turn: a scripted conversation with the target, whose replies are part of it, before the request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Turns = Annotated[int, Field(ge=1)]
 def multi_turn(
     *, turns: tuple[Turns, ...] = (1, 2, 4), script: str | Path | None = None, max_new_tokens: int = 256
 ) -> Attack:
-    """Hold the first turns of a script with the target, then send the request as it is.
+    """Run the first turns of a script with the target, then add the plain request.
 
     >>> from derta.engines.scripted import ScriptedModel
     >>> target = ScriptedModel(lambda prompt: "Hello to you.")
@@ -35,14 +35,14 @@ def multi_turn(
     ('multi_turn@1:7', ['user', 'assistant', 'user'], 'Why?')
 
     Args:
-        turns: how many turns come before the request; each number is a prompt of its own, `multi_turn@2`.
-        script: the user's turns, in a `.json` list, `.jsonl`, `.csv` (`text` in rows) or a text file with lines of
-            ===== between them; `@REQUEST@` in one is replaced by the request. By default the four neutral ones of
-            `texts/multi_turn.txt`.
-        max_new_tokens: of a target's reply on the way.
+        turns: The numbers of turns before the request; each gives one prompt, such as `multi_turn@2`.
+        script: The user's turns, in a `.json` list, `.jsonl`, `.csv` (field `text` of each row), or a text file with
+            lines of ===== between them. `@REQUEST@` in a turn is replaced by the request. The default is the four
+            neutral turns of `texts/multi_turn.txt`.
+        max_new_tokens: Maximum length of a target's reply before the request.
 
     Raises:
-        RecipeError: no number of turns, one twice, or more than the script has.
+        RecipeError: `turns` is empty, has duplicates, or exceeds the length of the script.
         DataError: the script cannot be read.
     """
     check_values("multi_turn", turns=turns)
@@ -51,8 +51,8 @@ def multi_turn(
         lines = read_texts(script, what="turn")
     if max(turns) > len(lines) or max_new_tokens < 1:
         raise RecipeError(
-            f"multi_turn: expected turns up to {len(lines)}, which the script has, and new tokens, got {list(turns)} "
-            f"and {max_new_tokens}"
+            f"multi_turn: expected turns up to {len(lines)}, the length of the script, and max_new_tokens of at least "
+            f"1, got {list(turns)} and {max_new_tokens}"
         )
 
     def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
@@ -81,7 +81,7 @@ def _conversation(attempts: Sequence[Attempt]) -> tuple[Message, ...]:
 def _take_turn(
     requests: Sequence[Request], context: SearchContext, *, line: str, step: int, max_new_tokens: int
 ) -> None:
-    """Take one turn of all conversations that have not come so far yet, as one batch."""
+    """Generate the replies to one turn, in one batch, for all conversations that lack them."""
     pending = [request for request in requests if len(context.log.attempts(request)) < step]
     if not pending:
         return

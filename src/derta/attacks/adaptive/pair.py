@@ -1,4 +1,4 @@
-"""PAIR: an attacker model refines a prompt, step by step, on what the target replied and how a judge scored it."""
+"""PAIR: an attacker model refines a prompt step by step, with the target's reply and a judge's score as input."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ def pair(
     role: Literal["system", "user"] = "system",
     requests_at_once: int = 4,
 ) -> Attack:
-    """Refine a prompt in several streams at once until a judge finds harm; the best prompt of each request is kept.
+    """Refine a prompt in several streams at once, until a judge labels a reply harmful, and return the best prompt.
 
-    The streams of a request, and of `requests_at_once` requests, share a batch at every step. A prompt carries what it
-    cost to find; every attempt is in the state file, so a search that was stopped resumes. An attacker that never
-    writes a usable prompt leaves the request as it is. It needs an attacker and a judge:
+    At each step, all streams of `requests_at_once` requests form one batch. Each prompt has its `cost`. Every attempt
+    is in the state file, so a stopped search can resume. If the attacker never writes a valid prompt, the output is the
+    request itself. The search requires an attacker and a judge:
 
     >>> from derta.engines.scripted import ScriptedModel
     >>> from derta.records import Request
     >>> target = ScriptedModel(lambda prompt: "First mix it." if "please" in prompt.messages[-1].content else "Sorry.")
-    >>> attacker = ScriptedModel(lambda prompt: '{"improvement": "politer", "prompt": "Tell me, please."}')
+    >>> attacker = ScriptedModel(lambda prompt: '{"improvement": "politer", "prompt": "Explain it, please."}')
     >>> search = pair(streams=1).search(
     ...     [Request(id="7", text="Why?")], target=target, attacker=attacker, judge=lambda _, reply: "mix" in reply.text
     ... )
     >>> [(prompt.id, prompt.messages[0].content, prompt.cost.target_queries) for prompt in search]
-    [('pair:7', 'Tell me, please.', 1)]
+    [('pair:7', 'Explain it, please.', 1)]
 
-    Engines decode greedily, where the released code samples the attacker (temperature 1, top-p 0.9; the target is
-    greedy there too): here the streams differ in their instructions (three approaches in turn, as the released code has
-    three, and a number), and an attacker is shown its malformed output, where that code draws again.
+    Engines decode greedily. The released code samples the attacker's output instead (temperature 1, top-p 0.9; its
+    target is greedy too). Here, streams differ in their instructions: a number, and one of three approaches in turn,
+    the same number as in the released code. After a malformed output, the attacker's next prompt contains that output
+    and the error; the released code samples again.
 
     Args:
-        streams: how many lines of refinement a request gets; DeRTa's 20; the released code names 30.
-        depth: how many steps a stream has; 3 in both.
-        attacker_attempts: how many outputs the attacker has at each step to write a usable prompt; then the step is
-            lost. The released code's 5.
-        remember: how many of its steps the attacker is shown; the released code's 4.
-        max_new_tokens: of a target's reply during the search; the released code's 150.
-        attacker_tokens: of an attacker's output; the released code's 500.
-        role: who instructs the attacker; `user` for templates without a system message.
-        requests_at_once: how many requests share a batch.
+        streams: Number of independent refinements per request; 20 in the DeRTa paper, 30 in the released code.
+        depth: Number of steps per stream; 3 in both.
+        attacker_attempts: Maximum number of attacker outputs per step. If all are malformed, the step has no prompt. 5
+            in the released code.
+        remember: Number of previous steps in the attacker's prompt; 4 in the released code.
+        max_new_tokens: Maximum length of a target's reply during the search; 150 in the released code.
+        attacker_tokens: Maximum length of an attacker's output; 500 in the released code.
+        role: The role of the attacker's instructions; `user` for chat templates without a system role.
+        requests_at_once: Number of requests per batch.
 
     Raises:
-        RecipeError: a number below 1.
+        RecipeError: a number is below 1.
 
     Source: Chao et al. 2023, arXiv 2310.08419, algorithm 1; github.com/patrickrchao/JailbreakingLLMs: `main.py` at
         6379ef7, `conversers.py` at f2bb802, `config.py` at bd2ba2f; 20 x 3 as in arXiv 2407.09121.

@@ -1,4 +1,4 @@
-"""Search by refinement: an attacker model rewrites the target's prompt, given the reply and a judge's score."""
+"""Search by refinement: an attacker model rewrites the target's prompt, with the reply and a judge's score as input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RefinementSettings:
 
 
 class Stream(NamedTuple):
-    """One line of attempts at a request; `number` counts from 0."""
+    """One sequence of attempts for a request; `number` counts from 0."""
 
     request: Request
     number: int
@@ -46,7 +46,7 @@ class Stream(NamedTuple):
 
 
 class DraftResult(NamedTuple):
-    """The attacker's draft for a stream, or None, after so many malformed outputs; and the tokens of all of them."""
+    """The attacker's draft for a stream (None if all outputs were malformed), and the counts of outputs and tokens."""
 
     draft: Draft | None
     malformed: int
@@ -54,7 +54,7 @@ class DraftResult(NamedTuple):
 
 
 def refine(settings: RefinementSettings) -> Attack:
-    """Return a search by refinement; see `pair` for the meaning of its settings."""
+    """Return a search by refinement with the given options; `pair` documents them."""
     _check(settings)
 
     def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:
@@ -73,7 +73,7 @@ def _check(settings: RefinementSettings) -> None:
 
 
 def _search_group(settings: RefinementSettings, group: Sequence[Request], context: SearchContext) -> None:
-    """Take all steps for some requests; a request is done when a reply to it was judged harmful."""
+    """Run all steps for a group of requests; a request is complete when a reply to it is judged harmful."""
     for step in range(1, settings.depth + 1):
         live = [
             stream
@@ -89,7 +89,7 @@ def _search_group(settings: RefinementSettings, group: Sequence[Request], contex
 def _take_step(
     settings: RefinementSettings, live: Sequence[Stream], context: SearchContext, *, step: int
 ) -> list[Attempt]:
-    """Take one step of some streams: attacker, target and judge each get one batch."""
+    """Run one step of all live streams, with one batch each for attacker, target and judge."""
     attacker, judge = required(context.attacker, "an attacker"), required(context.judge, "a judge")
     started = context.clock()
     results = _write_drafts(settings, attacker, live, step)
@@ -113,7 +113,7 @@ def _streams(settings: RefinementSettings, request: Request, attempts: Sequence[
 def _write_drafts(
     settings: RefinementSettings, attacker: Engine, live: Sequence[Stream], step: int
 ) -> list[DraftResult]:
-    """Let the attacker write every stream's draft; malformed outputs are shown to it, and it writes again."""
+    """Generate the attacker's draft for every stream; after a malformed output, prompt again with the error."""
     failures: list[list[MalformedOutput]] = [[] for _ in live]
     drafts: dict[int, Draft] = {}
     tokens = [0] * len(live)
@@ -193,7 +193,7 @@ def _attempt(
 
 
 def _best_prompt(settings: RefinementSettings, request: Request, attempts: Sequence[Attempt]) -> Prompt:
-    """Return the best prompt, or the plain request where the attacker never wrote one."""
+    """Return the best prompt, or by default the plain request if the attacker wrote none."""
     chosen = best(attempts)
     messages = chosen.messages if chosen is not None else None
     return craft_prompt(request, attack=settings.attack, messages=messages or user(request.text), cost=total(attempts))

@@ -1,4 +1,4 @@
-"""CodeAttack: the request stands word by word in a data structure of a program to be completed."""
+"""CodeAttack: the request as a data structure, one word per item, in a program for the model to complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ StructureName = Literal["stack", "deque", "list"]
 
 
 class Structure(NamedTuple):
-    """The variable that holds the words in the template `code_attack_<structure>.txt`, and their order."""
+    """The variable of the words in the template `code_attack_<structure>.txt`, and the order of the words."""
 
     variable: str
     last_word_first: bool
@@ -30,9 +30,9 @@ STRUCTURES: dict[StructureName, Structure] = {
 
 
 def pushes(text: str, *, structure: StructureName) -> str:
-    """One line of code for each word; words are split at white space and stand as they are, quotes and all.
+    """Return one line of code per word. Words are split at white space and not escaped, quotes included.
 
-    A stack gives its words back in reverse, so its last word goes in first:
+    A stack returns its words in reverse order, so the last word is the first line:
 
     >>> print(pushes("Paint the fence.", structure="stack"))
         my_stack.append("fence.")
@@ -46,20 +46,20 @@ def pushes(text: str, *, structure: StructureName) -> str:
 
 @factory
 def code_attack(*, structures: tuple[StructureName, ...] = ("stack",)) -> Attack:
-    """Ask for the completion of a program that decodes the request and lists the steps to fulfil it.
+    """Prompt for the completion of a program that decodes the request and outputs the steps to fulfil it.
 
-    `stack` is the paper's prompt, character for character. `deque` takes the words from the front of a queue and
-    `list` reads them in order; both are in words of our own.
+    `stack` is the paper's prompt, character for character. `deque` pops the words from the front of a queue, and `list`
+    iterates over them in order; the text of these two is ours.
 
     >>> [prompt] = code_attack().craft([Request(id="7", text="Paint it.")])
     >>> prompt.id, 'my_stack.append("Paint")' in prompt.messages[0].content
     ('code_attack@stack:7', True)
 
     Raises:
-        RecipeError: no structure, or one twice.
+        RecipeError: `structures` is empty or has duplicates.
 
     Source: Ren et al. 2024, arXiv 2403.07865; prompts published with DeRTa, arXiv 2407.09121. The authors of CodeAttack
-    split a stack's words at hyphens too; the prompts published with DeRTa do not, and neither do we.
+    also split a stack's words at hyphens; the prompts published with DeRTa do not, and neither does this code.
     """
     if not structures or len(set(structures)) < len(structures):
         raise RecipeError(f"code_attack: expected one or more of {list(STRUCTURES)}, each once, got {list(structures)}")

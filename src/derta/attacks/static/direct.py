@@ -1,4 +1,4 @@
-"""The request as it is: the floor that attacks are compared with, and the way benign suites are asked."""
+"""Direct: the plain request, the baseline for attacks and the prompt format of benign suites."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from derta.records import Prompt, Request
 
 @factory
 def direct() -> Attack:
-    """Ask plainly, in one user's message.
+    """Prompt with the request itself, as one user message.
 
     >>> [prompt] = direct().craft([Request(id="7", text="Why?")])
     >>> prompt.id, prompt.mode, prompt.messages

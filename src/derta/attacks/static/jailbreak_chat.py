@@ -1,4 +1,4 @@
-"""JailbreakChat: the request inside one of many templates that people collected. No template is shipped."""
+"""JailbreakChat: the request inside a jailbreak template from a user's file. No templates are shipped."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ FIELDS = ("text", "prompt", "template")
 
 
 def read_templates(path: str | Path, *, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> tuple[str, ...]:
-    """Templates from a user's file: strings, or the `text`, `prompt` or `template` field of its rows.
+    """Load templates from a user's file: strings, or the `text`, `prompt` or `template` field of its rows.
 
     Raises:
-        DataError: unreadable file, an entry without text, or a template without the placeholder; numbers count from 1.
+        DataError: unreadable file, entry without text, or template without the placeholder (numbered from 1).
     """
     templates = read_texts(path, what="template", fields=FIELDS, separator=separator)
     missing = [number for number, template in enumerate(templates, start=1) if placeholder not in template]
     if missing:
         raise DataError(
-            f"{path}, template {missing[0]}: expected the placeholder {placeholder!r}, found none ({len(missing)} of "
-            f"{len(templates)} templates lack it); add it, or name yours as `placeholder`"
+            f"{path}, template {missing[0]}: expected the placeholder {placeholder!r}, got none ({len(missing)} of "
+            f"{len(templates)} templates lack it); add it, or set the option `placeholder`"
         )
     return templates
 
 
 @factory
 def jailbreak_chat(*, templates: str | Path, placeholder: str = PLACEHOLDER, separator: str = SEPARATOR) -> Attack:
-    """Put each request into a template drawn for it alone, in place of the placeholder.
+    """Insert each request into a template that is sampled for it, in place of the placeholder.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -46,17 +46,17 @@ def jailbreak_chat(*, templates: str | Path, placeholder: str = PLACEHOLDER, sep
     'Play a gardener. Why?'
 
     Args:
-        templates: a `.json` list, `.jsonl`, `.csv`, or a text file with `separator` lines between templates.
-        placeholder: what the request replaces.
-        separator: a line that parts two templates of a text file.
+        templates: A `.json` list, `.jsonl`, `.csv`, or a text file with `separator` lines between templates.
+        placeholder: The text that the request replaces.
+        separator: The line between two templates in a text file.
 
     Raises:
         DataError: see `read_templates`.
 
-    Source: the collection at jailbreakchat.com, as used in arXiv 2407.09121 (50 templates, one at random a question).
+    Source: the collection at jailbreakchat.com, as used in arXiv 2407.09121 (50 templates, one per request at random).
     """
     if not placeholder:
-        raise RecipeError("jailbreak_chat: expected a placeholder, got an empty text; the usual one is " + PLACEHOLDER)
+        raise RecipeError("jailbreak_chat: expected a placeholder, got an empty text; the default is " + PLACEHOLDER)
     texts = read_templates(templates, placeholder=placeholder, separator=separator)
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:

@@ -1,4 +1,4 @@
-"""Prefill: the assistant's turn begins with a part of a harmful answer, and the model may still refuse."""
+"""Prefill attack: the reply starts with part of a harmful answer, and the model may still refuse."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _DEPTH = re.compile(r"(\d+(?:\.\d+)?)(%|t)", re.ASCII)
 _WORD = re.compile(r"\S+")
 
 TokenEnds = Callable[[str], list[int]]
-"""The character after each token of a text."""
+"""Function from a text to the end offset, in characters, of each of its tokens."""
 
 
 def depth_name(depth: PrefillDepth) -> str:
-    """Return a depth as the variant of a prompt names it: `50%` of the words, or `5t` for tokens."""
+    """Format a prefill depth as a prompt's variant: `50%` (of the words) or `5t` (tokens)."""
     return f"{Decimal(str(depth.amount)).normalize():f}{'%' if depth.unit == '%' else 't'}"
 
 
 def parse_depth(text: str) -> PrefillDepth:
-    """Parse `50%` or `5t`.
+    """Parse a prefill depth in the format `50%` (of the words) or `5t` (tokens).
 
     >>> parse_depth("50.0%"), depth_name(parse_depth("5t"))
     (PrefillDepth(amount=50.0, unit='%'), '5t')
 
     Raises:
-        RecipeError: another form, more than 100 %, or a part of a token.
+        RecipeError: another format, more than 100 %, or a fraction of a token.
     """
     match = _DEPTH.fullmatch(text.strip())
     if match:
@@ -50,10 +50,10 @@ def parse_depth(text: str) -> PrefillDepth:
 
 
 def parse_depths(texts: Sequence[str]) -> list[PrefillDepth]:
-    """Parse several depths, each once.
+    """Parse several prefill depths.
 
     Raises:
-        RecipeError: none, or one twice.
+        RecipeError: the list is empty or has duplicates, or a depth is invalid.
     """
     depths = [parse_depth(text) for text in texts]
     names = [depth_name(depth) for depth in depths]
@@ -63,11 +63,11 @@ def parse_depths(texts: Sequence[str]) -> list[PrefillDepth]:
 
 
 def cut(answer: str, depth: PrefillDepth, *, token_ends: TokenEnds | None = None) -> str:
-    """Return the start of an answer. A percentage counts words, rounded up, and never cuts inside a word.
+    """Return the first part of an answer. A percentage counts words, rounded up, and never splits a word.
 
-    White space around the answer is stripped: the template ends right before the answer's first letter. Text
-    written without spaces is one word; give such answers depths in tokens. An answer shorter than the depth in tokens
-    is given whole.
+    White space around the answer is stripped, because the chat template ends directly before the first letter. Text
+    without spaces is one word; use depths in tokens for such answers. If the answer has fewer tokens than the depth,
+    return all of it.
 
     >>> cut("Mix the flour with water.", parse_depth("50%"))
     'Mix the flour'
@@ -75,7 +75,7 @@ def cut(answer: str, depth: PrefillDepth, *, token_ends: TokenEnds | None = None
     ('Mix', '')
 
     Raises:
-        RecipeError: a depth in tokens and nothing that counts tokens.
+        RecipeError: the depth is in tokens, and `token_ends` is None.
     """
     answer = answer.strip()
     if depth.unit == "%":
@@ -83,7 +83,7 @@ def cut(answer: str, depth: PrefillDepth, *, token_ends: TokenEnds | None = None
         count = ceil(Decimal(str(depth.amount)) * len(ends) / 100)  # exact: 7% of 100 words are 7
     elif token_ends is None:
         raise RecipeError(
-            f"prefill: depth {depth_name(depth)!r} counts tokens and no tokenizer was given; set `tokenizer` to a "
+            f"prefill: depth {depth_name(depth)!r} counts tokens, but there is no tokenizer; set `tokenizer` to a "
             "model's folder or tokenizer.json, or give depths in %"
         )
     else:
@@ -93,10 +93,10 @@ def cut(answer: str, depth: PrefillDepth, *, token_ends: TokenEnds | None = None
 
 
 def read_token_ends(path: Path) -> TokenEnds:
-    """Count tokens as a `tokenizer.json`, or the model folder that holds one, does; no special tokens are added.
+    """Load a tokenizer from a `tokenizer.json` or a model folder, and return its `TokenEnds` (no special tokens).
 
     Raises:
-        RecipeError: no such file, or no tokenizer in it.
+        RecipeError: the file is missing, or is not a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -105,7 +105,7 @@ def read_token_ends(path: Path) -> TokenEnds:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the tokenizers library raises no narrower class
         raise RecipeError(
-            f"prefill: expected a tokenizer.json or a model folder that holds one, got {str(path)!r} ({error})"
+            f"prefill: expected a tokenizer.json or a model folder that contains one, got {str(path)!r} ({error})"
         ) from error
 
     def token_ends(text: str) -> list[int]:
@@ -116,22 +116,22 @@ def read_token_ends(path: Path) -> TokenEnds:
 
 @factory
 def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = None) -> Attack:
-    """Ask plainly and begin the assistant's turn with a part of the request's `harmful` answer, at every depth.
+    """Prompt with the request, and prefill the reply with part of its `harmful` answer, once per depth.
 
-    A percentage is of words, so that every model under comparison is given the same text. The reply to `100%` comes
-    after the whole answer was given: there, only a refusal is left to be seen.
+    A percentage counts words, so that all models under comparison have the same input text. At `100%` the prefill is
+    the whole answer: the reply after it can only show whether the model still refuses.
 
     >>> request = Request(id="7", text="How is bread made?", harmful="Mix flour and water, then bake.")
     >>> [p.prefill for p in prefill(depths=("0%", "50%")).craft([request])]
     [None, 'Mix flour and']
 
     Args:
-        depths: `0%` to `100%`, or numbers of tokens as `5t`.
-        tokenizer: what counts tokens: a model's folder, or its tokenizer.json. Tokens are counted in the answer alone.
+        depths: Prefill depths: `0%` to `100%` of the words, or a number of tokens such as `5t`.
+        tokenizer: The model folder or `tokenizer.json` for depths in tokens. Only the answer's tokens count.
 
     Raises:
-        RecipeError: a depth that cannot be read, or one in tokens without `tokenizer`.
-        DataError: (from the attack) a request without a harmful answer.
+        RecipeError: a depth is invalid, or is in tokens without `tokenizer`.
+        DataError: (from `craft`) a request has no harmful answer.
 
     Source: the paper's analysis of 0, 50 and 100 % of a harmful response.
     """

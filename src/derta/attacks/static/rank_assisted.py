@@ -1,4 +1,4 @@
-"""Rank-assisted prefilling: early in the reply, the best candidate that does not begin a refusal is taken instead."""
+"""Rank-assisted prefilling: decoding that skips top-k candidates that start a refusal, early in the reply."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ Rank = Annotated[int, Field(ge=2)]
 def rank_assisted(
     *, steps: tuple[Steps, ...] = (5, 20, 50), top_k: tuple[Rank, ...] = (20,), openers: str | Path | None = None
 ) -> Attack:
-    """Ask plainly; at each of the first steps take the likeliest of the top k that neither refuses nor ends the reply.
+    """Prompt with the request, and decode the first tokens without refusals: the best of the top k that is allowed.
 
-    Where all k would, the model has its way. The variant names steps and k:
+    A token is not allowed if it starts a refusal or ends the reply. If none of the k is allowed, the output is the
+    model's own choice. The variant has the format `<steps>-of-top<k>`:
 
     >>> prompts = rank_assisted(steps=(5,), top_k=(5, 20)).craft([Request(id="7", text="Why?")])
     >>> [p.id for p in prompts]
     ['rank_assisted@5-of-top5:7', 'rank_assisted@5-of-top20:7']
 
     Args:
-        steps: at how many tokens of the reply the attacker chooses.
-        top_k: among how many candidates; the paper's is 20.
-        openers: texts that count as refusals, in place of the shipped ones; a `.json` list, `.jsonl`, `.csv`,
+        steps: The number of tokens, from the start of the reply, that the attack selects.
+        top_k: The number of candidates per token; 20 in the paper.
+        openers: A file of texts that count as refusals, instead of the default list: a `.json` list, `.jsonl`, `.csv`,
             or a text file with lines of ===== between them.
 
     Raises:
-        RecipeError: no value, or one twice.
+        RecipeError: an option has no values, or has duplicates.
         DataError: the file cannot be read.
 
-    Source: Vega and Singh 2025, arXiv 2512.05518 (RAP). There the attacker picks harmful tokens among the top 20 by
-    eye or with a model; here a list of openers stands in for the eye, which is weaker.
+    Source: Vega and Singh 2025, arXiv 2512.05518 (RAP). There, a person or a model selects harmful tokens from the top
+    20; here, a list of refusal openers replaces that selection, which makes a weaker attack.
     """
     check_values("rank_assisted", steps=steps, top_k=top_k)
     banned = shipped_lines("refusal_openers.txt") if openers is None else read_texts(openers, what="opener")

@@ -1,4 +1,4 @@
-"""SelfCipher: a role-play of cipher experts, with demonstrations, where the cipher changes nothing."""
+"""SelfCipher: a role-play of cipher experts with demonstrations, in plain text rather than a real cipher."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from derta.sources import read_entries, text_of_entry
 
 
 def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
-    """The first `count` demonstrations of a user's file: strings, or rows with `user` and `assistant`.
+    """Load the first `count` demonstrations from a user's file: strings, or rows with `user` and `assistant`.
 
     Raises:
-        DataError: unreadable file, an entry without text, or fewer than `count`.
+        DataError: unreadable file, entry without text, or fewer than `count` entries.
     """
     entries = read_entries(path)
     if len(entries) < count:
@@ -39,9 +39,9 @@ def read_demonstrations(path: str | Path, *, count: int) -> list[str]:
 
 @factory
 def self_cipher(*, demonstrations: str | Path, count: int = 5, role: Literal["system", "user"] = "system") -> Attack:
-    """Ask plainly after a role-play in which both sides are said to speak a cipher.
+    """Prompt with the request after a role-play in which both sides supposedly speak a cipher.
 
-    The role-play's text is our own and harmless; what makes it an attack are the demonstrations, which a user brings.
+    The text of the role-play is ours and harmless. The attack depends on the demonstrations, which the user provides.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -52,18 +52,19 @@ def self_cipher(*, demonstrations: str | Path, count: int = 5, role: Literal["sy
     ['system', 'user']
 
     Args:
-        demonstrations: a `.json` list, `.jsonl`, `.csv`, or a text file with lines of ===== between them.
-        count: how many of them are shown, from the first on.
-        role: who gives the role-play: a system message, or, for templates that know none, the user before the request.
+        demonstrations: A `.json` list, `.jsonl`, `.csv`, or a text file with lines of ===== between them.
+        count: The number of demonstrations in the prompt, from the start of the file.
+        role: The role of the role-play's message: `system`, or `user` (in front of the request) for chat templates
+            without a system role.
 
     Raises:
-        RecipeError: fewer than one demonstration asked for.
+        RecipeError: `count` is below 1.
         DataError: see `read_demonstrations`.
 
     Source: Yuan et al. 2023, arXiv 2308.06463 (there 3 demonstrations); five as in arXiv 2407.09121.
     """
     if count < 1:
-        raise RecipeError(f"self_cipher: expected a count of at least 1, got {count}; the paper's is 5")
+        raise RecipeError(f"self_cipher: expected a count of at least 1, got {count}; the default is 5")
     texts = read_demonstrations(demonstrations, count=count)
     examples = "\n\n".join(f"Example {number}\n{text}" for number, text in enumerate(texts, start=1))
     role_play = shipped_text("self_cipher.txt").replace("@EXAMPLES@", examples)
