@@ -72,7 +72,7 @@ def test_another_recipe_is_refused_with_the_key_that_differs(tmp_path, changed, 
 def test_an_input_that_changed_is_refused_by_name(tmp_path, data_file):
     folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
     data_file.write_text("{}\n{}\n")
-    with pytest.raises(RunError, match=r"triples.jsonl has changed since this run began"):
+    with pytest.raises(RunError, match=r"triples.jsonl has changed since this run started"):
         open_run(folder, recipe=RECIPE, inputs=[data_file])
 
 
@@ -85,7 +85,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(RunError, match="expected a new folder or a run's"):
+    with pytest.raises(RunError, match="expected a new folder or a run folder"):
         open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
 
 

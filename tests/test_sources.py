@@ -99,7 +99,7 @@ def test_a_missing_file_is_told_and_never_looked_for_on_the_hub(tmp_path: Path, 
 
 
 def test_a_name_that_is_neither_file_nor_hub_id_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected an existing file .*, or a hub data set `org/name`, found none"):
+    with pytest.raises(DataError, match=r"expected an existing file .*, or a hub dataset `org/name`, found none"):
         list(read_rows("triples"))
 
 

@@ -1,10 +1,10 @@
-"""Decoupled Refusal Training: models that refuse at any position of an answer, and honest measurement of it.
+"""Decoupled Refusal Training: fine-tuning that lets a model refuse at any position of a response, and its evaluation.
 
-Public names are loaded on first use, so `import derta` needs neither torch nor transformers.
+Public names load on first use: `import derta` imports neither torch nor transformers.
 
 >>> import derta
->>> found = derta.rate([True, False, None])
->>> found.value, found.scored, found.unscored
+>>> refusals = derta.rate([True, False, None])
+>>> refusals.value, refusals.scored, refusals.unscored
 (0.5, 2, 1)
 """
 
@@ -157,7 +157,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module of a public name when the name is first used."""
+    """Load a public name from its module on first use."""
     if name in _MODULES:
         return import_module(f"derta.{name}")
     if name not in _HOME_OF:

@@ -1,4 +1,4 @@
-"""Text to token ids for any chat template: one BOS, the response's start by the joint tokenization; refusal tokens."""
+"""Chat templates and tokenization: prompt and response token ids, BOS and EOS handling, and refusal tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SENTINEL = "derta-sentinel-7319"
 
 
 class Turn(NamedTuple):
-    """A prompt and the assistant's response to it; the response carries no closing token.
+    """Token ids of a prompt and of the assistant's response, without a closing token.
 
-    `response_ends[i]` is the number of the response's characters that its tokens 0 … i cover.
+    `response_ends[i]` is the number of characters of the response in its tokens 0 … i.
     """
 
     prompt_ids: list[int]
@@ -32,9 +32,10 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """A tokenizer with the template that wraps conversations, and the ids that close an assistant's turn.
+    """Configuration of a chat format: tokenizer, chat template, and the token ids that close an assistant turn.
 
-    `closing_ids` is what follows every answer in training; its last id is among `stop_ids`, which end a generation.
+    `closing_ids` follow every response in training. `stop_ids` end generation: the EOS token, and the special tokens
+    among `closing_ids`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -45,12 +46,13 @@ class ChatFormat:
 
 
 def read_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    r"""The Jinja source of a template: `auto` (the model's own), `paper`, `paper_eval`, or a file's path.
+    r"""Load the Jinja source of a chat template: `auto` (the tokenizer's), `paper`, `paper_eval`, or a file path.
 
-    `paper` is the released code's `[INST] {q} [\INST] {answer}`, `paper_eval` its wrapping at evaluation.
+    `paper` is the training format of the released code, `[INST] {q} [\INST] {answer}`; `paper_eval` is its evaluation
+    format.
 
     Raises:
-        ModelError: the tokenizer has no template of its own, or the file is missing.
+        ModelError: `auto`, and the tokenizer has no chat template; or the file cannot be read.
     """
     if name == "auto":
         template = tokenizer.chat_template
@@ -73,10 +75,10 @@ def read_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
 def chat_format(
     tokenizer: PreTrainedTokenizerBase, *, template: str = "auto", template_kwargs: Mapping[str, Any] | None = None
 ) -> ChatFormat:
-    """Check a tokenizer and bind it to a template.
+    """Validate a tokenizer and return it with its chat template and closing tokens.
 
     Raises:
-        ModelError: slow tokenizer, no EOS token, no template, or a template that fails on a plain conversation.
+        ModelError: a slow tokenizer, no EOS token, no template, or a template error on a plain conversation.
     """
     where = f"tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.is_fast:
@@ -84,11 +86,10 @@ def chat_format(
     if tokenizer.eos_token_id is None:
         raise ModelError(f"expected an EOS token in {where}, found none; set `eos_token` in its tokenizer_config.json")
     bound = ChatFormat(tokenizer, read_template(template, tokenizer), dict(template_kwargs or {}))
-    asked = [Message(role="user", content="Hello.")]
-    answered = [*asked, Message(role="assistant", content=_SENTINEL)]
-    _, found, after = _render(bound, answered, add_generation_prompt=False).partition(_SENTINEL)
-    if not found:
-        raise ModelError(f"the chat template of {where} drops the assistant's text; give another `template`")
+    messages = [Message(role="user", content="Hello."), Message(role="assistant", content=_SENTINEL)]
+    _, sentinel, after = _render(bound, messages, add_generation_prompt=False).partition(_SENTINEL)
+    if not sentinel:
+        raise ModelError(f"the chat template of {where} drops the assistant's text; set another `template`")
     closing = after.strip() or str(tokenizer.eos_token)
     closing_ids = tuple(_encode(tokenizer, closing))
     special_ids = set(tokenizer.all_special_ids)
@@ -110,7 +111,7 @@ def _render(chat: ChatFormat, messages: Sequence[Message], *, add_generation_pro
     except TemplateError as error:
         roles = [message.role for message in messages]
         raise ModelError(
-            f"the chat template refused a conversation of {roles}: {error}; give another `template`"
+            f"the chat template refused a conversation of {roles}: {error}; set another `template`"
         ) from error
     return str(text)
 
@@ -120,7 +121,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Put the BOS in front where the tokenizer's own encoding would and the template did not."""
+    """Prepend the BOS token if the tokenizer adds it by default and the template did not."""
     bos = tokenizer.bos_token_id
     if bos is None or ids[:1] == [bos] or tokenizer.encode("a")[:1] != [bos]:
         return ids
@@ -128,20 +129,20 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[in
 
 
 def prompt_text(chat: ChatFormat, messages: Sequence[Message]) -> str:
-    """The conversation as the model reads it, up to where the assistant's answer begins."""
+    """Return the formatted conversation, up to the start of the assistant's response."""
     return _render(chat, messages, add_generation_prompt=True)
 
 
 def encode_turn(chat: ChatFormat, messages: Sequence[Message], response: str) -> Turn:
-    """Encode a conversation and the answer to it as one text, split where the answer's first token begins.
+    """Encode a conversation and its response as one text, and split the token ids at the start of the response.
 
-    A token that holds characters of both belongs to the response: it is the one the model must predict.
+    A token with characters of both belongs to the response: it is the token that the model must predict.
     """
     return _encode_joint(chat, prompt_text(chat, messages), response)
 
 
 def encode_after(chat: ChatFormat, prompt: Prompt, continuation: str) -> Turn:
-    """Encode a prompt (raw, chat, or chat with its prefill) and what follows it, split as `encode_turn` splits."""
+    """Encode a prompt (raw, chat, or chat with prefill) and its continuation, split as in `encode_turn`."""
     if prompt.mode == "raw":
         return _encode_joint(chat, prompt.text or "", continuation)
     return _encode_joint(chat, prompt_text(chat, prompt.messages or ()) + (prompt.prefill or ""), continuation)
@@ -156,7 +157,7 @@ def _encode_joint(chat: ChatFormat, head: str, text: str) -> Turn:
 
 
 def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool) -> list[int]:
-    """Encode text that goes on after other text: with a leading space, or bare as after a line break."""
+    """Encode text that continues other text: with a leading space, or without one as after a line break."""
     anchor = "." if spaced else ".\n"
     joint = anchor + (" " if spaced else "") + text
     encoding = chat.tokenizer(joint, add_special_tokens=False, return_offsets_mapping=True)
@@ -166,9 +167,9 @@ def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool) -> list[in
 
 
 def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:
-    """The ids a model is given for a prompt: chat, prefilled chat, or raw text; exactly one BOS, no turn closed.
+    """Return the input ids of a prompt (chat, chat with prefill, or raw text), with one BOS and an open last turn.
 
-    A blank that ends the template is left to the model where training merged it into the answer's first token.
+    A space at the end of the template is removed if the tokenizer merges it into the first token of the response.
     """
     if prompt.mode == "raw":
         return _with_one_bos(chat.tokenizer, _encode(chat.tokenizer, prompt.text or ""))
@@ -181,7 +182,7 @@ def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class RefusalTokens:
-    """Ids of the refusal words: `spaced` after text, `bare` after white space or where a response starts."""
+    """Token ids of the refusal words: `spaced` after text, `bare` after white space or at the start of a response."""
 
     words: tuple[str, ...]
     bare: tuple[int, ...]
@@ -189,12 +190,12 @@ class RefusalTokens:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All ids that count as the beginning of a refusal, each once, in order."""
+        """Token ids that start a refusal, in order, without duplicates."""
         return tuple(dict.fromkeys(self.bare + self.spaced))
 
 
 def refusal_tokens(chat: ChatFormat, words: Sequence[str] = REFUSAL_WORDS) -> RefusalTokens:
-    """Look the refusal words up. A form that is not one token gives way to the form that is.
+    """Return the token ids of the refusal words; if only one form of a word is a single token, use it for both.
 
     Raises:
         ModelError: neither the bare nor the spaced form of a word is a single token.
@@ -211,14 +212,14 @@ def refusal_tokens(chat: ChatFormat, words: Sequence[str] = REFUSAL_WORDS) -> Re
                 f"expected the refusal word {word!r} to be one token, got {len(forms[0])} (bare) and {len(forms[1])} "
                 "(after a space); choose a word that this tokenizer knows, as `refusal_words: [...]`"
             )
-        known = [form[0] if form[:1] and form[0] in single and len(form) == 1 else single[0] for form in forms]
-        bare.append(known[0])
-        spaced.append(known[1])
+        bare_id, spaced_id = (form[0] if len(form) == 1 and form[0] in single else single[0] for form in forms)
+        bare.append(bare_id)
+        spaced.append(spaced_id)
     return RefusalTokens(tuple(words), tuple(bare), tuple(spaced))
 
 
 def says_sorry(text: str) -> bool:
-    """Whether a "sorry" stands anywhere in a text: how the paper counts refusals of XSTest's safe prompts.
+    """Return whether a text contains "sorry", the paper's criterion for refusals of XSTest's safe prompts.
 
     >>> says_sorry("I'm Sorry, but no."), says_sorry("No.")
     (True, False)

@@ -1,4 +1,4 @@
-"""Errors of the user in one line: what was expected, what came, what to do."""
+"""Error types and the formatting of error messages: the expected input, the actual input, and the fix, in one line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HIDDEN = re.compile(
 
 
 class DertaError(ValueError):
-    """A mistake the user can fix; the command line prints it as one line and exits with code 2.
+    """Base class of errors that the user can fix; the command line prints one line and exits with code 2.
 
-    Pydantic turns a `ValueError` of a validator into a `ValidationError`: validators of ours raise no `DertaError`.
+    Do not raise it in a pydantic validator: pydantic converts every `ValueError` into a `ValidationError`.
 
     >>> issubclass(DertaError, ValueError)
     True
@@ -23,7 +23,7 @@ class DertaError(ValueError):
 
 
 class DataError(DertaError):
-    """A data file, or a row of it, is not what a reader expects.
+    """An invalid data file, or an invalid row in one.
 
     >>> from derta import load_triples
     >>> load_triples("nowhere.jsonl")
@@ -63,7 +63,7 @@ class RecipeError(DertaError):
 
 
 class ModelError(DertaError):
-    """A model or tokenizer folder lacks what a stage needs (template, EOS, refusal token).
+    """A model or tokenizer that cannot be loaded, or lacks a chat template, an EOS token or a refusal token.
 
     >>> from derta import load_engine
     >>> load_engine("no")
@@ -73,7 +73,7 @@ class ModelError(DertaError):
 
 
 class RunError(DertaError):
-    """A run folder belongs to another recipe, or cannot be written.
+    """A run folder of another recipe, or one that cannot be written.
 
     >>> from pathlib import Path
     >>> from derta import report
@@ -84,7 +84,7 @@ class RunError(DertaError):
 
 
 class EngineError(DertaError):
-    """A served model cannot be reached, refuses, or leaves prompts unanswered; or an engine's package is missing.
+    """An engine error: invalid options, a missing package, an unreachable server, or prompts without a reply.
 
     >>> from derta import load_engine
     >>> load_engine("org/name", engine="hff")
@@ -93,13 +93,13 @@ class EngineError(DertaError):
     """
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Offer the known name that is nearest to an unknown one, or else all of them.
+def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
+    """Return a hint for an error message: the valid name closest to an invalid one, or the list of all valid names.
 
     >>> did_you_mean("divice", ["device", "dtype"]), did_you_mean("steam", ["device", "dtype"])
     ("did you mean 'device'?", 'known: device, dtype')
     """
-    names = list(known)
+    names = list(valid_names)
     near = get_close_matches(name, names, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -107,7 +107,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def escape_hidden(text: str) -> str:
-    """Name the characters that hide, reorder or break text; line breaks, tabs and joiners stay.
+    """Return a text with its control, bidirectional and other hidden characters replaced by their code points.
+
+    Line breaks, tabs and joiners are valid and stay as they are.
 
     >>> escape_hidden("safe\u202egnp.exe")
     'safe⟨U+202E⟩gnp.exe'
@@ -116,10 +118,12 @@ def escape_hidden(text: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a machine or a device had no memory left, which torch tells by words alone in some of its errors.
+    """Return whether an error means that the machine or a device ran out of memory.
+
+    Some errors of torch have no type for this, so their message is searched.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     (True, True)
     """
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in told or "allocate memory" in told
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in message or "allocate memory" in message

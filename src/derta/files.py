@@ -1,4 +1,4 @@
-"""Records in JSONL files: every fault told by file and line, and a kill while appending loses at most one line."""
+"""JSONL input and output: parsing with file and line in every error, atomic writes, and appending that can resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R", bound=Record)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of each line that is not blank, in bounded memory.
+    """Yield (line number from 1, text) of each line that is not blank, without loading the whole file.
 
     Raises:
         DataError: the file is missing, or a line is not UTF-8.
@@ -42,10 +42,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a whole file.
+    """Return the contents of a file.
 
     Raises:
-        DataError: it is missing or cannot be read.
+        DataError: the file is missing or cannot be read.
     """
     try:
         return path.read_bytes()
@@ -54,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(raw: bytes, *, where: str) -> str:
-    """Return UTF-8 text, with or without a byte-order mark; a wrong byte is reported with its line."""
+    """Decode UTF-8 text, with or without a byte-order mark; the error for an invalid byte names its line."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,7 +65,7 @@ def decode(raw: bytes, *, where: str) -> str:
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, parsed JSON) of each line; a torn or malformed line is told by its number."""
+    """Yield (line number, parsed JSON) of each line; the error for an invalid or incomplete line names its number."""
     for number, line in read_lines(path):
         try:
             yield number, parse_json(line)
@@ -77,11 +77,11 @@ def read_objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(text: str) -> Any:
-    r"""Parse JSON whose texts are whole: half of a surrogate pair (`"\ud83d"` alone) could not be written again.
+    r"""Parse JSON and validate its strings: half of a surrogate pair (`"\ud83d"`) cannot be encoded as UTF-8 output.
 
     Raises:
-        ValueError: the text is no JSON, a number is thousands of digits long, or a text is not whole.
-        RecursionError: it is nested too deeply.
+        ValueError: invalid JSON, a number of thousands of digits, or a string with half of a surrogate pair.
+        RecursionError: the JSON is nested too deeply.
     """
     value = json.loads(text)
     if "\\ud" in text or "\\uD" in text:
@@ -90,34 +90,35 @@ def parse_json(text: str) -> Any:
 
 
 def format_json_error(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that `parse_json` refused, in a few words."""
+    """Format an error of `parse_json` in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """The first fault of a pydantic error in one line: field, what was expected, what came."""
+    """Format the first fault of a pydantic error in one line: the field, the expected value, and the input."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "row"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{field}: {format_error_details(first)}{more}"
 
 
-def format_error_details(found: ErrorDetails) -> str:
-    """One fault of a pydantic error: what was expected, what came; a validator's own words stand as they are."""
-    if found["type"] == "missing":
+def format_error_details(details: ErrorDetails) -> str:
+    """Format one fault of a pydantic error: the expected value and the input; a validator's message is unchanged."""
+    if details["type"] == "missing":
         return "expected a value, got none"
-    told = str(found["ctx"]["error"]) if found["type"] == "value_error" and "ctx" in found else found["msg"]
-    got = repr(found.get("input"))
-    return f"{told}, got {got[:80]}{'…' if len(got) > 80 else ''}"
+    is_custom = details["type"] == "value_error" and "ctx" in details
+    message = str(details["ctx"]["error"]) if is_custom else details["msg"]
+    value = repr(details.get("input"))
+    return f"{message}, got {value[:80]}{'…' if len(value) > 80 else ''}"
 
 
 def parse_record(kind: type[R], value: object, *, where: str) -> R:
-    """Validate one parsed object; `where` (file:line) leads the error.
+    """Validate one parsed object and return it as a record; errors start with its location `where` (`file:line`).
 
     Raises:
-        DataError: a field is missing, empty, of the wrong type or unknown.
+        DataError: a field is missing, empty, unknown or of the wrong type.
     """
     try:
         return kind.model_validate(value)
@@ -128,7 +129,7 @@ def parse_record(kind: type[R], value: object, *, where: str) -> R:
 
 
 def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:
-    """Yield the records of a JSONL file one by one, in bounded memory.
+    """Yield the records of a JSONL file one by one, without loading the whole file.
 
     >>> from tempfile import TemporaryDirectory
     >>> from derta.records import Request
@@ -138,22 +139,22 @@ def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:
     ['7']
 
     Raises:
-        DataError: names the file and the line of the first row that is not a `kind`.
+        DataError: a row is not a valid `kind`; the error names the file and the line.
     """
     for number, value in read_objects(Path(path)):
         yield parse_record(kind, value, where=f"{path}:{number}")
 
 
 def to_line(record: Record) -> str:
-    """One line of JSON; absent fields are left out."""
+    """Return a record as one line of JSON, without the fields that have their default value."""
     return record.model_dump_json(exclude_defaults=True) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a neighbour first, then renamed over the old one.
+    """Write a file atomically: to a temporary file first, which then replaces the old file.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; the old file stays as it was.
+        RunError: the disk is full or the folder cannot be written; the old file is unchanged.
     """
     _write_whole(path, [text])
 
@@ -175,7 +176,7 @@ def _write_whole(path: Path, pieces: Iterable[str]) -> None:
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> None:
-    """Write all records as lines of JSON, or nothing; they are not held, so that there may be millions of them.
+    """Write records to a JSONL file atomically; an iterator is not loaded into memory.
 
     >>> from tempfile import TemporaryDirectory
     >>> from derta.records import Reply
@@ -188,10 +189,10 @@ def write_records(path: Path | str, records: Iterable[Record]) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a kill left without its newline; whole lines stay.
+    """Remove an incomplete last line, which a killed process leaves without its newline.
 
     Raises:
-        RunError: the path is a folder, or a file that may not be changed.
+        RunError: the path is a folder, or the file cannot be written.
     """
     if not path.exists():
         return
@@ -218,12 +219,12 @@ def _truncate_to_last_newline(file: IO[bytes]) -> None:
 
 
 class Appender:
-    """Appends records to a file that an earlier, killed process may have begun.
+    """Writer that appends records to a JSONL file, and resumes a file that a killed process left.
 
-    Each record reaches the operating system as one whole line before `add` returns.
+    Each record is passed to the operating system as one complete line before `add` returns.
 
     Raises:
-        RunError: on a full disk; the lines before are whole.
+        RunError: the file cannot be opened or the disk is full; the lines already written are complete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -236,7 +237,7 @@ class Appender:
             raise RunError(f"{path}: cannot open it ({error.strerror}); choose another folder") from error
 
     def add(self, record: Record) -> None:
-        """Write one record."""
+        """Append one record."""
         line = to_line(record).encode()
         try:
             written = self._file.write(line)

@@ -1,4 +1,4 @@
-"""Models, adapters and tokenizers from folders and the hub, for engines and for training; faults are one line."""
+"""Loading of models, adapters and tokenizers from local folders and the Hugging Face hub, with one-line errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FALSE_WARNING = r"The following (rank|alpha)_pattern keys did not match .*gate_
 
 @contextmanager
 def _as_model_error(path: str, what: str, attn_implementation: str | None = None) -> Generator[None]:
-    """Turn what transformers, peft and safetensors raise on a bad folder or hub id into a `ModelError`."""
+    """Convert the loading errors of transformers, peft and safetensors into a `ModelError` of one line."""
     try:
         yield
-    # an AssertionError is torch's way of saying that it was built without CUDA
+    # torch raises an AssertionError if it was built without CUDA
     except (
         OSError, ValueError, RuntimeError, ImportError, KeyError, AssertionError, MemoryError, SafetensorError
     ) as error:  # fmt: skip
@@ -46,17 +46,19 @@ def _as_model_error(path: str, what: str, attn_implementation: str | None = None
 
 
 def check_model_path(path: str, *, needs: str) -> None:
-    """Accept a folder that holds the file `needs`, or something that looks like a hub id.
+    """Validate a model path: a folder with the file `needs`, or a string in the format of a hub id.
 
     Raises:
-        ModelError: neither, or a folder without that file.
+        ModelError: the path is neither, or the folder lacks the file.
     """
     folder = Path(path)
     if folder.is_dir():
         if (folder / needs).is_file():
             return
-        hint = "; it holds an adapter: give its base model, and this folder as `adapter`" if _is_adapter(folder) else ""
-        raise ModelError(f"{path}: expected a folder with {needs}, found none in it{hint or '; check the path'}")
+        hint = "it holds an adapter: give its base model, and this folder as `adapter`"
+        if not _is_adapter(folder):
+            hint = "check the path"
+        raise ModelError(f"{path}: expected a folder with {needs}, found none in it; {hint}")
     if not _HUB_ID.fullmatch(path):
         raise ModelError(
             f"{path}: expected a model folder or a hub id (org/name), found no such folder; check the path"
@@ -68,10 +70,10 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
+    """Load the tokenizer of a model.
 
     Raises:
-        ModelError: there is no model, or no tokenizer with it.
+        ModelError: the folder or hub id has no model, or the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -92,17 +94,17 @@ def load_model(
     """Load a causal language model in eval mode, from safetensors only.
 
     Args:
-        path: a folder that `save_pretrained` wrote, or `org/name` on the hub.
+        path: A folder from `save_pretrained`, or a hub id (`org/name`).
         dtype: `auto` (as saved), `float32`, `bfloat16`, `float16`, or a `torch.dtype`.
-        device: `auto` (all accelerators there are, else the CPU), `cpu`, `cuda:1` and so on; None leaves the placing to
-            whoever trains it (accelerate, FSDP).
-        attn_implementation: `sdpa`, `flash_attention_2` and so on; None leaves Transformers' choice.
-        quantization_config: how its weights are quantized as they are loaded.
-        trust_remote_code: run code that comes with the model.
+        device: `auto` (all accelerators, or the CPU if there are none), `cpu`, `cuda:1` and so on. None leaves the
+            placement to the trainer (accelerate, FSDP).
+        attn_implementation: `sdpa`, `flash_attention_2` and so on; None is the default of Transformers.
+        quantization_config: Quantization of the weights while they are loaded.
+        trust_remote_code: Run Python code from the model's folder or repository.
 
     Raises:
-        ModelError: there is no such model, it is no causal language model, weights are missing from it, memory runs
-            out, or the package of `attn_implementation` is missing.
+        ModelError: the model does not exist, is not a causal language model, lacks weights or does not fit into
+            memory, or the package of `attn_implementation` is missing.
     """
     from transformers import AutoModelForCausalLM
 
@@ -110,12 +112,12 @@ def load_model(
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     check_model_path(path, needs="config.json")
-    is_here = Path(path).is_dir()  # a download shows its progress
+    is_local = Path(path).is_dir()  # a download shows its progress
     with (
         _as_model_error(path, "the model", attn_implementation),
-        without_progress_bars() if is_here else nullcontext(),
+        without_progress_bars() if is_local else nullcontext(),
     ):
-        model, found = auto.from_pretrained(
+        model, loading_info = auto.from_pretrained(
             path,
             dtype=dtype,
             device_map=device,
@@ -125,7 +127,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading_info["missing_keys"]):
         raise ModelError(
             f"{path}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Fetch it again"
         )
@@ -133,10 +135,10 @@ def load_model(
 
 
 def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) -> PeftModel:
-    """Put an adapter on a model, in eval mode; `trainable` lets it be trained on.
+    """Load an adapter onto a model, in eval mode; with `trainable`, its parameters have gradients.
 
     Raises:
-        ModelError: there is no adapter, or it is another model's.
+        ModelError: the folder or hub id has no adapter, or the adapter is for another model.
     """
     from peft import PeftModel
 
@@ -147,9 +149,9 @@ def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) 
 
 @contextmanager
 def without_false_warnings() -> Generator[None]:
-    """Put or load adapters in this block without a false alarm about fused experts.
+    """Add or load adapters in this block without PEFT's false warning about fused experts.
 
-    PEFT 0.21 looks for a fused parameter's rank among modules, says it is ignored, and uses it all the same.
+    PEFT 0.21 looks up the rank of a fused parameter among modules and warns that it is ignored, but uses it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _FALSE_WARNING, RuntimeWarning)
@@ -158,7 +160,7 @@ def without_false_warnings() -> Generator[None]:
 
 @contextmanager
 def without_progress_bars() -> Generator[None]:
-    """Load and save models in this block without the bars of Transformers: a library prints nothing."""
+    """Load and save models in this block without the progress bars of Transformers."""
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
     if not is_progress_bar_enabled():
@@ -172,7 +174,7 @@ def without_progress_bars() -> Generator[None]:
 
 
 def release_memory() -> None:
-    """Free what nobody refers to any more, and give it back to the devices, where another process may want it."""
+    """Collect garbage and empty the device cache, so that other processes can use the memory."""
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)

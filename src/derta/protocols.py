@@ -1,4 +1,4 @@
-"""Interfaces between stages: engines, judges, and the display that a caller hands in."""
+"""Protocols between stages: engines, judges, and the caller's display of progress and log messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from derta.records import Measure, Prompt, Reply, Verdict
 
 
 class Case(NamedTuple):
-    """A prompt and the reply to it: what a judge judges."""
+    """A prompt with its reply, the input of a judge."""
 
     prompt: Prompt
     reply: Reply
@@ -20,7 +20,9 @@ class Case(NamedTuple):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Judges replies. What it cannot tell is None; of attacks and methods it knows nothing.
+    """Interface of a judge: returns a verdict for each reply, whose fields are None where the judge cannot decide.
+
+    A judge does not depend on the attack or the method.
 
     >>> from derta.judges import JUDGES
     >>> judge: Judge = JUDGES["refusal"]()
@@ -30,68 +32,68 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """The judge's name in verdicts, files and reports."""
+        """Name of the judge in verdicts, file names and reports."""
         ...
 
     @property
     def measures(self) -> Measure:
-        """The field of its verdicts that a rate counts."""
+        """Name of the verdict field that a rate counts."""
         ...
 
     @property
     def uses_model(self) -> bool:
-        """Whether verdicts are expensive: they are then kept one by one as they come."""
+        """True if the judge runs a model: its verdicts are expensive, so each is written as soon as it is returned."""
         ...
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
-        """One verdict a case, in order, without holding all cases."""
+        """Yield one verdict per case, in order, without loading all cases into memory."""
         ...
 
 
 JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
-"""A user's judge of one case: a yes or no, None where it cannot tell, or a whole verdict."""
+"""A custom judge function of one case. It returns a bool, None if it cannot decide, or a complete verdict."""
 
 
 class Engine(Protocol):
-    """A model behind one interface: local, served, or scripted.
+    """Interface of an inference engine: a local, served or scripted model.
 
     >>> from derta.engines.scripted import ScriptedModel
     >>> model: Engine = ScriptedModel({"direct:7": "Sorry, no."})
     """
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Greedy replies, exactly one a prompt, in any order, each as soon as it is known."""
+        """Yield one greedy reply per prompt, in any order, as soon as each is complete."""
         ...
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """The log-probability of each token of each continuation, after its prompt (and prefill)."""
+        """Return the log-probability of each token of each continuation, after its prompt and prefill."""
         ...
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """At each position of each continuation, the probability that a refusal token comes there instead.
+        """Return the probability that the next token is a refusal token, at each position of each continuation.
 
-        The list is one longer than the continuation has tokens: the last entry stands after all of it.
+        Each list has one entry more than its continuation has tokens: the last is the probability after all tokens.
         """
         ...
 
 
 class ProgressTask(Protocol):
-    """One running progress bar."""
+    """Interface of a progress bar."""
 
     def update(self, completed: int) -> None:
-        """Set how many items are done."""
+        """Set the number of completed items."""
         ...
 
     def set_total(self, total: int) -> None:
-        """Set how many items there will be."""
+        """Set the total number of items."""
         ...
 
 
 class Progress(Protocol):
-    """A progress display: `with progress.task("replies", total=9) as task: task.update(3)`."""
+    """Interface of a progress display: `with progress.task("replies", total=9) as task: task.update(3)`."""
 
     def task(self, description: str, *, total: int) -> AbstractContextManager[ProgressTask]:
-        """Show a bar while the block runs."""
+        """Show a progress bar while the block runs."""
         ...
 
 
@@ -104,18 +106,18 @@ class _SilentTask:
 
 
 class NoProgress:
-    """Show nothing: the default in notebooks and scripts."""
+    """Progress display without output, the default in notebooks and scripts."""
 
     @contextmanager
     def task(self, description: str, *, total: int) -> Generator[ProgressTask]:
-        """Run the block without a display."""
+        """Run the block without a progress bar."""
         del description, total
         yield _SilentTask()
 
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """How a caller follows long work: a progress display and a standard logger. The pipeline never prints.
+    """Configuration of a run's output: a progress display and a standard logger. The pipeline never prints.
 
     >>> Display().logger.name
     'derta'

@@ -1,7 +1,7 @@
-"""The records that cross a border between stages, one JSON object a line.
+"""Records that stages exchange, in memory or as JSONL files with one JSON object per line.
 
-Every stage reads and writes these and nothing else, so that each can be run, stopped, resumed,
-replaced or fed with outputs published by others.
+These records are the only input and output of a stage, so each stage can be run, stopped, resumed or replaced, or use
+outputs that others published.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ Role = Literal["system", "user", "assistant"]
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
 Measure = Literal["harmful", "refused", "correct"]
-"""The field of a verdict that a rate counts: attack success, refusals, accuracy."""
+"""Name of the verdict field that a rate counts: attack success, refusals, accuracy."""
 ReplyKey = tuple[str, int]
-"""The id of a prompt and the number of a sample of its reply: what a reply and its verdicts share."""
+"""Id of a prompt and sample number of its reply: the key that a reply shares with its verdicts."""
 ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "comply", "degenerate", "empty"]
 
 
 REFUSAL_WORDS = ("Sorry",)
-"""The paper's."""
+"""The paper's refusal word."""
 
 NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
-"""What attacks, judges and methods may be called: names of files are made of their names."""
+"""Format of the names of attacks, judges and methods, which are part of file names."""
 NAME_LETTERS = "letters, digits, '_', '-' and '.'"
 
 
 def short_hash(*parts: str) -> str:
-    """Name a text by its content: 16 hex digits, the same on every machine.
+    """Compute a content hash of texts: 16 hex digits, the same on every machine.
 
     >>> short_hash("a", "b") == short_hash("a", "b") != short_hash("ab")
     True
@@ -41,7 +41,7 @@ def short_hash(*parts: str) -> str:
 
 
 class Record(BaseModel):
-    """A frozen row with no field that its reader does not know."""
+    """Base class of records: frozen, and unknown fields are a validation error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class Message(Record):
 
 
 class Triple(Record):
-    """A harmful query with a safe and a harmful response to it (the paper's q, r, r-hat).
+    """A harmful query with a safe and a harmful response (the paper's q, r, r-hat).
 
     >>> triple = Triple(query="How do I brew it?", safe="Sorry, I can't help.", harmful="Boil the roots.")
     >>> triple.id == Triple(**triple.model_dump()).id
@@ -73,17 +73,18 @@ class Triple(Record):
 
     @property
     def id(self) -> str:
-        """The content's hash: randomness that belongs to a row follows the row, not its place in a file."""
+        """Hash of the content, the seed of the row's random draws: they do not depend on its position in a file."""
         return short_hash(self.query, self.safe, self.harmful)
 
 
 class Example(Record):
-    """A helpful conversation, whose last message is the assistant's and the only one learned; or raw text.
+    """A helpful training example: a conversation that ends with an assistant message, or raw text.
 
-    A raw `text` is wrapped by no template: all of it is learned, and the end after it.
+    Only the last message of a conversation has labels. A raw `text` is formatted by no template, and all of its tokens
+    and the EOS token after it have labels.
 
-    >>> asked, answer = Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")
-    >>> Example(messages=(asked, answer)).messages[-1].content, Example(text="A guide to bread.").messages
+    >>> question, answer = Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")
+    >>> Example(messages=(question, answer)).messages[-1].content, Example(text="A guide to bread.").messages
     ('Bake it.', ())
     """
 
@@ -98,24 +99,24 @@ class Example(Record):
                 raise ValueError("an example carries messages or a raw text, not both")
             return self
         if len(self.messages) < 2 or self.messages[-1].role != "assistant":
-            raise ValueError("messages must end with an assistant's answer to somebody")
+            raise ValueError("messages must end with an assistant's answer to another message")
         if not all(message.content.strip() for message in self.messages):
             raise ValueError("messages must not be empty")
         return self
 
     @property
     def id(self) -> str:
-        """The content's hash, as for `Triple.id`."""
+        """Hash of the content, as in `Triple.id`."""
         if self.text is not None:
             return short_hash("text", self.text)
         return short_hash(*(f"{m.role}\x1e{m.content}" for m in self.messages))
 
 
 class Request(Record):
-    """What somebody asks for, before any attack dresses it up.
+    """A user request, the input of an attack.
 
-    `answer` is the reference (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks; `steps` are reference
-    steps of a harmful answer, of which the judge `steps` counts those that a reply gives.
+    `answer` is the reference answer (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks; `steps` are the
+    reference steps of a harmful answer: the judge `steps` counts those in a reply.
 
     >>> Request(id="7", text="How do I bake bread?").answer is None
     True
@@ -130,19 +131,18 @@ class Request(Record):
 
 
 class PrefillDepth(Record):
-    """The part of a harmful answer that a prompt prefills: a percentage of its words, or a number of tokens."""
+    """Prefill depth: the part of a harmful answer that is prefilled, as a percentage of its words or a token count."""
 
     amount: float = Field(ge=0)
     unit: Literal["%", "tokens"]
 
 
 class Decoding(Record):
-    """How an attacker who holds the weights bends greedy decoding: some texts are never completed.
+    """Settings of greedy decoding with banned texts, for attackers with access to the weights.
 
-    A token that would complete a text of `banned` gives way to the likeliest that does not. With `top_k`, only the
-    likeliest `top_k` tokens are candidates: where all of them are banned, the first choice is kept. `steps` is the
-    number of tokens from the reply's start on for which this holds (None: all); `ban_end` bans the end of the reply
-    for as long.
+    A token that would complete a text of `banned` is replaced by the most likely token that does not. With `top_k`,
+    only the `top_k` most likely tokens are candidates; if all of them are banned, the most likely one is generated. The
+    ban applies to the first `steps` tokens of the reply (None: to all). With `ban_end`, stop tokens are banned too.
     """
 
     banned: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -153,14 +153,15 @@ class Decoding(Record):
     @model_validator(mode="after")
     def _ends_some_time(self) -> Decoding:
         if self.ban_end and self.steps is None:
-            raise ValueError("ban_end needs steps: a reply must be able to end")
+            raise ValueError("ban_end needs steps, because a reply must be able to end")
         return self
 
 
 class Cost(Record):
-    """What finding a prompt took: replies asked of the target, of the attacker, scores asked, tokens, seconds.
+    """Cost of the search for a prompt: queries of the target, the attacker and the judge, tokens, and seconds.
 
-    `target_queries` counts likelihoods too; `tokens` are those that target and attacker wrote, where they tell.
+    `target_queries` counts likelihoods and replies; `tokens` counts the output tokens of target and attacker, if their
+    engines return token counts.
     """
 
     target_queries: int = 0
@@ -171,18 +172,22 @@ class Cost(Record):
 
 
 class Prompt(Record):
-    """What the model is shown. `chat` prompts carry messages, `raw` prompts carry text that no template wraps.
+    """The input of the model: `chat` prompts have messages, `raw` prompts have text that no chat template formats.
 
-    `prefill` is the start of the assistant's turn (chat only), `depth` its part of the harmful answer; a reply
-    continues it. `request` is the original request that judges see, None where it is not known. `variant` tells the
-    settings of an attack apart (`50%` of a prefill, `stack` of a CodeAttack). `decoding` is for attacks on the decode
-    loop, and `cost` tells what a search took to find the prompt. `answer` and `steps` are the request's references.
+    Attributes:
+        request: The original request, the judges' input; None if it is unknown.
+        foreign: The prompt of a reply that others published. Its id is its position in the file, and it has no messages
+            if the file has replies only.
+        variant: Setting of the attack, such as `50%` of a prefill or `stack` of a CodeAttack.
+        prefill: Start of the assistant's turn (chat only); the reply continues it.
+        depth: The part of the harmful answer in the prefill.
+        decoding: Settings of an attack on the decoding loop.
+        cost: Cost of the search for the prompt.
+        answer: The request's reference answer.
+        steps: The request's reference steps.
 
-    A `foreign` prompt belongs to a reply that others published: its id is made from its place in the file, and it may
-    have no messages, where only the reply is known.
-
-    >>> asked = (Message(role="user", content="How do I bake bread?"),)
-    >>> Prompt(id="direct:7", request_id="7", request="How do I bake bread?", attack="direct", messages=asked).mode
+    >>> messages = (Message(role="user", content="How do I bake bread?"),)
+    >>> Prompt(id="direct:7", request_id="7", request="How do I bake bread?", attack="direct", messages=messages).mode
     'chat'
     """
 
@@ -215,7 +220,7 @@ class Prompt(Record):
 
     @property
     def cell(self) -> str:
-        """The name of the summary cell that this prompt counts in: its attack and variant, or its data set.
+        """Name of the prompt's cell in the summary: its attack and variant, or its dataset.
 
         >>> Prompt(id="1", request_id="r", request="?", attack="prefill", variant="50%", mode="raw", text="?").cell
         'prefill@50%'
@@ -227,10 +232,10 @@ class Prompt(Record):
 
 
 class Reply(Record):
-    """What the model wrote after a prompt (and after its prefill, which is not repeated here).
+    """The output of the model for a prompt, without the prefill.
 
-    `token_starts[i]` is the character of `text` at which token i begins, so that a place in the text can be told in
-    tokens; replies that others published have neither ids nor starts. `sample` numbers the replies to one prompt.
+    `token_starts[i]` is the character offset of token i in `text`, which converts positions in the text to tokens;
+    replies that others published have neither token ids nor offsets. `sample` numbers the replies to one prompt.
 
     >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
     0
@@ -245,7 +250,7 @@ class Reply(Record):
 
     @property
     def key(self) -> ReplyKey:
-        """What tells the reply from all others of one model.
+        """Key of the reply, unique among the replies of one model.
 
         >>> Reply(prompt_id="direct:7", text="No.", sample=2).key
         ('direct:7', 2)
@@ -254,11 +259,11 @@ class Reply(Record):
 
 
 class Verdict(Record):
-    """One judge's word on one reply. What a judge did not or could not tell is None, never False.
+    """The output of one judge for one reply. Fields that the judge did not or could not decide are None, never False.
 
-    `refusal_at` is the character of the reply at which its first refusal begins. `score` is the number in [0, 1] behind
-    a yes or no (a probability, a grade), where a judge has one. `retry` marks a verdict that is missing because the
-    judge's engine failed, so that judging again may help.
+    `refusal_at` is the character offset of the first refusal in the reply. `score` is the judge's number in [0, 1]
+    before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is the reason for a
+    missing verdict: judging again may succeed.
 
     >>> Verdict(prompt_id="direct:7", judge="refusal", refused=True, refusal_at=0).harmful is None
     True
@@ -278,11 +283,11 @@ class Verdict(Record):
 
     @property
     def key(self) -> ReplyKey:
-        """The key of the judged reply."""
+        """Key of the judged reply."""
         return self.prompt_id, self.sample
 
     def outcome(self, measure: Measure) -> bool | None:
-        """The field that a measure counts; None is unscored.
+        """Return the field that a measure counts; None if it is unscored.
 
         >>> Verdict(prompt_id="1", judge="harm", harmful=True).outcome("harmful")
         True

@@ -1,4 +1,4 @@
-"""The numbers of a run: what `summary.json` holds and the report draws. Rates are fractions in [0, 1]."""
+"""Results of a run, the format of `summary.json` and the input of the report. Rates are fractions in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS_WITH_THE_FIRST = "methods with the first"
 
 
 class Place(NamedTuple):
-    """The prompts that one cell counts: a shown name, and the attack, variant or data set that it is made of."""
+    """Key of a cell: the displayed name of its prompts, and the attack, variant or dataset that the name contains."""
 
     suite: CellSuite
     name: str
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def place_of(prompt: Prompt, *, by_category: bool = False) -> Place:
-    """The place that a prompt counts in: its attack and variant, or its data set; and its category, if asked.
+    """Return the key of a prompt's cell: its attack and variant, or its dataset; `by_category` adds its category.
 
     >>> prompt = Prompt(id="1", request_id="r", attack="prefill", variant="50%", mode="raw", text="?", category="a")
     >>> place_of(prompt)
@@ -39,11 +39,14 @@ def place_of(prompt: Prompt, *, by_category: bool = False) -> Place:
 
 
 class Cell(Record):
-    """One rate of one method: `value` in [low, high] over `scored` cases; `unscored` more could not be judged.
+    """One rate of one method: `value` in [low, high] over `scored` cases; `unscored` cases have no verdict.
 
-    `measure` says what the rate counts: replies that are `harmful`, `refused` or `correct`, or a share that an
-    analysis names. `seed` is None where seeds are pooled; `category` is None where all categories are. `name` is shown;
-    `attack`, `variant` and `dataset` are what it is made of, None where it is made of something else.
+    Attributes:
+        measure: The outcome that the rate counts: `harmful`, `refused` or `correct` replies, or a share that an
+            analysis defines.
+        seed: None if seeds are pooled.
+        category: None if categories are pooled.
+        name: The displayed name. `attack`, `variant` and `dataset` are its parts, None if it does not contain them.
 
     >>> from derta.stats import rate
     >>> place = Place("attack", "prefill@50%", attack="prefill", variant="50%")
@@ -70,9 +73,9 @@ class Cell(Record):
 
 
 class Comparison(Record):
-    """Two methods on the same prompts (paired): exact McNemar, Holm-corrected over all comparisons of a `question`.
+    """Paired comparison of two methods on the same prompts: exact McNemar test, Holm-corrected within a `question`.
 
-    `derta.compare` makes them:
+    `derta.compare` returns it:
 
     >>> from derta.metrics.comparisons import compare
     >>> from derta.records import Verdict
@@ -103,10 +106,13 @@ class Comparison(Record):
 
 
 class Curve(Record):
-    """A line of a plot: `y` (and its band) over `x`.
+    """A curve of a plot: `y`, with an optional band from `low` to `high`, over `x`.
 
-    `refusal_position`: cumulative share of refusals that have begun by token x. `refusal_probability`: mean probability
-    of a refusal token at token x of a harmful answer. `prefill_depth`: rate over the share x of the answer prefilled.
+    The `kind` is one of:
+
+    - `refusal_position`: cumulative share of the refusals that start at or before token x.
+    - `refusal_probability`: mean probability of a refusal token at token x of a harmful answer.
+    - `prefill_depth`: rate over the prefilled share x of the answer.
     """
 
     kind: CurveKind
@@ -122,7 +128,7 @@ class Curve(Record):
 
 
 class Transcript(Record):
-    """One prompt, a method's reply to it, and what the judges said."""
+    """A prompt, a method's reply, and the judges' verdicts."""
 
     method: str
     seed: int | None
@@ -132,7 +138,7 @@ class Transcript(Record):
 
 
 class Summary(Record):
-    """What `summary.json` holds. `notes` are plain sentences a reader must know (counts of dropped rows …).
+    """Contents of `summary.json`. `notes` are sentences for the reader of the report, such as counts of dropped rows.
 
     >>> Summary(title="a run", recipe="a run", versions={}, cells=()).comparisons
     ()
@@ -149,5 +155,5 @@ class Summary(Record):
 
 
 def cell_of(rate: Rate, *, place: Place, method: str, seed: int | None, judge: str, measure: str) -> Cell:
-    """A cell with a rate's numbers."""
+    """Build a cell from a rate and the key of its prompts."""
     return Cell(method=method, seed=seed, judge=judge, measure=measure, **place._asdict(), **rate._asdict())

@@ -1,4 +1,4 @@
-"""A run's folder: what it was made from, and what may be added to it."""
+"""Run folders: their manifest (recipe, versions, commit, input hashes), and the checks before a run resumes."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ from derta.errors import RunError
 from derta.files import write_text
 from derta.records import short_hash
 
-_TORN = "manifest.json.partial"  # all that a kill leaves behind while a run begins
+_PARTIAL_MANIFEST = "manifest.json.partial"  # the only file in the folder if a run is killed while it starts
 PACKAGES = ("derta", "torch", "transformers", "accelerate", "peft", "tokenizers", "trl", "vllm")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that can change a result."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that can change a result."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
-    """The source checkout's commit, or None for an installed package."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the commit of the source checkout; None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Compute the SHA-256 hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_run(folder: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path]) -> Path:
-    """Begin a run, or go on with one that was begun with the same recipe and the same inputs.
+    """Start a run, or resume one with the same recipe and the same input files.
 
     Returns:
-        The folder, with a `manifest.json` in it.
+        The folder, with a `manifest.json`.
 
     Raises:
-        RunError: the folder holds another recipe's run, holds files but no manifest, or an input changed.
+        RunError: the folder has the run of another recipe, has files but no manifest, or an input file changed.
     """
     manifest_path = folder / "manifest.json"
-    made_of = _made_of(recipe, inputs)
+    origin = _origin_of(recipe, inputs)
     if manifest_path.exists():
-        _check_same(folder, _read_manifest(manifest_path), **made_of)
+        _check_same(folder, _read_manifest(manifest_path), **origin)
         return folder
-    if folder.exists() and (not folder.is_dir() or any(path.name != _TORN for path in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != _PARTIAL_MANIFEST for path in folder.iterdir())):
         raise RunError(
-            f"{folder}: expected a new folder or a run's, got files without a manifest; choose another --out"
+            f"{folder}: expected a new folder or a run folder, got files without a manifest; choose another --out"
         )
-    manifest = {"recipe": made_of["recipe"], "versions": versions(), "commit": commit(), "inputs": made_of["inputs"]}
+    manifest = {"recipe": origin["recipe"], "versions": versions(), "commit": commit(), "inputs": origin["inputs"]}
     write_text(manifest_path, json.dumps(manifest, indent=2) + "\n")
     return folder
 
@@ -76,10 +76,10 @@ def _origin_path(model: Path) -> Path:
 
 
 def check_new_model(model: Path) -> None:
-    """Fail before any work if a model is there that nobody is at work on.
+    """Check that an output path has no finished model, before any work starts.
 
     Raises:
-        RunError: it is there.
+        RunError: the path exists, and its training is not in progress.
     """
     if model.exists() and not _origin_path(model).exists():
         raise RunError(f"{model}: expected a new folder, found one; choose another --out, or delete it")
@@ -89,37 +89,37 @@ def check_new_model(model: Path) -> None:
 def record_origin(
     model: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path], is_main_process: bool = True
 ) -> Generator[None]:
-    """Keep beside a model, until the block is through, what it is made of: nothing else goes on from its checkpoints.
+    """Write the recipe and input hashes of a model to `<model>.origin.json` while the block runs.
 
-    Of several processes one is to write that, as if `is_main_process`.
+    The file lets only the same recipe and inputs resume from the model's checkpoints. Only the main process writes it.
 
     Raises:
-        RunError: the model or checkpoints of it are there, and made of something else or of nobody knows what.
+        RunError: the model or its checkpoints exist, and their recipe or inputs differ or are unknown.
     """
-    origin_path, made_of = _origin_path(model), _made_of(recipe, inputs)
-    for place in _begun(model):
+    origin_path, origin = _origin_path(model), _origin_of(recipe, inputs)
+    for folder in _existing_outputs(model):
         if not origin_path.exists():
-            raise RunError(f"{place}: expected a new folder, found one; choose another --out, or delete it")
-        _check_same(place, _read_manifest(origin_path), **made_of)
+            raise RunError(f"{folder}: expected a new folder, found one; choose another --out, or delete it")
+        _check_same(folder, _read_manifest(origin_path), **origin)
     if is_main_process:
-        write_text(origin_path, json.dumps(made_of, indent=2) + "\n")
+        write_text(origin_path, json.dumps(origin, indent=2) + "\n")
     finished = False
     try:
         yield
         finished = True
     finally:
-        if is_main_process and (finished or not _begun(model)):
+        if is_main_process and (finished or not _existing_outputs(model)):
             origin_path.unlink()
 
 
-def _begun(model: Path) -> list[Path]:
-    """The model's folder and that of its checkpoints, as far as they hold something."""
-    places = (model, model.with_name(model.name + ".checkpoints"))
-    return [place for place in places if place.is_dir() and any(place.iterdir())]
+def _existing_outputs(model: Path) -> list[Path]:
+    """Return those of the model's folder and its checkpoint folder that exist and are not empty."""
+    folders = (model, model.with_name(model.name + ".checkpoints"))
+    return [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
 
 
-def _made_of(recipe: Mapping[str, Any], inputs: Iterable[Path]) -> dict[str, Any]:
-    """A recipe as JSON gives it back, and the hashes of the files that are there."""
+def _origin_of(recipe: Mapping[str, Any], inputs: Iterable[Path]) -> dict[str, Any]:
+    """Return a recipe as parsed from JSON, and the hashes of the input files that exist."""
     hashes = {str(path): hash_file(path) for path in sorted(set(inputs)) if path.is_file()}
     return {"recipe": json.loads(json.dumps(recipe)), "inputs": hashes}
 
@@ -130,7 +130,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: expected a run's manifest in JSON ({error}); choose another --out") from error
     if not isinstance(manifest, dict) or not {"recipe", "inputs"} <= set(manifest):
-        raise RunError(f"{path}: expected a run's manifest, got another file of that name; choose another --out")
+        raise RunError(f"{path}: expected a run's manifest, got JSON without its keys; choose another --out")
     return manifest
 
 
@@ -143,7 +143,7 @@ def _check_same(folder: Path, old: dict[str, Any], *, recipe: Mapping[str, Any],
         )
     changed = [path for path, digest in inputs.items() if old["inputs"].get(path, digest) != digest]
     if changed:
-        raise RunError(f"{folder}: {changed[0]} has changed since this run began; choose another --out")
+        raise RunError(f"{folder}: {changed[0]} has changed since this run started; choose another --out")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterable[str]:
@@ -155,7 +155,11 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterable[str]:
 
 
 def finish_folder(partial: Path, final: Path) -> None:
-    """Give a folder its name once everything in it is written."""
+    """Rename a folder to its final name after all of its files are written.
+
+    Raises:
+        RunError: the folder cannot be renamed.
+    """
     try:
         partial.replace(final)
     except OSError as error:
@@ -163,16 +167,16 @@ def finish_folder(partial: Path, final: Path) -> None:
 
 
 def identify(function: Callable[..., object], *, version: str | None = None) -> str:
-    """Name a user's function for a manifest: by its name and its source or, if given, its `version`.
+    """Return the identity of a user's function for a manifest: its name with a hash of its source, or its `version`.
 
-    A resumed run compares these names, so a function that was edited is another function. Values that a function
-    captures do not count: give a `version` that tells them apart.
+    A resumed run compares these identities, so an edited function is a different one. Values that a function captures
+    are not part of its source: pass a `version` to distinguish them.
 
     >>> identify(hash_file) == identify(hash_file), identify(hash_file, version="2")
     (True, 'hash_file@2')
 
     Raises:
-        RunError: there is neither a source (a builtin, or a function typed in a console) nor a `version`.
+        RunError: the source cannot be read (a builtin, or a function from a console), and there is no `version`.
     """
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     if version is not None:
@@ -181,7 +185,7 @@ def identify(function: Callable[..., object], *, version: str | None = None) -> 
         source = inspect.getsource(function)
     except (OSError, TypeError) as error:
         raise RunError(
-            f"{name}: expected a function whose source can be read, so that a resumed run can tell whether it changed, "
+            f"{name}: expected a function whose source can be read, so that a resumed run can detect changes, "
             f"got none; give it a `version=`"
         ) from error
     return f"{name}@{short_hash(textwrap.dedent(source))}"

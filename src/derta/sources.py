@@ -1,4 +1,4 @@
-"""Rows of any file, `datasets` folder or hub data set, each with its place, so that an error names file and line."""
+"""Loading of rows from files, `datasets` folders and hub datasets, with a location (file and line) for errors."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ SEPARATOR = "====="
 
 
 class Row(NamedTuple):
-    """One parsed row, and its place (`file:line`, or `data set, row n`)."""
+    """One parsed row, with its location (`file:line`, or `dataset[split], row n`)."""
 
     where: str
     value: Any
 
 
 def read_rows(source: str | Path, *, split: str = "train", separator: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a file (`.json` list, `.jsonl`, `.csv`, `.parquet`), a folder or a hub data set (`org/name`).
+    """Yield the rows of a file (`.json` list, `.jsonl`, `.csv`, `.parquet`), a folder or a hub dataset (`org/name`).
 
-    A folder is one that `datasets` wrote (`save_to_disk`) or that `datasets.load_dataset` can read.
+    A folder is the output of `save_to_disk` of `datasets`, or in a format that `datasets.load_dataset` can load.
 
     Args:
-        source: A path, or a hub id where no file or folder of that name exists.
-        split: The split of a hub data set or a folder; a file has none.
-        separator: If given, any other kind of file is text, whose rows are what is between two such lines.
+        source: A path, or a hub id if no file or folder has that name.
+        split: The split of a hub dataset or a folder; files have no splits.
+        separator: Separator line of text files. If set, files of all other formats are parsed as text, and the parts
+            between two separator lines are the rows.
 
     Raises:
-        DataError: nothing of that name, a kind of file that is not read here, malformed content, or no rows at all.
+        DataError: the source does not exist, has an unknown format, is malformed, or has no rows.
     """
     count = 0
     for row in _rows_of(source, split=split, separator=separator):
         count += 1
         yield row
     if not count:
-        raise DataError(f"{source}: expected rows, the file holds none; check that it was written whole")
+        raise DataError(f"{source}: expected rows, the file holds none; check that it is complete")
 
 
 def read_entries(path: str | Path, *, separator: str = SEPARATOR) -> list[object]:
-    """Return the rows of a file that a user brings, or the parts of a text file between separator lines.
+    """Load the rows of a user's file, or the parts of a text file between separator lines.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, is malformed, or holds nothing.
+        DataError: the file is missing, not UTF-8, malformed or empty.
     """
     return [row.value for row in read_rows(Path(path), separator=separator)]
 
@@ -58,23 +59,23 @@ def read_entries(path: str | Path, *, separator: str = SEPARATOR) -> list[object
 def read_texts(
     path: str | Path, *, what: str, fields: tuple[str, ...] = ("text",), separator: str = SEPARATOR
 ) -> tuple[str, ...]:
-    """Return the texts of a file that a user brings: strings, or a field of its rows; `what` names one in errors.
+    """Load the texts of a user's file: strings, or a field of its rows. Errors call an entry `what`.
 
     Raises:
-        DataError: as `read_entries`, or an entry without text; it is named by its number, from 1 on.
+        DataError: the file is invalid (see `read_entries`), or an entry has no text; the error has its number, from 1.
     """
     entries = enumerate(read_entries(path, separator=separator), start=1)
     return tuple(text_of_entry(entry, fields=fields, where=f"{path}, {what} {number}") for number, entry in entries)
 
 
 def text_of_entry(entry: object, *, fields: tuple[str, ...], where: str) -> str:
-    """Return the text of an entry: the entry itself, or the first of the fields that it has.
+    """Return the text of an entry: the entry itself, or its first field among `fields`.
 
     >>> text_of_entry({"name": "a", "prompt": "Ask"}, fields=("text", "prompt"), where="file, entry 1")
     'Ask'
 
     Raises:
-        DataError: there is none, or it is empty.
+        DataError: the entry has no text, or an empty text.
     """
     value: object = entry
     if isinstance(entry, dict):
@@ -86,7 +87,7 @@ def text_of_entry(entry: object, *, fields: tuple[str, ...], where: str) -> str:
 
 
 def fields_of(row: Row) -> Mapping[str, Any]:
-    """Return the row as a mapping from field to value.
+    """Return the row as a mapping from field names to values.
 
     Raises:
         DataError: the row is a string, a number or a list.
@@ -113,13 +114,13 @@ def _rows_of(source: str | Path, *, split: str, separator: str | None) -> Iterat
     if _is_hub_id(source):
         return _hub_rows(str(source), split=split)
     raise DataError(
-        f"{source}: expected an existing file ({' '.join(FILE_KINDS)}), a folder of `datasets`, or a hub data set "
+        f"{source}: expected an existing file ({' '.join(FILE_KINDS)}), a folder of `datasets`, or a hub dataset "
         "`org/name`, found none; check the path"
     )
 
 
 def source_name(source: str | Path) -> str:
-    """Name a source in a record's `source`: a file's name without its ending, a folder's name, or a hub id."""
+    """Return the value of a record's `source` field: a file name without its extension, a folder name, or a hub id."""
     return str(source) if _is_hub_id(source) else Path(source).stem
 
 
@@ -157,7 +158,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def csv_records(text: str, *, where: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (file:line, cells) of each CSV record; the line is the record's last."""
+    """Parse CSV text and yield (file:line, cells) of each record; the line is the record's last."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
@@ -190,12 +191,12 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             rows = (value for batch in file.iter_batches() for value in batch.to_pylist())
             for index, value in enumerate(rows):
                 yield Row(f"{path}[{index}]", value)
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+    except (OSError, ValueError) as error:  # base classes of pyarrow's errors
         raise DataError(f"{path}: not a parquet file ({_one_line(error)}); fetch it again") from error
 
 
 def _text_rows(path: Path, separator: str) -> Iterator[Row]:
-    """Yield what is between two separator lines, without the blanks around it; empty parts are left out."""
+    """Yield the parts of a text file between separator lines, stripped of white space; empty parts are skipped."""
     parts: list[tuple[int, list[str]]] = [(1, [])]
     for number, line in enumerate(decode(read_bytes(path), where=str(path)).splitlines(), start=1):
         if line.strip() == separator:
@@ -215,7 +216,7 @@ def _hub_rows(name: str, *, split: str) -> Iterator[Row]:
         rows: Any = load_dataset(name, split=split)
     except (OSError, ValueError, DatasetsError) as error:  # not found, no network, unknown split or configuration
         raise DataError(
-            f"{name}: no file of that name, and the hub data set's split {split!r} cannot be loaded "
+            f"{name}: no file of that name, and the hub dataset's split {split!r} cannot be loaded "
             f"({_one_line(error)}); check the name, the split and the network"
         ) from error
     for index, value in enumerate(rows):
@@ -243,20 +244,20 @@ def _folder_rows(folder: Path, *, split: str) -> Iterator[Row]:
 
 
 def read_zip(path: Path, *, pattern: str) -> list[tuple[str, bytes]]:
-    """Return the members of a zip archive whose names end in `pattern`, as (name, bytes), in the order of their names.
+    """Load the members of a zip archive whose names match `pattern`, as (name, bytes), sorted by name.
 
     Raises:
-        DataError: the file is missing or no zip archive, or no member has such a name.
+        DataError: the file is missing or not a zip archive, or no member name matches.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
             names = sorted(name for name in archive.namelist() if PurePath(name).match(pattern))
-            found = [(name, archive.read(name)) for name in names]
+            members = [(name, archive.read(name)) for name in names]
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: expected a zip archive, got another file ({error}); fetch it again") from error
-    if not found:
+    if not members:
         raise DataError(f"{path}: expected files named {pattern} in the archive, found none")
-    return found
+    return members
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Intervals and tests for rates. A rate is never given without its denominator and interval."""
+"""Confidence intervals and significance tests for rates; each rate has its denominator and its interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Rate(NamedTuple):
-    """A share of `scored` cases with its 95 % Wilson interval, as fractions; None where nothing was scored.
+    """Share of `scored` cases with its 95 % Wilson interval, as fractions; None if no case was scored.
 
     >>> rate([True, False, None]).unscored
     1
@@ -23,7 +23,7 @@ class Rate(NamedTuple):
 
 
 def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a rate.
+    """Compute the Wilson score interval of a rate.
 
     >>> low, high = wilson_interval(2, 40)
     >>> round(low, 3), round(high, 3)
@@ -35,7 +35,7 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
 
 
 def rate(outcomes: Sequence[bool | None]) -> Rate:
-    """The share of True among the scored outcomes; None counts as unscored.
+    """Compute the share of True among the scored outcomes; None counts as unscored.
 
     >>> rate([True, False, None]).value, rate([True, False, None]).unscored, rate([None]).value
     (0.5, 1, None)
@@ -45,7 +45,7 @@ def rate(outcomes: Sequence[bool | None]) -> Rate:
 
 
 def rate_of_counts(successes: int, *, scored: int, unscored: int = 0) -> Rate:
-    """The rate of outcomes that were only counted, as those of files that are too long to hold.
+    """Compute a rate from counts, for files that are too large to load.
 
     >>> rate_of_counts(1, scored=2, unscored=1) == rate([True, False, None])
     True
@@ -57,7 +57,7 @@ def rate_of_counts(successes: int, *, scored: int, unscored: int = 0) -> Rate:
 
 
 class PairedTest(NamedTuple):
-    """Two methods on the same prompts: how often only one of them succeeded, and the exact McNemar p-value."""
+    """Result of a paired test of two methods: the counts of prompts on which only one succeeded, and the p-value."""
 
     only_first: int
     only_second: int
@@ -66,7 +66,7 @@ class PairedTest(NamedTuple):
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
-    """Exact two-sided McNemar test of two methods on the same prompts, in the same order.
+    """Compute the exact two-sided McNemar test of two methods on the same prompts, in the same order.
 
     >>> mcnemar([True] * 6 + [False], [False] * 7)
     PairedTest(only_first=6, only_second=0, pairs=7, p_value=0.03125)
@@ -79,9 +79,12 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
 
 
 def sign_test(differences: Sequence[float]) -> PairedTest:
-    """Exact two-sided sign test of two methods' mean outcomes prompt by prompt; with one seed it is McNemar's.
+    """Compute the exact two-sided sign test of two methods' mean outcomes by prompt; with one seed, McNemar's test.
 
-    Several seeds on one prompt are not several prompts: a prompt is one pair, won by the method with the higher mean.
+    The seeds of one prompt are not independent, so each prompt is one pair: the method with the higher mean succeeds.
+
+    Args:
+        differences: The first method's mean minus the second's, for each prompt.
 
     >>> sign_test([1.0] * 6 + [0.0]) == mcnemar([True] * 6 + [False], [False] * 7)
     True
@@ -92,13 +95,13 @@ def sign_test(differences: Sequence[float]) -> PairedTest:
 
 
 def _sign_p_value(first: int, second: int) -> float:
-    """Return the two-sided p-value of a fair coin's `first` heads and `second` tails; 1 for none of either."""
+    """Compute the two-sided p-value of `first` heads and `second` tails of a fair coin; 1 if both are 0."""
     total, fewer = first + second, min(first, second)
     return min(1.0, 2 * sum(comb(total, i) for i in range(fewer + 1)) / 2**total)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm-adjusted p-values, in the order given: compare each with the level wanted for the whole family.
+    """Compute Holm-adjusted p-values, in input order; compare each with the significance level of the whole family.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -114,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def cohen_kappa(*, both: int, only_first: int, only_second: int, neither: int) -> float | None:
-    """Agreement beyond chance; None where nothing was judged, or where both judges always say one and the same.
+    """Compute Cohen's kappa; None without cases, or if both judges always return the same single value.
 
     >>> cohen_kappa(both=20, only_first=5, only_second=10, neither=15)
     0.4
@@ -132,7 +135,7 @@ def cohen_kappa(*, both: int, only_first: int, only_second: int, neither: int) -
 
 
 class Mean(NamedTuple):
-    """A mean with its 95 % bootstrap interval; None where nothing was measured, no interval for a single value."""
+    """Mean with its 95 % bootstrap interval; None without values, and without an interval for a single value."""
 
     value: float | None
     low: float | None
@@ -141,7 +144,7 @@ class Mean(NamedTuple):
 
 
 def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Mean:
-    """The mean of values and its percentile bootstrap interval; the same seed gives the same interval.
+    """Compute the mean of values and its percentile bootstrap interval, which `seed` makes reproducible.
 
     >>> bootstrap_mean([0.25] * 8), bootstrap_mean([]).value
     (Mean(value=0.25, low=0.25, high=0.25, measured=8), None)
@@ -156,30 +159,31 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2
     data = np.asarray(values, dtype=float)
     if data.min() == data.max():
         return Mean(values[0], values[0], values[0], len(values))
-    found = bootstrap(
+    result = bootstrap(
         (data,), np.mean, n_resamples=resamples, batch=100, method="percentile", rng=np.random.default_rng(seed)
     )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     return Mean(float(data.mean()), float(low), float(high), len(values))
 
 
 def rate_over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
-    """One rate of several seeds: `outcomes[i]` are the seeds' outcomes on prompt i.
+    """Compute one rate over several seeds, where `outcomes[i]` are the outcomes of all seeds on prompt i.
 
-    Seeds answer the same prompts, so that n prompts times s seeds are fewer than n*s independent cases, and a plain
-    Wilson interval would be too tight. It is taken at the effective number of cases instead: cases over the design
-    effect of clustering by prompt, held between the number of prompts and of cases; a rate of 0 or 1 counts the prompts
-    only (a bootstrap over prompts would claim certainty there). The interval speaks of other prompts for these seeds;
-    the spread of seeds is shown by their own cells.
+    All seeds have the same prompts, so n prompts with s seeds are fewer than n*s independent cases, and a plain Wilson
+    interval is too narrow. The interval is computed at the effective number of cases instead: the number of cases
+    divided by the design effect of clustering by prompt, clipped to the range from the number of prompts to the number
+    of cases. For a rate of 0 or 1 it is the number of prompts (a bootstrap over prompts would return an interval of
+    width 0). The interval covers the choice of prompts for these seeds; the cells of single seeds show the variation
+    between seeds.
 
     >>> rate_over_seeds([[True, True], [False, False]])[:4] == rate([True, False])[:3] + (4,)
     True
 
     Source: Korn and Graubard 1998 (effective sample size), Wilson 1927.
     """
-    clusters = [[bool(one) for one in seeds if one is not None] for seeds in outcomes]
+    clusters = [[bool(outcome) for outcome in seeds if outcome is not None] for seeds in outcomes]
     clusters = [seeds for seeds in clusters if seeds]
-    unscored = sum(one is None for seeds in outcomes for one in seeds)
+    unscored = sum(outcome is None for seeds in outcomes for outcome in seeds)
     cases = sum(map(len, clusters))
     if not cases:
         return Rate(None, None, None, 0, unscored)
@@ -198,7 +202,7 @@ def _effective_cases(clusters: Sequence[Sequence[bool]], value: float) -> float:
 
 
 def wilson_bounds(value: float, cases: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson interval for a number of cases that need not be whole."""
+    """Compute the Wilson interval of a rate for an effective number of cases, which may be fractional."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     center = (value + z * z / (2 * cases)) / (1 + z * z / cases)
     half = z / (1 + z * z / cases) * sqrt(value * (1 - value) / cases + z * z / (4 * cases * cases))
@@ -208,10 +212,10 @@ def wilson_bounds(value: float, cases: float, *, confidence: float = 0.95) -> tu
 def minimum_detectable_difference(
     *, pairs: int, discordant_share: float, power: float = 0.8, level: float = 0.05
 ) -> float | None:
-    """The smallest true difference of two paired rates that a test on `pairs` prompts finds with the given power.
+    """Compute the smallest true difference of two paired rates that a test on `pairs` prompts detects with `power`.
 
-    `discordant_share` is the share of prompts on which exactly one of the two methods succeeds. None: not even if one
-    method won all of them.
+    `discordant_share` is the share of prompts on which exactly one of the two methods succeeds. Return None if the test
+    would not detect a difference even if the same method succeeded on all of them.
 
     >>> round(minimum_detectable_difference(pairs=100, discordant_share=0.3) or 0, 2)
     0.15
