@@ -1,4 +1,4 @@
-"""Replies a second: the engine against a static loop, in parts of the same prompts, interleaved.
+"""Replies a second: the engine against a static loop, interleaved on parts of the same prompts.
 
 The static loop is that of the released evaluation: the file's order, batches of 25 padded on the left, float32, and
 `generate` until the last of a batch is done. The prompts are those of five attacks, shuffled: plain requests, openers
@@ -6,6 +6,7 @@ to complete, CodeAttack, SelfCipher (with harmless demonstrations from Alpaca) a
 
 python benchmarks/generate_speed.py --model $GEMMA_270M --data $DERTA_DATA
 python benchmarks/generate_speed.py --model $GEMMA_270M --data $DERTA_DATA --attacks self_cipher --prompts 50
+python benchmarks/generate_speed.py --random 1b  # a random model and random words: no download
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import random
 import statistics
 import tempfile
 import time
+from copy import deepcopy
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
+from synthetic import SHAPES, RandomText, random_model, random_prompts, random_tokenizer
 
 from derta.attacks import build_attack
 from derta.chat import encode_prompt
@@ -36,15 +39,16 @@ BATCH_ROWS = 25
 ATTACKS = ("direct", "completing", "code_attack", "self_cipher", "prefill")
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--random", choices=SHAPES, help="a random model and random words, in place of --model, --data")
+    parser.add_argument("--model")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--template", default="paper")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument(
-        "--parts", type=int, default=2, help="into which the prompts are split; each is timed on its own"
+        "--parts", type=int, default=2, help="into which the prompts are split; each is timed separately"
     )
     parser.add_argument("--max-prompt-tokens", type=int, default=768, help="longer prompts are left out")
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -53,28 +57,52 @@ def main() -> None:
         "--check", type=int, default=50, help="prompts that ours answers in float32 too, to compare tokens"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
+    if not args.random and not (args.model and args.data):
+        parser.error("expected --model and --data, or --random")
+    return args
+
+
+def load_engines(args: argparse.Namespace) -> tuple[HfEngine, HfEngine]:
+    """Return the static loop's engine and ours: the same weights in two dtypes."""
+    if not args.random:
+        static, ours = (
+            load_engine(args.model, template=args.template, dtype=dtype) for dtype in ("float32", args.dtype)
+        )
+        return static, ours
+    tokenizer = random_tokenizer()
+    model = random_model(args.random, tokenizer, stop_share=1 / 64)
+    static = load_engine(model, tokenizer=tokenizer)
+    return static, load_engine(deepcopy(model).to(getattr(torch, args.dtype)), tokenizer=tokenizer)
+
+
+def main() -> None:
+    args = parse()
     torch.set_num_threads(args.threads)
-    static = load_engine(args.model, template=args.template, dtype="float32")
-    ours = load_engine(args.model, template=args.template, dtype=args.dtype)
-    prompts = mixed_prompts(args, ours)
+    static, ours = load_engines(args)
+    if args.random:
+        text = RandomText(ours.chat.tokenizer, max_length=args.max_prompt_tokens)
+        prompts = random_prompts(text, args.prompts)
+    else:
+        prompts = mixed_prompts(args, ours)
     lengths = [len(encode_prompt(ours.chat, prompt)) for prompt in prompts]
     print(f"{len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):.0f}")
     warm_up = prompts[:2]
     static_replies(static, warm_up, max_new_tokens=2)
     list(ours.generate(warm_up, max_new_tokens=2))
-    written: dict[str, list[int]] = {}
+    token_ids: dict[str, list[int]] = {}
     seconds: dict[str, list[float]] = {"static": [], "ours": []}
     for part in (prompts[i :: args.parts] for i in range(args.parts)):
         start = time.perf_counter()
-        written |= static_replies(static, part, max_new_tokens=args.max_new_tokens)
+        token_ids |= static_replies(static, part, max_new_tokens=args.max_new_tokens)
         seconds["static"].append(time.perf_counter() - start)
         start = time.perf_counter()
         replies = list(ours.generate(part, max_new_tokens=args.max_new_tokens))
         seconds["ours"].append(time.perf_counter() - start)
-        for name, spent in seconds.items():
+        for name, times in seconds.items():
             print(
-                f"{name:>7}: {len(part)} replies in {spent[-1]:.1f} s, {len(part) / spent[-1]:.2f} a second", flush=True
+                f"{name:>7}: {len(part)} replies in {times[-1]:.1f} s, {len(part) / times[-1]:.2f} a second", flush=True
             )
         if sorted(reply.prompt_id for reply in replies) != sorted(prompt.id for prompt in part):
             raise SystemExit("expected one reply to each prompt")
@@ -84,44 +112,57 @@ def main() -> None:
     checked = prompts[: args.check]
     start = time.perf_counter()
     same = sum(
-        list(reply.token_ids) == written[reply.prompt_id]
+        list(reply.token_ids) == token_ids[reply.prompt_id]
         for reply in static.generate(checked, max_new_tokens=args.max_new_tokens)
     )
+    checking = time.perf_counter() - start
     print(
         f"in float32 both: {same} of {len(checked)} replies have the static loop's very tokens, "
-        f"{len(checked) / (time.perf_counter() - start):.2f} replies a second"
+        f"{len(checked) / checking:.2f} replies a second"
     )
+    if args.json:
+        figures = {
+            "prompts": len(prompts),
+            "new_tokens": sum(map(len, token_ids.values())),
+            "replies_per_second": {name: round(len(prompts) / sum(times), 2) for name, times in seconds.items()},
+            "speed_ratio": round(mean, 2),
+            "by_part": [round(ratio, 2) for ratio in ratios],
+            "same_tokens": same,
+            "checked": len(checked),
+        }
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @torch.inference_mode()
 def static_replies(engine: HfEngine, prompts: list[Prompt], *, max_new_tokens: int) -> dict[str, list[int]]:
-    """The tokens written after each prompt, without the stop token."""
+    """Return the tokens generated for each prompt, without the stop token."""
     stop_ids = sorted(stop_tokens(engine.model, engine.chat))
-    written: dict[str, list[int]] = {}
+    device = engine.model.device
+    token_ids: dict[str, list[int]] = {}
     for start in range(0, len(prompts), BATCH_ROWS):
         batch = prompts[start : start + BATCH_ROWS]
         rows = [encode_prompt(engine.chat, prompt) for prompt in batch]
         longest = max(len(row) for row in rows)
-        input_ids = torch.tensor([[stop_ids[0]] * (longest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        input_ids = torch.tensor([[stop_ids[0]] * (longest - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
         output = engine.model.generate(
             input_ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_ids,
             pad_token_id=stop_ids[0],
         )  # fmt: skip
         for prompt, tokens in zip(batch, output[:, longest:].tolist(), strict=True):
             end = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens))
-            written[prompt.id] = tokens[:end]
-    return written
+            token_ids[prompt.id] = tokens[:end]
+    return token_ids
 
 
 def mixed_prompts(args: argparse.Namespace, engine: HfEngine) -> list[Prompt]:
-    """The same number of prompts of each attack, shuffled."""
+    """Return the same number of prompts of each attack, shuffled."""
     rng = random.Random(0)  # noqa: S311
     each = -(-args.prompts // len(args.attacks))
     prompts: list[Prompt] = []
     for name in args.attacks:
-        found = attack_prompts(name, args.data)
-        short = [prompt for prompt in found if len(encode_prompt(engine.chat, prompt)) <= args.max_prompt_tokens]
+        crafted = attack_prompts(name, args.data)
+        short = [prompt for prompt in crafted if len(encode_prompt(engine.chat, prompt)) <= args.max_prompt_tokens]
         prompts += rng.sample(short, each)
     rng.shuffle(prompts)
     return prompts[: args.prompts]
