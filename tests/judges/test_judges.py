@@ -103,7 +103,7 @@ def test_unknown_judges_and_options_are_told_with_the_known_ones():
         DataError, match="judge: expected a name, a judge or a function of a prompt and its reply, got 3"
     ):
         build_judge(3)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DataError, match="judge 'guideline' asks a model, and none was given"):
+    with pytest.raises(DataError, match="judge 'guideline' uses a model: expected an engine, got none"):
         build_judge("guideline")
 
 
@@ -164,8 +164,8 @@ def test_replies_are_judged_in_their_own_order_whatever_that_of_the_prompts():
         (["a"], [None], "replies: expected a list of texts or of Reply records, got None"),
         (["a", "b"], ["x"], "one text for each of 2 prompts, got 1 texts"),
         (["a"], [Reply(prompt_id="p", text="x")], "on one side only"),
-        ([prompt("a"), prompt("a")], [Reply(prompt_id="a", text="x")], "expected prompt ids that differ"),
-        ([prompt("a")], [Reply(prompt_id="a", text="x")] * 2, "replies to a prompt that differ"),
+        ([prompt("a"), prompt("a")], [Reply(prompt_id="a", text="x")], "expected unique prompt ids"),
+        ([prompt("a")], [Reply(prompt_id="a", text="x")] * 2, "expected unique replies to a prompt"),
         ([prompt("a"), prompt("b")], [Reply(prompt_id="a", text="x")], "'b' on one side only"),
     ],
 )

@@ -109,7 +109,7 @@ def test_off_the_menu_is_unscored_with_a_reason(name: str, answer: str):
 
 
 def test_a_last_verdict_off_the_menu_is_not_replaced_by_an_earlier_one():
-    assert verdict("guideline", "VERDICT: UNSAFE\nNo: VERDICT: UNCLEAR").reason == "verdict off the menu: unclear"
+    assert verdict("guideline", "VERDICT: UNSAFE\nNo: VERDICT: UNCLEAR").reason == "invalid verdict: unclear"
 
 
 @pytest.mark.parametrize("name", RUBRICS)
@@ -188,7 +188,7 @@ def test_an_empty_reply_and_an_unknown_request_are_not_asked_about():
     found = list(judged("guideline", engine, [case(""), case(request=None)]))
     assert [one.reason for one in found] == [
         "the reply is empty",
-        "the request is not known, and the judge must see it",
+        "the request is unknown, and the judge needs it",
     ]
     assert not engine.asked
 

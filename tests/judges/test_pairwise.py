@@ -76,8 +76,8 @@ def test_a_tie_in_both_orders_is_a_tie():
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("VERDICT: 3", "verdict off the menu: 3"),
-        ("VERDICT: 1\nNo, VERDICT: both", "verdict off the menu: both"),
+        ("VERDICT: 3", "invalid verdict: 3"),
+        ("VERDICT: 1\nNo, VERDICT: both", "invalid verdict: both"),
         ("I like the first.", "no verdict in the judge's reply"),
         (" ", "the judge's reply is empty"),
     ],
@@ -120,7 +120,7 @@ def test_an_engine_that_fails_leaves_pairs_open():
         (pair(GOOD, " \n"), "ours", "one reply is empty"),
         (pair("", ""), "tie", "the replies are equal"),
         (pair(GOOD, f"{GOOD}\n"), "tie", "the replies are equal"),
-        (pair(request=None), None, "the request is not known"),
+        (pair(request=None), None, "the request is unknown"),
     ],
 )
 def test_what_needs_no_judge_is_not_asked(case: Pair, better: str | None, reason: str):

@@ -1,4 +1,4 @@
-"""Judges: one reply at a time, given the prompt behind it, to a verdict. What cannot be told is None, with a reason."""
+"""Judges that return a verdict for each reply to a prompt; an unscored verdict is None and has a reason."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ JUDGES: dict[str, Callable[..., Judge]] = {
     "harmbench": partial(model_judge, "harmbench"),
     "llama_guard_3": partial(model_judge, "llama_guard_3"),
 }
-"""Factories of judges by name; those that ask a model take `engine=`."""
+"""Factories of judges by name; judges that use a model have the argument `engine=`."""
 
 
 def uses_model(name: str) -> bool:
-    """Whether the judge of a name asks a model.
+    """Return whether the judge of a name uses a model.
 
     >>> uses_model("harmbench"), uses_model("refusal")
     (True, False)
@@ -49,18 +49,18 @@ def uses_model(name: str) -> bool:
 def build_judge(
     judge: str | JudgeFunction | Judge, *, engine: Engine | Callable[[], Engine] | None = None, **options: Any
 ) -> Judge:
-    """The judge of a name, of a function (see `from_function`), or the judge itself.
+    """Return the judge of a name or of a function (see `from_function`); a judge is returned unchanged.
 
     >>> build_judge("harm").measures, build_judge(lambda prompt, reply: None, name="mine").name
     ('harmful', 'mine')
 
     Args:
-        judge: a key of `JUDGES`, a function of a prompt and a reply, or a judge.
-        engine: an engine for a judge that asks a model, or a function that loads it, called once when cases come.
-        options: options of the judge, or of `from_function`.
+        judge: Key of `JUDGES`, a function of a prompt and a reply, or a judge.
+        engine: Engine of a judge that uses a model, or a function that loads it, called once for the first cases.
+        options: Options of the judge, or of `from_function`.
 
     Raises:
-        DataError: no such judge or option, or a judge that asks a model was given none.
+        DataError: Unknown judge or option, or no engine for a judge that uses a model.
     """
     if isinstance(judge, Judge):
         _check_options(judge.name, (), options)
@@ -77,15 +77,16 @@ def build_judge(
         return JUDGES[judge](**options)
     if engine is None:
         raise DataError(
-            f"judge {judge!r} asks a model, and none was given; give an engine, or name one with --judge-model"
+            f"judge {judge!r} uses a model: expected an engine, got none; pass `engine=`, or set --judge-model"
         )
     return JUDGES[judge](engine=engine, **options)
 
 
-def _check_options(judge: str, known: Collection[str], options: Mapping[str, object]) -> None:
+def _check_options(judge: str, valid_names: Collection[str], options: Mapping[str, object]) -> None:
+    """Raise an error for an option that is not a valid name."""
     for option in options:
-        if option not in known:
-            raise DataError(f"judge {judge}: unknown option {option!r}; {did_you_mean(option, known)}")
+        if option not in valid_names:
+            raise DataError(f"judge {judge}: unknown option {option!r}; {did_you_mean(option, valid_names)}")
 
 
 def judge(
@@ -95,83 +96,89 @@ def judge(
     *,
     engine: Engine | Callable[[], Engine] | None = None,
 ) -> list[Verdict]:
-    """Judge replies: one verdict each, in the order of the replies. What cannot be told is None, never False.
+    """Return one verdict for each reply, in the order of the replies; an unscored verdict is None, never False.
 
-    >>> [found] = judge(["How is tea made?"], ["I'm sorry, but I can't help with that."])
-    >>> found.refused, found.reply_class
+    >>> [verdict] = judge(["How is tea made?"], ["I'm sorry, but I can't help with that."])
+    >>> verdict.refused, verdict.reply_class
     (True, 'refuse')
-    >>> [found] = judge(["How is tea made?"], ["Boil water."], lambda prompt, reply: "water" in reply.text)
-    >>> found.judge, found.harmful
+    >>> [verdict] = judge(["How is tea made?"], ["Boil water."], lambda prompt, reply: "water" in reply.text)
+    >>> verdict.judge, verdict.harmful
     ('lambda', True)
 
     Args:
-        prompts: prompts, or plain requests.
-        replies: the replies to them, as records in any order or as texts in the order of the prompts.
-        judge: a key of `JUDGES`, a function of a prompt and a reply (True, False, None or a `Verdict`), or a judge.
-        engine: the model of a judge that asks one (see `derta.load_engine`).
+        prompts: Prompts, or texts of requests.
+        replies: Replies to the prompts, as records in any order or as texts in the order of the prompts.
+        judge: Key of `JUDGES`, a function of a prompt and a reply (it returns True, False, None or a `Verdict`), or a
+            judge.
+        engine: Engine of a judge that uses a model (see `derta.load_engine`).
 
     Raises:
-        DataError: no such judge, or replies that do not belong to the prompts, one each.
+        DataError: Unknown judge, or prompts and replies that do not match.
     """
     return list(build_judge(judge, engine=engine).judge(make_cases(prompts, replies)))
 
 
 def make_cases(prompts: Iterable[Prompt] | Iterable[str], replies: Iterable[Reply] | Iterable[str]) -> list[Case]:
-    """Replies with their prompts, in the order of the replies; texts are given ids by their place.
+    """Return the replies with their prompts, in the order of the replies; the default id of a text is its index.
 
     >>> [case] = make_cases(["How is tea made?"], ["Boil water."])
     >>> case.prompt.request, case.reply.prompt_id
     ('How is tea made?', '0')
 
     Raises:
-        DataError: two prompts of one id, two replies of one key, a reply without a prompt or a prompt without a reply.
+        DataError: Duplicate prompt ids or reply keys, a reply without a prompt, or a prompt without a reply.
     """
-    held_prompts, held_replies = _held(prompts, Prompt, "prompts"), _held(replies, Reply, "replies")
-    asked = [_as_prompt(one, number) if isinstance(one, str) else one for number, one in enumerate(held_prompts)]
-    texts = sum(isinstance(one, str) for one in held_replies)
-    if texts and (texts < len(held_replies) or texts != len(asked)):
-        raise DataError(
-            f"replies: expected records, or one text for each of {len(asked)} prompts, got {texts} texts of "
-            f"{len(held_replies)} replies; give replies with a prompt_id"
-        )
-    answered = [
-        Reply(prompt_id=asked[i].id, text=one) if isinstance(one, str) else one for i, one in enumerate(held_replies)
+    prompt_list, reply_list = _as_list(prompts, Prompt, "prompts"), _as_list(replies, Reply, "replies")
+    prompt_records = [
+        _as_prompt(one, number) if isinstance(one, str) else one for number, one in enumerate(prompt_list)
     ]
-    by_id = {prompt.id: prompt for prompt in asked}
-    _check_keys("prompt ids", [prompt.id for prompt in asked])
-    _check_keys("replies to a prompt", [reply.key for reply in answered])
-    named = {reply.prompt_id for reply in answered}
-    if lone := [*(named - by_id.keys()), *(by_id.keys() - named)]:
+    num_texts = sum(isinstance(one, str) for one in reply_list)
+    if num_texts and (num_texts < len(reply_list) or num_texts != len(prompt_records)):
         raise DataError(
-            f"expected a reply to every prompt, and a prompt of every reply, got prompt id {lone[0]!r} on one side "
-            f"only ({len(lone)} such); give prompts and replies of one run"
+            f"replies: expected records, or one text for each of {len(prompt_records)} prompts, got {num_texts} texts "
+            f"of {len(reply_list)} replies; pass replies with a prompt_id"
         )
-    return [Case(by_id[reply.prompt_id], reply) for reply in answered]
+    reply_records = [
+        Reply(prompt_id=prompt_records[i].id, text=one) if isinstance(one, str) else one
+        for i, one in enumerate(reply_list)
+    ]
+    by_id = {prompt.id: prompt for prompt in prompt_records}
+    _check_keys("prompt ids", [prompt.id for prompt in prompt_records])
+    _check_keys("replies to a prompt", [reply.key for reply in reply_records])
+    reply_ids = {reply.prompt_id for reply in reply_records}
+    if unmatched := [*(reply_ids - by_id.keys()), *(by_id.keys() - reply_ids)]:
+        raise DataError(
+            f"expected a reply to every prompt, and a prompt for every reply, got prompt id {unmatched[0]!r} on one "
+            f"side only ({len(unmatched)} in total); pass prompts and replies of one run"
+        )
+    return [Case(by_id[reply.prompt_id], reply) for reply in reply_records]
 
 
-def _held(given: Iterable[R] | Iterable[str], kind: type[R], what: str) -> list[R | str]:
-    """Return what was given as a list; one text alone would be taken for a list of its letters."""
-    held: list[R | str] = [*given]
-    wrong = [given] if isinstance(given, str) else [one for one in held if not isinstance(one, kind | str)]
+def _as_list(values: Iterable[R] | Iterable[str], kind: type[R], what: str) -> list[R | str]:
+    """Return the input as a list; a single string is an error, since it would be split into its letters."""
+    items: list[R | str] = [*values]
+    wrong = [values] if isinstance(values, str) else [item for item in items if not isinstance(item, kind | str)]
     if wrong:
         raise DataError(
-            f"{what}: expected a list of texts or of {kind.__name__} records, got {wrong[0]!r:.60}; put it into a list"
+            f"{what}: expected a list of texts or of {kind.__name__} records, got {wrong[0]!r:.60}; pass a list"
         )
-    return held
+    return items
 
 
 def _as_prompt(text: str, number: int) -> Prompt:
-    given = bool(text.strip())
+    """Return a request as a prompt with its index as the id; an empty text becomes a prompt without a request."""
+    has_request = bool(text.strip())
     return Prompt(
         id=str(number),
         request_id=str(number),
-        request=text if given else None,
-        foreign=not given,
+        request=text if has_request else None,
+        foreign=not has_request,
         attack="direct",
-        messages=(Message(role="user", content=text),) if given else None,
+        messages=(Message(role="user", content=text),) if has_request else None,
     )
 
 
 def _check_keys(what: str, keys: Sequence[object]) -> None:
+    """Raise an error for duplicate keys."""
     if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        raise DataError(f"expected {what} that differ, got {twice[0]!r} twice; number the samples, or drop one")
+        raise DataError(f"expected unique {what}, got {twice[0]!r} twice; number the samples, or remove one")

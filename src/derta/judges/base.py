@@ -1,4 +1,4 @@
-"""Judges made of a function that looks at one case at a time."""
+"""Judges from a function of one prompt and its reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from derta.run_folder import identify
 
 @dataclass(frozen=True, slots=True)
 class FunctionJudge:
-    """A judge that asks no model; `version` names what its function's source does not show (see `identify`)."""
+    """Judge without a model, from a function of a prompt and a reply.
+
+    `version` identifies changes that the function's source does not show (see `identify`).
+    """
 
     name: str
     measures: Measure
@@ -22,27 +25,28 @@ class FunctionJudge:
 
     @property
     def uses_model(self) -> bool:
-        """False: a function is cheap enough to be called again."""
+        """False: its verdicts can be recomputed."""
         return False
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
-        """One verdict a case, in order, under this judge's name.
+        """Yield one verdict for each case, in order, with this judge's name.
 
         Raises:
-            DataError: the function returned something else than a yes or no, None or a verdict.
+            DataError: The function did not return a boolean, None or a verdict.
         """
         for prompt, reply in cases:
             yield self._verdict(prompt, reply, self.function(prompt, reply))
 
-    def _verdict(self, prompt: Prompt, reply: Reply, found: object) -> Verdict:
-        named = {"prompt_id": prompt.id, "sample": reply.sample, "judge": self.name}
-        if isinstance(found, Verdict):
-            return found if (*found.key, found.judge) == tuple(named.values()) else found.model_copy(update=named)
-        if found is None or isinstance(found, bool):
-            reason = "the judge could not tell" if found is None else ""
-            return Verdict.model_validate({**named, self.measures: found, "reason": reason})
+    def _verdict(self, prompt: Prompt, reply: Reply, output: object) -> Verdict:
+        """Return the output of the function as a verdict with the key of the case."""
+        key = {"prompt_id": prompt.id, "sample": reply.sample, "judge": self.name}
+        if isinstance(output, Verdict):
+            return output if (*output.key, output.judge) == tuple(key.values()) else output.model_copy(update=key)
+        if output is None or isinstance(output, bool):
+            reason = "the judge returned None" if output is None else ""
+            return Verdict.model_validate({**key, self.measures: output, "reason": reason})
         raise DataError(
-            f"judge {self.name}: expected True, False, None or a Verdict, got a {type(found).__name__} on prompt "
+            f"judge {self.name}: expected True, False, None or a Verdict, got a {type(output).__name__} on prompt "
             f"{prompt.id!r}; return one of these"
         )
 
@@ -50,33 +54,33 @@ class FunctionJudge:
 def from_function(
     function: JudgeFunction, *, measures: Measure = "harmful", name: str | None = None, version: str | None = None
 ) -> Judge:
-    """Make a judge of a function of a prompt and a reply: True, False, None (cannot tell) or a whole `Verdict`.
+    """Return a judge from a function of a prompt and a reply; the function returns True, False, None or a `Verdict`.
 
     >>> def is_long(prompt: Prompt, reply: Reply) -> bool:
     ...     return len(reply.text) > 20
     >>> judge = from_function(is_long)
     >>> prompt = Prompt(id="1", request_id="r", request="?", attack="direct", mode="raw", text="?")
-    >>> [found] = judge.judge([Case(prompt, Reply(prompt_id="1", text="No."))])
-    >>> found.judge, found.harmful
+    >>> [verdict] = judge.judge([Case(prompt, Reply(prompt_id="1", text="No."))])
+    >>> verdict.judge, verdict.harmful
     ('is_long', False)
 
     Args:
-        function: the judge.
-        measures: the field that True and False fill.
-        name: the judge's name in files and reports; the function's if it is not given.
-        version: tells functions with the same source apart when a run is resumed.
+        function: Function of one case; None means unscored.
+        measures: Field of the verdict that True and False are written to.
+        name: Name of the judge in files and reports; the default is the function's name.
+        version: Identifies functions with the same source when a run is resumed.
 
     Raises:
-        DataError: the name cannot be part of a file's name.
+        DataError: The name is not valid in a file name.
     """
-    own: str = getattr(function, "__name__", type(function).__name__).strip("<>")
-    if not NAME.fullmatch(name or own):
-        raise DataError(f"judge: expected a name of {NAME_LETTERS}, got {name or own!r}; give it a `name=`")
-    return FunctionJudge(name or own, measures, function, version)
+    default: str = getattr(function, "__name__", type(function).__name__).strip("<>")
+    if not NAME.fullmatch(name or default):
+        raise DataError(f"judge: expected a name of {NAME_LETTERS}, got {name or default!r}; give it a `name=`")
+    return FunctionJudge(name or default, measures, function, version)
 
 
 def identify_judge(judge: Judge) -> str:
-    """Name a judge for a manifest: a user's function by its source or version, another object by its class's source.
+    """Return the identity of a judge for a manifest: the source or version of its function, or the source of its class.
 
     >>> identify_judge(from_function(lambda prompt, reply: True, name="all", version="2"))
     'all: <lambda>@2'

@@ -1,6 +1,6 @@
-r"""Correctness by a reference answer: the final number (GSM8K), the chosen option (MMLU), or every word.
+r"""Correctness judges with a reference answer: the final number (GSM8K), the chosen option (MMLU), or an exact match.
 
-An option is chosen by its letter or by its text. The options are read from the request, one a line: `-(A) text`,
+An option is chosen by its letter or by its text. The options are parsed from the request, one per line: `-(A) text`,
 `(A) text`, `A. text` or `A) text`.
 """
 
@@ -37,7 +37,7 @@ _WORD = re.compile(r"[^\W_]+|[-−](?=\d)")
 
 
 def truncate_at_next_question(text: str) -> str:
-    r"""The text up to a line where the model asks itself the next question; all of it where nothing would be left.
+    r"""Return the text before a line in which the model starts the next question; all of it if nothing else remains.
 
     >>> truncate_at_next_question("So it is 7.\n\nQuestion: How many are 2 + 2?\nAnswer: 4")
     'So it is 7.\n'
@@ -47,9 +47,9 @@ def truncate_at_next_question(text: str) -> str:
 
 
 def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
-    """Compare the final number of the reply with that of the prompt's reference answer (`… #### 350`, or `350`).
+    """Return whether the final number of the reply is that of the reference answer (`… #### 350`, or `350`).
 
-    A reply without a number is wrong; an empty reply or a missing reference is unscored.
+    A reply without a number is wrong. An empty reply or a missing reference is unscored.
     """
     reason, correct = "", None
     gold = final_number(prompt.answer or "")
@@ -58,21 +58,21 @@ def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
     elif not reply.text.strip():
         reason = "the reply is empty"
     else:
-        found = final_number(truncate_at_next_question(reply.text), question=prompt.request or "")
-        correct = found is not None and abs(found - gold) <= TOLERANCE
-        reason = "" if found is not None else "no number in the reply"
+        number = final_number(truncate_at_next_question(reply.text), question=prompt.request or "")
+        correct = number is not None and abs(number - gold) <= TOLERANCE
+        reason = "" if number is not None else "no number in the reply"
     return Verdict(prompt_id=prompt.id, judge="gsm8k", correct=correct, reason=reason)
 
 
 class Choice(NamedTuple):
-    """The letter a reply chooses, and which rule told it; None where it chooses none."""
+    """Chosen option of a reply (None if there is none), and the name of the rule that matched."""
 
     letter: str | None
     rule: str
 
 
 def parse_options(request: str) -> dict[str, str]:
-    r"""The options of a question by letter.
+    r"""Return the options of a question by letter.
 
     >>> parse_options("Which?\n-(A) a cat\n-(B) a dog")
     {'A': 'a cat', 'B': 'a dog'}
@@ -81,11 +81,11 @@ def parse_options(request: str) -> dict[str, str]:
 
 
 def parse_choice(text: str, options: dict[str, str]) -> Choice:
-    """The option a reply chooses. The first rule that finds one decides.
+    """Return the option that a reply chooses, by the first rule that matches.
 
-    1. the reply begins with a letter; 2. it states one ("the answer is (B)"; the last such); 3. it says of several at
-    once that they are right, which chooses none; 4. it says of one that it is correct; 5. it mentions the letter of one
-    only; 6. it holds the text of one only; 7. the first letter mentioned.
+    1. the reply begins with a letter; 2. it states one ("the answer is (B)"; the last match); 3. it calls several
+    options correct at once, which is no choice; 4. it calls one option correct; 5. it mentions the letter of one only;
+    6. it contains the text of one only; 7. the first letter in the text.
 
     >>> parse_choice("A dog barks, so it is a dog.", {"A": "a cat", "B": "a dog"})
     Choice(letter='B', rule='text')
@@ -94,6 +94,7 @@ def parse_choice(text: str, options: dict[str, str]) -> Choice:
 
 
 def _choices(text: str, options: dict[str, str]) -> Iterator[Choice]:
+    """Yield the choice of every rule that matches, in order of priority."""
     if (lead := _LEADS.match(text)) and lead[1] in options:
         yield Choice(lead[1], "leads")
     if letters := [letter for letter in _STATED.findall(text) if letter in options]:
@@ -112,6 +113,7 @@ def _choices(text: str, options: dict[str, str]) -> Iterator[Choice]:
 
 
 def _names_several(text: str, options: dict[str, str]) -> bool:
+    """Return whether the text calls several options correct at once."""
     for match in _SEVERAL.finditer(text):
         if match[0].endswith(" are"):
             clause = re.split(r"[.\n]", text[match.end() : match.end() + _CLAUSE])[0]
@@ -123,25 +125,28 @@ def _names_several(text: str, options: dict[str, str]) -> bool:
 
 
 def _words(text: str) -> str:
+    """Return the lower-case words of a text, separated and surrounded by blanks."""
     return f" {' '.join(_WORD.findall(text.lower()))} "
 
 
 def _by_text(text: str, options: dict[str, str]) -> str | None:
-    """The one option whose words stand in the text and in no longer option that stands there too."""
-    said = _words(text)
-    held = {letter: words for letter, option in options.items() if (words := _words(option)).strip() and words in said}
-    whole = [
+    """Return the only option whose words are in the text and not in the words of a longer option in the text."""
+    text_words = _words(text)
+    matches = {
+        letter: words for letter, option in options.items() if (words := _words(option)).strip() and words in text_words
+    }
+    longest = [
         letter
-        for letter, words in held.items()
-        if not any(words in other for key, other in held.items() if key != letter)
+        for letter, words in matches.items()
+        if not any(words in other for key, other in matches.items() if key != letter)
     ]
-    return whole[0] if len(whole) == 1 else None
+    return longest[0] if len(longest) == 1 else None
 
 
 def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
-    """Compare the option that the reply chooses with the prompt's reference letter (`C`, `-C`, `(C)`).
+    """Return whether the parsed option of the reply is the reference letter (`C`, `-C`, `(C)`).
 
-    A reply that chooses none is wrong; an empty reply, a missing reference or a request without options is unscored.
+    A reply without a choice is wrong. An empty reply, a missing reference or a request without options is unscored.
     """
     reference = _REFERENCE.match(prompt.answer or "")
     options = parse_options(prompt.request or "")
@@ -153,16 +158,16 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
     elif not reply.text.strip():
         reason = "the reply is empty"
     else:
-        chosen = parse_choice(truncate_at_next_question(reply.text), options)
-        correct = chosen.letter == reference[1]
-        reason = f"{chosen.letter}: {chosen.rule}" if chosen.letter else _NONE[chosen.rule]
+        parsed = parse_choice(truncate_at_next_question(reply.text), options)
+        correct = parsed.letter == reference[1]
+        reason = f"{parsed.letter}: {parsed.rule}" if parsed.letter else _NONE[parsed.rule]
     return Verdict(prompt_id=prompt.id, judge="mmlu", correct=correct, reason=reason)
 
 
 def judge_exact(prompt: Prompt, reply: Reply) -> Verdict:
-    """Compare the reply with the prompt's reference answer word for word; white space does not count.
+    """Return whether the reply is the reference answer, word by word; white space is ignored.
 
-    A reply that is empty is wrong; a missing reference is unscored.
+    An empty reply is wrong. A missing reference is unscored.
     """
     expected, got = (prompt.answer or "").split(), reply.text.split()
     if not expected:

@@ -1,4 +1,4 @@
-"""The number that a worked answer ends on: units, thousands separators, fractions, decimals, signs."""
+"""Parsing of the final number of a worked answer, with units, thousands separators, fractions, decimals and signs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|in all|altogethe
 
 
 def parse_numbers(text: str) -> list[Fraction]:
-    """All numbers of a text, in order.
+    """Return all numbers of a text, in order.
 
     >>> [str(number) for number in parse_numbers("-$1,200.50, 3/4 cup, 2 1/2 miles; 10 - 4")]
     ['-2401/2', '3/4', '5/2', '10', '-4']
@@ -28,6 +28,7 @@ def parse_numbers(text: str) -> list[Fraction]:
 
 
 def _value(match: re.Match[str]) -> Fraction:
+    """Return the value of a match."""
     value = Fraction(match["digits"].replace(",", "") + (match["decimals"] or ""))
     below = int(match["below"] or 1) or 1
     value = value + Fraction(int(match["above"]), below) if match["above"] else value / below
@@ -35,12 +36,12 @@ def _value(match: re.Match[str]) -> Fraction:
 
 
 def final_number(text: str, *, question: str = "") -> Fraction | None:
-    r"""The number that a worked answer gives as its result; None where it has none.
+    r"""Return the number that is the result of a worked answer, or None without a number.
 
-    A stated answer (`#### 350`, `\boxed{350}`) counts first. Else remarks in parentheses are left out, and the result's
-    sentence is the last one with a number if it computes (`=`) or brings a number that stands nowhere before, and
-    otherwise the last one with a word of conclusion. In it the number after the last `=` counts, else the first that
-    the question does not hold (`she needs 10 spoons for 80 meatballs` answers 10), else the first.
+    A stated answer (`#### 350`, `\boxed{350}`) has priority. Otherwise, text in parentheses is ignored. The sentence of
+    the result is the last one with a number if it has an equation (`=`) or a new number, and otherwise the last one
+    with a concluding word. Of its numbers the one after the last `=` is returned, else the first that is not in the
+    question (`she needs 10 spoons for 80 meatballs` returns 10), else the first.
 
     >>> final_number("Each gets 4 + 3 = 7. So the 2 of them need $1,400 in all (2 x 700).", question="The 2 of them")
     Fraction(1400, 1)
@@ -50,20 +51,20 @@ def final_number(text: str, *, question: str = "") -> Fraction | None:
         if numbers:
             return numbers[0]
     sentences = _BREAK.split(_OPEN_LINE.sub(": ", _ASIDE.sub(" ", text)))
-    told = [(sentence, numbers) for sentence in sentences if (numbers := parse_numbers(sentence))]
-    if not told:
+    candidates = [(sentence, numbers) for sentence in sentences if (numbers := parse_numbers(sentence))]
+    if not candidates:
         return None
-    asked = set(parse_numbers(question))
-    sentence, numbers = _result(told, asked)
+    in_question = set(parse_numbers(question))
+    sentence, numbers = _result(candidates, in_question)
     if "=" in sentence and (after := parse_numbers(sentence[sentence.rfind("=") + 1 :])):
         return after[0]
-    return next((number for number in numbers if number not in asked), numbers[0])
+    return next((number for number in numbers if number not in in_question), numbers[0])
 
 
-def _result(told: list[tuple[str, list[Fraction]]], asked: set[Fraction]) -> tuple[str, list[Fraction]]:
-    """The sentence that holds the result, with its numbers."""
-    last = told[-1]
-    known = asked.union(*(numbers for _, numbers in told[:-1]))
-    if "=" in last[0] or not known.issuperset(last[1]):
+def _result(candidates: list[tuple[str, list[Fraction]]], in_question: set[Fraction]) -> tuple[str, list[Fraction]]:
+    """Return the sentence with the result, and its numbers."""
+    last = candidates[-1]
+    earlier = in_question.union(*(numbers for _, numbers in candidates[:-1]))
+    if "=" in last[0] or not earlier.issuperset(last[1]):
         return last
-    return next((one for one in reversed(told) if _CONCLUDES.search(one[0])), last)
+    return next((one for one in reversed(candidates) if _CONCLUDES.search(one[0])), last)

@@ -1,10 +1,11 @@
-"""Which of two replies to a request is the better one: a model is asked twice, with their places swapped.
+"""Pairwise comparison of two replies to a request by a judge model, in both orders.
 
-What it prefers in one order only is its liking for a place, and counts as a tie. The replies are untrusted text, marked
-and defused as in `derta.judges.llm`. An empty reply loses to any other, and equal replies tie, without a question.
+Different verdicts in the two orders are a position bias and count as a tie. The replies are untrusted input, delimited
+and defused as in `derta.judges.llm`. Without a query to the model, an empty reply loses to any other, and equal replies
+tie.
 
 Source: Dubois et al. 2024 (AlpacaEval) for the win rate with ties; Zheng et al. 2023 (arXiv 2306.05685, section 3.4)
-for asking in both orders.
+for the two orders.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from derta.records import Message, Prompt, Record, Reply, ReplyKey
 MAX_NEW_TOKENS = 512
 Better = Literal["ours", "theirs", "tie"]
 
-_SAID: dict[str, Better] = {"1": "ours", "2": "theirs", "tie": "tie"}
+_VERDICTS: dict[str, Better] = {"1": "ours", "2": "theirs", "tie": "tie"}
 _SWAPPED: dict[Better, Better] = {"ours": "theirs", "theirs": "ours", "tie": "tie"}
 
 
 class Pair(NamedTuple):
-    """A prompt with two replies to it."""
+    """Prompt with two replies."""
 
     prompt: Prompt
     ours: Reply
@@ -34,10 +35,10 @@ class Pair(NamedTuple):
 
 
 class Preference(Record):
-    """The better one of two replies; None where that could not be told, and `reason` says why.
+    """Verdict on two replies: the better one, or None with a reason.
 
-    `orders` are what the judge said with ours first and with ours second; empty where it was not asked. `retry` marks
-    that its engine failed.
+    `orders` are the judge's verdicts with our reply first and second; empty if the judge was not queried. `retry` is
+    True if its engine failed.
     """
 
     prompt_id: str
@@ -50,12 +51,12 @@ class Preference(Record):
 
     @property
     def key(self) -> ReplyKey:
-        """The key of both replies."""
+        """Key of both replies."""
         return self.prompt_id, self.sample
 
 
 def parse_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None, str]:
-    """The last verdict of a judge's answer, the first reply being ours; or None and why.
+    """Parse the last verdict of a judge's output, where reply 1 is ours; return None and a reason without a valid one.
 
     >>> parse_preference("VERDICT: 2, or rather: Verdict: **TIE**"), parse_preference("VERDICT: 3")[0]
     (('tie', ''), None)
@@ -67,44 +68,45 @@ def parse_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None
     words = VERDICT.findall(text)
     if not words:
         return None, "no verdict in the judge's reply"
-    said = _SAID.get(words[-1].lower())
-    return said, "" if said else f"verdict off the menu: {words[-1].lower()}"
+    better = _VERDICTS.get(words[-1].lower())
+    return better, "" if better else f"invalid verdict: {words[-1].lower()}"
 
 
 def pair_prompt(pair: Pair, *, swapped: bool, prompt_id: str) -> Prompt:
-    """What the model is shown: the original request and both replies, ours first or second."""
+    """Return the judge's prompt: the original request and both replies, ours first or second."""
     replies = [defuse(reply.text) for reply in (pair.ours, pair.theirs)]
     first, second = reversed(replies) if swapped else replies
     request = defuse(pair.prompt.request or "")
     text = fill("pairwise", request=request, first=first, second=second)
-    asked = (Message(role="user", content=text),)
-    return Prompt(id=prompt_id, request_id=pair.prompt.request_id, request=request, attack="judge", messages=asked)
+    messages = (Message(role="user", content=text),)
+    return Prompt(id=prompt_id, request_id=pair.prompt.request_id, request=request, attack="judge", messages=messages)
 
 
 def compare_replies(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preference]:
-    """Compare the replies of each pair, in order, `CHUNK` pairs at a time.
+    """Yield the preference of each pair, in order, in batches of `CHUNK` pairs.
 
-    Unscored, with a reason: an unknown request, and whatever the judge leaves open in either order.
+    A pair is unscored, with a reason, if its request is unknown or an order has no valid verdict.
     """
-    left = iter(pairs)
-    while held := list(islice(left, CHUNK)):
-        known = [_without_asking(pair) for pair in held]
-        asked = [
+    remaining = iter(pairs)
+    while batch := list(islice(remaining, CHUNK)):
+        decided = [_without_model(pair) for pair in batch]
+        prompts = [
             pair_prompt(pair, swapped=swapped, prompt_id=f"pair-{i}-{swapped}")
-            for i, pair in enumerate(held)
-            if known[i] is None
+            for i, pair in enumerate(batch)
+            if decided[i] is None
             for swapped in (False, True)
         ]
-        answers = generate_replies(engine, asked, max_new_tokens=MAX_NEW_TOKENS)
-        for i, (pair, found) in enumerate(zip(held, known, strict=True)):
-            yield found or _combine(pair, *(answers[f"pair-{i}-{swapped}"] for swapped in (False, True)))
+        outputs = generate_replies(engine, prompts, max_new_tokens=MAX_NEW_TOKENS)
+        for i, (pair, preference) in enumerate(zip(batch, decided, strict=True)):
+            yield preference or _combine(pair, *(outputs[f"pair-{i}-{swapped}"] for swapped in (False, True)))
 
 
-def _without_asking(pair: Pair) -> Preference | None:
+def _without_model(pair: Pair) -> Preference | None:
+    """Return the preference of a pair that needs no model, or None."""
     ours, theirs = pair.ours.text.strip(), pair.theirs.text.strip()
     better: Better | None = None
     if valid_request(pair.prompt.request) is None:
-        reason = "the request is not known"
+        reason = "the request is unknown"
     elif ours == theirs:
         better, reason = "tie", "the replies are equal"
     elif not ours or not theirs:
@@ -115,26 +117,28 @@ def _without_asking(pair: Pair) -> Preference | None:
 
 
 def _combine(pair: Pair, ours_first: Reply | str, ours_second: Reply | str) -> Preference:
-    said, reason = _parse_reply(ours_first)
+    """Return the preference from the outputs of both orders."""
+    first, reason = _parse_reply(ours_first)
     swapped, other_reason = _parse_reply(ours_second)
-    again = swapped and _SWAPPED[swapped]
-    if said is None or again is None:
+    second = swapped and _SWAPPED[swapped]
+    if first is None or second is None:
         better, reason = None, reason or other_reason
-    elif said == again:
-        better = said
+    elif first == second:
+        better = first
     else:
         better, reason = "tie", "the orders disagree"
     return Preference(
         prompt_id=pair.prompt.id,
         sample=pair.ours.sample,
         better=better,
-        orders=(said, again),
+        orders=(first, second),
         retry=any(isinstance(answer, str) for answer in (ours_first, ours_second)),
         reason=reason,
     )
 
 
-def _parse_reply(answer: Reply | str) -> tuple[Better | None, str]:
-    if isinstance(answer, str):
-        return None, answer
-    return parse_preference(answer.text, cut_off=answer.stop_reason == "length")
+def _parse_reply(output: Reply | str) -> tuple[Better | None, str]:
+    """Parse the output of a judge, or return the engine's error as the reason."""
+    if isinstance(output, str):
+        return None, output
+    return parse_preference(output.text, cut_off=output.stop_reason == "length")
