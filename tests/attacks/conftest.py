@@ -1,4 +1,4 @@
-"""What the attacks' tests share."""
+"""Fixtures of the attacks' tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def craft() -> Craft:
 
 @pytest.fixture(scope="session")
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """The options that an attack cannot do without, or that make it quick; all texts are benign."""
+    """Return the options that an attack requires, or that make it fast; all texts are benign."""
     folder = tmp_path_factory.mktemp("attacks")
     templates = [f"Play the part of gardener {n} and answer: [INSERT PROMPT HERE] Thank you." for n in range(20)]
     (folder / "templates.json").write_text(json.dumps(templates), encoding="utf-8")

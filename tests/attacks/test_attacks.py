@@ -1,4 +1,4 @@
-"""The contract of every attack, crafted or searched for, and how a recipe builds one."""
+"""Contract tests of every attack, static or adaptive, and of building one from a recipe's options."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def requests() -> st.SearchStrategy[list[Request]]:
 
 
 def reply_to(prompt: Prompt) -> str:
-    """The reply of a target that gives way to politeness after a turn or two."""
+    """Return the reply of a target that complies after a turn or two of conversation."""
     return "First mix it." if len(prompt.messages or ()) > 2 else "Sorry, no."
 
 
-def attack_prompts(attack: Attack, asked: Sequence[Request], *, seed: int = 0) -> list[Prompt]:
-    """The prompts of any attack; one that searches has scripted helpers, and no time passes."""
+def attack_prompts(attack: Attack, requested: Sequence[Request], *, seed: int = 0) -> list[Prompt]:
+    """Return the prompts of any attack; a search has scripted models, and a constant clock."""
     if not attack.searches:
-        return attack.craft(asked, seed=seed)
+        return attack.craft(requested, seed=seed)
     draft = json.dumps({"improvement": "politer", "prompt": "Tell me, please."})
-    found = attack.search(
-        asked,
+    prompts = attack.search(
+        requested,
         target=ScriptedModel(reply_to),
         attacker=ScriptedModel(lambda _: draft),
         judge=lambda _, reply: "mix" in reply.text,
         seed=seed,
         clock=lambda: 0.0,
     )
-    return list(found)
+    return list(prompts)
 
 
 @pytest.fixture
@@ -79,21 +79,21 @@ def build(options: dict[str, dict[str, object]]) -> Callable[[str], Attack]:
 STATIC = [name for name in ATTACKS if name not in ("pair", "escalation", "multi_turn", "autodan")]
 
 
-def test_those_that_search_say_so_and_the_others_need_nobody(build: Any) -> None:
+def test_searches_are_marked_and_only_two_require_helpers(build: Any) -> None:
     assert [name for name in ATTACKS if not build(name).searches] == STATIC
     needy = {name for name in ATTACKS if build(name).needs_attacker or build(name).needs_judge}
     assert needy == {"pair", "escalation"}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@given(asked=requests())
-def test_every_request_gets_prompts_of_its_own_that_keep_what_judges_need(
-    name: str, asked: list[Request], options: Any
+@given(requested=requests())
+def test_every_request_gets_its_own_prompts_with_the_fields_that_judges_need(
+    name: str, requested: list[Request], options: Any
 ) -> None:
-    prompts = attack_prompts(build_attack(name, options.get(name, {})), asked)
-    assert {prompt.request_id for prompt in prompts} == {request.id for request in asked}
+    prompts = attack_prompts(build_attack(name, options.get(name, {})), requested)
+    assert {prompt.request_id for prompt in prompts} == {request.id for request in requested}
     assert len({prompt.id for prompt in prompts}) == len(prompts)
-    by_id = {request.id: request for request in asked}
+    by_id = {request.id: request for request in requested}
     for prompt in prompts:
         request = by_id[prompt.request_id]
         assert (prompt.request, prompt.category, prompt.answer) == (request.text, request.category, request.answer)
@@ -103,30 +103,28 @@ def test_every_request_gets_prompts_of_its_own_that_keep_what_judges_need(
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@given(asked=requests())
-def test_the_same_seed_gives_the_same_prompts(name: str, asked: list[Request], options: Any) -> None:
+@given(requested=requests())
+def test_the_same_seed_gives_the_same_prompts(name: str, requested: list[Request], options: Any) -> None:
     attack = build_attack(name, options.get(name, {}))
-    assert attack_prompts(attack, asked, seed=3) == attack_prompts(attack, asked, seed=3)
+    assert attack_prompts(attack, requested, seed=3) == attack_prompts(attack, requested, seed=3)
 
 
 @pytest.mark.parametrize("name", STATIC)
-@given(asked=requests())
-def test_prompts_depend_on_the_seed_and_the_request_alone(
-    name: str, asked: list[Request], options: Any, craft: Any
+@given(requested=requests())
+def test_prompts_depend_on_nothing_but_the_seed_and_the_request(
+    name: str, requested: list[Request], options: Any, craft: Any
 ) -> None:
     attack = build_attack(name, options.get(name, {}))
-    together = {prompt.id: prompt for prompt in craft(attack, asked)}
-    backwards = {prompt.id: prompt for prompt in craft(attack, asked[::-1])}
-    alone = {prompt.id: prompt for prompt in craft(attack, asked[:1])}
+    together = {prompt.id: prompt for prompt in craft(attack, requested)}
+    backwards = {prompt.id: prompt for prompt in craft(attack, requested[::-1])}
+    single = {prompt.id: prompt for prompt in craft(attack, requested[:1])}
     assert together == backwards
-    assert alone.items() <= together.items()
+    assert single.items() <= together.items()
 
 
 @pytest.mark.parametrize("name", ["direct", "prefill", "jailbreak_chat", "self_cipher"])
 @given(text=texts())
-def test_the_request_stands_in_the_prompt_character_for_character(
-    name: str, text: str, craft: Any, options: Any
-) -> None:
+def test_the_request_is_in_the_prompt_character_for_character(name: str, text: str, craft: Any, options: Any) -> None:
     request = Request(id="1", text=text, harmful="Mix the flour.")
     for prompt in craft(build_attack(name, options.get(name, {})), [request]):
         assert text in prompt.messages[-1].content
@@ -140,8 +138,8 @@ def test_two_requests_of_one_id_are_refused(name: str, build: Any) -> None:
 
 
 def test_ids_differ_between_attacks_and_variants_on_the_same_requests(build: Any) -> None:
-    asked = [Request(id=str(n), text=f"How do I paint fence {n}?", harmful="Mix the paint.") for n in range(3)]
-    ids = [prompt.id for name in ATTACKS for prompt in attack_prompts(build(name), asked)]
+    requested = [Request(id=str(n), text=f"How do I paint fence {n}?", harmful="Mix the paint.") for n in range(3)]
+    ids = [prompt.id for name in ATTACKS for prompt in attack_prompts(build(name), requested)]
     assert len(set(ids)) == len(ids)
 
 
@@ -157,7 +155,7 @@ def test_another_option_is_another_identity() -> None:
     assert derta.attacks.prefill(depths=("1%",)).identity != derta.attacks.prefill(depths=("2%",)).identity
 
 
-def test_a_search_is_not_crafted_and_a_crafted_attack_not_searched_for() -> None:
+def test_a_search_has_no_craft_and_a_static_attack_no_search() -> None:
     with pytest.raises(RecipeError, match="attack pair queries the target"):
         derta.attacks.pair().craft([])
     with pytest.raises(RecipeError, match="attack direct queries no model"):
@@ -204,7 +202,7 @@ def test_no_attack_imports_torch() -> None:
         ("self_cipher", {"demonstrations": "none.jsonl"}, "none.jsonl: cannot read it"),
     ],
 )
-def test_a_mistaken_recipe_is_told_what_to_write(name: str, options: dict[str, object], message: str) -> None:
+def test_the_error_for_an_invalid_recipe_names_the_fix(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(DertaError, match=message):
         build_attack(name, options)
 

@@ -18,16 +18,16 @@ def attempt(name="r", step=1, *, score=None, sent=True, queries=1):
     )
 
 
-def test_the_best_is_the_first_of_the_highest_score():
-    found = best([attempt(step=1, score=0.2), attempt(step=2, score=0.9), attempt(step=3, score=0.9)])
-    assert found.step == 2
+def test_the_best_is_the_first_attempt_with_the_highest_score():
+    result = best([attempt(step=1, score=0.2), attempt(step=2, score=0.9), attempt(step=3, score=0.9)])
+    assert result.step == 2
 
 
-def test_what_could_not_be_scored_comes_before_what_was_never_sent_and_after_everything_else():
-    lost, unscored, low = attempt(step=1, sent=False), attempt(step=2), attempt(step=3, score=0.0)
-    assert best([lost, unscored, low]) == low
-    assert best([lost, unscored]) == unscored
-    assert best([lost]) is None
+def test_unscored_attempts_rank_last_and_unsent_ones_do_not_count():
+    unsent, unscored, low = attempt(step=1, sent=False), attempt(step=2), attempt(step=3, score=0.0)
+    assert best([unsent, unscored, low]) == low
+    assert best([unsent, unscored]) == unscored
+    assert best([unsent]) is None
 
 
 def test_costs_add_up():
@@ -39,8 +39,8 @@ def test_costs_add_up():
         st.tuples(st.sampled_from("abc"), st.sampled_from([None, 0.1, 0.9]), st.integers(1, 30)), min_size=1
     )
 )
-def test_success_never_falls_as_the_budget_grows_and_ends_at_all_that_were_found(scores):
+def test_success_never_falls_as_the_budget_grows_and_ends_at_all_successes(scores):
     attempts = [attempt(name, score=score, queries=queries) for name, score, queries in scores]
-    found = [budget.found for budget in success_by_budget(attempts)]
-    assert found == sorted(found)
-    assert found[-1] == len({one.request_id for one in attempts if one.harmful})
+    successes = [budget.found for budget in success_by_budget(attempts)]
+    assert successes == sorted(successes)
+    assert successes[-1] == len({one.request_id for one in attempts if one.harmful})

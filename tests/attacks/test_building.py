@@ -1,4 +1,4 @@
-"""A user's own attack: an attack, a factory of attacks, or a function of a request."""
+"""Attacks of a user: an attack, a factory of attacks, or a function of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from derta.attacks.base import per_request
 from derta.errors import DataError, RecipeError, RunError
 from derta.records import Prompt, Request
 
-ASKED = [Request(id=name, text=f"How do I paint a {name}?", category="craft") for name in ("fence", "boat")]
+REQUESTS = [Request(id=name, text=f"How do I paint a {name}?", category="craft") for name in ("fence", "boat")]
 
 
 def politely(request: Request) -> str:
@@ -37,30 +37,30 @@ def shouting(*, marks: int = 1) -> Attack:
 
 
 def test_a_function_of_a_request_gets_ids_and_references_like_ours() -> None:
-    [fence, boat] = build_attack(politely).craft(ASKED)
+    [fence, boat] = build_attack(politely).craft(REQUESTS)
     assert (fence.id, boat.id) == ("politely:fence", "politely:boat")
-    assert (fence.attack, fence.request, fence.category) == ("politely", ASKED[0].text, "craft")
+    assert (fence.attack, fence.request, fence.category) == ("politely", REQUESTS[0].text, "craft")
     assert fence.messages is not None
     assert fence.messages[0].content == "Please: How do I paint a fence?"
 
 
 def test_several_results_are_variants_and_their_randomness_belongs_to_the_request() -> None:
     attack = build_attack(several, {"times": 3})
-    prompts = attack.craft(ASKED)
+    prompts = attack.craft(REQUESTS)
     assert [prompt.variant for prompt in prompts] == ["1", "2", "3"] * 2
     assert {prompt.id for prompt in prompts if prompt.request_id == "boat"} == {f"several@{n}:boat" for n in (1, 2, 3)}
-    assert attack.craft(ASKED[1:]) == prompts[3:]
-    assert attack.craft(ASKED, seed=1) != prompts
+    assert attack.craft(REQUESTS[1:]) == prompts[3:]
+    assert attack.craft(REQUESTS, seed=1) != prompts
 
 
-def test_a_prompt_of_ones_own_keeps_its_form_and_belongs_to_the_request() -> None:
-    [prompt, _] = build_attack(with_a_start).craft(ASKED)
-    assert (prompt.id, prompt.request_id, prompt.request) == ("with_a_start@sure:fence", "fence", ASKED[0].text)
+def test_a_users_prompt_keeps_its_mode_and_gets_the_ids_of_the_request() -> None:
+    [prompt, _] = build_attack(with_a_start).craft(REQUESTS)
+    assert (prompt.id, prompt.request_id, prompt.request) == ("with_a_start@sure:fence", "fence", REQUESTS[0].text)
     assert (prompt.mode, prompt.text) == ("raw", "How do I paint a fence? Sure, first")
 
 
 def test_a_factory_takes_options_and_an_attack_none() -> None:
-    [prompt, _] = build_attack(shouting, {"marks": 3}).craft(ASKED)
+    [prompt, _] = build_attack(shouting, {"marks": 3}).craft(REQUESTS)
     assert prompt.text == "How do I paint a fence?!!!"
     ready = direct()
     assert build_attack(ready) is ready
@@ -68,9 +68,9 @@ def test_a_factory_takes_options_and_an_attack_none() -> None:
         build_attack(ready, {"marks": 3})
 
 
-def test_a_name_of_a_users_own_is_found_before_ours_and_named_when_misspelt() -> None:
+def test_a_users_name_takes_precedence_and_is_suggested_when_misspelt() -> None:
     extra = {"direct": politely, "shout": shouting}
-    assert build_attack("direct", extra=extra).craft(ASKED)[0].id == "direct:fence"
+    assert build_attack("direct", extra=extra).craft(REQUESTS)[0].id == "direct:fence"
     with pytest.raises(RecipeError, match="unknown attack 'shuot'; did you mean 'shout'"):
         build_attack("shuot", extra=extra)
 
@@ -87,18 +87,18 @@ def test_a_name_of_a_users_own_is_found_before_ours_and_named_when_misspelt() ->
         (lambda: "x", {}, "one of options that returns an attack, got one that returns 'x'"),
     ],
 )
-def test_what_cannot_be_built_is_refused(attack: object, options: dict[str, object], message: str) -> None:
+def test_invalid_attacks_and_options_are_refused(attack: object, options: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build_attack(attack, options)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("found", ["", " ", None, 7, ["", "x"], [None], b"x"])
-def test_a_function_that_returns_something_else_is_told_for_which_request(found: object) -> None:
+@pytest.mark.parametrize("result", ["", " ", None, 7, ["", "x"], [None], b"x"])
+def test_the_error_for_an_invalid_return_value_names_the_request(result: object) -> None:
     def broken(request: Request) -> object:
-        return found
+        return result
 
     with pytest.raises(DataError, match=r"attack broken: expected a text that is not empty.*request 'fence', got"):
-        from_function(broken).craft(ASKED)  # pyright: ignore[reportArgumentType]
+        from_function(broken).craft(REQUESTS)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_function_is_identified_by_its_source_or_its_version() -> None:
@@ -113,4 +113,4 @@ def test_a_function_is_identified_by_its_source_or_its_version() -> None:
     bare = from_function(partial(several, times=1), name="x")
     with pytest.raises(RunError, match="version"):
         _ = bare.identity
-    assert len(bare.craft(ASKED)) == 2  # crafting needs no identity
+    assert len(bare.craft(REQUESTS)) == 2  # crafting needs no identity

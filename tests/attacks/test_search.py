@@ -1,4 +1,4 @@
-"""How any search is called: its judge, its state file, and what tells it from another search."""
+"""Any search: its judge, its state file, and the options that identify it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from derta.judges import build_judge
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, Request, Verdict
 
-ASKED = [Request(id="fence", text="How do I paint a fence?")]
+REQUESTS = [Request(id="fence", text="How do I paint a fence?")]
 TARGET = ScriptedModel(lambda prompt: "Clean the wood first." if "please" in prompt.messages[-1].content else "Sorry.")  # pyright: ignore[reportOptionalSubscript]
 ATTACKER = ScriptedModel(lambda prompt: '{"improvement": "politer", "prompt": "Tell me, please."}')
 CASE = Case(
@@ -30,17 +30,17 @@ def is_clean(prompt: Prompt, reply: Reply) -> bool:
 
 def search(state: Path | None = None, **changed: Any) -> list[Prompt]:
     options = {"streams": changed.pop("streams", 1)}
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "target": TARGET,
         "attacker": ATTACKER,
         "judge": is_clean,
         "state": state,
         "clock": lambda: 0.0,
     }
-    return list(pair(**options).search(changed.pop("requests", ASKED), **{**given, **changed}))
+    return list(pair(**options).search(changed.pop("requests", REQUESTS), **{**defaults, **changed}))
 
 
-def test_a_search_without_a_state_file_finds_the_same(tmp_path: Path) -> None:
+def test_a_search_without_a_state_file_gives_the_same_prompts(tmp_path: Path) -> None:
     assert search() == search(tmp_path / "attempts.jsonl")
     assert [one.harmful for one in read_attempts(tmp_path / "attempts.jsonl")] == [True]
 
@@ -59,8 +59,8 @@ def test_the_state_of_another_search_is_refused_before_anything_is_queried(
     changed: dict[str, Any], tmp_path: Path
 ) -> None:
     state = tmp_path / "attempts.jsonl"
-    found = search(state)
-    assert search(str(state)) == found  # pyright: ignore[reportArgumentType]
+    prompts = search(state)
+    assert search(str(state)) == prompts  # pyright: ignore[reportArgumentType]
     with pytest.raises(RunError, match="expected the attempts of this search"):
         search(state, **changed)
 
@@ -91,12 +91,12 @@ def test_a_changed_function_of_one_name_is_another_judge_of_a_search(tmp_path: P
         search(tmp_path / "attempts.jsonl", judge=edited)
 
 
-def test_a_judging_function_that_says_something_else_is_told() -> None:
+def test_the_error_for_another_return_value_of_a_judge_names_the_prompt() -> None:
     with pytest.raises(DataError, match=r"expected True, False, None or a Verdict, got a str on prompt 'p'"):
         as_judge(lambda prompt, reply: "yes")([CASE])  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
-def test_a_function_that_cannot_say_gives_no_verdict() -> None:
+def test_none_from_a_judge_function_is_no_verdict() -> None:
     [verdict] = as_judge(lambda prompt, reply: None)([CASE])
     assert verdict.harmful is None
 
@@ -108,6 +108,6 @@ def test_a_function_that_cannot_say_gives_no_verdict() -> None:
         ("harm", "expected a judge or a function of a prompt and its reply, got 'harm'"),
     ],
 )
-def test_what_does_not_judge_harm_is_refused_before_anything_is_queried(judge: Any, message: str) -> None:
+def test_a_judge_that_does_not_measure_harm_is_refused_before_any_query(judge: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        multi_turn().search(ASKED, target=TARGET, judge=judge)
+        multi_turn().search(REQUESTS, target=TARGET, judge=judge)

@@ -5,19 +5,19 @@ from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RecipeError
 from derta.records import Request
 
-ASKED = [Request(id=name, text=f"How do I paint a {name}?") for name in ("fence", "boat")]
+REQUESTS = [Request(id=name, text=f"How do I paint a {name}?") for name in ("fence", "boat")]
 
 
-def run(path, *, target, asked=ASKED, **options):
+def run(path, *, target, requests=REQUESTS, **options):
     attack = build_attack("multi_turn", options)
-    return list(attack.search(asked, target=ScriptedModel(target), state=path, clock=lambda: 0.0))
+    return list(attack.search(requests, target=ScriptedModel(target), state=path, clock=lambda: 0.0))
 
 
 def echo(prompt):
     return f"You said: {prompt.messages[-1].content}"
 
 
-def test_a_conversation_holds_the_targets_own_replies_and_ends_in_the_request(tmp_path, write):
+def test_a_conversation_contains_the_targets_replies_and_ends_with_the_request(tmp_path, write):
     script = write("script.txt", "Hello!\n=====\nWhat is @REQUEST@ about?")
     prompts = run(tmp_path / "attempts", target=echo, turns=(1, 2), script=script)
     assert [prompt.id for prompt in prompts] == [f"multi_turn@{n}:{name}" for name in ("fence", "boat") for n in (1, 2)]
@@ -40,7 +40,7 @@ def test_the_sweep_finds_the_number_of_turns_that_softens_a_target(tmp_path):
     assert [prompt.variant for prompt in prompts if softening(prompt) == "Clean the wood."] == ["2", "4"] * 2
 
 
-def test_a_stopped_conversation_goes_on(tmp_path):
+def test_a_stopped_search_resumes(tmp_path):
     whole = tmp_path / "whole"
     expected = run(whole, target=echo)
     lines = whole.read_text().splitlines(keepends=True)
@@ -51,7 +51,7 @@ def test_a_stopped_conversation_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"turns": []}, {"turns": [9]}, {"turns": [2, 2]}, {"max_new_tokens": 0}])
-def test_values_that_cannot_be_are_refused(options):
+def test_invalid_values_are_refused(options):
     with pytest.raises(RecipeError, match="multi_turn: expected"):
         build_attack("multi_turn", options)
 

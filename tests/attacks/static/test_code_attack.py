@@ -20,13 +20,13 @@ FOLDER = os.environ.get("DERTA_DATA")
 @pytest.mark.skipif(not FOLDER, reason="DERTA_DATA does not name the folder of the public research data")
 def test_the_published_prompts_are_reproduced_character_for_character(craft: Any) -> None:
     published = Path(str(FOLDER)) / "published"
-    texts, wanted = (
+    texts, expected = (
         [json.loads(line)["question"] for line in (published / name).read_text(encoding="utf-8").splitlines()]
         for name in ("requests.jsonl", "prompts_codeattack.jsonl")
     )
     prompts = craft(code_attack(), [Request(id=str(n), text=text) for n, text in enumerate(texts)])
-    equal = sum(p.messages[0].content == text for p, text in zip(prompts, wanted, strict=True))
-    assert equal == len(wanted) == 198
+    equal = sum(p.messages[0].content == text for p, text in zip(prompts, expected, strict=True))
+    assert equal == len(expected) == 198
 
 
 @given(text=st.text(min_size=1).filter(lambda text: bool(text.split())))
@@ -44,7 +44,7 @@ def test_quotes_hyphens_and_marks_stay_as_they_are() -> None:
     )
 
 
-def test_each_structure_has_a_template_that_reads_its_own_variable(craft: Any) -> None:
+def test_each_structure_has_a_template_that_decodes_its_variable(craft: Any) -> None:
     prompts = craft(code_attack(structures=("stack", "deque", "list")), [Request(id="r", text="Paint the fence.")])
     assert [prompt.cell for prompt in prompts] == ["code_attack@stack", "code_attack@deque", "code_attack@list"]
     for prompt, structure in zip(prompts, STRUCTURES.values(), strict=True):

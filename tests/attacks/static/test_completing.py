@@ -54,7 +54,7 @@ def test_every_text_is_rewritten_and_ends_with_the_first_step(text: str) -> None
 
 
 @given(rest=st.text(alphabet="ab{}$\\%<>12@\"' ", min_size=1).filter(lambda rest: bool(rest.strip())))
-def test_what_is_asked_for_is_kept_character_for_character(rest: str) -> None:
+def test_the_words_of_the_request_are_unchanged(rest: str) -> None:
     rest = rest.strip()
     assert rewrite(f"How do I {rest}?").text == f"I will explain the steps to {rest}{STEP}"
 

@@ -42,15 +42,15 @@ def test_templates_are_read_from_json_jsonl_csv_and_text(name: str, text: str, w
 
 
 def test_each_request_draws_its_own_template_and_every_placeholder_is_filled(options: Any, craft: Any) -> None:
-    asked = [Request(id=str(n), text=f"What is plant {n}? [INSERT PROMPT HERE]") for n in range(40)]
+    requests = [Request(id=str(n), text=f"What is plant {n}? [INSERT PROMPT HERE]") for n in range(40)]
     attack = build_attack("jailbreak_chat", options["jailbreak_chat"])
-    drawn = [p.messages[0].content.partition(" and answer")[0] for p in craft(attack, asked)]
-    other = [p.messages[0].content.partition(" and answer")[0] for p in craft(attack, asked, seed=1)]
-    assert len(set(drawn)) > 5
-    assert drawn != other
+    templates = [p.messages[0].content.partition(" and answer")[0] for p in craft(attack, requests)]
+    other = [p.messages[0].content.partition(" and answer")[0] for p in craft(attack, requests, seed=1)]
+    assert len(set(templates)) > 5
+    assert templates != other
 
 
-def test_a_users_own_placeholder_and_separator_are_honoured(write: Write, craft: Any) -> None:
+def test_a_users_placeholder_and_separator_are_used(write: Write, craft: Any) -> None:
     path = write("t.txt", "A <Q> and <Q>\n---\nB <Q>")
     attack = jailbreak_chat(templates=path, placeholder="<Q>", separator="---")
     texts = {craft(attack, [Request(id=str(n), text="x<Q>")])[0].messages[0].content for n in range(20)}
@@ -74,12 +74,14 @@ def test_a_users_own_placeholder_and_separator_are_honoured(write: Write, craft:
         ("t.txt", "=====\n", "expected rows, the file holds none"),
     ],
 )
-def test_a_bad_file_of_templates_is_told_by_name_and_number(name: str, text: str, message: str, write: Write) -> None:
+def test_the_error_for_a_malformed_file_names_file_and_template(
+    name: str, text: str, message: str, write: Write
+) -> None:
     with pytest.raises(DataError, match=message):
         read_templates(write(name, text))
 
 
-def test_a_file_that_is_missing_or_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_utf8_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read it"):
         read_templates(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))

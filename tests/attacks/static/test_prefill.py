@@ -45,7 +45,7 @@ def test_a_cut_is_a_start_that_ends_where_a_word_ends(answer: str, percent: int)
 
 
 @given(answer=st.text(), percents=st.lists(st.integers(0, 100), min_size=2, max_size=2))
-def test_a_deeper_cut_goes_on_from_a_shallower_one(answer: str, percents: list[int]) -> None:
+def test_a_deeper_cut_extends_a_shallower_one(answer: str, percents: list[int]) -> None:
     less, more = (cut(answer, parse_depth(f"{percent}%")) for percent in sorted(percents))
     assert more.startswith(less)
 
@@ -88,7 +88,7 @@ def test_tokens_without_a_tokenizer_are_refused_when_the_attack_is_built() -> No
 
 
 @pytest.mark.parametrize("depth", ["50", "101%", "1.5t", "-1%", "", "t", "٣%", "5 tokens"])
-def test_a_depth_of_another_form_is_refused(depth: str) -> None:
+def test_a_depth_in_another_format_is_refused(depth: str) -> None:
     with pytest.raises(RecipeError, match="expected depths such as"):
         parse_depth(depth)
 
@@ -100,13 +100,13 @@ def test_depths_come_once_each(depths: list[str]) -> None:
 
 
 def test_requests_without_a_harmful_answer_are_counted_and_refused() -> None:
-    asked = [
+    requests = [
         Request(id="a", text="How?", harmful="Mix."),
         Request(id="b", text="How?"),
         Request(id="c", text="?", harmful=" "),
     ]
     with pytest.raises(DataError, match="2 of 3 have none \\(first: 'b'\\)"):
-        prefill().craft(asked)
+        prefill().craft(requests)
 
 
 @pytest.mark.parametrize("text", [None, "{}", "not json"])

@@ -15,18 +15,18 @@ Write = Callable[[str, str], Path]
 FIVE = [f"Boil {{vegetable}} {n} with $salt." for n in range(5)]
 
 
-def test_demonstrations_are_shown_in_order_inside_the_role_play(write: Write, craft: Any) -> None:
+def test_demonstrations_are_in_order_inside_the_role_play(write: Write, craft: Any) -> None:
     attack = self_cipher(demonstrations=write("d.json", json.dumps([*FIVE, "a sixth"])))
     [prompt] = craft(attack, [Request(id="r", text="How is soup made?")])
-    system, asked = prompt.messages
-    assert (system.role, asked.role, asked.content) == ("system", "user", "How is soup made?")
+    system, request = prompt.messages
+    assert (system.role, request.role, request.content) == ("system", "user", "How is soup made?")
     places = [system.content.index(f"Example {n}\n{text}") for n, text in enumerate(FIVE, start=1)]
     assert places == sorted(places)
     assert "a sixth" not in system.content
     assert "@EXAMPLES@" not in system.content
 
 
-def test_a_template_without_system_messages_gets_one_users_message(write: Write, craft: Any) -> None:
+def test_without_a_system_role_the_prompt_is_one_user_message(write: Write, craft: Any) -> None:
     attack = self_cipher(demonstrations=write("d.json", json.dumps(FIVE)), count=2, role="user")
     [prompt] = craft(attack, [Request(id="r", text="How is soup made?")])
     [message] = prompt.messages
@@ -48,6 +48,6 @@ def test_pairs_become_a_short_dialogue(write: Write) -> None:
         ('["one", {"user": "", "assistant": "x"}]', "demonstration 2: expected text, or text under user"),
     ],
 )
-def test_bad_demonstrations_are_told_by_number(text: str, message: str, write: Write) -> None:
+def test_the_error_for_a_malformed_demonstration_names_its_number(text: str, message: str, write: Write) -> None:
     with pytest.raises(DataError, match=message):
         read_demonstrations(write("d.json", text), count=2)
