@@ -166,7 +166,7 @@ def test_texts_are_banned_bare_and_after_a_blank(tiny_chat):
 def test_texts_that_no_token_can_write_are_refused(make_tokenizer):
     chat = chat_format(make_tokenizer(kind="word"))
     assert banned_tokens(chat, Decoding(banned=("Sorry", "zzzz")), stop_ids=()).sequences
-    with pytest.raises(ModelError, match="expected a banned text that this tokenizer can write"):
+    with pytest.raises(ModelError, match="expected a banned text that this tokenizer can encode"):
         banned_tokens(chat, Decoding(banned=("zzzz",)), stop_ids=())
 
 

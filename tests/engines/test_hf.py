@@ -190,7 +190,7 @@ def test_a_model_in_memory_has_the_same_settings_and_needs_its_tokenizer(engine,
     assert (made.model, made.refusal_words, made.max_batch_tokens) == (engine.model, ("Sure",), 9)
     assert "[INST]" in prompt_text(made.chat, [Message(role="user", content="Tea?")])
     assert replies(load_engine(engine.model, tokenizer=str(tiny_model_dir)), PROMPTS) == replies(engine, PROMPTS)
-    with pytest.raises(EngineError, match="expected `tokenizer` beside a LlamaForCausalLM in memory, got none"):
+    with pytest.raises(EngineError, match="expected `tokenizer` with a LlamaForCausalLM in memory, got none"):
         load_engine(engine.model)
     with pytest.raises(EngineError, match="expected no `dtype` for a LlamaForCausalLM in memory"):
         load_engine(engine.model, tokenizer=tokenizer, dtype="bfloat16")

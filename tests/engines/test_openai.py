@@ -129,7 +129,7 @@ def test_likelihoods_and_refusal_probabilities_are_the_local_engine_s(hf, tiny_m
 def test_a_server_without_prompt_likelihoods_is_told_in_one_line(tiny_model_dir):
     with serving() as server:
         engine = api(endpoints=server.url, tokenizer=str(tiny_model_dir))
-        with pytest.raises(EngineError, match="the server gave none; use a server that has them"):
+        with pytest.raises(EngineError, match="the server returned none; use a server that supports them"):
             engine.log_likelihood(PROMPTS[:1], ["Sure"])
         with pytest.raises(EngineError, match="expected a tokenizer and send=text or ids, got send=messages"):
             api(endpoints=server.url).log_likelihood(PROMPTS[:1], ["Sure"])
@@ -146,7 +146,7 @@ def test_a_continuation_of_nothing_is_told(make_model_dir):
 def test_a_server_that_counts_other_tokens_is_told(tiny_model_dir):
     with serving(lambda path, _: choice(path, "", logprobs={"token_logprobs": [None, -1.0]})) as server:
         engine = api(endpoints=server.url, tokenizer=str(tiny_model_dir))
-        with pytest.raises(EngineError, match="the server counts 2; give the tokenizer of the model it serves"):
+        with pytest.raises(EngineError, match="the server counts 2; pass the tokenizer of the served model"):
             engine.log_likelihood(PROMPTS[:1], ["Sure, here"])
 
 
@@ -223,9 +223,9 @@ def test_what_stays_unanswered_is_told_after_all_else_was_given():
 @pytest.mark.parametrize(
     ("fault", "part"),
     [
-        (Fault("status", 401, message=f"no such key {KEY}"), "does not take the key (401)"),
+        (Fault("status", 401, message=f"no such key {KEY}"), "does not accept the key (401)"),
         (Fault("status", 404, message="no such model"), "no such model"),
-        (Fault("status", 429, (("Retry-After", "90000"),)), "asks to wait 90000 s"),
+        (Fault("status", 429, (("Retry-After", "90000"),)), "requests a wait of 90000 s"),
     ],
 )
 def test_what_no_request_will_mend_ends_the_run_at_once(fault, part):
@@ -319,12 +319,12 @@ def test_without_a_key_none_is_sent(monkeypatch):
     [
         ({"endpoints": "127.0.0.1:8000"}, "expected an address such as http://127.0.0.1:8000/v1"),
         ({"endpoints": []}, "at least one address"),
-        ({"endpoints": f"http://me:{KEY}@127.0.0.1/v1"}, "put the key into the environment"),
+        ({"endpoints": f"http://me:{KEY}@127.0.0.1/v1"}, "store the key in an environment variable"),
         ({"send": "ids"}, "expected the served model's tokenizer"),
         ({"send": "tokens"}, "expected one of messages, text, ids, got 'tokens'"),
         ({"template": "paper"}, "template: expected a tokenizer to render with"),
         ({"concurrency": 0}, "concurrency: expected a number above 0, got 0"),
-        ({"api_key_env": "NOT_SET_ANYWHERE"}, "expected a key in the environment's 'NOT_SET_ANYWHERE'"),
+        ({"api_key_env": "NOT_SET_ANYWHERE"}, "expected a key in the environment variable 'NOT_SET_ANYWHERE'"),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_anything_is_asked(settings, part):

@@ -20,7 +20,7 @@ def test_replies_are_written_by_id_or_by_a_function():
 
 
 def test_a_prompt_without_a_written_reply_is_told():
-    with pytest.raises(ModelError, match="expected a written reply to prompt 'c', found none"):
+    with pytest.raises(ModelError, match="expected a scripted reply to prompt 'c', got none"):
         list(ScriptedModel({}).generate([prompt("c")], max_new_tokens=5))
 
 

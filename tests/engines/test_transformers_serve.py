@@ -91,5 +91,5 @@ def test_what_it_cannot_do_is_told(server, model):
     with pytest.raises(EngineError, match=r"refused: 422 .*Unexpected fields"):
         list(ids.generate(PROMPTS[:1], max_new_tokens=3))
     text = load_engine(str(model), endpoints=server, tokenizer=str(model), send="text")
-    with pytest.raises(EngineError, match="the server gave none; use a server that has them"):
+    with pytest.raises(EngineError, match="the server returned none; use a server that supports them"):
         text.log_likelihood(PROMPTS[:1], ["Sure"])

@@ -1,4 +1,4 @@
-"""Models behind one interface: `generate`, `log_likelihood`, `refusal_probability`. Importing this imports no torch."""
+"""Inference engines with one interface: `generate`, `log_likelihood`, `refusal_probability`; no torch on import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Loader = Callable[..., Engine]
-"""Makes an engine of a model; its keyword arguments are the engine's settings."""
+"""Function that loads a model into an engine; its keyword arguments are the engine's settings."""
 
 
 def _loader(module: str) -> Loader:
@@ -34,11 +34,11 @@ ENGINES: dict[str, Callable[[], Loader]] = {
     "api": partial(_loader, "derta.engines.openai"),
     "vllm": partial(_loader, "derta.engines.vllm"),
 }
-"""The loader of each engine, imported when it is called for."""
+"""Functions that import and return the loader of each engine, by engine name."""
 
 
 def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings: Any) -> Engine:
-    """Make an engine of a model: a folder, a hub id, the name that a server knows, or a model in memory.
+    """Load a model into an engine: a folder, a hub id, the model name of a server, or a model in memory.
 
     >>> load_engine("judge", engine="api", endpoints="http://127.0.0.1:8000/v1", concurrency=4).limits.concurrency
     4
@@ -46,15 +46,15 @@ def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings
     In a notebook: `load_engine("models/derta", device="cpu")`, or `load_engine(trainer.model, tokenizer=tokenizer)`.
 
     Args:
-        model: a loaded model needs the engine `hf` and its `tokenizer`. It may be in training: it generates in eval
-            mode, and is in training mode again between two replies and after.
-        engine: `hf` (Transformers, in this process), `api` (a server that speaks OpenAI's protocol) or `vllm`.
-        settings: the engine's own: see `derta.engines.hf.load`, `derta.engines.openai.load` and
+        model: Folder, hub id, name or loaded model. A loaded model needs the engine `hf` and its `tokenizer`. A model
+            in training mode generates in eval mode and is in training mode between replies and afterwards.
+        engine: `hf` (Transformers, in this process), `api` (an OpenAI-compatible server) or `vllm`.
+        settings: Settings of the engine: the arguments of `derta.engines.hf.load`, `derta.engines.openai.load` or
             `derta.engines.vllm.load`.
 
     Raises:
-        EngineError: an unknown engine, a setting that it does not have or that cannot be, or its package is missing.
-        ModelError: no such model, no tokenizer with it, or no usable chat template.
+        EngineError: Unknown engine, unknown or invalid setting, or a missing package.
+        ModelError: The model or its tokenizer does not exist, or it has no usable chat template.
     """
     checked = check_settings(engine, settings)
     if engine != "hf" and not isinstance(model, str | Path):
@@ -63,21 +63,21 @@ def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings
 
 
 def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an engine's settings as its loader takes them; nothing is loaded.
+    """Validate an engine's settings and return them with the types that its loader takes; no model is loaded.
 
     Raises:
-        EngineError: an unknown engine, or a setting that it does not have or that cannot be.
+        EngineError: Unknown engine, or an unknown or invalid setting.
     """
     load = ENGINES[_check_engine_name(engine)]()
-    known = list(signature(load).parameters)[1:]
+    names = list(signature(load).parameters)[1:]
     for setting in settings:
-        if setting not in known:
-            raise EngineError(f"engine {engine}: unknown setting {setting!r}; {did_you_mean(setting, known)}")
-    kinds: dict[str, Any] = {setting: (kind, ...) for setting, kind in get_type_hints(load).items()}
+        if setting not in names:
+            raise EngineError(f"engine {engine}: unknown setting {setting!r}; {did_you_mean(setting, names)}")
+    fields: dict[str, Any] = {setting: (kind, ...) for setting, kind in get_type_hints(load).items()}
     model = create_model(
         "Settings",
         __config__=ConfigDict(arbitrary_types_allowed=True),
-        **{setting: kinds[setting] for setting in settings},
+        **{setting: fields[setting] for setting in settings},
     )
     try:
         return dict(model.model_validate(settings))

@@ -1,4 +1,4 @@
-"""Batches of rows: which rows share a forward pass, how they are padded, and how they leave."""
+"""Batching by token budget, padding, and a forward pass with a KV cache."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 MAX_LOGITS = 2**26
-"""Logits held at once: 0.25 GB in float32, which is 256 positions of a vocabulary of 262,144."""
+"""Maximum number of logits in memory: 0.25 GB in float32, or 256 positions of a vocabulary of 262,144."""
 
 
 def token_batches(
     lengths: Sequence[int], *, max_batch_tokens: int, max_rows: int, together: Sequence[Sequence[int]] = ()
 ) -> Iterator[list[int]]:
-    """Yield the indices of `lengths` in batches, the longest first so that too little memory shows at once.
+    """Yield batches of indices into `lengths`, longest first, so that an out-of-memory error occurs at the start.
 
-    A batch of n rows costs n times its longest row; a row longer than the budget goes alone. Rows that are named
-    `together` come in one stretch, at the place of the longest of them.
+    A batch of n rows costs n times its longest row; a row longer than the budget is a batch by itself. The rows of a
+    group in `together` are consecutive, in the position of the longest of them.
 
     >>> list(token_batches([3, 9, 4, 8], max_batch_tokens=18, max_rows=8))
     [[1, 3], [2, 0]]
@@ -42,14 +42,14 @@ def token_batches(
 
 
 class PaddedBatch(NamedTuple):
-    """Rows of one length; the mask is 0 at padding."""
+    """Batch of padded rows with its attention mask, which is 0 at padding."""
 
     input_ids: Int[Tensor, "row token"]
     mask: Int[Tensor, "row token"]
 
 
 def pad(rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device: torch.device) -> PaddedBatch:
-    """Pad rows of ids to the longest of them, with id 0: masked, it is never read, so no pad token is needed."""
+    """Pad rows of token ids to the longest row, with id 0: it is masked, so the tokenizer needs no pad token."""
     longest = max(len(row) for row in rows)
     input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -63,7 +63,7 @@ def pad(rows: Sequence[Sequence[int]], *, side: Literal["left", "right"], device
 def forward(
     model: Any, *, input_ids: Int[Tensor, "row new"], mask: Int[Tensor, "row token"], cache: Any, logits_to_keep: int
 ) -> Any:
-    """Run the model on new tokens after the cached ones; `mask` covers both. `logits_to_keep=0` keeps them all."""
+    """Run the model on new tokens after the cached ones; `mask` covers both. `logits_to_keep=0` returns all logits."""
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
     return model(
         input_ids=input_ids,
@@ -75,8 +75,8 @@ def forward(
     )
 
 
-def select_rows(places: Sequence[int], *, mask: Int[Tensor, "row token"], cache: Any) -> Int[Tensor, "kept token"]:
-    """Drop all but the rows at `places` from a batch's cache, in place, and return the mask of those that stay."""
-    kept = torch.tensor(places, dtype=torch.long, device=mask.device)
-    cache.reorder_cache(kept)
-    return mask[kept]
+def select_rows(places: Sequence[int], *, mask: Int[Tensor, "row token"], cache: Any) -> Int[Tensor, "selected token"]:
+    """Select the rows at `places` in a batch's cache, in place, and return their mask."""
+    selected = torch.tensor(places, dtype=torch.long, device=mask.device)
+    cache.reorder_cache(selected)
+    return mask[selected]

@@ -1,4 +1,4 @@
-"""Greedy decoding in batches that rows leave as soon as they are done, with banned tokens where an attack bans some."""
+"""Greedy decoding with banned tokens and a KV cache; finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from derta.records import Decoding
 
 
 class BannedTokens(NamedTuple):
-    """Token sequences that are never completed in the first `steps` tokens; see `Decoding`."""
+    """Token sequences that are banned in the first `steps` generated tokens; see `Decoding`."""
 
     sequences: tuple[tuple[int, ...], ...]
     steps: int | None = None
@@ -25,7 +25,7 @@ class BannedTokens(NamedTuple):
 
 
 class GeneratedRow(NamedTuple):
-    """The tokens generated after row `row` of a batch; the stop token is not part of them."""
+    """Tokens generated for row `row` of a batch, without the stop token."""
 
     row: int
     token_ids: list[int]
@@ -33,26 +33,31 @@ class GeneratedRow(NamedTuple):
 
 
 def banned_tokens(chat: ChatFormat, decoding: Decoding, *, stop_ids: Collection[int]) -> BannedTokens:
-    """Look up the tokens of banned texts, bare and after a space; a text the tokenizer cannot write is left out.
+    """Encode the banned texts of a prompt, with and without a leading space; texts with unknown tokens are skipped.
+
+    Args:
+        chat: Chat format with the tokenizer.
+        decoding: Decoding options of the prompt.
+        stop_ids: Stop tokens, banned too with `decoding.ban_end`.
 
     Raises:
-        ModelError: it can write none of them.
+        ModelError: The tokenizer can encode none of the texts.
     """
     forms = {
         tuple(encode_continuation(chat, text, spaced=spaced)) for text in decoding.banned for spaced in (False, True)
     }
-    known = sorted(form for form in forms if form and chat.tokenizer.unk_token_id not in form)
-    if not known:
+    sequences = sorted(form for form in forms if form and chat.tokenizer.unk_token_id not in form)
+    if not sequences:
         raise ModelError(
-            f"expected a banned text that this tokenizer can write, got {list(decoding.banned)!r:.80}; name others, "
+            f"expected a banned text that this tokenizer can encode, got {list(decoding.banned)!r:.80}; choose others, "
             "such as the first word of this model's refusals"
         )
     ends = tuple((token,) for token in sorted(stop_ids)) if decoding.ban_end else ()
-    return BannedTokens((*known, *ends), decoding.steps, decoding.top_k)
+    return BannedTokens((*sequences, *ends), decoding.steps, decoding.top_k)
 
 
 def banned_next(generated: Sequence[int], sequences: Sequence[tuple[int, ...]]) -> set[int]:
-    """Return the tokens that would complete a sequence after what is generated.
+    """Return the tokens that would complete a banned sequence after the generated tokens.
 
     >>> banned_next([7, 1], [(5,), (1, 2), (7, 3), (7, 1, 4)])
     {2, 4, 5}
@@ -67,18 +72,18 @@ def banned_next(generated: Sequence[int], sequences: Sequence[tuple[int, ...]]) 
 def next_tokens(
     logits: Float[Tensor, "row vocab"], rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None
 ) -> list[int]:
-    """Return the next token of each row: the likeliest that is not banned.
+    """Return the next token of each row: the most likely token that is not banned.
 
-    `rows` are each row's tokens so far, and what is banned in it.
+    `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens.
     """
-    # as argmax, the first of ties, which takes three to five times as long on a CPU (LOG.md, 17)
+    # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17)
     chosen: list[int] = logits.max(dim=-1).indices.tolist()
-    for place, (generated, own) in enumerate(rows or ()):
-        if own is None or (own.steps is not None and len(generated) >= own.steps):
+    for place, (generated, bans) in enumerate(rows or ()):
+        if bans is None or (bans.steps is not None and len(generated) >= bans.steps):
             continue
-        banned = banned_next(generated, own.sequences)
+        banned = banned_next(generated, bans.sequences)
         if chosen[place] in banned:
-            width = min(own.top_k or len(banned) + 1, logits.shape[-1])
+            width = min(bans.top_k or len(banned) + 1, logits.shape[-1])
             ranked: list[int] = logits[place].float().topk(width).indices.tolist()
             chosen[place] = next((token for token in ranked if token not in banned), chosen[place])
     return chosen
@@ -94,18 +99,25 @@ def greedy(
     banned: Sequence[BannedTokens | None] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
 ) -> Iterator[GeneratedRow]:
-    """Yield each row's continuation when it ends; the others continue in a smaller batch.
+    """Yield each row's generated tokens when the row ends; the others continue in a smaller batch.
 
-    `banned` are the tokens banned in each row, `prefixes` what it begins with, if others do too. Of tokens that are
-    equally likely the first is chosen, as `generate` does.
+    Of equally likely tokens the first is chosen, as in `model.generate`.
+
+    Args:
+        model: Causal language model.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Maximum number of generated tokens.
+        stop_ids: Tokens that end a row; they are not part of the output.
+        banned: Banned tokens of each row.
+        prefixes: Shared prefix of each row, or None for a row without one (see `find_prefixes`).
     """
     logits, cache, mask = prefill(model, prompts, prefixes)
     live = list(range(len(prompts)))
     token_ids: list[list[int]] = [[] for _ in prompts]
     while True:
-        own = None if banned is None else [(token_ids[row], banned[row]) for row in live]
-        chosen = next_tokens(logits, own)
-        going: list[int] = []
+        histories = None if banned is None else [(token_ids[row], banned[row]) for row in live]
+        chosen = next_tokens(logits, histories)
+        unfinished: list[int] = []
         for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
             if token in stop_ids:
                 yield GeneratedRow(row, token_ids[row], "eos")
@@ -114,13 +126,13 @@ def greedy(
             if len(token_ids[row]) == max_new_tokens:
                 yield GeneratedRow(row, token_ids[row], "length")
             else:
-                going.append(place)
-        if not going:
+                unfinished.append(place)
+        if not unfinished:
             return
-        if len(going) < len(live):
-            mask = select_rows(going, mask=mask, cache=cache)
-            live = [live[place] for place in going]
-        input_ids = torch.tensor([[chosen[place]] for place in going], device=mask.device)
-        mask = torch.cat([mask, mask.new_ones(len(going), 1)], dim=1)
+        if len(unfinished) < len(live):
+            mask = select_rows(unfinished, mask=mask, cache=cache)
+            live = [live[place] for place in unfinished]
+        input_ids = torch.tensor([[chosen[place]] for place in unfinished], device=mask.device)
+        mask = torch.cat([mask, mask.new_ones(len(unfinished), 1)], dim=1)
         output = forward(model, input_ids=input_ids, mask=mask, cache=cache, logits_to_keep=1)
         logits, cache = output.logits[:, -1], output.past_key_values

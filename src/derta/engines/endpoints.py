@@ -1,4 +1,4 @@
-"""Servers that may be sent a key: a recipe is data from strangers, so the user, and not the recipe, names them."""
+"""Allowlist of servers that a recipe may send prompts and an API key to; the user sets it, not the recipe."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "https://api.openai.com/v1"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Hosts that are this machine and need no permission; other spellings of it are hosts like any other."""
+"""Names of this machine, which need no permission; any other spelling is treated as another host."""
 
 _PRINTABLE = re.compile(r"[!-\[\]-~]+")
-"""ASCII without blanks and backslashes, which libraries read in different ways."""
+"""ASCII without blanks and backslashes, which libraries parse differently."""
 _NETLOC = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:[0-9]+)?", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Host(NamedTuple):
-    """A server's host in lower case, and its port; a permission without a port holds for all of them."""
+    """Host name of a server in lower case, with its port; None in a permission allows all ports."""
 
     name: str
     port: int | None
 
 
 def parse_host(address: str) -> Host:
-    """Return the host that an endpoint's address leads to.
+    """Parse the host and port of an endpoint's address.
 
     >>> parse_host("https://API.example.com/v1"), parse_host("http://[::1]:8000/v1")
     (Host(name='api.example.com', port=443), Host(name='::1', port=8000))
 
     Raises:
-        EngineError: it is no server's address, or one that a key would be read from.
+        EngineError: Invalid address, or an address that may contain a key.
     """
     parts = _split(address)
     if "@" in address or (parts is not None and parts.query):
         raise EngineError(
-            "endpoints: expected an address without a key in it; put the key into the environment and name the "
-            "variable with api_key_env"
+            "endpoints: expected an address without a key in it; store the key in an environment variable and set "
+            "api_key_env to its name"
         )
     if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise EngineError(
@@ -54,42 +54,43 @@ def parse_host(address: str) -> Host:
 
 
 def check_endpoints(config: EngineConfig, allowed: Collection[str]) -> None:
-    """Refuse a recipe's server that is neither on this machine nor on a host that the user allows.
+    """Validate that each server of a recipe is this machine or a host that the user allows.
 
     Args:
-        config: the engine that a recipe names; only `api` sends anything anywhere.
-        allowed: `HOST` or `HOST:PORT`, compared exactly but for upper and lower case; an IPv6 host is in brackets.
+        config: Engine config of the recipe; only the engine `api` sends data to a server.
+        allowed: `HOST` or `HOST:PORT`, compared exactly except for upper and lower case; an IPv6 host is in brackets.
 
     Raises:
-        EngineError: names the first host that is not allowed, and how to allow it; or an entry that is no host.
+        EngineError: A host is not allowed (the message names the first one and the option that allows it), or an entry
+            of `allowed` is not a host.
     """
     permitted = [_parse_allowed_host(entry) for entry in allowed]
     for address in _addresses(config):
         host = parse_host(address)
         if host.name not in LOOPBACK and host not in permitted and Host(host.name, None) not in permitted:
-            shown = f"[{host.name}]" if ":" in host.name else host.name
+            name = f"[{host.name}]" if ":" in host.name else host.name
             raise EngineError(
-                f"endpoints: the recipe would send prompts and a key to {shown}, which is not on your list of servers; "
-                f"if you trust it, give --allow-endpoint {shown}, or add it to `endpoints:` in {config_path()}"
+                f"endpoints: the recipe would send prompts and a key to {name}, which is not on your list of servers; "
+                f"if you trust it, pass --allow-endpoint {name}, or add it to `endpoints:` in {config_path()}"
             )
 
 
 def _addresses(config: EngineConfig) -> list[str]:
     if config.engine != "api":
         return []
-    given: Any = config.settings.get("endpoints", DEFAULT_ENDPOINT)
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in cast("list[Any]", given)):
-        raise EngineError(f"endpoints: expected an address or a list of them, got {given!r:.80}")
-    return cast("list[str]", given)
+    value: Any = config.settings.get("endpoints", DEFAULT_ENDPOINT)
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in cast("list[Any]", value)):
+        raise EngineError(f"endpoints: expected an address or a list of them, got {value!r:.80}")
+    return cast("list[str]", value)
 
 
 def user_endpoints() -> tuple[str, ...]:
-    """Return the hosts that the user's own configuration file allows; none if there is no such file.
+    """Load the allowed hosts from the user's configuration file; an empty tuple if the file does not exist.
 
     Raises:
-        EngineError: the file cannot be read, or holds something else than `endpoints:` with a list of hosts.
+        EngineError: The file cannot be read, or its content is not `endpoints:` with a list of hosts.
     """
     import yaml
 
@@ -116,7 +117,7 @@ def user_endpoints() -> tuple[str, ...]:
 def config_path() -> Path:
     """Return the path of the user's configuration file.
 
-    Source: XDG Base Directory Specification 0.8; a relative `XDG_CONFIG_HOME` counts as none.
+    Source: XDG Base Directory Specification 0.8; a relative `XDG_CONFIG_HOME` is ignored.
     """
     home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     return (home if home.is_absolute() else Path.home() / ".config") / "derta" / "config.yaml"

@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as an engine."""
+"""Engine for Hugging Face causal language models, in this process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HfEngine:
-    """A causal language model with the format its conversations take.
+    """Causal language model with its chat format.
 
-    A model in training mode is in eval mode while it works, and in training mode between two replies and after.
-    `max_batch_tokens` bounds rows times (prompt and new tokens) of a batch, and with it the key-value cache.
+    A model in training mode is in eval mode while it computes, and in training mode between replies and afterwards.
+    `max_batch_tokens` limits rows times (prompt and new tokens) of a batch, and so the size of the KV cache.
     """
 
     model: Any
@@ -43,24 +43,25 @@ class HfEngine:
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """Yield greedy replies, each as soon as it ends; prompts of similar length share a batch.
 
-        A reply is the exact text that continues the prompt and its prefill, with special tokens. It stops with `eos` at
-        any of the model's or the template's stop tokens, which it does not contain. A prompt's `decoding` is respected.
+        A reply is the exact text that continues the prompt and its prefill, with special tokens. Its stop reason is
+        `eos` at a stop token of the model or the template, which the reply does not contain. A prompt's `decoding`
+        is respected.
 
         Raises:
-            ModelError: before anything is generated, if a prompt is empty or leaves no room for `max_new_tokens`, or
-                bans texts none of which the tokenizer can write.
+            ModelError: Before any reply, if a prompt is empty or leaves no room for `max_new_tokens`, or if the
+                tokenizer can encode none of its banned texts.
         """
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
         self._check_lengths(prompts, [len(ids) for ids in encoded], [max_new_tokens] * len(encoded))
-        banned = self._banned(prompts)  # here, and not at the first reply, so that a fault shows at once
+        banned = self._banned(prompts)  # before the first reply, so that an error is raised early
         return self._replies(prompts, encoded, max_new_tokens, banned)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
 
-        A token that holds the end of the prompt and the start of the continuation counts as the continuation's.
+        A token with characters of both the prompt and the continuation belongs to the continuation.
         """
         return [scored.log_probs for scored in self._score(prompts, continuations, refusal_ids=())]
 
@@ -68,21 +69,21 @@ class HfEngine:
         """Return the probability of any refusal token at each token of each continuation, and after the last.
 
         Raises:
-            ModelError: a refusal word is not a single token.
+            ModelError: A refusal word is not a single token.
         """
         refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
         return [scored.refusal_probs for scored in self._score(prompts, continuations, refusal_ids=refusal_ids)]
 
     def _banned(self, prompts: Sequence[Prompt]) -> list[BannedTokens | None]:
         stop_ids = stop_tokens(self.model, self.chat)
-        known: dict[str, BannedTokens] = {}
-        found: list[BannedTokens | None] = [None] * len(prompts)
+        by_decoding: dict[str, BannedTokens] = {}
+        banned: list[BannedTokens | None] = [None] * len(prompts)
         for i, decoding in enumerate(prompt.decoding for prompt in prompts):
             if decoding is not None:
                 key = decoding.model_dump_json()
-                known[key] = known.get(key) or banned_tokens(self.chat, decoding, stop_ids=stop_ids)
-                found[i] = known[key]
-        return found
+                by_decoding[key] = by_decoding.get(key) or banned_tokens(self.chat, decoding, stop_ids=stop_ids)
+                banned[i] = by_decoding[key]
+        return banned
 
     def _replies(
         self,
@@ -122,14 +123,14 @@ class HfEngine:
         prompt_lengths = [len(turn.prompt_ids) for turn in turns]
         response_lengths = [len(turn.response_ids) for turn in turns]
         self._check_lengths(prompts, prompt_lengths, response_lengths)
-        found: dict[int, RowScores] = {}
+        by_index: dict[int, RowScores] = {}
         prefixes = find_prefixes(self.model, [turn.prompt_ids for turn in turns])
         lengths = [sum(pair) for pair in zip(prompt_lengths, response_lengths, strict=True)]
         for batch in self._batches(lengths, prefixes):
-            own = [turns[index] for index in batch]
-            scores = score(self.model, own, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
-            found |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
-        return [found[index] for index in range(len(turns))]
+            rows = [turns[index] for index in batch]
+            scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
+            by_index |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
+        return [by_index[index] for index in range(len(turns))]
 
     def _batches(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Iterator[list[int]]:
         max_rows = MAX_LOGITS // self.model.get_input_embeddings().num_embeddings
@@ -145,7 +146,7 @@ class HfEngine:
         limit = position_limit(self.model)
         for prompt, length, more in zip(prompts, lengths, new, strict=True):
             if not length:
-                raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; drop it")
+                raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; remove it")
             if limit is not None and length + more > limit:
                 raise ModelError(
                     f"prompt {prompt.id!r}: {length} tokens and {more} after them are more than the model's {limit} "
@@ -154,16 +155,16 @@ class HfEngine:
 
 
 def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
-    """Take the prefixes of a batch out of the list: what no later batch needs is then freed with this one."""
-    own = [prefixes[index] for index in batch]
+    """Remove and return the prefixes of a batch, so that a prefix is freed after its last batch."""
+    batch_prefixes = [prefixes[index] for index in batch]
     for index in batch:
         prefixes[index] = None
-    return own
+    return batch_prefixes
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Generator[None]:
-    """Put a model that is in training mode in eval mode for the block, and each of its modules back after it."""
+    """Set a model in training mode to eval mode within the block, and restore the mode of each module afterwards."""
     training = [module for module in model.modules() if module.training] if model.training else []
     for module in training:
         module.training = False
@@ -175,7 +176,7 @@ def eval_mode(model: nn.Module) -> Generator[None]:
 
 
 def _in_eval_mode(model: nn.Module, results: Iterator[T]) -> Iterator[T]:
-    """Compute results one by one with the model in eval mode; whoever takes them has it as it was."""
+    """Yield results computed with the model in eval mode; the caller has the model in its original mode."""
     done = object()
     while True:
         with eval_mode(model):
@@ -186,16 +187,16 @@ def _in_eval_mode(model: nn.Module, results: Iterator[T]) -> Iterator[T]:
 
 
 def position_limit(model: Any) -> int | None:
-    """Return the most tokens that the model has positions for, or None where its configuration names no limit."""
-    # not every configuration has this setting, and some keep it under another name that only the attribute knows
+    """Return the model's maximum number of positions, or None if its config has no limit."""
+    # not every config has this setting, and some have it under another name that the attribute maps
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def stop_tokens(model: Any, chat: ChatFormat) -> frozenset[int]:
-    """Return the ids that end a reply: the template's and those of the model's generation settings."""
-    named: int | list[int] | None = model.generation_config.eos_token_id
-    own = named if isinstance(named, list) else [named]
-    return chat.stop_ids | {token for token in own if token is not None}
+    """Return the token ids that end a reply: stop tokens of the template and of the model's generation config."""
+    eos: int | list[int] | None = model.generation_config.eos_token_id
+    eos_ids = eos if isinstance(eos, list) else [eos]
+    return chat.stop_ids | {token for token in eos_ids if token is not None}
 
 
 def load(
@@ -212,24 +213,24 @@ def load(
     threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> HfEngine:
-    """Load a model folder or hub id, with a PEFT adapter on top if one is given; or take a model in memory.
+    """Load a model into an engine from a folder or a hub id, optionally with a PEFT adapter, or use a model in memory.
 
     Args:
-        model: a folder that `save_pretrained` wrote, `org/name` on the hub (safetensors only), or a loaded model.
-        tokenizer: by default the folder's; a model in memory needs one. A folder, hub id, or loaded tokenizer.
-        adapter: the folder or hub id of a PEFT adapter. It is not merged: in bfloat16 merging would round it.
+        model: Folder written by `save_pretrained`, hub id `org/name` (safetensors only), or loaded model.
+        tokenizer: Folder, hub id, or loaded tokenizer; by default that of the model. Required for a model in memory.
+        adapter: Folder or hub id of a PEFT adapter. It is not merged: merging would round it in bfloat16.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
-        template_kwargs: what the template is given besides, such as `enable_thinking: false`.
+        template_kwargs: Additional variables of the template, such as `enable_thinking: false`.
         dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
-        device: `auto` (all accelerators there are, else the CPU), `cpu`, `cuda:1` and so on.
-        max_batch_tokens: the most rows times tokens in a batch.
-        refusal_words: what `refusal_probability` looks for.
-        threads: CPU threads of this whole process; None leaves torch's choice.
-        trust_remote_code: run code that comes with the model.
+        device: `auto` (all accelerators if there are any, else the CPU), `cpu`, `cuda:1`, and so on.
+        max_batch_tokens: Maximum of rows times tokens in a batch.
+        refusal_words: Words that `refusal_probability` counts as the start of a refusal.
+        threads: CPU threads of the whole process; None keeps torch's default.
+        trust_remote_code: Run code that the model contains.
 
     Raises:
-        ModelError: no such folder or hub model, no model or tokenizer in it, or no usable chat template.
-        EngineError: a model in memory without a tokenizer, or with settings of loading.
+        ModelError: The folder or hub id has no model or no tokenizer, or the chat template is not usable.
+        EngineError: A model in memory without a tokenizer, or with options for loading.
     """
     if threads is not None:
         if threads < 1:
@@ -238,8 +239,8 @@ def load(
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     if not isinstance(model, str | Path):
         _check_in_memory(name, adapter=adapter, dtype=dtype, device=device)
-    own = _tokenizer(model, tokenizer, trust_remote_code=trust_remote_code)
-    chat = chat_format(own, template=template, template_kwargs=template_kwargs)
+    loaded = _load_tokenizer(model, tokenizer, trust_remote_code=trust_remote_code)
+    chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
     net: Any = model
     if isinstance(model, str | Path):
         if adapter is not None:
@@ -247,29 +248,27 @@ def load(
         net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         net = net if adapter is None else load_adapter(net, str(adapter))
     rows = net.get_input_embeddings().num_embeddings
-    if len(own) > rows:
+    if len(loaded) > rows:
         raise ModelError(
-            f"{name}: the tokenizer has {len(own)} tokens, the model embeds {rows}; give the tokenizer that "
-            "the model was trained with"
+            f"{name}: the tokenizer has {len(loaded)} tokens, the model embeds {rows}; pass the tokenizer "
+            "that the model was trained with"
         )
     return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)
 
 
-def _tokenizer(
-    model: str | Path | nn.Module, given: str | Path | PreTrainedTokenizerBase | None, *, trust_remote_code: bool
+def _load_tokenizer(
+    model: str | Path | nn.Module, tokenizer: str | Path | PreTrainedTokenizerBase | None, *, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:
-    if isinstance(given, PreTrainedTokenizerBase):
-        return given
-    source = model if given is None else given
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    source = model if tokenizer is None else tokenizer
     if isinstance(source, nn.Module):
         name = type(source).__name__
-        raise EngineError(f"engine hf: expected `tokenizer` beside a {name} in memory, got none; give its tokenizer")
+        raise EngineError(f"engine hf: expected `tokenizer` with a {name} in memory, got none; pass its tokenizer")
     return load_tokenizer(str(source), trust_remote_code=trust_remote_code)
 
 
 def _check_in_memory(name: str, *, adapter: object, dtype: str, device: str) -> None:
-    for setting, given in (("adapter", adapter is not None), ("dtype", dtype != "auto"), ("device", device != "auto")):
-        if given:
-            raise EngineError(
-                f"engine hf: expected no `{setting}` for a {name} in memory, got one; it is used as it is: leave it out"
-            )
+    for setting, is_set in (("adapter", adapter is not None), ("dtype", dtype != "auto"), ("device", device != "auto")):
+        if is_set:
+            raise EngineError(f"engine hf: expected no `{setting}` for a {name} in memory, got one; remove the setting")

@@ -1,4 +1,4 @@
-"""Any server that speaks OpenAI's protocol, or several of them, as one engine."""
+"""Engine for one or more OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True, slots=True)
 class ApiEngine:
-    """A served model. The key stays in the environment: it is read when something is sent, and kept nowhere."""
+    """Model on a server. The API key is read from the environment at each call and is not stored."""
 
     model: str
     endpoints: tuple[str, ...]
@@ -60,12 +60,12 @@ class ApiEngine:
     limits: Limits = field(default_factory=Limits)
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield greedy replies, each as it comes, in any order.
+        """Yield greedy replies in order of completion.
 
         Raises:
-            ModelError: before anything is sent, if a prompt cannot be.
-            EngineError: after all other replies, if prompts have none; or no server can be reached. To continue,
-                generate the missing ones alone.
+            ModelError: Before any request, if a prompt cannot be sent.
+            EngineError: After all other replies, if prompts have no reply; or if no server can be reached. To resume,
+                generate the missing replies.
         """
         check_prompts(prompts, max_new_tokens=max_new_tokens)
         calls = [
@@ -78,7 +78,7 @@ class ApiEngine:
         """Return the log-probability (nats) of each token of each continuation, from an echo of the prompt.
 
         Raises:
-            EngineError: no tokenizer was given, or the server gives no log-probabilities of prompts.
+            EngineError: The engine has no tokenizer, or the server returns no log-probabilities of prompts.
         """
         chat = self._require_tokenizer("log-likelihoods", send=("text", "ids"))
         rows = [likelihood_row(turn) for turn in encode_turns(chat, prompts, continuations)]
@@ -92,11 +92,11 @@ class ApiEngine:
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the probability of any refusal token at each token of each continuation, and after the last.
 
-        Each position and refusal token is a request of its own, as a server reports nothing of unlikely tokens.
+        Each position and refusal token needs a separate request, as servers report only the most likely tokens.
 
         Raises:
-            EngineError: `send` is not `ids`, or the server gives no log-probabilities of prompts.
-            ModelError: a refusal word is not a single token.
+            EngineError: `send` is not `ids`, or the server returns no log-probabilities of prompts.
+            ModelError: A refusal word is not a single token.
         """
         chat = self._require_tokenizer("refusal probabilities", send=("ids",))
         refusal_ids = refusal_tokens(chat, self.refusal_words).ids
@@ -105,11 +105,11 @@ class ApiEngine:
         scores = iter(self._scores(rows, [None] * len(rows)))
         return [refusal_probabilities([next(scores)[0] for _ in group], len(refusal_ids)) for group in groups]
 
-    def _require_tokenizer(self, what: str, *, send: tuple[Send, ...]) -> ChatFormat:
+    def _require_tokenizer(self, output: str, *, send: tuple[Send, ...]) -> ChatFormat:
         if self.chat is None or self.send not in send:
             raise EngineError(
-                f"{what}: expected a tokenizer and send={' or '.join(send)}, got send={self.send}; "
-                "give the served model's folder as tokenizer, or use --engine hf"
+                f"{output}: expected a tokenizer and send={' or '.join(send)}, got send={self.send}; "
+                "pass the served model's folder as tokenizer, or use --engine hf"
             )
         return self.chat
 
@@ -123,18 +123,20 @@ class ApiEngine:
         if unanswered:
             raise EngineError(
                 f"{len(unanswered)} of {len(prompts)} prompts have no reply, first {unanswered[0]}; "
-                "run the same command again to ask for the missing ones"
+                "run the same command again to generate the missing replies"
             )
 
     def _scores(self, rows: Sequence[Row], texts: Sequence[str | None]) -> list[list[float]]:
-        wanted = [index for index, row in enumerate(rows) if row.start < len(row.token_ids)]
-        found: list[list[float]] = [[] for _ in rows]
-        calls = [score_call(rows[index], text=texts[index], extra=self.body) for index in wanted]
+        scored = [index for index, row in enumerate(rows) if row.start < len(row.token_ids)]
+        scores: list[list[float]] = [[] for _ in rows]
+        calls = [score_call(rows[index], text=texts[index], extra=self.body) for index in scored]
         for place, answer, failure in self._query(calls):
             if not isinstance(answer, TextAnswer):
-                raise EngineError(f"log-likelihoods: the server gave none ({failure}); try again, or use --engine hf")
-            found[wanted[place]] = scores_from_answer(rows[wanted[place]], answer)
-        return found
+                raise EngineError(
+                    f"log-likelihoods: the server returned none ({failure}); try again, or use --engine hf"
+                )
+            scores[scored[place]] = scores_from_answer(rows[scored[place]], answer)
+        return scores
 
     def _query(self, calls: Sequence[Call]) -> Iterator[Outcome[TextAnswer | ChatAnswer]]:
         def produce(report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]) -> Awaitable[None]:
@@ -149,7 +151,7 @@ class ApiEngine:
 
         key = os.environ.get(self.key_variable)
         async with AsyncExitStack() as opened:
-            # retries are ours: they go to another server where there is one
+            # the scheduler retries, on another server if there is one
             clients = [
                 await opened.enter_async_context(
                     AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=self.timeout)
@@ -164,17 +166,17 @@ class ApiEngine:
 
 
 async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float) -> TextAnswer | ChatAnswer:
-    """Send one request; an error says whether to try again.
+    """Send one request and return the parsed answer.
 
     Raises:
-        RetryableError: too many requests, the server's own fault, no answer in time, or an answer cut short.
-        RejectedError: the server rejects this request.
-        EngineError: no request will do: a wrong key, address or model, or a limit that lasts.
+        RetryableError: Rate limit, server error, timeout, or truncated answer.
+        RejectedError: The server rejects this request.
+        EngineError: All requests would fail: a wrong key, address or model, or a long-lasting limit.
     """
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
     try:
-        async with asyncio.timeout(timeout):  # in all; the client's own counts from byte to byte
+        async with asyncio.timeout(timeout):  # total time; the client's timeout is between bytes
             if call.route == "chat":
                 chat = await client.chat.completions.with_raw_response.create(
                     model=model, messages=[], extra_body=call.body
@@ -185,10 +187,10 @@ async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float
     except (APITimeoutError, TimeoutError):
         raise RetryableError(f"{client.base_url}: no answer within {timeout:g} s") from None
     except APIConnectionError as error:
-        # the client's HTTP library is another one in other versions of it, so its error is known by its name
+        # the HTTP library differs between versions of the client, so its error is identified by name
         unreachable = type(error.__cause__).__name__ == "ConnectError"
-        what = "cannot be reached" if unreachable else "the connection was dropped"
-        raise RetryableError(f"{client.base_url}: {what}", busy=unreachable, unreachable=unreachable) from None
+        reason = "cannot be reached" if unreachable else "the connection was dropped"
+        raise RetryableError(f"{client.base_url}: {reason}", busy=unreachable, unreachable=unreachable) from None
     except APIStatusError as error:
         raise error_from_status(error, where=str(client.base_url), secret=client.api_key) from None
 
@@ -210,30 +212,32 @@ def load(
     timeout: float = 600.0,
     trust_remote_code: bool = False,
 ) -> ApiEngine:
-    """Set up a served model; nothing is sent yet.
+    """Configure an engine for a served model; no request is sent.
 
     Args:
-        model: the name that the servers know it by.
-        endpoints: their addresses (`http://127.0.0.1:8000/v1`); work is shared among them as they take it.
-        send: `messages`, `text` or `ids` (see `Send`); by default `ids` where a tokenizer is given, else `messages`.
-        tokenizer: the served model's folder or hub id, to render prompts here.
-        template: of the tokenizer: `auto`, `paper`, `paper_eval` or a Jinja file.
-        template_kwargs: what the template is given besides.
-        refusal_words: what `refusal_probability` looks for.
-        body: fields that are added to each request; null leaves one out.
-        api_key_env: the environment variable that holds the key; by default OPENAI_API_KEY, if it is set.
-        concurrency: requests in flight at once, over all endpoints.
-        requests_per_minute: over all endpoints; none: no limit.
-        attempts: how often one prompt may fail before it is left without a reply.
-        timeout: seconds until a request counts as lost.
-        trust_remote_code: run code that comes with the tokenizer.
+        model: Name of the model on the servers.
+        endpoints: Addresses of the servers (`http://127.0.0.1:8000/v1`); requests are balanced over them.
+        send: `messages`, `text` or `ids` (see `Send`); by default `ids` with a tokenizer, else `messages`.
+        tokenizer: Folder or hub id of the served model, to render prompts locally.
+        template: Chat template: `auto`, `paper`, `paper_eval` or a Jinja file.
+        template_kwargs: Additional variables of the template.
+        refusal_words: Words that `refusal_probability` counts as the start of a refusal.
+        body: Fields to add to each request; null removes a field.
+        api_key_env: Environment variable with the API key; by default OPENAI_API_KEY, if it is set.
+        concurrency: Maximum number of requests in flight, over all endpoints.
+        requests_per_minute: Rate limit over all endpoints; None is no limit.
+        attempts: Maximum number of failed attempts per prompt.
+        timeout: Seconds until a request times out.
+        trust_remote_code: Run code that the tokenizer contains.
 
     Raises:
-        EngineError: a setting cannot be, the key is not there, or the package `openai` is missing.
-        ModelError: no such tokenizer.
+        EngineError: Invalid setting, missing API key, or the package `openai` is missing.
+        ModelError: The tokenizer does not exist.
     """
     if find_spec("openai") is None:
-        raise EngineError("engine api: expected the package openai, found none; run: pip install 'derta[api]'")
+        raise EngineError(
+            "engine api: expected the package openai, which is not installed; run: pip install 'derta[api]'"
+        )
     addresses = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
     if not addresses:
         raise EngineError("endpoints: expected at least one address, got none")
@@ -247,9 +251,11 @@ def load(
         needed = "no tokenizer, as the server renders them" if chosen == "messages" else "the served model's tokenizer"
         raise EngineError(f"send={chosen}: expected {needed}; got tokenizer={tokenizer!s}")
     if tokenizer is None and (template != "auto" or template_kwargs):
-        raise EngineError("template: expected a tokenizer to render with, got none; the server renders by its own")
+        raise EngineError(
+            "template: expected a tokenizer to render with, got none; without one the server uses its template"
+        )
     if api_key_env is not None and not os.environ.get(api_key_env):
-        raise EngineError(f"api_key_env: expected a key in the environment's {api_key_env!r}, found none; set it")
+        raise EngineError(f"api_key_env: expected a key in the environment variable {api_key_env!r}, got none; set it")
     chat = None
     if tokenizer is not None:
         from derta.loading import load_tokenizer

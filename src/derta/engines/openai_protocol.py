@@ -1,4 +1,4 @@
-"""The OpenAI protocol: requests, answers and the meaning of faults. Sends nothing itself."""
+"""OpenAI protocol: request bodies, parsing of answers, and errors by HTTP status. This module sends no request."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from openai import APIStatusError
 
 LONGEST_WAIT = 600.0
-"""Seconds that a server may ask for; after more than that the run is better begun again later."""
+"""Maximum seconds to wait on a server's `Retry-After`; with a longer wait the run stops and can be resumed later."""
 
 Send = Literal["messages", "text", "ids"]
-"""The form of a prompt: messages that it renders itself, text that we rendered, or the token ids of that text."""
+"""Format of a prompt: messages that the server renders, text rendered locally, or the token ids of that text."""
 
 
 class Call(NamedTuple):
-    """One request: which of the protocol's two routes, and its body without the model."""
+    """Request to one of the protocol's two routes: the body without the model name."""
 
     route: Literal["chat", "completions"]
     body: dict[str, Any]
 
 
 class LogProbs(BaseModel):
-    """The log-probability of each token; the first has none, as nothing stands before it."""
+    """Log-probability of each token; None for the first one, which has no context."""
 
     token_logprobs: list[float | None]
 
 
 class TextChoice(BaseModel):
-    """One completion; `token_ids` and `stop_reason` are vLLM's."""
+    """Choice of a completions answer; only vLLM returns `token_ids` and `stop_reason`."""
 
     text: str
     finish_reason: str | None = None
@@ -55,20 +55,20 @@ class _Content(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One chat completion; a server may send a refusal next to the content."""
+    """Choice of a chat answer; a server may return a refusal in addition to the content."""
 
     message: _Content
     finish_reason: str
 
 
 class TextAnswer(BaseModel):
-    """The answer to a completions request."""
+    """Answer to a completions request."""
 
     choices: list[TextChoice] = Field(min_length=1)
 
 
 class ChatAnswer(BaseModel):
-    """The answer to a chat request."""
+    """Answer to a chat request."""
 
     choices: list[ChatChoice] = Field(min_length=1)
 
@@ -77,10 +77,10 @@ A = TypeVar("A", TextAnswer, ChatAnswer)
 
 
 def parse_answer(kind: type[A], raw: bytes) -> A:
-    """Read an answer's body; one that was cut short, or holds no choice, is worth asking for again.
+    """Parse the body of an answer.
 
     Raises:
-        RetryableError: it is not JSON, or not an answer.
+        RetryableError: The body is not valid JSON (it may be truncated), or has no choice.
     """
     try:
         return kind.model_validate_json(raw)
@@ -91,18 +91,18 @@ def parse_answer(kind: type[A], raw: bytes) -> A:
 
 
 def server_text(chat: ChatFormat, text: str, token_ids: Sequence[int]) -> str:
-    """Return the text that a server, whose tokenizer puts its own BOS in front, reads as exactly these ids.
+    """Return the text that a server tokenizes to exactly these ids, if its tokenizer adds a BOS.
 
     Raises:
-        ModelError: there is none; only the ids will do.
+        ModelError: There is no such text; use `send=ids`.
     """
     bare = text.removeprefix(str(chat.tokenizer.bos_token))
-    # white space that ends a template may be left to the model, as part of the answer's first token
+    # trailing white space of a template may belong to the first token of the answer
     for candidate in dict.fromkeys((text, bare, text.rstrip(), bare.rstrip())):
         if chat.tokenizer.encode(candidate) == list(token_ids):
             return candidate
     raise ModelError(
-        f"expected a text that the server reads as the prompt's tokens, found none for {text[:40]!r}…; "
+        f"expected a text that the server tokenizes to the prompt's tokens, got none for {text[:40]!r}…; "
         "use a server that takes token ids, with send=ids"
     )
 
@@ -116,14 +116,21 @@ def _rendered_prompt(chat: ChatFormat, prompt: Prompt) -> str:
 def generation_call(
     prompt: Prompt, *, send: Send, chat: ChatFormat | None, max_new_tokens: int, extra: Mapping[str, Any]
 ) -> Call:
-    """Return the request for a greedy continuation; `extra` replaces fields of the body, and with None leaves them out.
+    """Return the request for a greedy continuation.
 
-    A raw prompt goes to the completions route however chat prompts are sent. A prefill in messages is a last message of
-    the assistant's that vLLM and SGLang continue (`continue_final_message`). With ids, fields of vLLM and SGLang ask
-    for special tokens in the text, and for the ids that were written.
+    A raw prompt always uses the completions route. With `messages`, a prefill is sent as a final assistant message that
+    vLLM and SGLang continue (`continue_final_message`). With `ids`, the body holds fields of vLLM and SGLang that
+    request special tokens in the text and the generated token ids.
+
+    Args:
+        prompt: The prompt.
+        send: Format of the prompt.
+        chat: Chat format that renders the prompt; None with `messages`.
+        max_new_tokens: Maximum number of generated tokens.
+        extra: Fields to add to the body or to replace in it; None removes a field.
 
     Raises:
-        ModelError: the prompt is empty, or no text stands for its tokens.
+        ModelError: The prompt is empty, or no text has its tokens.
     """
     body: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0.0}
     if chat is None or send == "messages":
@@ -136,7 +143,7 @@ def generation_call(
         return Call("chat", _merge_body(body | {"messages": messages}, extra))
     token_ids = encode_prompt(chat, prompt)
     if not token_ids:
-        raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; drop it")
+        raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; remove it")
     if send == "text":
         return Call(
             "completions",
@@ -148,13 +155,13 @@ def generation_call(
         "skip_special_tokens": False,
         "spaces_between_special_tokens": False,
         "return_token_ids": True,
-        "repetition_penalty": 1.0,  # vLLM would take a model's own from its generation settings
+        "repetition_penalty": 1.0,  # the default of vLLM is the value in the model's generation config
     }
     return Call("completions", _merge_body(body, extra))
 
 
 def score_call(row: Row, *, text: str | None, extra: Mapping[str, Any]) -> Call:
-    """Return the request for the log-probabilities of a prompt's own tokens, as `text` or, where it is None, as ids."""
+    """Return the request for the log-probabilities of a row's tokens, sent as `text`, or as ids if `text` is None."""
     body = {"prompt": row.token_ids if text is None else text, "echo": True, "logprobs": 1, "max_tokens": 1}
     return Call("completions", _merge_body(body | {"temperature": 0.0}, extra))
 
@@ -164,12 +171,12 @@ def _merge_body(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
 
 
 def likelihood_text(chat: ChatFormat, prompt: Prompt, continuation: str, row: Row) -> str:
-    """Return a prompt and its continuation as one text that the server reads as the row's ids."""
+    """Return a prompt with its continuation as one text that the server tokenizes to the row's ids."""
     return server_text(chat, _rendered_prompt(chat, prompt) + continuation, row.token_ids)
 
 
 def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:
-    """Return the reply in an answer; absent content is an empty reply."""
+    """Return the reply in an answer; missing content is an empty reply."""
     choice = answer.choices[0]
     if isinstance(choice, ChatChoice):
         text = choice.message.content or choice.message.refusal or ""
@@ -183,49 +190,51 @@ def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: 
 
 
 def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
-    """Return the log-probabilities of a row's scored tokens, without the one token that was generated after it.
+    """Return the log-probabilities of a row's scored tokens, without the token generated after the row.
 
     Raises:
-        EngineError: the server sent none, or read the prompt as other tokens.
+        EngineError: The server returned no log-probabilities, or tokenized the prompt differently.
     """
-    found = answer.choices[0].logprobs
-    if found is None:
+    logprobs = answer.choices[0].logprobs
+    if logprobs is None:
         raise EngineError(
-            "log-likelihoods: expected `logprobs` of an echoed prompt, the server gave none; use a server that has "
-            "them (`vllm serve`), or --engine hf"
+            "log-likelihoods: expected `logprobs` of an echoed prompt, the server returned none; use a server that "
+            "supports them (`vllm serve`), or --engine hf"
         )
-    values = found.token_logprobs
+    values = logprobs.token_logprobs
     if len(values) not in {len(row.token_ids), len(row.token_ids) + 1}:
         raise EngineError(
             f"log-likelihoods: expected {len(row.token_ids)} tokens and one more, the server counts {len(values)}; "
-            "give the tokenizer of the model it serves"
+            "pass the tokenizer of the served model"
         )
     scored = [value for value in values[row.start : len(row.token_ids)] if value is not None]
     if len(scored) != len(row.token_ids) - row.start:
-        raise EngineError("log-likelihoods: expected a number for every token, the server left some out; use send=ids")
+        raise EngineError("log-likelihoods: expected a number for every token, the server omitted some; use send=ids")
     return scored
 
 
 def error_from_status(
     error: APIStatusError, *, where: str, secret: str
 ) -> RetryableError | RejectedError | EngineError:
-    """Return the error that an HTTP status means; the server's words are quoted without the key."""
+    """Return the error for an HTTP status; its message quotes the server without the key."""
     status = error.status_code
     quoted = f"{status} " + " ".join(error.response.text.replace(secret, "…").split())[:300]
     if status in {401, 403}:
-        return EngineError(f"{where}: the server does not take the key ({status}); check the variable that holds it")
+        return EngineError(f"{where}: the server does not accept the key ({status}); check the variable that holds it")
     if status in {404, 405} or error.code == "insufficient_quota":
         return EngineError(f"{where}: {quoted}; check the address (most end in /v1), the model's name and the account")
     if status in {408, 409, 425, 429} or status >= 500:
         after = retry_after(error.response.headers, now=datetime.now(UTC))
         if after > LONGEST_WAIT:
-            return EngineError(f"{where}: asks to wait {after:.0f} s ({status}); run the same command again then")
+            return EngineError(
+                f"{where}: requests a wait of {after:.0f} s ({status}); run the same command again after that"
+            )
         return RetryableError(f"{where}: {quoted}", after=after, busy=after > 0 or status in {429, 503})
-    return RejectedError(f"{where}: refused: {quoted}; see docs/serving.md for what each server takes")
+    return RejectedError(f"{where}: refused: {quoted}; see docs/serving.md for what each server supports")
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float:
-    """Return the seconds that a server asks to wait (`Retry-After`, in seconds or as a date); 0 for none.
+    """Parse a `Retry-After` header (seconds or a date) into seconds; return 0 without one.
 
     >>> retry_after({"retry-after": "7"}, now=datetime.now(UTC)), retry_after({}, now=datetime.now(UTC))
     (7.0, 0.0)

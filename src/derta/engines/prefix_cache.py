@@ -1,4 +1,4 @@
-"""Prefill with a prefix cache: a prefix that several prompts share is computed once, the rest in chunks."""
+"""Prefill with a prefix cache and in chunks: a prefix that several prompts share is computed once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from derta.engines.batching import PaddedBatch, forward, pad, token_batches
 
 CHUNK_TOKENS = {"cpu": 1024}
-"""Prompt tokens of a prefill chunk, by device: on a CPU more leave its caches, elsewhere a batch is one chunk."""
+"""Maximum prompt tokens of a prefill chunk, by device: more overflow a CPU's caches; elsewhere a batch is one chunk."""
 
 PASS_TOKENS = 64
-"""Cost of a pass over a prefix alone beside its tokens, in tokens: fewer than these are not worth sharing."""
+"""Fixed cost of the extra pass over a prefix, in tokens: sharing must save more than this."""
 
 States = list[Float[Tensor, "row head token dim"]]
 """The keys and the values of each layer in turn."""
@@ -27,14 +27,14 @@ States = list[Float[Tensor, "row head token dim"]]
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """Tokens that several prompts begin with, and their keys and values once they are computed (one row)."""
+    """Shared first tokens of several prompts; `states` holds their keys and values (one row) once computed."""
 
     token_ids: Sequence[int]
     states: States | None = None
 
 
 class PrefillOutput(NamedTuple):
-    """The logits after each prompt of a batch, the KV cache, and the mask."""
+    """Output of a prefill: the logits after each prompt of a batch, the KV cache, and the attention mask."""
 
     logits: Float[Tensor, "row vocab"]
     cache: Any
@@ -49,35 +49,38 @@ class PrefixGroup(NamedTuple):
 
 
 def find_prefixes(model: Any, rows: Sequence[Sequence[int]]) -> list[Prefix | None]:
-    """Return the prefix that each row of tokens shares with others; none where the model supports no prefix cache."""
-    found: list[Prefix | None] = [None] * len(rows)
+    """Return each row's shared prefix, or None; all None if the model does not support a prefix cache."""
+    prefixes: list[Prefix | None] = [None] * len(rows)
     for group in shared_prefixes(rows) if supports_prefix_cache(model) else ():
         prefix = Prefix(rows[group.rows[0]][: group.length])
         for row in group.rows:
-            found[row] = prefix
-    return found
+            prefixes[row] = prefix
+    return prefixes
 
 
 def supports_prefix_cache(model: Any) -> bool:
-    """Return whether a model's cache is keys and values alone, which no later token changes."""
-    takes_our_cache = getattr(model, "_supports_default_dynamic_cache", None)  # all of transformers have it
-    if takes_our_cache is None or not takes_our_cache():
+    """Return whether a model's cache holds only keys and values, which later tokens do not change."""
+    supports_dynamic_cache = getattr(model, "_supports_default_dynamic_cache", None)  # all of transformers have it
+    if supports_dynamic_cache is None or not supports_dynamic_cache():
         return False
     kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not uses_dynamic_rope(model.config.get_text_config())
 
 
 def uses_dynamic_rope(config: Any) -> bool:
-    """Return whether rotary angles depend on the length of the longest prompt of a pass."""
-    found = getattr(config, "rope_parameters", None) or {}  # models without rotary positions have none
-    by_layer = [kind for kind in found.values() if isinstance(kind, dict)]
-    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (found, *by_layer))
+    """Return whether rotary angles depend on the length of the longest prompt of a batch."""
+    parameters = getattr(config, "rope_parameters", None) or {}  # None without rotary positions
+    by_layer = [kind for kind in parameters.values() if isinstance(kind, dict)]
+    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (parameters, *by_layer))
 
 
 def prefill(
     model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None] | None = None
 ) -> PrefillOutput:
-    """Compute the cache of prompts padded on the left: as in one batch, whatever is shared or split into chunks."""
+    """Compute the KV cache of a batch of prompts, padded on the left.
+
+    The output is that of one forward pass, however the batch is split into prefixes and chunks.
+    """
     prefixes = prefixes or [None] * len(rows)
     mask = pad([[1] * len(row) for row in rows], side="left", device=model.device).mask
     batches = _chunks(rows, prefixes, limit=CHUNK_TOKENS.get(model.device.type))
@@ -90,7 +93,7 @@ def prefill(
             prefix.states = _prefill_chunk(model, [prefix.token_ids], [None])[1]
     chunks = [_prefill_chunk(model, [rows[i] for i in batch], [prefixes[i] for i in batch]) for batch in batches]
     cache = DynamicCache(config=model.config)
-    for layer in range(len(chunks[0][1]) // 2):  # each layer's chunks are freed before the next are joined
+    for layer in range(len(chunks[0][1]) // 2):  # the chunks of a layer are freed before the next layer is joined
         keys, values = (_join([chunk[1].pop(0) for chunk in chunks], batches) for _ in range(2))
         cache.update(keys, values, layer)
     order = torch.tensor([i for batch in batches for i in batch], device=model.device).argsort()
@@ -98,52 +101,52 @@ def prefill(
 
 
 def _chunks(rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None], *, limit: int | None) -> list[list[int]]:
-    """Return the rows of each chunk: those with a prefix apart from the others, which have more new tokens."""
+    """Return the rows of each chunk; rows with and without a prefix differ in new tokens and share no chunk."""
     new = [len(row) - len(prefix.token_ids if prefix else ()) for row, prefix in zip(rows, prefixes, strict=True)]
-    found: list[list[int]] = []
-    for shares in (True, False):
-        own = [i for i, prefix in enumerate(prefixes) if (prefix is not None) == shares]
-        lengths = [new[i] for i in own]
-        budget = sum(lengths) * len(own) if limit is None else limit
-        batches = token_batches(lengths, max_batch_tokens=budget, max_rows=len(own))
-        found += [[own[place] for place in batch] for batch in batches]
-    return found
+    chunks: list[list[int]] = []
+    for has_prefix in (True, False):
+        indices = [i for i, prefix in enumerate(prefixes) if (prefix is not None) == has_prefix]
+        lengths = [new[i] for i in indices]
+        budget = sum(lengths) * len(indices) if limit is None else limit
+        batches = token_batches(lengths, max_batch_tokens=budget, max_rows=len(indices))
+        chunks += [[indices[place] for place in batch] for batch in batches]
+    return chunks
 
 
 def _prefill_chunk(
     model: Any, rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None]
 ) -> tuple[Float[Tensor, "row vocab"], States]:
-    """Prefill rows after their prefixes.
+    """Compute the logits and states of a chunk of rows after their cached prefixes.
 
-    Of each row the same number of last tokens is computed, some of which may lie in its prefix; the states before them
-    are the prefix's. So every row is padded on the left alone, and windows of attention stay whole.
+    The same number of last tokens is computed for each row, which may include tokens of its prefix; the states before
+    them come from the prefix. So rows have padding on the left only, and sliding attention windows remain valid.
     """
     new = max(len(row) - len(prefix.token_ids if prefix else ()) for row, prefix in zip(rows, prefixes, strict=True))
-    known = [max(0, len(row) - new) for row in rows]
+    cached = [max(0, len(row) - new) for row in rows]
     last = pad([row[-new:] for row in rows], side="left", device=model.device)
     whole = pad([[1] * len(row) for row in rows], side="left", device=model.device)
-    states = _cached_states(known, prefixes)
+    states = _cached_states(cached, prefixes)
     cache: Any = DynamicCache(list(zip(states[::2], states[1::2], strict=True)))
     chunk = PaddedBatch(last.input_ids, whole.mask)
     output = forward(model, **chunk._asdict(), cache=cache, logits_to_keep=1)
-    return output.logits[:, -1], [kept for layer in cache.layers for kept in (layer.keys, layer.values)]
+    return output.logits[:, -1], [states for layer in cache.layers for states in (layer.keys, layer.values)]
 
 
-def _cached_states(known: Sequence[int], prefixes: Sequence[Prefix | None]) -> States:
-    """Return the states of each row's first `known` tokens, padded on the left."""
-    width = max(known)
-    given = next((prefix.states for prefix in prefixes if width and prefix and prefix.states), [])
-    padded = [kept.new_zeros(len(known), kept.shape[1], width, kept.shape[3]) for kept in given]
-    for row, (count, prefix) in enumerate(zip(known, prefixes, strict=True)):
-        for filled, kept in zip(padded, (prefix and prefix.states) or (), strict=False):
-            filled[row, :, width - count :] = kept[0, :, :count]
+def _cached_states(counts: Sequence[int], prefixes: Sequence[Prefix | None]) -> States:
+    """Return the prefix states of the first `counts[i]` tokens of each row i, padded on the left."""
+    width = max(counts)
+    shapes = next((prefix.states for prefix in prefixes if width and prefix and prefix.states), [])
+    padded = [source.new_zeros(len(counts), source.shape[1], width, source.shape[3]) for source in shapes]
+    for row, (count, prefix) in enumerate(zip(counts, prefixes, strict=True)):
+        for output, source in zip(padded, (prefix and prefix.states) or (), strict=False):
+            output[row, :, width - count :] = source[0, :, :count]
     return padded
 
 
 def _join(
     chunks: Sequence[Float[Tensor, "_ head _ dim"]], batches: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row head token dim"]:
-    """Join the rows of several chunks as one batch, in their own order and padded on the left to the longest."""
+    """Concatenate the rows of several chunks into one batch, in their original order, padded on the left."""
     first, width = chunks[0], max(chunk.shape[2] for chunk in chunks)
     whole = first.new_zeros(sum(len(chunk) for chunk in chunks), first.shape[1], width, first.shape[3])
     for chunk, batch in zip(chunks, batches, strict=True):
@@ -153,7 +156,7 @@ def _join(
 
 @dataclass(slots=True)
 class _OpenGroup:
-    """A run of sorted rows with `depth` tokens in common that begins at `left` and has not ended yet."""
+    """Group of sorted rows from `left` with `depth` common tokens, while its end is unknown."""
 
     depth: int
     left: int
@@ -161,16 +164,16 @@ class _OpenGroup:
     groups: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
 
     def close(self, right: int) -> None:
-        """Keep the run as one group, or the groups inside it, whichever saves more tokens."""
+        """End the group before `right`: keep it, or the groups inside it if they save more tokens."""
         whole = (right - self.left - 1) * self.depth - PASS_TOKENS
         if whole > self.saved:
             self.saved, self.groups = whole, [(self.left, right, self.depth)]
 
 
 def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[PrefixGroup]:
-    """Return the groups of rows that save most tokens when each group's prefix is computed once.
+    """Return the groups of rows that save the most tokens if each group's prefix is computed once.
 
-    Many rows are in none. A prefix ends before the last token of each of its rows: a model needs one to continue from.
+    A row may be in no group. A prefix excludes the last token of each row, as the model needs an input token.
 
     >>> text = list(range(100))
     >>> shared_prefixes([[*text, 1], [5, 6], [*text, 2, 3], [*text, 2]])
@@ -194,7 +197,7 @@ def shared_prefixes(rows: Sequence[Sequence[int]]) -> list[PrefixGroup]:
 
 
 def _common(rows: Sequence[Sequence[int]], order: Sequence[int]) -> Iterator[int]:
-    """Yield the number of tokens that each row shares with the next in order, without the last of either; then 0."""
+    """Yield the number of first tokens that each row shares with the next one, excluding last tokens; then 0."""
     for i, j in pairwise(order):
         first, second = rows[i][:-1], rows[j][:-1]
         yield next(

@@ -1,4 +1,4 @@
-"""Scheduler of many requests to one or more servers: bounded, paced, retried; each ends in an answer or a reason."""
+"""Scheduler of concurrent requests to one or more servers, with rate limits, load balancing and retries."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from derta.errors import EngineError
 J = TypeVar("J")
 R = TypeVar("R")
 Query = Callable[[int, J], Awaitable[R]]
-"""Sends one job to server number n. Raises `RetryableError`, `RejectedError`, or any other error, which ends all."""
+"""Function that sends one job to server n; errors other than `RetryableError` and `RejectedError` stop all jobs."""
 
 UNREACHABLE_ATTEMPTS = 4
 
 
 class RetryableError(Exception):
-    """A request failed in a way that may pass.
+    """Temporary failure of a request.
 
-    `busy`: the server takes no request for now (`after`: the seconds it asked for); `unreachable`: there is none.
+    Attributes:
+        after: Seconds to wait that the server requested.
+        busy: The server accepts no request at the moment.
+        unreachable: There is no server at the address.
     """
 
-    def __init__(self, why: str, *, after: float = 0.0, busy: bool = False, unreachable: bool = False) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, *, after: float = 0.0, busy: bool = False, unreachable: bool = False) -> None:
+        super().__init__(reason)
         self.after = after
         self.busy = busy
         self.unreachable = unreachable
 
 
 class RejectedError(Exception):
-    """A server will never answer this request; others it may."""
+    """Permanent failure of one request; other requests may succeed."""
 
 
 class Outcome(NamedTuple, Generic[R]):
-    """The answer to job number `job`, or the reason why there is none."""
+    """Answer to job number `job`; None with the reason in `failure` if the job failed."""
 
     job: int
     value: R | None
@@ -49,12 +52,12 @@ class Limits:
     """Limits of concurrency, rate and retries.
 
     Attributes:
-        concurrency: Requests in flight at once, over all servers.
-        requests_per_minute: Over all servers, evenly spread; None: no limit.
-        attempts: How often one request may fail before it is given up.
-        busy_attempts: How often, in addition, it may find a server busy: behind a rate limit many wait for few places.
-        first_wait: Seconds before the second attempt, at most; each wait is twice the one before.
-        longest_wait: What doubling stops at. A server may ask for longer.
+        concurrency: Maximum number of requests in flight, over all servers.
+        requests_per_minute: Rate limit over all servers, evenly spread; None is no limit.
+        attempts: Maximum number of failed attempts per request.
+        busy_attempts: Maximum number of additional attempts on busy servers, as under a rate limit many requests wait.
+        first_wait: Maximum seconds before the second attempt; the wait doubles with each attempt.
+        longest_wait: Maximum seconds of a doubled wait. A server may request a longer one.
     """
 
     concurrency: int = 16
@@ -65,7 +68,7 @@ class Limits:
     longest_wait: float = 60.0
 
     def wait(self, failed: int, rng: Random) -> float:
-        """Return the seconds before the next attempt: half fixed, half random, so that failures spread."""
+        """Return the seconds before the next attempt: exponential backoff, half fixed, half random jitter."""
         return min(self.longest_wait, self.first_wait * 2 ** (failed - 1)) * rng.uniform(0.5, 1.0)
 
 
@@ -78,7 +81,7 @@ class _Server:
 
 
 class _RateLimiter:
-    """Lets one pass every `interval` seconds."""
+    """Rate limiter that admits one request every `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -86,14 +89,14 @@ class _RateLimiter:
 
     async def turn(self) -> None:
         now = asyncio.get_running_loop().time()
-        own = max(now, self._next)
-        self._next = own + self._interval
-        if own > now:
-            await asyncio.sleep(own - now)
+        start = max(now, self._next)
+        self._next = start + self._interval
+        if start > now:
+            await asyncio.sleep(start - now)
 
 
 async def _free_server(servers: Sequence[_Server], *, avoid: int | None) -> _Server:
-    """Return the server with the fewest requests in flight among those that take any; wait for one if none does."""
+    """Return the available server with the fewest requests in flight; wait if none is available."""
     while True:
         now = asyncio.get_running_loop().time()
         best = min(servers, key=lambda one: (max(0.0, one.free_at - now), one.number == avoid, one.in_flight))
@@ -122,7 +125,7 @@ async def _query_with_retries(
         except RejectedError as rejected:
             return Outcome(number, None, str(rejected))
         except RetryableError as fault:
-            why, last, server.down = str(fault), server.number, fault.unreachable
+            reason, last, server.down = str(fault), server.number, fault.unreachable
             failed, busy = failed + (not fault.busy), busy + fault.busy
             wait = limits.wait(failed + busy, rng)
             if fault.busy:
@@ -133,9 +136,9 @@ async def _query_with_retries(
         finally:
             server.in_flight -= 1
         if busy >= UNREACHABLE_ATTEMPTS and all(one.down for one in servers):
-            raise EngineError(f"{why}; check that the server runs, then run the same command again")
+            raise EngineError(f"{reason}; check that the server runs, then run the same command again")
         if failed >= limits.attempts or busy >= limits.busy_attempts:
-            return Outcome(number, None, f"{why} ({failed + busy} attempts)")
+            return Outcome(number, None, f"{reason} ({failed + busy} attempts)")
         await asyncio.sleep(wait)
 
 
@@ -148,18 +151,26 @@ async def schedule(
     limits: Limits,
     rng: Random,
 ) -> None:
-    """Send every job, and again where that may help; `report` receives each outcome exactly once, in any order.
+    """Send every job, with retries after temporary failures.
+
+    Args:
+        jobs: The jobs.
+        query: Function that sends a job to a server.
+        report: Callback that receives each outcome exactly once, in order of completion.
+        servers: Number of servers.
+        limits: Limits of concurrency, rate and retries.
+        rng: Random generator of the jitter.
 
     Raises:
-        EngineError: `query` raised it, or no server can be reached. Jobs without an outcome by then stay unsent.
+        EngineError: `query` raised it, or no server can be reached. The remaining jobs are not sent.
     """
     waiting = iter(enumerate(jobs))
-    known = [_Server(number) for number in range(servers)]
+    pool = [_Server(number) for number in range(servers)]
     pace = _RateLimiter(60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0)
 
     async def work() -> None:
         for number, job in waiting:
-            report(await _query_with_retries(number, job, query, servers=known, limits=limits, pace=pace, rng=rng))
+            report(await _query_with_retries(number, job, query, servers=pool, limits=limits, pace=pace, rng=rng))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -170,18 +181,18 @@ async def schedule(
 
 
 def in_background(produce: Callable[[Callable[[R], None]], Awaitable[None]]) -> Iterator[R]:
-    """Run a coroutine in its own thread and yield its results as they come; it is stopped with the iterator.
+    """Run a coroutine in a background thread and yield its results; closing the iterator cancels the coroutine.
 
-    It works next to a caller that has an event loop, and continues while the caller is busy with a result.
+    The caller may have an event loop. The coroutine continues while the caller processes a result.
     """
     from anyio.from_thread import start_blocking_portal
 
-    found: SimpleQueue[R | None] = SimpleQueue()
+    results: SimpleQueue[R | None] = SimpleQueue()
     with start_blocking_portal() as portal:
-        running = portal.start_task_soon(produce, found.put)
-        running.add_done_callback(lambda _: found.put(None))
+        running = portal.start_task_soon(produce, results.put)
+        running.add_done_callback(lambda _: results.put(None))
         try:
-            while (one := found.get()) is not None:
+            while (one := results.get()) is not None:
                 yield one
             running.result()
         finally:

@@ -1,4 +1,4 @@
-"""Log-probabilities of given continuations, and the probability of a refusal at each position of them."""
+"""Log-probabilities of continuations, and the probability of a refusal token at each of their positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from derta.engines.prefix_cache import Prefix, prefill
 
 
 class RowScores(NamedTuple):
-    """Row `row` of a batch: log-probability of each token, and probability of a refusal at each position and after."""
+    """Scores of row `row` of a batch.
+
+    `log_probs` has a value in nats for each token, `refusal_probs` one for each position and one after the last token.
+    """
 
     row: int
     log_probs: list[float]
@@ -23,7 +26,7 @@ class RowScores(NamedTuple):
 
 
 class _ScoreAccumulator:
-    """Collects each row's numbers, position by position."""
+    """Accumulator of each row's scores over chunks of positions."""
 
     def __init__(self, turns: Sequence[Turn], refusal_ids: Sequence[int], device: torch.device) -> None:
         self._following = [[*turn.response_ids, 0] for turn in turns]
@@ -34,19 +37,19 @@ class _ScoreAccumulator:
     def add(
         self, logits: Float[Tensor, "position vocab"], rows: Sequence[int], *, begin: int, counts: Sequence[int]
     ) -> None:
-        """Add the logits of `counts[i]` positions of `rows[i]` in turn, from position `begin` on."""
+        """Add logits: `counts[i]` positions of each `rows[i]`, concatenated, from position `begin`."""
         spans = [self._following[row][begin : begin + n] for row, n in zip(rows, counts, strict=True)]
         next_ids = torch.tensor([token for span in spans for token in span], device=logits.device)
         exact = logits.float()
         total = exact.logsumexp(dim=-1)
         log_probs = (exact.gather(-1, next_ids[:, None])[:, 0] - total).split(list(counts))
         refusal_probs = (exact[:, self._refusal_ids] - total[:, None]).exp().sum(dim=-1).split(list(counts))
-        for row, own_log_probs, own_refusal_probs in zip(rows, log_probs, refusal_probs, strict=True):
-            self._log_probs[row] += own_log_probs.tolist()
-            self._refusal_probs[row] += own_refusal_probs.tolist()
+        for row, row_log_probs, row_refusal_probs in zip(rows, log_probs, refusal_probs, strict=True):
+            self._log_probs[row] += row_log_probs.tolist()
+            self._refusal_probs[row] += row_refusal_probs.tolist()
 
     def result(self, row: int) -> RowScores:
-        """Return the row's numbers; no token follows the last one, so the position after it has a refusal's alone."""
+        """Return the row's scores; the position after the last token has only a refusal probability."""
         return RowScores(row, self._log_probs[row][:-1], self._refusal_probs[row])
 
 
@@ -59,23 +62,30 @@ def score(
     max_logits: int = MAX_LOGITS,
     prefixes: Sequence[Prefix | None] | None = None,
 ) -> Iterator[RowScores]:
-    """Score the responses of a batch of turns; `prefixes` are what prompts begin with, if others do too.
+    """Yield the scores of each response of a batch of turns, when the row ends.
 
     Prompts are padded on the left and responses on the right, so that all responses begin in one column. They are
-    computed a few columns at a time: no more than `max_logits` logits exist at once, and finished rows leave the batch.
+    computed in chunks of columns, with at most `max_logits` logits in memory. Finished rows leave the batch.
+
+    Args:
+        model: Causal language model.
+        turns: Encoded prompts with their responses.
+        refusal_ids: Refusal tokens, of which the probabilities are summed.
+        max_logits: Maximum number of logits in memory.
+        prefixes: Shared prefix of each prompt, or None for a prompt without one (see `find_prefixes`).
     """
     live, begin = list(range(len(turns))), 0
     tally = _ScoreAccumulator(turns, refusal_ids, model.device)
     logits, cache, mask = prefill(model, [turn.prompt_ids for turn in turns], prefixes)
     tally.add(logits, live, begin=0, counts=[1] * len(live))
     while True:
-        going = [place for place, row in enumerate(live) if len(turns[row].response_ids) > begin]
+        unfinished = [place for place, row in enumerate(live) if len(turns[row].response_ids) > begin]
         yield from (tally.result(row) for row in live if len(turns[row].response_ids) <= begin)
-        if not going:
+        if not unfinished:
             return
-        if len(going) < len(live):
-            mask = select_rows(going, mask=mask, cache=cache)
-            live = [live[place] for place in going]
+        if len(unfinished) < len(live):
+            mask = select_rows(unfinished, mask=mask, cache=cache)
+            live = [live[place] for place in unfinished]
         width = max(1, max_logits // (len(live) * logits.shape[-1]))
         spans = [turns[row].response_ids[begin : begin + width] for row in live]
         chunk = pad(spans, side="right", device=mask.device)

@@ -1,4 +1,4 @@
-"""A model whose every answer is written down beforehand: for tests, and for searches whose best answer is known."""
+"""Engine with scripted replies, for tests and for searches with a known optimum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _never(_prompt: Prompt, _before: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ScriptedModel:
-    """An engine without a model; its tokens are words with the white space before them.
+    """Engine that returns scripted replies without a model; its tokens are words with the white space before them.
 
     >>> model = ScriptedModel({"p1": "Sorry, I cannot."})
     >>> prompt = Prompt(id="p1", request_id="r1", request="?", attack="direct", mode="raw", text="?")
@@ -34,9 +34,11 @@ class ScriptedModel:
     ('Sorry, I', (0, 6), 'length')
 
     Args:
-        replies: the reply to each prompt id, or a function of the prompt.
-        log_prob: log-probability of a word, given the prompt and the continuation before the word.
-        refusal_prob: probability of a refusal, given the prompt and the continuation so far.
+        replies: Reply by prompt id, or a function of the prompt.
+        log_prob: Function that returns a word's log-probability from the prompt, the continuation before the word, and
+            the word; by default always -1.
+        refusal_prob: Function that returns the refusal probability from the prompt and the continuation so far; by
+            default always 0.
     """
 
     replies: Mapping[str, str] | Callable[[Prompt], str]
@@ -44,31 +46,31 @@ class ScriptedModel:
     refusal_prob: RefusalProb = _never
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """The written replies, cut after `max_new_tokens` words.
+        """Yield the scripted replies, truncated to `max_new_tokens` words.
 
         Raises:
-            ModelError: no reply is written for a prompt.
+            ModelError: The script has no reply to a prompt.
         """
         for prompt in prompts:
             words = _WORD.findall(self._reply(prompt))
-            kept = words[:max_new_tokens]
+            tokens = words[:max_new_tokens]
             yield Reply(
                 prompt_id=prompt.id,
-                text="".join(kept),
+                text="".join(tokens),
                 stop_reason="length" if len(words) >= max_new_tokens else "eos",
-                token_ids=tuple(crc32(word.encode()) for word in kept),
-                token_starts=tuple(len("".join(kept[:i])) for i in range(len(kept))),
+                token_ids=tuple(crc32(word.encode()) for word in tokens),
+                token_starts=tuple(len("".join(tokens[:i])) for i in range(len(tokens))),
             )
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """What `log_prob` says of each word."""
+        """Return the value of `log_prob` for each word of each continuation."""
         return [
             [self.log_prob(prompt, text[: word.start()], word.group()) for word in _WORD.finditer(text)]
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """What `refusal_prob` says before each word and after the last."""
+        """Return the value of `refusal_prob` before each word of each continuation, and after the last."""
         return [
             [self.refusal_prob(prompt, text[:end]) for end in (0, *(word.end() for word in _WORD.finditer(text)))]
             for prompt, text in zip(prompts, continuations, strict=True)
@@ -77,6 +79,6 @@ class ScriptedModel:
     def _reply(self, prompt: Prompt) -> str:
         if isinstance(self.replies, Mapping):
             if prompt.id not in self.replies:
-                raise ModelError(f"expected a written reply to prompt {prompt.id!r}, found none; add one to the script")
+                raise ModelError(f"expected a scripted reply to prompt {prompt.id!r}, got none; add one to the script")
             return self.replies[prompt.id]
         return self.replies(prompt)

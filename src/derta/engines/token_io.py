@@ -1,4 +1,4 @@
-"""Token ids to text with the character at which each token begins, and token ids in and out of other decode loops."""
+"""Encoding of prompts and continuations to token ids, and decoding of generated ids with character offsets."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _UNFINISHED = "\ufffd"
 
 
 class Row(NamedTuple):
-    """Token ids, of which those from `start` on are to be scored."""
+    """Token ids of a row; those from index `start` are scored."""
 
     token_ids: list[int]
     start: int
 
 
 def encode_turns(chat: ChatFormat, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Turn]:
-    """Encode prompts with their continuations, split where the continuation's first token begins.
+    """Encode prompts with their continuations, split at the continuation's first token.
 
     Raises:
-        ModelError: no token stands before a continuation.
+        ModelError: A prompt has no token.
     """
     turns: list[Turn] = []
     for prompt, text in zip(prompts, continuations, strict=True):
         turn = encode_after(chat, prompt, text) if text else Turn(encode_prompt(chat, prompt), [], [])
         if not turn.prompt_ids:
-            raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; drop it")
+            raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; remove it")
         turns.append(turn)
     return turns
 
 
 def likelihood_row(turn: Turn) -> Row:
-    """Return the row whose scores are the log-probabilities of a turn's response."""
+    """Return the row that scores a turn's response."""
     return Row(turn.prompt_ids + turn.response_ids, len(turn.prompt_ids))
 
 
 def refusal_rows(turn: Turn, refusal_ids: Sequence[int]) -> list[Row]:
     """Return a row for each position of a response and each refusal token, which replaces the response's token there.
 
-    A server reports the probability of the tokens it is given and of a few likely ones, so each refusal token is given.
+    A server reports the probabilities of the input tokens and of a few likely ones, so each refusal token is an input.
 
     >>> [row.token_ids for row in refusal_rows(Turn([1, 2], [7], [1]), [5])]
     [[1, 2, 5], [1, 2, 7, 5]]
@@ -76,75 +76,76 @@ def reply_from_tokens(
     finish_reason: str | None,
     stop_reason: int | str | None = None,
 ) -> Reply:
-    """Return the reply of the ids that a decode loop returned, without the token it stopped at.
+    """Return the reply for generated token ids, without the stop token.
 
     Args:
-        chat: detokenizes the ids.
-        prompt: the prompt.
-        token_ids: the generated ids.
-        finish_reason: `stop` or `length`, as vLLM and OpenAI's protocol say.
-        stop_reason: the token or text that ended it, where it was not the model's end-of-sequence token (vLLM).
+        chat: Chat format with the tokenizer.
+        prompt: The prompt.
+        token_ids: Generated token ids.
+        finish_reason: `stop` or `length`, as in vLLM and the OpenAI protocol.
+        stop_reason: Stop token or stop text, if it is not the model's end-of-sequence token (vLLM).
     """
-    kept = list(token_ids)
+    reply_ids = list(token_ids)
     ends = {*chat.stop_ids, *chat.tokenizer.all_special_ids, stop_reason}
-    if finish_reason == "stop" and kept and kept[-1] in ends:
-        kept.pop()
-    found = detokenize(chat.tokenizer, kept)
+    if finish_reason == "stop" and reply_ids and reply_ids[-1] in ends:
+        reply_ids.pop()
+    decoded = detokenize(chat.tokenizer, reply_ids)
     return Reply(
         prompt_id=prompt.id,
-        text=found.text,
+        text=decoded.text,
         stop_reason=STOP_REASONS.get(finish_reason, "unknown"),
-        token_ids=tuple(kept),
-        token_starts=found.token_starts,
+        token_ids=tuple(reply_ids),
+        token_starts=decoded.token_starts,
     )
 
 
 def check_prompts(prompts: Sequence[Prompt], *, max_new_tokens: int) -> None:
-    """Refuse prompts that no server can answer.
+    """Validate prompts for a server or for vLLM.
 
     Raises:
-        ModelError: no new tokens, two prompts of one id, or one that bans tokens, which servers cannot.
+        ModelError: `max_new_tokens` is below 1, two prompts have the same id, or a prompt has banned tokens, which only
+            the engine `hf` supports.
     """
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-    seen: set[str] = set()
+    ids: set[str] = set()
     for prompt in prompts:
-        if prompt.id in seen:
-            raise ModelError(f"prompts: expected ids that differ, got {prompt.id!r} twice; remove one of them")
-        seen.add(prompt.id)
+        if prompt.id in ids:
+            raise ModelError(f"prompts: expected unique ids, got {prompt.id!r} twice; remove one of them")
+        ids.add(prompt.id)
         if prompt.decoding is not None:
-            raise ModelError(f"prompts: {prompt.id!r} bans tokens while decoding, which only the hf engine can")
+            raise ModelError(f"prompts: {prompt.id!r} has banned tokens, which only the engine hf supports")
 
 
 class DecodedText(NamedTuple):
-    """A text and the character of it at which each of its tokens begins."""
+    """Decoded text with the character offset at which each token begins."""
 
     text: str
     token_starts: tuple[int, ...]
 
 
 def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> DecodedText:
-    """Decode generated ids, exactly as the text continues the prompt.
+    """Decode generated ids to the exact text that continues the prompt.
 
-    A leading space stays (sentencepiece decoders would strip it) and so do special tokens: text that a model hides
-    behind one must be seen by a judge. Tokens that share a character, as the bytes of an emoji do, all begin at it.
-    Bytes that are no text become U+FFFD; there a start may be that of the whole stretch of such bytes.
+    A leading space is preserved (sentencepiece decoders would strip it) and so are special tokens: a judge must see
+    text after a special token. Tokens that share a character, such as the bytes of an emoji, have the same start.
+    Invalid bytes become U+FFFD; there a start may be that of the whole sequence of invalid bytes.
     """
     text = _after_anchor(tokenizer, token_ids)
     starts: list[int] = []
     settled, settled_chars = 0, 0
     for i in range(len(token_ids)):
         piece = _after_anchor(tokenizer, token_ids[settled:i])
-        known = _shared_length(piece, text[settled_chars:])
-        starts.append(settled_chars + known)
-        if known == len(piece) and not piece.endswith(_UNFINISHED):
-            settled, settled_chars = i, settled_chars + known
-    # bytes that were told apart alone may be one stretch together: no token begins after a later one
+        shared = _shared_length(piece, text[settled_chars:])
+        starts.append(settled_chars + shared)
+        if shared == len(piece) and not piece.endswith(_UNFINISHED):
+            settled, settled_chars = i, settled_chars + shared
+    # invalid bytes may merge when decoded together: no token may begin after a later one
     return DecodedText(text, tuple(accumulate(reversed(starts), min))[::-1])
 
 
 def _after_anchor(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Decode ids behind an EOS, so that they are not taken for the start of a text."""
+    """Decode ids after an EOS token, so that the decoder does not treat them as the start of a text."""
     if not token_ids:
         return ""
     anchor = [int(str(tokenizer.eos_token_id))]

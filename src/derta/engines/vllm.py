@@ -1,6 +1,6 @@
-"""vLLM in this process, for machines with accelerators: derta renders and detokenizes, vLLM decodes and scores.
+"""Engine for vLLM in this process, on accelerators: derta renders and detokenizes, vLLM generates and scores.
 
-Source: docs.vllm.ai, `vllm.LLM`, `SamplingParams`, `LoRARequest`; the tests hold it to those by a stand-in.
+Source: docs.vllm.ai, `vllm.LLM`, `SamplingParams`, `LoRARequest`; the tests check this interface with a stand-in.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from derta.loading import DTYPES, check_model_path, load_tokenizer
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM lays out room for (`max_lora_rank`)."""
+"""Valid values of vLLM's `max_lora_rank`."""
 CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class VllmEngine:
-    """A `vllm.LLM`, prompted with token ids alone; `lora` is the adapter it decodes with.
+    """Wrapper of a `vllm.LLM` that receives token ids only; `lora` is the LoRA request of its adapter.
 
-    vLLM returns when all prompts of a call are done, so a call has `chunk` prompts.
+    vLLM returns when all prompts of a call are done, so each call has at most `chunk` prompts.
     """
 
     llm: Any
@@ -46,10 +46,10 @@ class VllmEngine:
     chunk: int = CHUNK
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield greedy replies, a chunk at a time; they stop at the model's and the template's stop tokens.
+        """Yield greedy replies, a chunk at a time, up to a stop token of the model or of the template.
 
         Raises:
-            ModelError: before anything is generated, if a prompt is empty or leaves no room for `max_new_tokens`.
+            ModelError: Before any reply, if a prompt is empty or leaves no room for `max_new_tokens`.
         """
         check_prompts(prompts, max_new_tokens=max_new_tokens)
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
@@ -70,10 +70,10 @@ class VllmEngine:
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the probability of any refusal token at each token of each continuation, and after the last.
 
-        Each position and refusal token is a row of its own, as for a served model.
+        Each position and refusal token needs a separate row, as for a served model.
 
         Raises:
-            ModelError: a refusal word is not a single token.
+            ModelError: A refusal word is not a single token.
         """
         refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
         groups = [refusal_rows(turn, refusal_ids) for turn in encode_turns(self.chat, prompts, continuations)]
@@ -108,13 +108,13 @@ class VllmEngine:
             batch = [{"prompt_token_ids": token_ids} for token_ids in encoded[start : start + self.chunk]]
             yield from self.llm.generate(batch, params, use_tqdm=False, lora_request=self.lora)
 
-    def _check_length(self, what: str, token_ids: Sequence[int], *, more: int) -> None:
+    def _check_length(self, name: str, token_ids: Sequence[int], *, more: int) -> None:
         limit = self.llm.llm_engine.model_config.max_model_len
         if not token_ids:
-            raise ModelError(f"{what} has no token that this tokenizer knows; drop it")
+            raise ModelError(f"{name} has no token that this tokenizer knows; remove it")
         if len(token_ids) + more > limit:
             raise ModelError(
-                f"{what}: {len(token_ids)} tokens and {more} after them are more than vLLM's limit of {limit}; shorten "
+                f"{name}: {len(token_ids)} tokens and {more} after them are more than vLLM's limit of {limit}; shorten "
                 "it, lower max_new_tokens, or set max_model_len"
             )
 
@@ -136,24 +136,26 @@ def load(
     """Load a model into vLLM.
 
     Args:
-        model: a folder or hub id.
-        adapter: the folder of a LoRA adapter; vLLM applies it unmerged.
+        model: Folder or hub id.
+        adapter: Folder of a LoRA adapter; vLLM applies it unmerged.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
-        template_kwargs: what the template is given besides.
+        template_kwargs: Additional variables of the template.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        refusal_words: what `refusal_probability` looks for.
-        tensor_parallel_size: accelerators that share the model.
-        gpu_memory_utilization: the share of each one's memory that vLLM takes.
-        max_model_len: the most tokens of prompt and reply; none: the model's own limit.
-        trust_remote_code: run code that comes with the model.
-        settings: anything else that `vllm.LLM` takes, such as `quantization`.
+        refusal_words: Words that `refusal_probability` counts as the start of a refusal.
+        tensor_parallel_size: Number of accelerators that share the model.
+        gpu_memory_utilization: Fraction of each accelerator's memory that vLLM uses.
+        max_model_len: Maximum tokens of prompt and reply; None is the model's limit.
+        trust_remote_code: Run code that the model contains.
+        settings: Other arguments of `vllm.LLM`, such as `quantization`.
 
     Raises:
         EngineError: vLLM is not installed.
-        ModelError: no such model or adapter, no usable chat template, or vLLM cannot load it.
+        ModelError: The model or the adapter does not exist, the chat template is not usable, or vLLM cannot load it.
     """
     if find_spec("vllm") is None:
-        raise EngineError("engine vllm: expected the package vllm, found none; run: pip install 'derta[vllm]'")
+        raise EngineError(
+            "engine vllm: expected the package vllm, which is not installed; run: pip install 'derta[vllm]'"
+        )
     if dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(str(model), trust_remote_code=trust_remote_code)
@@ -183,15 +185,15 @@ def _load(chosen: Mapping[str, Any]) -> Any:
 
 
 def lora_rank(adapter: str) -> int:
-    """Return the least rank that vLLM has room for and the adapter fits in.
+    """Return the smallest `max_lora_rank` of vLLM that fits the adapter.
 
     Raises:
-        ModelError: no adapter there, or one that is too large.
+        ModelError: The adapter does not exist, or its rank is too large.
     """
     check_model_path(adapter, needs="adapter_config.json")
     check_model_path(adapter, needs="adapter_model.safetensors")
     rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    fitting = [known for known in LORA_RANKS if known >= rank]
+    fitting = [valid_rank for valid_rank in LORA_RANKS if valid_rank >= rank]
     if not fitting:
         raise ModelError(f"{adapter}: expected a LoRA rank of {LORA_RANKS[-1]} at most, got {rank}; merge it instead")
     return fitting[0]

@@ -39,7 +39,9 @@ def measure_of_verdicts(verdicts: Iterable[Verdict]) -> Measure:
     """
     measures: tuple[Measure, ...] = get_args(Measure)
     verdicts = list(verdicts)
-    filled = [measure for measure in measures if any(verdict.outcome(measure) is not None for verdict in verdicts)]
+    filled: list[Measure] = [
+        measure for measure in measures if any(verdict.outcome(measure) is not None for verdict in verdicts)
+    ]
     if len(filled) != 1:
         raise DataError(
             f"measure: expected verdicts that fill one of {', '.join(measures)}, got {' and '.join(filled) or 'none'}; "
