@@ -256,4 +256,4 @@ def test_two_attacks_of_one_name_are_refused(recipe, tmp_path, derta):
     attack = '{"name": "x", "helpful": [{"path": "a"}]}'
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", f"fine_tuning_attacks=[{attack}, {attack}]")
     assert called.code == 2
-    assert "expected a name of its own for each, got x, x" in called.err
+    assert "expected a different name for each, got x, x" in called.err

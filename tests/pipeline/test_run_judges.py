@@ -96,7 +96,7 @@ def test_what_its_engine_failed_on_is_reported_and_judged_again(judged, happened
         ([{**ENTRY, "engine": "scriptd"}], "did you mean 'scripted'?"),
         ([{**ENTRY, "name": "guidline"}], "'guidline'"),
         ([{**ENTRY, "modle": "x"}], "did you mean 'model'?"),
-        ([{"name": "guideline", "engine": "scripted"}], "expected a `model` beside `engine`"),
+        ([{"name": "guideline", "engine": "scripted"}], "expected a `model` with `engine`"),
         ([ENTRY, {**ENTRY, "model": "another"}], "expected one model for 'guideline', got two"),
     ],
 )

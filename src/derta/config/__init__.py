@@ -1,4 +1,4 @@
-"""All settings of a run: the sections of a recipe, their defaults, and the YAML file that holds them."""
+"""Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
 from derta.config.data import DEFAULT_OPENER, DataSection, PrepareConfig, SafePolicy
 from derta.config.evaluation import (

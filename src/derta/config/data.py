@@ -1,4 +1,4 @@
-"""What is trained on: the settings of preparation, and a recipe's sources."""
+"""Configuration of the training data: data preparation, and the data sources of a recipe."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ DEFAULT_OPENER = "Sorry, I can't help with that."
 
 
 class PrepareConfig(Section):
-    """How triples and helpful examples become training data; the defaults are the paper's.
+    """Settings of data preparation, from triples and helpful examples to training data; the defaults are the paper's.
 
     Attributes:
-        policy: For a safe response that does not open with a refusal: `drop` the triple, `prepend` the opener to it,
-            or `keep` it as it is.
-        opener: The sentence that `prepend` puts before a safe response.
-        normalize: Whether an opening apology is shortened to the refusal word ("I'm sorry, but" to "Sorry, but").
-        num_triples: Triples for DeRTa (n); None takes what the data and the ratio allow. The paper has 3,000.
-        num_helpful: Helpful examples; None takes `helpful_per_safety` for each safety instance (2n). The paper has
-            60,000.
-        helpful_per_safety: Helpful examples for one safety instance.
-        match_instances: Whether vanilla gets 2n triples, once each, so that its safety instances equal DeRTa's 2n, as
-            in the paper; otherwise it gets the same n triples.
-        drop_duplicates: Whether a helpful example that comes again is dropped; otherwise it counts each time it comes.
-        held_out_requests: Requests kept out of training with their triples, to evaluate on.
-        held_out_helpful: Helpful conversations kept out of training, to measure perplexity on.
+        policy: Treatment of a safe response that does not start with a refusal: `drop` the triple, `prepend` the
+            opener, or `keep` the response unchanged.
+        opener: Sentence that `prepend` adds before a safe response.
+        normalize: Shorten an apology at the start to the refusal word ("I'm sorry, but" to "Sorry, but").
+        num_triples: Number of triples for DeRTa (n). None: as many as the data and the ratio allow. The paper has
+            3,000.
+        num_helpful: Number of helpful examples. None: `helpful_per_safety` for each safety instance (2n). The paper
+            has 60,000.
+        helpful_per_safety: Number of helpful examples per safety instance.
+        match_instances: Train vanilla on 2n triples, once each, so that it has as many safety instances as DeRTa (2n),
+            as in the paper. Otherwise vanilla has the same n triples.
+        drop_duplicates: Drop duplicate helpful examples. Otherwise each copy is a training example.
+        held_out_requests: Number of requests held out from training, with their triples, for evaluation.
+        held_out_helpful: Number of helpful conversations held out from training, for perplexity.
     """
 
     policy: SafePolicy = "drop"
@@ -44,12 +45,14 @@ class PrepareConfig(Section):
 
 
 class DataSection(PrepareConfig):
-    """A recipe's data: its sources, and how they are prepared.
+    """The `data` section of a recipe: data sources and the settings of preparation.
 
     Attributes:
-        preferences: Rows of {query, chosen, rejected} that preference methods (dpo) learn beside the triples.
-        exclude: Requests that must not be trained on, beside those that the recipe evaluates.
-        max_pairs_per_request: Triples made of one request, where a source has responses judged one by one.
+        preferences: Rows of {query, chosen, rejected}, the training data of preference methods (dpo) in addition to the
+            triples.
+        exclude: Requests to exclude from training, in addition to those that the recipe evaluates.
+        max_pairs_per_request: Maximum number of triples per request, for sources with responses that are labelled one
+            by one.
     """
 
     triples: tuple[SourceSection, ...]

@@ -1,4 +1,4 @@
-"""A recipe's sections on the tuned models: what they are asked, in which engine, and how they are attacked."""
+"""Configuration of evaluation: engines, judges, attacks, generation settings, and fine-tuning attacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SectionKey = tuple[str | None, str | None, str | None]  # suite, attack, name
 
 
 class EngineConfig(Section):
-    """A model and the engine that runs it: what the engine loads, the name of the engine, and its settings."""
+    """Configuration of an engine: the model to load, the name of the engine, and its settings."""
 
     model: str
     engine: str = "hf"
@@ -22,7 +22,7 @@ class EngineConfig(Section):
 
 
 class JudgeConfig(Section):
-    """A judge of an evaluation: its name and, if it asks a model, the model as in `EngineConfig`."""
+    """Configuration of a judge: its name and, if the judge uses a model, the fields of `EngineConfig`."""
 
     name: str
     model: str | None = None
@@ -30,26 +30,26 @@ class JudgeConfig(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _settings_of_a_model(self) -> Self:
+    def _require_model(self) -> Self:
         if self.model is None and (self.engine != "hf" or self.settings):
-            raise ValueError("expected a `model` beside `engine` and `settings`")
+            raise ValueError("expected a `model` with `engine` or `settings`, got none")
         return self
 
     @property
     def engine_config(self) -> EngineConfig | None:
-        """The model that the judge asks; None if none is named."""
+        """Configuration of the judge's model; None if no model is set."""
         if self.model is None:
             return None
         return EngineConfig(model=self.model, engine=self.engine, settings=self.settings)
 
 
 class SearchSection(Section):
-    """Who takes part in an attack that searches, beside the model it is aimed at.
+    """Models of a search attack, in addition to its target.
 
     Attributes:
-        attacker: Who writes prompts: PAIR and escalation need one; AutoDAN may have one.
-        judge: Who tells the search how far it is. The prompts it finds are judged by the evaluation's `judges`.
-        judge_model: What that judge asks, if it asks a model.
+        attacker: Model that generates prompts. PAIR and escalation require it; it is optional for AutoDAN.
+        judge: Judge that scores replies during the search. The final prompts are judged by the evaluation's `judges`.
+        judge_model: Model of that judge, if it uses one.
     """
 
     attacker: EngineConfig | None = None
@@ -58,21 +58,21 @@ class SearchSection(Section):
 
     @property
     def judge_config(self) -> JudgeConfig | None:
-        """The judge with its model; None if none is named."""
+        """Configuration of the judge with its model; None if no judge is set."""
         model = {} if self.judge_model is None else self.judge_model.model_dump()
         return None if self.judge is None else JudgeConfig(name=self.judge, **model)
 
 
 class EvaluationSection(Section):
-    """One attack over one set of requests, or a file of prompts that are ready.
+    """An entry of `evaluate`: one attack on one set of requests, or a file of prompts.
 
     Attributes:
-        requests: A source's, or the queries that `data.held_out_requests` keeps.
-        prompts: A JSONL file of `Prompt` records, in place of `attack`, `options` and `requests`. Each keeps its own
-            attack; with a `name`, all count in the section's `suite` under that name.
-        decontaminate: Whether training data that asks the section's requests is dropped. Not wanted where the section
-            measures whether what was taught is still known.
-        judges: Names of judges, or a judge that asks a model as `{name: harmbench, model: ..., engine: api}`.
+        requests: A data source, or `held_out`: the requests held out by `data.held_out_requests`.
+        prompts: A JSONL file of `Prompt` records, instead of `attack`, `options` and `requests`. By default each prompt
+            counts under its attack; with a `name`, all count in the section's `suite` under that name.
+        decontaminate: Drop training data with the section's requests. Set it to false to measure the recall of the
+            training data.
+        judges: Names of judges. A judge that uses a model is `{name: harmbench, model: ..., engine: api}`.
     """
 
     attack: str = "direct"
@@ -87,7 +87,7 @@ class EvaluationSection(Section):
     max_new_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.requests is None) == (self.prompts is None):
             raise ValueError("expected `requests` or a file of `prompts`, and not both")
         if self.prompts is not None and self.model_fields_set & {"attack", "options", "search"}:
@@ -98,38 +98,39 @@ class EvaluationSection(Section):
 
     @field_validator("name")
     @classmethod
-    def _fits_a_file(cls, name: str | None) -> str | None:
+    def _check_name(cls, name: str | None) -> str | None:
         if name is not None and not (name.isprintable() and name.strip() and not {"/", "\\"} & {*name}):
             raise ValueError("expected a name without slashes, because files are named after it")
         return name
 
     @field_validator("judges", mode="before")
     @classmethod
-    def _names_alone(cls, judges: object) -> object:
+    def _parse_judges(cls, judges: object) -> object:
         if not isinstance(judges, list | tuple):
-            raise ValueError("expected a list of judges, such as [refusal]")  # noqa: TRY004 - pydantic tells it
+            raise ValueError("expected a list of judges, such as [refusal]")  # noqa: TRY004 - pydantic reports it
         return [{"name": judge} if isinstance(judge, str) else judge for judge in cast(Sequence[object], judges)]
 
     @property
     def judge_names(self) -> tuple[str, ...]:
-        """The names of the judges."""
+        """Names of the judges."""
         return tuple(judge.name for judge in self.judges)
 
     @property
     def key(self) -> SectionKey:
-        """What tells the evaluations of a recipe apart; None stands for any that no other section has."""
+        """Key of the section in its recipe; None covers all values that no other section has."""
         if self.prompts is None:
             return self.suite, self.attack, self.name
         return (None, None, None) if self.name is None else (self.suite, None, self.name)
 
 
 class GenerateSection(Section):
-    """How replies are generated, and likelihoods measured: greedily, by an engine that loads the tuned models.
+    """Configuration of generation: greedy decoding and likelihoods, in an engine that loads the tuned models.
 
     Attributes:
-        engine: `hf`, or `vllm`, which heeds no attack that bends decoding (refusal_ban, rank_assisted).
-        settings: More of the engine's own settings, such as `tensor_parallel_size`; the model's are the recipe's.
-        batch_tokens: hf: rows times tokens of a batch; vllm makes its own batches.
+        engine: `hf` or `vllm`. `vllm` does not support attacks on decoding (refusal_ban, rank_assisted).
+        settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
+            recipe's other sections.
+        batch_tokens: Batch size as rows times tokens, for `hf` only.
     """
 
     engine: Literal["hf", "vllm"] = "hf"
@@ -140,25 +141,25 @@ class GenerateSection(Section):
 
     @field_validator("engine", mode="before")
     @classmethod
-    def _no_server(cls, engine: object) -> object:
+    def _refuse_api(cls, engine: object) -> object:
         if engine == "api":
             raise ValueError(
-                "expected hf or vllm, because a run loads the models that it trains; to ask a server, serve a tuned "
+                "expected hf or vllm, because a run loads the models that it trains; to query a server, serve a tuned "
                 "model and use `derta generate --engine api`"
             )
         return engine
 
 
 class FineTuningPace(Section):
-    """How a fine-tuning attack trains; what is None follows from its data, as in Qi et al.
+    """Training hyperparameters of a fine-tuning attack; the defaults depend on the data, as in Qi et al.
 
-    Machine, lengths, packing, adapters and checkpoints are as in `train`. What shapes the methods' own rows and losses
-    there has no meaning here.
+    Device, lengths, packing, adapters and checkpoints are configured in `train`. The options of `train` for the rows
+    and losses of methods have no effect here.
 
     Attributes:
-        learning_rate: None: 2e-5 on helpful data, 5e-5 on harmful data; both were for full fine-tuning.
-        global_batch_size: Rows of a step. None: 128 on helpful data, 10 on harmful data.
-        num_train_epochs: None: 1 on helpful data, 5 on harmful data. The attack's `steps` go before them.
+        learning_rate: None: 2e-5 on helpful data, 5e-5 on harmful data; both are for full fine-tuning.
+        global_batch_size: Rows of an optimizer step. None: 128 on helpful data, 10 on harmful data.
+        num_train_epochs: None: 1 on helpful data, 5 on harmful data. Ignored if the attack sets `steps`.
     """
 
     learning_rate: float | None = Field(default=None, gt=0)
@@ -170,18 +171,18 @@ class FineTuningPace(Section):
 
 
 class FineTuningSection(Section):
-    """An attack by fine-tuning: each tuned model is trained on, with plain next-token loss, and all is asked again.
+    """A fine-tuning attack: each tuned model is trained further with next-token loss, then evaluated on all prompts.
 
     Attributes:
-        name: What attacked models are called by: `derta + benign 100` after 100 steps of the attack `benign`.
-        steps: Optimizer steps. Each of a list makes attacked models of its own, all from the tuned model on. None:
-            as many as `pace.num_train_epochs` take.
-        helpful: Benign data, read as `data.helpful`.
-        harmful: Harmful data, read as `data.triples`; the harmful answers are learned.
+        name: Name of the attack in the names of attacked models: `derta + benign 100` after 100 steps of `benign`.
+        steps: Number of optimizer steps. Each number of a list trains another attacked model from the tuned model.
+            None: the steps of `pace.num_train_epochs`.
+        helpful: Benign data, in the formats of `data.helpful`.
+        harmful: Harmful data, in the formats of `data.triples`; the harmful responses are the labels.
 
-    Source: Qi et al., Fine-tuning Aligned Language Models Compromises Safety, arXiv 2310.03693, section 4; the pace
-    from LLM-Tuning-Safety/LLMs-Finetuning-Safety, commit 8a3b38f, llama2/tier1 … tier3 (two processes of 5 or 64 rows).
-    Its learning rate falls by 0.85 after each epoch; here it stays.
+    Source: Qi et al., Fine-tuning Aligned Language Models Compromises Safety, arXiv 2310.03693, section 4; the
+    hyperparameters are from LLM-Tuning-Safety/LLMs-Finetuning-Safety, commit 8a3b38f, llama2/tier1 … tier3 (two
+    processes of 5 or 64 rows). Its learning rate is multiplied by 0.85 after each epoch; here it is constant.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -192,11 +193,11 @@ class FineTuningSection(Section):
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _one_or_many(cls, steps: object) -> object:
+    def _parse_steps(cls, steps: object) -> object:
         return [steps] if isinstance(steps, int) and not isinstance(steps, bool) else steps
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _check_data(self) -> Self:
         if bool(self.helpful) == bool(self.harmful):
             raise ValueError("expected sources of `helpful` data or of `harmful` data, and not both")
         if self.steps and len(set(self.steps)) < len(self.steps):

@@ -1,4 +1,4 @@
-"""A whole run in one YAML file: model, data, training, attacks, judges. Keys are checked; defaults are the paper's."""
+"""Recipes: the configuration of a run in one YAML file, with validated keys and the paper's values as defaults."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from derta.files import format_error_details
 from derta.records import REFUSAL_WORDS
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
-"""Old names that are not like the new ones."""
+"""Old keys that are not similar to their new names."""
 
 
 class ModelSection(Section):
-    """The model to tune: a local folder or a hub id."""
+    """The `model` section of a recipe: the model to tune, a local folder or a hub id."""
 
     path: str
     template: str = RowConfig.template
@@ -32,14 +32,18 @@ class ModelSection(Section):
 
 
 class Recipe(Section):
-    """The whole of a run. Relative paths are taken from the working folder; `$NAME` in a path is the environment's.
+    """Configuration of a complete run.
 
-    A file may go on from another: `include: other.yaml`, see `recipe_file`.
+    Relative paths start at the working directory, and `$NAME` in a path is an environment variable. A recipe file can
+    include another one: `include: other.yaml`, see `recipe_file`.
 
-    `method_settings` are training settings by method: what a method's own config has (dpo: `beta`), and what of `train`
-    is different for it. `profile_answers` is the number of harmful answers on which the probability of refusing is
-    measured: those of the held-out requests, or of `profile_requests`. The other methods are compared with the
-    `baseline` (None: the first of them that trains). `notes` are sentences that the report shows.
+    Attributes:
+        baseline: The method that all others are compared with. None: the first method that trains.
+        method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
+            override `train` for it.
+        notes: Sentences for the report.
+        profile_answers: Number of harmful answers for the refusal probability by position.
+        profile_requests: Source of these answers. None: the held-out requests.
 
     >>> recipe = Recipe(title="mine", model={"path": "org/name"}, data={"triples": [], "helpful": []})
     >>> recipe.methods
@@ -62,18 +66,18 @@ class Recipe(Section):
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
 
     @model_validator(mode="after")
-    def _attacks_differ(self) -> Self:
+    def _check_attack_names(self) -> Self:
         names = [attack.name for attack in self.fine_tuning_attacks]
         if len(set(names)) < len(names):
-            raise ValueError(f"fine_tuning_attacks: expected a name of its own for each, got {', '.join(names)}")
+            raise ValueError(f"fine_tuning_attacks: expected a different name for each, got {', '.join(names)}")
         return self
 
 
 def parse_recipe(values: Any, *, where: str) -> Recipe:
-    """Check a recipe's values.
+    """Validate the values of a recipe.
 
     Raises:
-        RecipeError: an unknown key (the nearest known one is named) or an impossible value.
+        RecipeError: an unknown key (with the most similar valid key) or an invalid value.
     """
     if not isinstance(values, dict):
         raise RecipeError(
@@ -89,14 +93,14 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
             path = ".".join([*keys, key])
             offer = f"did you mean {RENAMED[path]!r}?" if path in RENAMED else did_you_mean(key, section.model_fields)
             raise RecipeError(f"{where}: unknown key `{path}`; {offer}") from error
-        if isinstance(told := first.get("ctx", {}).get("error"), RecipeError):
-            raise RecipeError(f"{where}: {told}") from error
+        if isinstance(cause := first.get("ctx", {}).get("error"), RecipeError):
+            raise RecipeError(f"{where}: {cause}") from error
         path = ".".join(keys) or "recipe"
         raise RecipeError(f"{where}: `{path}`: {format_error_details(first)}") from error
 
 
 def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a YAML recipe; `overrides` are dotted keys (`train.max_steps`) that replace its values.
+    """Load a YAML recipe; `overrides` are values by dotted key (`train.max_steps`) that replace those of the file.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -106,7 +110,7 @@ def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) ->
     (0, 1)
 
     Raises:
-        RecipeError: the file is missing or not YAML, a key is unknown, or a value cannot be.
+        RecipeError: the file is missing or not YAML, a key is unknown, or a value is invalid.
     """
     path = Path(path)
     values = read_values(path)

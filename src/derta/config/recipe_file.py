@@ -1,4 +1,4 @@
-"""A recipe's YAML as values: what it includes put beneath it, environment variables put in."""
+"""Loading of YAML recipe files, with included files and environment variables."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ INCLUDE = "include"
 
 
 def read_values(path: Path, *, inside: tuple[Path, ...] = ()) -> Any:
-    """Read a YAML file; a top-level `include: other.yaml` names a file beside it whose values it goes on from.
+    """Load a YAML file, merged into the file of its top-level `include: other.yaml`, if there is one.
 
-    Values of the including file win; mappings are merged key by key, lists and everything else are replaced.
-    `inside` are the files that led here.
+    The path of an included file is relative to the including file, whose values take precedence. Mappings are merged
+    key by key; lists and other values are replaced. `inside` has the paths of the including files.
 
     Raises:
-        RecipeError: a file is missing, not YAML, or includes itself.
+        RecipeError: a file is missing, is not YAML, or includes itself.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -31,14 +31,14 @@ def read_values(path: Path, *, inside: tuple[Path, ...] = ()) -> Any:
     values = _expand(values)
     if not isinstance(values, dict) or INCLUDE not in values:
         return values
-    included, own = values.pop(INCLUDE), values
+    included = values.pop(INCLUDE)
     if not isinstance(included, str) or path.resolve() in inside:
         raise RecipeError(f"{path}: `{INCLUDE}`: expected the name of another recipe file, got {included!r:.80}")
-    return merge(read_values(path.parent / included, inside=(*inside, path.resolve())), own)
+    return merge(read_values(path.parent / included, inside=(*inside, path.resolve())), values)
 
 
 def merge(beneath: Any, above: Any) -> Any:
-    """Lay values over others; only mappings are merged.
+    """Merge mappings recursively, where values of `above` take precedence; other values are replaced.
 
     >>> merge({"train": {"epochs": 2, "bf16": True}, "seeds": [0, 1]}, {"train": {"epochs": 1}, "seeds": [2]})
     {'train': {'epochs': 1, 'bf16': True}, 'seeds': [2]}
@@ -49,9 +49,9 @@ def merge(beneath: Any, above: Any) -> Any:
 
 
 def _expand(value: Any) -> Any:
-    """Put environment variables into every text of a recipe."""
+    """Expand environment variables in all strings of a recipe."""
     if isinstance(value, dict):
-        return {key: _expand(one) for key, one in value.items()}
+        return {key: _expand(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(one) for one in value]
+        return [_expand(item) for item in value]
     return expandvars(value) if isinstance(value, str) else value

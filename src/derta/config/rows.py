@@ -1,4 +1,7 @@
-"""The settings of training that are derta's own, with the paper's values as defaults: one home, and free of torch."""
+"""Configuration of training rows and losses: the fields that derta adds to `TrainingArguments`, and their defaults.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     Words = tuple[str, ...]
     Settings = dict[str, Any]
     Named = Any
-else:  # as Hugging Face's HfArgumentParser needs types, to read them from a command line
+else:  # types that Hugging Face's HfArgumentParser can parse from a command line
     Words = Annotated[list[str], AfterValidator(tuple)]
     Settings = Annotated[dict[str, Any] | str | None, BeforeValidator(_from_json)]
     Named = Any | str | None
@@ -34,35 +37,39 @@ else:  # as Hugging Face's HfArgumentParser needs types, to read them from a com
 
 @dataclass(kw_only=True)
 class RowConfig:
-    """How training rows are made, batched and weighed. Full fine-tuning: the defaults; LoRA: `sorry_dropout` 0.
+    """Configuration of training rows, batches and loss weights.
+
+    The defaults are for full fine-tuning; for LoRA set `sorry_dropout` to 0.
 
     Attributes:
-        method: A name of `derta.methods.METHODS`, or a `Method` of your own.
-        refusal_words: What a refusal opens with; each must be one token.
-        template: `auto` takes the tokenizer's chat template, `paper` the paper's; or the text of one.
-        trust_remote_code: Run code that comes with a model which is loaded by name.
-        max_length: Longest row in tokens; `data.rows` tells what gives way.
+        method: A name of `derta.methods.METHODS`, or a custom `Method`.
+        refusal_words: Words that start a refusal; each must be one token.
+        template: Chat template: `auto` (the tokenizer's), `paper`, `paper_eval`, or the path of a Jinja file.
+        template_kwargs: Keyword arguments of the chat template.
+        trust_remote_code: Run the Python code of a model that is loaded by name.
+        max_length: Maximum length of a row in tokens; `data.rows` documents the truncation.
         global_batch_size: Rows of an optimizer step, over all processes and accumulated micro-batches.
-        step_tokens: Tokens of an optimizer step, in place of `global_batch_size` rows: an epoch's rows are cut into
-            steps of nearly so many, each of one row at least.
-        pack_tokens: Rows are packed into sequences of up to this many tokens; 0: one row a sequence, padded.
-        branches_per_triple: Safe rows drawn from a triple, each after a harmful prefix of its own; without a prefix
-            (vanilla, rto) there is one. The mixture counts a triple as two instances all the same, so the safe term
-            weighs that many times as much, unless `safe_weight` makes up for it.
-        tree_rows: Lay a triple's rows (RTO, safe branches) over one shared trunk of query and harmful response: the
-            same losses from fewer tokens. A tree counts as one row in the batch sizes.
+        step_tokens: Tokens of an optimizer step, instead of `global_batch_size` rows: the rows of an epoch are split
+            into steps of about this many tokens, with one row or more each.
+        pack_tokens: Maximum tokens of a packed sequence; 0: no packing, one padded sequence per row.
+        branches_per_triple: Number of safe rows drawn from a triple, each with another harmful prefix; methods without
+            a prefix (vanilla, rto) have one. The mixture still counts a triple as two instances, so this multiplies the
+            weight of the safe term, unless `safe_weight` compensates for it.
+        tree_rows: Combine the rows of a triple (RTO, safe branches) into a tree with a shared trunk of query and
+            harmful response: the same losses from fewer tokens. A tree counts as one row in the batch sizes.
         helpful_weight: Weight of the helpful term; the paper's weights are all 1.
-        safe_weight: Weight of the safe responses' term.
+        safe_weight: Weight of the safe term.
         rto_weight: Weight of the RTO term.
-        normalization: What a step's loss is divided by: its labelled tokens (as Hugging Face does), each row's own
-            labelled tokens and then the rows, or each micro-batch's labelled tokens (as the released code does).
-        sorry_dropout: Probability that an RTO label is left out: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
-        prefix_share: Share of harmful-prefix rows with k ≥ 1; the rest have k = 0. The released builder has 2/3.
-        reference: Make the released code's choices instead (k at a word, drawn once; the bare refusal token
-            everywhere, the closing token's place too; dropout over the padded row). For comparison only.
-        attn_implementation: The attention that a model which is loaded by name is trained with.
-        compile_layers: Compile the model's repeated layers, each once for all shapes of batches.
-        num_threads: Threads that torch computes with on a CPU; None leaves torch's choice.
+        normalization: Divisor of the loss. `token`: labelled tokens of the step (as in Hugging Face); `row`: labelled
+            tokens of each row, then the number of rows; `micro_batch`: labelled tokens of each micro-batch (as in the
+            released code).
+        sorry_dropout: Probability of dropping an RTO label: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
+        prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
+        reference: Use the choices of the released code, for comparison only: k at a word boundary, drawn once; the bare
+            refusal token at all positions, the closing token's position included; dropout over the padded row.
+        attn_implementation: Attention implementation of a model that is loaded by name.
+        compile_layers: Compile the repeated layers of the model, each once for all batch shapes.
+        num_threads: Number of CPU threads of torch; None is torch's default.
     """
 
     method: Named = "derta"
@@ -94,47 +101,47 @@ class RowConfig:
 
     @property
     def term_weights(self) -> tuple[float, float, float]:
-        """The weights in the order of `data.rows.TERMS`."""
+        """Weights of the loss terms, in the order of `data.rows.TERMS`."""
         return self.helpful_weight, self.safe_weight, self.rto_weight
 
 
-ROW_FIELDS = tuple(one.name for one in fields(RowConfig))
+ROW_FIELDS = tuple(item.name for item in fields(RowConfig))
 
 
 @cache
 def _adapters(config: type) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(config, include_extras=True)
     settings = ConfigDict(arbitrary_types_allowed=True)
-    return {one.name: TypeAdapter(hints[one.name], config=settings) for one in fields(config) if one.init}
+    return {item.name: TypeAdapter(hints[item.name], config=settings) for item in fields(config) if item.init}
 
 
-def validate_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the given values that are fields of a dataclass, each as its type wants it.
+def validate_values(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Validate values of a config dataclass and return them converted to the types of its fields; others are ignored.
 
     >>> validate_values(RowConfig, {"max_length": "64", "refusal_words": ["Sorry", "No"], "other": 1})
     {'max_length': 64, 'refusal_words': ('Sorry', 'No')}
 
     Raises:
-        RecipeError: a value that cannot be; it is named.
+        RecipeError: an invalid value; `key` is its field.
     """
     adapters = _adapters(config)
     checked: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in adapters:
             continue
         try:
             checked[name] = adapters[name].validate_python(value)
         except ValidationError as error:
-            told = error.errors(include_url=False)[0]["msg"]
-            raise RecipeError(f"{told}, got {value!r:.80}", key=name) from error
+            message = error.errors(include_url=False)[0]["msg"]
+            raise RecipeError(f"{message}, got {value!r:.80}", key=name) from error
     return checked
 
 
 def check_rows(config: RowConfig) -> None:
-    """Refuse settings that exclude each other.
+    """Validate combinations of settings.
 
     Raises:
-        RecipeError: it names them.
+        RecipeError: two settings exclude each other; `key` has their names.
     """
     weights = (config.helpful_weight, config.safe_weight, config.rto_weight)
     if not any(weights):

@@ -1,4 +1,4 @@
-"""What sections of a recipe are made of, and how a fault in one is found."""
+"""Base classes of recipe sections, and the location of validation errors in them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A part of a recipe; unknown keys are refused."""
+    """Base class of recipe sections: frozen, and unknown keys are a validation error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceSection(Section):
-    """A file (JSON, JSONL, CSV, Parquet, zip) or hub data set, and how its rows are read."""
+    """Configuration of a data source: a file (JSON, JSONL, CSV, Parquet, zip) or hub dataset, and its format."""
 
     path: str
     format: str = "auto"
@@ -24,7 +24,10 @@ class SourceSection(Section):
 
 
 def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
-    """The known keys of a fault's path, without the tags that pydantic puts in for unions, and the last section."""
+    """Return the recipe keys in the location of a validation error, and the innermost section.
+
+    The tags that pydantic adds for unions are left out.
+    """
     keys: list[str] = []
     section = start
     for part in loc:
@@ -37,7 +40,7 @@ def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[st
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that an annotation names, at any depth."""
+    """Yield the section classes in an annotation, at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

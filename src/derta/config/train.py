@@ -1,4 +1,4 @@
-"""A recipe's `train` section: derta's fields and Hugging Face's by their own names, and what is said of each."""
+"""The `train` section of a recipe: supported, refused and renamed fields of `TrainingArguments`, and LoRA."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORKING = frozenset({
     "train_sampling_strategy", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
     "ddp_static_graph", "ddp_backend", "ddp_timeout", "debug", "skip_memory_metrics", "resume_from_checkpoint",
 })  # fmt: skip
-"""The fields of `TrainingArguments` that work with our loss and packing as they do with any Trainer."""
+"""Fields of `TrainingArguments` that work with derta's loss and packing as with any Trainer."""
 
 _PREDICTIONS = "evaluation gives the losses by term, no predictions"
 _LAUNCH = "shard by `accelerate launch --config_file` with a config of recipes/accelerate"
@@ -40,50 +40,50 @@ REFUSED: Mapping[str, str] = {
     "label_smoothing_factor": "the loss is Eq. 1 of the paper, whose targets are single tokens",
     "bf16_full_eval": "it casts the trained weights themselves; evaluation is in bf16 where training is",
     "fp16_full_eval": "it casts the trained weights themselves; evaluation is in fp16 where training is",
-    "torch_compile": "it compiles anew for every shape of a packed batch; set compile_layers",
+    "torch_compile": "it recompiles for every shape of a packed batch; set compile_layers",
     "torch_compile_backend": "it would compile the whole model; set compile_layers",
     "torch_compile_mode": "it would compile the whole model; set compile_layers",
-    "use_liger_kernel": "only labelled positions meet the vocabulary here, and Liger projects all",
-    "liger_kernel_config": "only labelled positions meet the vocabulary here, and Liger projects all",
-    "use_cache": "packed rows would see each other through a cache",
-    "neftune_noise_alpha": "rows share their embeddings and trees their trunks, so noise on them is another method",
+    "use_liger_kernel": "derta computes logits at labelled positions only, and Liger computes all",
+    "liger_kernel_config": "derta computes logits at labelled positions only, and Liger computes all",
+    "use_cache": "packed rows would attend to each other through a cache",
+    "neftune_noise_alpha": "rows of a batch share embeddings and trees share trunks, so noise would change the method",
     "auto_find_batch_size": "a smaller micro-batch would make a smaller step; set per_device_train_batch_size",
-    "logging_nan_inf_filter": "a loss that is no number stops training and names its rows",
+    "logging_nan_inf_filter": "a NaN or infinite loss stops training, and the error names its rows",
     "prediction_loss_only": _PREDICTIONS,
     "eval_do_concat_batches": _PREDICTIONS,
     "eval_use_gather_object": _PREDICTIONS,
     "eval_accumulation_steps": _PREDICTIONS,
     "include_for_metrics": _PREDICTIONS,
     "batch_eval_metrics": _PREDICTIONS,
-    "label_names": "labels are listed by position, so no input is one; rows have `labels`",
-    "accelerator_config": "the sampler shares a step out among the processes itself",
-    "parallelism_config": "every process is taken to read rows of its own",
-    "dataloader_drop_last": "every row is trained once an epoch; the last step has what is left",
-    "remove_unused_columns": "rows are drawn anew in every epoch, so no column is unused",
-    "length_column_name": "rows are drawn anew in every epoch, and their lengths are counted then",
+    "label_names": "labels are listed by position, so no input is a label; rows have `labels`",
+    "accelerator_config": "the sampler itself distributes a step over the processes",
+    "parallelism_config": "every process must have different rows",
+    "dataloader_drop_last": "every row is trained once per epoch; the last step has the remaining rows",
+    "remove_unused_columns": "rows are drawn again in every epoch, so no column is unused",
+    "length_column_name": "rows are drawn again in every epoch, and their lengths are computed then",
     "fsdp": _LAUNCH,
     "fsdp_config": _LAUNCH,
     "deepspeed": _LAUNCH,
     "do_train": "it is a flag for scripts; call train()",
     "do_eval": "it is a flag for scripts; set eval_strategy, or call evaluate()",
-    "do_predict": "it is a flag for scripts; replies come from derta.load_engine",
-    "local_rank": "the launcher's environment says it",
+    "do_predict": "it is a flag for scripts; use derta.load_engine to generate replies",
+    "local_rank": "it is read from the launcher's environment",
 }
-"""The fields that would be ignored, or break what is promised, each with the reason."""
+"""Refused fields with the reason: they would be ignored, or break the loss or the packing."""
 
 _NO_PUSH = "a run pushes nothing; push the finished folder"
-_NO_EVAL = "a run evaluates its models when they are trained"
+_NO_EVAL = "a run evaluates its models after training"
 ELSEWHERE: Mapping[str, str] = {
     "method": "list it under `methods`",
     "seed": "list it under `seeds`",
-    "output_dir": "a run's folder is given by --out",
+    "output_dir": "set the run folder by --out",
     "template": "set `model.template`",
     "template_kwargs": "set `model.template_kwargs`",
     "refusal_words": "set `model.refusal_words`",
     "trust_remote_code": "set `model.trust_remote_code`",
     "disable_tqdm": "the command line shows the progress",
     "resume_from_checkpoint": "a run resumes by itself",
-    "save_only_model": "a run resumes from what its checkpoints hold beside the model",
+    "save_only_model": "a run needs the optimizer state of its checkpoints to resume",
     **dict.fromkeys(
         ("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push",
          "hub_revision"),
@@ -95,7 +95,7 @@ ELSEWHERE: Mapping[str, str] = {
         _NO_EVAL,
     ),
 }  # fmt: skip
-"""The fields that a recipe has in another place, or cannot set."""
+"""Fields that a recipe sets in another section, or cannot set, with the reason."""
 
 RENAMED: Mapping[str, str] = {
     "epochs": "num_train_epochs",
@@ -112,19 +112,19 @@ RENAMED: Mapping[str, str] = {
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
 }
-"""Names of other programs, or of earlier versions, for what is called something else here."""
+"""Field names of earlier versions and of other libraries, with their names in derta."""
 
 
 def allowed_fields() -> list[str]:
-    """All that a recipe's `train` section may set, but for `lora`."""
+    """Return the valid field names of a recipe's `train` section, without `lora`."""
     return sorted(({*ROW_FIELDS, *WORKING}) - ELSEWHERE.keys())
 
 
 def check_field(name: str, *, section: str = "train") -> None:
-    """Accept the name of a training setting.
+    """Validate the name of a training setting.
 
     Raises:
-        RecipeError: it is unknown, refused, or has another place in a recipe.
+        RecipeError: the name is unknown, refused, or belongs to another section of a recipe.
     """
     if name in allowed_fields():
         return
@@ -135,12 +135,13 @@ def check_field(name: str, *, section: str = "train") -> None:
 
 
 class LoraSection(Section):
-    """LoRA adapters by PEFT's names; the paper's settings.
+    """Configuration of LoRA adapters, with PEFT's names and the paper's values.
 
     Attributes:
-        target_modules: Names of the linear layers that are adapted, or a regular expression for them.
-        target_parameters: Names of parameters outside linear layers, as fused experts are; needs `lora_dropout: 0`.
-        load_in_4bit: Quantize the frozen base to NF4 as it is loaded (QLoRA); needs the extra `quant`.
+        target_modules: Names of the linear layers to adapt, or a regular expression.
+        target_parameters: Names of parameters to adapt that are not linear layers, such as fused experts; requires
+            `lora_dropout: 0`.
+        load_in_4bit: Load the frozen base model in NF4 (QLoRA); requires the extra `quant`.
     """
 
     r: int = Field(default=96, ge=1)
@@ -152,17 +153,17 @@ class LoraSection(Section):
 
 
 class TrainSection(Section):
-    """How a recipe trains: any field of `RowConfig` and of Hugging Face's `TrainingArguments`, and `lora` beside them.
+    """The `train` section: `lora`, and any supported field of `RowConfig` and Hugging Face's `TrainingArguments`.
 
-    Names are checked here; Hugging Face's values when a model is to be trained (`train.config`), which needs torch.
+    Names are validated here. The values of `TrainingArguments` are validated by `train.config`, which needs torch.
 
     >>> train = TrainSection.model_validate({"num_train_epochs": 1, "sorry_dropout": 0.9})
     >>> train.rows.sorry_dropout, train.settings["num_train_epochs"]
     (0.9, 1)
 
     Attributes:
-        settings: All of derta's own fields, and those of Hugging Face's that were given.
-        lora: Train adapters in place of the whole model.
+        settings: All fields of `RowConfig`, and the fields of `TrainingArguments` in the recipe.
+        lora: Train LoRA adapters instead of the full model.
     """
 
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -173,15 +174,15 @@ class TrainSection(Section):
     def _split(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given: dict[str, Any] = {str(key): value for key, value in values.items() if key != "lora"}
-        for name in given:
+        settings: dict[str, Any] = {str(key): value for key, value in values.items() if key != "lora"}
+        for name in settings:
             check_field(name)
         try:
-            rows = RowConfig(**{name: value for name, value in given.items() if name in ROW_FIELDS})
+            rows = RowConfig(**{name: value for name, value in settings.items() if name in ROW_FIELDS})
         except RecipeError as error:
             raise error.within("train") from error
-        own = {name: value for name, value in asdict(rows).items() if name not in ELSEWHERE}
-        return {"settings": given | own, "lora": values.get("lora")}
+        row_settings = {name: value for name, value in asdict(rows).items() if name not in ELSEWHERE}
+        return {"settings": settings | row_settings, "lora": values.get("lora")}
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -189,9 +190,5 @@ class TrainSection(Section):
 
     @property
     def rows(self) -> RowConfig:
-        """Derta's own fields."""
+        """Configuration of rows: the settings that are fields of `RowConfig`."""
         return RowConfig(**{name: self.settings[name] for name in ROW_FIELDS if name in self.settings})
-
-    def changed(self, **settings: Any) -> TrainSection:
-        """The same section with other settings."""
-        return TrainSection.model_validate(self.settings | {"lora": self.lora} | settings)
