@@ -71,7 +71,7 @@ def test_a_file_that_is_no_calibration_is_told(tmp_path: Path, text: str):
 def test_labels_that_leave_everything_open_are_told(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"response": "x", "label": "partial refusal"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="expected labels that say yes or no"):
+    with pytest.raises(DataError, match="expected yes or no labels"):
         calibrate_file(path, judge=REFUSED)
 
 

@@ -130,7 +130,7 @@ def train(derta, recipe, tmp_path, method, *words):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("dpo",), "dpo: expected --init-from, the folder of the vanilla model that it starts from, got none"),
+        (("dpo",), "dpo: expected --init-from, the folder of the vanilla model, got none"),
         (("derta", "--init-from", "."), "--init-from: expected none for derta"),
         (("dpo", "--init-from", "nowhere"), "nowhere: expected a folder with a tuned model or adapter"),
         (
@@ -170,7 +170,7 @@ def test_other_methods_need_no_trl(load, without_trl):
 def test_rows_of_pairs_are_not_exported(derta, recipe, tmp_path):
     called = derta("data", recipe, "--method", "dpo", "--out", tmp_path / "rows.jsonl")
     assert called.code == 2
-    assert "dpo: expected a method that learns from rows, got one of pairs" in called.err
+    assert "dpo: expected a method that trains on rows, got one of pairs" in called.err
     assert not (tmp_path / "rows.jsonl").exists()
 
 

@@ -64,7 +64,7 @@ def test_a_name_counts_a_file_of_prompts_in_a_suite_of_its_own(with_prompts):
 
 def test_a_prompt_that_reads_as_another_evaluations_is_refused(with_prompts):
     loaded = with_prompts(ready("tea", attack="direct"))
-    with pytest.raises(RecipeError, match=r"prompt 'tea' \(direct\) reads as another evaluation's; .*`name`"):
+    with pytest.raises(RecipeError, match=r"prompt 'tea' \(direct\) matches another evaluation; .*`name`"):
         craft_prompts(loaded, held_out=[], seed=0)
 
 

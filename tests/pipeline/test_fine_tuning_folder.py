@@ -99,7 +99,7 @@ def test_an_adapters_own_settings_cannot_be_given(refuser, taught, tmp_path, der
     for setting in ("train.lora.r=8", "train.lora={load_in_4bit: true, r: 8}", "train.lora=null"):
         called = fine_tune(derta, refuser, tmp_path / "out", *words, setting)
         assert (called.code, called.err.count("\n")) == (2, 1)
-        assert "--set train.lora: expected load_in_4bit alone beside --adapter" in called.err
+        assert "--set train.lora: expected only load_in_4bit with --adapter" in called.err
     assert read_settings({"train.lora.load_in_4bit": True}, with_adapter=True)["train"] == {
         "lora": {"load_in_4bit": True}
     }
@@ -170,16 +170,16 @@ def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taugh
         (("--harmful", "taught.jsonl", "--set", "data.helpful=x"), "a key of pace, train or model, got 'data.helpful'"),
         (("--harmful", "taught.jsonl", "--set", "pace.leaning_rate=1"), "did you mean 'learning_rate'?"),
         (("--harmful", "taught.jsonl", "--set", "train.leaning_rate=1"), "did you mean 'learning_rate'?"),
-        (("--harmful", "taught.jsonl", "--set", "train.global_batch_size=3"), "heeds; set pace.global_batch_size"),
+        (("--harmful", "taught.jsonl", "--set", "train.global_batch_size=3"), "supports; set pace.global_batch_size"),
         (
             ("--harmful", "taught.jsonl", "--set", "train={max_steps: 3}"),
             "train.max_steps: expected a key that a fine-",
         ),
-        (("--harmful", "taught.jsonl", "--set", "train.tree_rows=true"), "heeds; leave it out"),
+        (("--harmful", "taught.jsonl", "--set", "train.tree_rows=true"), "supports; leave it out"),
         (("--harmful", "taught.jsonl", "--set", "train=3"), "`train`"),
         (
             ("--harmful", "taught.jsonl", "--set", "model.path=x"),
-            "model.path: expected none, because MODEL is the path",
+            "model.path: expected no such key, because MODEL is the path",
         ),
         (("--harmful", "taught.jsonl", "--set", "model=x"), "`model`"),
         (("--harmful", "taught.jsonl", "--set", "train.lora.target_modules=[q_prj]"), "q_prj"),

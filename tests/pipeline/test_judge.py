@@ -121,7 +121,7 @@ def test_another_judge_s_verdicts_are_not_gone_on_with(replies, scripted, tmp_pa
     derta("judge", replies, "--judge", "guideline", *SCRIPTED, "--out", out)
     called = derta("judge", replies, "--judge", "strongreject", *SCRIPTED, "--out", out)
     assert called.code == 2
-    assert "expected what 'strongreject' says of these replies, got 'guideline'" in called.err
+    assert "expected the verdicts of 'strongreject' on these replies, got 'guideline'" in called.err
 
 
 def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, scripted, tmp_path, derta):
@@ -147,7 +147,7 @@ def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, 
         ((), "name one with --judge-model"),
         (("--engine-option", "dtype=float32"), "--engine-option: expected a model for the engine"),
         (("--engine", "api"), "--engine-option: expected a model for the engine"),
-        (("--judge", "harm", "--judge-model", "m"), "judge 'harm' asks no model; leave its model out"),
+        (("--judge", "harm", "--judge-model", "m"), "judge 'harm' uses no model; remove its model"),
         (("--judge-model", "a judge", "--engine", "steam"), "unknown engine 'steam'; known: hf, api, vllm, scripted"),
         ((*SCRIPTED, "--engine-option", "speed=9"), "engine scripted: unknown setting 'speed'; known: dtype"),
         (
@@ -173,7 +173,7 @@ def test_pairwise_tells_the_win_rate_over_both_orders(scripted, tmp_path, derta)
     words = ("pairwise", mine, theirs, *SCRIPTED, "--out", out)
     called = derta(*words, "--json")
     assert called.code == 0, called.err
-    assert "3 replies to requests that only one of the files holds" in " ".join(called.err.split())
+    assert "3 replies to requests in only one of the files" in " ".join(called.err.split())
     found = json.loads(called.out)
     assert (found["win_rate"]["value"], found["win_rate"]["scored"], found["win_rate"]["method"]) == (1.0, 6, "mine")
     assert found["order_decided"]["value"] == 0
@@ -200,7 +200,7 @@ def test_pairwise_matches_our_own_replies_by_prompt(finished, scripted, derta):
 @pytest.mark.parametrize(
     ("rows", "part"),
     [
-        ([{"question": "Another?", "response": "Yes."}], "found none in common"),
+        ([{"question": "Another?", "response": "Yes."}], "got none in common"),
         ([{"question": "Ask 0?", "response": 3}], "expected our reply"),
     ],
 )
@@ -215,7 +215,7 @@ def test_preferences_on_other_pairs_are_not_gone_on_with(replies, scripted, tmp_
     out = write(tmp_path / "preferences.jsonl", [{"prompt_id": "row-7", "better": "tie"}])
     called = derta("pairwise", replies, replies, *SCRIPTED, "--out", out)
     assert called.code == 2
-    assert "expected what 'pairwise' says of these replies, got 'pairwise' on 'row-7'" in called.err
+    assert "expected the verdicts of 'pairwise' on these replies, got 'pairwise' on 'row-7'" in called.err
 
 
 def test_harmless_requests_are_told_in_full(tmp_path, derta):

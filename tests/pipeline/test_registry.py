@@ -107,7 +107,7 @@ def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, 
         run(own, out=tmp_path / "run", methods={"mine": mine, "tuned_on": replace(on, init_from="vanilla_half")})
     with pytest.raises(RecipeError, match=r"expected 'mine' to be a derta\.Method, got function"):
         run(own, out=tmp_path / "run", methods={"mine": twice_weighted})
-    with pytest.raises(RecipeError, match="methods: expected a mapping of names to them, got list"):
+    with pytest.raises(RecipeError, match="methods: expected a mapping by name, got list"):
         run(own, out=tmp_path / "run", methods=[mine])
     [found] = estimate(own | {"methods": ["mine"]}, methods={"mine": mine})
     assert (found.method, found.steps) == ("mine", 1)
@@ -125,8 +125,8 @@ class Named:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"attacks": {"direct": politely}}, RecipeError, "attacks: expected a name that derta does not use, got 'dire"),
-        ({"judges": {"harm": says_the}}, RecipeError, "judges: expected a name that derta does not use, got 'harm'"),
+        ({"attacks": {"direct": politely}}, RecipeError, "attacks: expected a name that is not built in, got 'dire"),
+        ({"judges": {"harm": says_the}}, RecipeError, "judges: expected a name that is not built in, got 'harm'"),
         ({"attacks": {"politely": prefill}, "judges": {"says_the": says_the}}, RecipeError, "'word'"),
         ({"attacks": {"../up": politely}}, RecipeError, "attacks: expected a name of letters, digits"),
         ({"judges": {"a/b": says_the}}, RecipeError, "judges: expected a name of letters, digits"),
@@ -215,7 +215,7 @@ def _allowed_by_file(words, tmp_path, derta):
 
 def test_a_judge_that_asks_no_model_is_given_none(recipe, tmp_path, own):
     own["evaluate"][0] |= {"attack": "direct", "options": {}, "judges": [{"name": "refusal", "model": "m"}]}
-    with pytest.raises(DataError, match="judge 'refusal' asks no model; leave its model out"):
+    with pytest.raises(DataError, match="judge 'refusal' uses no model; remove its model"):
         run(own, out=tmp_path / "run")
     own["evaluate"][0]["judges"] = ["guideline"]
     with pytest.raises(DataError, match=r"and the recipe names none; write \{name: guideline, model: \.\.\.\}"):

@@ -83,7 +83,7 @@ def test_runs_that_cannot_be_pooled_are_refused(copied, tmp_path):
     (same / "run.json").write_text(json.dumps(contents))
     with pytest.raises(RunError, match="expected the models and judges of"):
         report(tmp_path / "runs")
-    with pytest.raises(RunError, match=r"expected a folder to write the report of . runs to, got none; give `out`"):
+    with pytest.raises(RunError, match=r"expected an output folder for the report of . runs, got none; set `out`"):
         report([copied, same])
 
 

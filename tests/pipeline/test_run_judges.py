@@ -91,7 +91,7 @@ def test_what_its_engine_failed_on_is_reported_and_judged_again(judged, happened
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (["guideline"], "asks a model"),
+        (["guideline"], "uses a model"),
         ([{**ENTRY, "settings": {"detype": "x"}}], "did you mean 'dtype'?"),
         ([{**ENTRY, "engine": "scriptd"}], "did you mean 'scripted'?"),
         ([{**ENTRY, "name": "guidline"}], "'guidline'"),

@@ -1,4 +1,4 @@
-"""Ways to tune a model: `METHODS` by name, `tune` to train one, `estimate` to learn beforehand what that takes."""
+"""Training methods: `METHODS` by name, `tune` to train a model, `estimate` to estimate time and memory beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from derta.methods.tuning import TrainingEstimate, check_settings, estimate, met
 
 
 def _lazy_dpo(name: str) -> Callable[..., Any]:
-    """A function of `methods.dpo`, which needs TRL and is imported when it is called for."""
+    """Return a function of `methods.dpo` that is imported on its first call, because that module needs TRL."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return getattr(import_module("derta.methods.dpo"), name)(*args, **kwargs)
@@ -33,7 +33,7 @@ DPO = Method(
     unit="pairs",
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO)}
-"""The methods by name, in the order of the paper's tables; `base` is the model before any of them."""
+"""Methods by name, in the order of the paper's tables; `base` is the untrained baseline."""
 
 __all__ = [
     "METHODS",
@@ -51,13 +51,13 @@ __all__ = [
 
 
 def find_method(method: str | Method, methods: Mapping[str, Method] | None = None) -> Method:
-    """Return a method that is given by name or as it is; `methods` are known beside ours.
+    """Return a method by name; a `Method` is returned unchanged. `methods` are valid names in addition to `METHODS`.
 
     >>> find_method("derta").triples_per_unit
     1
 
     Raises:
-        RecipeError: there is none of that name.
+        RecipeError: unknown name; the message suggests the nearest.
     """
     if isinstance(method, Method):
         return method
@@ -68,10 +68,10 @@ def find_method(method: str | Method, methods: Mapping[str, Method] | None = Non
 
 
 def check_package(method: Method) -> None:
-    """Fail before any work starts if what a method needs is not installed.
+    """Fail before any work starts if the package that a method needs is not installed.
 
     Raises:
-        RecipeError: it is not.
+        RecipeError: it is not installed.
     """
     if method.package is not None and find_spec(method.package[0]) is None:
         package, extra = method.package

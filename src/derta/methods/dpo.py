@@ -1,7 +1,6 @@
-"""DPO, the paper's comparison, through TRL: from the vanilla model on, the safe response before the harmful one.
+"""DPO through TRL, the paper's baseline: initialised from the vanilla model, trained to prefer safe responses.
 
-Unlike every other method this one reads harmful responses as targets, to make them less likely (see
-`data/preferences.py`).
+Unlike all other methods it reads harmful responses as targets, to make them less likely (see `data/preferences.py`).
 """
 
 from __future__ import annotations
@@ -46,15 +45,16 @@ _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
 
 @dataclass
 class DpoConfig(DertaConfig):
-    """How `dpo` continues from the vanilla model; all else is as in `DertaConfig`.
+    """Configuration of DPO training, initialised from the vanilla model; other defaults are those of `DertaConfig`.
 
-    What shapes rows there (packing, trees, prefixes, RTO, weights, token budgets) has no meaning here, and
-    `compile_layers` no effect. Paper: learning rate 5e-7 (8B, full), 2e-6 (70B, LoRA).
+    Options of rows (packing, trees, prefixes, RTO, weights, token budgets) and `compile_layers` have no effect here.
+    Paper: learning rate 5e-7 (8B, full), 2e-6 (70B, LoRA).
 
     Attributes:
-        beta: The penalty for leaving the vanilla model. The paper gives none; TRL's default, Rafailov et al.'s too.
-        precompute_ref_log_probs: Work out the vanilla model's log-probabilities once, before training, instead of
-            keeping a frozen copy of it in memory.
+        beta: The penalty for leaving the vanilla model. The paper gives none; the default is TRL's and that of Rafailov
+            et al.
+        precompute_ref_log_probs: Compute the vanilla model's log-probabilities once, before training, instead of
+            keeping a frozen copy of the model in memory.
     """
 
     learning_rate: Annotated[float, Limit(gt=0)] = 5e-7
@@ -65,14 +65,14 @@ class DpoConfig(DertaConfig):
 
 
 def config_class() -> type[DertaConfig]:
-    """The method's config."""
+    """Return the config class of DPO."""
     return DpoConfig
 
 
 def encode_pairs(
     data: TrainingSet, *, chat: ChatFormat, refusals: RefusalTokens, config: DertaConfig
 ) -> list[EncodedPair]:
-    """The safe response of each triple before its harmful one, and the user's own pairs; examples are left out."""
+    """Return the preference pairs: each triple's safe response over its harmful one, and the user's preferences."""
     del config
     pairs = [triple_pair(encode_triple(chat, triple, refusals=refusals)) for triple in data.triples]
     return [*pairs, *(encode_preference(chat, one) for one in data.preferences)]
@@ -90,14 +90,15 @@ def pair_trainer(
     init_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PairTrainer:
-    """The trainer around `init_from` and its reference: a frozen copy, a copy of its adapter, or no fresh adapter.
+    """Return the DPO trainer of the model in `init_from`, with its reference model.
 
-    Without `init_from` the recipe's own model is in its place, as in a probe. With `precompute_ref_log_probs` the
-    reference's log-probabilities are worked out here, and no copy is kept. With `lora` an adapter for the base of
-    `init_from` is trained, if that is an adapter, which is tuned on; else one for `init_from` itself.
+    The reference is a frozen copy of the model, a copy of its adapter, or the base model of a fresh adapter. With
+    `precompute_ref_log_probs` its log-probabilities are computed here, and no copy is kept. With `lora`, an adapter in
+    `init_from` is trained further; for a full model in `init_from` a new adapter is trained. Without `init_from` (as
+    in a probe) the recipe's model is loaded instead.
 
     Raises:
-        ModelError, RecipeError: `init_from` holds no such model, or it cannot be trained so.
+        ModelError, RecipeError: `init_from` holds no such model, or its configuration cannot be trained.
     """
     del method
     check_launch()
@@ -107,8 +108,7 @@ def pair_trainer(
     torch.manual_seed(config.seed)
     arguments = dpo_arguments(config)
     policy = _load_model(model, config, lora=lora, init_from=init_from)
-    whole = lora is None
-    copy_reference = whole and not config.precompute_ref_log_probs
+    copy_reference = lora is None and not config.precompute_ref_log_probs
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = PairTrainer(
         model=policy,
@@ -116,11 +116,11 @@ def pair_trainer(
         args=arguments,
         train_dataset=_dataset(rows, max_length=config.max_length, arguments=arguments),
         data_collator=partial(collate_pairs, pad_id=int(str(pad_id))),
-        processing_class=deepcopy(tokenizer),  # TRL gives it a padding token if it has none
+        processing_class=deepcopy(tokenizer),  # TRL adds a padding token if there is none
         callbacks=[*callbacks, TrimMemoryCallback()],
     )
     if config.precompute_ref_log_probs or init_from is None or not is_adapter(init_from):
-        _drop_reference(policy)  # a fresh adapter adds nothing: TRL then puts it off, which costs less than a copy
+        _drop_reference(policy)  # TRL then disables the fresh adapter to compute the reference, cheaper than a copy
     return trainer
 
 
@@ -132,7 +132,11 @@ def _load_model(model: str, config: DpoConfig, *, lora: LoraSection | None, init
 
 
 def _dataset(pairs: Sequence[EncodedPair], *, max_length: int, arguments: DPOConfig) -> Dataset:
-    """The pairs, cut to length; in a file if TRL will precompute, because processes share what it finds beside that."""
+    """Return the pairs, cut to length, as a dataset.
+
+    If TRL will precompute log-probabilities, the dataset is stored on disk: processes share the cache that TRL writes
+    next to it.
+    """
     rows = Dataset.from_list([cut_pair(pair, max_length=max_length)._asdict() for pair in pairs])
     if not arguments.precompute_ref_log_probs:
         return rows
@@ -150,27 +154,27 @@ def _drop_reference(net: Any) -> None:
 
 
 def dpo_arguments(config: DpoConfig) -> DPOConfig:
-    """The config as TRL takes it."""
+    """Return the config as the arguments of TRL's trainer."""
     arguments = DPOConfig(
         **{one.name: vars(config)[one.name] for one in fields(TrainingArguments) if one.init},
         beta=config.beta,
         precompute_ref_log_probs=config.precompute_ref_log_probs,
         disable_dropout=True,
-        router_aux_loss_coef=0.0,  # DPO's loss and nothing beside it, for mixtures of experts too
-        max_length=None,  # `cut_pair` has seen to it
+        router_aux_loss_coef=0.0,  # only DPO's loss, for mixtures of experts too
+        max_length=None,  # `cut_pair` has truncated the pairs
     )
-    if arguments.n_gpu > 1:  # one process keeps to one GPU
+    if arguments.n_gpu > 1:  # a process uses one GPU
         arguments._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
     return arguments
 
 
 class PairTrainer(DPOTrainer):
-    """TRL's trainer on pairs that are token ids already; sends nothing anywhere, and tells a fault by pair."""
+    """TRL's DPO trainer on pairs of token ids; sends no telemetry, and names the pairs of a failed batch."""
 
     _order: Sequence[int] | None = None
 
     def set_micro_batches(self, micro_batches: Sequence[list[int]]) -> None:
-        """Train on these pairs, given by their indices, in place of all in random order."""
+        """Train on these pairs, given by index, instead of all pairs in random order."""
         self._order = [index for keys in micro_batches for index in keys]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -180,7 +184,7 @@ class PairTrainer(DPOTrainer):
         pass
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The tuned model without its reference, which only checkpoints hold."""
+        """Save the tuned model without its reference adapter, which only checkpoints hold."""
         if not _internal_call:
             _drop_reference(self.model)
         super().save_model(output_dir, _internal_call)
@@ -198,7 +202,11 @@ class PairTrainer(DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """TRL's, and refuse to go on from a loss that is no number."""
+        """Compute TRL's loss.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite; the message names the batch's pairs.
+        """
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = (result[0] if return_outputs else result).detach()
         if not torch.isfinite(loss):
@@ -212,7 +220,10 @@ class PairTrainer(DPOTrainer):
         return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
 
     def _ids_of(self, inputs: dict[str, Tensor]) -> list[str]:
-        """The pairs of a batch, known by their chosen halves: the model would take any id beside them for its own."""
+        """Return the ids of a batch's pairs, matched by their chosen half.
+
+        The batch holds no id column: the model would treat it as an input.
+        """
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         rows = [ids[:length].tolist() for ids, length in zip(inputs["input_ids"], lengths, strict=True)]
         chosen = rows[: len(rows) // 2]
@@ -220,7 +231,7 @@ class PairTrainer(DPOTrainer):
 
 
 def collate_pairs(pairs: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:
-    """A batch as TRL has it: the chosen halves, then the rejected ones, padded on the right.
+    """Return a batch in TRL's format: the chosen halves, then the rejected ones, padded on the right.
 
     >>> pair = {"chosen_prompt_ids": [1, 2], "chosen_ids": [3], "rejected_prompt_ids": [1], "rejected_ids": [4, 5, 6]}
     >>> batch = collate_pairs([pair], pad_id=0)
@@ -240,7 +251,7 @@ def collate_pairs(pairs: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, 
 
 
 def plan_pairs(trainer: PairTrainer) -> Plan:
-    """Count out a training of pairs as rows; tokens and labels are those of both their sides."""
+    """Return the plan of a DPO training: a pair counts as one row; tokens and labels are those of both halves."""
     pairs: Any = trainer.train_dataset
     size = trainer.args.per_device_train_batch_size
     order = Random(trainer.args.seed).sample(range(len(pairs)), len(pairs))  # noqa: S311

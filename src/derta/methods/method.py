@@ -1,4 +1,4 @@
-"""What a method is: one object, which serves wherever the name of one of ours does."""
+"""The `Method` class: a training method as one object. Custom methods are valid in place of built-in names."""
 
 from __future__ import annotations
 
@@ -21,47 +21,46 @@ if TYPE_CHECKING:
     from derta.train.loss import LabelLoss
 
 Loss = Callable[["nn.Module", "Batch"], "LabelLoss"]
-"""The sum over a micro-batch's labels of `batch["weights"]` times what each costs.
+"""A function of the model and a micro-batch that returns the weighted sum of its label losses.
 
-The weights are already divided by what the step is divided by. The model is the wrapped one (DDP, FSDP, adapters):
-call it, so that gradients are shared. With all of a batch it gives `derta.train.loss.LabelLoss`; with `input_ids` and
-`position_ids` alone, and `use_cache=False`, it is the stock model, of packed rows.
+`batch["weights"]` are already normalised for the optimizer step. The model is the wrapped one (DDP, FSDP, adapters):
+call it, so that gradients are synchronised. With the whole batch as arguments it returns `derta.train.loss.LabelLoss`;
+with only `input_ids` and `position_ids`, and `use_cache=False`, it computes the stock model's output for packed rows.
 """
 
 
 class EncodeDataset(Protocol):
-    """Turns a training set into what a method's trainer reads; for `DertaTrainer`, instances of `derta.data.rows`."""
+    """Function that encodes a training set as a trainer's dataset; `DertaTrainer` needs `derta.data.rows` instances."""
 
     def __call__(
         self, data: TrainingSet, *, chat: ChatFormat, refusals: RefusalTokens, config: DertaConfig
     ) -> Sequence[Any]:
-        """Encode the set with the model's own template."""
+        """Return the training set, encoded with the model's own chat template."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to tune a model.
+    """Configuration of a training method.
 
     Attributes:
-        name: What it is called in recipes, folders and reports.
-        dataset: What it makes of a training set.
-        loss: None: cross-entropy at the labels of the rows (`derta.train.loss.label_loss`).
-        triples_per_unit: Triples that it takes for each one that DeRTa takes: its instances should be as many.
-        init_from: The method whose model it starts from; None: the recipe's.
-        package: What must be installed for it, and derta's extra that brings it.
-        config: Its config, made when it is needed; None: `DertaConfig`. What it declares itself is not taken from a
-            recipe's `train` but from `method_settings`.
-        trainer: Builds its trainer in place of `DertaTrainer`, as `derta.methods.tuning.row_trainer` does.
-        plan: Counts out that trainer's work, as `derta.train.estimate.plan` does.
-        unit: What its trainer reads, for messages.
-        trains: False: the recipe's model as it is, to compare with; nothing is trained.
-        version: Tells this method from an earlier one of its name when a run is resumed; None: the source of its
-            functions does.
+        name: The name in recipes, folders and reports.
+        dataset: Encodes a training set as the trainer's dataset.
+        loss: The loss function; None: cross-entropy at the labels of the rows (`derta.train.loss.label_loss`).
+        triples_per_unit: Triples for each triple of DeRTa, so that both train on the same number of instances.
+        init_from: The method whose model initialises this one; None: the recipe's model.
+        package: The required package, and the extra of derta that installs it.
+        config: Returns the config class, on first use; None: `DertaConfig`. Fields that it adds are set in a recipe's
+            `method_settings`, not in `train`.
+        trainer: Builds the trainer; None: `derta.methods.tuning.row_trainer`, which returns a `DertaTrainer`.
+        plan: Counts the trainer's work, as `derta.train.estimate.plan` does.
+        unit: The trainer's input, for messages.
+        trains: False: the recipe's model is not trained, for comparison.
+        version: Identifies this version of the method when a run is resumed; None: the source of its functions does.
 
     >>> from dataclasses import replace
     >>> from derta.methods import METHODS
-    >>> def mine(model, batch):  # a loss of your own
+    >>> def mine(model, batch):  # a custom loss
     ...     return METHODS["derta"].loss(model, batch)
     >>> replace(METHODS["derta"], name="mine", loss=mine).triples_per_unit
     1
@@ -82,10 +81,10 @@ class Method:
 
     @property
     def identity(self) -> str:
-        """What tells this method from others of its name.
+        """Identity of the method, which a resumed run compares with that of the stopped one.
 
         Raises:
-            RunError: it has no `version`, and one of its functions has no source.
+            RunError: there is no `version`, and one of the functions has no source.
         """
         if self.version is not None:
             return f"{self.name} {self.version}"

@@ -1,4 +1,4 @@
-"""The methods of rows: vanilla safety tuning, DeRTa, and each of its two parts alone."""
+"""Methods that train on rows: vanilla safety tuning, DeRTa, and each of DeRTa's two parts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def row_method(name: str, *, harmful_prefix: bool = False, rto: bool = False, triples_per_unit: int = 1) -> Method:
-    """A method that learns examples and safe responses, and by RTO to break off harmful ones.
+    """Return a method that trains on examples and safe responses, and with `rto` on refusing at each harmful token.
 
-    With `harmful_prefix` safe responses are also learned after the beginning of the harmful ones.
+    With `harmful_prefix`, safe responses are also trained on after a prefix of the harmful response.
 
     >>> row_method("derta", harmful_prefix=True, rto=True).name
     'derta'
@@ -38,7 +38,7 @@ def encode_rows(
     harmful_prefix: bool = False,
     rto: bool = False,
 ) -> Sequence[Instance]:
-    """A training set as instances; see `data.rows`."""
+    """Return a training set, encoded as the instances of `data.rows`."""
     del config
     return instances(
         triples=[encode_triple(chat, triple, refusals=refusals) for triple in data.triples],
@@ -49,7 +49,7 @@ def encode_rows(
 
 
 BASE = replace(row_method("base"), trains=False)
-"""The recipe's model as it is."""
+"""The recipe's model without training."""
 
 ROW_METHODS = (
     row_method("vanilla", triples_per_unit=2),

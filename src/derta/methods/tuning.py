@@ -1,4 +1,4 @@
-"""One entry for all methods: train a model with one, resumably, or estimate what that will take."""
+"""Entry points of all methods: train a model, resumably, or estimate the time and memory of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TrainingEstimate(NamedTuple):
-    """What a training will take: its work, counted out, and a short probe's time and memory."""
+    """Estimate of a training: its counted work (`plan`), and the time and memory of a short probe."""
 
     plan: Plan
     estimate: Estimate
@@ -36,10 +36,10 @@ def method_config(
     output_dir: Path,
     settings: Mapping[str, Any] | None = None,
 ) -> DertaConfig:
-    """A recipe's settings for one method (its `train`, and of `method_settings` the method's) as a config.
+    """Return a recipe's settings for one method, `train` and the method's `method_settings`, as a config.
 
     Raises:
-        RecipeError: a setting that cannot be, or what this machine does not have.
+        RecipeError: a value that is not valid, or hardware that this machine lacks.
     """
     from derta.train.config import train_config
 
@@ -55,10 +55,10 @@ def method_config(
 
 
 def check_settings(method: Method, train: TrainSection, settings: Mapping[str, Any] | None = None) -> None:
-    """Check a recipe's settings for one method; no device is taken hold of.
+    """Validate a recipe's settings for one method, without initialising a device.
 
     Raises:
-        RecipeError: a setting that cannot be.
+        RecipeError: a value that is not valid.
     """
     from derta.train.config import recipe_values
 
@@ -84,24 +84,24 @@ def tune(
     init_from: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """Train a model, or resume where a killed process stopped, and save it to `out`.
+    """Train a model, or resume training from its checkpoints, and save it to `out`.
 
     `out` appears only when training is complete; until then checkpoints are in `out` + `.checkpoints`, if the config
-    saves any. What is there already is not trained again.
+    saves any. An existing output is returned without training.
 
     Args:
-        method: One of `METHODS`, or your own.
-        model: The name or folder of the model; of an adapter to start from: its base model.
-        config: The settings; `output_dir` follows from `out`.
-        data: A training set, or what the method's `dataset` made of one.
-        tokenizer: The model's.
-        out: The folder of the tuned model.
-        lora: Train adapters in place of the model.
-        init_from: A tuned model or adapter to start from.
-        callbacks: Told of every step.
+        method: One of `METHODS`, or a custom method.
+        model: The name or folder of the model; with an adapter in `init_from`: its base model.
+        config: The settings; `output_dir` is set from `out`.
+        data: A training set, or the output of the method's `dataset`.
+        tokenizer: The model's tokenizer.
+        out: The output folder of the tuned model.
+        lora: Train an adapter instead of the full model.
+        init_from: A tuned model or adapter to initialise from.
+        callbacks: Callbacks of the Trainer.
 
     Returns:
-        `out`: a stock checkpoint, or a PEFT adapter if there is `lora`; `train_log.json` holds the losses by term.
+        `out`: a stock checkpoint, or with `lora` a PEFT adapter; `train_log.json` holds the losses by term.
     """
     from derta.loading import without_progress_bars
     from derta.train.checkpoints import train_and_save
@@ -110,9 +110,7 @@ def tune(
     if out.exists():
         return out
     if not method.trains:
-        raise RecipeError(
-            f"{method.name}: expected a method that trains, got the one that stands for the model as it is"
-        )
+        raise RecipeError(f"{method.name}: expected a method that trains, got the baseline without training")
     reset_peak_memory()
     config = copy(config)
     config.output_dir = str(out.with_name(out.name + ".checkpoints"))
@@ -130,9 +128,9 @@ def estimate(
     tokenizer: PreTrainedTokenizerBase,
     lora: LoraSection | None = None,
 ) -> TrainingEstimate:
-    """Count out a training, and train on a few micro-batches to learn its pace and its peak of memory.
+    """Return the counted work of a training, and its time and peak memory, measured on a few micro-batches.
 
-    The method's model to start from need not be there: it is as large as `model`.
+    The model of the method's `init_from` need not exist: it is as large as `model`.
     """
     from functools import partial
 
@@ -178,7 +176,7 @@ def row_trainer(
     init_from: Path | None,
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
-    """The trainer of every method of rows."""
+    """Return the trainer of a method that trains on rows."""
     import torch
 
     from derta.train.adapters import load_initial_model

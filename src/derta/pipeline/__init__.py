@@ -1,1 +1,1 @@
-"""Compose stages into runs: library verbs that the command line and `derta.run` call."""
+"""Composition of the stages into runs, for the command line and `derta.run`."""

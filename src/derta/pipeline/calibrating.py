@@ -1,4 +1,4 @@
-"""`derta calibrate`: a judge against people; and rates corrected with what that found."""
+"""`derta calibrate`: error rates of a judge against human labels, and rates corrected for these errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from derta.stats import Rate
 
 
 def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display: Display = Display()) -> Calibration:
-    """Judge a labelled file and compare; the error rates go to `out`, for `derta judge … --calibration`.
+    """Judge a labelled file and return the judge's error rates.
+
+    With `out` they are also written to a file, for `derta judge … --calibration`.
 
     Raises:
         DataError: the file has no usable labels.
@@ -31,10 +33,12 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
     labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
     if len(labelled) < len(cases_read):
         display.logger.info(
-            "%s: %d replies of which people say both (partial refusals) left out", path, len(cases_read) - len(labelled)
+            "%s: %d replies with an ambiguous label (partial refusal) are ignored",
+            path,
+            len(cases_read) - len(labelled),
         )
     if not labelled:
-        raise DataError(f"{path}: expected labels that say yes or no, found none; check the label column")
+        raise DataError(f"{path}: expected yes or no labels, got none; check the label column")
     verdicts = judge.judge(Case(case.prompt, case.reply) for case, _ in labelled)
     cases = [
         LabelledReply(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
@@ -47,10 +51,10 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
 
 
 def read_calibration(path: Path, *, judge: str) -> Calibration:
-    """A stored calibration.
+    """Load a calibration file and validate it.
 
     Raises:
-        DataError: no such file, not a calibration, or one of another judge.
+        DataError: the file is missing, is no calibration, or belongs to another judge.
     """
     try:
         calibration = Calibration.model_validate_json(path.read_bytes())
@@ -66,7 +70,7 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
 
 
 def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = Display()) -> Cell:
-    """The cell of a judged file with its rate corrected for the judge's errors; says so where it cannot be."""
+    """Return the cell with its rate corrected for the judge's errors; log a note if it cannot be corrected."""
     corrected = corrected_rate(Rate(cell.value, cell.low, cell.high, cell.scored, cell.unscored), calibration)
     if corrected.value is None:
         display.logger.info("%s: not corrected: %s", cell.name, corrected.reason)
@@ -81,7 +85,7 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
 
 
 class JudgeResult(NamedTuple):
-    """A judged file: its rate, with what was asked for beside it."""
+    """Result of judging a file: its rates, and the agreement with a second judge if there is one."""
 
     cells: list[Cell]
     agreement: JudgeAgreement | None
@@ -98,17 +102,17 @@ def judge_with_checks(
     out: Path | None = None,
     display: Display = Display(),
 ) -> JudgeResult:
-    """Judge the replies of a file, and check the rate.
+    """Judge the replies of a file, and return the rate with the requested checks of it.
 
     Args:
-        path: Replies of ours with their prompts, or rows of others.
+        path: A run's replies with their prompts, or rows in another format.
         judge: The judge.
-        against: Another judge of the same measure: how far the two agree.
-        calibration: A file of `calibrate_file`: also correct the rate for the judge's errors.
+        against: A second judge of the same measure, to compute the agreement with.
+        calibration: An output file of `calibrate_file`: also return the rate corrected for the judge's errors.
         over_refusal: The requests are harmless: also count partial refusals and answers.
-        prompts_path: Where the prompts are, if not beside the replies.
-        out: Where the verdicts are written.
-        display: Where progress and notes are shown.
+        prompts_path: The file of the prompts, if it is not next to the replies.
+        out: The output file of the verdicts.
+        display: Shows progress and notes.
     """
     if against is not None:
         check_same_measure(judge, against)
@@ -124,7 +128,7 @@ def judge_with_checks(
 
 
 class Disagreement(NamedTuple):
-    """A reply of which two judges say different things."""
+    """A reply on which two judges disagree, with both verdicts."""
 
     prompt: Prompt
     reply: Reply
@@ -133,21 +137,21 @@ class Disagreement(NamedTuple):
 
 
 class JudgeAgreement(NamedTuple):
-    """Two judges on the same replies."""
+    """Agreement of two judges on the same replies."""
 
     table: Agreement
     disagreements: list[Disagreement]
 
 
 def check_same_measure(first: Judge, second: Judge) -> None:
-    """Refuse two judges of different things.
+    """Validate that two judges have the same measure.
 
     Raises:
-        DataError: says what each of them measures.
+        DataError: they differ; the message names both measures.
     """
     if first.measures != second.measures:
         raise DataError(
-            f"expected two judges of one thing, got {first.name} ({first.measures}) and {second.name} "
+            f"expected two judges with the same measure, got {first.name} ({first.measures}) and {second.name} "
             f"({second.measures})"
         )
 
@@ -155,7 +159,7 @@ def check_same_measure(first: Judge, second: Judge) -> None:
 def agree_on_file(
     path: Path, verdicts: Sequence[Verdict], *, second: Judge, prompts_path: Path | None = None
 ) -> JudgeAgreement:
-    """How far a second judge agrees with the first one's verdicts on a file, and the replies on which it does not."""
+    """Judge a file with a second judge, and return its agreement with the first judge's verdicts."""
     cases = list(read_cases(path, prompts_path=prompts_path))
     others = list(second.judge(cases))
     table = agreement(verdicts, others, measure=second.measures)

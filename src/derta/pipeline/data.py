@@ -1,4 +1,4 @@
-"""From a recipe's data section to what each method trains on, with every dropped row counted."""
+"""Data of a recipe: sources are loaded, prepared and counted, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from derta.records import Example, Prompt, Request, Triple
 
 
 def prepare_data(recipe: Recipe) -> PreparedData:
-    """Read a recipe's sources and prepare them. All seeds hold out the same rows, for all get the same prompts."""
+    """Load a recipe's sources and return the prepared data.
+
+    All seeds hold out the same rows, because all models get the same prompts.
+    """
     data = recipe.data
     triples, dropped_triples = read_source_triples(data, data.triples)
     examples, dropped_examples = read_source_examples(data.helpful)
@@ -40,7 +43,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
 
 def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
-    """The files of requests that must not be trained on."""
+    """Return the files of requests that must not be trained on."""
     selections = [section.requests for section in recipe.evaluate if section.decontaminate]
     return [
         *(one for one in selections if isinstance(one, SourceSection)),
@@ -54,14 +57,14 @@ def _profile_sources(recipe: Recipe) -> list[SourceSection]:
 
 
 def evaluated_texts(recipe: Recipe) -> list[str]:
-    """The requests that must not be trained on, but for those that are held out of the triples."""
+    """Return the texts of requests that must not be trained on, except those held out of the triples."""
     requests = [request.text for source in evaluation_sources(recipe) for request in read_source(source)]
     paths = [Path(one.prompts) for one in recipe.evaluate if one.prompts is not None and one.decontaminate]
     return [*requests, *(one.request for path in paths for one in read_records(path, Prompt) if one.request)]
 
 
 def input_files(recipe: Recipe) -> list[Path]:
-    """The local files a run depends on."""
+    """Return the local input files of a run."""
     sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences, *evaluation_sources(recipe)]
     sources += [one.requests for one in recipe.evaluate if isinstance(one.requests, SourceSection)]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
@@ -74,12 +77,12 @@ def input_files(recipe: Recipe) -> list[Path]:
 
 
 def read_source(source: SourceSection) -> list[Request]:
-    """All requests of a source, whatever its limit."""
+    """Load all requests of a source; its limit is ignored."""
     return load_requests(source.path, format=source.format, split=source.split)
 
 
 def section_requests(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> list[Request]:
-    """The requests that an evaluation asks; a limit draws that many, the same for the same seed."""
+    """Return the requests of an evaluation; with a limit, a sample of that size that depends on the seed alone."""
     if not isinstance(section.requests, SourceSection):
         return list(held_out)
     requests = read_source(section.requests)
@@ -88,7 +91,7 @@ def section_requests(section: EvaluationSection, *, held_out: Sequence[Request],
 
 
 def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> tuple[list[Triple], Counter[str]]:
-    """Return the triples of some sources, and how much of them was dropped, by reason."""
+    """Return the triples of some sources, and the number of dropped ones by reason."""
     read = [
         read_triples(
             s.path, format=s.format, split=s.split, limit=s.limit, max_pairs_per_request=data.max_pairs_per_request
@@ -99,12 +102,12 @@ def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> 
 
 
 def read_source_examples(sources: Sequence[SourceSection]) -> tuple[list[Example], Counter[str]]:
-    """Return the helpful examples of some sources, and how much of them was dropped, by reason."""
+    """Return the helpful examples of some sources, and the number of dropped ones by reason."""
     read = [read_examples(s.path, format=s.format, split=s.split, limit=s.limit) for s in sources]
     return [example for one in read for example in one.examples], sum((one.dropped for one in read), Counter[str]())
 
 
 def _read_preferences(recipe: Recipe) -> list[Preference]:
-    """Return the pairs that a recipe names beside its triples."""
+    """Return the preference pairs of a recipe's `data.preferences`."""
     read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.data.preferences]
     return [pair for pairs in read for pair in pairs]

@@ -1,4 +1,4 @@
-"""What a run would train on and what that would cost, with nothing written."""
+"""`derta estimate`: work, time and memory of a recipe's training; no output is written."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from derta.protocols import Display
 
 
 class MethodEstimate(NamedTuple):
-    """One method's training, counted out; `seconds` and `peak_gib` are estimates from a short probe.
+    """Estimate of one method's training: counted work, and `seconds` and `peak_gib` from a short probe.
 
-    `rows` are in the method's `unit` (pairs for dpo), and `padding` is the share of tokens that fill sequences up.
-    `seconds` leaves out loading the model, writing checkpoints and everything after training.
+    `rows` are in the method's `unit` (pairs for dpo), and `padding` is the fraction of padding tokens. `seconds`
+    excludes loading the model, writing checkpoints and everything after training.
     """
 
     method: str
@@ -43,7 +43,7 @@ def estimate(
     methods: Mapping[str, Method] | None = None,
     display: Display = Display(),
 ) -> list[MethodEstimate]:
-    """Draw the rows of every method of a recipe with its first seed, count them, and train on a few micro-batches.
+    """Return an estimate for each method of a recipe, with its first seed: rows are drawn, counted and probed.
 
     >>> from tempfile import mkdtemp
     >>> from derta.demo.run import write_example
@@ -53,11 +53,11 @@ def estimate(
 
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
-        methods: Your own methods by name, as for `derta.run`.
-        display: Where notes are shown.
+        methods: Custom methods by name, as for `derta.run`.
+        display: Shows notes.
 
     Raises:
-        DertaError: whatever is wrong with the data, the model or the recipe.
+        DertaError: an error in the data, the model or the recipe.
     """
     loaded, registry = read_recipe(recipe), Registry(methods=methods or {})
     check_recipe(loaded, registry)
@@ -77,7 +77,7 @@ def estimate(
 
 
 def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -> MethodEstimate:
-    """Estimate one method; the model that it starts from is not there yet, but is as large as the recipe's."""
+    """Return the estimate of one method; the model of its `init_from` need not exist, only the recipe's."""
     seed = recipe.seeds[0]
     values = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
     train = TrainSection.model_validate(values | {"report_to": "none", "lora": recipe.train.lora})

@@ -1,4 +1,4 @@
-"""A recipe's evaluations: their prompts, how long replies may be, who judges them, and what is judged already."""
+"""Evaluations of a recipe: prompts, token limits, judges, and missing verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from derta.records import Prompt, Reply, Request, Verdict
 def craft_prompts(
     recipe: Recipe, *, held_out: Sequence[Request], seed: int, registry: Registry = Registry()
 ) -> list[Prompt]:
-    """Craft the prompts of a recipe's evaluations, but for attacks that search: each model gets its own there."""
+    """Return the prompts of a recipe's evaluations, except those of search attacks, which differ between models."""
     prompts: list[Prompt] = []
     seen: set[SectionKey] = set()
     for section in recipe.evaluate:
@@ -47,32 +47,36 @@ def _section_prompts(
 
 
 def _check_unambiguous(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:
-    """Refuse a file's prompt that would be taken for another evaluation's, whose judges and limit would apply to it."""
+    """Yield a file's prompts.
+
+    Raises:
+        RecipeError: a prompt has the key of another evaluation, whose judges and token limit would apply to it.
+    """
     others = {other.key for other in recipe.evaluate if other is not section}
     for prompt in prompts:
         if others & set(section_keys(prompt)[:2]):
             raise RecipeError(
-                f"evaluate: {section.prompts}: prompt {prompt.id!r} ({prompt.cell}) reads as another evaluation's; "
+                f"evaluate: {section.prompts}: prompt {prompt.id!r} ({prompt.cell}) matches another evaluation; "
                 "give one of the two a `name`"
             )
         yield prompt
 
 
 def section_keys(prompt: Prompt) -> tuple[SectionKey, ...]:
-    """Return the keys of the evaluations that a prompt may be of: the first that a recipe has is its own."""
+    """Return the keys of a prompt's possible evaluations; the first one that the recipe has applies."""
     return (prompt.suite, prompt.attack, prompt.dataset), (prompt.suite, None, prompt.dataset), (None, None, None)
 
 
 def token_limits(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, int]:
-    """Return the most new tokens of each prompt, by id."""
+    """Return the maximum number of new tokens of each prompt, by prompt id."""
     limits = {section.key: section.max_new_tokens or recipe.generate.max_new_tokens for section in recipe.evaluate}
     return {prompt.id: next(limits[key] for key in section_keys(prompt) if key in limits) for prompt in prompts}
 
 
 def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
-    """Return whether a model was scored and has replied to all prompts, so that its weights are not needed any more.
+    """Return whether a model's scores and all its replies exist, so that its weights are not needed any more.
 
-    `prompts` are those that all models get; with what searches found against this one they are in `prompts.jsonl`.
+    `prompts` are those of all models; a model with search attacks has its complete list in `prompts.jsonl`.
     """
     model_prompts_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
     if not (home / "scores.json").exists() or not replies_path.exists():
@@ -83,17 +87,17 @@ def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
 
 
 def prompts_path(folder: Path, home: Path) -> Path:
-    """Return where a model's prompts are: in its folder if searches found some against it, else in the run's."""
+    """Return the path of a model's prompts: in its folder if there are search attacks, else in the run's folder."""
     model_prompts_path = home / "prompts.jsonl"
     return model_prompts_path if model_prompts_path.exists() else folder / "prompts.jsonl"
 
 
 def recipe_judges(recipe: Recipe, registry: Registry = Registry()) -> dict[str, Judge]:
-    """Return the judges that a recipe's evaluations name, by name; a judge's model is loaded when it is first asked.
+    """Return the judges of a recipe's evaluations by name; a judge's model is loaded on first use.
 
     Raises:
-        DataError: there is no such judge, or it lacks its model.
-        RecipeError: one judge is given two models.
+        DataError: a judge is unknown, or lacks its model.
+        RecipeError: a judge has two models.
         EngineError: a judge's engine has no such setting.
     """
     named: dict[str, JudgeConfig] = {}
@@ -114,11 +118,11 @@ def judge_models(
     """Judge the replies of all models of a run, where the prompt's evaluation names the judge.
 
     Args:
-        judge: The judge; if it asks a model, that is loaded once, when the first verdict is missing.
-        homes: The models' folders, by what progress calls them.
+        judge: The judge; if it uses a model, that is loaded once, for the first missing verdict.
+        homes: The models' folders, by their name in the progress output.
         folder: The run's folder.
         judges: The judges of each evaluation.
-        display: Where progress is shown.
+        display: Shows progress.
     """
     for name, home in homes.items():
         prompts = list(read_records(prompts_path(folder, home), Prompt))
@@ -142,5 +146,5 @@ def judge_models(
 
 
 def judges_of(prompt: Prompt, judges: Mapping[SectionKey, Sequence[str]]) -> Sequence[str]:
-    """Return the judges of the evaluation that a prompt is of."""
+    """Return the names of the judges of a prompt's evaluation."""
     return next((judges[key] for key in section_keys(prompt) if key in judges), ())

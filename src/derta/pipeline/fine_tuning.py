@@ -1,4 +1,4 @@
-"""The fine-tuning attack: tuned models are trained on, and stand beside the others as models of their own."""
+"""Fine-tuning attacks: tuned models are trained further, and evaluated as models of their own."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ INHERITED_SETTINGS = (
     "gradient_checkpointing_kwargs", "logging_steps", "logging_strategy", "save_strategy", "save_steps", "report_to",
     "num_threads", "dataloader_num_workers", "dataloader_pin_memory", "torch_empty_cache_steps",
 )  # fmt: skip
-"""What an attack takes over from `train` as it is, with `lora`; of the size per device, what divides its own steps."""
+"""Fields of `train` that an attack inherits, with `lora`.
+
+The batch size per device is inherited too, but reduced to a divisor of the attack's batch size.
+"""
 
 
 class AttackData(NamedTuple):
-    """What an attack trains on: benign examples or harmful pairs. `note` says in a sentence what was dropped."""
+    """Dataset of an attack: benign examples or harmful pairs. `note` reports what was dropped."""
 
     examples: list[Example]
     pairs: list[UnsafePair]
@@ -46,32 +49,32 @@ class AttackData(NamedTuple):
 
 
 class FineTuningAttack(NamedTuple):
-    """An attack of a recipe with one number of steps (None: by its epochs)."""
+    """A recipe's attack with one number of steps (None: its number of epochs applies)."""
 
     section: FineTuningSection
     steps: int | None
 
     def label(self, method: str) -> str:
-        """What the report calls the attacked model of a method."""
+        """Return the label of a method's attacked model in the report."""
         return f"{method} + {self.section.name}" + (f" {self.steps}" if self.steps else "")
 
     def folder_prefix(self, method: str) -> str:
-        """What the attacked model's folder begins with."""
+        """Return the prefix of the attacked model's folder name."""
         return f"{method}+{self.section.name}" + (f"+{self.steps}" if self.steps else "")
 
 
 def fine_tuning_attacks(recipe: Recipe) -> list[FineTuningAttack]:
-    """The recipe's attacks by fine-tuning, one for each number of steps."""
+    """Return the recipe's fine-tuning attacks, one for each number of steps."""
     return [
         FineTuningAttack(section, steps) for section in recipe.fine_tuning_attacks for steps in section.steps or (None,)
     ]
 
 
 def read_all_attack_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str, AttackData]:
-    """The data of a recipe's attacks by name, without what is evaluated or held out, as for the methods' own.
+    """Load the datasets of a recipe's attacks, by name, without evaluated and held-out rows.
 
     Raises:
-        DataError: nothing of an attack's data is left.
+        DataError: an attack's dataset is empty.
     """
     evaluated = [*evaluated_texts(recipe), *(request.text for request in prepared.held_out_requests)]
     held_out = {example.id for example in prepared.held_out_examples}
@@ -84,10 +87,10 @@ def read_all_attack_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str,
 def read_attack_data(
     recipe: Recipe, section: FineTuningSection, *, evaluated: Sequence[str], held_out: Container[str] = ()
 ) -> AttackData:
-    """An attack's data without the requests that are `evaluated`, and the examples whose ids are `held_out`.
+    """Load an attack's dataset, without the requests in `evaluated` and the examples whose ids are in `held_out`.
 
     Raises:
-        DataError: nothing is left.
+        DataError: the dataset is empty.
     """
     examples, dropped_examples = read_source_examples(section.helpful)
     helpful = clean_examples(examples, evaluation_requests=evaluated)
@@ -99,7 +102,7 @@ def read_attack_data(
     kind, num_rows = ("harmful pairs", len(clean.pairs)) if section.harmful else ("benign examples", len(remaining))
     note = f"fine-tuning attack {section.name}: {num_rows} {kind}; dropped: {format_counts(dropped)}."
     if not num_rows:
-        raise DataError(f"{note[:-1]}; expected at least one that may be trained on; give other data")
+        raise DataError(f"{note[:-1]}; expected at least one valid row; use other data")
     return AttackData(remaining, clean.pairs, note)
 
 
@@ -132,11 +135,11 @@ def attack_train(train: TrainSection, section: FineTuningSection, *, steps: int 
 
 
 def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
-    """Fail before any training if some of the attacks' data cannot be encoded.
+    """Validate before any training that the attacks' datasets can be encoded.
 
     Raises:
-        ModelError: the template refuses a conversation.
-        DataError: an answer without a token.
+        ModelError: the chat template refuses a conversation.
+        DataError: an answer has no token.
     """
     chat, _ = load_format(recipe)
     for one in data.values():
@@ -144,7 +147,7 @@ def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
 
 
 def attack_rows(data: AttackData, chat: ChatFormat) -> list[Instance]:
-    """What the attack trains on, encoded."""
+    """Return the encoded dataset of an attack."""
     if data.pairs:
         return unsafe_instances(chat, data.pairs)
     return instances(triples=[], examples=[encode_example(chat, example) for example in data.examples])
@@ -193,7 +196,7 @@ def fine_tune(
 
 
 def write_training_cost(model: Path, *, rows: Sequence[Instance], config: DertaConfig, path: Path) -> None:
-    """Work out what training a model on these rows took, and keep it in a file."""
+    """Compute the cost of training a model on these rows, and write it to a file."""
     from derta.train.estimate import training_cost
 
     cost = training_cost(model, instances=rows, config=config, seed=config.rows_seed)
@@ -201,7 +204,7 @@ def write_training_cost(model: Path, *, rows: Sequence[Instance], config: DertaC
 
 
 def format_training_cost(path: Path) -> str:
-    """What a fine-tuning took, in words."""
+    """Return the cost of a fine-tuning as text, for reports."""
     cost = json.loads(path.read_text(encoding="utf-8"))
     return (
         f"{cost['steps']} steps of fine-tuning read {cost['rows']} rows ({cost['tokens']} tokens); it took "
@@ -210,7 +213,7 @@ def format_training_cost(path: Path) -> str:
 
 
 def fine_tuning_note(home: Path, *, model: str) -> list[str]:
-    """What the fine-tuning of a model took, in a sentence, if it was fine-tuned."""
+    """Return a note on the cost of a model's fine-tuning; an empty list if there was none."""
     path = home / COST_FILE
     return [f"{model}: {format_training_cost(path)}."] if path.exists() else []
 
@@ -218,7 +221,9 @@ def fine_tuning_note(home: Path, *, model: str) -> list[str]:
 def attack_comparisons(
     methods: Sequence[str], labels: Sequence[Callable[[str], str]], *, baseline: str, untrained: Container[str] = ()
 ) -> dict[str, tuple[tuple[str, str], ...]]:
-    """The models that are compared, by question: methods with the baseline, before and after attacks, and after one.
+    """Return the pairs of models to compare, by question.
+
+    The questions: each method against the baseline, before and after each attack, and methods after the same attack.
 
     >>> labels = [lambda method: method + " + harm"]
     >>> list(attack_comparisons(["vanilla", "derta"], labels, baseline="vanilla").values())[1:]

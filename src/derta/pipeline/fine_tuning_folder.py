@@ -1,4 +1,4 @@
-"""`derta fine-tune`: one model on disk is attacked by fine-tuning."""
+"""`derta fine-tune`: a fine-tuning attack on one model in a folder."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def fine_tune_folder(
     out: Path,
     display: Display = Display(),
 ) -> str:
-    """Fine-tune a model, or an adapter on it, on files of data; `settings` are dotted keys of pace, train and model.
+    """Fine-tune a model, or an adapter on it, on data files, and return its cost as text.
+
+    `settings` are dotted keys of pace, train and model.
 
     Raises:
-        RecipeError: no data, data of both kinds, or a setting that cannot be, or that the attack would not heed.
-        ModelError: no such model or adapter.
-        RunError: `out` is there, or checkpoints of another attack are.
+        RecipeError: no data, data of both kinds, or a setting that is not valid or not supported.
+        ModelError: the model or adapter does not exist.
+        RunError: `out` exists, or its checkpoints belong to another attack.
     """
     check_new_model(out)
     if bool(helpful) == bool(harmful):
@@ -83,10 +85,10 @@ def _attack(
 
 
 def read_settings(settings: Mapping[str, Any], *, with_adapter: bool) -> dict[str, Any]:
-    """Dotted keys as the sections pace, train and model; where an adapter is tuned on, `train` has `lora`.
+    """Parse dotted keys into the sections pace, train and model; for an adapter, `train` gets an empty `lora`.
 
     Raises:
-        RecipeError: a key of another section, or one that the attack would not heed.
+        RecipeError: a key of another section, or one that the attack does not support.
     """
     sections: Any = {"pace": {}, "train": {}, "model": {}}
     for key, value in settings.items():
@@ -103,13 +105,13 @@ def _check_supported(sections: dict[str, Any], *, with_adapter: bool) -> None:
     for name in sorted(_keys(sections["train"]) & unsupported):
         advice = {"max_steps": "give --steps"} | {key: f"set pace.{key}" for key in FineTuningPace.model_fields}
         instead = advice.get(name, "leave it out")
-        raise RecipeError(f"--set train.{name}: expected a key that a fine-tuning attack heeds; {instead}")
+        raise RecipeError(f"--set train.{name}: expected a key that a fine-tuning attack supports; {instead}")
     if "path" in _keys(sections["model"]):
-        raise RecipeError("--set model.path: expected none, because MODEL is the path; leave it out")
+        raise RecipeError("--set model.path: expected no such key, because MODEL is the path; remove it")
     if with_adapter and "lora" in _keys(sections["train"]) and _keys(sections["train"]["lora"]) != {"load_in_4bit"}:
         raise RecipeError(
-            "--set train.lora: expected load_in_4bit alone beside --adapter, whose own rank and modules are tuned on; "
-            "leave the rest out"
+            "--set train.lora: expected only load_in_4bit with --adapter, which keeps its rank and modules; "
+            "remove the other keys"
         )
 
 

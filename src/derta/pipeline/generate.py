@@ -1,4 +1,4 @@
-"""Replies to prompts: only those that a file lacks are generated."""
+"""Generation of replies: only replies that are missing in the output file are generated."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def generate_file(
     path: Path, *, model: EngineConfig, out: Path, max_new_tokens: int, display: Display = Display()
 ) -> list[Reply]:
-    """Generate replies to a file of prompts; those that `out` holds already are kept.
+    """Generate replies to a file of prompts, and return them; existing replies in `out` are not generated again.
 
     Raises:
         DataError: two prompts share an id, or `out` holds replies to other prompts.
-        EngineError: an unknown engine or setting, or the engine does not support what a prompt needs.
+        EngineError: an unknown engine or setting, or an option of a prompt that the engine does not support.
     """
     prompts = list(read_records(path, Prompt))
     check_unique(prompts)
@@ -42,21 +42,21 @@ def generate_missing(
     description: str = "replies",
     display: Display = Display(),
 ) -> list[Reply]:
-    """Generate replies to the prompts that have none in the file yet; each is written as soon as it is known.
+    """Generate replies to the prompts without a reply in the file, and append each at once.
 
     Args:
-        engine: The model.
+        engine: The model's engine.
         prompts: All prompts.
-        path: Where replies are kept.
-        max_new_tokens: The limit of each prompt, by id.
-        description: Named beside the progress bar.
-        display: Where progress is shown.
+        path: The file of replies.
+        max_new_tokens: The token limit of each prompt, by prompt id.
+        description: The label of the progress bar.
+        display: Shows progress.
 
     Returns:
         A reply to each prompt, in order.
 
     Raises:
-        DataError: the file holds replies to other prompts, or the engine left a prompt without a reply.
+        DataError: the file holds replies to other prompts, or the engine returned no reply to a prompt.
     """
     done = read_keyed(path, Reply, prompts=prompts)
     todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
@@ -75,10 +75,10 @@ def generate_missing(
 
 
 def check_decoding(engine: str, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that change decoding on an engine that does not support it.
+    """Validate that the engine supports the prompts' decoding options.
 
     Raises:
-        EngineError: names the first.
+        EngineError: it does not; the message names the first such prompt.
     """
     unsupported = next((prompt.id for prompt in prompts if prompt.decoding is not None), None)
     if engine != "hf" and unsupported is not None:

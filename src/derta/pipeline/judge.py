@@ -1,4 +1,4 @@
-"""Judging files: from replies of any origin to one cell, or to a paired comparison."""
+"""Judging of files: replies in any format to one rate, or to a paired comparison."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
 
 
 def engine_loader(config: EngineConfig) -> Callable[[], Engine]:
-    """Return a function that loads a model into its engine, with settings that are checked now.
+    """Return a function that loads a model into its engine; the settings are validated at once.
 
     Raises:
-        EngineError: an unknown engine, or a setting that it does not have or that cannot be.
+        EngineError: an unknown engine, an unknown setting, or a value that is not valid.
     """
     check_settings(config.engine, config.settings)
     return partial(load_engine, config.model, engine=config.engine, **config.settings)
 
 
 def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
-    """Return the judge of a name; the model of one that asks a model is loaded when it judges for the first time.
+    """Return a judge by name; the model of a judge that uses one is loaded on first use.
 
     Raises:
-        DataError: there is no such judge (the nearest is named), or it lacks its model or has no use for one.
-        EngineError: the model's engine or a setting of it is unknown.
+        DataError: an unknown name (the message suggests the nearest), a missing model, or a model without a use.
+        EngineError: the model's engine or one of its settings is unknown.
     """
     if model is None or name not in JUDGES:
         return build_judge(name)
     if not uses_model(name):
-        raise DataError(f"judge {name!r} asks no model; leave its model out")
+        raise DataError(f"judge {name!r} uses no model; remove its model")
     return build_judge(name, engine=engine_loader(model))
 
 
 def find_judges(first: str, second: str | None, *, model: EngineConfig | None = None) -> tuple[Judge, Judge | None]:
-    """Return one or two judges by name, which share a model; it is given to those that ask one.
+    """Return one or two judges by name; `model` is shared by those that use a model.
 
     Raises:
-        DataError: there is no such judge, it lacks its model, or neither asks one.
-        EngineError: the model's engine or a setting of it is unknown.
+        DataError: a judge is unknown or lacks its model, or neither judge uses one.
+        EngineError: the model's engine or one of its settings is unknown.
     """
     model_names = [name for name in (first, second) if name is not None and name in JUDGES and uses_model(name)]
 
@@ -76,13 +76,13 @@ def judge_file(
 ) -> Cell:
     """Judge every reply of a file and return the rate.
 
-    Replies are streamed, unless the judge queries a model: then all are held in memory, each verdict is appended to
-    `out` at once, and only missing verdicts are requested.
+    Replies are streamed, unless the judge uses a model: then all are held in memory, each verdict is appended to `out`
+    as soon as it exists, and only missing verdicts are requested.
 
     Args:
         path: The file of replies.
         judge: The judge.
-        prompts_path: The file of their prompts, if not next to the replies.
+        prompts_path: The file of the prompts, if it is not next to the replies.
         out: The output file of the verdicts.
         collect_into: A list that the verdicts are appended to.
         display: Shows progress.
@@ -114,7 +114,7 @@ def judge_file(
 
 
 def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[Cell]:
-    """Of replies to harmless requests what the `refusal` judge's rate leaves out: partial refusals, answers, sorry."""
+    """Return the over-refusal rates of replies to harmless requests: partial refusals, answers, and refusal tokens."""
     fields = {"suite": "over_refusal", "dataset": path.stem}
     cases = (
         (prompt.model_copy(update=fields), reply, judge_refusal(prompt, reply))
@@ -124,7 +124,7 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
 
 
 def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
-    """A model's verdicts, under a progress bar; with a file, only those that it lacks are asked for."""
+    """Yield the verdicts of a judge that uses a model; with `out`, only missing verdicts are requested."""
     if out is not None:
         yield from judge_missing(
             out,
@@ -144,7 +144,7 @@ def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, displ
 def compare_files(
     first: Path, second: Path, *, judge: Judge, prompts_path: Path | None = None, display: Display = Display()
 ) -> list[Comparison]:
-    """Compare two files' replies to the same prompts, by cell.
+    """Compare two files' replies to the same prompts, and return a comparison for each cell.
 
     Raises:
         DataError: the files have no prompt in common.
@@ -159,21 +159,21 @@ def compare_files(
         measure=judge.measures,
     )
     if not comparisons:
-        raise DataError(f"{first} and {second}: expected replies to the same prompts, found none in common")
+        raise DataError(f"{first} and {second}: expected replies to the same prompts, got none in common")
     for note in power_notes(comparisons):
         display.logger.info(note)
     return comparisons
 
 
 def side_name(path: Path) -> str:
-    """What one side of a comparison is called: the folder of a run's replies, or the file."""
+    """Return the name of a file in a comparison: the folder of a run's replies, or the file's stem."""
     return path.parent.name if path.name == "replies.jsonl" else path.stem
 
 
 def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[ReplyKey, Case]:
-    """A file's cases by the id of their prompt and the sample.
+    """Return a file's cases by prompt id and sample.
 
-    Foreign rows are matched by their question; of a question asked twice the first counts.
+    Rows of other formats are matched by their question; of a repeated question the first row is used.
     """
     cases: dict[ReplyKey, Case] = {}
     for prompt, reply in read_cases(path, prompts_path=prompts_path):

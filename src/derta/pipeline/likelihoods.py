@@ -1,4 +1,4 @@
-"""What a model's likelihoods say of held-out data: how far it would refuse, and how well it still answers."""
+"""Likelihoods on held-out data: refusal probability on harmful answers, and perplexity of helpful answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCORES = "scores.json"
 
 
 class Scores(NamedTuple):
-    """What a model's likelihoods say, beside its replies.
+    """Likelihood scores of a model.
 
     `refusal_probability` has a row for each held-out harmful answer; `answer_losses` has the mean negative
     log-likelihood (nats a token) of each held-out helpful answer.
@@ -31,12 +31,12 @@ class Scores(NamedTuple):
 
 
 def read_scores(home: Path) -> Scores:
-    """Read a model's scores from its folder."""
+    """Load a model's scores from its folder."""
     return Scores(**json.loads((home / SCORES).read_text(encoding="utf-8")))
 
 
 def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, home: Path) -> Scores:
-    """Measure likelihoods on held-out data, once, and keep them in the model's folder."""
+    """Return the likelihood scores on held-out data; they are computed once and cached in the model's folder."""
     if (home / SCORES).exists():
         return read_scores(home)
     source = recipe.profile_requests
@@ -59,7 +59,7 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, ho
 
 
 def direct_prompt(request: Request) -> Prompt:
-    """A request as a prompt, without any attack."""
+    """Return a request as a prompt, without any attack."""
     return Prompt.model_validate(
         {
             "id": request.id,
@@ -79,7 +79,7 @@ def _example_prompt(example: Example) -> Prompt:
 
 
 def perplexity_notes(scores: Mapping[tuple[str, int], Scores]) -> list[str]:
-    """Perplexity of the held-out helpful answers, and its ratio to the first method's, paired by answer."""
+    """Format the perplexity of held-out helpful answers, and its ratio to the first method's, paired by answer."""
     measured = [(key, one.answer_losses) for key, one in scores.items() if one.answer_losses]
     notes: list[str] = []
     for (method, seed), losses in measured:

@@ -19,11 +19,11 @@ from derta.run_folder import check_new_model, record_origin
 
 
 def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | None = None) -> Recipe:
-    """Return a recipe with one method, after checking all that can be without reading its data.
+    """Return a recipe with only one method, after all checks that need no data.
 
     Raises:
-        RecipeError: an unknown method, or a model to initialise from that is missing or not wanted.
-        RunError: `out` is a model that nothing is at work on.
+        RecipeError: an unknown method, or a missing or unexpected `init_from`.
+        RunError: `out` is a model that no training can resume.
     """
     recipe = recipe.model_copy(update={"methods": (method,)})
     check_recipe(recipe)
@@ -47,11 +47,11 @@ def train_one(
     Args:
         recipe: The recipe.
         method: The method's name.
-        out: The folder of the model.
-        seed: Of all that is drawn.
-        init_from: The folder of the tuned model that the method starts from, if it starts from one.
-        is_main_process: Of several processes one keeps account of what the model is made of.
-        display: Where progress is shown.
+        out: The output folder of the model.
+        seed: The random seed.
+        init_from: The folder of the tuned model to initialise from, if the method needs one.
+        is_main_process: True in the one process that records the model's origin.
+        display: Shows progress.
     """
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
     prepared = prepare_data(recipe)
@@ -70,18 +70,18 @@ def train_one(
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
-    """Write the rows of one epoch, and return their number; `labels` are unshifted, -100 where nothing is learned.
+    """Write the rows of one epoch, and return their number.
 
-    The rows of a tree are written one by one.
+    `labels` are unshifted, -100 at positions without a loss. The rows of a tree are written separately.
     """
     if recipe.train.rows.reference:
         raise RecipeError(
-            "derta data: expected no train.reference, whose labels are dropped by batch, in training; leave it out"
+            "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
     definition = find_method(method)
     if definition.trainer is not None:
         raise DataError(
-            f"{method}: expected a method that learns from rows, got one of {definition.unit}; use `derta train`"
+            f"{method}: expected a method that trains on rows, got one of {definition.unit}; use `derta train`"
         )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)

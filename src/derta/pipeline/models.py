@@ -1,4 +1,4 @@
-"""The models of a run: checked, tuned, and loaded when they are first asked something."""
+"""Models of a run: validated, trained, and loaded on first use."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from derta.records import Prompt, Reply
 
 
 class Format(NamedTuple):
-    """A recipe's tokenizer in its chat format, and its refusal tokens."""
+    """Input format of a recipe's model: its tokenizer with the chat template, and its refusal tokens."""
 
     chat: ChatFormat
     refusals: RefusalTokens
 
 
 def load_format(recipe: Recipe) -> Format:
-    """Load the tokenizer and check what training needs of it.
+    """Load the tokenizer and validate it for training.
 
     Raises:
-        ModelError: no model there, no template, no EOS, or a refusal word that is no single token.
+        ModelError: no model, no chat template, no EOS token, or a refusal word that is not a single token.
     """
     from derta.loading import load_tokenizer
 
@@ -40,22 +40,19 @@ def load_format(recipe: Recipe) -> Format:
 
 
 def check_init_from(method: Method, init_from: Path | None) -> None:
-    """Fail if a method lacks the tuned model that it starts from, or has one that it does not start from."""
+    """Fail if the tuned model that a method is initialised from is missing, or if one is given to a method without."""
     if method.init_from is None and init_from is not None:
         raise RecipeError(
-            f"--init-from: expected none for {method.name}, which starts from the recipe's model, got {init_from}"
+            f"--init-from: expected none for {method.name}, which trains the recipe's model, got {init_from}"
         )
     if method.init_from is not None and init_from is None:
-        raise RecipeError(
-            f"{method.name}: expected --init-from, the folder of the {method.init_from} model that it starts from, got "
-            "none"
-        )
+        raise RecipeError(f"{method.name}: expected --init-from, the folder of the {method.init_from} model, got none")
     if init_from and not any((init_from / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ModelError(f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path")
 
 
 def check_compiler(recipe: Recipe) -> None:
-    """Fail before any work starts if there is nothing to compile with; accelerators bring their own."""
+    """Fail before any work starts if there is no C++ compiler; accelerators need none."""
     from torch.accelerator import is_available
 
     compiler = os.environ.get("CXX", "g++")
@@ -75,7 +72,7 @@ def train_method(
     init_from: Path | None = None,
     display: Display = Display(),
 ) -> Path:
-    """Tune one model, unless it is there already; one that a method starts from is in `init_from`."""
+    """Train one method's model and return its folder; an existing model is returned without training."""
     if out.exists():
         return out
     check_init_from(method, init_from)
@@ -105,17 +102,17 @@ def train_method(
 
 
 def check_engine(recipe: Recipe) -> None:
-    """Fail before any work starts if the engine that is to load the tuned models is missing or set up wrongly.
+    """Validate the engine of the tuned models before any work starts.
 
     Raises:
-        RecipeError: a setting that the recipe has in another place.
-        EngineError: a setting that the engine does not have or that cannot be, or vLLM is not installed.
+        RecipeError: a setting that the recipe has in another section.
+        EngineError: an unknown setting, a value that is not valid, or vLLM is not installed.
     """
     config = recipe.generate
     for setting in config.settings:
         if setting in engine_settings(recipe, adapter=None):
             raise RecipeError(
-                f"generate.settings: expected none that follows from the rest of the recipe, got {setting!r}; set it "
+                f"generate.settings: expected no setting of another section, got {setting!r}; set it "
                 "under model, train or generate"
             )
     check_settings(config.engine, config.settings)
@@ -126,7 +123,7 @@ def check_engine(recipe: Recipe) -> None:
 
 
 def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
-    """What a recipe says, outside `generate.settings`, of how its engine loads and asks a model."""
+    """Return the engine's settings that follow from other parts of a recipe than `generate.settings`."""
     settings: dict[str, Any] = {
         "adapter": adapter,
         "template": recipe.model.template,
@@ -141,11 +138,10 @@ def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
 
 
 class LazyEngine:
-    """The recipe's engine, which loads a model when it is first asked something: a finished stage needs none.
+    """Engine of a recipe that loads its model on first use, so that a finished stage loads none.
 
-    Without a tuned model it loads the recipe's own.
-
-    Before it loads, and when it is released, all memory goes back to the devices: vLLM runs in a process of its own.
+    Without a tuned model it loads the recipe's model. Cached memory is returned to the devices before loading and on
+    release, because vLLM runs in a separate process.
     """
 
     def __init__(self, recipe: Recipe, model_path: Path | None) -> None:
@@ -166,7 +162,7 @@ class LazyEngine:
         return self._engine
 
     def release(self) -> None:
-        """Let go of the model, so that the next one can be trained where it was; if asked again, it is loaded again."""
+        """Release the model, so that the next one can be trained on its device; the next call loads it again."""
         if self._engine is not None:
             from derta.loading import release_memory
 
@@ -174,13 +170,13 @@ class LazyEngine:
             release_memory()
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """As `Engine`."""
+        """Return replies, as defined by `Engine`."""
         return self._load().generate(prompts, max_new_tokens=max_new_tokens)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """As `Engine`."""
+        """Return log-likelihoods, as defined by `Engine`."""
         return self._load().log_likelihood(prompts, continuations)
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """As `Engine`."""
+        """Return refusal probabilities, as defined by `Engine`."""
         return self._load().refusal_probability(prompts, continuations)

@@ -1,4 +1,4 @@
-"""`derta pairwise`: which of two models' replies a judge would rather have, with the places swapped."""
+"""`derta pairwise`: a judge's preference between two models' replies, in both orders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PairwiseResult(NamedTuple):
-    """The win rate of the first file, how often the order decided, and wins against losses."""
+    """Win rate of the first file, rate of verdicts that depend on the order, and the test of wins against losses."""
 
     win_rate: Cell
     order_decided: Cell
@@ -42,7 +42,7 @@ def compare_pairwise(
     out: Path | None = None,
     display: Display = Display(),
 ) -> PairwiseResult:
-    """Compare two files' replies to the same requests; preferences are appended to `out` as they come.
+    """Compare two files' replies to the same requests; each preference is appended to `out` at once.
 
     Raises:
         DataError: the files have no request in common.
@@ -66,9 +66,9 @@ def compare_pairwise(
 def match_pairs(
     first: Path, second: Path, *, prompts_path: Path | None = None, display: Display = Display()
 ) -> list[Pair]:
-    """The replies of two files to the same prompts: by id where both are our own, else by the request.
+    """Return the pairs of replies to the same prompts: matched by prompt id if both files are derta's, else by request.
 
-    Of a request that stands in a file twice the first reply counts. What only one file holds is left out, and told.
+    Of a repeated request the first reply is used. Requests in only one file are ignored and counted in a log message.
     """
     ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
     by_id = not any(case.prompt.foreign for case in (*ours, *theirs))
@@ -79,9 +79,9 @@ def match_pairs(
         if name in by_name[1]
     ]
     if not pairs:
-        raise DataError(f"{first} and {second}: expected replies to the same requests, found none in common")
+        raise DataError(f"{first} and {second}: expected replies to the same requests, got none in common")
     if unmatched := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
-        display.logger.info("%d replies to requests that only one of the files holds are left out", unmatched)
+        display.logger.info("%d replies to requests in only one of the files are ignored", unmatched)
     return pairs
 
 
@@ -90,7 +90,7 @@ def _match_key(case: Case, *, by_id: bool) -> str:
 
 
 def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, display: Display) -> list[Preference]:
-    """The preferences on all pairs; with a file, only those that it lacks are asked for."""
+    """Return the preferences on all pairs; with `out`, only missing ones are requested."""
     if out is not None:
         return judge_missing(
             out,

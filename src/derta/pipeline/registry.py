@@ -1,4 +1,4 @@
-"""The names that a recipe may use: ours, and those that a caller gives to functions and objects of their own."""
+"""Valid names of a recipe: built-in ones, and a caller's custom attacks, judges and methods."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ JudgeLike = Judge | JudgeFunction
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A caller's own attacks, judges and methods, by the names that stand for them in a recipe.
+    """Custom attacks, judges and methods of a caller, by their names in a recipe.
 
-    A recipe is data: what it names is looked up here and among ours, and is never imported.
+    A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported.
     """
 
     attacks: Mapping[str, AttackLike] = field(default_factory=dict[str, AttackLike])
@@ -43,10 +43,10 @@ class Registry:
                 raise RecipeError(f"methods: expected {method.name!r} under that name, got {name!r}; rename it")
 
     def method(self, name: str) -> Method:
-        """Return the method of a name.
+        """Return a method by name.
 
         Raises:
-            RecipeError: there is none (the nearest is named).
+            RecipeError: unknown name; the message suggests the nearest.
         """
         try:
             return find_method(name, self.methods)
@@ -57,7 +57,7 @@ class Registry:
         """Return the attack of an evaluation, built with its options.
 
         Raises:
-            RecipeError: unknown attack or option (the nearest is named), or an own attack under another name.
+            RecipeError: an unknown attack or option (the message suggests the nearest), or a name that does not match.
         """
         attack = build_attack(section.attack, section.options, extra=self.attacks)
         if attack.name != section.attack:
@@ -65,21 +65,21 @@ class Registry:
         return attack
 
     def judge(self, config: JudgeConfig) -> Judge:
-        """Return the judge of a recipe's entry; its model, if it asks one, is loaded when it judges for the first time.
+        """Return the judge of a recipe's entry; its model, if it uses one, is loaded on first use.
 
         Raises:
-            DataError: there is no such judge, it lacks its model, or it is an own judge under another name.
+            DataError: an unknown judge, a missing model, or a custom judge with another name.
             EngineError: an unknown engine, or a setting that it does not have.
         """
         if config.name not in self.judges and config.name not in JUDGES:
             raise DataError(f"unknown judge {config.name!r}; {did_you_mean(config.name, [*self.judges, *JUDGES])}")
         if config.name in self.judges:
             if config.model is not None:
-                raise DataError(f"judge {config.name!r} asks no model; leave its model out")
+                raise DataError(f"judge {config.name!r} uses no model; remove its model")
             return self._user_judge(config.name)
         if config.model is None and uses_model(config.name):
             raise DataError(
-                f"judge {config.name!r} asks a model, and the recipe names none; write {{name: {config.name}, "
+                f"judge {config.name!r} uses a model, and the recipe names none; write {{name: {config.name}, "
                 "model: ...}"
             )
         return find_judge(config.name, model=config.engine_config)
@@ -99,10 +99,10 @@ class Registry:
         return judge
 
     def identities(self, recipe: Recipe) -> dict[str, dict[str, str]]:
-        """Return what tells a caller's own attacks, judges and methods in a recipe from others, for the run's manifest.
+        """Return the identities of the custom attacks, judges and methods in a recipe, for the run's manifest.
 
         Raises:
-            RunError: one has neither a source nor a `version`.
+            RunError: one has neither source code nor a `version`.
         """
         attacks = {
             f"{section.attack} of {section.name}" if section.name else section.attack: self.attack(section).identity
@@ -118,16 +118,16 @@ class Registry:
 
 def _check_names(kind: str, registered: Any, reserved: Collection[str]) -> None:
     if not isinstance(registered, Mapping):
-        raise RecipeError(f"{kind}: expected a mapping of names to them, got {type(registered).__name__}")
+        raise RecipeError(f"{kind}: expected a mapping by name, got {type(registered).__name__}")
     for name in cast("Mapping[str, object]", registered):
         if not NAME.fullmatch(name):
             raise RecipeError(f"{kind}: expected a name of {NAME_LETTERS}, got {name!r:.60}; choose another")
         if name in reserved:
-            raise RecipeError(f"{kind}: expected a name that derta does not use, got {name!r}; choose another")
+            raise RecipeError(f"{kind}: expected a name that is not built in, got {name!r}; choose another")
 
 
 def judge_configs(recipe: Recipe) -> Iterator[JudgeConfig]:
-    """Yield the judges of a recipe: those of its evaluations, and those that guide its searches."""
+    """Yield the judge configs of a recipe: those of its evaluations, and those that guide its searches."""
     for section in recipe.evaluate:
         yield from section.judges
         if section.search.judge_config is not None:
@@ -135,10 +135,10 @@ def judge_configs(recipe: Recipe) -> Iterator[JudgeConfig]:
 
 
 def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
-    """Refuse a recipe that would send a key to a server which neither `endpoints` nor the user's own file allows.
+    """Validate that a recipe sends keys only to servers in `endpoints` or in the user's configuration.
 
     Raises:
-        EngineError: names the host.
+        EngineError: it would send one elsewhere; the message names the host.
     """
     engines = [config.engine_config for config in judge_configs(recipe)]
     engines += [section.search.attacker for section in recipe.evaluate]

@@ -1,7 +1,7 @@
-"""The report of a run, or of several pooled, from the files in their folders alone: no data, model or recipe is read.
+"""Report of a run, or of several runs pooled, from the files in their folders; no data, model or recipe is loaded.
 
-`run.json` is written before the first training step and says what the records beside it do not: which models there
-are, who judges what, and which models are compared.
+`run.json` is written before the first training step. It holds the models, the judges of each evaluation and the
+comparisons, which the other files do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONTENTS = "run.json"
 
 
 class ModelEntry(Record):
-    """A model of a run: what the report calls it, its seed, and the folder of its files."""
+    """Entry of a model in `run.json`: its label in the report, its seed, and its folder."""
 
     label: str
     seed: int
@@ -36,7 +36,7 @@ class ModelEntry(Record):
 
 
 class SectionJudges(Record):
-    """An evaluation by its key (None stands for any that no other section has), and who judges its replies."""
+    """Judges of an evaluation, by its key; None matches any value that has no section."""
 
     suite: Suite | None
     attack: str | None
@@ -45,7 +45,7 @@ class SectionJudges(Record):
 
 
 class RunContents(Record):
-    """What the report of a run needs beside its records: the models in order, judges, comparisons and notes."""
+    """Contents of `run.json`: the models in order, the judges, the comparisons and the notes."""
 
     title: str
     models: tuple[ModelEntry, ...]
@@ -56,12 +56,12 @@ class RunContents(Record):
 
     @property
     def judges(self) -> dict[SectionKey, tuple[str, ...]]:
-        """The judges of each evaluation, by its key."""
+        """Names of the judges of each evaluation, by its key."""
         return {(one.suite, one.attack, one.name): one.judges for one in self.sections}
 
 
 class ModelResults(NamedTuple):
-    """One model's replies and verdicts, its scores, and what is known of it in sentences."""
+    """Results of one model: its replies and verdicts, its scores, and notes for the report."""
 
     outcome: Outcome
     scores: Scores
@@ -74,10 +74,10 @@ def write_contents(folder: Path, contents: RunContents) -> None:
 
 
 def read_contents(folder: Path) -> RunContents:
-    """Read a run's `run.json`.
+    """Load a run's `run.json`.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run, or the file is not valid.
     """
     path = folder / CONTENTS
     try:
@@ -85,13 +85,13 @@ def read_contents(folder: Path) -> RunContents:
     except FileNotFoundError as error:
         raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, found none; check the path") from error
     except (OSError, ValueError) as error:  # a DataError is a ValueError
-        raise RunError(f"{path}: expected what `derta run` writes, got another file; check the path") from error
+        raise RunError(f"{path}: expected an output of `derta run`, got another file; check the path") from error
 
 
 def report(
     source: Path | str | Sequence[Path | str], *, title: str | None = None, out: Path | str | None = None
 ) -> Summary:
-    """Summarize and render a finished run, or pool several, from their files.
+    """Write the report of a finished run, or of several runs pooled, and return its summary.
 
     >>> from tempfile import mkdtemp
     >>> from derta.demo.run import write_example
@@ -104,11 +104,11 @@ def report(
     Args:
         source: A run's folder, a folder whose subfolders are runs, or several folders. Pooled runs have the same
             models with different seeds; their prompts may differ.
-        title: The report's title; the runs' own if it is not given.
-        out: The folder of `summary.json` and `report.html`; `source` if it is one folder.
+        title: The report's title; default: the title of the first run.
+        out: The output folder of `summary.json` and `report.html`; default: `source`, if it is one folder.
 
     Returns:
-        What `summary.json` holds.
+        The contents of `summary.json`.
 
     Raises:
         RunError: a folder is no run, a stage of it is not finished, or the runs cannot be pooled.
@@ -122,7 +122,7 @@ def report(
         raise RunError("report: expected the folder of a run, got none")
     if out is None:
         raise RunError(
-            f"report: expected a folder to write the report of {len(folders)} runs to, got none; give `out` (--out)"
+            f"report: expected an output folder for the report of {len(folders)} runs, got none; set `out` (--out)"
         )
     summary, outcomes = pool(folders, title=title)
     write_report(Path(out), summary, transcripts(outcomes))
@@ -130,20 +130,18 @@ def report(
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Return the folder itself if it is a run, else its subfolders that are, by name."""
+    """Return the folder itself if it is a run, else its subfolders that are runs, sorted by name."""
     if (folder / CONTENTS).exists():
         return [folder]
-    folders = sorted((path.parent for path in folder.glob(f"*/{CONTENTS}")), key=_natural_key)
-    folders = folders or sorted(
-        (path.parent for path in folder.glob(f"*/run/{CONTENTS}")), key=_natural_key
-    )  # the demo's
+    paths = list(folder.glob(f"*/{CONTENTS}")) or list(folder.glob(f"*/run/{CONTENTS}"))  # the latter: the demo's
+    folders = sorted((path.parent for path in paths), key=_natural_key)
     if not folders:
         raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, or folders of runs, found none")
     return folders
 
 
 def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary, list[Outcome]]:
-    """Summarize runs of the same models with different seeds.
+    """Return the summary and the outcomes of runs of the same models with different seeds.
 
     Raises:
         RunError: a stage is not finished, or runs differ in models, judges or comparisons, or share a seed.
@@ -173,7 +171,7 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
 
 
 def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelResults:
-    """Read what one model of a run replied, and what the judges said.
+    """Load the replies, verdicts and scores of one model of a run.
 
     Raises:
         RunError: something is missing.
@@ -204,7 +202,10 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
 
 
 def _distinguish_ids(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:
-    """All models' results; where runs ask different things under one id, ids begin with the name of the run."""
+    """Return the results of all models.
+
+    If prompts of different runs share an id, all ids get the name of their run as prefix.
+    """
     requests: dict[str, set[str]] = {}
     for models in runs.values():
         for prompt in (prompt for one in models for prompt in one.outcome.prompts):
@@ -246,11 +247,13 @@ def _check_poolable(runs: Mapping[Path, RunContents]) -> None:
             seeds[entry.label, entry.seed] = folder
         labels = {entry.label for entry in contents.models}
         if labels != {entry.label for entry in first.models} or contents.measures != first.measures:
-            raise RunError(f"{folder}: expected the models and judges of {first_folder}, got others; report it alone")
+            raise RunError(
+                f"{folder}: expected the models and judges of {first_folder}, got others; report it separately"
+            )
 
 
 def _notes(runs: Mapping[Path, RunContents]) -> list[str]:
-    """The notes of all runs; those that not all have begin with the name of their run's folder."""
+    """Return the notes of all runs; a note that is not in all of them gets the run's name as prefix."""
     each = [set(contents.notes) for contents in runs.values()]
     shared = set.intersection(*each)
     notes = [note for note in next(iter(runs.values())).notes if note in shared]
@@ -263,7 +266,7 @@ def _notes(runs: Mapping[Path, RunContents]) -> list[str]:
 
 
 def _name(folder: Path, folders: Sequence[Path]) -> str:
-    """The name of a run among others: its folder's or, where these are alike, that of the folder above."""
+    """Return the name of a run: its folder's or, if these are not unique, that of the parent folder."""
     return folder.name if len({one.name for one in folders}) == len(folders) else folder.parent.name
 
 

@@ -1,4 +1,4 @@
-"""Files that a stopped stage resumes from: what they hold is kept, and only what is missing is made."""
+"""Files that a stopped stage resumes from: existing records are reused, and only missing ones are computed."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ J = TypeVar("J", Verdict, Preference)
 
 
 def check_unique(prompts: Iterable[Prompt]) -> None:
-    """Refuse two prompts of one id: replies are told apart by it.
+    """Validate that prompt ids are unique, because replies refer to them.
 
     Raises:
-        DataError: names the id.
+        DataError: a repeated id; the message names it.
     """
     ids: set[str] = set()
     for prompt in prompts:
         if prompt.id in ids:
-            raise DataError(
-                f"prompts: expected ids that differ, got {prompt.id!r} twice; give each evaluation a `name`"
-            )
+            raise DataError(f"prompts: expected unique ids, got {prompt.id!r} twice; set a `name` for each evaluation")
         ids.add(prompt.id)
 
 
 def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Write the prompts once; a resumed run takes those it began with."""
+    """Write the prompts to a file that does not exist yet, and return the file's prompts.
+
+    A resumed run thus keeps the prompts of its first start.
+    """
     if not path.exists():
         write_records(path, prompts)
     return list(read_records(path, Prompt))
 
 
 def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
-    """Read a file's replies or verdicts by prompt id and sample; a torn last line of a killed run is cut off.
+    """Load a file's replies or verdicts by prompt id and sample; an incomplete last line of a killed run is removed.
 
     Raises:
-        DataError: a record for no prompt, or two for one.
+        DataError: a record has an unknown prompt id, or repeats one.
     """
     valid_ids = {prompt.id for prompt in prompts}
     drop_torn_line(path)
@@ -65,18 +66,18 @@ def judge_missing(
     description: str | None = None,
     display: Display = Display(),
 ) -> list[J]:
-    """Judge the replies that have no verdict in the file yet; each verdict is written as it comes.
+    """Judge the replies without a verdict in the file, and return all verdicts; each new one is appended at once.
 
-    What an engine's failure left open is judged again.
+    Replies whose engine failed are judged again.
 
     Args:
-        path: Where verdicts (or preferences) are kept.
-        kind: What they are.
-        keys: The replies that need one, in order.
-        judge: Whose verdicts they are.
-        judge_replies: Judges the replies of the keys it is given.
-        description: Named beside the progress bar.
-        display: Where progress is shown.
+        path: The file of verdicts (or preferences).
+        kind: The type of its records.
+        keys: The replies to judge, in order.
+        judge: The name of the judge.
+        judge_replies: A function that judges the replies with these keys.
+        description: The label of the progress bar.
+        display: Shows progress.
 
     Raises:
         RunError: the file holds another judge's verdicts, or verdicts on other prompts.
@@ -86,7 +87,7 @@ def judge_missing(
     for record in read_records(path, kind) if path.exists() else ():
         if record.key not in valid_keys or record.judge != judge:
             raise RunError(
-                f"{path}: expected what {judge!r} says of these replies, got {record.judge!r} on "
+                f"{path}: expected the verdicts of {judge!r} on these replies, got {record.judge!r} on "
                 f"{record.prompt_id!r}; choose another --out, or delete it"
             )
         in_order.append(record.key)

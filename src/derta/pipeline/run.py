@@ -1,4 +1,4 @@
-"""A whole run: data, a model per method and seed, prompts, replies, verdicts, report. Stopped anywhere, it resumes."""
+"""A whole run: data, a model per method and seed, prompts, replies, verdicts, report; a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from derta.run_folder import open_run
 
 
 class RunModel(NamedTuple):
-    """A model of a run: a method's with a seed, or that after an attack by fine-tuning."""
+    """A model of a run: a method with a seed, and optionally a fine-tuning attack on it."""
 
     method: str
     seed: int
@@ -44,17 +44,17 @@ class RunModel(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What the report calls the model."""
+        """Label of the model in the report."""
         return self.attack.label(self.method) if self.attack else self.method
 
     @property
     def folder(self) -> str:
-        """The name of its folder in the run's."""
+        """Name of the model's folder in the run's folder."""
         return f"{self.attack.folder_prefix(self.method) if self.attack else self.method}-seed{self.seed}"
 
 
 class RunPlan(NamedTuple):
-    """All of a run that is known before its first training step."""
+    """Plan of a run: everything that is known before the first training step."""
 
     recipe: Recipe
     registry: Registry
@@ -76,7 +76,7 @@ def run(
     endpoints: Collection[str] = (),
     display: Display = Display(),
 ) -> Summary:
-    """Do everything a recipe says, or what is left of it, and write the report.
+    """Run a recipe, or resume its run, and write the report.
 
     >>> from tempfile import mkdtemp
     >>> from derta.demo.run import write_example
@@ -87,26 +87,26 @@ def run(
 
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
-        out: The run's folder; a run that was stopped there is resumed.
-        attacks: Your own attacks by the name that stands for them in the recipe: attacks, factories or functions of a
-            request (see `derta.attacks.from_function`).
-        judges: Your own judges by name: judges, or functions of a prompt and a reply (see
+        out: The run's folder; a stopped run in it is resumed.
+        attacks: Custom attacks by their name in the recipe: attacks, factories or functions of a request (see
+            `derta.attacks.from_function`).
+        judges: Custom judges by name: judges, or functions of a prompt and a reply (see
             `derta.judges.from_function`).
-        methods: Your own methods by name (see `derta.methods.Method`).
-        endpoints: Hosts that a key may be sent to, where the recipe names servers. This machine needs no permission.
-        display: Where progress and notes are shown; by default nowhere.
+        methods: Custom methods by name (see `derta.methods.Method`).
+        endpoints: Hosts that keys may be sent to, if the recipe names servers. This machine needs no permission.
+        display: Shows progress and notes; by default there is no output.
 
     Returns:
-        What `summary.json` holds.
+        The contents of `summary.json`.
 
     Raises:
         RunError: the folder holds another recipe's run.
-        DertaError: whatever is wrong with the data, the model or the recipe, before the first training step.
+        DertaError: an error in the data, the model or the recipe, before the first training step.
     """
     loaded, folder, registry = read_recipe(recipe), Path(out), Registry(attacks or {}, judges or {}, methods or {})
     check_servers(loaded, endpoints)
     plan = plan_run(loaded, folder=folder, registry=registry, display=display)
-    # a mistake found above leaves no folder behind that the corrected recipe would be refused in
+    # after all checks: else the folder of a refused recipe would refuse the corrected one
     identities = registry.identities(loaded)
     origin = loaded.model_dump(mode="json") | ({"functions": identities} if identities else {})
     open_run(folder, recipe=origin, inputs=input_files(loaded))
@@ -117,17 +117,17 @@ def run(
             generate_replies(plan, model, folder=folder, display=display)
     homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
     for name in plan.contents.measures:
-        # popped: the model of a judge, if it has one, is released before the next is loaded
+        # popped, so that a judge's model is released before the next is loaded
         judge = plan.judges.pop(name)
         judge_models(judge, homes, folder=folder, judges=plan.contents.judges, display=display)
     return report(folder)
 
 
 def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
-    """Return a recipe from its values or its file.
+    """Return a recipe, parsed from its values or loaded from its file.
 
     Raises:
-        RecipeError: it cannot be read, or a key or value is wrong.
+        RecipeError: the file cannot be read, or a key or value is not valid.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -135,7 +135,7 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
 
 
 def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:
-    """Read a recipe's data and craft its prompts; where something is left to train, check that it can be trained."""
+    """Return the plan of a run: load its data, craft its prompts, and validate all models that are not trained yet."""
     judges = check_recipe(recipe, registry)
     prepared = prepare_data(recipe)
     attacks = fine_tuning_attacks(recipe)
@@ -175,13 +175,13 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
 
 
 def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
-    """Return an evaluation's key and judges as `run.json` holds them."""
+    """Return an evaluation's key and judges in the format of `run.json`."""
     suite, attack, name = key
     return SectionJudges.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
 
 
 def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
-    """Train a model, search against it where the recipe says so, generate its replies and measure likelihoods."""
+    """Train a model, run the recipe's search attacks on it, generate its replies and compute its scores."""
     recipe, home = plan.recipe, folder / model.folder
     tuned = train_model(plan, model, folder=folder, display=display)
     engine = LazyEngine(recipe, tuned)
@@ -207,9 +207,10 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
 
 
 def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:
-    """Train a model of the run where it is not there yet, after the one that it is initialised from; None: none is.
+    """Train a model of the run if it does not exist yet, and return its folder; None for the baseline without training.
 
-    That one is trained in the folder it has as a method; a recipe that does not list it gets no evaluation of it.
+    The model that it is initialised from is trained first, in the folder of its method; it is evaluated only if the
+    recipe lists that method.
     """
     out = folder / model.folder / "model"
     if not plan.registry.method(model.method).trains:
@@ -246,10 +247,10 @@ def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Displa
 
 
 def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, Judge]:
-    """Fail before anything is read if a name is unknown or not installed, or a needed list is empty.
+    """Fail before any data is loaded if a name is unknown or not installed, or a required list is empty.
 
     Returns:
-        The judges of the evaluations, by name; none of their models is loaded yet.
+        The judges of the evaluations, by name; their models are not loaded yet.
     """
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):

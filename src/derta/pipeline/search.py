@@ -1,4 +1,4 @@
-"""Attacks over files, and a recipe's attacks that search for prompts against each model."""
+"""Attacks on request files, and a recipe's search attacks, which find prompts for each model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from derta.records import Cost, Prompt, Record, Request
 
 
 class SearchModels(NamedTuple):
-    """Who takes part in a search: its target, its attacker, its judge."""
+    """Models and judge of a search attack; None: not used."""
 
     target: EngineConfig | None = None
     attacker: EngineConfig | None = None
@@ -34,7 +34,7 @@ class SearchModels(NamedTuple):
 
 
 class SearchSummary(Record):
-    """What a search took, and how far each number of queries came."""
+    """Summary of a search attack: its cost, and the success rate by number of queries."""
 
     prompts: int
     cost: Cost
@@ -52,17 +52,17 @@ def attack_file(
     seed: int = 0,
     display: Display = Display(),
 ) -> SearchSummary:
-    """Write an attack's prompts for a file of requests; a search keeps its attempts in `<out>.attempts.jsonl`.
+    """Write an attack's prompts for a file of requests; a search stores its attempts in `<out>.attempts.jsonl`.
 
     Raises:
-        RecipeError: an unknown attack or option, or a search lacks its target, attacker or judge.
-        RunError: the attempts are those of another search.
+        RecipeError: an unknown attack or option, or a search without its target, attacker or judge.
+        RunError: the attempts file belongs to another search.
     """
     attack = build_attack(name, options)
     if attack.searches:
         return _search_file(attack, models=models, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
     if any(models):
-        raise RecipeError(f"attack {name} queries no model; leave --target, --attacker, --judge and --judge-model out")
+        raise RecipeError(f"attack {name} queries no model; remove --target, --attacker, --judge and --judge-model")
     prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
     write_records(out, prompts)
     return SearchSummary(prompts=len(prompts), cost=Cost(), success_by_budget=())
@@ -94,7 +94,7 @@ def _search_file(
 
 
 def _collect(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
-    """The prompts as a list, with progress over their requests."""
+    """Return the prompts as a list, with progress by request."""
     collected: list[Prompt] = []
     for prompt in prompts:
         collected.append(prompt)
@@ -103,7 +103,7 @@ def _collect(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
 
 
 def format_cost(cost: Cost) -> str:
-    """A cost in words."""
+    """Return a cost as text."""
     return (
         f"{cost.target_queries} queries of the target, {cost.attacker_queries} of the attacker, {cost.judge_queries} "
         f"of the judge, {cost.tokens} tokens, {cost.seconds:.0f} s"
@@ -111,20 +111,20 @@ def format_cost(cost: Cost) -> str:
 
 
 def check_search_judge(judge: Judge) -> Judge:
-    """Return a judge that may guide a search.
+    """Return the judge if it is valid for a search.
 
     Raises:
-        RecipeError: it measures something else than harm.
+        RecipeError: it does not measure harm.
     """
     as_judge(judge)
     return judge
 
 
 def check_searches(recipe: Recipe, registry: Registry = Registry()) -> None:
-    """Fail before anything is trained if a recipe's search has an option that cannot be, or lacks a helper.
+    """Validate the options and models of a recipe's search attacks before anything is trained.
 
     Raises:
-        RecipeError: names the evaluation and what it lacks.
+        RecipeError: an option is not valid or a model is missing; the message names the evaluation.
     """
     for section in _search_sections(recipe, registry):
         attack, models = registry.attack(section), section.search
@@ -140,7 +140,7 @@ def _search_sections(recipe: Recipe, registry: Registry) -> list[EvaluationSecti
 
 
 def _search_judge(section: EvaluationSection, registry: Registry) -> Judge | None:
-    """Return the judge that guides an evaluation's search, if it names one."""
+    """Return the judge that guides an evaluation's search, or None."""
     config = section.search.judge_config
     return None if config is None else check_search_judge(registry.judge(config))
 
@@ -155,9 +155,9 @@ def add_searched_prompts(
     registry: Registry = Registry(),
     display: Display = Display(),
 ) -> Sequence[Prompt]:
-    """Return one model's prompts: those that all models get, and what a recipe's searches find against it, once.
+    """Return one model's prompts: those of all models, and those that search attacks find for this one.
 
-    They are kept in `home/prompts.jsonl`, and the attempts next to them.
+    They are computed once and cached in `home/prompts.jsonl`, with the attempts next to it.
     """
     sections = _search_sections(recipe, registry)
     path = home / "prompts.jsonl"
@@ -202,7 +202,7 @@ def _search(
 
 
 def search_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
-    """What each search against a model took, in sentences."""
+    """Return notes on the cost of each search against a model."""
     spent: dict[str, list[Cost]] = {}
     for prompt in prompts:
         if prompt.cost is not None:

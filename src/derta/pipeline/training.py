@@ -1,4 +1,4 @@
-"""Training progress: a Trainer callback that drives a caller's display."""
+"""Progress of training: a Trainer callback that updates a caller's display."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from derta.protocols import Display, ProgressTask
 
 STEPS_LOGGER = "steps"
-"""The child of a display's logger that gets one line a logging step: a terminal that shows the bar may drop it."""
+"""Name of the child logger with one line for each logging step, which a terminal with a progress bar may hide."""
 
 
 class ProgressCallback(TrainerCallback):
-    """Update a progress task at every optimizer step, and log the losses."""
+    """Callback that updates a progress task at every optimizer step, and logs the losses."""
 
     def __init__(self, task: ProgressTask, logger: logging.Logger) -> None:
         self._task = task
         self._logger = logger
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Set the number of steps, and those that a resumed training has done."""
+        """Set the number of steps, and those completed before training was resumed."""
         del args, control
         self._task.set_total(state.max_steps)
         self._task.update(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count one step more."""
+        """Add one completed step."""
         del args, control
         self._task.update(state.global_step)
 
@@ -51,6 +51,6 @@ class ProgressCallback(TrainerCallback):
 
 @contextmanager
 def training_progress(display: Display, description: str) -> Generator[ProgressCallback]:
-    """Yield a callback for a Trainer that shows its steps while the block runs."""
+    """Yield a Trainer callback that shows progress while the block runs."""
     with display.progress.task(description, total=0) as task:
         yield ProgressCallback(task, display.logger.getChild(STEPS_LOGGER))
