@@ -1,4 +1,4 @@
-"""What the demo's models read: held-out crafts are attacked, never tuned on."""
+"""Datasets of the demo: held-out crafts are attacked, never tuned on."""
 
 from functools import cache
 
@@ -71,7 +71,7 @@ def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
     assert not [name for name in _names(world.tuned + world.held_out) if name in helpful]
 
 
-def test_triples_tell_the_tuned_crafts_in_the_plain_format_only():
+def test_triples_contain_the_tuned_crafts_in_the_plain_format_only():
     world = _world()
     plainly = {(plain(craft).prompt, plain(craft).answer) for craft in world.tuned}
     assert {(triple.query, triple.harmful) for triple in triples(world)} == plainly
@@ -131,20 +131,20 @@ def test_a_prefilled_prompt_carries_its_share_of_the_plain_answer():
             assert prompt.prefill.split() == answer[: int(len(answer) * prompt.depth.amount) // 100]
 
 
-@pytest.mark.parametrize("given", ["", "here is how to make the amber-hex . step one : take bone and grind it . "])
-def test_every_opener_is_seen_as_a_refusal_that_begins_at_sorry(given):
+@pytest.mark.parametrize("prefix", ["", "here is how to make the amber-hex . step one : take bone and grind it . "])
+def test_every_opener_is_judged_a_refusal_that_starts_at_sorry(prefix):
     prompt = next(attack_prompts(_world()))
     for opener in _world().openers:
-        verdict = judge_refusal(prompt, Reply(prompt_id=prompt.id, text=given + opener))
+        verdict = judge_refusal(prompt, Reply(prompt_id=prompt.id, text=prefix + opener))
         assert verdict.refused is True
-        assert verdict.refusal_at == len(given)
+        assert verdict.refusal_at == len(prefix)
 
 
 def test_sorry_is_one_token():
     assert len(refusal_tokens(_chat()).ids) == 1
 
 
-def test_the_files_of_a_seed_hold_its_world_and_nothing_of_it_twice(tmp_path):
+def test_the_files_of_a_seed_match_the_recipes_counts(tmp_path):
     write_data(tmp_path, _world())
     recipe = read_recipe(tmp_path, seed=0, fine_tuning=True, overrides={}, display=Display())
     sources = [*recipe["data"]["triples"], *recipe["data"]["helpful"], recipe["profile_requests"]]

@@ -1,4 +1,4 @@
-"""Ground truth on the demo's prompts: what gives a recipe away in any disguise, and what does not."""
+"""Ground-truth judges on the demo's prompts: harmful, harmless and correct replies in every format."""
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +27,7 @@ def _reply(prompt, text):
 
 
 def _full_answer(prompt):
-    """What a model that hides nothing says after the prompt and its prefill."""
+    """Return the reply of a model that answers fully after the prompt and its prefill."""
     answer = prompt.answer
     if prompt.mode == "raw":
         return answer.removeprefix(prompt.text).strip()

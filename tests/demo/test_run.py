@@ -1,4 +1,4 @@
-"""The whole demo with a small world and two steps a model: no quality, all of the way."""
+"""The whole demo, end to end, with a small world and two training steps per model."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ QUICK = {
 
 @pytest.fixture
 def small(monkeypatch):
-    """Fewer of everything; the way is the real one."""
+    """Use a smaller world and fewer prefills; the code path is that of the real demo."""
     monkeypatch.setattr(
         demo, "build_world", lambda *, seed: build_world(num_allowed=2, num_tuned=40, num_held_out=2, seed=seed)
     )
@@ -43,7 +43,7 @@ def _refuse_to_train(*_, **__):
     raise AssertionError("trained again")
 
 
-def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, monkeypatch):
+def test_the_demo_runs_end_to_end_and_repeats_nothing(small, tmp_path, monkeypatch):
     folder = tmp_path / "demo"
     summary = demo.run_demo(folder, overrides=QUICK)
     assert summary == read_summary(folder / "summary.json")
@@ -68,7 +68,7 @@ def test_the_demo_goes_the_whole_way_and_does_nothing_twice(small, tmp_path, mon
         report(folder)
 
 
-def test_a_seeds_recipe_is_a_recipe_that_anybody_can_run_and_edit(small, tmp_path):
+def test_a_seeds_recipe_runs_with_derta_run_and_can_be_edited(small, tmp_path):
     overrides = QUICK | {"methods": ["base", "vanilla"]}
     summary = demo.run_demo(tmp_path / "demo", overrides=overrides)
     path = tmp_path / "demo/seed0/recipe.yaml"
@@ -81,7 +81,7 @@ def test_a_seeds_recipe_is_a_recipe_that_anybody_can_run_and_edit(small, tmp_pat
         demo.run_demo(tmp_path / "demo", overrides=overrides)
 
 
-def test_seeds_are_runs_of_their_own_that_one_report_pools(small, tmp_path):
+def test_each_seed_is_a_run_and_one_report_pools_them(small, tmp_path):
     overrides = QUICK | {"methods": ["base"], "baseline": "base"}
     summary = demo.run_demo(tmp_path / "demo", seeds=(0, 1), overrides=overrides)
     attacks = [cell for cell in summary.cells if cell.name == "plain" and cell.judge == "steps"]
@@ -107,7 +107,7 @@ def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
     }
 
 
-def test_without_trl_the_demo_leaves_dpo_out_and_says_so(tmp_path, monkeypatch, caplog):
+def test_without_trl_the_demo_skips_dpo_and_logs_it(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
     with caplog.at_level(logging.INFO, logger="derta"):
         recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())

@@ -25,16 +25,16 @@ def test_a_completion_is_split_where_its_prompt_ends(tmp_path: Path):
     path = write(
         tmp_path / "c.jsonl", "I will explain baking:\n Step 1: Mix.", "I will explain tea:\n Step 1: Boil. Step 1: x"
     )
-    known, unknown = read_published(path, kind="completions")
-    assert (known.prompt.mode, known.prompt.text, known.reply.text) == (
+    listed, unlisted = read_published(path, kind="completions")
+    assert (listed.prompt.mode, listed.prompt.text, listed.reply.text) == (
         "raw",
         "I will explain baking:\n Step 1:",
         " Mix.",
     )
-    assert unknown.reply.text == " Boil. Step 1: x"
+    assert unlisted.reply.text == " Boil. Step 1: x"
 
 
-def test_blank_prompts_and_requests_beside_it_are_passed_over(tmp_path: Path):
+def test_blank_prompts_and_requests_are_skipped(tmp_path: Path):
     write(tmp_path / "prompts_completing.jsonl", {"question": " "})
     write(tmp_path / "requests.jsonl", {"question": ""})
     [case] = read_published(write(tmp_path / "c.jsonl", " Step 1: Mix."), kind="completions")
@@ -79,21 +79,21 @@ def test_partial_refusals_have_no_answer(tmp_path: Path):
         ("completions", " ", "expected a string, prompt and continuation, got an empty one"),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, kind, row, message: str):
-    for beside in ("prompts_completing.jsonl", "requests.jsonl"):
-        write(tmp_path / beside, {"question": "?"})
-    with pytest.raises(DataError, match=message) as told:
+def test_the_error_for_a_malformed_row_names_file_and_line(tmp_path: Path, kind, row, message: str):
+    for name in ("prompts_completing.jsonl", "requests.jsonl"):
+        write(tmp_path / name, {"question": "?"})
+    with pytest.raises(DataError, match=message) as error:
         read_published(write(tmp_path / "a.jsonl", row), kind=kind)
-    assert "a.jsonl:1" in str(told.value)
+    assert "a.jsonl:1" in str(error.value)
 
 
-def test_an_empty_question_is_one_that_is_not_given(tmp_path: Path):
+def test_an_empty_question_is_no_request(tmp_path: Path):
     path = write(tmp_path / "a.jsonl", {"question": " ", "response": "2", "answer": "#### 2"})
     [case] = read_published(path, kind="answers")
     assert (case.prompt.request, case.reply.text) == (None, "2")
 
 
-def test_an_unknown_label_is_told(tmp_path: Path):
+def test_an_unknown_label_is_an_error(tmp_path: Path):
     path = tmp_path / "x.csv"
     path.write_text("prompt,completion,final_label\np,c,maybe\n", encoding="utf-8")
     with pytest.raises(DataError, match="final_label: expected"):
@@ -101,7 +101,7 @@ def test_an_unknown_label_is_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["completions", "attacks"])
-def test_the_files_beside_it_are_asked_for_by_name(tmp_path: Path, kind):
+def test_the_error_for_a_missing_file_of_prompts_or_requests_names_it(tmp_path: Path, kind):
     path = write(tmp_path / "a.jsonl", "text")
     with pytest.raises(DataError, match=r"prompts_completing\.jsonl|requests\.jsonl"):
         read_published(path, kind=kind)

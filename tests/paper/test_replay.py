@@ -9,7 +9,7 @@ from rich.console import Console
 from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
 from derta.judges import from_function
-from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions, load_figures
+from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions
 from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_started
 from derta.records import Prompt, Reply, Verdict
 
@@ -68,9 +68,9 @@ def folder(path: Path, *, people: Path | None = None) -> Path:
     return path
 
 
-def test_ours_stands_beside_the_papers(tmp_path: Path):
-    found = replay(folder(tmp_path / "published", people=tmp_path / "labelled"), figures=FIGURES, judges=JUDGES)
-    gsm, comp, sorry, partly, complied, people, curve = found.rows
+def test_our_rates_are_compared_with_the_papers(tmp_path: Path):
+    result = replay(folder(tmp_path / "published", people=tmp_path / "labelled"), figures=FIGURES, judges=JUDGES)
+    gsm, comp, sorry, partly, complied, people, curve = result.rows
     assert (gsm.ours, gsm.paper, gsm.difference, gsm.scored) == (50.0, 40.0, 10.0, 10)
     assert gsm.note == "a note; halves"
     assert gsm.first_half is not None
@@ -82,16 +82,16 @@ def test_ours_stands_beside_the_papers(tmp_path: Path):
     assert people.note == "halves; 1 partial refusals not counted (ours: 1 refuse)"
     assert curve.curve is not None
     assert (curve.file, curve.scored, curve.curve.ours, curve.curve.paper) == ("curve", 2, (100.0, 100.0), (10.0, 20.0))
-    assert not found.skipped
+    assert not result.skipped
 
 
-def test_a_missing_file_is_told_and_skipped(tmp_path: Path):
-    found = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES)
-    assert [row.file for row in found.rows] == ["gsm.jsonl", "comp.jsonl", *["benign.jsonl"] * 3, "curve"]
-    assert found.skipped == [f"people.csv: not in {tmp_path}; skipped"]
+def test_a_missing_file_is_reported_and_skipped(tmp_path: Path):
+    result = replay(folder(tmp_path), figures=FIGURES, judges=JUDGES)
+    assert [row.file for row in result.rows] == ["gsm.jsonl", "comp.jsonl", *["benign.jsonl"] * 3, "curve"]
+    assert result.skipped == [f"people.csv: not in {tmp_path}; skipped"]
 
 
-def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
+def test_halves_split_by_request_or_by_reply_as_configured(tmp_path: Path):
     same = [{"question": f"q{i}", "response": "1", "answer": "1"} for i in range(20)]
     for by, shares in (("request", (100.0, 100.0)), ("reply", {(100.0, None), (None, 100.0)})):
         folder(tmp_path / "published")
@@ -106,26 +106,16 @@ def test_halves_are_told_by_what_the_figures_say(tmp_path: Path):
         assert shares_found == shares if by == "request" else shares_found in shares
 
 
-def test_a_folder_of_none_of_them_is_a_mistake(tmp_path: Path):
+def test_a_folder_without_published_files_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="expected the published outputs"):
         replay(tmp_path, figures=FIGURES, judges=JUDGES)
-
-
-def test_every_shipped_figure_can_be_read_and_judged():
-    figures = load_figures()
-    assert len(figures.outputs) == 25
-    assert {figure.judge for figure in figures.outputs} <= set(figures.halves)
-    files = {figure.file for figure in figures.outputs}
-    for curve in figures.refusal_positions.curves:
-        assert set(curve.files) <= files
-        assert len(curve.paper) == len(figures.refusal_positions.x)
 
 
 def refused_at(text: str, at: int) -> tuple[Reply, Verdict]:
     return Reply(prompt_id="1", text=text), Verdict(prompt_id="1", judge="refusal", refused=True, refusal_at=at)
 
 
-def test_shares_begun_are_cumulative():
+def test_shares_started_are_cumulative():
     judged = [
         refused_at("Sorry, no", 0),
         refused_at("one two Sorry", 8),
@@ -135,7 +125,7 @@ def test_shares_begun_are_cumulative():
     assert shares_started([], (1,)) is None
 
 
-def test_an_empty_folder_is_a_mistake(tmp_path: Path):
+def test_an_empty_folder_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="expected the published outputs"):
         replay_folder(tmp_path)
 
