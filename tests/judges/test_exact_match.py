@@ -1,8 +1,5 @@
 import json
-import os
 import time
-from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,9 +7,10 @@ from hypothesis import strategies as st
 
 from derta.judges import build_judge
 from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
-from derta.judges.numbers import final_number, parse_numbers
+from derta.judges.numbers import final_number
 from derta.protocols import Case
 from derta.records import Prompt, Reply, Verdict
+from research_data import research_path
 
 OPTIONS = {"A": "12", "B": "16", "C": "12*sqrt(3)", "D": "a blue bird"}
 ASKED = "Pick.\n-options\n-(A) 12\n-(B) 16\n-(C) 12*sqrt(3)\n-(D) a blue bird"
@@ -29,45 +27,6 @@ def judged(judge: str, asked: Prompt, text: str) -> Verdict:
 
 def correct(judge: str, answer: str | None, text: str, request: str = "?") -> bool | None:
     return judged(judge, prompt(answer, request), text).correct
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("The total is 130 + 220 = 350 pesos.", "350"),
-        ("#### 1,234", "1234"),
-        (r"So \boxed{-3/4}", "-3/4"),
-        ("The answer is $1,200.50.", "2401/2"),
-        ("Therefore, it costs −5 dollars.", "-5"),
-        ("So he needs 2 1/2 cups.", "5/2"),
-        ("So they have 34 sticks in total (9 red, 14 blue and 11 yellow).", "34"),
-        ("Therefore, the total is:\n\n300 + 750 = 1050 letters", "1050"),
-        ("She has 8. So she keeps 3. They ask for 8.", "3"),
-        ("It is 50%.", "50"),
-    ],
-)
-def test_the_final_number_of_a_worked_answer(text: str, number: str):
-    assert final_number(text) == Fraction(number)
-
-
-def test_a_number_of_the_question_gives_way_to_a_new_one():
-    text = "Therefore, in 13 years it grows 26 inches."
-    assert final_number(text, question="How much in 13 years?") == 26
-    assert final_number("So it takes 13 years.", question="Is it 13 years?") == 13
-
-
-def test_no_number_is_none():
-    assert final_number("I do not know.") is None
-
-
-@given(st.integers(-(10**9), 10**9))
-def test_a_whole_number_is_read_back_with_and_without_separators(number: int):
-    assert parse_numbers(f"{number:,}") == parse_numbers(str(number)) == [number]
-
-
-@given(st.fractions(min_value=0, max_value=1000, max_denominator=1000))
-def test_a_fraction_is_read_back(number: Fraction):
-    assert parse_numbers(f"about {number} cups") == [number]
 
 
 @given(st.text(max_size=200))
@@ -159,10 +118,8 @@ def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
 
 
 def _accuracy(task: str, model: str) -> float:
-    root = os.environ.get("DERTA_DATA")
-    if not root:
-        pytest.skip("set DERTA_DATA to the folder of public research data")
-    lines = (Path(root) / "published" / f"{task}_llama3-8b_{model}.jsonl").read_text(encoding="utf-8").splitlines()
+    path = research_path("published", f"{task}_llama3-8b_{model}.jsonl")
+    lines = path.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     hits = [correct(task, row["answer"], row["response"], row["question"]) for row in rows]
     assert None not in hits

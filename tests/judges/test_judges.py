@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RunError
-from derta.judges import JUDGES, build_judge, from_function, identify_judge, judge, make_cases, uses_model
+from derta.judges import JUDGES, build_judge, judge, make_cases, uses_model
 from derta.judges.llm import RUBRICS
 from derta.protocols import Case, Judge
 from derta.records import Measure, Message, Prompt, Reply, Verdict
@@ -117,34 +117,6 @@ def test_a_function_is_a_judge_under_its_name():
     assert {verdict.judge for verdict in found} == {"is_long"}
     assert found[2].reason
     assert build_judge(is_long, measures="correct", name="length").measures == "correct"
-
-
-def test_a_function_s_verdict_gets_the_case_s_key_and_the_judge_s_name():
-    mine = from_function(
-        lambda asked, reply: Verdict(prompt_id="?", judge="?", refused=True), measures="refused", name="m"
-    )
-    [found] = mine.judge([Case(prompt("a"), Reply(prompt_id="a", sample=3, text=""))])
-    assert (found.key, found.judge, found.refused) == (("a", 3), "m", True)
-
-
-@pytest.mark.parametrize("wrong", [1, "yes", (True,)])
-def test_a_function_that_returns_no_verdict_is_told(wrong: object):
-    with pytest.raises(DataError, match="judge f: expected True, False, None or a Verdict, got a"):
-        judge(["?"], ["!"], from_function(lambda asked, reply: wrong, name="f"))  # pyright: ignore[reportArgumentType, reportReturnType]
-
-
-@pytest.mark.parametrize("name", ["a/b", "../x", "", " ", "ü"])
-def test_a_judge_s_name_can_stand_in_a_file_s_name(name: str):
-    if name:
-        with pytest.raises(DataError, match="expected a name of letters"):
-            from_function(is_long, name=name)
-    else:
-        assert from_function(is_long, name=name).name == "is_long"
-
-
-def test_a_judge_is_identified_by_its_source_or_version():
-    assert identify_judge(from_function(is_long)) == identify_judge(from_function(is_long))
-    assert identify_judge(from_function(is_long, version="1")) != identify_judge(from_function(is_long))
 
 
 def test_replies_are_judged_in_their_own_order_whatever_that_of_the_prompts():

@@ -85,7 +85,7 @@ def parse_choice(text: str, options: dict[str, str]) -> Choice:
 
     1. the reply begins with a letter; 2. it states one ("the answer is (B)"; the last match); 3. it calls several
     options correct at once, which is no choice; 4. it calls one option correct; 5. it mentions the letter of one only;
-    6. it contains the text of one only; 7. the first letter in the text.
+    6. it contains the text of one only; 7. it mentions the letter first.
 
     >>> parse_choice("A dog barks, so it is a dog.", {"A": "a cat", "B": "a dog"})
     Choice(letter='B', rule='text')

@@ -125,8 +125,9 @@ def _windows(folded: str) -> Iterator[tuple[int, int]]:
 def _is_quoted(folded: str, at: int) -> bool:
     """Return whether an index is in a quotation that neither opens the text nor follows a speaker's label.
 
-    Only the line of the index is searched; a quotation mark before a letter opens, one before a blank closes.
-    `[GPT]: "I'm sorry …"` is the assistant in a role; `The guard said: "I'm sorry …"` is not.
+    Only the line of the index is searched; a quotation mark before a letter opens, one before a blank closes. A label
+    is a short start of the line that ends in a colon: `[GPT]: "I'm sorry …"` is the assistant in a role, but
+    `Then the guard shook his head and answered the girl: "I'm sorry …"` is a quotation.
     """
     before = folded[max(0, at - _LINE) : at]
     before = before[before.rfind("\n") + 1 :]
