@@ -1,4 +1,4 @@
-"""How near a dry run's estimates come to what the trainings then take, each in a process of its own, in turn.
+"""Accuracy of a dry run's time and memory estimates: estimate and training in separate processes, one after the other.
 
 python benchmarks/dry_run.py recipes/gemma-270m.yaml --methods vanilla derta
 python benchmarks/dry_run.py recipes/gemma-270m.yaml --methods derta --set train.compile_layers=false
@@ -30,8 +30,8 @@ def main() -> None:
                 out = Path(folder) / "model"
                 derta("train", args.recipe, "--method", method, "--out", out, *settings)
                 log = json.loads((out / "train_log.json").read_text())
-            told = {name: value for entry in log for name, value in entry.items()}
-            seconds, peak = told["train_runtime"], told["peak_memory_gib"]
+            logged = {name: value for entry in log for name, value in entry.items()}
+            seconds, peak = logged["train_runtime"], logged["peak_memory_gib"]
             print(
                 f"{method}: {estimate['seconds']:.0f} s estimated, {seconds:.0f} s measured "
                 f"(ratio {estimate['seconds'] / seconds:.2f}); peak {estimate['peak_gib']:.2f} GiB estimated, "
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def derta(*words: object) -> str:
-    """What a command wrote to standard output."""
+    """Run a `derta` command and return its standard output."""
     command = [sys.executable, "-c", "from derta.cli.main import main; main()", *map(str, words)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
 

@@ -1,10 +1,10 @@
-"""How fast replies are judged, and how little memory a long file of them takes.
+"""Judging speed, and peak memory of judging a long file of replies.
 
-    python benchmarks/judge_stream.py --replies 1000 100000 1000000      # `derta judge` in a process of its own
+    python benchmarks/judge_stream.py --replies 1000 100000 1000000      # `derta judge` in a separate process
     DERTA_DATA=... python benchmarks/judge_stream.py --embedded          # the embedded harm judge, in this process
 
-The file holds short replies, benign stand-ins; with `--own` they are ours, with a prompt each. Peak memory is the
-child's `ru_maxrss`. `--embedded` judges the replies of GPTFuzz's evaluation file, read beforehand, by processor time.
+The file has short benign replies; with `--own` they are derta's own records, with one prompt each. Peak memory is the
+child's `ru_maxrss`. `--embedded` judges the replies of GPTFuzz's evaluation file, loaded beforehand, by CPU time.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ REPLIES = (
 )
 
 
-def write_replies(folder: Path, count: int, *, own: bool) -> Path:
-    """A file of short replies; with `own`, of ours, with their prompts beside it."""
+def write_replies(folder: Path, count: int, *, with_prompts: bool) -> Path:
+    """Write a file of short replies; `with_prompts`: as derta's own records, with a file of prompts next to it."""
     path = folder / "replies.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):
             text = f"{REPLIES[i % len(REPLIES)]} ({i})"
-            row = {"prompt_id": f"prompt-{i}", "text": text} if own else {"question": f"Ask {i}?", "response": text}
+            question = {"question": f"Ask {i}?", "response": text}
+            row = {"prompt_id": f"prompt-{i}", "text": text} if with_prompts else question
             file.write(json.dumps(row) + "\n")
-    if own:
+    if with_prompts:
         with (folder / "prompts.jsonl").open("w", encoding="utf-8") as file:
             for i in range(count):
-                asked = {"messages": [{"role": "user", "content": f"Ask {i}?"}], "request": f"Ask {i}?"}
-                file.write(json.dumps({"id": f"prompt-{i}", "request_id": f"r-{i}", "attack": "direct"} | asked) + "\n")
+                content = {"messages": [{"role": "user", "content": f"Ask {i}?"}], "request": f"Ask {i}?"}
+                file.write(
+                    json.dumps({"id": f"prompt-{i}", "request_id": f"r-{i}", "attack": "direct"} | content) + "\n"
+                )
     return path
 
 
-def judged(path: Path, *, judge: str) -> dict[str, float | int]:
-    """Run `derta judge` on a file, verdicts and all; its time and its peak memory."""
+def run_judge(path: Path, *, judge: str) -> dict[str, float | int]:
+    """Run `derta judge` on a file and save the verdicts; return its time and peak memory."""
     out = path.with_name("verdicts.jsonl")
     program = "from derta.cli.main import main; main()"
     words = [sys.executable, "-c", program, "judge", str(path), "--judge", judge, "--out", str(out), "--json"]
@@ -52,7 +55,7 @@ def judged(path: Path, *, judge: str) -> dict[str, float | int]:
     child = os.posix_spawn(sys.executable, words, os.environ, file_actions=quiet)
     _, status, usage = os.wait4(child, 0)
     if status:
-        raise SystemExit(f"derta judge ended with status {status}")
+        raise SystemExit(f"derta judge exited with status {status}")
     with out.open("rb") as file:
         verdicts = sum(1 for _ in file)
     return {
@@ -63,8 +66,8 @@ def judged(path: Path, *, judge: str) -> dict[str, float | int]:
     }
 
 
-def embedded() -> dict[str, float | int]:
-    """Replies a second of the embedded harm judge on one core."""
+def embedded_speed() -> dict[str, float | int]:
+    """Measure the replies per second of the embedded harm judge on one core."""
     from derta.judges.harm import judge_harm, load_weights
     from derta.records import Message, Prompt, Reply
 
@@ -85,20 +88,20 @@ def embedded() -> dict[str, float | int]:
 
 
 def main() -> None:
-    """Measure what was asked for, a line of JSON each."""
+    """Parse the command line and print one line of JSON per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replies", type=int, nargs="*", default=[])
     parser.add_argument("--judge", default="harm")
     parser.add_argument("--own", action="store_true")
     parser.add_argument("--embedded", action="store_true")
-    asked = parser.parse_args()
-    for count in asked.replies:
+    args = parser.parse_args()
+    for count in args.replies:
         with tempfile.TemporaryDirectory() as folder:
-            path = write_replies(Path(folder), count, own=asked.own)
-            found = judged(path, judge=asked.judge)
-            print(json.dumps({"replies": count, "judge": asked.judge, "own": asked.own} | found), flush=True)
-    if asked.embedded:
-        print(json.dumps(embedded()))
+            path = write_replies(Path(folder), count, with_prompts=args.own)
+            result = run_judge(path, judge=args.judge)
+            print(json.dumps({"replies": count, "judge": args.judge, "own": args.own} | result), flush=True)
+    if args.embedded:
+        print(json.dumps(embedded_speed()))
 
 
 if __name__ == "__main__":

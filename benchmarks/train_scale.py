@@ -1,4 +1,4 @@
-"""Cost against the number of rows: `fit` on 1,000, 2,000 and 4,000 real rows with a small random Llama.
+"""Training cost by number of rows: `fit` on 1,000, 2,000 and 4,000 real rows with a small random Llama.
 
 python benchmarks/train_scale.py --tokenizer $GEMMA_270M --data $DERTA_DATA
 """
@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
@@ -30,16 +30,16 @@ from derta.train.config import DertaConfig
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="folder of a model whose tokenizer is used")
+    parser.add_argument("--tokenizer", required=True, help="model folder with the tokenizer")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rows", type=int, nargs="*", default=[500, 1000, 2000, 4000], help="the first warms up")
-    parser.add_argument("--vocab", type=int, default=32768, help="ids are folded into so many")
+    parser.add_argument("--rows", type=int, nargs="*", default=[500, 1000, 2000, 4000], help="the first is a warm-up")
+    parser.add_argument("--vocab", type=int, default=32768, help="vocabulary size; ids are taken modulo it")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.tokenizer, trust_remote_code=False)
     chat = chat_format(tokenizer, template="paper")
-    found = load_examples(args.data / "helpful" / "alpaca.json")
-    encoded = [folded(encode_example(chat, one), args.vocab) for one in found]
+    examples = load_examples(args.data / "helpful" / "alpaca.json")
+    encoded = [reduce_vocab(encode_example(chat, one), args.vocab) for one in examples]
     rng = random.Random(0)  # noqa: S311
     settings = {
         "num_train_epochs": 1, "global_batch_size": 32, "per_device_train_batch_size": 16, "max_length": 256,
@@ -64,13 +64,13 @@ def main() -> None:
             seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
             tokens = sum(len(one.prompt_ids) + len(one.response_ids) for one in drawn)
             print(
-                f"{count} rows: {1000 * seconds / count:.2f} ms a row, {1e6 * seconds / tokens:.1f} us a token, "
+                f"{count} rows: {1000 * seconds / count:.2f} ms per row, {1e6 * seconds / tokens:.1f} us per token, "
                 f"peak {log[-1]['peak_memory_gib']} GiB"
             )
 
 
-def folded(example: EncodedExample, vocab: int) -> EncodedExample:
-    """The same row with ids of a smaller vocabulary: the time of a row is asked for, not what it says."""
+def reduce_vocab(example: EncodedExample, vocab: int) -> EncodedExample:
+    """Return a row of the same length with ids of a smaller vocabulary; only the time per row is measured."""
     prompt, response = ([i % vocab for i in ids] for ids in (example.prompt_ids, example.response_ids))
     return replace(example, prompt_ids=tuple(prompt), response_ids=tuple(response))
 

@@ -1,4 +1,4 @@
-"""Tree rows against separate rows: the same triples, branches and labels, forward and backward, interleaved.
+"""Speed of tree rows against separate rows: same triples, branches and labels, forward and backward, interleaved.
 
 python benchmarks/tree_speed.py --model $GEMMA_270M --data $DERTA_DATA --branches 4 --compile
 """
@@ -11,7 +11,7 @@ import random
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
@@ -35,31 +35,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--template", default="paper")
     parser.add_argument(
-        "--triples", type=int, default=16, help="of a round; few are no fair sample: answers differ in length"
+        "--triples", type=int, default=16, help="triples per round; use enough, because answers differ in length"
     )
-    parser.add_argument("--at-once", type=int, default=2, help="triples of a micro-batch")
+    parser.add_argument("--at-once", type=int, default=2, help="triples per micro-batch")
     parser.add_argument("--branches", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3, help="the first warms up and is not counted")
+    parser.add_argument("--rounds", type=int, default=3, help="the first is a warm-up and is not counted")
     parser.add_argument("--pack-tokens", type=int, default=2048)
     parser.add_argument("--sorry-dropout", type=float, default=0.95)
-    parser.add_argument("--compile", action="store_true", help="as `compile_layers` does, both")
+    parser.add_argument("--compile", action="store_true", help="compile the layers, for both variants")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     chat = chat_format(load_tokenizer(args.model, trust_remote_code=False), template=args.template)
     refusals = refusal_tokens(chat)
-    found = load_triples(args.data / "triples" / "aisafetylab.json")
-    chosen = random.Random(0).sample(found, args.triples)  # noqa: S311
-    given = instances(
-        harmful_prefix=True, rto=True, triples=[encode_triple(chat, t, refusals=refusals) for t in chosen], examples=[]
+    triples = load_triples(args.data / "triples" / "aisafetylab.json")
+    sample = random.Random(0).sample(triples, args.triples)  # noqa: S311
+    rows_of_triples = instances(
+        harmful_prefix=True, rto=True, triples=[encode_triple(chat, t, refusals=refusals) for t in sample], examples=[]
     )
     net = load_model(args.model, dtype="float32", device=None)
-    use_label_loss(net, refusal_ids=refusals.ids, in_place=True)  # as on every CPU alone
+    use_label_loss(net, refusal_ids=refusals.ids, in_place=True)  # the default on a single CPU process
     if args.compile:
         compile_layers(net)
     net.train()
-    batches = {name: micro_batches(given, args, trees=name == "trees") for name in ("separate", "trees")}
+    batches = {name: micro_batches(rows_of_triples, args, trees=name == "trees") for name in ("separate", "trees")}
     seconds: dict[str, list[float]] = {"separate": [], "trees": []}
     for _ in range(args.rounds):
         for name, rows in batches.items():
@@ -71,16 +71,16 @@ def main() -> None:
             net.zero_grad()
     ratios = [a / b for a, b in zip(seconds["separate"][1:], seconds["trees"][1:], strict=True)]
     mean = sum(seconds["separate"][1:]) / sum(seconds["trees"][1:])
-    print(f"trees are {mean:.2f} times as fast (by round {min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"speedup of trees: {mean:.2f} (by round {min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def micro_batches(given, args, *, trees: bool) -> list[dict]:
-    """The same triples' rows, `at_once` triples at a time, as trees or one by one."""
+def micro_batches(all_instances, args, *, trees: bool) -> list[dict]:
+    """Return micro-batches of `at_once` triples each, as tree rows or as separate rows."""
     config = RowConfig(sorry_dropout=args.sorry_dropout, branches_per_triple=args.branches, tree_rows=trees)
     batches = []
     for start in range(0, args.triples, args.at_once):
-        places = range(start, min(start + args.at_once, args.triples))
-        dataset = RowDataset([one for one in given if one.source_index in places], config=config, seed=0)
+        indices = range(start, min(start + args.at_once, args.triples))
+        dataset = RowDataset([one for one in all_instances if one.source_index in indices], config=config, seed=0)
         rows = [dataset[i] for i in range(len(dataset))]
         batches.append(collate(rows, capacity=args.pack_tokens, pad_id=0))
     return batches

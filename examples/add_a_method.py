@@ -1,13 +1,13 @@
-"""Add a method with a loss of its own: turn the hidden states on harmful text away from what they were.
+"""Add a training method with a custom loss: move the hidden states of harmful text away from those of the base model.
 
     python examples/add_a_method.py --model org/base --triples triples.jsonl --examples helpful.jsonl --out rerouted
 
-A method is one object. Its dataset are RTO's rows, so the terms say which positions are harmful text; its loss reads
-hidden states in place of logits, and its reference is the base model, with the adapters disabled. In a run:
+A method is one object. Its dataset has the rows of RTO, so the loss terms mark the positions of harmful text. Its loss
+uses hidden states instead of logits, and the reference is the base model, with the adapters disabled. In a run:
 `derta.run("recipe.yaml", out="runs/mine", methods={"rerouting": REROUTING})`, with `methods: [vanilla, rerouting]`.
 
 Source: Zou et al., Improving Alignment and Robustness with Circuit Breakers, arXiv 2406.04313, algorithm 1, without
-its schedule of coefficients.
+its coefficient schedule.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from derta.train.loss import LabelLoss
 
 
 def hidden_states(model, batch):
-    """Float["label hidden"]: the last layer's states where the labels are."""
+    """Return the last hidden states at the label positions, Float["label hidden"]."""
     inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
-    found = model(**inputs, use_cache=False, output_hidden_states=True)
-    return found.hidden_states[-1].flatten(0, 1)[batch["label_positions"]]
+    output = model(**inputs, use_cache=False, output_hidden_states=True)
+    return output.hidden_states[-1].flatten(0, 1)[batch["label_positions"]]
 
 
 def rerouting_loss(model, batch):
-    """Cosine similarity to the reference on harmful text, distance from it everywhere else."""
+    """Compute the loss: cosine similarity to the reference on harmful text, distance to the reference elsewhere."""
     with torch.no_grad(), extract_model_from_parallel(model).disable_adapter():
         reference = hidden_states(model, batch)
     states = hidden_states(model, batch)
-    alike = torch.cosine_similarity(states, reference, dim=-1).relu()
-    losses = torch.where(batch["terms"] == TERMS.index("rto"), alike, (states - reference).norm(dim=-1))
+    similarity = torch.cosine_similarity(states, reference, dim=-1).relu()
+    losses = torch.where(batch["terms"] == TERMS.index("rto"), similarity, (states - reference).norm(dim=-1))
     sums = torch.zeros(len(TERMS), device=losses.device)
     return LabelLoss(
         loss=(losses * batch["weights"]).sum(),
@@ -48,7 +48,7 @@ REROUTING = derta.Method(name="rerouting", dataset=derta.METHODS["rto"].dataset,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder or hub id")
+    parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--triples", required=True)
     parser.add_argument("--examples", required=True)
     parser.add_argument("--out", required=True)

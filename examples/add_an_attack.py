@@ -1,9 +1,9 @@
-"""Add an attack: a function of a request, which serves wherever the name of one of ours does.
+"""Add an attack: a function of a request, which can be used like the name of a built-in attack.
 
     python examples/add_an_attack.py --model org/instruct --requests harmbench_test.csv
 
 In a run: `derta.run("recipe.yaml", out="runs/mine", attacks={"hurried": hurried})`, with `attack: hurried` in the
-recipe. A resumed run knows the function by its name and source; a recipe itself never imports code.
+recipe. A resumed run identifies the function by its name and source code; a recipe never imports code.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def hurried(request: derta.Request) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder or hub id")
+    parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--requests", required=True)
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--max-new-tokens", type=int, default=128)

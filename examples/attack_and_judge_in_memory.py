@@ -1,4 +1,4 @@
-"""Attack a model that is in memory already, judge its replies, and compare two attacks on the same requests.
+"""Attack a model in memory, judge its replies, and compare two attacks on the same requests.
 
 python examples/attack_and_judge_in_memory.py --model org/instruct --requests harmbench_test.csv
 """
@@ -12,7 +12,7 @@ import derta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder or hub id")
+    parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--requests", required=True)
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--max-new-tokens", type=int, default=256)
@@ -29,11 +29,11 @@ def main() -> None:
         refused[attack.name] = derta.judge(prompts, replies, "refusal")
         harmful = derta.judge(prompts, replies, "harm")
         rate = derta.rate(harmful, measure="harmful")
-        print(f"{attack.name}: attack success {_with_interval(rate)} by the embedded judge of harm")
-        print(f"{attack.name}: refused {_with_interval(derta.rate(refused[attack.name], measure='refused'))}")
+        print(f"{attack.name}: attack success {_format_rate(rate)} by the embedded harm judge")
+        print(f"{attack.name}: refused {_format_rate(derta.rate(refused[attack.name], measure='refused'))}")
 
 
-def _with_interval(rate: derta.Rate) -> str:
+def _format_rate(rate: derta.Rate) -> str:
     if rate.value is None:
         return f"not scored ({rate.unscored} replies)"
     return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}] of {rate.scored}, {rate.unscored} unscored"

@@ -1,9 +1,9 @@
-"""Train a model on your own triples, and look at how ready it is to refuse inside a harmful answer.
+"""Train a model on your own triples, and measure its refusal probability inside a harmful answer.
 
     python examples/train_on_your_triples.py --model org/base --triples triples.jsonl --examples helpful.jsonl --out out
 
-`triples.jsonl` holds rows of {"query", "safe", "harmful"}; `helpful.jsonl` any format of helpful data that
-`derta.load_examples` reads (Alpaca, chat messages, ShareGPT, raw text). With `--lora` adapters are trained.
+`triples.jsonl` has rows of {"query", "safe", "harmful"}; `helpful.jsonl` has any format of `derta.load_examples`
+(Alpaca, chat messages, ShareGPT, raw text). `--lora` trains an adapter.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import derta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder or hub id")
+    parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--triples", required=True)
     parser.add_argument("--examples", required=True)
-    parser.add_argument("--requests", help="requests to evaluate on later, which must not be trained on")
+    parser.add_argument("--requests", help="evaluation requests, to exclude from training")
     parser.add_argument("--out", required=True)
     parser.add_argument("--method", default="derta", choices=[name for name in derta.METHODS if name != "dpo"])
-    parser.add_argument("--helpful-per-safety", type=float, default=10.0, help="the paper has 10")
+    parser.add_argument("--helpful-per-safety", type=float, default=10.0, help="the paper's ratio is 10")
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lora", action="store_true")

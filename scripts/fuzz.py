@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of every parser of untrusted text: judges' answers, replies, JSONL, CSV (extra `fuzz`).
+"""Coverage-guided fuzzing of all parsers of untrusted text: judge outputs, replies, JSONL and CSV (extra `fuzz`).
 
     python scripts/fuzz.py TARGET -max_total_time=60 [folder of inputs]
 
-The rest of the command line is libFuzzer's. A target takes bytes and raises on a crash, on a broken promise, or where
-time grows faster than the text: now and then the text is repeated up to `PUMPED` characters, and must be read within
-`SECONDS`. `tests/scripts/test_fuzz.py` runs the same targets on drawn bytes, without atheris.
+Other command-line options are those of libFuzzer. A target takes bytes and raises on a crash, on a violated invariant,
+or if parsing takes more than linear time: some inputs are repeated up to `PUMPED` characters and must be parsed within
+`SECONDS`. `tests/scripts/test_fuzz.py` runs the same targets on random bytes, without atheris.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-PUMPED = 60_000  # characters; what takes quadratic time takes minutes there
-SECONDS = 4.0  # of the processor; linear takes 0.01 to 0.3
-PUMP_EVERY = 64  # of the inputs
+PUMPED = 60_000  # characters; quadratic time takes minutes at this length
+SECONDS = 4.0  # CPU time; linear time takes 0.01 to 0.3
+PUMP_EVERY = 64  # one of 64 inputs is repeated
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _two(data: bytes) -> tuple[str, str]:
-    """Two texts, parted at the first line break."""
+def _split_in_two(data: bytes) -> tuple[str, str]:
+    """Split the input into two texts at the first line break."""
     first, _, second = _text(data).partition("\n")
     return first, second
 
@@ -47,25 +47,25 @@ def _in_linear_time(read: Callable[[str], object], data: bytes, text: str) -> No
 
 
 def refusals(data: bytes) -> None:
-    """A reply's class is one of the known, and its refusal stands inside it."""
+    """Check that the refusal position is inside the reply and that only blank replies are empty."""
     from derta.judges.refusal import structure
 
-    request, reply = _two(data)
+    request, reply = _split_in_two(data)
 
     def read(text: str) -> None:
-        found = structure(text, mid_answer=bool(data[:1] > b"\x80"), request=request)
-        assert found.refusal_at is None or 0 <= found.refusal_at < len(text)  # noqa: S101
-        assert (found.reply_class == "empty") == (not text.strip())  # noqa: S101
+        parsed = structure(text, mid_answer=bool(data[:1] > b"\x80"), request=request)
+        assert parsed.refusal_at is None or 0 <= parsed.refusal_at < len(text)  # noqa: S101
+        assert (parsed.reply_class == "empty") == (not text.strip())  # noqa: S101
 
     _in_linear_time(read, data, reply)
 
 
 def harm(data: bytes) -> None:
-    """A reply's harm is a probability, whatever was asked."""
+    """Check that the harm score of a reply is a probability."""
     from derta.judges.harm import load_weights, probability
     from derta.judges.harm_features import features
 
-    request, reply = _two(data)
+    request, reply = _split_in_two(data)
     weights = load_weights()
 
     def read(text: str) -> None:
@@ -75,11 +75,11 @@ def harm(data: bytes) -> None:
 
 
 def exact(data: bytes) -> None:
-    """A worked answer has a number or none, a choice is one of the options or none."""
+    """Check that number parsing does not fail, and that a parsed choice is one of the options or None."""
     from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
     from derta.judges.numbers import final_number
 
-    question, reply = _two(data)
+    question, reply = _split_in_two(data)
     options = {"A": question or "a", "B": "12", "C": "a blue bird"} | parse_options(question)
 
     def read(text: str) -> None:
@@ -91,14 +91,14 @@ def exact(data: bytes) -> None:
 
 
 def verdicts(data: bytes) -> None:
-    """A judge's answer is a verdict, or None with a reason."""
+    """Check that judge output parses to a verdict, or to None with a reason."""
     from derta.judges.llm import RUBRICS
     from derta.judges.pairwise import parse_preference
 
     def read(text: str) -> None:
         for judge in RUBRICS.values():
-            found = judge.parse(text)
-            assert found.harmful is not None or found.reason  # noqa: S101
+            parsed = judge.parse(text)
+            assert parsed.harmful is not None or parsed.reason  # noqa: S101
         better, reason = parse_preference(text)
         assert (better is None) == bool(reason)  # noqa: S101
 
@@ -106,24 +106,24 @@ def verdicts(data: bytes) -> None:
 
 
 def places(data: bytes) -> None:
-    """A reply does not leave the place that a judge's prompt gives it."""
+    """Check that a reply cannot break out of its section of a judge prompt."""
     from derta.judges.llm import RUBRICS, defuse, judge_prompt
     from derta.protocols import Case
     from derta.records import Message, Prompt, Reply
 
-    request, reply = _two(data)
+    request, reply = _split_in_two(data)
     ask = (Message(role="user", content="?"),)
     prompt = Prompt(id="1", request_id="1", request=request if request.strip() else "?", attack="direct", messages=ask)
 
     def read(text: str) -> None:
         for name, judge in RUBRICS.items():
-            asked = judge_prompt(name, Case(prompt, Reply(prompt_id="1", text=text)), prompt_id="1")
-            shown = asked.text or "\n".join(message.content for message in asked.messages or ())
-            assert "<|" not in shown  # noqa: S101
-            assert judge.mode == "raw" or "[/INST]" not in shown  # noqa: S101
+            prompt_of_judge = judge_prompt(name, Case(prompt, Reply(prompt_id="1", text=text)), prompt_id="1")
+            rendered = prompt_of_judge.text or "\n".join(one.content for one in prompt_of_judge.messages or ())
+            assert "<|" not in rendered  # noqa: S101
+            assert judge.mode == "raw" or "[/INST]" not in rendered  # noqa: S101
             if name in ("guideline", "strongreject"):
-                nonce = shown.rpartition("END REPLY ")[2][:16]
-                assert shown.count(f"END REPLY {nonce}") == 1  # noqa: S101
+                nonce = rendered.rpartition("END REPLY ")[2][:16]
+                assert rendered.count(f"END REPLY {nonce}") == 1  # noqa: S101
             assert defuse(defuse(text, judge.lines), judge.lines) == defuse(text, judge.lines)  # noqa: S101
 
     _in_linear_time(read, data, reply)
@@ -140,7 +140,7 @@ def _with_file(data: bytes, name: str, read: Callable[[Path], object]) -> None:
 
 
 def jsonl(data: bytes) -> None:
-    """A JSONL file is refused, or each of its lines that is not blank is a row."""
+    """Check that a JSONL file is refused, or that each non-blank line is a row."""
     from derta.files import read_records
     from derta.formats.replies import read_cases
     from derta.records import Prompt, Reply
@@ -157,7 +157,7 @@ def jsonl(data: bytes) -> None:
 
 
 def table(data: bytes) -> None:
-    """A CSV file is refused or read; what a writer wrote is read back row by row."""
+    """Check that a CSV file is refused or loaded, and that rows of a CSV writer round-trip."""
     from derta.formats.labels import read_labels
     from derta.sources import read_rows
 
@@ -175,7 +175,7 @@ def table(data: bytes) -> None:
 
 
 def published(data: bytes) -> None:
-    """Published outputs are refused or read, a case a row."""
+    """Check that files of published outputs are refused or loaded."""
     from derta.errors import DertaError
     from derta.paper.outputs import READERS
 
@@ -198,14 +198,14 @@ TARGETS = {target.__name__: target for target in (refusals, harm, exact, verdict
 
 
 def seeds() -> list[bytes]:
-    """Inputs to begin with: `fuzz_seeds.txt`, one a line, its escapes as in Python."""
+    """Load the seed inputs of `fuzz_seeds.txt`: one per line, with Python escapes."""
     lines = Path(__file__).with_name("fuzz_seeds.txt").read_text(encoding="utf-8").splitlines()
     escaped = (line.encode().decode("unicode_escape") for line in lines)
     return [line.encode("utf-16", "surrogatepass").decode("utf-16").encode() for line in escaped]
 
 
 def dictionary() -> list[str]:
-    """The words of the patterns that judges look for, as libFuzzer writes strings."""
+    """Return the words of the judges' patterns in libFuzzer's string format."""
     texts = files("derta.judges") / "texts"
     names = ("en", "zh", "es", "fr", "de")
     source = "".join((texts / f"refusal_{name}.txt").read_text(encoding="utf-8") for name in names)
@@ -215,7 +215,7 @@ def dictionary() -> list[str]:
 
 
 def main() -> None:
-    """Fuzz one target."""
+    """Parse the command line and fuzz one target."""
     import atheris  # needs the extra `fuzz`
 
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:

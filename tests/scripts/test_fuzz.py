@@ -22,19 +22,19 @@ def script() -> ModuleType:
     return module
 
 
-def test_every_target_is_run_here(script: ModuleType):
+def test_every_target_is_tested(script: ModuleType):
     assert tuple(script.TARGETS) == TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_seeds_break_nothing(script: ModuleType, name: str):
+def test_no_target_fails_on_the_seeds(script: ModuleType, name: str):
     assert len(script.seeds()) > 15
     for seed in script.seeds():
         script.TARGETS[name](seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_drawn_bytes_break_nothing(script: ModuleType, name: str):
+def test_no_target_fails_on_random_bytes(script: ModuleType, name: str):
     @settings(max_examples=30)
     @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
     def run(data: bytes) -> None:
@@ -43,14 +43,14 @@ def test_drawn_bytes_break_nothing(script: ModuleType, name: str):
     run()
 
 
-def test_time_that_grows_faster_than_the_text_is_found(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+def test_superlinear_time_is_an_error(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(script, "SECONDS", 0.05)
     monkeypatch.setattr(script, "PUMP_EVERY", 1)
     with pytest.raises(AssertionError, match="repeated"):
         script._in_linear_time(lambda text: [text.count("ab", i) for i in range(0, len(text), 20)], b"a", "a")
 
 
-def test_the_dictionary_holds_the_words_of_every_language(script: ModuleType):
+def test_the_dictionary_has_words_of_every_language(script: ModuleType):
     words = script.dictionary()
     assert len(words) > 300
     assert "".join(f"\\x{byte:02x}" for byte in "désolée".encode()) in words
