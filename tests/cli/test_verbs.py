@@ -174,7 +174,7 @@ def test_judge_says_when_nothing_can_be_scored(tmp_path, derta):
 @pytest.mark.parametrize(
     ("content", "judge", "part"),
     [
-        ("3\n", "refusal", ":1: expected our reply"),
+        ("3\n", "refusal", ":1: expected a reply record"),
         ('"Hello."\n', "nonsense", "unknown judge 'nonsense'; known: refusal"),
         ('{"prompt_id": "p", "text": "Hello."}\n', "refusal", "--prompts"),
         ("", "refusal", "the file holds none"),

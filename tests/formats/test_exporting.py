@@ -108,7 +108,7 @@ def test_two_verdicts_of_a_judge_on_one_reply_are_told(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "run")
     path = tmp_path / "run" / "derta-seed0" / "verdicts.harm.jsonl"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
-    with pytest.raises(DataError, match=r"verdicts\.harm\.jsonl: expected one verdict a reply, got two on"):
+    with pytest.raises(DataError, match=r"verdicts\.harm\.jsonl: expected one verdict per reply, got two on"):
         export(path.parent / "replies.jsonl", tmp_path / "x.json", format="harmbench")
 
 

@@ -201,7 +201,7 @@ def test_pairwise_matches_our_own_replies_by_prompt(finished, scripted, derta):
     ("rows", "part"),
     [
         ([{"question": "Another?", "response": "Yes."}], "got none in common"),
-        ([{"question": "Ask 0?", "response": 3}], "expected our reply"),
+        ([{"question": "Ask 0?", "response": 3}], "expected a reply record"),
     ],
 )
 @pytest.mark.usefixtures("scripted")

@@ -1,4 +1,4 @@
-"""Replies and labels from anywhere; replies and verdicts in the formats of HarmBench, JailbreakBench and Inspect."""
+"""Input formats of replies and labels, and export to the formats of HarmBench, JailbreakBench and Inspect."""
 
 from derta.formats.cases import JudgedCase
 from derta.formats.exporting import FORMATS, export

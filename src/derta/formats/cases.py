@@ -1,4 +1,4 @@
-"""The cases that are exported: a prompt, the reply to it, and the verdicts on it."""
+"""Input of the exporters: prompts with their replies and verdicts, loaded from a run folder or a file of replies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,20 @@ from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
 
 
 class JudgedCase(NamedTuple):
-    """A case with its verdicts by judge; a judge that was not asked is not among them."""
+    """A prompt with its reply, and the verdicts by judge; judges without a verdict are left out."""
 
     prompt: Prompt
     reply: Reply
     verdicts: Mapping[str, Verdict]
 
     def outcome(self, judge: str, measure: Measure) -> bool | None:
-        """A judge's verdict; None where it gave none, or could not tell."""
+        """Return the outcome of a judge's verdict; None if there is no verdict or it is unscored."""
         verdict = self.verdicts.get(judge)
         return None if verdict is None else verdict.outcome(measure)
 
 
 def format_prompt(prompt: Prompt) -> str:
-    """The prompt as one text without any template: several turns are told apart by their roles.
-
-    A prefill is not part of it.
-    """
+    """Format a prompt as one text, without a chat template and without its prefill; several turns have their roles."""
     messages = prompt.messages or ()
     if len(messages) == 1:
         return messages[0].content
@@ -39,39 +36,45 @@ def format_prompt(prompt: Prompt) -> str:
 def read_judged_cases(
     replies: Path, *, judges: Collection[str] = (), prompts: Path | None = None, cell: str | None = None
 ) -> list[JudgedCase]:
-    """The replies of a file with the verdicts beside it (`verdicts.JUDGE.jsonl`): the named judges', or all there are.
+    """Load the replies of a file with the verdicts in its folder (`verdicts.JUDGE.jsonl`).
+
+    Args:
+        replies: A JSONL file of `Reply` records, or any format of `read_cases`.
+        judges: Names of the judges; by default all judges with a file of verdicts.
+        prompts: The file of prompts, if it is not in the folder of the replies or its parent.
+        cell: Load only the replies of this cell; by default all.
 
     Raises:
-        DataError: a judge's verdicts are not there, two are on one reply, or no reply belongs to the cell.
+        DataError: a judge has no file of verdicts or two verdicts on one reply, or the cell has no replies.
     """
-    found = {
+    verdict_paths = {
         path.name.removeprefix("verdicts.").removesuffix(".jsonl"): path
         for path in sorted(replies.parent.glob("verdicts.*.jsonl"))
     }
-    missing = [judge for judge in judges if judge not in found]
+    missing = [judge for judge in judges if judge not in verdict_paths]
     if missing:
         raise DataError(
-            f"{replies}: expected verdicts.{missing[0]}.jsonl beside it, found none; write it with "
+            f"{replies}: expected verdicts.{missing[0]}.jsonl in its folder, found none; write it with "
             f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
         )
-    verdicts = {judge: _by_key(path) for judge, path in found.items() if not judges or judge in judges}
+    verdicts = {judge: _by_key(path) for judge, path in verdict_paths.items() if not judges or judge in judges}
     cases = [
         JudgedCase(
             prompt, reply, {judge: by_key[reply.key] for judge, by_key in verdicts.items() if reply.key in by_key}
         )
         for prompt, reply in read_cases(replies, prompts_path=prompts)
     ]
-    kept = [case for case in cases if cell in {None, case.prompt.cell}]
-    if not kept:
+    selected = [case for case in cases if cell in {None, case.prompt.cell}]
+    if not selected:
         cells = dict.fromkeys(case.prompt.cell for case in cases)
         raise DataError(f"{replies}: --cell: expected one of {', '.join(cells)}, got {cell!r}")
-    return kept
+    return selected
 
 
 def _by_key(path: Path) -> dict[ReplyKey, Verdict]:
-    found: dict[ReplyKey, Verdict] = {}
+    verdicts: dict[ReplyKey, Verdict] = {}
     for verdict in read_records(path, Verdict):
-        if verdict.key in found:
-            raise DataError(f"{path}: expected one verdict a reply, got two on {verdict.prompt_id!r}; judge again")
-        found[verdict.key] = verdict
-    return found
+        if verdict.key in verdicts:
+            raise DataError(f"{path}: expected one verdict per reply, got two on {verdict.prompt_id!r}; judge again")
+        verdicts[verdict.key] = verdict
+    return verdicts

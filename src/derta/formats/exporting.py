@@ -1,4 +1,4 @@
-"""Files of other projects' formats, from a run's folder, a file of replies, or cases in memory."""
+"""Export of replies and verdicts from a run folder, a file of replies, or cases in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ExportOptions:
 
 
 class Format(NamedTuple):
-    """The writer of a format, the ending of its files, and whether it tells the behaviours and the attack's type."""
+    """An output format: its writer, its file suffix, and whether it has the options `behaviors` and `attack_type`."""
 
     write: Callable[[Path, Sequence[JudgedCase], str, ExportOptions], None]
     suffix: str
@@ -46,7 +46,7 @@ def export(
     behaviors: Path | None = None,
     attack_type: str | None = None,
 ) -> list[Path]:
-    """Write replies and verdicts in another project's format.
+    """Export replies and verdicts in the format of another project.
 
     >>> from tempfile import mkdtemp
     >>> from derta.records import Prompt, Reply
@@ -57,21 +57,21 @@ def export(
     {'tea': [{'test_case': 'How?', 'generation': 'Boil water.', 'attack': 'direct'}]}
 
     Args:
-        source: a run's folder, a file of replies with verdicts beside it, or cases.
-        out: the file; for a run's folder the folder, in which each model gets a file.
-        format: a key of `FORMATS`.
-        judges: the judges whose verdicts go along; by default all there are.
-        model: the name of the model in the file.
-        cell: the cell whose replies are kept, such as `prefill@50%`; by default all.
-        prompts: the prompts of a file of replies, if they are not beside it.
-        behaviors: JailbreakBench's file of behaviours.
-        attack_type: JailbreakBench's type of the attack.
+        source: A run folder, a file of replies with verdicts in its folder, or cases.
+        out: The output file; for a run folder the output folder, with one file per model.
+        format: A key of `FORMATS`.
+        judges: Names of the judges whose verdicts are exported; by default all with verdicts.
+        model: Name of the model in the output; by default the name of its folder.
+        cell: Export only the replies of this cell, such as `prefill@50%`; by default all.
+        prompts: The file of prompts of a file of replies, if it is not in the same folder.
+        behaviors: JailbreakBench's file of behaviours, an option of the format `jailbreakbench`.
+        attack_type: JailbreakBench's type of the attack, an option of the format `jailbreakbench`.
 
     Returns:
-        The files that were written.
+        The paths of the output files.
 
     Raises:
-        DataError: an unknown format, no replies, or the format needs what is missing or has no place for what is given.
+        DataError: an unknown format, no replies, a missing option of the format, or an option of another format.
     """
     if format not in FORMATS:
         raise DataError(f"format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
@@ -91,28 +91,28 @@ def export(
 
 
 def _files(source: Path, out: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Each file of replies with the file that it becomes."""
+    """Return pairs of a file of replies and its output file."""
     if not source.is_dir():
         return [(source, out)]
     files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
     if not files:
-        raise DataError(f"{source}: expected a run's folder, found no replies.jsonl in it; give the file of replies")
+        raise DataError(f"{source}: expected a run folder, found no replies.jsonl in it; pass the file of replies")
     return [(file, out / f"{file.parent.name}{suffix}") for file in files]
 
 
 def check_attack_type(text: str | None) -> AttackType | None:
-    """An attack type as JailbreakBench calls it.
+    """Validate an attack type of JailbreakBench.
 
     Raises:
-        DataError: it has no such type.
+        DataError: JailbreakBench has no such type.
     """
-    known: tuple[AttackType, ...] = get_args(AttackType)
+    attack_types: tuple[AttackType, ...] = get_args(AttackType)
     if text is None:
         return None
-    for one in known:
-        if one == text:
-            return one
-    raise DataError(f"attack_type: unknown {text!r}; {did_you_mean(text, known)}")
+    for attack_type in attack_types:
+        if attack_type == text:
+            return attack_type
+    raise DataError(f"attack_type: unknown {text!r}; {did_you_mean(text, attack_types)}")
 
 
 def _one_judge(options: ExportOptions) -> str | None:
@@ -129,11 +129,13 @@ def _write_jailbreakbench(path: Path, cases: Sequence[JudgedCase], model: str, o
     judge = _one_judge(options)
     if judge is None or options.behaviors is None or options.attack_type is None:
         raise DataError(
-            "--format jailbreakbench: expected --judge, --behaviors and --attack-type; an artifact says them"
+            "--format jailbreakbench: expected --judge, --behaviors and --attack-type; an artifact contains them"
         )
     behaviors, today = read_behaviors(options.behaviors), datetime.now(UTC).date()
-    made = artifact(cases, behaviors=behaviors, model=model, attack_type=options.attack_type, judge=judge, today=today)
-    _write_json(path, made)
+    output = artifact(
+        cases, behaviors=behaviors, model=model, attack_type=options.attack_type, judge=judge, today=today
+    )
+    _write_json(path, output)
 
 
 def _write_inspect(path: Path, cases: Sequence[JudgedCase], model: str, _options: ExportOptions) -> None:

@@ -1,4 +1,4 @@
-"""HarmBench's completions: test cases and generations by behaviour."""
+"""HarmBench's completions format: test cases and generations by behaviour."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from derta.formats.cases import JudgedCase, format_prompt
 
 
 def completions(cases: Sequence[JudgedCase], *, judge: str | None) -> dict[str, list[dict[str, Any]]]:
-    """Test cases by behaviour id, which is the request's; HarmBench's own classifier takes it from there.
+    """Convert cases to HarmBench's format: test cases and generations by behaviour id, the input of its classifier.
 
-    A judge's word goes along as `label` (1: harmful), and with it the judge's name. What was not scored has no label,
-    rather than 0. Keys that HarmBench does not know say the attack and what was prefilled: the generation goes on after
-    the prefill, and does not repeat it.
+    The behaviour id is the request's id. With a judge, a scored row has its outcome as `label` (1: harmful) and the
+    judge's name; an unscored row has no label, instead of 0. Rows have two keys that are not in HarmBench's format:
+    `attack`, and `prefill` if there is one, because the generation continues the prefill and does not contain it.
 
     Raises:
-        DataError: the judge never tells harm.
+        DataError: the judge has no verdict on harm.
 
     Source: HarmBench, `evaluate_completions.py`: `{behavior_id: [{"test_case", "generation"[, "label"]}]}`.
     """
     if judge is not None and all(case.outcome(judge, "harmful") is None for case in cases):
         raise DataError(f"judge {judge}: expected verdicts on harm, found none; name a judge of harm, or none")
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_by_behavior: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         row: dict[str, Any] = {"test_case": format_prompt(case.prompt), "generation": case.reply.text}
         label = None if judge is None else case.outcome(judge, "harmful")
@@ -32,5 +32,5 @@ def completions(cases: Sequence[JudgedCase], *, judge: str | None) -> dict[str, 
         row["attack"] = case.prompt.cell
         if case.prompt.prefill:
             row["prefill"] = case.prompt.prefill
-        found.setdefault(case.prompt.request_id, []).append(row)
-    return found
+        rows_by_behavior.setdefault(case.prompt.request_id, []).append(row)
+    return rows_by_behavior

@@ -1,4 +1,4 @@
-"""Inspect's `.eval` logs, for its viewer and its tools."""
+"""Export to Inspect's `.eval` log format, the input of its viewer and tools."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STOP_REASONS = {"eos": "stop", "stop": "stop", "length": "max_tokens", "unknown"
 
 
 def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Sequence[str], now: datetime) -> None:
-    """Write one model's cases as a log; each thing that a judge measures is a score, named `judge:measure`.
+    """Write one model's cases as an Inspect log, with one score for each measure of a judge, named `judge:measure`.
 
-    What a judge did not score stands there as Inspect's own unscored value, with the judge's reason, and is left out
-    of the means; what it was never asked has no score.
+    An unscored verdict is Inspect's unscored value with the judge's reason, and is left out of the means. A case
+    without a verdict has no score.
 
     Raises:
         EngineError: the package inspect-ai is missing.
@@ -66,19 +66,19 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
 
 
 def _measures(cases: Sequence[JudgedCase], judge: str) -> list[Measure]:
-    """What a judge ever said, in these cases."""
-    known: tuple[Measure, ...] = get_args(Measure)
-    return [measure for measure in known if any(case.outcome(judge, measure) is not None for case in cases)]
+    """Return the measures for which a judge has a scored verdict in any case."""
+    measures: tuple[Measure, ...] = get_args(Measure)
+    return [measure for measure in measures if any(case.outcome(judge, measure) is not None for case in cases)]
 
 
 def _total(inspect: Any, cases: Sequence[JudgedCase], judge: str, measure: Measure) -> Any:
-    found = rate([case.outcome(judge, measure) for case in cases if judge in case.verdicts])
-    mean = [] if found.value is None else [inspect.EvalMetric(name="mean", value=found.value)]
+    total = rate([case.outcome(judge, measure) for case in cases if judge in case.verdicts])
+    mean = [] if total.value is None else [inspect.EvalMetric(name="mean", value=total.value)]
     return inspect.EvalScore(
         name=f"{judge}:{measure}",
         scorer=judge,
-        scored_samples=found.scored,
-        unscored_samples=found.unscored,
+        scored_samples=total.scored,
+        unscored_samples=total.unscored,
         metrics={metric.name: metric for metric in mean},
     )
 
@@ -88,17 +88,17 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
     messages = list(prompt.messages or ())
     if prompt.prefill:
         messages.append(Message(role="assistant", content=prompt.prefill))
-    asked: Any = [_message(message) for message in messages] if messages else prompt.text or ""
+    model_input: Any = [_message(message) for message in messages] if messages else prompt.text or ""
     output = import_module("inspect_ai.model").ModelOutput.from_content(
         model, reply.text, stop_reason=STOP_REASONS[reply.stop_reason]
     )
-    before = asked if messages else [_message(Message(role="user", content=prompt.text or ""))]
+    input_messages = model_input if messages else [_message(Message(role="user", content=prompt.text or ""))]
     return inspect.EvalSample(
         id=prompt.id,
         epoch=1,
-        input=asked,
+        input=model_input,
         target=prompt.answer or "",
-        messages=[*before, output.message],
+        messages=[*input_messages, output.message],
         output=output,
         scores={
             f"{judge}:{measure}": _score(case, judge, measure) for judge, measure in scores if judge in case.verdicts

@@ -1,4 +1,4 @@
-"""JailbreakBench's attack artifacts: one jailbreak string and reply for each of its behaviours."""
+"""JailbreakBench's format of attack artifacts: one jailbreak string and one reply per behaviour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AttackType = Literal["white_box", "black_box", "transfer", "manual"]
 
 
 class Behavior(NamedTuple):
-    """A row of JailbreakBench's behaviours file; `number` is its `Index`."""
+    """A row of JailbreakBench's file of behaviours; `number` is its `Index`."""
 
     number: int
     goal: str
@@ -33,13 +33,14 @@ def artifact(
     judge: str,
     today: date,
 ) -> dict[str, Any]:
-    """An artifact of one attack on one model. Queries were not counted, so they are null.
+    """Convert cases to the artifact of one attack on one model. Numbers of queries are null: they were not counted.
 
     Raises:
-        DataError: replies of several attacks or to unknown behaviours, two replies to one behaviour, or a reply that
-            the judge did not score: `jailbroken` is true or false in this format, and unscored is neither.
+        DataError: replies of several attacks or to unknown behaviours, two replies to one behaviour, or an unscored
+            reply: `jailbroken` is either true or false in this format.
 
-    Source: jailbreakbench 1.0.0, `artifact.py`. Its own reader knows four models only; the rows are as it reads them.
+    Source: jailbreakbench 1.0.0, `artifact.py`. Its loader supports four models only; the rows have the format that it
+    parses.
     """
     rows = sorted((_row(*pair, judge=judge) for pair in _matched(cases, behaviors)), key=lambda row: row["index"])
     successes = sum(row["jailbroken"] for row in rows)
@@ -71,14 +72,14 @@ def _only_attack(cases: Sequence[JudgedCase]) -> str:
 
 def _matched(cases: Sequence[JudgedCase], behaviors: Sequence[Behavior]) -> list[tuple[JudgedCase, Behavior]]:
     _only_attack(cases)
-    known = {behavior.goal.strip(): behavior for behavior in behaviors}
+    by_goal = {behavior.goal.strip(): behavior for behavior in behaviors}
     pairs: dict[int, tuple[JudgedCase, Behavior]] = {}
     for case in cases:
-        behavior = known.get((case.prompt.request or "").strip())
+        behavior = by_goal.get((case.prompt.request or "").strip())
         if behavior is None:
             raise DataError(
-                f"prompt {case.prompt.id!r}: its request is no goal of the behaviours file; give the file that the "
-                "requests were read from"
+                f"prompt {case.prompt.id!r}: its request is no goal of the behaviours file; pass the file that the "
+                "requests were loaded from"
             )
         if behavior.number in pairs:
             raise DataError(f"behaviour {behavior.number}: expected one reply, got two; choose one attack with --cell")
@@ -90,7 +91,7 @@ def _row(case: JudgedCase, behavior: Behavior, *, judge: str) -> dict[str, Any]:
     jailbroken = case.outcome(judge, "harmful")
     if jailbroken is None:
         raise DataError(
-            f"prompt {case.prompt.id!r}: judge {judge} did not score its reply, and an artifact has no place for that; "
+            f"prompt {case.prompt.id!r}: judge {judge} did not score its reply, and an artifact has no unscored rows; "
             "use a judge of harm that scores all of them, or another format"
         )
     return {
@@ -109,10 +110,10 @@ def _row(case: JudgedCase, behavior: Behavior, *, judge: str) -> dict[str, Any]:
 
 
 def read_behaviors(path: Path) -> list[Behavior]:
-    """JailbreakBench's behaviours file, with the numbers and names that our requests do not carry.
+    """Load JailbreakBench's file of behaviours, whose numbers and names are not in `Request` records.
 
     Raises:
-        DataError: a column is missing, or a number is none.
+        DataError: a column is missing, or an `Index` is not a number.
     """
     rows = list(read_rows(path))
     for row in rows:
@@ -127,5 +128,5 @@ def read_behaviors(path: Path) -> list[Behavior]:
 def _text(row: Row, name: str) -> str:
     fields = fields_of(row)
     if name not in fields:
-        raise DataError(f"{row.where}: expected a column {name!r}, got {', '.join(fields)}; give JailbreakBench's file")
+        raise DataError(f"{row.where}: expected a column {name!r}, got {', '.join(fields)}; pass JailbreakBench's file")
     return str(fields[name]).strip()

@@ -1,4 +1,4 @@
-"""People's labels of replies, from CSV or JSONL files with their own names for the columns."""
+"""Human labels of replies: parsing of CSV or JSONL files with various column names and label words."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BOTH: Mapping[str, bool] = {"1": True, "true": True, "yes": True, "1.0": True,
 
 
 class LabelledCase(NamedTuple):
-    """A prompt, a reply, and what people say of it; None where they could not decide (a partial refusal)."""
+    """A prompt and a reply with its human label `truth`; None if the label is undecided (a partial refusal)."""
 
     prompt: Prompt
     reply: Reply
@@ -59,19 +59,19 @@ class LabelledCase(NamedTuple):
 
 
 def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
-    """Yield the labelled replies of a file. A request's column may be missing; a reply's and a label's may not.
+    """Load the labelled replies of a file and yield them. The columns of reply and label are required.
 
     Raises:
-        DataError: a column is missing, or a label is not one of `WORDS` for what the judge measures.
+        DataError: a required column is missing, or a label is neither in `BOTH` nor in `WORDS` of the measure.
     """
     for number, row in enumerate(read_rows(path)):
         columns = {name.lower().strip(): value for name, value in fields_of(row).items()}
-        asked = _text(columns, REQUEST, row)
+        request = _text(columns, REQUEST, row)
         text = _text(columns, REPLY, row)
         if text is None:
             raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns)}")
         attack = _text(columns, ("attack", "method"), row)
-        prompt = foreign_prompt(number, asked, answer=_text(columns, ("answer",), row), attack=attack)
+        prompt = foreign_prompt(number, request, answer=_text(columns, ("answer",), row), attack=attack)
         truth = _label(columns, row, measure)
         yield LabelledCase(
             prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, _text(columns, ("reply_class", "class"), row)
@@ -79,7 +79,7 @@ def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
 
 
 def _text(columns: Mapping[str, Any], names: tuple[str, ...], row: Row) -> str | None:
-    """The first of some columns that is there, as text; numbers are written out, as CSV has them."""
+    """Return the text of the first existing column; numbers are converted to text, as in CSV."""
     for name in names:
         if name in columns and columns[name] is not None:
             value = columns[name]
@@ -94,10 +94,10 @@ def _label(columns: Mapping[str, Any], row: Row, measure: Measure) -> bool | Non
     if name is None:
         raise DataError(f"{row.where}: expected a column {' or '.join(LABEL[measure])}, got {', '.join(columns)}")
     word = str(columns[name]).strip().lower()
-    known = {**BOTH, **WORDS[measure]}
-    if word not in known:
+    labels = {**BOTH, **WORDS[measure]}
+    if word not in labels:
         raise DataError(
             f"{row.where}: {name}: expected 0 or 1, true or false, or one of {', '.join(WORDS[measure])}, got "
             f"{word[:40]!r}; fix or remove the row"
         )
-    return known[word]
+    return labels[word]

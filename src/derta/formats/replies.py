@@ -1,4 +1,4 @@
-"""Replies from anywhere: ours with their prompts, or rows that others published."""
+"""Loading of replies: `Reply` records with their prompts, or rows in published formats."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ RESPONSE = ("response", "output")
 
 
 def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case]:
-    """Read replies in bounded memory: of our prompts, where they are needed, only the places are held.
+    """Load replies with their prompts and yield them as cases, without loading all replies or prompts into memory.
 
-    A row may be one of our replies (its prompt is looked up in `prompts_path`, or in a `prompts.jsonl` beside the file
-    or one folder up), a `{"question", "response"[, "answer"]}` object (or `{"instruction", "output"}`), or a bare
-    string, which is a reply.
+    A row is a `Reply` record, a `{"question", "response"[, "answer"]}` object (or `{"instruction", "output"}`), or a
+    string with the reply. The prompt of a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the
+    folder of the file or its parent.
 
     Raises:
-        DataError: a row is none of these, or its prompt is missing.
+        DataError: a row has another format, or its prompt is missing.
     """
     with ExitStack() as open_files:
         find: Callable[[str], Prompt | None] | None = None
         for number, row in enumerate(read_rows(path)):
             if isinstance(row.value, dict) and "prompt_id" in row.value:
                 find = find or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
-                yield _own_case(row, find)
+                yield _case_of_reply(row, find)
             else:
                 yield _foreign_case(row, number)
 
 
 @contextmanager
 def open_prompts(path: Path) -> Generator[Callable[[str], Prompt | None]]:
-    """A function that reads the prompt of an id from a file of prompts; None where the file has none.
+    """Open a file of prompts, and return a function that loads the prompt of an id, or None if there is none.
+
+    Only ids and line offsets are in memory.
 
     Raises:
-        DataError: the file is missing or malformed; a prompt that is no prompt is told when it is asked for.
+        DataError: the file is missing or malformed. An invalid prompt with a valid id is an error when it is loaded.
     """
     lines: dict[str, int] = {}
     for number, value in read_objects(path):
-        named = isinstance(value, dict) and isinstance(value.get("id"), str)
-        lines[value["id"] if named else parse_record(Prompt, value, where=f"{path}:{number}").id] = number
+        has_id = isinstance(value, dict) and isinstance(value.get("id"), str)
+        lines[value["id"] if has_id else parse_record(Prompt, value, where=f"{path}:{number}").id] = number
     with path.open("rb") as file:
         starts = array("q", [0])
         starts.extend(file.tell() for _ in iter(file.readline, b""))
@@ -68,14 +70,14 @@ def _prompts_beside(path: Path) -> Path:
     for folder in (path.parent, path.parent.parent):
         if (folder / "prompts.jsonl").exists():
             return folder / "prompts.jsonl"
-    raise DataError(f"{path}: expected prompts.jsonl beside our replies, found none; give it with --prompts")
+    raise DataError(f"{path}: expected prompts.jsonl in the folder of the replies, found none; pass it by --prompts")
 
 
-def _own_case(row: Row, find: Callable[[str], Prompt | None]) -> Case:
+def _case_of_reply(row: Row, find: Callable[[str], Prompt | None]) -> Case:
     reply = parse_record(Reply, row.value, where=row.where)
     prompt = find(reply.prompt_id)
     if prompt is None:
-        raise DataError(f"{row.where}: no prompt has the id {reply.prompt_id!r}; give the right file with --prompts")
+        raise DataError(f"{row.where}: no prompt has the id {reply.prompt_id!r}; pass the right file by --prompts")
     return Case(prompt, reply)
 
 
@@ -84,7 +86,7 @@ def _foreign_case(row: Row, number: int) -> Case:
     text = _first(value, RESPONSE) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise DataError(
-            f'{row.where}: expected our reply, {{"question", "response"[, "answer"]}} or a string, '
+            f'{row.where}: expected a reply record, {{"question", "response"[, "answer"]}} or a string, '
             f"got {str(row.value)[:60]!r}"
         )
     question, answer = _first(value, QUESTION), value.get("answer")
@@ -94,20 +96,20 @@ def _foreign_case(row: Row, number: int) -> Case:
     return Case(prompt, Reply(prompt_id=prompt.id, text=text))
 
 
-def foreign_prompt(number: int, asked: str | None, *, answer: str | None = None, attack: str | None = None) -> Prompt:
-    """Return the prompt of a row that others published, as far as the row tells it.
+def foreign_prompt(number: int, request: str | None, *, answer: str | None = None, attack: str | None = None) -> Prompt:
+    """Build the prompt of a row in a published format; its request and messages are None if the row has no request.
 
     >>> foreign_prompt(7, "How is tea made?").id, foreign_prompt(7, " ").request
     ('row-7', None)
     """
-    known = asked if asked and asked.strip() else None
+    text = request if request and request.strip() else None
     return Prompt(
         id=f"row-{number}",
         request_id=f"row-{number}",
-        request=known,
+        request=text,
         foreign=True,
         attack=attack if attack and attack.strip() else "direct",
-        messages=(Message(role="user", content=known),) if known else None,
+        messages=(Message(role="user", content=text),) if text else None,
         answer=answer,
     )
 
