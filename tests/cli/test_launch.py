@@ -41,8 +41,8 @@ def test_a_shipped_config_is_one_that_accelerate_knows_every_key_of(name):
         (None, "does not exist"),
         ("distributed_type: FSDP\nnum_procesess: 2\n", "num_procesess"),
         ("distributed_type: SOMETHING\n", "SOMETHING"),
-        ("- a list\n", "expected a config of accelerate's"),
-        ("[", "expected a config of accelerate's"),
+        ("- a list\n", "expected an accelerate config"),
+        ("[", "expected an accelerate config"),
         ("distributed_type: MULTI_GPU\nmachine_rank: 0\n", "--num-processes"),
     ],
 )
@@ -65,7 +65,7 @@ def test_only_the_launchers_options_are_left_out(words, value, place):
     ("words", "part"),
     [
         (["--num-processes", "2"], "expected --launch CONFIG beside it"),
-        (["--launch", "nowhere.yaml"], "nowhere.yaml: expected a config of accelerate's"),
+        (["--launch", "nowhere.yaml"], "nowhere.yaml: expected an accelerate config"),
         (["--launch", "nowhere.yaml", "--method", "dreta"], "'dreta'"),
         (["--launch", "nowhere.yaml", "--set", "train.num_train_epochs=-1"], "`train.num_train_epochs`"),
     ],

@@ -305,7 +305,7 @@ def test_a_full_disk_is_told_in_one_line(run_dpo, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(PairTrainer, "save_model", fail)
-    with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run again"):
+    with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run the same command"):
         run_dpo(max_steps=1)
 
 

@@ -27,7 +27,7 @@ TRAIN = {
     "max_length": 128, "pack_tokens": 128, "sorry_dropout": 0.5, "logging_steps": 1,
 }  # fmt: skip
 LORA = LoraSection(r=4, lora_alpha=8)
-SHARING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
+GROUPING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
 
 
 class StopAt(TrainerCallback):
@@ -148,7 +148,7 @@ def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, setting
 
 
 def test_an_update_that_is_no_number_is_not_saved(run_fit, tmp_path):
-    with pytest.raises(NonFiniteLossError, match="expected finite weights, got others in model"):
+    with pytest.raises(NonFiniteLossError, match="expected finite weights, got NaN or infinity in model"):
         run_fit(train=changed(TRAIN, max_steps=1, learning_rate=1e39, warmup_steps=0))
     assert not (tmp_path / "model").exists()
 
@@ -168,7 +168,7 @@ def test_the_loss_is_divided_as_the_recipe_says(run_fit, small_data, name):
     (logged,) = read_log(run_fit(train=train))
     dataset = RowDataset(small_data("derta"), config=RowConfig(max_length=128, sorry_dropout=0.5), seed=0)
     model = AutoModelForCausalLM.from_pretrained(run_fit.base)
-    sampler = MicroBatchSampler(dataset, settings=StepSettings(12, 2, sharing=SHARING[name]), seed=0)
+    sampler = MicroBatchSampler(dataset, settings=StepSettings(12, 2, grouping=GROUPING[name]), seed=0)
 
     def counted(row):
         count = sum(label != IGNORE for label in row.labels)
@@ -226,7 +226,7 @@ def test_what_this_machine_has_not_is_told_in_one_line(run_fit, tmp_path, settin
 
 
 def test_a_logger_that_is_not_there_is_told_in_one_line(run_fit, tmp_path):
-    with pytest.raises(RecipeError, match=r"report_to: expected a logger that is installed \(.*got 'nonsense'"):
+    with pytest.raises(RecipeError, match=r"report_to: expected an installed logger \(.*got 'nonsense'"):
         run_fit(train=changed(TRAIN, report_to="nonsense"))
     assert not list(tmp_path.glob("model*"))
 
@@ -295,7 +295,7 @@ def test_a_full_disk_is_told_in_one_line(run_fit, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(DertaTrainer, "save_model", fail)
-    with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run again"):
+    with pytest.raises(RunError, match=r"model: cannot write a checkpoint .*free space, then run the same command"):
         run_fit()
 
 

@@ -14,7 +14,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from derta.train import checks, config, distributed, trainer
+from derta.train import checks, config, distributed, preparation
 
 
 class StopAt(TrainerCallback):
@@ -43,7 +43,7 @@ if __name__ == "__main__":  # pytest imports it as well
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = on_cpu
     config.has_accelerator = checks.has_accelerator = lambda: True
-    trainer.check_launch = distributed.check_launch = lambda: None
+    preparation.check_launch = distributed.check_launch = lambda: None
     from tiny_training import tune_job
 
     for job, stop in pickle.loads(Path(sys.argv[1]).read_bytes()):  # noqa: S301 - the test's own

@@ -29,7 +29,7 @@ def logits(net):
 
 
 def set_b(net, value):
-    """Make the adapters say something: PEFT starts their B matrices at 0."""
+    """Give the adapters an effect: PEFT initialises their B matrices with 0."""
     for name, parameter in net.named_parameters():
         if "lora_B" in name:
             torch.nn.init.constant_(parameter, value)
@@ -74,7 +74,7 @@ def test_fused_experts_are_adapted_expert_by_expert_and_load_again(make_model, t
         ("mixtral", LoraSection(lora_dropout=0, target_modules=("w1",)), "without also targeting w3"),
     ],
 )
-def test_what_cannot_be_adapted_is_told(make_model, kind, lora, part):
+def test_modules_that_peft_cannot_adapt_are_reported(make_model, kind, lora, part):
     with pytest.raises(RecipeError, match=part):
         with_lora(make_model(kind, vocab_size=96), lora_config(lora))
 
@@ -98,7 +98,7 @@ def test_4_bits_without_bitsandbytes_are_refused(monkeypatch):
 def test_4_bits_on_a_device_that_bitsandbytes_does_not_know_are_refused(monkeypatch):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"abacus"})
-    with pytest.raises(RecipeError, match=r"load_in_4bit: .*abacus.*; leave it out"):
+    with pytest.raises(RecipeError, match=r"load_in_4bit: .*abacus.*; remove the key"):
         quantization(four_bit=True)
 
 
@@ -116,7 +116,7 @@ def test_a_4_bit_base_is_near_the_full_one_and_only_adapters_are_trained(make_mo
     assert {(p.dtype, p.numel()) for p in packed} == {(torch.bfloat16, 64 * 64 // 4)}  # 4 weights in 16 bits
 
 
-def test_experts_that_cannot_be_quantized_are_told(make_model_dir, tmp_path):
+def test_experts_that_cannot_be_quantized_are_refused(make_model_dir, tmp_path):
     pytest.importorskip("bitsandbytes")
     path = str(make_model_dir(kind="mixtral"))
     with pytest.raises(ModelError, match=r"MixtralForCausalLM holds fused experts .*gate_up_proj"):

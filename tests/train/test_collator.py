@@ -135,5 +135,5 @@ def test_an_architecture_whose_rows_would_mix_may_not_pack():
         pad_token_id=None,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ModelError, match=r"Lfm2ForCausalLM to keep packed rows apart .* set `pack_tokens` to 0"):
+    with pytest.raises(ModelError, match=r"Lfm2ForCausalLM to separate packed rows .* set `pack_tokens` to 0"):
         check_packing(model)

@@ -37,7 +37,7 @@ def test_every_field_of_the_pinned_version_either_works_or_is_refused():
 
 
 @pytest.mark.parametrize("name", sorted(set(REFUSED) - {"parallelism_config"}))
-def test_a_refused_field_is_told_with_the_reason_in_one_line(tmp_path, name):
+def test_a_refused_field_is_reported_with_the_reason_in_one_line(tmp_path, name):
     default = getattr(DertaConfig(str(tmp_path)), name)
     value = OTHER_VALUES.get(name, not default)
     with pytest.raises(RecipeError) as caught:
@@ -74,26 +74,26 @@ def test_the_defaults_are_the_papers(tmp_path):
             {"train_sampling_strategy": "sequential"},
             r"train_sampling_strategy: .*random\|group_by_length.*, got 'sequential'",
         ),
-        ({"train_sampling_strategy": "group_by_length"}, "group_by_length is for padded rows; set pack_tokens to 0"),
+        ({"train_sampling_strategy": "group_by_length"}, "group_by_length requires padded rows; set pack_tokens to 0"),
         ({"global_batch_size": 10, "per_device_train_batch_size": 4}, r"multiple of per_device_train_batch_size \(4\)"),
-        ({"bf16": True, "fp16": True}, "bf16, fp16: expected one of them at most, got both"),
-        ({"attn_implementation": "flash_attention_2"}, "computes in 16 bits; set bf16 or fp16"),
-        ({"eval_steps": 5}, "nothing is evaluated while eval_strategy is 'no'"),
-        ({"save_steps": 5, "save_strategy": "no"}, "nothing is saved by steps while save_strategy is 'no'"),
-        ({"save_steps": 5, "save_strategy": "epoch"}, "nothing is saved by steps while save_strategy is 'epoch'"),
-        ({"optim_args": "momentum=0.5"}, "optim_args: adamw_torch_fused reads none"),
-        ({"optim_target_modules": "all-linear"}, "only galore and apollo read it, and optim is adamw_torch_fused"),
+        ({"bf16": True, "fp16": True}, "bf16, fp16: expected at most one of them, got both"),
+        ({"attn_implementation": "flash_attention_2"}, "requires 16 bits; set bf16 or fp16"),
+        ({"eval_steps": 5}, "have no effect with eval_strategy 'no'"),
+        ({"save_steps": 5, "save_strategy": "no"}, "has no effect with save_strategy 'no'"),
+        ({"save_steps": 5, "save_strategy": "epoch"}, "has no effect with save_strategy 'epoch'"),
+        ({"optim_args": "momentum=0.5"}, "optim_args: adamw_torch_fused does not use them"),
+        ({"optim_target_modules": "all-linear"}, "only galore and apollo use it, and optim is adamw_torch_fused"),
         ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers, .*: expected workers, got none"),
-        ({"save_strategy": "best"}, "'best' needs eval_strategy and metric_for_best_model"),
+        ({"save_strategy": "best"}, "'best' requires eval_strategy and metric_for_best_model"),
         ({"dataloader_num_workers": -1}, "dataloader_num_workers: expected 0 or more, got -1"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm: expected 0 or more, got nan"),
         ({"adam_beta2": 1.5}, "adam_beta2: expected 0 or more and less than 1, got 1.5"),
         ({"log_level": "loud"}, "log_level: .*debug|info.*, got 'loud'"),
         ({"sorry_dropout": 1}, "sorry_dropout: .*less than 1, got 1"),
-        ({"report_to": "nonsense"}, r"report_to: expected a logger that is installed .*, got 'nonsense'"),
+        ({"report_to": "nonsense"}, r"report_to: expected an installed logger .*, got 'nonsense'"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_name(tmp_path, settings, message):
+def test_an_invalid_value_is_reported_with_its_name(tmp_path, settings, message):
     with pytest.raises(RecipeError, match=message):
         DertaConfig(str(tmp_path), **settings)
 
@@ -125,7 +125,7 @@ def test_what_a_config_shows_of_itself_holds_no_token_and_any_method(tmp_path):
     assert not [text for text in (repr(config), str(config), config.to_json_string()) if "hf_planted" in text]
 
 
-def test_a_config_is_read_from_a_command_line_and_a_file_as_hugging_faces_are(tmp_path):
+def test_a_config_is_parsed_from_a_command_line_and_a_file_as_hugging_faces_are(tmp_path):
     parser = HfArgumentParser(DertaConfig)
     words = "--learning_rate 1e-4 --method rto --refusal_words Sorry No --normalization row --save_steps 10 --tree_rows"
     given = ["--output_dir", str(tmp_path), *words.split(), "--template_kwargs", '{"thinking": false}']
@@ -166,7 +166,7 @@ def test_a_step_has_the_same_rows_on_however_many_processes(micro, accumulated, 
         ({}, True, False),
     ],
 )
-def test_gradients_bypass_autograd_only_where_nothing_else_wants_them(settings, adapted, expected):
+def test_gradients_bypass_autograd_only_if_nothing_else_needs_them(settings, adapted, expected):
     plain = {"device": "cpu", "world_size": 1, "fp16": False, "optim": "adamw_torch"}
     config = SimpleNamespace(**(plain | settings))
     config.device = torch.device(config.device)
@@ -204,7 +204,7 @@ def test_a_recipes_settings_reach_the_config(tmp_path):
         ({"lr_scheduler_type": "cosin"}, "^`train.lr_scheduler_type`: expected one of"),
     ],
 )
-def test_a_recipes_value_that_cannot_be_is_told_with_its_key(tmp_path, settings, message):
+def test_a_recipes_invalid_value_is_reported_with_its_key(tmp_path, settings, message):
     train = TrainSection.model_validate(settings)
     with pytest.raises(RecipeError, match=message):
         train_config(train, model=MODEL, method="rto", seed=3, output_dir=tmp_path)

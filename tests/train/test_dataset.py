@@ -6,7 +6,7 @@ from derta.config import RowConfig
 from derta.data.encoding import EncodedExample
 from derta.data.rows import Instance, draw_row
 from derta.errors import DataError
-from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, share, split_evenly
+from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings, balance, group_rows, split_evenly
 
 
 def examples(lengths):
@@ -56,7 +56,7 @@ def test_the_order_follows_from_the_seed():
         micro_batches=st.integers(1, 4),
         num_processes=st.integers(1, 4),
         step_tokens=st.none() | st.integers(50, 600),
-        sharing=st.sampled_from(["order", "tokens", "length"]),
+        grouping=st.sampled_from(["order", "tokens", "length"]),
     ),
 )
 def test_over_all_processes_every_row_is_trained_once_an_epoch_in_equally_many_micro_batches(lengths, settings):
@@ -66,16 +66,16 @@ def test_over_all_processes_every_row_is_trained_once_an_epoch_in_equally_many_m
     taken = [epoch_of(sampler, 1) for sampler in samplers]
     assert {len(batches) for batches in taken} == {len(samplers[0])}
     assert sorted(index for batches in taken for batch in batches for _, index in batch) == list(range(len(lengths)))
-    if settings.step_tokens is None and settings.sharing != "tokens":
+    if settings.step_tokens is None and settings.grouping != "tokens":
         assert all(len(batch) <= settings.micro_rows for batches in taken for batch in batches)
 
 
-@drawn(lengths=st.lists(st.integers(2, 90), min_size=20, max_size=60), sharing=st.sampled_from(["tokens", "length"]))
-def test_sharing_a_step_out_changes_no_step(lengths, sharing):
+@drawn(lengths=st.lists(st.integers(2, 90), min_size=20, max_size=60), grouping=st.sampled_from(["tokens", "length"]))
+def test_grouping_a_step_into_micro_batches_changes_no_step(lengths, grouping):
     """The rows of a step are the same whether one process takes them or two, in whatever micro-batches."""
 
-    def steps(num_processes, micro_batches, sharing):
-        settings = StepSettings(8 // (num_processes * micro_batches), micro_batches, num_processes, None, sharing)
+    def steps(num_processes, micro_batches, grouping):
+        settings = StepSettings(8 // (num_processes * micro_batches), micro_batches, num_processes, None, grouping)
         dataset = dataset_of(lengths)
         by_process = [
             list(MicroBatchSampler(dataset, settings=settings, seed=0, process_index=p)) for p in range(num_processes)
@@ -85,12 +85,12 @@ def test_sharing_a_step_out_changes_no_step(lengths, sharing):
             for start in range(0, len(by_process[0]), micro_batches)
         ]
 
-    assert steps(1, 1, "order") == steps(1, 4, sharing) == steps(2, 2, sharing)
+    assert steps(1, 1, "order") == steps(1, 4, grouping) == steps(2, 2, grouping)
 
 
 def test_a_step_of_tokens_holds_about_as_many():
     lengths = [10 + 7 * i % 80 for i in range(200)]
-    settings = StepSettings(micro_rows=4, micro_batches=3, step_tokens=600, sharing="tokens")
+    settings = StepSettings(micro_rows=4, micro_batches=3, step_tokens=600, grouping="tokens")
     dataset = dataset_of(lengths)
     sampler = MicroBatchSampler(dataset, settings=settings, seed=0)
     for epoch in (0, 1):
@@ -115,9 +115,9 @@ def test_even_cuts_keep_the_order_and_every_row(lengths, parts):
     assert [i for part in cut for i in part] == list(range(len(lengths)))
 
 
-def test_rows_of_like_length_come_together_when_asked():
+def test_rows_of_similar_length_are_grouped_by_length():
     lengths = [9, 90, 10, 80, 11, 85]
-    shared = share(list(range(6)), lengths=lengths, groups=2, micro_rows=3, sharing="length")
+    shared = group_rows(list(range(6)), lengths=lengths, groups=2, micro_rows=3, grouping="length")
     assert [sorted(lengths[i] for i in group) for group in shared] == [[80, 85, 90], [9, 10, 11]]
 
 
@@ -133,8 +133,8 @@ def test_a_row_is_drawn_for_the_epoch_that_comes_with_the_index(small_data):
     assert dataset[4] == dataset[0, 4]
 
 
-def test_ready_rows_and_instances_do_not_mix(small_data, some_rows):
-    with pytest.raises(DataError, match="expected rows that are ready or instances to draw them from, got both"):
+def test_tokenized_rows_and_instances_do_not_mix(small_data, some_rows):
+    with pytest.raises(DataError, match="expected either tokenized rows or instances, got both"):
         RowDataset([*small_data("rto"), *some_rows], config=RowConfig(), seed=0)
 
 

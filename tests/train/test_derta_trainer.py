@@ -116,9 +116,9 @@ def test_a_stopped_training_resumes_and_ends_as_one_that_was_not(trainer_of):
         assert torch.equal(mine, theirs)
 
 
-def test_a_method_of_ones_own_may_make_rows_as_a_user_brings_them(trainer_of):
-    own = Method(name="own", dataset=lambda data, **_: READY * len(data.triples))
-    trainer = trainer_of(method=own, num_train_epochs=1)
+def test_a_custom_method_may_return_a_users_plain_rows(trainer_of):
+    custom = Method(name="custom", dataset=lambda data, **_: READY * len(data.triples))
+    trainer = trainer_of(method=custom, num_train_epochs=1)
     trainer.train()
     assert len(trainer.train_dataset) == 2 * len(TRIPLES)
     assert "loss_rto" in trainer.state.log_history[0]
@@ -224,7 +224,7 @@ def test_a_checkpoint_is_read_back_as_weights_only(trainer_of, monkeypatch):
 
 
 @pytest.mark.parametrize("strategy", ["every_save", "all_checkpoints", "end"])
-def test_checkpoints_are_pushed_as_asked_and_without_the_state_to_resume_from(trainer_of, monkeypatch, strategy):
+def test_checkpoints_are_pushed_as_configured_and_without_the_state_to_resume_from(trainer_of, monkeypatch, strategy):
     pushed = []
 
     class Hub:
@@ -240,7 +240,7 @@ def test_checkpoints_are_pushed_as_asked_and_without_the_state_to_resume_from(tr
 
 
 def test_a_training_is_pushed_from_first_to_last_without_a_pickle_of_its_arguments(trainer_of, monkeypatch):
-    pushed, begun = [], []
+    pushed, push_steps = [], []
 
     class Job:
         def done(self):
@@ -254,20 +254,20 @@ def test_a_training_is_pushed_from_first_to_last_without_a_pickle_of_its_argumen
             pushed.append((given["commit_message"], {path.name for path in Path(folder_path).rglob("*")}))
             return Job()
 
-    class Begun(TrainerCallback):
+    class RecordPushes(TrainerCallback):
         def on_push_begin(self, args, state, control, **_):
-            begun.append(state.global_step)
+            push_steps.append(state.global_step)
 
     monkeypatch.setattr("derta.train.checkpoints.HfApi", Hub)
     monkeypatch.setattr("transformers.trainer.hf_api", Hub)
-    monkeypatch.setattr("transformers.Trainer.create_model_card", lambda *_, **__: None)  # which asks the Hub
-    trainer = trainer_of(push_to_hub=True, hub_model_id="me/mine", save_steps=3, callbacks=[Begun()])
+    monkeypatch.setattr("transformers.Trainer.create_model_card", lambda *_, **__: None)  # it queries the Hub
+    trainer = trainer_of(push_to_hub=True, hub_model_id="me/mine", save_steps=3, callbacks=[RecordPushes()])
     trainer.train()
     trainer.save_model()
     assert [message for message, _ in pushed] == [
         "Training in progress, step 3", "Training in progress, step 6", "Model save",
     ]  # fmt: skip
-    assert begun[:2] == [3, 6]
+    assert push_steps[:2] == [3, 6]
     assert all("training_args.json" in names and "training_args.bin" not in names for _, names in pushed)
 
 
@@ -277,7 +277,7 @@ def test_a_training_is_pushed_from_first_to_last_without_a_pickle_of_its_argumen
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"triples": [*TRIPLES, NO_REFUSAL]}, r"opens with Sorry, got 'I th.*\(1 of 7"),
+        ({"triples": [*TRIPLES, NO_REFUSAL]}, r"starts with Sorry, got 'I th.*\(1 of 7"),
         ({"data": False}, "expected triples=, examples= or train_dataset=, got none"),
         ({"train_dataset": READY}, "or train_dataset=, got both"),
         ({"data": False, "train_dataset": [{"input_ids": [1]}]}, "expected input_ids, labels, term, got input_ids"),
@@ -300,16 +300,16 @@ def test_data_that_cannot_be_trained_on_are_refused_in_one_line(trainer_of, give
     ("given", "message"),
     [
         ({"method": "drta"}, "unknown method 'drta'; did you mean 'derta'"),
-        ({"method": "dpo"}, "dpo has a trainer of its own; use derta.methods.tune"),
+        ({"method": "dpo"}, "dpo has a separate trainer; use derta.methods.tune"),
         ({"method": "base"}, "expected one that trains, got base"),
-        ({"peft_config": {"r": 4}}, r"peft_config: expected a config of PEFT's \(LoraConfig\), got dict"),
+        ({"peft_config": {"r": 4}}, r"peft_config: expected a PEFT config \(LoraConfig\), got dict"),
         (
             {"eval_strategy": "epoch"},
-            "expected eval_triples=, eval_examples= or eval_dataset= to evaluate on, got none",
+            "expected eval_triples=, eval_examples= or eval_dataset= for evaluation, got none",
         ),
     ],
 )
-def test_settings_that_it_cannot_train_with_are_told(trainer_of, given, message):
+def test_settings_that_it_cannot_train_with_are_refused(trainer_of, given, message):
     with pytest.raises(RecipeError, match=message):
         trainer_of(**given)
 
@@ -325,17 +325,17 @@ def test_settings_that_it_cannot_train_with_are_told(trainer_of, given, message)
         ),
     ],
 )
-def test_what_no_optimizer_or_schedule_can_be_made_of_is_told_by_its_settings(trainer_of, given, message):
+def test_invalid_optimizer_and_scheduler_settings_are_reported_by_name(trainer_of, given, message):
     with pytest.raises(RecipeError, match=message):
         trainer_of(**given).train()
 
 
-def test_arguments_that_are_not_dertas_are_told(base, tmp_path):
+def test_arguments_that_are_no_derta_config_are_refused(base, tmp_path):
     with pytest.raises(RecipeError, match="args: expected a DertaConfig, got TrainingArguments"):
         DertaTrainer(base, TrainingArguments(str(tmp_path), use_cpu=True), triples=TRIPLES)
 
 
-def test_a_tokenizer_of_another_model_is_told(trainer_of, make_model, make_tokenizer):
+def test_a_tokenizer_of_another_model_is_refused(trainer_of, make_model, make_tokenizer):
     small = make_model("llama", vocab_size=280)
     with pytest.raises(DataError, match=r"row .*: expected token ids below the model's vocabulary \(280\)"):
         trainer_of(small, processing_class=make_tokenizer())
@@ -343,14 +343,14 @@ def test_a_tokenizer_of_another_model_is_told(trainer_of, make_model, make_token
 
 def test_without_rows_to_evaluate_on_it_says_so_and_there_are_no_predictions(trainer_of):
     trainer = trainer_of()
-    with pytest.raises(DataError, match="expected rows to evaluate on, got none; give eval_dataset="):
+    with pytest.raises(DataError, match="expected rows for evaluation, got none; pass eval_dataset="):
         trainer.evaluate()
     with pytest.raises(RunError, match=r"predict: .*no predictions; call evaluate\(\)"):
         trainer.predict(READY)
 
 
 def test_a_model_made_in_memory_needs_its_tokenizer(trainer_of, make_model):
-    with pytest.raises(RecipeError, match="processing_class: expected the tokenizer of a model made in memory"):
+    with pytest.raises(RecipeError, match="processing_class: expected the tokenizer of a model created in memory"):
         trainer_of(make_model("llama", vocab_size=512))
 
 
@@ -380,7 +380,7 @@ def test_a_model_made_in_memory_needs_its_tokenizer(trainer_of, make_model):
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
-def test_arguments_of_the_trainer_are_heeded(trainer_of, settings):
+def test_arguments_of_the_trainer_are_respected(trainer_of, settings):
     trainer = trainer_of(max_steps=2, **settings)
     trainer.train()
     assert trainer.state.global_step == 2

@@ -77,9 +77,9 @@ def test_time_grows_with_the_multiplications_and_warming_up_comes_once():
 
     sampled = (shape(10, 1), shape(30, 3))
     planned = Plan(rows=0, steps=50, micro_batches=100, tokens=0, labels=0, padding=0.0, sampled=sampled)
-    watch = _StepTimer()
-    watch.steps, watch.updates = [9.0, 5.0, 5.0], [2.0, 1.0, 1.0]
+    timer = _StepTimer()
+    timer.steps, timer.updates = [9.0, 5.0, 5.0], [2.0, 1.0, 1.0]
     # weights 2 and 5: a shape of 10 and 1 costs 25, so 8 s for 2 x 25 + 2 x 75 are 0.04 s a unit
-    seconds = _seconds(planned, sampled, (*sampled, *sampled), watch=watch, weights=(2, 5))
+    seconds = _seconds(planned, sampled, (*sampled, *sampled), timer=timer, weights=(2, 5))
     first_beyond = 9 - 0.04 * 100 - 1
     assert seconds == pytest.approx(first_beyond + 0.04 * 50 * 100 + 50 * 1)

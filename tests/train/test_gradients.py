@@ -43,7 +43,7 @@ def test_a_loss_scaled_after_its_gradient_was_added_is_refused(model_of, some_ro
     model = model_of("llama")
     use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
     loss = model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss
-    with pytest.raises(ModelError, match="not scaled"):
+    with pytest.raises(ModelError, match="expected an unscaled loss"):
         (2 * loss).backward()
 
 

@@ -25,7 +25,7 @@ def test_a_head_that_is_not_as_its_config_says_is_refused(model_of, size):
         return found
 
     model.forward = surprising
-    with pytest.raises(ModelError, match=r"logits that follow from lm_head by a scale .* got others from LlamaFor"):
+    with pytest.raises(ModelError, match=r"logits that are lm_head's output with a scale .* got others from LlamaFor"):
         check_head(model)
 
 

@@ -96,16 +96,16 @@ def test_frozen_weights_need_no_gradient_and_no_optimizer():
         MemoryError(),
     ],
 )
-def test_running_out_of_memory_names_the_knobs(error):
+def test_running_out_of_memory_names_the_options_to_change(error):
     train = DertaConfig("out", global_batch_size=6, per_device_train_batch_size=3, max_length=77)
     with (
-        pytest.raises(ModelError, match=r"take 0\.0 GiB.*\(3 rows of up to 77 tokens\); lower `per_device"),
+        pytest.raises(ModelError, match=r"need 0\.0 GiB.*\(3 rows of up to 77 tokens\); reduce `per_device"),
         out_of_memory_as_model_error(lambda: training_advice(train, nn.Linear(2, 2))),
     ):
         raise error
 
 
-def test_a_tensor_that_no_machine_can_hold_is_told_so():
+def test_a_tensor_too_large_for_any_machine_is_out_of_memory():
     with pytest.raises(ModelError, match="out of memory"), out_of_memory_as_model_error(loading_advice):
         torch.empty(2**50)
 
@@ -116,9 +116,9 @@ def test_other_errors_pass():
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
-def test_running_out_of_memory_before_training_is_told_apart(error):
+def test_running_out_of_memory_before_training_has_separate_advice(error):
     with (
-        pytest.raises(ModelError, match=r"while the model was loaded, before any training: .*LoRA"),
+        pytest.raises(ModelError, match=r"while the model was loaded, before training: .*LoRA"),
         out_of_memory_as_model_error(loading_advice),
     ):
         raise error

@@ -188,7 +188,7 @@ def test_gradients_that_are_not_finite_stop_training_before_the_update(small_dat
     trainer = train_losses(small_data("derta"), steps=False)
     before = weights(trainer)
     trainer.model.model.norm.weight.register_hook(lambda grad: grad * float("inf"))
-    with pytest.raises(NonFiniteLossError, match=r"step 0: expected gradients of a finite norm, got (nan|inf)"):
+    with pytest.raises(NonFiniteLossError, match=r"step 0: expected a finite gradient norm, got (nan|inf)"):
         trainer.train()
     assert_same_weights(weights(trainer), before, 0)
 

@@ -59,8 +59,8 @@ def flat(families):
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def taught(batch):
-    """What a batch teaches: the tokens that a place sees by `ends`, target, term; its weight, how often."""
+def labels_of(batch):
+    """A batch's labels: the tokens that a position attends to by `ends`, target, term; weight and multiplicity."""
     width = batch["input_ids"].shape[1]
     found = {}
     names = ("label_positions", "targets", "terms", "weights", "multiplicity")
@@ -88,7 +88,7 @@ def expected_of(rows, *, weights=(1.0, 1.0, 1.0), by_row=False):
 @pytest.mark.parametrize("capacity", [0, 64, 512])
 def test_a_batch_of_trees_and_rows_teaches_what_the_rows_alone_teach(families_of_rows, laid, capacity):
     batch = collate(laid, capacity=capacity, pad_id=7)
-    assert taught(batch) == expected_of(flat(families_of_rows))
+    assert labels_of(batch) == expected_of(flat(families_of_rows))
     assert int(batch["items"]) == sum(label != IGNORE for row in flat(families_of_rows) for label in row.labels)
     assert len(batch["targets"]) < int(batch["items"])  # the two branches with k = 3 are one
     assert batch["row_ids"] == [row.id for row in laid]
@@ -97,7 +97,7 @@ def test_a_batch_of_trees_and_rows_teaches_what_the_rows_alone_teach(families_of
 def test_by_row_every_row_laid_into_a_tree_counts_as_one_row(families_of_rows, laid):
     weights = (1.0, 2.0, 0.5)
     batch = collate(laid, capacity=512, pad_id=0, term_weights=weights, by_row=True)
-    assert taught(batch) == expected_of(flat(families_of_rows), weights=weights, by_row=True)
+    assert labels_of(batch) == expected_of(flat(families_of_rows), weights=weights, by_row=True)
     assert int(batch["items"]) == len(flat(families_of_rows)) == 17
 
 
@@ -334,7 +334,9 @@ def test_layers_that_are_no_attention_are_refused(make_model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_that_reads_a_tree_otherwise_than_its_rows_is_refused(make_model, dtype):
     model = make_model("gemma3", vocab_size=96, use_bidirectional_attention=True).to(dtype)
-    with pytest.raises(ModelError, match=r"Gemma3ForCausalLM to read a tree as it reads .*; set `train.tree_rows: fal"):
+    with pytest.raises(
+        ModelError, match=r"Gemma3ForCausalLM to give the same states for a tree .*; set `train.tree_rows: fal"
+    ):
         check_trees(model, max_length=64)
 
 
@@ -344,9 +346,11 @@ def test_a_window_that_is_not_known_is_found_out(make_model, monkeypatch):
         check_trees(make_model("mistral", vocab_size=96), max_length=64)
 
 
-def test_a_mask_that_the_model_cannot_take_is_told_in_one_line(make_model, monkeypatch):
+def test_a_mask_that_the_model_does_not_support_is_refused_in_one_line(make_model, monkeypatch):
     monkeypatch.setattr(tree_module, "layer_windows", lambda config: {"full_attention": None, "sliding_attention": 16})
-    with pytest.raises(ModelError, match="LlamaForCausalLM does not take the mask that its config asks for") as refused:
+    with pytest.raises(
+        ModelError, match="LlamaForCausalLM does not support the mask that its config requires"
+    ) as refused:
         check_trees(make_model("llama", vocab_size=96), max_length=64)
     assert "\n" not in str(refused.value)
 

@@ -35,9 +35,9 @@ from derta.methods.method import Method
 from derta.train.adapters import is_adapter, load_initial_model
 from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
 from derta.train.config import DertaConfig
-from derta.train.distributed import check_launch
 from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
-from derta.train.memory import TrimMemoryCallback, keep_freed_memory, loading_advice, out_of_memory_as_model_error
+from derta.train.memory import TrimMemoryCallback, loading_advice, out_of_memory_as_model_error
+from derta.train.preparation import prepare_process
 from derta.train.terms import check_norm
 
 _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
@@ -101,11 +101,7 @@ def pair_trainer(
         ModelError, RecipeError: `init_from` holds no such model, or its configuration cannot be trained.
     """
     del method
-    check_launch()
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    keep_freed_memory()
-    torch.manual_seed(config.seed)
+    prepare_process(config)
     arguments = dpo_arguments(config)
     policy = _load_model(model, config, lora=lora, init_from=init_from)
     copy_reference = lora is None and not config.precompute_ref_log_probs

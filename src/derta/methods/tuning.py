@@ -177,18 +177,14 @@ def row_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     """Return the trainer of a method that trains on rows."""
-    import torch
-
     from derta.train.adapters import load_initial_model
-    from derta.train.distributed import check_launch
-    from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_as_model_error
+    from derta.train.memory import loading_advice, out_of_memory_as_model_error
+    from derta.train.preparation import prepare_process
     from derta.train.trainer import DertaTrainer
 
     config = copy(config)
     config.method = method
-    check_launch()
-    keep_freed_memory()
-    torch.manual_seed(config.seed)
+    prepare_process(config)
     with out_of_memory_as_model_error(loading_advice):
         return DertaTrainer(
             load_initial_model(model, config, lora=lora, init_from=init_from),

@@ -1,1 +1,1 @@
-"""Training: rows packed into batches, the loss where the labels are, and the Trainer around them."""
+"""Training: packed batches, the loss at labelled positions, and the Hugging Face `Trainer` that uses them."""

@@ -1,4 +1,4 @@
-"""Which weights are trained: all that text passes through, or LoRA adapters beside a base in 32, 16 or 4 bits."""
+"""Loading a model for full fine-tuning or with LoRA adapters, on a base in 32, 16 or 4 bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from derta.train.config import DertaConfig
 
 
 def base_dtype(*, bf16: bool, adapted: bool) -> torch.dtype:
-    """The dtype that a model is loaded in: fp32 where its weights are trained, bf16 where they are frozen and may be.
+    """Return the dtype to load a model in: fp32 if its weights are trained, bf16 if they are frozen and `bf16` is set.
 
     >>> base_dtype(bf16=True, adapted=False), base_dtype(bf16=True, adapted=True)
     (torch.float32, torch.bfloat16)
@@ -28,12 +28,12 @@ def base_dtype(*, bf16: bool, adapted: bool) -> torch.dtype:
 
 
 def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
-    """How bitsandbytes quantizes the base (QLoRA): NF4, constants quantized too, arithmetic in bf16.
+    """Return the bitsandbytes config of a QLoRA base: NF4, double quantization, compute in bf16. None without 4 bits.
 
-    The packed weights are stored as bf16, not as bytes, because FSDP shards floating point only.
+    The packed weights are stored as bf16, not as bytes, because FSDP shards only floating-point parameters.
 
     Raises:
-        RecipeError: the recipe wants 4 bits, and bitsandbytes is missing or does not know this machine's devices.
+        RecipeError: 4 bits are configured, and bitsandbytes is missing or does not support this machine's devices.
 
     Source: Dettmers et al., QLoRA, arXiv 2305.14314, section 3.
     """
@@ -41,14 +41,14 @@ def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
         return None
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
-            "train.lora.load_in_4bit: expected bitsandbytes, found none; pip install 'derta[quant]', or leave it out"
+            "train.lora.load_in_4bit: expected bitsandbytes, found none; pip install 'derta[quant]', or remove the key"
         )
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
 
     try:
         validate_bnb_backend_availability(raise_exception=True)
     except RuntimeError as error:
-        raise RecipeError(f"train.lora.load_in_4bit: {error}; leave it out, or use another machine") from error
+        raise RecipeError(f"train.lora.load_in_4bit: {error}; remove the key, or use another machine") from error
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -59,21 +59,21 @@ def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
 
 
 def freeze_unused_by_text(net: PreTrainedModel) -> None:
-    """Freeze what text does not pass through (a vision tower): it gets no gradient, and DDP would wait for one."""
+    """Freeze parameters that text does not use (a vision tower). They get no gradient, and DDP would wait for one."""
     head: Any = net.get_output_embeddings()
-    used = {id(parameter) for part in (net.get_decoder(), head) for parameter in part.parameters()}
+    used = {id(parameter) for module in (net.get_decoder(), head) for parameter in module.parameters()}
     for parameter in net.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in used)
 
 
 def configure_4bit(net: PreTrainedModel) -> None:
-    """Make sure that a model just loaded in 4 bits is small, and that gradients will pass through it.
+    """Validate a model loaded in 4 bits, and configure it so that gradients can pass through it.
 
-    bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 at the first forward in eval mode, as the checks before
-    training are, and its kernel for that format has no backward; so this is turned off.
+    In eval mode, bitsandbytes repacks 4-bit weights at the first forward on CPUs with AVX512-BF16. The checks before
+    training run in eval mode, and the kernel of that format has no backward, so the repacking is disabled.
 
     Raises:
-        ModelError: the model's experts are fused parameters, which bitsandbytes leaves as large as they were.
+        ModelError: the model's experts are fused parameters, which bitsandbytes leaves unquantized.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
@@ -81,7 +81,7 @@ def configure_4bit(net: PreTrainedModel) -> None:
     if fused is not None:
         raise ModelError(
             f"train.lora.load_in_4bit: expected linear layers, but {type(net).__name__} holds fused experts ({fused}) "
-            "that bitsandbytes cannot quantize; leave it out, and shard the model over more devices"
+            "that bitsandbytes cannot quantize; remove the key, and shard the model over more devices"
         )
     for module in net.modules():
         if isinstance(module, Linear4bit):
@@ -89,10 +89,10 @@ def configure_4bit(net: PreTrainedModel) -> None:
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:
-    """A recipe's adapters as PEFT takes them.
+    """Convert a recipe's `lora` section to a PEFT config.
 
-    `w1`, `w2` and `w3` name Mixtral's expert projections. transformers fuses them into 3-D parameters, w1 and w3 into
-    one, which PEFT gives twice the rank, so nothing is lost.
+    `w1`, `w2` and `w3` are Mixtral's expert projections. transformers fuses them into 3-D parameters, w1 and w3 into
+    one. PEFT gives that one twice the rank, so no capacity is lost.
     """
     return LoraConfig(
         r=lora.r,
@@ -105,10 +105,10 @@ def lora_config(lora: LoraSection) -> LoraConfig:
 
 
 def with_lora(net: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """Wrap a model in fresh adapters; the label loss bound to it stays.
+    """Wrap a model in new adapters; a label loss bound to it stays.
 
     Raises:
-        RecipeError: the model has no such modules or parameters, or PEFT cannot adapt them so.
+        RecipeError: the model has no such modules or parameters, or PEFT cannot adapt them with these options.
     """
     _prepare_for_adapters(net)
     try:
@@ -116,32 +116,32 @@ def with_lora(net: PreTrainedModel, config: PeftConfig) -> PeftModel:
             warnings.filterwarnings("error", r"target_parameters=.* no parameter was matched", RuntimeWarning)
             return cast("PeftModel", get_peft_model(net, config))
     except (ValueError, RuntimeWarning) as error:
-        told = " ".join(str(error).split())[:300]
-        hint = "; fused experts need `lora_dropout: 0`" if "lora_dropout" in told else ""
-        raise RecipeError(f"lora: cannot adapt {type(net).__name__}: {told}{hint}") from error
+        message = " ".join(str(error).split())[:300]
+        hint = "; fused experts need `lora_dropout: 0`" if "lora_dropout" in message else ""
+        raise RecipeError(f"lora: cannot adapt {type(net).__name__}: {message}{hint}") from error
 
 
 def _prepare_for_adapters(net: PreTrainedModel) -> None:
     if is_4bit(net):
-        prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer turns that on
+        prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer enables it
 
 
 def is_4bit(net: nn.Module) -> bool:
-    """Whether bitsandbytes quantized a model as it was loaded."""
+    """Return whether bitsandbytes quantized the model when it was loaded."""
     return bool(getattr(net, "is_loaded_in_4bit", False))
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter."""
+    """Return whether a folder holds a PEFT adapter."""
     return (folder / "adapter_config.json").is_file()
 
 
 def load_base(path: str, config: DertaConfig, *, adapted: bool = False, four_bit: bool = False) -> PreTrainedModel:
-    """Load a causal LM to train it, or (`adapted`) adapters on it; what text does not pass through is frozen.
+    """Load a causal LM for full fine-tuning or as the base of adapters; parameters unused by text are frozen.
 
     Raises:
-        ModelError: the folder or hub id holds no causal LM, or it cannot be quantized.
-        RecipeError: it is to be quantized, and bitsandbytes is missing.
+        ModelError: the folder or hub id holds no causal LM, or the model cannot be quantized.
+        RecipeError: 4 bits are configured, and bitsandbytes is missing.
     """
     net = load_model(
         path,
@@ -181,8 +181,8 @@ def load_initial_model(
         path = str(init_from)
     if adapter is not None and lora is None:
         raise RecipeError(
-            f"{adapter}: expected a whole model, because there is no `train.lora`, got an adapter; add `lora`, or "
-            "start from a merged model"
+            f"{adapter}: expected a full model, because there is no `train.lora`, got an adapter; add `lora`, or "
+            "use a merged model"
         )
     four_bit = lora is not None and lora.load_in_4bit
     net = load_base(path, config, adapted=lora is not None, four_bit=four_bit)

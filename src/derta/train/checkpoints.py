@@ -1,4 +1,4 @@
-"""From a trainer to a finished folder: resumed from the last whole checkpoint, saved at once or not at all."""
+"""Training to a finished folder: resume from the last complete checkpoint, and save the model atomically."""
 
 from __future__ import annotations
 
@@ -36,17 +36,20 @@ _STATE_FILES = (
     "latest",
 )
 
-_LOGS = "runs"  # Hugging Face's name for the folder of TensorBoard's files
+_LOGS = "runs"  # Hugging Face's name of the folder for TensorBoard files
 
 
 class NonFiniteLossError(DertaError):
-    """The loss became NaN or infinite; the message names the rows."""
+    """Error for a loss that became NaN or infinite; the message names the rows."""
 
 
 def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
-    """Train from the last whole checkpoint, if there is one, save to `out`, and take the checkpoints away.
+    """Train, resuming from the last complete checkpoint if there is one, save to `out`, and delete the checkpoints.
 
-    `train_log.json` holds what was logged; what TensorBoard reads is left in `out` + `.runs`.
+    `train_log.json` holds the logged values. TensorBoard's files are copied to `out` + `.runs`.
+
+    Returns:
+        `out`.
     """
     checkpoints = Path(str(trainer.args.output_dir))
     net: Any = trainer.model
@@ -62,19 +65,19 @@ def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
 
 
 def check_weights(net: nn.Module) -> None:
-    """Fail if the last update left a weight that is no finite number.
+    """Validate that the last update left every trained weight finite.
 
     Raises:
-        NonFiniteLossError: it did; there is nothing to save.
+        NonFiniteLossError: a weight is NaN or infinite, so the model is not saved.
     """
     for name, weight in net.named_parameters():
-        held: Any = weight.to_local() if isinstance(weight, DTensor) else weight
-        if weight.requires_grad and not bool(torch.isfinite(held).all()):
-            raise NonFiniteLossError(f"expected finite weights, got others in {name}; lower the learning rate")
+        local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
+        if weight.requires_grad and not bool(torch.isfinite(local).all()):
+            raise NonFiniteLossError(f"expected finite weights, got NaN or infinity in {name}; lower the learning rate")
 
 
 def save(trainer: Trainer, out: Path) -> None:
-    """Write the model and its log as `out`; one process of all does it, and the others wait."""
+    """Save the model and its log to `out`. The main process writes, and the others wait."""
     partial = out.with_name(out.name + ".partial")
     if trainer.is_world_process_zero():
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,26 +94,30 @@ def save(trainer: Trainer, out: Path) -> None:
 
 @contextmanager
 def disk_full_as_run_error(out: Path) -> Generator[None]:
-    """Tell a full disk as a user's mistake; torch and safetensors each have their own error for it."""
+    """Convert the errors of a full disk to a `RunError`; torch and safetensors each raise a different one.
+
+    Raises:
+        RunError: the block raised one of them.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         if full or isinstance(error, SafetensorError) or "inline_container" in str(error):
             raise RunError(
-                f"{out}: cannot write a checkpoint ({error}); free space, then run again to go on"
+                f"{out}: cannot write a checkpoint ({error}); free space, then run the same command to resume"
             ) from error
         raise
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a torn one is left out."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((str(path) for path in found if _is_whole(path)), None)
+    """Return the path of the newest complete checkpoint, or None; partially written ones are skipped."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((str(path) for path in checkpoints if _is_complete(path)), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes `trainer_state.json` last."""
+def _is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint is complete: the Trainer writes `trainer_state.json` last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # ValueError: not JSON, or not UTF-8
@@ -119,7 +126,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
-    """Save the model, its tokenizer and what it was trained with; in place of a pickle, `training_args.json`."""
+    """Save the model, the tokenizer and the training arguments, as `training_args.json` instead of a pickle."""
     if not trainer.args.should_save:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,10 +138,10 @@ def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, An
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
-    """Upload a checkpoint during training, as `hub_strategy` says; the state to resume from only if it says so."""
+    """Upload a checkpoint during training as `hub_strategy` says, with the optimizer state only if it includes that."""
     args: Any = trainer.args
-    going: Any = trainer.push_in_progress
-    busy = going is not None and not going.is_done() and not args.hub_always_push
+    previous: Any = trainer.push_in_progress
+    busy = previous is not None and not previous.is_done() and not args.hub_always_push
     if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END or busy:
         return
     trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
@@ -150,7 +157,7 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:
     )
     jobs: Any = [upload(ignore_patterns=list(_STATE_FILES))]
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        last = args.hub_strategy == HubStrategy.CHECKPOINT
-        jobs.append(upload(path_in_repo="last-checkpoint" if last else checkpoint.name))
-    going_on: Any = [] if going is None or going.is_done() else going.jobs
-    trainer.push_in_progress = PushInProgress(going_on + jobs)
+        only_last = args.hub_strategy == HubStrategy.CHECKPOINT
+        jobs.append(upload(path_in_repo="last-checkpoint" if only_last else checkpoint.name))
+    pending: Any = [] if previous is None or previous.is_done() else previous.jobs
+    trainer.push_in_progress = PushInProgress(pending + jobs)

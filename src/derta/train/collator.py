@@ -1,4 +1,4 @@
-"""Rows to tensors: several rows share a sequence, told apart by position ids that start again at 0."""
+"""Data collator with sequence packing: rows share a sequence, separated by position ids that restart at 0."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from derta.train.distributed import holds_weights
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put rows into bins of `capacity` tokens: as few as first-fit decreasing finds, filled evenly if they can be.
+    """Pack rows into bins of `capacity` tokens: the number of bins of first-fit decreasing, evenly filled if possible.
 
-    A row longer than the capacity gets a bin of its own; a capacity of 0 gives every row one.
+    A row longer than the capacity gets a separate bin. With a capacity of 0 every row does.
 
     >>> pack([3, 5, 2, 4], capacity=7)
     [[1, 2], [3, 0]]
@@ -29,35 +29,38 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     bins: list[list[int]] = []
     room: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((b for b, left in enumerate(room) if lengths[row] <= left), None)
+        place = next((b for b, remaining in enumerate(room) if lengths[row] <= remaining), None)
         if place is None:
             bins.append([row])
             room.append(capacity - lengths[row])
         else:
             bins[place].append(row)
             room[place] -= lengths[row]
-    even = balance(lengths, len(bins))  # bins are padded to the fullest
-    return even if _fullest(even, lengths) < _fullest(bins, lengths) else bins
+    even = balance(lengths, len(bins))  # bins are padded to the longest
+    return even if _max_tokens(even, lengths) < _max_tokens(bins, lengths) else bins
 
 
-def _fullest(bins: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+def _max_tokens(bins: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return max((sum(lengths[i] for i in members) for members in bins), default=0)
 
 
 class Batch(TypedDict):
-    """A micro-batch; a dict, so that whatever moves batches between devices moves this one.
+    """Micro-batch of packed rows. It is a dict, so that code that moves batches between devices can move it.
 
-    What is learned is a list of positions, for a position may have several targets.
+    Labels are a list of positions, because a position may have several targets.
 
     Attributes:
-        label_positions: bin * token + the place of the output that predicts.
-        targets: The token that is to be predicted.
+        input_ids: Token ids, padded.
+        position_ids: Positions within each row; depths in a tree.
+        label_positions: Flat index (bin * tokens + token) of the output that predicts the label.
+        targets: Token id to predict.
         terms: Index in `TERMS`.
-        items: What the step's loss is divided by, summed over its micro-batches.
-        row_ids: For messages.
-        ends: With a tree among the rows: see `TreeRow`; padding sees itself. A mask is made of it.
-        multiplicity: With a tree among the rows: how many of its rows have this label, all of which its weight stands
-            for.
+        weights: Weight of the label in the loss.
+        items: The micro-batch's share of the divisor of the step's loss.
+        row_ids: Ids of the rows, for error messages.
+        ends: If a row is a tree: end of each node's subtree, see `TreeRow`. Padding attends to itself. The attention
+            mask is computed from it.
+        multiplicity: If a row is a tree: number of its rows that have this label; the weight is their sum.
     """
 
     input_ids: Int[Tensor, "bin token"]
@@ -81,28 +84,29 @@ def collate(
     by_row: bool = False,
     padded_length: int | None = None,
 ) -> Batch:
-    """Make a micro-batch of rows.
+    """Collate rows into a micro-batch.
 
-    There is no attention mask: transformers tells packed rows apart by their position ids, and only while the mask is
-    absent and no cache is used.
+    There is no attention mask: transformers separates packed rows by their position ids only without a mask and without
+    a KV cache.
 
     Args:
-        rows: The micro-batch; without any, one padding token that teaches nothing.
-        capacity: Tokens a bin may hold, if no row is longer; 0 gives every row its own bin (plain padding).
-        pad_id: Fills the bins' ends; never learned.
+        rows: Rows of the micro-batch. An empty list gives one padding token without labels.
+        capacity: Maximum tokens of a bin, unless one row is longer. 0: a bin per row (plain padding).
+        pad_id: Token id of the padding, which is never a label.
         term_weights: Weight of each of `TERMS`, in their order.
-        by_row: A label counts 1 / (labels of its row), and a step is divided by its rows; else every label counts
-            1, and a step is divided by its labels. Each row laid into a tree counts as a row.
-        padded_length: What reference-mode dropout draws over; None means the longest row, to a multiple of 8.
+        by_row: A label's weight is 1 / (labels of its row), and a step is divided by its rows. By default every label's
+            weight is 1, and a step is divided by its labels. Each row of a tree counts as a row.
+        padded_length: Length that reference-mode dropout is drawn over. None: the longest row, rounded up to a multiple
+            of 8.
     """
     lengths = [len(row.input_ids) for row in rows]
     padded_length = padded_length or -(-max(lengths, default=1) // 8) * 8
-    bins = pack(lengths, capacity and max(capacity, *lengths, 0)) or [[]]  # all are padded to the longest row anyway
-    shape = (len(bins), max(1, _fullest(bins, lengths)))
+    bins = pack(lengths, capacity and max(capacity, *lengths, 0)) or [[]]  # bins are padded to the longest row anyway
+    shape = (len(bins), max(1, _max_tokens(bins, lengths)))
     input_ids, position_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     ends = torch.arange(1, shape[1] + 1).repeat(shape[0], 1)
-    counting = _Counting(term_weights, by_row)
-    learned: list[_Label] = []
+    weighting = _LabelWeighting(term_weights, by_row)
+    labels: list[_Label] = []
     for b, members in enumerate(bins):
         start = 0
         for i in members:
@@ -112,13 +116,13 @@ def collate(
             if isinstance(row, TreeRow):
                 position_ids[b, start:end] = torch.tensor(row.position_ids)
                 ends[b, start:end] = start + torch.tensor(row.ends)
-                learned += _learned_of_tree(row, first_node=first_node, counting=counting)
+                labels += _labels_of_tree(row, first_node=first_node, weighting=weighting)
             else:
                 position_ids[b, start:end] = torch.arange(lengths[i])
                 ends[b, start:end] = end
-                learned += _learned(row, first_node=first_node, padded_length=padded_length, counting=counting)
+                labels += _labels_of_row(row, first_node=first_node, padded_length=padded_length, weighting=weighting)
             start = end
-    positions, targets, terms, weights, multiplicity = zip(*learned, strict=True) if learned else [()] * 5
+    positions, targets, terms, weights, multiplicity = zip(*labels, strict=True) if labels else [()] * 5
     trees = [row for row in rows if isinstance(row, TreeRow)]
     num_rows = len(rows) + sum(tree.num_rows - 1 for tree in trees)
     batch: Batch = {
@@ -139,47 +143,47 @@ def collate(
 _Label = tuple[int, int, int, float, int]  # position, target, term, weight, multiplicity
 
 
-class _Counting(NamedTuple):
-    """What a label counts."""
+class _LabelWeighting(NamedTuple):
+    """Options that determine a label's weight."""
 
     term_weights: Sequence[float]
     by_row: bool
 
 
-def _learned_of_tree(tree: TreeRow, *, first_node: int, counting: _Counting) -> list[_Label]:
-    """As `_learned`, for all rows of a tree; what several rows teach alike comes once, with their weights added up."""
-    num_labels = Counter(one.row for one in tree.labels)
+def _labels_of_tree(tree: TreeRow, *, first_node: int, weighting: _LabelWeighting) -> list[_Label]:
+    """Return the labels of all rows of a tree; labels shared by several rows are merged and their weights summed."""
+    num_labels = Counter(label.row for label in tree.labels)
     weights: dict[tuple[int, int, int], list[float]] = {}
-    for one in tree.labels:
-        term = TERMS.index(one.term)
-        weight = counting.term_weights[term] / (num_labels[one.row] if counting.by_row else 1)
-        weights.setdefault((first_node + one.node, one.target, term), []).append(weight)
-    return [(*label, sum(of_rows), len(of_rows)) for label, of_rows in weights.items()]
+    for label in tree.labels:
+        term = TERMS.index(label.term)
+        weight = weighting.term_weights[term] / (num_labels[label.row] if weighting.by_row else 1)
+        weights.setdefault((first_node + label.node, label.target, term), []).append(weight)
+    return [(*key, sum(row_weights), len(row_weights)) for key, row_weights in weights.items()]
 
 
-def _learned(row: TrainRow, *, first_node: int, padded_length: int, counting: _Counting) -> list[_Label]:
-    """A row's labels: the output one place before predicts each."""
+def _labels_of_row(row: TrainRow, *, first_node: int, padded_length: int, weighting: _LabelWeighting) -> list[_Label]:
+    """Return a row's labels; each is predicted by the output one position before it."""
     labels = row.labels
     if row.redraw is not None:
         labels = reference_dropout(labels, padded_length=padded_length, redraw=row.redraw)
     places = [place for place, label in enumerate(labels) if label != IGNORE]
     term = TERMS.index(row.term)
-    weight = counting.term_weights[term] / (len(places) if counting.by_row and places else 1)
+    weight = weighting.term_weights[term] / (len(places) if weighting.by_row and places else 1)
     return [(first_node + place - 1, labels[place], term, weight, 1) for place in places]
 
 
 def check_packing(model: PreTrainedModel, *, bins: int = 2) -> None:
-    """Make sure that rows packed into one sequence do not see each other in this architecture.
+    """Validate that rows packed into one sequence do not attend to each other in this architecture.
 
-    Attention that reads the position ids keeps them apart; convolutions and recurrent states (Mamba, FalconH1, LFM2)
-    and some older attention (OPT, Bloom) do not, and would train on mixed rows without a word.
+    Attention that uses the position ids separates them. Convolutions and recurrent states (Mamba, FalconH1, LFM2) and
+    some older attention (OPT, Bloom) do not, and would train on mixed rows without an error.
 
     Args:
-        model: As loaded, with the attention it will train with.
-        bins: Sequences of the test batch: flash attention tells rows apart only in a batch of one.
+        model: The loaded model, with the attention implementation of the training.
+        bins: Batch size of the test input: flash attention separates rows only in a batch of one.
 
     Raises:
-        ModelError: a row's hidden states change with the row that stands before it.
+        ModelError: a row's hidden states change with the row before it.
     """
     if not holds_weights(model):
         return
@@ -198,6 +202,6 @@ def check_packing(model: PreTrainedModel, *, bins: int = 2) -> None:
     model.train(was_training)
     if not (after_one - after_other).abs().max() <= 1e-5 * after_one.abs().max():
         raise ModelError(
-            f"expected {type(model).__name__} to keep packed rows apart by their position ids, but one row's states "
+            f"expected {type(model).__name__} to separate packed rows by their position ids, but a row's hidden states "
             "change with the row before it; set `pack_tokens` to 0"
         )

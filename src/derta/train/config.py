@@ -1,4 +1,4 @@
-"""`DertaConfig`: Hugging Face's `TrainingArguments` with derta's own fields, and the paper's values as defaults."""
+"""`DertaConfig`: Hugging Face `TrainingArguments` with derta's additional fields and the paper's values as defaults."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ from derta.train.checks import (
     num_processes,
 )
 
-Sharing = Literal["order", "tokens", "length"]
+Grouping = Literal["order", "tokens", "length"]
 ARGUMENTS_FILE = "training_args.json"
 _NOT_SAVED = frozenset({"output_dir", "resume_from_checkpoint", "accelerator_config", "debug"})
 _ONE_BIN = 2**31
-"""A capacity that every micro-batch fits into."""
+"""Capacity that every micro-batch fits in."""
 _LogLevel = Annotated[str, Limit(pattern="^(debug|info|warning|error|critical|passive)$")]
 
 
 @dataclass
 class DertaConfig(RowConfig, TrainingArguments):
-    """How one model is tuned; paper, full fine-tuning: the defaults. LoRA: learning rate 1e-4, no warmup, no dropout.
+    """Training arguments of one model. The defaults are the paper's for full fine-tuning.
 
-    Every field of the pinned `TrainingArguments` works as there, or is refused with the reason
-    (`derta.config.REFUSED`). `gradient_accumulation_steps` follows from `global_batch_size`, the size per device and
-    the number of processes. `save_steps` alone turns saving on.
+    For LoRA the paper uses a learning rate of 1e-4, no warmup and no dropout of labels.
+
+    Every field of the pinned `TrainingArguments` works as in Hugging Face, or is refused with the reason
+    (`derta.config.REFUSED`). `gradient_accumulation_steps` is computed from `global_batch_size`, the batch size per
+    device and the number of processes. `save_steps` enables saving.
 
     >>> config = DertaConfig("out", method="derta", sorry_dropout=0.9, global_batch_size=32)
     >>> config.gradient_accumulation_steps, config.learning_rate, config.max_length
     (4, 2e-05, 1024)
 
     Raises:
-        RecipeError: a value that cannot be, settings that exclude each other, or what this machine does not have.
+        RecipeError: an invalid value, arguments that exclude each other, or an option that this machine lacks.
     """
 
     per_device_train_batch_size: Annotated[int, Limit(ge=1)] = 8
@@ -65,34 +67,34 @@ class DertaConfig(RowConfig, TrainingArguments):
     save_strategy: SaveStrategy | str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     save_steps: Annotated[float, Limit(gt=0)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     save_total_limit: Annotated[int, Limit(ge=1)] | None = 1
-    report_to: None | str | list[str] = "none"  # noqa: RUF036 - the order that HfArgumentParser can read
+    report_to: None | str | list[str] = "none"  # noqa: RUF036 - HfArgumentParser needs this order
     hub_token: str | None = field(default=None, repr=False)
     train_sampling_strategy: Annotated[str, Limit(pattern="^(random|group_by_length)$")] = "random"
     remove_unused_columns: bool = False
-    ddp_find_unused_parameters: bool | None = False  # what is not used is frozen
+    ddp_find_unused_parameters: bool | None = False  # unused parameters are frozen
 
     def __post_init__(self) -> None:
         for name, value in check_config(type(self), vars(self)).items():
             setattr(self, name, value)
         check_machine(self)
         saving = self.save_strategy or ("no" if self.save_steps is None else "steps")
-        steps = self.save_steps or (500 if saving == "steps" else None)  # Hugging Face's
+        steps = self.save_steps or (500 if saving == "steps" else None)  # Hugging Face's default
         vars(self).update(save_strategy=saving, save_steps=steps)
         self.report_to = self.report_to or "none"
         self.gradient_accumulation_steps = accumulation_steps(self, num_processes=num_processes())
         self.use_cpu = self.use_cpu or not has_accelerator()
         with invalid_settings_as_recipe_error("training arguments"):
             TrainingArguments.__post_init__(self)
-        if self.n_gpu > 1:  # one process keeps to one GPU: `nn.DataParallel` would tear batches apart
+        if self.n_gpu > 1:  # a process uses one GPU: `nn.DataParallel` would split batches
             self._n_gpu = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """As in Hugging Face's, tokens left out; a method is given by its name, so that loggers can write it."""
+        """Return the fields as a dict without tokens, with the method's name instead of the method, for loggers."""
         return TrainingArguments.to_dict(self) | {"method": _named(self.method)}
 
     @property
-    def sharing(self) -> Sharing:
-        """How a step's rows go to its micro-batches: in order, evenly by tokens, or by like length."""
+    def grouping(self) -> Grouping:
+        """Grouping of a step's rows into micro-batches: in order, balanced by tokens, or by similar length."""
         if self.reference or self.normalization == "micro_batch":
             return "order"
         by_length = self.train_sampling_strategy == "group_by_length"
@@ -100,22 +102,22 @@ class DertaConfig(RowConfig, TrainingArguments):
 
     @property
     def one_bin(self) -> bool:
-        """Whether a micro-batch is one sequence: flash attention tells packed rows apart in no other case."""
+        """True if a micro-batch is one sequence: flash attention separates packed rows only in a batch of one."""
         return self.attn_implementation == "flash_attention_2" and self.pack_tokens > 0
 
     @property
     def bin_capacity(self) -> int:
-        """Tokens of a packed sequence; 0: rows are padded."""
+        """Maximum tokens of a packed sequence; 0 if rows are padded."""
         return 0 if self.reference else _ONE_BIN if self.one_bin else self.pack_tokens
 
     @property
     def mean_by_micro_batch(self) -> bool:
-        """Whether each micro-batch takes its own mean, as in the released code."""
+        """True if the loss is averaged over each micro-batch, as in the released code, instead of the whole step."""
         return self.reference or self.normalization == "micro_batch"
 
     @property
     def rows_seed(self) -> int:
-        """What the draws and the order of rows follow from."""
+        """Seed of the random draws and of the order of rows."""
         return self.seed if self.data_seed is None else self.data_seed
 
 
@@ -126,20 +128,22 @@ def recipe_values(
     overrides: Mapping[str, Any] | None = None,
     where: str = "method_settings",
 ) -> dict[str, Any]:
-    """A recipe's training settings for one method, checked: what its config declares itself is not taken from `train`.
+    """Return the validated training settings of a recipe for one method.
+
+    Fields that the method's config declares itself take no value from the shared `train` section.
 
     Raises:
-        RecipeError: a setting that cannot be; its key is named.
+        RecipeError: an invalid setting; the message names its key.
     """
     declared = {} if config is DertaConfig else vars(config)["__annotations__"]
     overrides = overrides or {}
-    known = defaults_of(config)
+    valid_names = defaults_of(config)
     for name in overrides:
         if name in ELSEWHERE or name in REFUSED:
             raise RecipeError(f"`{where}.{name}`: cannot be set; {ELSEWHERE.get(name) or REFUSED[name]}")
-        if name not in known:
-            offer = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else did_you_mean(name, known)
-            raise RecipeError(f"unknown key `{where}.{name}`; {offer}")
+        if name not in valid_names:
+            suggestion = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else did_you_mean(name, valid_names)
+            raise RecipeError(f"unknown key `{where}.{name}`; {suggestion}")
     shared = {name: value for name, value in train.settings.items() if name not in declared}
     try:
         return shared | check_config(config, {**shared, **overrides})
@@ -157,10 +161,10 @@ def train_config(
     config: type[DertaConfig] = DertaConfig,
     overrides: Mapping[str, Any] | None = None,
 ) -> DertaConfig:
-    """A recipe's training settings as one model's config; takes hold of this process's device.
+    """Build one model's training config from a recipe's settings. It allocates the device of this process.
 
     Raises:
-        RecipeError: a setting that cannot be, or what this machine does not have.
+        RecipeError: an invalid setting, or one that this machine does not support.
     """
     values = recipe_values(train, config=config, overrides=overrides)
     try:
@@ -180,16 +184,16 @@ def train_config(
 
 
 def write_arguments(config: TrainingArguments, folder: Path) -> None:
-    """Write what a model was trained with as JSON; no secret, and no path of this machine.
+    """Write training arguments as JSON, without secrets and local paths.
 
-    In place of the pickle that `Trainer` saves beside every model.
+    It replaces the pickle that `Trainer` saves with every model.
     """
-    kept: dict[str, Any] = {}
-    for one in fields(config):
-        if one.init and one.name not in _NOT_SAVED and not one.name.endswith("token"):
-            value = getattr(config, one.name)
-            kept[one.name] = value.value if isinstance(value, Enum) else value
-    text = json.dumps(kept, indent=1, default=_named)
+    arguments: dict[str, Any] = {}
+    for argument in fields(config):
+        if argument.init and argument.name not in _NOT_SAVED and not argument.name.endswith("token"):
+            value = getattr(config, argument.name)
+            arguments[argument.name] = value.value if isinstance(value, Enum) else value
+    text = json.dumps(arguments, indent=1, default=_named)
     (folder / ARGUMENTS_FILE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Losses and gradients of labelled positions without their logits: one pass over the vocabulary, block by block."""
+"""Fused linear cross-entropy: losses and gradients at labelled positions, one block of the vocabulary at a time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from derta.train.gradients import InPlaceGradient
 from derta.train.head import Head
 
 MAX_CHUNK_BYTES = 2**29
-"""Logits held at a time, in the dtype of the products: a thousand positions of Gemma's vocabulary in bf16."""
+"""Maximum bytes of logits in memory, in the compute dtype: a thousand positions of Gemma's vocabulary in bf16."""
 
 BLOCK_SCORES = 2**21
-"""Scores worked on at a time on a CPU: four megabytes in bf16, the second-level caches of two cores."""
+"""Scores of a block on a CPU: four megabytes in bf16, the second-level caches of two cores."""
 
 
 class _Projection(NamedTuple):
-    """A head; on a CPU a part of its matrix takes the dtype of the products when it is used, in a cache."""
+    """Head weights; on a CPU a block of them is cast to the compute dtype when it is used."""
 
     matrix: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"] | None
@@ -28,24 +28,24 @@ class _Projection(NamedTuple):
     dtype: torch.dtype
 
     def part(self, rows: slice | Int[Tensor, " row"]) -> Float[Tensor, "part hidden"]:
-        """Of the matrix, in the dtype of the products."""
+        """Return some rows of the weight matrix in the compute dtype."""
         return self.matrix[rows].to(self.dtype)
 
     def scores(
         self, states: Float[Tensor, "position hidden"], rows: slice | Int[Tensor, " row"]
     ) -> Float[Tensor, "position part"]:
-        """Of a part of the vocabulary, in the states' dtype, before the head's scale and cap."""
+        """Return the head's outputs for part of the vocabulary, in the states' dtype, before scale and soft cap."""
         return nn.functional.linear(states, self.part(rows), None if self.bias is None else self.bias[rows])
 
     def at(
         self, states: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
     ) -> Float[Tensor, " position"]:
-        """The logit of each position's target."""
+        """Return the logit of each position's target."""
         scores = (states.float() * self.part(targets).float()).sum(dim=-1)
         return self.head(scores if self.bias is None else scores + self.bias[targets].float())
 
     def blocks(self, positions: int) -> list[slice]:
-        """On a CPU, parts of the vocabulary small enough for their scores to stay in a cache; elsewhere all of it."""
+        """Return slices of the vocabulary whose scores fit in a CPU's cache; on other devices, one slice."""
         vocab = len(self.matrix)
         if self.matrix.device.type != "cpu" or self.dtype == torch.float16:
             return [slice(0, vocab)]
@@ -53,8 +53,15 @@ class _Projection(NamedTuple):
         return [slice(start, min(start + width, vocab)) for start in range(0, vocab, width)]
 
 
-class _Pass(NamedTuple):
-    """A pass over the vocabulary: e = exp(logit - shift) times the head's slope by block, and plain: sums, targets'."""
+class _SoftmaxPass(NamedTuple):
+    """Result of one pass over the vocabulary, with e = exp(logit - shift).
+
+    Attributes:
+        blocks: Slices of the vocabulary, and e times the head's slope in each, without the targets.
+        others: Sum of e over all tokens but the target.
+        sums: Sum of e over all tokens.
+        of_target: e of the target.
+    """
 
     blocks: list[tuple[slice, Tensor]]
     others: Float[Tensor, " position"]
@@ -63,11 +70,11 @@ class _Pass(NamedTuple):
 
 
 class LabelCrossEntropy(torch.autograd.Function):
-    """Per-position losses whose gradients are worked out in the forward, so that no logits are kept for the backward.
+    """Cross-entropy by position that computes gradients in the forward, so that the backward needs no stored logits.
 
     With e = exp(logit - shift) and s = sum(e), the loss is log(s) - log(e_target), and its gradient by the logits is
-    (e - s * [target]) / s. The division is left to the small factors of the two products that follow, so a logit is
-    touched only by its product, the shift, the exponential and the sum, block by block in a cache.
+    (e - s * [target]) / s. The division by s is applied to the small factors of the two matrix products that follow.
+    So a logit takes part only in its product, the shift, the exponential and the sum, block by block in a cache.
     """
 
     @staticmethod
@@ -81,17 +88,17 @@ class LabelCrossEntropy(torch.autograd.Function):
         refusal_ids: Int[Tensor, " refusal"],
         head: Head,
         dtype: torch.dtype,
-        own: InPlaceGradient | None,
+        gradient: InPlaceGradient | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
-        """The weighted sum of the losses, the losses, and the refusal tokens' probabilities.
+        """Return the weighted sum of the losses, the losses, and the refusal tokens' probabilities.
 
-        The weight's gradient is added to its `own`, if that is given, and returned otherwise.
+        The weight's gradient is added to `gradient`, if it is not None, and returned by the backward otherwise.
         """
         matrix = weight if weight.device.type == "cpu" else weight.to(dtype)
         projection = _Projection(matrix, None if bias is None else bias.to(dtype), head, dtype)
         grad_hidden, grad_weight, is_new = torch.empty_like(hidden), None, True
         if ctx.needs_input_grad[1]:
-            grad_weight, is_new = own.take() if own else (torch.empty_like(weight), True)
+            grad_weight, is_new = gradient.get() if gradient else (torch.empty_like(weight), True)
             if is_new and not len(targets):
                 grad_weight.zero_()
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
@@ -102,24 +109,26 @@ class LabelCrossEntropy(torch.autograd.Function):
             states = hidden[part].to(dtype)
             losses[part], refusing[part], grad_hidden[part] = _chunk(
                 projection, states, targets[part], weights=weights[part], refusal_ids=refusal_ids,
-                grad_weight=grad_weight, grad_bias=grad_bias, put=is_new and start == 0,
+                grad_weight=grad_weight, grad_bias=grad_bias, overwrite=is_new and start == 0,
             )  # fmt: skip
-        ctx.grads = (grad_hidden, None if own else grad_weight, grad_bias)
-        ctx.added = own is not None
+        ctx.grads = (grad_hidden, None if gradient else grad_weight, grad_bias)
+        ctx.added = gradient is not None
         ctx.mark_non_differentiable(losses, refusing)
         return (losses * weights).sum(), losses, refusing
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients by the loss's own, in place; on a CPU a factor of 1 saves the pass."""
-        kept, ctx.grads = ctx.grads, ()
+        """Scale the gradients by the loss's gradient, in place; on a CPU a factor of 1 is skipped."""
+        computed, ctx.grads = ctx.grads, ()
         if grads[0].device.type != "cpu" or float(grads[0]) != 1.0:
             if ctx.added:
-                raise ModelError("expected a loss that is not scaled: the head's gradient has been added already")
-            for grad in kept:
+                raise ModelError(
+                    "expected an unscaled loss, because the head's gradient was already added; scale the weights"
+                )
+            for grad in computed:
                 if grad is not None:
                     grad.mul_(grads[0].to(grad.dtype))
-        return (*kept, None, None, None, None, None, None)
+        return (*computed, None, None, None, None, None, None)
 
 
 def _chunk(
@@ -131,34 +140,34 @@ def _chunk(
     refusal_ids: Int[Tensor, " refusal"],
     grad_weight: Float[Tensor, "vocab hidden"] | None,
     grad_bias: Float[Tensor, " vocab"] | None,
-    put: bool,
+    overwrite: bool,
 ) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"], Float[Tensor, "position hidden"]]:
-    """Losses, refusal probabilities and the gradient by the states of some positions.
+    """Return losses, refusal probabilities and the gradient by the states of some positions.
 
-    Adds to the head's gradients; with `put` the weight's is put there instead.
+    Adds to the head's gradients; with `overwrite` the weight's gradient is assigned instead.
     """
     at_target = projection.at(states, targets)
-    found, shift = _exponentials(projection, states, targets, at_target)
-    # an exponential too small for its dtype is inexact, or 0; its logarithm is known all the same
-    log_target = torch.where(found.of_target > 1e-30, found.of_target.log(), at_target - shift)
+    softmax, shift = _exponentials(projection, states, targets, at_target)
+    # an exponential too small for its dtype is inexact or 0, but its logarithm can be computed
+    log_target = torch.where(softmax.of_target > 1e-30, softmax.of_target.log(), at_target - shift)
     refusals = projection.head(projection.scores(states, refusal_ids))
-    refusing = ((refusals - shift[:, None]).exp() / found.sums[:, None]).sum(dim=1)
-    divide = states.dtype == torch.float16  # it has no room for sums: there the blocks themselves are divided
-    _put_targets(found, targets, slope=projection.head.slope(at_target), divide=divide)
-    factor = (weights if divide else weights / found.sums)[:, None]
+    refusing = ((refusals - shift[:, None]).exp() / softmax.sums[:, None]).sum(dim=1)
+    divide = states.dtype == torch.float16  # sums overflow in fp16, so the blocks are divided instead
+    _set_target_gradients(softmax, targets, slope=projection.head.slope(at_target), divide=divide)
+    factor = (weights if divide else weights / softmax.sums)[:, None]
     scaled = (states.float() * factor).to(states.dtype)
     grad_states = torch.zeros(states.shape, dtype=torch.float32, device=states.device)
-    for place, block in found.blocks:
+    for place, block in softmax.blocks:
         grad_states += block @ projection.part(place)
         if grad_weight is not None:
             step = block.T @ scaled
-            if put:
+            if overwrite:
                 grad_weight[place] = step
             else:
                 grad_weight[place].add_(step)
         if grad_bias is not None:
             grad_bias[place] += (block.float() * factor).sum(dim=0)
-    return found.sums.log() - log_target, refusing, grad_states.mul_(factor)
+    return softmax.sums.log() - log_target, refusing, grad_states.mul_(factor)
 
 
 def _exponentials(
@@ -166,21 +175,25 @@ def _exponentials(
     states: Float[Tensor, "position hidden"],
     targets: Int[Tensor, " position"],
     at_target: Float[Tensor, " position"],
-) -> tuple[_Pass, Float[Tensor, " position"]]:
-    """One pass with a shift from the first block and the targets; if that overflows, another with the true maximum."""
+) -> tuple[_SoftmaxPass, Float[Tensor, " position"]]:
+    """Compute exponentials with a shift from the first block and the targets; if that overflows, with the true maximum.
+
+    Returns:
+        The pass over the vocabulary, and the shift of each position.
+    """
     places = projection.blocks(len(states))
     first = projection.scores(states, places[0])
 
     def highest(scores: Float[Tensor, "position part"]) -> Float[Tensor, " position"]:
-        return projection.head(scores.amax(dim=-1))  # logits rise with scores: scales are positive
+        return projection.head(scores.amax(dim=-1))  # logits increase with scores: scales are positive
 
     shift = torch.maximum(highest(first), at_target).to(states.dtype).float()
-    found = _one_pass(projection, states, targets, places, shift, first=first)
-    if len(places) > 1 and not bool(torch.isfinite(found.sums).all()):
+    softmax = _one_pass(projection, states, targets, places, shift, first=first)
+    if len(places) > 1 and not bool(torch.isfinite(softmax.sums).all()):
         for place in places[1:]:
             shift = torch.maximum(shift, highest(projection.scores(states, place))).to(states.dtype).float()
-        found = _one_pass(projection, states, targets, places, shift)
-    return found, shift
+        softmax = _one_pass(projection, states, targets, places, shift)
+    return softmax, shift
 
 
 def _one_pass(
@@ -191,11 +204,20 @@ def _one_pass(
     shift: Float[Tensor, " position"],
     *,
     first: Float[Tensor, "position part"] | None = None,
-) -> _Pass:
-    """`first`: the first block's scores, if they are known; they are written over."""
+) -> _SoftmaxPass:
+    """Run one pass over the vocabulary.
+
+    Args:
+        projection: Head.
+        states: Hidden states.
+        targets: Token ids of the labels.
+        places: Blocks of the vocabulary.
+        shift: Subtracted from a position's logits.
+        first: Scores of the first block, if already computed; they are overwritten.
+    """
     blocks: list[tuple[slice, Tensor]] = []
     others, of_target = torch.zeros_like(shift), torch.zeros_like(shift)
-    roomy = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums are added up in fp32, then rounded
+    sum_dtype = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums accumulate in fp32 anyway
     plain, head = projection.head == Head(), projection.head
     for place in places:
         scores = projection.scores(states, place) if first is None else first
@@ -204,34 +226,34 @@ def _one_pass(
         slope = None if plain else head.slope(logits)
         block = logits.sub_(shift.to(logits.dtype)[:, None]).exp_()
         inside, column = _columns(targets, place)
-        there = block.gather(1, column)
-        of_target = torch.where(inside, there.squeeze(1).float(), of_target)
-        # without the target, rounding a block's sum leaves even a small 1 - p as exact as any other number
-        block.scatter_(1, column, there.masked_fill_(inside[:, None], 0))
-        others += block.sum(dim=-1, dtype=roomy)
+        at_column = block.gather(1, column)
+        of_target = torch.where(inside, at_column.squeeze(1).float(), of_target)
+        # the target is excluded, so that rounding a block's sum keeps the relative precision of a small 1 - p
+        block.scatter_(1, column, at_column.masked_fill_(inside[:, None], 0))
+        others += block.sum(dim=-1, dtype=sum_dtype)
         blocks.append((place, block if slope is None else (block * slope).to(states.dtype)))
-    return _Pass(blocks, others, others + of_target, of_target)
+    return _SoftmaxPass(blocks, others, others + of_target, of_target)
 
 
 def _columns(
     targets: Int[Tensor, " position"], place: slice
 ) -> tuple[Bool[Tensor, " position"], Int[Tensor, "position 1"]]:
-    """Which targets lie in a block, and their columns there (any column for the others)."""
+    """Return which targets are in a block, and their columns in it (any valid column for the others)."""
     column = targets - place.start
     width = place.stop - place.start
     return (column >= 0) & (column < width), column.clamp(0, width - 1)[:, None]
 
 
-def _put_targets(
-    found: _Pass, targets: Int[Tensor, " position"], *, slope: Float[Tensor, " position"], divide: bool
+def _set_target_gradients(
+    softmax: _SoftmaxPass, targets: Int[Tensor, " position"], *, slope: Float[Tensor, " position"], divide: bool
 ) -> None:
-    """Make the blocks gradients by the scores, divided by the sums or still to be, in place."""
-    of_target = -found.others * slope
+    """Turn the blocks into gradients by the scores, in place; `divide` also divides them by the sums."""
+    of_target = -softmax.others * slope
     if divide:
-        of_target = of_target / found.sums
-    for place, block in found.blocks:
+        of_target = of_target / softmax.sums
+    for place, block in softmax.blocks:
         if divide:
-            block.div_(found.sums.to(block.dtype)[:, None])
+            block.div_(softmax.sums.to(block.dtype)[:, None])
         inside, column = _columns(targets, place)
-        kept = block.gather(1, column).squeeze(1)
-        block.scatter_(1, column, torch.where(inside, of_target.to(block.dtype), kept)[:, None])
+        previous = block.gather(1, column).squeeze(1)
+        block.scatter_(1, column, torch.where(inside, of_target.to(block.dtype), previous)[:, None])

@@ -1,4 +1,4 @@
-"""What a training will take, from its own batches and a few of them run for real; and what one took."""
+"""Estimates of training time and memory from a short probe run, and the cost of a finished training run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ NUM_PROBED = 4
 
 
 class BatchShape(NamedTuple):
-    """A micro-batch: its rows' keys, their tokens, the tokens it has with padding, its labels, and what meets the head.
+    """Size of a micro-batch.
 
-    A row's key is the epoch and its index; a pair's is its index.
+    Attributes:
+        keys: Keys of its rows in the dataset: (epoch, index), or a pair's index.
+        tokens: Number of tokens without padding.
+        padded: Number of tokens with padding.
+        labels: Number of labels.
+        logit_positions: Number of positions that logits are computed for.
     """
 
     keys: Keys
@@ -40,7 +45,17 @@ class BatchShape(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Work of a whole training run, extrapolated from the `sampled` micro-batches of its first epoch."""
+    """Work of a whole training run, extrapolated from the `sampled` micro-batches of its first epoch.
+
+    Attributes:
+        rows: Number of rows, over all epochs.
+        steps: Number of optimizer steps.
+        micro_batches: Number of micro-batches.
+        tokens: Number of tokens without padding.
+        labels: Number of labels.
+        padding: Fraction of tokens that are padding.
+        sampled: Sizes of the micro-batches of the first epoch, `MAX_SAMPLED` at most.
+    """
 
     rows: int
     steps: int
@@ -52,14 +67,14 @@ class Plan(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a training will take: seconds without loading the model, and bytes at the peak."""
+    """Estimated seconds of a training run, without loading the model, and its peak memory in bytes."""
 
     seconds: float
     peak_bytes: int
 
 
 def plan(trainer: DertaTrainer) -> Plan:
-    """Count rows, tokens, labels and steps by drawing the first epoch's micro-batches, or the first of very many."""
+    """Return the number of rows, tokens, labels and steps of a training run, from micro-batches of its first epoch."""
     sampler: Any = trainer.micro_batches
     sampler.set_epoch(0)
     sampled = [_shape(trainer, keys) for keys in islice(sampler, MAX_SAMPLED)]
@@ -67,10 +82,16 @@ def plan(trainer: DertaTrainer) -> Plan:
 
 
 def plan_from_sample(sampled: Sequence[BatchShape], arguments: TrainingArguments, *, batches_per_epoch: int) -> Plan:
-    """A plan from the micro-batches sampled, of which an epoch has `batches_per_epoch`."""
-    steps_an_epoch = ceil(batches_per_epoch / arguments.gradient_accumulation_steps)
-    steps = arguments.max_steps if arguments.max_steps > 0 else ceil(arguments.num_train_epochs * steps_an_epoch)
-    micro_batches = round(steps / steps_an_epoch * batches_per_epoch)
+    """Extrapolate a plan from sampled micro-batches.
+
+    Args:
+        sampled: The first micro-batches of an epoch.
+        arguments: Training arguments: epochs, steps, gradient accumulation.
+        batches_per_epoch: Number of micro-batches of an epoch.
+    """
+    steps_per_epoch = ceil(batches_per_epoch / arguments.gradient_accumulation_steps)
+    steps = arguments.max_steps if arguments.max_steps > 0 else ceil(arguments.num_train_epochs * steps_per_epoch)
+    micro_batches = round(steps / steps_per_epoch * batches_per_epoch)
     scale = micro_batches / len(sampled)
     tokens, padded = (sum(getattr(shape, name) for shape in sampled) for name in ("tokens", "padded"))
     return Plan(
@@ -99,7 +120,7 @@ def _now() -> float:
 
 
 class _StepTimer(TrainerCallback):
-    """Times each step, and its optimizer's part."""
+    """Callback that measures the seconds of each step, and of its optimizer update."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -126,19 +147,22 @@ class _StepTimer(TrainerCallback):
 
 
 def probe(trainer: Any, planned: Plan) -> Estimate:
-    """Train on a few micro-batches (the largest among them) and scale up; the model is of no use afterwards.
+    """Train on a few micro-batches, including the largest, and extrapolate. The model is unusable afterwards.
 
-    Time is taken to grow with the multiplications: trunk weights by padded tokens, head weights by what meets the head.
-    What the first step takes beyond that (compiling, the optimizer's state) is taken to come once.
+    Time is assumed to grow with the multiplications: the trunk's weights times padded tokens, and the head's weights
+    times the positions that logits are computed for. The first step's additional time (compilation, optimizer state) is
+    counted once.
     """
-    chosen, together = _choose(planned.sampled), min(2, trainer.args.gradient_accumulation_steps)
-    trainer.set_micro_batches([shape.keys for shape in chosen])
-    trainer.args.gradient_accumulation_steps = together
-    trainer.args.max_steps = len(chosen) // together
-    watch = _StepTimer()
-    trainer.add_callback(watch)
+    probed, accumulation = _choose(planned.sampled), min(2, trainer.args.gradient_accumulation_steps)
+    trainer.set_micro_batches([shape.keys for shape in probed])
+    trainer.args.gradient_accumulation_steps = accumulation
+    trainer.args.max_steps = len(probed) // accumulation
+    timer = _StepTimer()
+    trainer.add_callback(timer)
     trainer.train()
-    seconds = _seconds(planned, chosen[:together], chosen[together:], watch=watch, weights=_weights(trainer.model))
+    seconds = _seconds(
+        planned, probed[:accumulation], probed[accumulation:], timer=timer, weights=_weights(trainer.model)
+    )
     return Estimate(seconds, peak_memory())
 
 
@@ -147,40 +171,40 @@ def _seconds(
     first: Sequence[BatchShape],
     others: Sequence[BatchShape],
     *,
-    watch: _StepTimer,
+    timer: _StepTimer,
     weights: tuple[int, int],
 ) -> float:
-    """What all takes, from what the `first` step's micro-batches and the `others`' took."""
+    """Return the estimated seconds of the run from the measured micro-batches: the `first` step's and the `others`."""
     trunk, head = weights
 
     def cost(shapes: Sequence[BatchShape]) -> float:
         return float(sum(trunk * shape.padded + head * shape.logit_positions for shape in shapes))
 
-    update = sum(watch.updates[1:]) / len(watch.updates[1:])
-    pace = (sum(watch.steps[1:]) - sum(watch.updates[1:])) / cost(others)
-    warm_up = max(0.0, watch.steps[0] - pace * cost(first) - update)
-    whole = cost(planned.sampled) * planned.micro_batches / len(planned.sampled)
-    return warm_up + pace * whole + planned.steps * update
+    update = sum(timer.updates[1:]) / len(timer.updates[1:])
+    seconds_per_unit = (sum(timer.steps[1:]) - sum(timer.updates[1:])) / cost(others)
+    warmup = max(0.0, timer.steps[0] - seconds_per_unit * cost(first) - update)
+    total = cost(planned.sampled) * planned.micro_batches / len(planned.sampled)
+    return warmup + seconds_per_unit * total + planned.steps * update
 
 
 def _choose(sampled: Sequence[BatchShape]) -> list[BatchShape]:
-    """Micro-batches to run: two to warm up, the two largest, and some that lie evenly among all."""
-    evenly = [sampled[i * len(sampled) // NUM_PROBED] for i in range(NUM_PROBED)]
+    """Return the micro-batches of the probe: two for warmup, the two largest, and some spaced evenly."""
+    spaced = [sampled[i * len(sampled) // NUM_PROBED] for i in range(NUM_PROBED)]
     largest = max(sampled, key=lambda shape: shape.padded)
     most_logits = max(sampled, key=lambda shape: shape.logit_positions)
-    return [evenly[0], evenly[-1], largest, most_logits, *evenly]
+    return [spaced[0], spaced[-1], largest, most_logits, *spaced]
 
 
 def _weights(net: Any) -> tuple[int, int]:
-    """Weights that a token meets in the trunk, and a label in the head."""
-    base = net.get_base_model() if hasattr(net, "get_base_model") else net  # PEFT's wrapper has it, a plain model not
+    """Return the number of weights that are used by a token in the trunk, and by a label in the head."""
+    base = net.get_base_model() if hasattr(net, "get_base_model") else net  # only PEFT's wrapper has it
     head = sum(p.numel() for p in base.get_output_embeddings().parameters())
     embedding = base.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in base.get_decoder().parameters()) - embedding, head
 
 
 class TrainingCost(NamedTuple):
-    """Optimizer steps, the rows and tokens that were read in them, and seconds since the last start."""
+    """Cost of a training run: optimizer steps, rows and tokens read in them, and seconds since the last start."""
 
     steps: int
     rows: int
@@ -189,7 +213,7 @@ class TrainingCost(NamedTuple):
 
 
 def training_cost(model: Path, *, instances: Sequence[Instance], config: DertaConfig, seed: int) -> TrainingCost:
-    """What the model of a folder cost, trained by one process in steps of `global_batch_size` rows."""
+    """Compute the cost of a saved model that one process trained in steps of `global_batch_size` rows."""
     log = json.loads((model / "train_log.json").read_text(encoding="utf-8"))
     steps = next(entry["step"] for entry in reversed(log) if "step" in entry)
     seconds = next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry)
@@ -198,15 +222,15 @@ def training_cost(model: Path, *, instances: Sequence[Instance], config: DertaCo
 
 
 def _lengths(instances: Sequence[Instance], *, config: DertaConfig, seed: int, steps: int) -> Iterable[int]:
-    """The length of every row of the first steps; the last step of an epoch may have fewer micro-batches."""
+    """Yield the length of every row of the first `steps` steps; an epoch's last step may have fewer micro-batches."""
     dataset = RowDataset(instances, config=config, seed=seed)
-    accumulated = accumulation_steps(config, num_processes=1)
+    accumulation = accumulation_steps(config, num_processes=1)
     sampler = MicroBatchSampler(
-        dataset, settings=StepSettings(config.per_device_train_batch_size, accumulated), seed=seed
+        dataset, settings=StepSettings(config.per_device_train_batch_size, accumulation), seed=seed
     )
-    batches_per_epoch = -(-len(sampler) // accumulated)
-    for epoch in islice(count(), -(-steps // batches_per_epoch)):
+    steps_per_epoch = -(-len(sampler) // accumulation)
+    for epoch in islice(count(), -(-steps // steps_per_epoch)):
         sampler.set_epoch(epoch)
-        left = min(steps - epoch * batches_per_epoch, batches_per_epoch)
-        for key in chain.from_iterable(islice(iter(sampler), left * accumulated)):
+        remaining = min(steps - epoch * steps_per_epoch, steps_per_epoch)
+        for key in chain.from_iterable(islice(iter(sampler), remaining * accumulation)):
             yield dataset.length(*key)

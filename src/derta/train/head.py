@@ -1,4 +1,4 @@
-"""How a causal LM's logits follow from its head, read from its configuration and checked against its own forward."""
+"""Scale and soft cap of a causal LM's logits, read from its config and checked against the stock forward."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from derta.train.distributed import holds_weights
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How logits follow from the head's output z: `scale * z`, and with a soft cap c: `c * tanh(scale * z / c)`."""
+    """Function from the head's output z to logits: `scale * z`, and with a soft cap c: `c * tanh(scale * z / c)`."""
 
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None
 
     def __call__(self, scores: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """The logits, in fp32."""
+        """Return the logits in fp32."""
         scores = scores.float()
         cap = self.final_logit_softcapping
         if self.logit_scale != 1.0:
@@ -30,7 +30,7 @@ class Head:
         return scores if cap is None else torch.tanh(scores / cap) * cap
 
     def slope(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """The derivative of a logit by the head's output, from the logit."""
+        """Return the derivative of a logit by the head's output, computed from the logit."""
         cap = self.final_logit_softcapping
         return (
             torch.full_like(logits, self.logit_scale) if cap is None else self.logit_scale * (1 - (logits / cap) ** 2)
@@ -38,7 +38,7 @@ class Head:
 
 
 def head_of(config: Any) -> Head:
-    """Read the scale and soft cap of a model's logits from its config; `check_head` tells whether the reading holds.
+    """Return the scale and soft cap of a model's logits from its config; `check_head` validates them.
 
     Source: the forwards of transformers' Gemma2 and Gemma3 (`final_logit_softcapping`), Cohere (`logit_scale`),
     Granite (`logits_scaling`, a divisor) and FalconH1 (`lm_head_multiplier`).
@@ -51,10 +51,10 @@ def head_of(config: Any) -> Head:
 
 
 def check_head(model: PreTrainedModel) -> Head:
-    """The model's `Head`, after its stock logits on a few tokens were found to follow from it.
+    """Return the model's `Head`, after comparing its logits on a few tokens with the stock logits.
 
     Raises:
-        ModelError: they do not; the architecture changes its logits in a way this module does not know.
+        ModelError: they differ, because the architecture changes its logits in an unsupported way.
     """
     head = head_of(model.config)
     if not holds_weights(model):
@@ -68,10 +68,10 @@ def check_head(model: PreTrainedModel) -> Head:
         lm_head: Any = model.get_output_embeddings()
         ours = head(lm_head(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state))
     model.train(was_training)
-    if not (stock - ours).abs().max() <= 1e-2 * stock.abs().max():  # a NaN is no equality either
+    if not (stock - ours).abs().max() <= 1e-2 * stock.abs().max():  # also true for NaN
         raise ModelError(
-            f"expected logits that follow from lm_head by a scale and a soft cap, got others from "
+            f"expected logits that are lm_head's output with a scale and a soft cap, got others from "
             f"{type(model).__name__} (largest difference {(stock - ours).abs().max():.3g}); "
-            "train another architecture, or teach `head_of` how this one scales its logits"
+            "train another architecture, or add the scale of this one to `head_of`"
         )
     return head

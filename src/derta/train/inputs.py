@@ -1,4 +1,4 @@
-"""What a trainer is given, as rows: triples and examples are encoded, ready rows are checked."""
+"""Conversion of a trainer's inputs to rows: encode triples and examples, validate tokenized rows."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ Rows = Sequence[Instance] | Sequence[TrainRow] | Sequence[dict[str, Any]] | Data
 
 
 def row_method_of(config: Any) -> Method:
-    """The config's method, which trains on rows.
+    """Return the config's method, if it trains on rows.
 
     Raises:
-        RecipeError: the config is not derta's, or the method is none that `DertaTrainer` trains.
+        RecipeError: not a `DertaConfig`, or a method that `DertaTrainer` cannot train.
     """
     if not isinstance(config, DertaConfig):
-        raise RecipeError(f"args: expected a DertaConfig, got {type(config).__name__}; make one with these settings")
+        raise RecipeError(f"args: expected a DertaConfig, got {type(config).__name__}; create one with these settings")
     method = find_method(config.method)
     if method.trainer is not None:
-        raise RecipeError(f"method: {method.name} has a trainer of its own; use derta.methods.tune")
+        raise RecipeError(f"method: {method.name} has a separate trainer; use derta.methods.tune")
     if not method.trains:
-        raise RecipeError(f"method: expected one that trains, got {method.name}, which is the model as it is")
+        raise RecipeError(f"method: expected one that trains, got {method.name}, which is the untrained model")
     return method
 
 
 def tokenizer_of(model: Any, config: DertaConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model that is given by name, or was loaded from somewhere.
+    """Load the tokenizer of a model that is a name, a folder, or was loaded from one.
 
     Raises:
-        RecipeError: the model was made in memory.
+        RecipeError: the model was created in memory.
     """
     name = str(model) if isinstance(model, str | Path) else str(getattr(model, "name_or_path", ""))
     if not name:
-        raise RecipeError("processing_class: expected the tokenizer of a model made in memory, got none; give it")
+        raise RecipeError("processing_class: expected the tokenizer of a model created in memory, got none; pass it")
     return load_tokenizer(name, trust_remote_code=config.trust_remote_code)
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> ChatFormat:
-    """The tokenizer bound to the config's template."""
+    """Return the chat format of the tokenizer with the config's template."""
     return chat_format(tokenizer, template=config.template, template_kwargs=config.template_kwargs)
 
 
@@ -61,26 +61,34 @@ def encode(
     triples: Sequence[Triple],
     examples: Sequence[Example],
     *,
-    ready: Rows | None,
+    tokenized: Rows | None,
     what: str,
     tokenizer: PreTrainedTokenizerBase,
     config: DertaConfig,
 ) -> RowDataset:
-    """A training set as rows; ready rows are taken as they are.
+    """Encode a training set as a dataset of rows; tokenized rows are used unchanged.
+
+    Args:
+        triples: Triples to encode.
+        examples: Conversations to encode.
+        tokenized: Rows to use instead of both.
+        what: Names of the caller's arguments, for the error message.
+        tokenizer: The model's tokenizer.
+        config: Training configuration.
 
     Raises:
-        DataError: both or neither, a safe response that opens with no refusal word, or a row that cannot be trained on.
+        DataError: both kinds of data or none, a safe response that starts with no refusal word, or an invalid row.
     """
     data = TrainingSet(_records(triples, Triple, "triples"), _records(examples, Example, "examples"))
-    given = bool(data.triples or data.examples)
-    if given == (ready is not None):
-        raise DataError(f"expected {what}, got {'both' if given else 'none'}; give rows, or what they are made of")
-    if ready is not None:
-        return dataset_from_rows(ready, config=config)
+    has_records = bool(data.triples or data.examples)
+    if has_records == (tokenized is not None):
+        raise DataError(f"expected {what}, got {'both' if has_records else 'none'}; pass either rows or records")
+    if tokenized is not None:
+        return dataset_from_rows(tokenized, config=config)
     check_refusal_openings(data.triples, config.refusal_words)
     chat = chat_of(tokenizer, config)
     refusals = refusal_tokens(chat, config.refusal_words)
-    rows = _some(row_method_of(config).dataset(data, chat=chat, refusals=refusals, config=config))
+    rows = _not_empty(row_method_of(config).dataset(data, chat=chat, refusals=refusals, config=config))
     return RowDataset(parse_rows(rows), config=config, seed=config.rows_seed)
 
 
@@ -88,103 +96,103 @@ def encode_evaluation(
     triples: Sequence[Triple],
     examples: Sequence[Example],
     *,
-    ready: Rows | Mapping[str, Rows] | None,
+    tokenized: Rows | Mapping[str, Rows] | None,
     tokenizer: PreTrainedTokenizerBase,
     config: DertaConfig,
 ) -> RowDataset | dict[str, RowDataset] | None:
-    """What is evaluated on, several sets by name among it; None: nothing.
+    """Encode the evaluation data: one dataset, or several by name; None without data.
 
     Raises:
-        DataError: as `encode`.
-        RecipeError: nothing is given, and the config evaluates.
+        DataError: as in `encode`.
+        RecipeError: no data, and the config enables evaluation.
     """
-    if isinstance(ready, Mapping) and not (triples or examples):
-        return {name: dataset_from_rows(rows, config=config) for name, rows in ready.items()}
-    if ready is None and not (triples or examples):
+    if isinstance(tokenized, Mapping) and not (triples or examples):
+        return {name: dataset_from_rows(rows, config=config) for name, rows in tokenized.items()}
+    if tokenized is None and not (triples or examples):
         if config.eval_strategy != "no" or config.eval_on_start:
             raise RecipeError(
-                "eval_strategy, eval_on_start: expected eval_triples=, eval_examples= or eval_dataset= to evaluate on, "
-                "got none; give some, or leave them out"
+                "eval_strategy, eval_on_start: expected eval_triples=, eval_examples= or eval_dataset= for evaluation, "
+                "got none; pass one, or remove these settings"
             )
         return None
     what = "eval_triples=, eval_examples= or eval_dataset="
-    return encode(triples, examples, ready=ready, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
+    return encode(triples, examples, tokenized=tokenized, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
 
 
-def dataset_from_rows(ready: Any, *, config: DertaConfig) -> RowDataset:
-    """Ready rows as a data set.
+def dataset_from_rows(rows: Any, *, config: DertaConfig) -> RowDataset:
+    """Build a dataset of tokenized rows.
 
     Raises:
-        DataError: a row that cannot be trained on, or none.
+        DataError: an invalid row, or no rows.
     """
-    rows = _some(parse_rows(ready))
-    for row in rows:
+    parsed = _not_empty(parse_rows(rows))
+    for row in parsed:
         if isinstance(row, TrainRow) and len(row.input_ids) > config.max_length:
             raise DataError(
                 f"row {row.id}: expected at most max_length ({config.max_length}) tokens, got {len(row.input_ids)}; "
-                "cut it, or raise max_length"
+                "truncate it, or increase max_length"
             )
-    return RowDataset(rows, config=config, seed=config.rows_seed)
+    return RowDataset(parsed, config=config, seed=config.rows_seed)
 
 
 def check_ids(rows: RowDataset, net: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make sure that the model has an embedding for each token: a GPU would tell it in no readable way.
+    """Validate that every token id has an embedding; on a GPU the error would be unreadable.
 
-    Rows that the tokenizer made need no look, if it has no more tokens than the model.
+    Rows that the tokenizer encoded are skipped if it has no more tokens than the model.
 
     Raises:
-        DataError: it has not; the row is named.
+        DataError: a token id outside the vocabulary; the message names the row.
     """
     base: Any = net.get_base_model() if isinstance(net, PeftModel) else net
     vocab_size = int(base.config.get_text_config().vocab_size)
-    if not rows.ready and len(tokenizer) <= vocab_size:
+    if not rows.is_tokenized and len(tokenizer) <= vocab_size:
         return
     for index in range(len(rows)):
         row = rows[0, index]
         labels = row.labels if isinstance(row, TrainRow) else ()
-        wrong = [token for token in (*row.input_ids, *labels) if token != IGNORE and not 0 <= token < vocab_size]
-        if wrong:
+        invalid = [token for token in (*row.input_ids, *labels) if token != IGNORE and not 0 <= token < vocab_size]
+        if invalid:
             raise DataError(
-                f"row {row.id}: expected token ids below the model's vocabulary ({vocab_size}), got {wrong[0]}; give "
-                "the model's own tokenizer, or resize the model's embeddings"
+                f"row {row.id}: expected token ids below the model's vocabulary ({vocab_size}), got {invalid[0]}; pass "
+                "the model's tokenizer, or resize the model's embeddings"
             )
 
 
 def check_refusal_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:
-    """Refuse triples whose safe response does not open with a refusal word: RTO would have nothing to go on to.
+    """Validate that every safe response starts with a refusal word, which the RTO rows switch to.
 
     Raises:
-        DataError: it names the first, and how many there are.
+        DataError: names the first invalid triple, and their number.
     """
-    wrong = [triple for triple in triples if not triple.safe.lstrip().startswith(tuple(words))]
-    if wrong:
+    invalid = [triple for triple in triples if not triple.safe.lstrip().startswith(tuple(words))]
+    if invalid:
         raise DataError(
-            f"triple {wrong[0].id}: expected a safe response that opens with {' or '.join(words)}, got "
-            f"{wrong[0].safe[:40]!r} ({len(wrong)} of {len(triples)} triples); prepare the data (derta.prepare), or "
-            "set refusal_words"
+            f"triple {invalid[0].id}: expected a safe response that starts with {' or '.join(words)}, got "
+            f"{invalid[0].safe[:40]!r} ({len(invalid)} of {len(triples)} triples); prepare the data with "
+            "derta.prepare, or set refusal_words"
         )
 
 
 def micro_batches_per_step(rows: RowDataset, config: DertaConfig) -> Derived:
-    """Micro-batches of a step of tokens, on each process."""
+    """Return the micro-batches of a step on each process, if a step is measured in tokens."""
     mean = sum(rows.length(0, index) for index in range(len(rows))) / len(rows)
-    at_once = config.per_device_train_batch_size * config.world_size
-    return Derived(max(1, round((config.step_tokens or 0) / mean / at_once)))
+    rows_per_round = config.per_device_train_batch_size * config.world_size
+    return Derived(max(1, round((config.step_tokens or 0) / mean / rows_per_round)))
 
 
-def _records(given: Any, kind: type, what: str) -> list[Any]:
-    """As a list: what is read once only is read once."""
-    records = list(given)
-    wrong = next((one for one in records if not isinstance(one, kind)), None)
-    if wrong is not None:
+def _records(values: Any, kind: type, what: str) -> list[Any]:
+    """Return the records as a list, so that an iterator is read once."""
+    records = list(values)
+    invalid = next((record for record in records if not isinstance(record, kind)), None)
+    if invalid is not None:
         raise DataError(
-            f"{what}: expected records ({kind.__name__}), got {type(wrong).__name__}; derta.load_{what} reads files "
-            "and data sets"
+            f"{what}: expected records ({kind.__name__}), got {type(invalid).__name__}; load files and "
+            f"datasets with derta.load_{what}"
         )
     return records
 
 
-def _some(rows: Any) -> Any:
+def _not_empty(rows: Any) -> Any:
     if not rows:
-        raise DataError("expected rows to train or evaluate on, got none; add data")
+        raise DataError("expected rows for training or evaluation, got none; add data")
     return rows

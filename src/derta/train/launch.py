@@ -1,4 +1,4 @@
-"""Run a command in several processes: accelerate starts them, and this process ends as they do."""
+"""Distributed launch: run a command in several processes with `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from derta.errors import RunError
 OPTIONS = ("--launch", "--num-processes")
 
 
-def without_options(words: Sequence[str], options: Sequence[str] = OPTIONS) -> list[str]:
-    """A command's words without some options and their values.
+def without_options(arguments: Sequence[str], options: Sequence[str] = OPTIONS) -> list[str]:
+    """Return a command's arguments without some options and their values.
 
     >>> without_options(["train", "r.yaml", "--launch", "fsdp2.yaml", "--seed", "1", "--num-processes=2"])
     ['train', 'r.yaml', '--seed', '1']
     """
-    kept: list[str] = []
+    remaining: list[str] = []
     skip = False
-    for word in words:
-        if not skip and word.partition("=")[0] not in options:
-            kept.append(word)
-        skip = not skip and word in options
-    return kept
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in options:
+            remaining.append(argument)
+        skip = not skip and argument in options
+    return remaining
 
 
-def launch(config: Path, *, num_processes: int | None, words: Sequence[str]) -> NoReturn:
-    """Run `derta WORDS` in the processes that an accelerate config names, and exit as they did.
+def launch(config: Path, *, num_processes: int | None, arguments: Sequence[str]) -> NoReturn:
+    """Run `derta ARGS` in the processes of an accelerate config, and exit with their exit code.
 
-    Signals reach the processes; the launcher's own reports on them are left out, because they have told theirs.
+    Signals are forwarded to the processes. The launcher's error logs are disabled, because the processes print theirs.
 
     Raises:
-        RunError: the config is missing or not one of accelerate's, or cannot be started on this machine.
+        RunError: the config is missing or invalid, or cannot be launched on this machine.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -46,50 +46,50 @@ def launch(config: Path, *, num_processes: int | None, words: Sequence[str]) -> 
     flags = ["--config_file", str(config), *count, "--module", "derta.cli.main"]
     logging.disable(logging.ERROR)
     try:
-        launch_command(launch_command_parser().parse_args([*flags, *words]))
+        launch_command(launch_command_parser().parse_args([*flags, *arguments]))
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
         sys.exit(code if code > 0 else 128 - code)
-    except SignalException as signalled:
-        sys.exit(128 + int(signalled.sigval))
+    except SignalException as signal:
+        sys.exit(128 + int(signal.sigval))
     except (ValueError, ImportError, AssertionError) as error:
         raise RunError(
-            f"{config}: cannot be launched here ({error}); use another config of recipes/accelerate"
+            f"{config}: cannot be launched on this machine ({error}); use another config of recipes/accelerate"
         ) from error
     sys.exit(0)
 
 
 def launch_again(config: Path, *, num_processes: int | None) -> NoReturn:
-    """Run this command again, in the processes that an accelerate config names; see `launch`."""
-    launch(config, num_processes=num_processes, words=without_options(sys.argv[1:]))
+    """Run the current command again in the processes of an accelerate config; see `launch`."""
+    launch(config, num_processes=num_processes, arguments=without_options(sys.argv[1:]))
 
 
 def check_config(config: Path, *, num_processes: int | None) -> None:
-    """Read a config as accelerate does, and see that it says how many processes.
+    """Validate an accelerate config, and that the number of processes is known.
 
     Raises:
-        RunError: it is missing, has unknown keys, or is not a config.
+        RunError: the file is missing, is not a config, has unknown keys, or has no number of processes.
     """
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
-        read = load_config_from_file(str(config))
+        parsed = load_config_from_file(str(config))
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise RunError(f"{config}: expected a config of accelerate's, got {told}; see recipes/accelerate") from error
-    if num_processes is None and getattr(read, "num_processes", -1) < 1:
-        raise RunError(f"{config}: expected `num_processes`, got none; add it, or give --num-processes")
+        message = " ".join(str(error).split())[:200]
+        raise RunError(f"{config}: expected an accelerate config, got {message}; see recipes/accelerate") from error
+    if num_processes is None and getattr(parsed, "num_processes", -1) < 1:
+        raise RunError(f"{config}: expected `num_processes`, got none; add it, or pass --num-processes")
 
 
 def require_single_process(verb: str) -> None:
-    """Stop a verb that is one process's work.
+    """Validate that a command that runs in one process was not launched in several.
 
     Raises:
-        RunError: torchrun or accelerate started more than one.
+        RunError: torchrun or accelerate started more than one process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError(
             f"{verb}: expected one process, got {os.environ['WORLD_SIZE']}; train with `derta train ... --launch "
-            "CONFIG`, then run the rest in one"
+            "CONFIG`, then run this command in one process"
         )

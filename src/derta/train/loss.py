@@ -1,9 +1,9 @@
-"""Cross-entropy where the labels are: only labelled positions meet the vocabulary, a chunk at a time.
+"""Label loss: cross-entropy computed only at labelled positions, one chunk of logits at a time.
 
-A causal LM's head is by far its largest matrix when the vocabulary is large, and an RTO row with sorry dropout
-labels one position in twenty. `use_label_loss` swaps a model's forward for one that runs the trunk as ever, takes the
-hidden states of the labelled positions, and never holds more logits than one chunk's. The swap is on the instance, so
-DDP, FSDP and PEFT wrappers call it like any forward, and the saved model is the stock one.
+With a large vocabulary, the head is by far a causal LM's largest matrix, and an RTO row with sorry dropout has a label
+at one position in twenty. `use_label_loss` replaces a model's forward with one that runs the trunk as before, selects
+the hidden states of the labelled positions, and computes at most one chunk of logits at a time. Only the instance is
+patched, so DDP, FSDP and PEFT wrappers call it like any forward, and the saved model is the stock one.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from derta.train.tree_attention import tree_mask
 
 @dataclass
 class LabelLoss(ModelOutput):
-    """What the forward returns in place of logits.
+    """Output of the forward, in place of logits.
 
     Attributes:
         loss: Sum of the labelled positions' losses, each times its term's weight; not yet divided.
-        loss_sums: The same by term, unweighted and detached.
-        counts: Labelled positions by term.
+        loss_sums: Sum of losses by term, unweighted and detached.
+        counts: Number of labels by term.
         refusal_sum: Sum over RTO positions of the refusal tokens' probability, detached.
     """
 
-    loss: Any = None  # Float[Tensor, ""]; a mapping of all fields where accelerate copies an output
+    loss: Any = None  # Float[Tensor, ""]; a dict of all fields after accelerate copies an output
     loss_sums: Float[Tensor, " term"] | None = None
     counts: Float[Tensor, " term"] | None = None
     refusal_sum: Float[Tensor, ""] | None = None
@@ -52,7 +52,7 @@ def _module_losses(
     refusal_ids: Int[Tensor, " refusal"],
     head: Head,
 ) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"]]:
-    """Losses and refusal probabilities through any head (LoRA, quantized): logits are recomputed in the backward."""
+    """Compute losses and refusal probabilities with any head (LoRA, quantized); the backward recomputes the logits."""
 
     def chunk_losses(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = head(module(states)).log_softmax(dim=-1)
@@ -74,21 +74,21 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _teach_head(lm_head: nn.Linear, head: Head, own: InPlaceGradient | None) -> None:
-    """Make a linear head give losses in place of scores when it gets labels.
+def _patch_head(lm_head: nn.Linear, head: Head, gradient: InPlaceGradient | None) -> None:
+    """Patch a linear head to return losses instead of scores if it gets labels.
 
-    In its own forward, because FSDP and ZeRO put a module's shards together there and nowhere else.
+    The losses are computed in the head's forward, because FSDP and ZeRO gather a module's shards only there.
     """
 
-    def forward(self: nn.Linear, hidden: Tensor, labels: Tensor | None = None, **given: Tensor) -> Any:
+    def forward(self: nn.Linear, hidden: Tensor, labels: Tensor | None = None, **inputs: Tensor) -> Any:
         if labels is None:
             return nn.Linear.forward(self, hidden)
         dtype = _compute_dtype(hidden)
-        # detached, so that a pass without a backward adds no gradient in place
+        # detached, so that a forward without a backward adds no gradient in place
         weight = self.weight if torch.is_grad_enabled() else self.weight.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             return LabelCrossEntropy.apply(
-                hidden, weight, self.bias, labels, given["weights"], given["refusal_ids"], head, dtype, own
+                hidden, weight, self.bias, labels, inputs["weights"], inputs["refusal_ids"], head, dtype, gradient
             )
 
     lm_head.forward = MethodType(forward, lm_head)
@@ -102,81 +102,92 @@ def label_losses(
     weights: Float[Tensor, " position"],
     refusal_ids: Int[Tensor, " refusal"],
     head: Head,
-    taught: bool,
+    patched: bool,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
-    """The weighted sum of losses, the losses, and the refusal probabilities at the given positions.
+    """Return the weighted sum of losses, the losses, and the refusal probabilities at the labelled positions.
 
-    `taught` says that the head gives them itself (`_teach_head`).
+    Args:
+        lm_head: The model's output layer.
+        hidden: Hidden states of the labelled positions.
+        labels: Token ids to predict.
+        weights: Weight of each label.
+        refusal_ids: Token ids of the refusal words.
+        head: Scale and soft cap of the logits.
+        patched: `lm_head` returns losses itself (`_patch_head`).
     """
-    if taught:
+    if patched:
         return lm_head(hidden, labels=labels, weights=weights, refusal_ids=refusal_ids)
     losses, refusing = _module_losses(lm_head, hidden, labels, refusal_ids, head)
     return (losses * weights).sum(), losses.detach(), refusing
 
 
 def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_place: bool = False) -> None:
-    """Make the model's forward take what `collate` gives and return a `LabelLoss`; `save_pretrained` is as ever.
+    """Patch the model's forward to take a batch of `collate` and return a `LabelLoss`; `save_pretrained` is unchanged.
 
-    Without label positions the stock forward is called, so generation still works. With `in_place` the embeddings'
-    gradients are added where the optimizer reads them, past autograd: for one process, whose loss nothing scales before
-    its backward.
+    Without label positions the stock forward runs, so generation still works.
+
+    Args:
+        model: Model to patch.
+        refusal_ids: Token ids of the refusal words.
+        in_place: Add the embeddings' gradients to `.grad` without autograd. Only for a single process, and for a loss
+            that is not scaled before its backward.
 
     Raises:
-        ModelError: the model's logits do not follow from its head as `head_of` reads its config.
+        ModelError: the model's logits do not match the scale and soft cap that `head_of` reads from its config.
     """
-    stock_forward = getattr(model.forward, "stock_forward", model.forward)  # a model may be prepared again
+    stock_forward = getattr(model.forward, "stock_forward", model.forward)  # the model may be patched already
     head = check_head(model)
-    own_head = _teach(model, head, in_place=in_place)
+    patched_head = _patch_output_layer(model, head, in_place=in_place)
     refusing = torch.tensor(list(refusal_ids), dtype=torch.long)
 
-    def forward(self: Any, input_ids: Tensor, label_positions: Tensor | None = None, **given: Any) -> Any:
+    def forward(self: Any, input_ids: Tensor, label_positions: Tensor | None = None, **inputs: Any) -> Any:
         if label_positions is None:
-            return stock_forward(input_ids=input_ids, **given)
-        hidden = _trunk(self, input_ids, given)[label_positions]
+            return stock_forward(input_ids=input_ids, **inputs)
+        hidden = _trunk(self, input_ids, inputs)[label_positions]
         lm_head = self.get_output_embeddings()
         total, losses, refusal = label_losses(
             lm_head,
             hidden,
-            given["targets"],
-            weights=given["weights"],
+            inputs["targets"],
+            weights=inputs["weights"],
             refusal_ids=refusing.to(hidden.device),
             head=head,
-            taught=lm_head is own_head,  # PEFT may have wrapped it since
+            patched=lm_head is patched_head,  # False if PEFT has wrapped it
         )
-        return _by_term(total, losses, refusal, terms=given["terms"], multiplicity=given.get("multiplicity"))
+        return _by_term(total, losses, refusal, terms=inputs["terms"], multiplicity=inputs.get("multiplicity"))
 
     forward.stock_forward = stock_forward  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = MethodType(forward, model)
 
 
 def label_loss(model: nn.Module, batch: Batch) -> LabelLoss:
-    """The loss of every method of rows: weighted cross-entropy at the labelled positions, by term."""
+    """Compute the loss of row methods: weighted cross-entropy at the labelled positions, by term."""
     return model(**model_inputs(batch))
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """What of a batch a model takes, if its forward is `use_label_loss`'s."""
+    """Return the entries of a batch that are inputs of a model patched by `use_label_loss`."""
     return {name: value for name, value in batch.items() if name not in ("row_ids", "items")}
 
 
-def _teach(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear | None:
-    """Teach a linear head to give losses and return it; any other is left as it is."""
+def _patch_output_layer(model: PreTrainedModel, head: Head, *, in_place: bool) -> nn.Linear | None:
+    """Patch a linear head, and the embedding with `in_place`; return the head if it is patched."""
     lm_head, embedding = model.get_output_embeddings(), cast("nn.Embedding", model.get_input_embeddings())
-    own = InPlaceGradient(embedding.weight) if in_place else None
-    if own is not None:
-        add_in_place(embedding, own)
+    gradient = InPlaceGradient(embedding.weight) if in_place else None
+    if gradient is not None:
+        add_in_place(embedding, gradient)
     if type(lm_head) is not nn.Linear:
         return None
     tied = lm_head.weight is embedding.weight
-    _teach_head(lm_head, head, own if tied or own is None else InPlaceGradient(lm_head.weight))
+    _patch_head(lm_head, head, gradient if tied or gradient is None else InPlaceGradient(lm_head.weight))
     return lm_head
 
 
-def _trunk(model: Any, input_ids: Int[Tensor, "bin token"], given: dict[str, Any]) -> Float[Tensor, "node hidden"]:
-    """Hidden states of all positions, in one row."""
-    inputs = {name: given[name] for name in ("position_ids", "attention_mask") if given.get(name) is not None}
-    if "ends" in given:
-        inputs["attention_mask"] = tree_mask(model.config, ends=given["ends"], position_ids=given["position_ids"])
+def _trunk(model: Any, input_ids: Int[Tensor, "bin token"], batch: dict[str, Any]) -> Float[Tensor, "node hidden"]:
+    """Return the hidden states of all positions, flattened over the bins."""
+    inputs = {name: batch[name] for name in ("position_ids", "attention_mask") if batch.get(name) is not None}
+    if "ends" in batch:
+        inputs["attention_mask"] = tree_mask(model.config, ends=batch["ends"], position_ids=batch["position_ids"])
     return model.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state.flatten(0, 1)
 
 
@@ -188,12 +199,12 @@ def _by_term(
     terms: Int[Tensor, " label"],
     multiplicity: Float[Tensor, " label"] | None,
 ) -> LabelLoss:
-    """Losses and labels added up by term; a label that stands for several is counted so many times."""
-    times = torch.ones_like(losses) if multiplicity is None else multiplicity
+    """Sum losses and labels by term; a label shared by several rows of a tree counts once per row."""
+    counts = torch.ones_like(losses) if multiplicity is None else multiplicity
     sums = torch.zeros(len(TERMS), device=losses.device)
     return LabelLoss(
         loss=total,
-        loss_sums=sums.index_add(0, terms, losses * times),
-        counts=sums.index_add(0, terms, times),
-        refusal_sum=(refusal * times * (terms == TERMS.index("rto"))).sum(),
+        loss_sums=sums.index_add(0, terms, losses * counts),
+        counts=sums.index_add(0, terms, counts),
+        refusal_sum=(refusal * counts * (terms == TERMS.index("rto"))).sum(),
     )

@@ -1,4 +1,4 @@
-"""Memory: a training's peak, pages kept for the next step, and a clear word when there is not enough."""
+"""Memory: measure the peak, keep freed memory for reuse, trim the heap, and report out-of-memory errors with advice."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from derta.errors import ModelError, is_out_of_memory
 from derta.train.config import DertaConfig
 
 MAX_FRAGMENTED = 2**29
-"""Bytes that may come to be resident before the free ones among them are given back."""
+"""Growth of the resident memory in bytes after which the heap is trimmed."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_KEPT = 2**25  # the most that glibc takes as a threshold
+_MAX_MMAP_THRESHOLD = 2**25  # glibc's maximum
 _CLEAR_REFS, _STATUS, _STATM = (Path("/proc/self") / name for name in ("clear_refs", "status", "statm"))
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for the next step will want it again (glibc only).
+    """Configure glibc to keep the memory that this process frees, for reuse in the next step. No effect without glibc.
 
-    By default every tensor of some size is mapped from the kernel and given back, and new pages cost more than what is
-    computed on them (measured in LOG.md, 8). Only those below 32 MB are kept: larger ones among them leave a heap full
-    of holes, which grew to twice what training needs (LOG.md, 16).
+    By default, large tensors are mapped from the kernel and unmapped when freed, and new pages cost more than what is
+    computed on them (measured in LOG.md, 8). Only tensors below 32 MB are kept: larger ones fragment the heap, which
+    grew to twice the size that training needs (LOG.md, 16).
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
@@ -45,36 +45,36 @@ def _trim_heap() -> None:
 
 
 class TrimMemoryCallback(TrainerCallback):
-    """After a micro-batch, give the kernel free pages between those in use, once they may be many (glibc only).
+    """Callback that returns free memory to the kernel after a micro-batch if the heap has grown (glibc only).
 
-    Batches of many shapes leave holes that none fills, and a heap of kept memory would grow on (LOG.md, 22).
+    Batches of many shapes fragment the heap, which would otherwise keep growing (LOG.md, 22).
     """
 
     def __init__(self) -> None:
         self._needed = resident_memory()
 
     def _trim(self) -> None:
-        now = resident_memory()
-        if now > self._needed + MAX_FRAGMENTED:
+        current = resident_memory()
+        if current > self._needed + MAX_FRAGMENTED:
             _trim_heap()
-            self._needed = now = resident_memory()
-        self._needed = min(self._needed, now)
+            self._needed = current = resident_memory()
+        self._needed = min(self._needed, current)
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A micro-batch of a step is done."""
+        """Trim the heap after a micro-batch."""
         del args, state, control
         self._trim()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The last of a step's is."""
+        """Trim the heap after the last micro-batch of a step."""
         del args, state, control
         self._trim()
 
 
 def reset_peak_memory() -> None:
-    """Let go of what nothing uses any more (models before), and begin to measure anew.
+    """Free unused memory (of earlier models), and reset the measured peak.
 
-    Where the system cannot (macOS), the peak stays that of the whole process.
+    If the system does not support that (macOS), the peak remains that of the whole process.
     """
     gc.collect()
     _trim_heap()
@@ -86,7 +86,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes held at most since the reset: by the GPU's tensors if there is one, else resident in this process."""
+    """Return the peak memory since the reset in bytes: of tensors on the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if _STATUS.exists():
@@ -95,14 +95,14 @@ def peak_memory() -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of this process in memory now; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     if not _STATM.exists():
         return 0
     return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def static_bytes(net: nn.Module) -> int:
-    """Bytes of weights, gradients and AdamW's two moments: what training takes before its first token.
+    """Return the bytes of weights, gradients and AdamW's two moments: the memory of training without activations.
 
     >>> static_bytes(nn.Linear(10, 10, bias=False))  # 100 weights in fp32, four copies
     1600
@@ -113,7 +113,10 @@ def static_bytes(net: nn.Module) -> int:
 
 @contextmanager
 def out_of_memory_as_model_error(advice: Callable[[], str]) -> Generator[None]:
-    """Tell running out of memory as a user's mistake, with advice that is worked out only then.
+    """Convert an out-of-memory error to a `ModelError` with advice.
+
+    Args:
+        advice: Returns the advice; called only after an error.
 
     Raises:
         ModelError: an allocation failed inside the block.
@@ -127,19 +130,19 @@ def out_of_memory_as_model_error(advice: Callable[[], str]) -> Generator[None]:
 
 
 def training_advice(config: DertaConfig, net: nn.Module) -> str:
-    """What training takes, and the knobs to turn."""
+    """Return the memory that training needs, and the options that reduce it."""
     return (
-        f"in training: weights, gradients and optimizer take {static_bytes(net) / 2**30:.1f} GiB, and the rest grows "
+        f"in training: weights, gradients and optimizer need {static_bytes(net) / 2**30:.1f} GiB, and activations grow "
         f"with the micro-batch ({config.per_device_train_batch_size} rows of up to {config.max_length} tokens); "
-        "lower `per_device_train_batch_size` (the step stays `global_batch_size`), then set "
+        "reduce `per_device_train_batch_size` (the step stays `global_batch_size`), then set "
         "`activation_checkpointing`, LoRA or a sharded launch; `derta run RECIPE --dry-run` estimates the peak"
     )
 
 
 def loading_advice() -> str:
-    """What a model takes before any training, and the knobs to turn."""
+    """Return the memory that loading a model needs, and the options that reduce it."""
     return (
-        "while the model was loaded, before any training: its weights take 4 bytes a parameter, 2 with LoRA "
-        "and `bf16`, about half a byte with `lora.load_in_4bit`; set these, shard it over more devices, or take a "
+        "while the model was loaded, before training: its weights need 4 bytes per parameter, 2 with LoRA "
+        "and `bf16`, about half a byte with `lora.load_in_4bit`; set these, shard it over more devices, or use a "
         "smaller model"
     )

@@ -1,4 +1,4 @@
-"""A model made ready to be trained: loaded, checked, with the label loss, under its adapters."""
+"""Preparation of a model for training: load, validate, patch the label loss, add adapters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ from derta.errors import RecipeError
 from derta.train.adapters import freeze_unused_by_text, is_4bit, load_base, with_lora
 from derta.train.collator import check_packing
 from derta.train.config import DertaConfig
-from derta.train.distributed import is_sharded
+from derta.train.distributed import check_launch, is_sharded
 from derta.train.loss import use_label_loss
-from derta.train.memory import loading_advice, out_of_memory_as_model_error
+from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_as_model_error
 from derta.train.tree_attention import check_trees
+
+
+def prepare_process(config: DertaConfig) -> None:
+    """Validate the launch, and configure this process: threads, memory allocation, random seed.
+
+    Raises:
+        RunError: a sharded launch without accelerators.
+    """
+    check_launch()
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
 
 
 @out_of_memory_as_model_error(loading_advice)
@@ -29,11 +42,11 @@ def prepare_model(
     refusal_ids: Sequence[int],
     peft_config: PeftConfig | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """A model that can be trained as the config says: loaded, checked, with the label loss, under its adapters.
+    """Load a model, validate it for the config's options, patch it with the label loss, and add adapters.
 
     Raises:
-        ModelError: it cannot be (packing, trees, another head), or there is none.
-        RecipeError: `peft_config` is not one of PEFT's, or the model has adapters already.
+        ModelError: no such model, or one that does not support packing, trees or the fused head.
+        RecipeError: `peft_config` is not a PEFT config, or the model already has adapters.
     """
     _check_adapters(model, peft_config)
     net: Any = model
@@ -43,8 +56,8 @@ def prepare_model(
     if base is net:
         freeze_unused_by_text(base)
     if not (is_sharded() or is_4bit(base) or getattr(base, "hf_device_map", None)):
-        nn.Module.to(net, config.device)  # before it is checked: kernels of flash and flex run nowhere else
-    flash = config.attn_implementation == "flash_attention_2"  # which knows 16 bits alone
+        nn.Module.to(net, config.device)  # before the checks: flash and flex kernels need the device
+    flash = config.attn_implementation == "flash_attention_2"  # it supports only 16 bits
     with torch.autocast(config.device.type, torch.float16 if config.fp16 else torch.bfloat16, enabled=flash):
         if config.pack_tokens and not config.reference:
             check_packing(base, bins=1 if config.one_bin else 2)
@@ -58,16 +71,16 @@ def prepare_model(
 
 
 def adds_in_place(config: DertaConfig, *, adapted: bool) -> bool:
-    """Whether embeddings' gradients may bypass autograd: no other process, scaler, adapter or hook is to see them.
+    """Return whether embeddings' gradients may bypass autograd: no other process, scaler, adapter or hook needs them.
 
-    On a CPU alone, where it was measured to pay (LOG.md, 16); elsewhere it is not tried.
+    Only on a CPU, where it was measured to be faster (LOG.md, 16).
     """
-    alone = config.world_size == 1 and config.device.type == "cpu"
-    return alone and not config.fp16 and not adapted and "layerwise" not in str(config.optim)
+    single_cpu = config.world_size == 1 and config.device.type == "cpu"
+    return single_cpu and not config.fp16 and not adapted and "layerwise" not in str(config.optim)
 
 
 def compile_layers(net: PreTrainedModel) -> None:
-    """Compile each of the model's repeated layers, in place: they share one compiled code for all batch shapes."""
+    """Compile each of the model's repeated layers in place; they share one compiled function for all batch shapes."""
     layers = set(net._no_split_modules or ())  # pyright: ignore[reportPrivateUsage]
     for module in net.modules():
         if type(module).__name__ in layers:
@@ -76,6 +89,8 @@ def compile_layers(net: PreTrainedModel) -> None:
 
 def _check_adapters(model: Any, peft_config: Any) -> None:
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
-        raise RecipeError(f"peft_config: expected a config of PEFT's (LoraConfig), got {type(peft_config).__name__}")
+        raise RecipeError(
+            f"peft_config: expected a PEFT config (LoraConfig), got {type(peft_config).__name__}; pass one"
+        )
     if peft_config is not None and isinstance(model, PeftModel):
-        raise RecipeError("peft_config: expected a model without adapters, got one with them; leave peft_config out")
+        raise RecipeError("peft_config: expected a model without adapters, got one with adapters; remove peft_config")

@@ -1,4 +1,4 @@
-"""The losses of a micro-batch by term, as they are added up and logged, and a fault told by row."""
+"""Losses by term: sums over micro-batches, means for the log, and error messages for non-finite values."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from derta.train.collator import Batch
 
 
 def check_norm(norm: Any, *, args: TrainingArguments, step: int) -> Any:
-    """The gradients' norm, if it is finite; in fp16 the scaler passes over a step whose norm is not.
+    """Return the gradient norm after validating that it is finite; with fp16 the scaler skips such steps instead.
 
     Raises:
-        NonFiniteLossError: it is not.
+        NonFiniteLossError: the norm is NaN or infinite.
     """
     if norm is not None and not args.fp16 and not math.isfinite(float(norm)):
         raise NonFiniteLossError(
-            f"step {step}: expected gradients of a finite norm, got {float(norm)}; lower the learning rate"
+            f"step {step}: expected a finite gradient norm, got {float(norm)}; lower the learning rate"
         )
     return norm
 
 
 def term_sums(outputs: Any) -> Tensor:
-    """Losses by term, labels by term, and the refusal probabilities: no number where a loss does not give them."""
+    """Return the sums of losses by term, the labels by term, and the sum of refusal probabilities, as one vector.
+
+    A custom loss that does not return one of them gives 0, and NaN for the refusal probabilities.
+    """
     zeros = torch.zeros(len(TERMS), device=outputs.loss.device)
     sums = zeros if outputs.loss_sums is None else outputs.loss_sums
     counts = zeros if outputs.counts is None else outputs.counts
@@ -38,19 +41,32 @@ def term_sums(outputs: Any) -> Tensor:
 
 
 def by_term(sums: Sequence[float]) -> dict[str, float]:
-    """Mean losses of the terms that have labels, and the refusal probability, by the names that are logged."""
+    """Return the mean loss of each term that has labels, and the mean refusal probability, by the names in the log."""
     losses, counts, refusal = sums[: len(TERMS)], sums[len(TERMS) : -1], sums[-1]
-    found = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
-    return found | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
+    means = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
+    return means | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
 
 
-def format_error_details(outputs: Any, batch: Batch, step: int) -> str:
-    """Tell a loss that is no number, and the rows it came from."""
-    got = float(outputs.loss.detach())
+def evaluation_sums(outputs: Any, items: Tensor) -> Tensor:
+    """Return the loss and its divisor, followed by `term_sums`, as one vector to sum over micro-batches."""
+    total = torch.stack([outputs.loss.detach().float(), items.float()])
+    return torch.cat([total, term_sums(outputs)])
+
+
+def evaluation_metrics(sums: Sequence[float], *, prefix: str) -> dict[str, float]:
+    """Return an evaluation set's metrics from its sums: the loss of the whole set, and the means by term."""
+    total, items, *terms = sums
+    metrics = {"loss": total / max(1, items)} | by_term(terms)
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def format_loss_error(outputs: Any, batch: Batch, step: int) -> str:
+    """Format the error message of a loss that is NaN or infinite, with the ids of its rows."""
+    loss = float(outputs.loss.detach())
     sums = term_sums(outputs)[: len(TERMS)]
     by_term = {term: float(x) for term, x in zip(TERMS, sums, strict=True)}
     return (
-        f"step {step}: expected a finite loss, got {got} (sums by term {by_term}) on a micro-batch of "
+        f"step {step}: expected a finite loss, got {loss} (sums by term {by_term}) on a micro-batch of "
         f"{batch['input_ids'].numel()} tokens, rows {', '.join(batch['row_ids'])}; lower the learning rate, or use "
         "bf16 instead of fp16"
     )

@@ -1,7 +1,7 @@
-"""Attention over trees: masks that let a node see its ancestors and nothing else, in the form each model takes them in.
+"""Tree attention: masks that let a node attend only to its ancestors, for sdpa and flex_attention.
 
-sdpa takes a dense bool mask everywhere; flex_attention skips the blocks that are empty, on GPUs. Eager attention adds a
-bool mask to its scores as if it were numbers and says nothing, so it is refused.
+sdpa takes a dense bool mask on every device. flex_attention skips empty blocks, on GPUs. Eager attention would add a
+bool mask to its scores as numbers, without an error, so it is refused.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 def visible_nodes(
     ends: Int[Tensor, "bin token"], position_ids: Int[Tensor, "bin token"], *, window: int | None
 ) -> Visible:
-    """Whether node i sees node j: an ancestor of its or itself, less than `window` above it, as flex_attention asks it.
+    """Return a mask function for flex_attention: node i attends to node j if j is i or an ancestor within `window`.
 
     Args:
-        ends: Where the subtree of each node ends.
-        position_ids: Depths.
-        window: Tokens that a sliding-window layer sees, the token itself included; None: all.
+        ends: End of each node's subtree.
+        position_ids: Depth of each node.
+        window: Number of tokens a sliding-window layer attends to, including the token itself; None: all.
     """
 
-    @no_type_check  # flex_attention counts its parameters, which a checker would hide
+    @no_type_check  # flex_attention counts its parameters, which a type checker's wrapper would hide
     def visible(b: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         del head
-        seen = (j <= i) & (i < ends[b, j])
-        return seen if window is None else seen & (position_ids[b, i] - position_ids[b, j] < window)
+        ancestor = (j <= i) & (i < ends[b, j])
+        return ancestor if window is None else ancestor & (position_ids[b, i] - position_ids[b, j] < window)
 
     return visible
 
@@ -47,14 +47,14 @@ def visible_nodes(
 def dense_mask(
     visible: Visible, *, num_bins: int, num_tokens: int, device: torch.device
 ) -> Bool[Tensor, "bin 1 token token"]:
-    """The mask for sdpa."""
+    """Return the dense bool mask for sdpa."""
     b = torch.arange(num_bins, device=device)[:, None, None]
     place = torch.arange(num_tokens, device=device)
     return visible(b, b, place[None, :, None], place[None, None, :])[:, None]
 
 
 def block_mask(visible: Visible, *, num_bins: int, num_tokens: int, device: torch.device) -> BlockMask:
-    """The same for flex_attention."""
+    """Return the block mask for flex_attention."""
     return create_block_mask(visible, num_bins, None, num_tokens, num_tokens, device=device)
 
 
@@ -62,13 +62,13 @@ MASKS: dict[str, Callable[..., Mask]] = {"sdpa": dense_mask, "flex_attention": b
 
 
 def layer_windows(config: Any) -> dict[str, int | None]:
-    """The sliding window of each kind of attention layer that a model has; None: a layer of this kind sees all.
+    """Return the sliding window of each layer type of a model; None: layers of this type attend to all tokens.
 
-    Source: the forwards of transformers 5.23: `layer_types` tells the layers apart (Gemma, Qwen); without it one
-    `sliding_window` holds for all (Mistral, Phi-3), or there is none (Llama).
+    Source: the forwards of transformers 5.23: `layer_types` names the type of each layer (Gemma, Qwen); without it one
+    `sliding_window` applies to all (Mistral, Phi-3), or there is none (Llama).
 
     Raises:
-        ModelError: a layer is of a kind that a tree cannot go through (recurrent, chunked, compressed).
+        ModelError: a layer type that does not support trees (recurrent, chunked, compressed).
     """
     values = config.get_text_config().to_dict()
     window = values.get("sliding_window")
@@ -85,17 +85,17 @@ def layer_windows(config: Any) -> dict[str, int | None]:
 def tree_mask(
     config: Any, *, ends: Int[Tensor, "bin token"], position_ids: Int[Tensor, "bin token"]
 ) -> Mask | dict[str, Mask]:
-    """The attention mask of a batch with trees; by the kind of layer where a model has both kinds.
+    """Return the attention mask of a batch with trees; a dict by layer type if the model has several.
 
     Args:
-        config: The model's; it names the attention implementation and the windows.
-        ends: As `collate` gives them.
-        position_ids: As `collate` gives them.
+        config: The model's config, with the attention implementation and the windows.
+        ends: As in `Batch`.
+        position_ids: As in `Batch`.
     """
-    make = MASKS[config.get_text_config()._attn_implementation]
+    build_mask = MASKS[config.get_text_config()._attn_implementation]
     num_bins, num_tokens = ends.shape
     masks = {
-        kind: make(
+        kind: build_mask(
             visible_nodes(ends, position_ids, window=window),
             num_bins=num_bins,
             num_tokens=num_tokens,
@@ -107,12 +107,12 @@ def tree_mask(
 
 
 def check_trees(model: PreTrainedModel, *, max_length: int) -> None:
-    """Make sure that this model's outputs on a tree are its outputs on the tree's rows, each by itself.
+    """Validate that this model's outputs on a tree equal its outputs on each of the tree's rows.
 
-    The rows are longer than the sliding window, if `max_length` is.
+    The test rows are longer than the sliding window, if `max_length` is.
 
     Raises:
-        ModelError: the attention takes no mask of ours, or the outputs differ.
+        ModelError: the attention implementation takes no custom mask, or the outputs differ.
     """
     config: Any = model.config.get_text_config()
     if config._attn_implementation not in MASKS:
@@ -127,30 +127,30 @@ def check_trees(model: PreTrainedModel, *, max_length: int) -> None:
     was_training = model.training
     model.eval()
     try:
-        difference, allowed = _difference(model, rows)
+        difference, tolerance = _difference(model, rows)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"train.tree_rows: {type(model).__name__} does not take the mask that its config asks for "
+            f"train.tree_rows: {type(model).__name__} does not support the mask that its config requires "
             f"({' '.join(str(error).split()):.200}); set `train.tree_rows: false`"
         ) from error
     finally:
         model.train(was_training)
-    if not difference <= allowed:  # a NaN is no equality either
+    if not difference <= tolerance:  # also true for NaN
         raise ModelError(
-            f"train.tree_rows: expected {type(model).__name__} to read a tree as it reads the tree's rows, got states "
-            f"that differ by {difference:.2g} of their size; set `train.tree_rows: false`"
+            f"train.tree_rows: expected {type(model).__name__} to give the same states for a tree as for its rows, got "
+            f"states that differ by {difference:.2g} of their size; set `train.tree_rows: false`"
         )
 
 
 def _probe_rows(length: int, *, vocab: int) -> list[TrainRow]:
-    """A trunk, and branches that leave it near its end, in its middle and near its start."""
+    """Return a trunk, and branches that diverge near its end, in its middle and near its start."""
     trunk = [i * 5 % vocab for i in range(length)]
     branches = [[*trunk[:k], *((k + i * 7 + 3) % vocab for i in range(8))] for k in (length - 8, length // 2, 2)]
     return [TrainRow("probe", "safe", ids, [IGNORE, *ids[1:]]) for ids in (trunk, *branches)]
 
 
 def _difference(model: PreTrainedModel, rows: Sequence[TrainRow]) -> tuple[float, float]:
-    """How far the states on a tree are from those on its rows, relative to their size; and how far rounding may go."""
+    """Return the relative difference between the states on a tree and on its rows, and the tolerance for rounding."""
     tree = tree_of(rows)
     device = next(model.parameters()).device
     trunk: Any = model.get_decoder()
@@ -159,10 +159,10 @@ def _difference(model: PreTrainedModel, rows: Sequence[TrainRow]) -> tuple[float
     inputs = {"position_ids": position_ids, "attention_mask": mask, "use_cache": False}
     with torch.no_grad():
         states = trunk(input_ids=torch.tensor([tree.input_ids], device=device), **inputs).last_hidden_state[0]
-        alone = [
+        row_states = [
             trunk(input_ids=torch.tensor([row.input_ids], device=device), use_cache=False).last_hidden_state[0, :-1]
             for row in rows
         ]
-    expected = torch.cat(alone).float()
-    found = states[[one.node for one in tree.labels]].float()
-    return float((found - expected).norm() / expected.norm()), 1e-4 if states.dtype == torch.float32 else 5e-2
+    expected = torch.cat(row_states).float()
+    actual = states[[label.node for label in tree.labels]].float()
+    return float((actual - expected).norm() / expected.norm()), 1e-4 if states.dtype == torch.float32 else 5e-2
