@@ -23,7 +23,7 @@ class Fault(NamedTuple):
     message: str = "an injected fault"
 
 
-class Asked(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """One request as it arrived."""
 
     path: str
@@ -37,10 +37,10 @@ Answer = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 @dataclass
 class Server:
-    """What a running server saw."""
+    """State of a running server and the requests that it received."""
 
     url: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     answered: int = 0
     in_flight: int = 0
     peak: int = 0
@@ -49,14 +49,14 @@ class Server:
 
 
 def question(body: dict[str, Any]) -> str:
-    """What a request asks, in whatever form."""
+    """Return the content of a request in either format."""
     return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
 
 
 def choice(path: str, text: str, finish_reason: str = "stop", **more: Any) -> dict[str, Any]:
-    """An answer of the protocol with one choice."""
-    said = {"message": {"role": "assistant", "content": text}} if "chat" in path else {"text": text}
-    return {"id": "x", "choices": [{"index": 0, "finish_reason": finish_reason, **said, **more}]}
+    """Return an answer of the protocol with one choice."""
+    content = {"message": {"role": "assistant", "content": text}} if "chat" in path else {"text": text}
+    return {"id": "x", "choices": [{"index": 0, "finish_reason": finish_reason, **content, **more}]}
 
 
 def parrot(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -76,38 +76,38 @@ def _handler(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with server.lock:
-                server.asked.append(Asked(self.path, dict(self.headers), body, time.monotonic()))
-                number = len(server.asked)
+                server.requests.append(ReceivedRequest(self.path, dict(self.headers), body, time.monotonic()))
+                number = len(server.requests)
                 server.in_flight += 1
                 server.peak = max(server.peak, server.in_flight)
-            found = fault(number, body)
+            failure = fault(number, body)
             server.closing.wait(delay)
-            with server.lock:  # before anything is sent: the client may ask the next thing at once
+            with server.lock:  # before the answer: the client may send its next request at once
                 server.in_flight -= 1
-            self._reply(body, found)
+            self._reply(body, failure)
 
-        def _reply(self, body: dict[str, Any], found: Fault | None) -> None:
-            if found is None:
+        def _reply(self, body: dict[str, Any], failure: Fault | None) -> None:
+            if failure is None:
                 with server.lock:
                     server.answered += 1
                 self._send(200, json.dumps(answer(self.path, body)).encode())
-            elif found.kind == "status":
-                text = json.dumps({"error": {"message": found.message, "code": None}})
-                self._send(found.status, text.encode(), headers=found.headers)
-            elif found.kind == "hang":
+            elif failure.kind == "status":
+                text = json.dumps({"error": {"message": failure.message, "code": None}})
+                self._send(failure.status, text.encode(), headers=failure.headers)
+            elif failure.kind == "hang":
                 server.closing.wait(30)
                 self.close_connection = True
-            elif found.kind == "trickle":
+            elif failure.kind == "trickle":
                 self._send(200, b"{", length=10_000)
                 while not server.closing.wait(0.05):
                     self.wfile.write(b" ")
-            elif found.kind == "no choices":
+            elif failure.kind == "no choices":
                 self._send(200, b'{"choices": []}')
             else:
                 whole = json.dumps(answer(self.path, body)).encode()
                 half = whole[: len(whole) // 2]
-                self._send(200, half, length=len(whole) if found.kind == "drop" else len(half))
-                self.close_connection = found.kind == "drop"
+                self._send(200, half, length=len(whole) if failure.kind == "drop" else len(half))
+                self.close_connection = failure.kind == "drop"
 
         def _send(
             self, status: int, body: bytes, *, length: int | None = None, headers: tuple[tuple[str, str], ...] = ()
@@ -128,7 +128,7 @@ class _Quiet(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, *_: Any) -> None:
-        """A client that left is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
@@ -153,13 +153,13 @@ def serving(
 
 
 def in_order(faults: list[Fault | None]) -> Callable[[int, dict[str, Any]], Fault | None]:
-    """These faults on the first requests, and none after."""
-    left: Iterator[Fault | None] = iter(faults)
-    return lambda _number, _body: next(left, None)
+    """Return a function that fails the first requests with these faults in order."""
+    remaining: Iterator[Fault | None] = iter(faults)
+    return lambda _number, _body: next(remaining, None)
 
 
 def model_answer(engine: Any) -> Answer:
-    """Answer as a server of a Hugging Face engine's model would, with vLLM's fields where they are asked for."""
+    """Return a function that answers with a Hugging Face engine's model, with vLLM's fields if requested."""
     import torch
 
     from derta.engines.decoding import greedy
@@ -184,12 +184,12 @@ def model_answer(engine: Any) -> Answer:
         return [None, *table[:-1].gather(-1, following[:, None])[:, 0].tolist(), last]
 
     def answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
-        asked = prompt_ids(body)
+        token_ids = prompt_ids(body)
         with lock:
             if body.get("echo"):
-                return choice(path, "", logprobs={"token_logprobs": log_probs(asked)})
+                return choice(path, "", logprobs={"token_logprobs": log_probs(token_ids)})
             stop_ids = stop_tokens(engine.model, engine.chat)
-            [written] = greedy(engine.model, [asked], max_new_tokens=body["max_tokens"], stop_ids=stop_ids)
+            [written] = greedy(engine.model, [token_ids], max_new_tokens=body["max_tokens"], stop_ids=stop_ids)
         more = {}
         if body.get("return_token_ids"):
             ended = [min(stop_ids)] if written.stop_reason == "eos" else []

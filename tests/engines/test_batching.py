@@ -27,12 +27,24 @@ def test_the_longest_come_first(lengths):
     assert [lengths[index] for index in order] == sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("side", "ids", "mask"),
+    [
+        ("left", [[7, 8, 9], [0, 0, 5]], [[1, 1, 1], [0, 0, 1]]),
+        ("right", [[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
+    ],
+)
+def test_rows_are_padded_to_the_longest_and_padding_is_masked(side, ids, mask):
+    padded = pad([[7, 8, 9], [5]], side=side, device=torch.device("cpu"))
+    assert (padded.input_ids.tolist(), padded.mask.tolist()) == (ids, mask)
+
+
 @pytest.mark.parametrize("name", checked_types.CHECKED)
-def test_a_module_whose_tensors_are_checked_is_there(name):
+def test_each_module_with_checked_tensors_exists(name):
     assert importlib.import_module(name).__spec__.loader is not None
 
 
-def test_a_tensor_of_other_axes_is_refused_in_tests():
+def test_tensors_with_wrong_axes_raise_a_type_error_in_tests():
     mask = pad([[1, 2], [3]], side="left", device=torch.device("cpu")).mask
     with pytest.raises(TypeCheckError, match="mask"):
         select_rows([0], mask=mask[0], cache=None)

@@ -32,8 +32,8 @@ def by_row(written):
     return {row.row: row for row in written}
 
 
-def test_ragged_batches_give_the_tokens_of_generate(model, prompts):
-    found = by_row(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
+def test_ragged_batches_return_the_tokens_of_generate(model, prompts):
+    results = by_row(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
     for row, prompt in enumerate(prompts):
         reference = model.generate(
             torch.tensor([prompt]),
@@ -45,15 +45,15 @@ def test_ragged_batches_give_the_tokens_of_generate(model, prompts):
         )[0, len(prompt) :].tolist()
         stopped = reference[-1] in STOP_IDS
         expected = GeneratedRow(row, reference[:-1] if stopped else reference, "eos" if stopped else "length")
-        assert found[row] == expected
+        assert results[row] == expected
 
 
-def test_one_row_at_a_time_gives_the_same_as_eight(model, prompts):
+def test_the_batch_size_does_not_change_the_tokens(model, prompts):
     together = by_row(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
     for row, prompt in enumerate(prompts):
-        [alone] = greedy(model, [prompt], max_new_tokens=40, stop_ids=STOP_IDS)
-        assert alone.token_ids == together[row].token_ids
-        assert alone.stop_reason == together[row].stop_reason
+        [single] = greedy(model, [prompt], max_new_tokens=40, stop_ids=STOP_IDS)
+        assert single.token_ids == together[row].token_ids
+        assert single.stop_reason == together[row].stop_reason
     assert {written.stop_reason for written in together.values()} >= {"eos"}
 
 
@@ -70,12 +70,12 @@ def test_finished_rows_leave_the_batch(make_model, prompts):
     assert steps == sorted(steps)
 
 
-def test_a_stop_token_at_once_is_an_empty_reply(make_model):
+def test_a_first_stop_token_is_an_empty_reply(make_model):
     model = make_model("llama", vocab_size=460)
     assert list(greedy(model, [[5, 6]], max_new_tokens=3, stop_ids=range(460))) == [GeneratedRow(0, [], "eos")]
 
 
-def test_the_last_token_allowed_is_length_unless_it_stops(make_model):
+def test_the_stop_reason_at_the_last_token_is_length_unless_it_is_a_stop_token(make_model):
     model = make_model("llama", vocab_size=460)
     [first] = greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=())
     assert first.stop_reason == "length"
@@ -89,7 +89,7 @@ SORRY, SURE, MIX, FLOUR, NO, END = range(6)
 
 
 class Markov:
-    """A model whose next token hangs on the last alone: `ranks[token]` lists what may follow, likeliest first."""
+    """Model whose next token depends on the last token only: `ranks[token]` lists next tokens, most likely first."""
 
     training = False
     device = torch.device("cpu")
@@ -111,11 +111,11 @@ CHAIN = Markov({MIX: [SORRY, NO, SURE, END], SURE: [SORRY, FLOUR], FLOUR: [SORRY
 
 
 def write(*banned, limit=5):
-    found = greedy(CHAIN, [[MIX]] * len(banned), max_new_tokens=limit, stop_ids={END}, banned=banned)
-    return {one.row: one.token_ids for one in found}
+    results = greedy(CHAIN, [[MIX]] * len(banned), max_new_tokens=limit, stop_ids={END}, banned=banned)
+    return {one.row: one.token_ids for one in results}
 
 
-def test_a_ban_takes_the_best_token_that_is_left_and_only_in_its_own_row():
+def test_a_ban_selects_the_best_remaining_token_and_only_in_its_row():
     assert write(None, BannedTokens(((SORRY,), (NO,)))) == {0: [SORRY], 1: [SURE, FLOUR]}
 
 
@@ -126,12 +126,12 @@ def test_a_ban_ends_after_its_steps():
     }
 
 
-def test_among_the_top_k_the_model_has_its_way_where_all_are_banned():
+def test_a_banned_token_is_generated_if_all_of_the_top_k_are_banned():
     both = ((SORRY,), (NO,))
     assert write(BannedTokens(both, top_k=2), BannedTokens(both, top_k=3)) == {0: [SORRY], 1: [SURE, FLOUR]}
 
 
-def test_a_longer_text_is_banned_only_where_it_would_be_completed():
+def test_a_sequence_is_banned_only_at_its_last_token():
     assert write(BannedTokens(((SORRY,), (NO, NO))), limit=3) == {0: [NO]}
     assert write(BannedTokens(((SORRY,), (NO, NO), (NO, END))), limit=3)[0][:1] == [NO]
 
@@ -141,7 +141,7 @@ def test_a_longer_text_is_banned_only_where_it_would_be_completed():
     written=st.lists(st.integers(0, 7), min_size=3, max_size=3),
     sequences=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=3).map(tuple), min_size=1, unique=True),
 )
-def test_the_choice_is_the_arg_max_that_transformers_bad_words_leave(logits, written, sequences):
+def test_the_choice_is_the_argmax_after_transformers_bad_words(logits, written, sequences):
     scores = torch.tensor(logits, dtype=torch.float32)
     rows = [(written, BannedTokens(tuple(sequences)))] * len(logits)
     processed = NoBadWordsLogitsProcessor([list(one) for one in sequences])(
@@ -152,35 +152,37 @@ def test_the_choice_is_the_arg_max_that_transformers_bad_words_leave(logits, wri
         assert next_tokens(scores, rows) == expected
 
 
-def test_texts_are_banned_bare_and_after_a_blank(tiny_chat):
+def test_texts_are_banned_with_and_without_a_leading_space(tiny_chat):
     encode = tiny_chat.tokenizer.encode
-    found = banned_tokens(tiny_chat, Decoding(banned=("Sorry",), steps=3, ban_end=True), stop_ids={7})
-    assert set(found.sequences) == {
+    results = banned_tokens(tiny_chat, Decoding(banned=("Sorry",), steps=3, ban_end=True), stop_ids={7})
+    assert set(results.sequences) == {
         tuple(encode("Sorry", add_special_tokens=False)),
         tuple(encode(" Sorry", add_special_tokens=False)),
         (7,),
     }
-    assert (found.steps, found.top_k) == (3, None)
+    assert (results.steps, results.top_k) == (3, None)
 
 
-def test_texts_that_no_token_can_write_are_refused(make_tokenizer):
+def test_texts_that_the_tokenizer_cannot_encode_are_refused(make_tokenizer):
     chat = chat_format(make_tokenizer(kind="word"))
     assert banned_tokens(chat, Decoding(banned=("Sorry", "zzzz")), stop_ids=()).sequences
     with pytest.raises(ModelError, match="expected a banned text that this tokenizer can encode"):
         banned_tokens(chat, Decoding(banned=("zzzz",)), stop_ids=())
 
 
-def test_the_engine_respects_each_prompt_and_refuses_before_it_writes(tiny_model_dir):
+def test_the_engine_respects_each_prompts_bans_and_raises_before_the_first_reply(tiny_model_dir):
     engine = load_engine(tiny_model_dir, dtype="float32")
-    ask = {"request_id": "r", "request": "?", "attack": "direct", "mode": "raw", "text": "How do I paint it?"}
-    [free] = engine.generate([Prompt(id="free", **ask)], max_new_tokens=8)
+    fields = {"request_id": "r", "request": "?", "attack": "direct", "mode": "raw", "text": "How do I paint it?"}
+    [free] = engine.generate([Prompt(id="free", **fields)], max_new_tokens=8)
     decode, encode = engine.chat.tokenizer.decode, engine.chat.tokenizer.encode
-    said = next(one for one in free.token_ids if encode(decode([one]), add_special_tokens=False) == [one] and one < 500)
-    bent = Decoding(banned=(decode([said]).strip(),))
-    prompts = [Prompt(id="banned", decoding=bent, **ask), Prompt(id="free", **ask)]
+    first_token = next(
+        one for one in free.token_ids if encode(decode([one]), add_special_tokens=False) == [one] and one < 500
+    )
+    decoding = Decoding(banned=(decode([first_token]).strip(),))
+    prompts = [Prompt(id="banned", decoding=decoding, **fields), Prompt(id="free", **fields)]
     replies = {reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=8)}
     assert replies["free"] == free
-    assert said not in replies["banned"].token_ids
+    assert first_token not in replies["banned"].token_ids
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

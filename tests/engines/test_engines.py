@@ -5,7 +5,7 @@ import pytest
 from openai_server import model_answer, serving
 from vllm_stand_in import installed
 
-from derta.engines import ENGINES, load_engine
+from derta.engines import ENGINES, check_settings, load_engine
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.records import Message, Prompt
@@ -37,10 +37,10 @@ def engine(request, tiny_model_dir, monkeypatch):
         yield load_engine(model, engine=request.param, **settings)
 
 
-def test_every_prompt_has_exactly_one_reply_no_longer_than_asked(engine):
-    found = list(engine.generate(PROMPTS, max_new_tokens=3))
-    assert sorted(reply.prompt_id for reply in found) == sorted(prompt.id for prompt in PROMPTS)
-    for reply in found:
+def test_every_prompt_has_exactly_one_reply_of_at_most_max_new_tokens(engine):
+    results = list(engine.generate(PROMPTS, max_new_tokens=3))
+    assert sorted(reply.prompt_id for reply in results) == sorted(prompt.id for prompt in PROMPTS)
+    for reply in results:
         assert len(reply.token_ids) == len(reply.token_starts) <= 3
         assert reply.stop_reason in ("eos", "length")
 
@@ -52,22 +52,43 @@ def test_the_same_prompts_have_the_same_replies(engine):
     assert first == second
 
 
-def test_there_is_one_log_probability_a_token_and_one_refusal_probability_more(engine):
+def test_each_token_has_a_log_probability_and_there_is_one_more_refusal_probability(engine):
     log_probs = engine.log_likelihood(PROMPTS, CONTINUATIONS)
     refusals = engine.refusal_probability(PROMPTS, CONTINUATIONS)
-    assert [len(own) + 1 for own in log_probs] == [len(own) for own in refusals]
-    assert all(value <= 0 for own in log_probs for value in own)
-    assert all(0 <= value <= 1 for own in refusals for value in own)
+    assert [len(values) + 1 for values in log_probs] == [len(values) for values in refusals]
+    assert all(value <= 0 for values in log_probs for value in values)
+    assert all(0 <= value <= 1 for values in refusals for value in values)
     assert log_probs[1] == []
 
 
-def test_any_engine_is_built_from_its_name_and_settings(tiny_model_dir):
+def test_an_engine_is_loaded_by_name_with_settings(tiny_model_dir):
     engine = load_engine("m", engine="api", tokenizer=str(tiny_model_dir), body={"top_k": 1}, concurrency=3)
     assert (engine.send, engine.body, engine.limits.concurrency) == ("ids", {"top_k": 1}, 3)
     with pytest.raises(EngineError, match="setting concurrency"):
         load_engine("m", engine="api", concurrency="a lot")
 
 
-def test_knowing_the_engines_imports_no_torch():
+def test_settings_are_converted_to_the_loaders_types_and_nothing_is_loaded():
+    settings = check_settings("hf", {"max_batch_tokens": "9", "template_kwargs": {"enable_thinking": False}})
+    assert settings == {"max_batch_tokens": 9, "template_kwargs": {"enable_thinking": False}}
+    assert check_settings("hf", {"tokenizer": "no/such/folder"}) == {"tokenizer": "no/such/folder"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "part"),
+    [
+        ("hff", {}, "unknown engine 'hff'; did you mean 'hf'"),
+        ("hf", {"max_batch_token": 1}, "engine hf: unknown setting 'max_batch_token'; did you mean 'max_batch_tokens'"),
+        ("api", {"model": "m"}, "engine api: unknown setting 'model'"),
+        ("vllm", {"tensor_parallel_size": "two"}, "engine vllm: setting tensor_parallel_size"),
+    ],
+)
+def test_unknown_engines_and_invalid_settings_are_errors(engine, settings, part):
+    with pytest.raises(EngineError) as error:
+        check_settings(engine, settings)
+    assert part in str(error.value)
+
+
+def test_importing_the_engines_does_not_import_torch():
     code = "import sys, derta.engines, derta.engines.scripted; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own line

@@ -42,13 +42,13 @@ def engine(tiny_model_dir):
 
 
 def replies(engine, prompts, max_new_tokens=20):
-    found = list(engine.generate(prompts, max_new_tokens=max_new_tokens))
-    assert sorted(reply.prompt_id for reply in found) == sorted(prompt.id for prompt in prompts)
-    return {reply.prompt_id: reply for reply in found}
+    results = list(engine.generate(prompts, max_new_tokens=max_new_tokens))
+    assert sorted(reply.prompt_id for reply in results) == sorted(prompt.id for prompt in prompts)
+    return {reply.prompt_id: reply for reply in results}
 
 
-def test_replies_are_what_generate_writes_after_the_rendered_text(engine):
-    tokenizer, found = engine.chat.tokenizer, replies(engine, PROMPTS)
+def test_replies_are_the_output_of_generate_on_the_rendered_text(engine):
+    tokenizer, results = engine.chat.tokenizer, replies(engine, PROMPTS)
     for prompt in PROMPTS:
         question = prompt.text or f"<|user|>\n{prompt.request}<|end|>\n<|assistant|>\n{prompt.prefill or ''}"
         ids = tokenizer("<s>" + question, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -57,33 +57,33 @@ def test_replies_are_what_generate_writes_after_the_rendered_text(engine):
             ids, max_new_tokens=20, do_sample=False, eos_token_id=stop_ids, pad_token_id=stop_ids[0]
         )[0, ids.shape[1] :].tolist()
         stopped = written[-1] in stop_ids
-        assert list(found[prompt.id].token_ids) == (written[:-1] if stopped else written)
-        assert found[prompt.id].stop_reason == ("eos" if stopped else "length")
+        assert list(results[prompt.id].token_ids) == (written[:-1] if stopped else written)
+        assert results[prompt.id].stop_reason == ("eos" if stopped else "length")
 
 
-def test_the_size_of_batches_does_not_show(engine):
+def test_the_batch_size_does_not_change_replies(engine):
     one_by_one = HfEngine(engine.model, engine.chat, max_batch_tokens=1)
     assert replies(engine, PROMPTS) == replies(one_by_one, PROMPTS)
 
 
-def test_texts_and_starts_are_those_of_the_ids(engine):
+def test_texts_and_token_starts_match_the_ids(engine):
     for reply in replies(engine, PROMPTS).values():
         assert reply.text == engine.chat.tokenizer.decode(reply.token_ids)
         assert len(reply.token_starts) == len(reply.token_ids)
 
 
-def test_replies_come_before_all_are_known(engine):
+def test_replies_are_yielded_before_all_are_complete(engine):
     small_batches = HfEngine(engine.model, engine.chat, max_batch_tokens=1)
-    seen = []
-    hook = engine.model.register_forward_hook(lambda *_: seen.append(1))
+    passes = []
+    hook = engine.model.register_forward_hook(lambda *_: passes.append(1))
     stream = small_batches.generate(PROMPTS, max_new_tokens=2)
-    assert not seen
+    assert not passes
     next(stream)
-    assert 0 < len(seen) <= 2
+    assert 0 < len(passes) <= 2
     hook.remove()
 
 
-def test_the_models_own_stop_tokens_count_beside_the_templates(tiny_model_dir, tmp_path):
+def test_stop_tokens_are_those_of_the_model_and_of_the_template(tiny_model_dir, tmp_path):
     folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
     first = replies(load_engine(folder, device="cpu"), PROMPTS[:1])[QUESTIONS[0]]
     config = json.loads((folder / "generation_config.json").read_text())
@@ -96,19 +96,19 @@ def test_the_models_own_stop_tokens_count_beside_the_templates(tiny_model_dir, t
 
 
 @pytest.mark.parametrize("settings", [{"pad": False}, {"bos": False}, {"kind": "spm"}, {"kind": "word"}])
-def test_any_fast_tokenizer_with_an_eos_will_do(make_model_dir, settings):
+def test_any_fast_tokenizer_with_an_eos_is_supported(make_model_dir, settings):
     engine = load_engine(make_model_dir(tokenizer=settings), device="cpu")
     assert replies(engine, PROMPTS) == replies(HfEngine(engine.model, engine.chat, max_batch_tokens=1), PROMPTS)
 
 
-def test_a_base_model_without_template_takes_the_papers(make_model_dir):
+def test_a_base_model_without_a_template_uses_the_papers(make_model_dir):
     folder = make_model_dir(tokenizer={"chat_template": None})
     with pytest.raises(ModelError, match="set `template: paper`"):
         load_engine(folder, device="cpu")
     assert len(replies(load_engine(folder, device="cpu", template="paper"), PROMPTS)) == len(PROMPTS)
 
 
-def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_generated(engine):
+def test_a_prompt_longer_than_the_position_limit_is_an_error_before_the_first_reply(engine):
     long = raw_prompt("boil the water " * 100)
     with pytest.raises(
         ModelError, match=r"prompt 'raw boil .*: \d+ tokens and 20 after them are more than .* 256 positions"
@@ -118,24 +118,24 @@ def test_a_prompt_longer_than_the_model_reads_is_told_before_anything_is_generat
         engine.log_likelihood([PROMPTS[0]], ["boil the water " * 100])
 
 
-def test_a_prompt_may_fill_the_positions_to_the_last(engine):
+def test_a_prompt_may_use_all_positions(engine):
     room = position_limit(engine.model) - len(encode_prompt(engine.chat, PROMPTS[1]))
     [reply] = engine.generate([PROMPTS[1]], max_new_tokens=room)
     assert reply.stop_reason == "length" or len(reply.token_ids) < room
 
 
-def test_the_limit_of_positions_is_found_under_whatever_name(make_model):
+def test_the_position_limit_is_read_under_any_name_in_the_config(make_model):
     assert (
         position_limit(make_model("gpt2", vocab_size=30)) == position_limit(make_model("llama", vocab_size=30)) == 256
     )
 
 
-def test_no_new_tokens_are_refused(engine):
+def test_max_new_tokens_below_one_is_refused(engine):
     with pytest.raises(ModelError, match="max_new_tokens: expected at least 1, got 0"):
         engine.generate(PROMPTS, max_new_tokens=0)
 
 
-def test_a_prompt_without_a_known_token_is_told(make_model_dir):
+def test_a_prompt_without_tokens_is_an_error(make_model_dir):
     engine = load_engine(make_model_dir(tokenizer={"kind": "word", "bos": False}), device="cpu")
     blank = raw_prompt("x").model_copy(update={"text": " "})
     with pytest.raises(ModelError, match="prompt 'raw x' has no token that this tokenizer knows"):
@@ -154,21 +154,21 @@ def modes(model):
     return [module.training for module in model.modules()]
 
 
-def test_a_model_in_training_answers_in_eval_mode_and_is_trained_on_between_replies(engine, training):
+def test_a_model_in_training_mode_generates_in_eval_mode_and_trains_between_replies(engine, training):
     before, plain = modes(training), HfEngine(copy.deepcopy(training).eval(), engine.chat, max_batch_tokens=100)
     around = load_engine(training, tokenizer=engine.chat.tokenizer, max_batch_tokens=100)
-    found = {}
+    results = {}
     for reply in around.generate(PROMPTS, max_new_tokens=8):
         assert modes(training) == before
         training(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
-        found[reply.prompt_id] = reply
-    assert found == replies(plain, PROMPTS, max_new_tokens=8)
+        results[reply.prompt_id] = reply
+    assert results == replies(plain, PROMPTS, max_new_tokens=8)
     continuations = ["Sure, here"] * len(PROMPTS)
     assert around.log_likelihood(PROMPTS, continuations) == plain.log_likelihood(PROMPTS, continuations)
     assert modes(training) == before
 
 
-def test_a_model_is_back_in_training_mode_after_a_fault_or_when_its_replies_are_dropped(engine, training):
+def test_training_mode_is_restored_after_an_error_or_a_closed_iterator(engine, training):
     before, around = modes(training), HfEngine(training, engine.chat, max_batch_tokens=1)
     stream = around.generate(PROMPTS, max_new_tokens=2)
     next(stream)
@@ -186,9 +186,11 @@ def test_a_model_is_back_in_training_mode_after_a_fault_or_when_its_replies_are_
 
 def test_a_model_in_memory_has_the_same_settings_and_needs_its_tokenizer(engine, tiny_model_dir):
     tokenizer = engine.chat.tokenizer
-    made = load_engine(engine.model, tokenizer=tokenizer, template="paper", refusal_words=["Sure"], max_batch_tokens=9)
-    assert (made.model, made.refusal_words, made.max_batch_tokens) == (engine.model, ("Sure",), 9)
-    assert "[INST]" in prompt_text(made.chat, [Message(role="user", content="Tea?")])
+    loaded = load_engine(
+        engine.model, tokenizer=tokenizer, template="paper", refusal_words=["Sure"], max_batch_tokens=9
+    )
+    assert (loaded.model, loaded.refusal_words, loaded.max_batch_tokens) == (engine.model, ("Sure",), 9)
+    assert "[INST]" in prompt_text(loaded.chat, [Message(role="user", content="Tea?")])
     assert replies(load_engine(engine.model, tokenizer=str(tiny_model_dir)), PROMPTS) == replies(engine, PROMPTS)
     with pytest.raises(EngineError, match="expected `tokenizer` with a LlamaForCausalLM in memory, got none"):
         load_engine(engine.model)
@@ -205,12 +207,12 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(make_model, make_tokeniz
         load_engine(tmp_path, device="cpu")
 
 
-def test_no_prompts_give_no_replies(engine):
+def test_no_prompts_have_no_replies(engine):
     assert list(engine.generate([], max_new_tokens=2)) == []
     assert engine.log_likelihood([], []) == []
 
 
-def test_the_greedy_reply_is_the_likeliest_at_each_token(make_model_dir):
+def test_each_greedy_token_has_the_highest_likelihood(make_model_dir):
     # words survive being written and read again, which the random bytes of a byte-level model do not
     engine = load_engine(make_model_dir(tokenizer={"kind": "word"}), device="cpu")
     prompt = chat_prompt("How do I bake bread?")
@@ -221,11 +223,11 @@ def test_the_greedy_reply_is_the_likeliest_at_each_token(make_model_dir):
 
 
 @pytest.mark.equality
-def test_likelihoods_agree_with_one_plain_pass(engine):
+def test_likelihoods_match_one_forward_pass(engine):
     tokenizer = engine.chat.tokenizer
     continuations = ["", "Sure, here are the steps.", "Sorry"] * 4
-    found = engine.log_likelihood(PROMPTS, continuations)
-    for prompt, continuation, log_probs in zip(PROMPTS, continuations, found, strict=True):
+    results = engine.log_likelihood(PROMPTS, continuations)
+    for prompt, continuation, log_probs in zip(PROMPTS, continuations, results, strict=True):
         head = prompt.text or f"<|user|>\n{prompt.request}<|end|>\n<|assistant|>\n{prompt.prefill or ''}"
         ids = tokenizer("<s>" + head + continuation, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.no_grad():
@@ -236,19 +238,19 @@ def test_likelihoods_agree_with_one_plain_pass(engine):
         assert bool(log_probs) == bool(continuation)
 
 
-def test_the_refusal_probability_of_a_place_is_the_likelihood_of_a_refusal_there(engine):
+def test_the_refusal_probability_at_a_position_is_the_likelihood_of_a_refusal_there(engine):
     prompt, continuation = chat_prompt("How do I bake bread?"), "Sure, here are the steps."
-    [found] = engine.refusal_probability([prompt], [continuation])
+    [results] = engine.refusal_probability([prompt], [continuation])
     [tokens] = engine.log_likelihood([prompt], [continuation])
-    assert len(found) == len(tokens) + 1
+    assert len(results) == len(tokens) + 1
     # after the whole continuation: " Sorry" or "Sorry"
     spaced = engine.log_likelihood([prompt], [continuation + " Sorry"])[0][-1]
     bare = engine.log_likelihood([prompt], [continuation + "Sorry"])[0][-1]
-    assert found[-1] == pytest.approx(torch.tensor([spaced, bare]).exp().sum().item(), rel=1e-3)
-    assert engine.refusal_probability([prompt], [""])[0] == pytest.approx(found[:1], rel=1e-3)
+    assert results[-1] == pytest.approx(torch.tensor([spaced, bare]).exp().sum().item(), rel=1e-3)
+    assert engine.refusal_probability([prompt], [""])[0] == pytest.approx(results[:1], rel=1e-3)
 
 
-def test_a_refusal_word_that_is_no_token_is_told_when_it_is_needed(engine):
+def test_a_refusal_word_of_several_tokens_is_an_error_when_it_is_used(engine):
     other = HfEngine(engine.model, engine.chat, refusal_words=("Unfortunately",))
     assert len(replies(other, PROMPTS[:1])) == 1
     with pytest.raises(ModelError, match="'Unfortunately' to be one token"):
@@ -260,7 +262,7 @@ def test_prompts_and_continuations_come_in_pairs(engine):
         engine.log_likelihood(PROMPTS, ["Sure"])
 
 
-def test_threads_are_set_only_when_asked_for(tiny_model_dir):
+def test_threads_are_set_only_by_the_setting(tiny_model_dir):
     before = torch.get_num_threads()
     load_engine(tiny_model_dir, device="cpu")
     assert torch.get_num_threads() == before
@@ -269,18 +271,18 @@ def test_threads_are_set_only_when_asked_for(tiny_model_dir):
     torch.set_num_threads(before)
 
 
-def test_the_template_is_given_its_settings_at_generation_as_in_training(make_model_dir):
+def test_the_template_has_the_same_variables_in_generation_and_training(make_model_dir):
     template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{% if quiet %} Sorry{% endif %}"
     folder = make_model_dir(tokenizer={"chat_template": template})
-    asked = [Message(role="user", content="The cat sleeps.")]
+    messages = [Message(role="user", content="The cat sleeps.")]
 
     plain = load_engine(folder)
     quiet = load_engine(folder, template_kwargs={"quiet": True})
 
-    assert prompt_text(quiet.chat, asked) == prompt_text(plain.chat, asked) + " Sorry"
+    assert prompt_text(quiet.chat, messages) == prompt_text(plain.chat, messages) + " Sorry"
 
 
-def test_a_model_with_the_training_loss_bound_answers_as_without_it(engine, training):
+def test_a_model_with_the_training_loss_generates_the_same_replies(engine, training):
     from derta.train.loss import use_label_loss
 
     plain = HfEngine(copy.deepcopy(training).eval(), engine.chat)

@@ -49,30 +49,30 @@ def api(model="m", **settings):
 
 
 def replies(engine, prompts, **settings):
-    found = list(engine.generate(prompts, max_new_tokens=settings.get("max_new_tokens", 12)))
-    assert sorted(reply.prompt_id for reply in found) == sorted(prompt.id for prompt in prompts)
-    return {reply.prompt_id: reply for reply in found}
+    results = list(engine.generate(prompts, max_new_tokens=settings.get("max_new_tokens", 12)))
+    assert sorted(reply.prompt_id for reply in results) == sorted(prompt.id for prompt in prompts)
+    return {reply.prompt_id: reply for reply in results}
 
 
 # what is sent
 
 
-def test_token_ids_give_the_very_replies_of_the_local_engine(hf, tiny_model_dir):
+def test_replies_to_token_ids_equal_those_of_the_local_engine(hf, tiny_model_dir):
     with serving(model_answer(hf)) as server:
         served = api("tiny", endpoints=server.url, tokenizer=str(tiny_model_dir))
         assert replies(served, PROMPTS) == replies(hf, PROMPTS)
-    assert all(asked.path == "/v1/completions" for asked in server.asked)
-    assert all(asked.body["stop_token_ids"] and asked.body["temperature"] == 0 for asked in server.asked)
+    assert all(received.path == "/v1/completions" for received in server.requests)
+    assert all(received.body["stop_token_ids"] and received.body["temperature"] == 0 for received in server.requests)
 
 
-def test_text_gives_the_same_tokens_with_one_bos(hf, tiny_model_dir):
+def test_text_is_tokenized_to_the_same_ids_with_one_bos(hf, tiny_model_dir):
     with serving(model_answer(hf)) as server:
         served = api("tiny", endpoints=server.url, tokenizer=str(tiny_model_dir), send="text")
         texts = {name: reply.text for name, reply in replies(served, PROMPTS).items()}
     local = replies(hf, PROMPTS)
     plain = {name: hf.chat.tokenizer.decode(local[name].token_ids, skip_special_tokens=True) for name in local}
     assert texts == plain
-    assert not any("<s>" in question(asked.body) for asked in server.asked)
+    assert not any("<s>" in question(received.body) for received in server.requests)
 
 
 def test_messages_are_rendered_by_the_server_and_a_prefill_is_continued(hf):
@@ -81,52 +81,52 @@ def test_messages_are_rendered_by_the_server_and_a_prefill_is_continued(hf):
     local = replies(hf, PROMPTS)
     plain = {name: hf.chat.tokenizer.decode(local[name].token_ids, skip_special_tokens=True) for name in local}
     assert texts == plain
-    bodies = {question(asked.body): asked for asked in server.asked}
+    bodies = {question(received.body): received for received in server.requests}
     assert bodies["Tea?"].path == "/v1/chat/completions"
     assert bodies["First clean the wood, then"].path == "/v1/completions"
     assert bodies["Sure, here"].body["continue_final_message"] is True
     assert "continue_final_message" not in bodies["Tea?"].body
 
 
-def test_a_body_s_fields_are_added_replaced_and_left_out():
+def test_body_fields_are_added_replaced_and_removed():
     with serving() as server:
         body = {"max_tokens": None, "max_completion_tokens": 7, "top_k": 1}
         replies(api(endpoints=server.url, body=body), many(1))
-    [asked] = server.asked
-    assert (asked.body["max_completion_tokens"], asked.body["top_k"]) == (7, 1)
-    assert "max_tokens" not in asked.body
+    [received] = server.requests
+    assert (received.body["max_completion_tokens"], received.body["top_k"]) == (7, 1)
+    assert "max_tokens" not in received.body
 
 
 @pytest.mark.parametrize(("reason", "expected"), [("stop", "eos"), ("length", "length"), ("content_filter", "unknown")])
-def test_why_a_reply_ended_is_kept(reason, expected):
+def test_the_finish_reason_becomes_the_stop_reason(reason, expected):
     with serving(lambda path, _: choice(path, "Bread.", reason)) as server:
         [reply] = api(endpoints=server.url).generate(many(1), max_new_tokens=3)
     assert (reply.text, reply.stop_reason, reply.token_ids) == ("Bread.", expected, None)
 
 
-def test_a_refusal_beside_empty_content_is_the_reply():
-    said = {"choices": [{"message": {"content": None, "refusal": "Sorry."}, "finish_reason": "stop"}]}
-    with serving(lambda *_: said) as server:
+def test_a_refusal_with_empty_content_is_the_reply():
+    answer = {"choices": [{"message": {"content": None, "refusal": "Sorry."}, "finish_reason": "stop"}]}
+    with serving(lambda *_: answer) as server:
         [reply] = api(endpoints=server.url).generate(many(1), max_new_tokens=3)
     assert reply.text == "Sorry."
 
 
-def test_likelihoods_and_refusal_probabilities_are_the_local_engine_s(hf, tiny_model_dir):
+def test_likelihoods_and_refusal_probabilities_equal_those_of_the_local_engine(hf, tiny_model_dir):
     continuations = ["Sure, here are the steps.", "", " boil the water", " Sorry"]
     with serving(model_answer(hf)) as server:
         ids = api("tiny", endpoints=server.url, tokenizer=str(tiny_model_dir))
         text = api("tiny", endpoints=server.url, tokenizer=str(tiny_model_dir), send="text")
         expected = hf.log_likelihood(PROMPTS, continuations)
-        for found in (ids.log_likelihood(PROMPTS, continuations), text.log_likelihood(PROMPTS, continuations)):
-            assert [len(row) for row in found] == [len(row) for row in expected]
-            for row, other in zip(found, expected, strict=True):
+        for results in (ids.log_likelihood(PROMPTS, continuations), text.log_likelihood(PROMPTS, continuations)):
+            assert [len(row) for row in results] == [len(row) for row in expected]
+            for row, other in zip(results, expected, strict=True):
                 assert row == pytest.approx(other, abs=logit_tolerance(torch.tensor(other)))
         refusal = ids.refusal_probability(PROMPTS[:2], continuations[:2])
     for row, other in zip(refusal, hf.refusal_probability(PROMPTS[:2], continuations[:2]), strict=True):
         assert row == pytest.approx(other, rel=1e-3)
 
 
-def test_a_server_without_prompt_likelihoods_is_told_in_one_line(tiny_model_dir):
+def test_a_server_without_prompt_likelihoods_is_a_one_line_error(tiny_model_dir):
     with serving() as server:
         engine = api(endpoints=server.url, tokenizer=str(tiny_model_dir))
         with pytest.raises(EngineError, match="the server returned none; use a server that supports them"):
@@ -135,7 +135,7 @@ def test_a_server_without_prompt_likelihoods_is_told_in_one_line(tiny_model_dir)
             api(endpoints=server.url).log_likelihood(PROMPTS[:1], ["Sure"])
 
 
-def test_a_continuation_of_nothing_is_told(make_model_dir):
+def test_a_continuation_of_an_empty_prompt_is_an_error(make_model_dir):
     bare = make_model_dir(tokenizer={"bos": False})
     engine = load_engine("m", endpoints="http://127.0.0.1:9/v1", tokenizer=str(bare))
     blank = raw_prompt("x").model_copy(update={"text": ""})
@@ -143,7 +143,7 @@ def test_a_continuation_of_nothing_is_told(make_model_dir):
         engine.log_likelihood([blank], ["Sure"])
 
 
-def test_a_server_that_counts_other_tokens_is_told(tiny_model_dir):
+def test_a_server_with_another_token_count_is_an_error(tiny_model_dir):
     with serving(lambda path, _: choice(path, "", logprobs={"token_logprobs": [None, -1.0]})) as server:
         engine = api(endpoints=server.url, tokenizer=str(tiny_model_dir))
         with pytest.raises(EngineError, match="the server counts 2; pass the tokenizer of the served model"):
@@ -168,25 +168,25 @@ def test_a_server_that_counts_other_tokens_is_told(tiny_model_dir):
     ],
     ids=lambda fault: f"{fault.kind} {fault.status} {len(fault.headers)}",
 )
-def test_after_each_kind_of_fault_the_reply_still_comes(fault):
+def test_each_kind_of_temporary_failure_is_retried(fault):
     with serving(fault=in_order([fault, None, fault])) as server:
         engine = api(endpoints=server.url, concurrency=1, timeout=0.3)
-        found = replies(engine, many(3))
-    assert {name: reply.text for name, reply in found.items()} == {
+        results = replies(engine, many(3))
+    assert {name: reply.text for name, reply in results.items()} == {
         f"question {i}": f"About question {i}" for i in range(3)
     }
-    assert len(server.asked) == 5
+    assert len(server.requests) == 5
 
 
-def test_retry_after_is_honoured_over_all_requests():
+def test_retry_after_applies_to_all_requests():
     with serving(fault=in_order([Fault("status", 429, (("Retry-After", "0.4"),))])) as server:
         replies(api(endpoints=server.url, concurrency=2), many(12))
-    first, *later = sorted(asked.at for asked in server.asked)
-    # the other worker may have asked on until the answer was read, which takes longer on a busy machine
+    first, *later = sorted(received.at for received in server.requests)
+    # the other worker may have sent requests until the answer was read, which takes longer on a busy machine
     assert sum(at - first < 0.4 for at in later) <= 6
 
 
-def test_a_storm_of_faults_loses_nothing_doubles_nothing_and_mixes_nothing_up():
+def test_with_many_failures_each_prompt_has_exactly_its_reply():
     rng, lock = Random(7), threading.Lock()
     kinds = [Fault("status", 429), Fault("status", 500), Fault("drop"), Fault("truncate"), Fault("no choices")]
 
@@ -196,28 +196,28 @@ def test_a_storm_of_faults_loses_nothing_doubles_nothing_and_mixes_nothing_up():
 
     with serving(fault=storm) as first, serving(fault=storm) as second:
         engine = api(endpoints=[first.url, second.url], concurrency=16)
-        found = replies(engine, many(200))
-    assert {name: reply.text for name, reply in found.items()} == {
+        results = replies(engine, many(200))
+    assert {name: reply.text for name, reply in results.items()} == {
         f"question {i}": f"About question {i}" for i in range(200)
     }
     assert first.answered + second.answered == 200
 
 
-def test_what_stays_unanswered_is_told_after_all_else_was_given():
+def test_missing_replies_are_an_error_after_all_other_replies():
     def fault(_number, body):
         return {"question 1": Fault("status", 400, message="too long"), "question 3": Fault("status", 500)}.get(
             question(body)
         )
 
-    found = []
+    results = []
     with serving(fault=fault) as server:
         stream = api(endpoints=server.url, attempts=3).generate(many(5), max_new_tokens=3)
-        with pytest.raises(EngineError, match=r"2 of 5 prompts have no reply, first 'question 1': .*too long") as told:
-            found.extend(stream)  # what came before the error stays
-    assert sorted(reply.prompt_id for reply in found) == ["question 0", "question 2", "question 4"]
-    assert "run the same command again" in str(told.value)
-    asked = [question(one.body) for one in server.asked]
-    assert (asked.count("question 1"), asked.count("question 3")) == (1, 3)
+        with pytest.raises(EngineError, match=r"2 of 5 prompts have no reply, first 'question 1': .*too long") as error:
+            results.extend(stream)  # replies before the error are not lost
+    assert sorted(reply.prompt_id for reply in results) == ["question 0", "question 2", "question 4"]
+    assert "run the same command again" in str(error.value)
+    received = [question(one.body) for one in server.requests]
+    assert (received.count("question 1"), received.count("question 3")) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -228,22 +228,22 @@ def test_what_stays_unanswered_is_told_after_all_else_was_given():
         (Fault("status", 429, (("Retry-After", "90000"),)), "requests a wait of 90000 s"),
     ],
 )
-def test_what_no_request_will_mend_ends_the_run_at_once(fault, part):
+def test_a_permanent_error_stops_the_run_at_once(fault, part):
     with serving(fault=lambda *_: fault) as server:
-        with pytest.raises(EngineError) as told:
+        with pytest.raises(EngineError) as error:
             list(api(endpoints=server.url, concurrency=4).generate(many(100), max_new_tokens=3))
-        assert part in str(told.value)
-    assert len(server.asked) <= 4
+        assert part in str(error.value)
+    assert len(server.requests) <= 4
 
 
-def test_a_server_that_is_not_there_is_told_soon():
+def test_an_unreachable_server_is_an_error_within_seconds():
     with serving() as server:
         gone = server.url
     with pytest.raises(EngineError, match="cannot be reached; check that the server runs"):
         list(api(endpoints=gone).generate(many(3), max_new_tokens=3))
 
 
-def test_one_dead_endpoint_of_two_costs_nothing():
+def test_with_one_unreachable_endpoint_of_two_no_reply_is_missing():
     with serving() as server:
         dead = server.url
     with serving() as server:
@@ -258,57 +258,57 @@ def test_a_thousand_prompts_64_in_flight_shared_by_two_endpoints():
     with serving(delay=0.02) as first, serving(delay=0.02) as second:
         both, peak = (first, second), []
         engine = api(endpoints=[first.url, second.url], concurrency=64)
-        found = {}
+        results = {}
         for reply in engine.generate(many(1000), max_new_tokens=3):
-            found[reply.prompt_id] = reply.text
+            results[reply.prompt_id] = reply.text
             peak.append(sum(server.in_flight for server in both))
-    assert found == {f"question {i}": f"About question {i}" for i in range(1000)}
-    assert len(first.asked) + len(second.asked) == 1000
-    assert min(len(first.asked), len(second.asked)) >= 400
+    assert results == {f"question {i}": f"About question {i}" for i in range(1000)}
+    assert len(first.requests) + len(second.requests) == 1000
+    assert min(len(first.requests), len(second.requests)) >= 400
     assert 8 < first.peak <= 32
     assert 8 < second.peak <= 32
     assert max(peak) <= 64
 
 
-def test_a_reader_that_leaves_stops_the_requests():
+def test_closing_the_iterator_stops_the_requests():
     with serving(delay=0.02) as server:
         stream = api(endpoints=server.url, concurrency=4).generate(many(1000), max_new_tokens=3)
         next(stream)
         stream.close()
-        asked = len(server.asked)
+        received = len(server.requests)
         time.sleep(0.15)
-        assert len(server.asked) <= asked + 4 < 100  # those that were on their way
+        assert len(server.requests) <= received + 4 < 100  # those that were on their way
 
 
-def test_requests_per_minute_bind_over_all_endpoints():
+def test_requests_per_minute_limit_all_endpoints_together():
     with serving() as first, serving() as second:
         engine = api(endpoints=[first.url, second.url], requests_per_minute=1200)
         replies(engine, many(8))
-    times = sorted(asked.at for server in (first, second) for asked in server.asked)
+    times = sorted(received.at for server in (first, second) for received in server.requests)
     assert times[-1] - times[0] >= 7 * 60 / 1200 - 0.05
 
 
 # the key
 
 
-def test_the_key_is_sent_and_seen_nowhere_else(monkeypatch, caplog, capfd):
+def test_the_key_is_sent_and_appears_nowhere_else(monkeypatch, caplog, capfd):
     monkeypatch.setenv("MY_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     faults = [Fault("status", 500, message=f"the key {KEY} is fine"), None, Fault("status", 400, message=f"bad {KEY}")]
     with serving(fault=in_order(faults)) as server:
         engine = api(endpoints=server.url, api_key_env="MY_KEY", concurrency=1)
-        with pytest.raises(EngineError) as told:
+        with pytest.raises(EngineError) as error:
             list(engine.generate(many(2), max_new_tokens=3))
-    assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {KEY}"}
-    seen = [str(told.value), repr(told.value), repr(engine), caplog.text, *capfd.readouterr()]
-    assert not any(KEY in text for text in seen)
+    assert {received.headers["authorization"] for received in server.requests} == {f"Bearer {KEY}"}
+    outputs = [str(error.value), repr(error.value), repr(engine), caplog.text, *capfd.readouterr()]
+    assert not any(KEY in text for text in outputs)
 
 
 def test_without_a_key_none_is_sent(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving() as server:
         replies(api(endpoints=server.url), many(1))
-    assert server.asked[0].headers["authorization"] == "Bearer none"
+    assert server.requests[0].headers["authorization"] == "Bearer none"
 
 
 # settings
@@ -327,25 +327,25 @@ def test_without_a_key_none_is_sent(monkeypatch):
         ({"api_key_env": "NOT_SET_ANYWHERE"}, "expected a key in the environment variable 'NOT_SET_ANYWHERE'"),
     ],
 )
-def test_settings_that_cannot_be_are_told_before_anything_is_asked(settings, part):
-    with pytest.raises(EngineError) as told:
+def test_invalid_settings_are_errors_before_any_request(settings, part):
+    with pytest.raises(EngineError) as error:
         load_engine("m", **settings)
-    assert part in str(told.value)
-    assert KEY not in str(told.value)
+    assert part in str(error.value)
+    assert KEY not in str(error.value)
 
 
-def test_a_tokenizer_and_messages_are_too_much(tiny_model_dir):
+def test_a_tokenizer_with_messages_is_an_error(tiny_model_dir):
     with pytest.raises(EngineError, match="expected no tokenizer, as the server renders them"):
         load_engine("m", tokenizer=str(tiny_model_dir), send="messages")
 
 
-def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_package_is_a_one_line_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("derta.engines.openai.find_spec", lambda _name: None)
     with pytest.raises(EngineError, match=r"run: pip install 'derta\[api\]'"):
         load_engine("m")
 
 
-def test_prompts_that_cannot_be_told_apart_or_asked_are_refused(tiny_model_dir):
+def test_duplicate_prompt_ids_and_no_new_tokens_are_refused(tiny_model_dir):
     engine = load_engine("m", endpoints="http://127.0.0.1:9/v1")
     with pytest.raises(ModelError, match="'question 0' twice"):
         engine.generate([*many(2), *many(1)], max_new_tokens=3)

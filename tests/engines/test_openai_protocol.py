@@ -25,21 +25,21 @@ WHOLE = b'{"choices": [{"text": "Bread.", "finish_reason": "stop"}], "usage": {"
 @pytest.mark.parametrize("kind", ["bpe", "spm", "word"])
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("prefill", [None, "Sure, here"])
-def test_the_text_that_is_sent_is_read_as_the_tokens_that_we_render(make_tokenizer, kind, bos, prefill):
+def test_the_text_is_tokenized_to_the_rendered_tokens(make_tokenizer, kind, bos, prefill):
     chat = chat_format(make_tokenizer(kind=kind, bos=bos))
-    asked = (Message(role="user", content="How do I bake bread?"),)
-    prompt = Prompt(id="p", request_id="r", request="?", attack="a", messages=asked, prefill=prefill)
+    messages = (Message(role="user", content="How do I bake bread?"),)
+    prompt = Prompt(id="p", request_id="r", request="?", attack="a", messages=messages, prefill=prefill)
     call = generation_call(prompt, send="text", chat=chat, max_new_tokens=3, extra={})
     assert chat.tokenizer(call.body["prompt"])["input_ids"] == encode_prompt(chat, prompt)
 
 
-def test_a_text_that_no_server_reads_as_our_tokens_is_refused(tiny_chat):
+def test_tokens_without_a_text_are_refused(tiny_chat):
     with pytest.raises(ModelError, match="use a server that takes token ids"):
         server_text(tiny_chat, "Bread.", [1, 2, 3])
 
 
 @given(cut=st.integers(0, len(WHOLE) - 1))
-def test_an_answer_that_was_cut_short_anywhere_is_asked_for_again(cut):
+def test_an_answer_truncated_at_any_byte_is_retryable(cut):
     with pytest.raises(RetryableError, match="not a completion"):
         parse_answer(TextAnswer, WHOLE[:cut])
 
@@ -47,14 +47,14 @@ def test_an_answer_that_was_cut_short_anywhere_is_asked_for_again(cut):
 @pytest.mark.parametrize(
     "raw", [b"[]", b'{"choices": null}', b'{"choices": []}', b'{"choices": [{}]}', b"<html>", b"\xff", b'"text"']
 )
-def test_what_is_no_answer_is_asked_for_again_and_not_quoted(raw):
+def test_an_invalid_answer_is_retryable_and_not_quoted(raw):
     for kind in (TextAnswer, ChatAnswer):
-        with pytest.raises(RetryableError) as told:
+        with pytest.raises(RetryableError) as error:
             parse_answer(kind, raw)
-        assert "html" not in str(told.value)
+        assert "html" not in str(error.value)
 
 
-def test_a_whole_answer_is_read():
+def test_a_complete_answer_is_parsed():
     assert parse_answer(TextAnswer, WHOLE).choices[0].text == "Bread."
 
 
@@ -72,5 +72,5 @@ def test_a_whole_answer_is_read():
         (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
     ],
 )
-def test_retry_after_is_read_in_seconds_and_as_a_date(value, seconds):
+def test_retry_after_is_parsed_from_seconds_and_dates(value, seconds):
     assert retry_after({"retry-after": value}, now=NOW) == seconds

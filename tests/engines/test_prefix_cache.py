@@ -39,32 +39,32 @@ def plain(model, rows):
 
 @pytest.mark.parametrize("chunk", [1, 40, 10**6])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen3", "mistral", "gpt2"])
-def test_shared_prefixes_and_chunks_leave_the_cache_of_one_batch(make_model, rows, kind, chunk, monkeypatch):
+def test_prefixes_and_chunks_produce_the_cache_of_one_batch(make_model, rows, kind, chunk, monkeypatch):
     monkeypatch.setitem(prefix_cache.CHUNK_TOKENS, "cpu", chunk)
     model = make_model(kind, vocab_size=VOCAB)
     prefixes = find_prefixes(model, rows)
     assert [prefix and len(prefix.token_ids) for prefix in prefixes] == [None, 90, 70, 90, 70, 90, None, 70, None]
     with torch.inference_mode():
         expected, mask = plain(model, rows)
-        found = prefill(model, rows, prefixes)
-    assert torch.equal(found.mask, mask)
+        results = prefill(model, rows, prefixes)
+    assert torch.equal(results.mask, mask)
     tolerance = logit_tolerance(expected.logits)
-    torch.testing.assert_close(found.logits, expected.logits[:, -1], atol=tolerance, rtol=0)
-    for mine, theirs in zip(found.cache.layers, expected.past_key_values.layers, strict=True):
+    torch.testing.assert_close(results.logits, expected.logits[:, -1], atol=tolerance, rtol=0)
+    for mine, theirs in zip(results.cache.layers, expected.past_key_values.layers, strict=True):
         assert type(mine) is type(theirs)
         assert mine.get_seq_length() == theirs.get_seq_length()
         real = mask[:, -mine.keys.shape[2] :].bool()
         for name in ("keys", "values"):
-            told, asked = getattr(mine, name).transpose(1, 2)[real], getattr(theirs, name).transpose(1, 2)[real]
-            torch.testing.assert_close(told, asked, atol=logit_tolerance(asked), rtol=0)
+            actual, reference = getattr(mine, name).transpose(1, 2)[real], getattr(theirs, name).transpose(1, 2)[real]
+            torch.testing.assert_close(actual, reference, atol=logit_tolerance(reference), rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
-def test_replies_continue_from_a_shared_prefix_as_from_their_own(make_model, rows, kind):
+def test_replies_do_not_depend_on_sharing_a_prefix(make_model, rows, kind):
     model = make_model(kind, vocab_size=VOCAB)
-    alone = sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}))
+    separate = sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}))
     prefixes = find_prefixes(model, rows)
-    assert sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}, prefixes=prefixes)) == alone
+    assert sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}, prefixes=prefixes)) == separate
 
 
 def test_a_shared_prefix_is_computed_once_over_all_batches(tiny_model_dir, monkeypatch):
@@ -92,11 +92,11 @@ def test_a_shared_prefix_is_computed_once_over_all_batches(tiny_model_dir, monke
     assert sum(read) < 2 * whole
     likelihoods = one_row_batches.log_likelihood(prompts, ["Boil the water"] * 4)
     monkeypatch.setattr("derta.engines.hf.find_prefixes", lambda _model, rows: [None] * len(rows))
-    for shared, own in zip(likelihoods, engine.log_likelihood(prompts, ["Boil the water"] * 4), strict=True):
-        assert shared == pytest.approx(own, abs=logit_tolerance(torch.tensor(own)))
+    for shared, separate in zip(likelihoods, engine.log_likelihood(prompts, ["Boil the water"] * 4), strict=True):
+        assert shared == pytest.approx(separate, abs=logit_tolerance(torch.tensor(separate)))
 
 
-def test_a_model_that_keeps_other_states_shares_nothing_and_is_prefilled_in_one_batch(rows):
+def test_a_model_with_other_states_shares_no_prefix_and_is_prefilled_in_one_batch(rows):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Lfm2Config(vocab_size=VOCAB, **shape, num_key_value_heads=1, layer_types=["conv", "full_attention"])
     model = Lfm2ForCausalLM(config).eval()
@@ -106,7 +106,7 @@ def test_a_model_that_keeps_other_states_shares_nothing_and_is_prefilled_in_one_
         torch.testing.assert_close(prefill(model, rows).logits, plain(model, rows)[0].logits[:, -1])
 
 
-def test_a_model_whose_angles_depend_on_the_longest_prompt_shares_nothing(rows):
+def test_a_model_with_dynamic_rope_shares_no_prefix(rows):
     angles = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     lengths = {"max_position_embeddings": 256, "original_max_position_embeddings": 32}
@@ -117,13 +117,13 @@ def test_a_model_whose_angles_depend_on_the_longest_prompt_shares_nothing(rows):
         torch.testing.assert_close(prefill(model, rows).logits, plain(model, rows)[0].logits[:, -1])
 
 
-def test_a_model_with_an_adapter_shares_as_the_model_alone(make_model, rows):
+def test_a_model_with_an_adapter_shares_the_same_prefixes(make_model, rows):
     torch.manual_seed(0)
     adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     model = get_peft_model(make_model("llama", vocab_size=VOCAB), adapter).eval()
     with torch.inference_mode():
-        found, expected = prefill(model, rows, find_prefixes(model, rows)).logits, plain(model, rows)[0].logits[:, -1]
-        torch.testing.assert_close(found, expected, atol=logit_tolerance(expected), rtol=0)
+        results, expected = prefill(model, rows, find_prefixes(model, rows)).logits, plain(model, rows)[0].logits[:, -1]
+        torch.testing.assert_close(results, expected, atol=logit_tolerance(expected), rtol=0)
 
 
 # which prefixes are shared
@@ -136,7 +136,7 @@ def saved(groups):
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12).map(lambda row: row * 20), max_size=12))
-def test_a_groups_rows_begin_alike_and_go_on_and_no_row_is_in_two(rows):
+def test_rows_of_a_group_share_their_prefix_and_continue_and_no_row_is_in_two_groups(rows):
     groups = shared_prefixes(rows)
     members = [row for group in groups for row in group.rows]
     assert len(members) == len(set(members))
@@ -146,19 +146,19 @@ def test_a_groups_rows_begin_alike_and_go_on_and_no_row_is_in_two(rows):
         assert (len(group.rows) - 1) * group.length > PASS_TOKENS
 
 
-def test_the_deeper_groups_win_where_they_save_more():
+def test_the_deeper_groups_are_chosen_if_they_save_more():
     first, second = TEXT[:20] + TEXT[100:], TEXT[:120]
     rows = [[*first, 1], [*second, 1], [*first, 2], [*second, 2], [*second, 3]]
     assert sorted(shared_prefixes(rows)) == [((0, 2), 120), ((1, 3, 4), 120)]
 
 
-def test_the_shallow_group_wins_where_it_saves_more():
+def test_the_shallow_group_is_chosen_if_it_saves_more():
     rows = [[*TEXT[:150], *tail] for tail in ([1, 1, 1], [1, 1, 2], [2, 1], [2, 2], [3, 9])]
     [group] = shared_prefixes(rows)
     assert (sorted(group.rows), group.length) == ([0, 1, 2, 3, 4], 150)
 
 
-def test_each_a_prefix_of_the_next_shares_what_saves_most():
+def test_nested_prefixes_share_the_one_that_saves_most():
     rows = [TEXT[:n] for n in (50, 100, 150, 200)]
     # 50: 3 * 49, 100: 2 * 99, 150: 149 and nothing of the first two
     assert shared_prefixes(rows) == [((1, 2, 3), 99)]
@@ -168,7 +168,7 @@ def test_equal_prompts_share_all_but_their_last_token():
     assert shared_prefixes([TEXT, TEXT, TEXT]) == [((0, 1, 2), 199)]
 
 
-def test_what_is_not_worth_a_pass_is_not_shared():
+def test_a_prefix_that_saves_less_than_a_pass_is_not_shared():
     assert shared_prefixes([[*TEXT[:64], 1], [*TEXT[:64], 2]]) == []
     assert shared_prefixes([]) == shared_prefixes([TEXT]) == []
     assert saved(shared_prefixes([[*TEXT[:65], 1], [*TEXT[:65], 2]])) == 1

@@ -32,19 +32,19 @@ def one_plain_pass(model, turn):
 
 @pytest.mark.parametrize("max_logits", [2**26, 460 * 4])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen3", "mistral", "gpt2"])
-def test_batches_and_chunks_give_the_numbers_of_one_plain_pass(make_model, turns, kind, max_logits):
+def test_batches_and_chunks_return_the_scores_of_one_forward_pass(make_model, turns, kind, max_logits):
     model = make_model(kind, vocab_size=460)
-    found = {scored.row: scored for scored in score(model, turns, refusal_ids=REFUSALS, max_logits=max_logits)}
-    assert sorted(found) == list(range(len(turns)))
+    results = {scored.row: scored for scored in score(model, turns, refusal_ids=REFUSALS, max_logits=max_logits)}
+    assert sorted(results) == list(range(len(turns)))
     for row, turn in enumerate(turns):
         likelihood, refusal, logits = one_plain_pass(model, turn)
         tolerance = logit_tolerance(logits)
-        assert found[row].log_probs == pytest.approx(likelihood, abs=tolerance)
-        assert found[row].refusal_probs == pytest.approx(refusal, rel=tolerance)
-        assert len(found[row].refusal_probs) == len(turn.response_ids) + 1
+        assert results[row].log_probs == pytest.approx(likelihood, abs=tolerance)
+        assert results[row].refusal_probs == pytest.approx(refusal, rel=tolerance)
+        assert len(results[row].refusal_probs) == len(turn.response_ids) + 1
 
 
-def test_no_more_logits_than_asked_for_exist_at_once(make_model, turns):
+def test_logits_in_memory_are_limited_to_max_logits(make_model, turns):
     model = make_model("llama", vocab_size=460)
     shapes = []
     hook = model.lm_head.register_forward_hook(lambda _module, _args, logits: shapes.append(logits.shape))
@@ -55,7 +55,7 @@ def test_no_more_logits_than_asked_for_exist_at_once(make_model, turns):
     assert all(rows * places <= 8 for rows, places, _ in shapes)
 
 
-def test_the_probability_of_any_token_at_all_is_one(make_model, turns):
+def test_the_probabilities_of_all_tokens_sum_to_one(make_model, turns):
     for scored in score(make_model("llama", vocab_size=460), turns, refusal_ids=range(460)):
         assert scored.refusal_probs == pytest.approx(
             [1.0] * len(scored.refusal_probs), abs=sum_tolerance(torch.float32, 460)

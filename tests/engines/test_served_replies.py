@@ -14,7 +14,7 @@ KEY = "sk-a-secret-that-must-not-be-seen"
 
 
 @pytest.fixture
-def asked(tmp_path):
+def prompts_path(tmp_path):
     """A file of 200 prompts."""
     prompts = [
         Prompt(
@@ -30,55 +30,55 @@ def asked(tmp_path):
     return tmp_path / "prompts.jsonl"
 
 
-def test_reply_asks_servers_and_fills_in_what_failed(asked, tmp_path, derta, monkeypatch):
+def test_generate_queries_servers_and_fills_in_missing_replies(prompts_path, tmp_path, derta, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     out = tmp_path / "replies.jsonl"
     with serving(fault=in_order([None, Fault("status", 400, message=f"bad {KEY}")])) as first, serving() as second:
-        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", out, "--concurrency", 8]
+        words = ["generate", prompts_path, "--engine", "api", "--model", "m", "--out", out, "--concurrency", 8]
         words += ["--endpoint", first.url, "--endpoint", second.url, "--api-key-env", "MY_KEY"]
         called = derta(*words)
         assert (called.code, called.err.count("derta: ")) == (2, 1)
         assert "1 of 200 prompts have no reply" in called.err
         assert len(list(read_records(out, Reply))) == 199
         assert derta(*words).code == 0
-        assert len(first.asked) + len(second.asked) == 201
-    found = {reply.prompt_id: reply.text for reply in read_records(out, Reply)}
-    assert found == {f"p{i}": f"About question {i}" for i in range(200)}
+        assert len(first.requests) + len(second.requests) == 201
+    results = {reply.prompt_id: reply.text for reply in read_records(out, Reply)}
+    assert results == {f"p{i}": f"About question {i}" for i in range(200)}
     assert KEY not in called.err + called.out + out.read_text()
 
 
-def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(asked, tmp_path, derta):
+def test_a_killed_run_resumes_and_queries_nothing_twice(prompts_path, tmp_path, derta):
     out = tmp_path / "replies.jsonl"
     with serving(delay=0.05) as server:
-        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", out, "--endpoint", server.url]
+        words = ["generate", prompts_path, "--engine", "api", "--model", "m", "--out", out, "--endpoint", server.url]
         command = [sys.executable, "-c", "from derta.cli.main import main; main()", *map(str, words)]
         running = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - our own line
-        while running.poll() is None and len(server.asked) < 60:
+        while running.poll() is None and len(server.requests) < 60:
             time.sleep(0.01)
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
         stored = {reply.prompt_id for reply in read_records(out, Reply)}
-        before = len(server.asked)
+        before = len(server.requests)
         assert 0 < len(stored) < 200
         assert derta(*words).code == 0
-        again = {question(one.body) for one in server.asked[before:]}
-    assert len(server.asked) - before == len(again) == 200 - len(stored)
+        again = {question(one.body) for one in server.requests[before:]}
+    assert len(server.requests) - before == len(again) == 200 - len(stored)
     replies = list(read_records(out, Reply))
     assert sorted(reply.prompt_id for reply in replies) == sorted(f"p{i}" for i in range(200))
 
 
-def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
+def test_a_served_model_is_queried_without_importing_torch(prompts_path, tmp_path):
     with serving() as server:
         script = (
             "import sys\nfrom derta.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n"
             "    sys.exit(str(sorted({'torch', 'transformers'} & set(sys.modules))))"
         )
-        words = ["generate", asked, "--engine", "api", "--model", "m", "--out", tmp_path / "r"]
+        words = ["generate", prompts_path, "--engine", "api", "--model", "m", "--out", tmp_path / "r"]
         words += ["--endpoint", server.url]
-        found = subprocess.run(  # noqa: S603 - our own line
+        results = subprocess.run(  # noqa: S603 - our own line
             [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False
         )
-    assert found.stderr.splitlines()[-1] == "[]"
+    assert results.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_a_served_model_is_asked_without_importing_torch(asked, tmp_path):
         (["--concurrency", "3"], "engine hf: unknown setting 'concurrency'"),
     ],
 )
-def test_settings_that_an_engine_does_not_have_are_told(words, part, asked, tmp_path, derta):
-    called = derta("generate", asked, "--model", "m", "--out", tmp_path / "r.jsonl", *words)
+def test_unknown_engine_settings_are_errors(words, part, prompts_path, tmp_path, derta):
+    called = derta("generate", prompts_path, "--model", "m", "--out", tmp_path / "r.jsonl", *words)
     assert called.code == 2
     assert part in called.err
     assert not (tmp_path / "r.jsonl").exists()

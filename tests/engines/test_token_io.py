@@ -28,9 +28,9 @@ def ids_of(tokenizer, text):
 
 
 @settings(deadline=None)
-@example(kind="spm", ids=[457, 391, 391])  # bytes that are told apart by ones and are one stretch together
+@example(kind="spm", ids=[457, 391, 391])  # bytes that are invalid one by one and merge when decoded together
 @given(kind=st.sampled_from(KINDS), ids=st.lists(st.integers(0, 10_000), max_size=25))
-def test_any_ids_give_their_decoded_text_and_starts_in_order_within_it(tokenizers, kind, ids):
+def test_any_ids_decode_to_their_text_with_ordered_starts(tokenizers, kind, ids):
     tokenizer = tokenizers[kind]
     ids = [token % len(tokenizer) for token in ids]
     text, starts = detokenize(tokenizer, ids)
@@ -42,11 +42,11 @@ def test_any_ids_give_their_decoded_text_and_starts_in_order_within_it(tokenizer
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(text=text_without_specials)
-def test_starts_are_the_tokenizers_own_offsets_even_within_characters(tokenizers, text):
+def test_starts_equal_the_tokenizers_offsets_even_within_characters(tokenizers, text):
     encoding = tokenizers["bpe"](text, add_special_tokens=False, return_offsets_mapping=True)
-    found = detokenize(tokenizers["bpe"], encoding["input_ids"])
-    assert found.text == text
-    assert found.token_starts == tuple(start for start, _ in encoding["offset_mapping"])
+    results = detokenize(tokenizers["bpe"], encoding["input_ids"])
+    assert results.text == text
+    assert results.token_starts == tuple(start for start, _ in encoding["offset_mapping"])
 
 
 @pytest.mark.parametrize("kind", ["bpe", "spm"])
@@ -62,7 +62,7 @@ def test_tokens_that_share_a_character_begin_at_it(tokenizers, kind):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "spm"])
-def test_the_blank_before_the_first_word_is_kept(tokenizers, kind):
+def test_the_leading_space_is_preserved(tokenizers, kind):
     tokenizer = tokenizers[kind]
     ids = ids_of(tokenizer, "a Sorry, I")[1:]
     text, starts = detokenize(tokenizer, ids)
@@ -70,7 +70,7 @@ def test_the_blank_before_the_first_word_is_kept(tokenizers, kind):
     assert starts[0] == 0
 
 
-def test_text_after_broken_bytes_is_told_exactly(tokenizers):
+def test_text_after_invalid_bytes_has_exact_starts(tokenizers):
     tokenizer = tokenizers["bpe"]
     [broken] = [tokenizer.convert_tokens_to_ids("ð")]
     text, starts = detokenize(tokenizer, [*ids_of(tokenizer, "Sorry"), broken, *ids_of(tokenizer, " Sorry")])
@@ -78,7 +78,7 @@ def test_text_after_broken_bytes_is_told_exactly(tokenizers):
     assert starts == (0, 5, 6)
 
 
-def test_two_bytes_of_a_cat_cut_short_do_not_shift_what_follows(tokenizers):
+def test_a_truncated_emoji_does_not_shift_the_following_starts(tokenizers):
     tokenizer = tokenizers["bpe"]
     ids = [*tokenizer.convert_tokens_to_ids(["ð", "Ł"]), *ids_of(tokenizer, " Sorry. Sorry")]
     text, starts = detokenize(tokenizer, ids)
@@ -92,7 +92,7 @@ def test_special_tokens_are_not_hidden(tokenizers):
     assert detokenize(tokenizer, [user, *ids_of(tokenizer, " Sorry")]) == ("<|user|> Sorry", (0, 8))
 
 
-def test_no_ids_are_no_text(tokenizers):
+def test_no_ids_decode_to_an_empty_text(tokenizers):
     assert detokenize(tokenizers["bpe"], []) == ("", ())
 
 
@@ -101,7 +101,7 @@ def test_no_ids_are_no_text(tokenizers):
 PROMPT = Prompt(id="p", request_id="r", request="?", attack="a", mode="raw", text="?")
 
 
-def test_the_token_that_ended_a_reply_is_not_part_of_it(tiny_chat):
+def test_the_stop_token_is_not_part_of_the_reply(tiny_chat):
     words = tiny_chat.tokenizer.encode("Boil the water", add_special_tokens=False)
     text_token = words[-1]
     for ends in (tiny_chat.tokenizer.eos_token_id, *tiny_chat.closing_ids):
@@ -115,13 +115,13 @@ def test_the_token_that_ended_a_reply_is_not_part_of_it(tiny_chat):
 @pytest.mark.parametrize(
     ("finish", "expected"), [("length", "length"), ("stop", "eos"), (None, "unknown"), ("abort", "unknown")]
 )
-def test_a_reply_that_ended_at_no_token_is_kept_whole(tiny_chat, finish, expected):
+def test_a_reply_without_a_stop_token_is_complete(tiny_chat, finish, expected):
     words = tiny_chat.tokenizer.encode("Boil the water", add_special_tokens=False)
     reply = reply_from_tokens(tiny_chat, PROMPT, words, finish_reason=finish, stop_reason="a stop text")
     assert (reply.token_ids, reply.stop_reason) == (tuple(words), expected)
 
 
-def test_a_stop_token_in_the_middle_and_at_the_limit_is_seen(tiny_chat):
+def test_a_stop_token_in_the_middle_or_at_the_limit_is_part_of_the_reply(tiny_chat):
     eos = tiny_chat.tokenizer.eos_token_id
     reply = reply_from_tokens(tiny_chat, PROMPT, [eos, eos], finish_reason="length")
     assert (reply.text, reply.token_ids) == ("</s></s>", (eos, eos))
@@ -130,7 +130,7 @@ def test_a_stop_token_in_the_middle_and_at_the_limit_is_seen(tiny_chat):
 @given(
     response=st.lists(st.integers(10, 19), max_size=6), refusal_ids=st.lists(st.integers(5, 7), min_size=1, unique=True)
 )
-def test_each_place_of_a_response_has_a_row_for_each_refusal_token(response, refusal_ids):
+def test_each_position_of_a_response_has_a_row_for_each_refusal_token(response, refusal_ids):
     rows = refusal_rows(Turn([1, 2], response, []), refusal_ids)
     assert len(rows) == (len(response) + 1) * len(refusal_ids)
     assert {tuple(row.token_ids[: row.start]) for row in rows} == {

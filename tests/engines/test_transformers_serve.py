@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 def chat_prompt(name, *, prefill=None):
-    asked = (Message(role="user", content="How do I bake bread ?"),)
-    return Prompt(id=name, request_id="r", request="?", attack="direct", messages=asked, prefill=prefill)
+    messages = (Message(role="user", content="How do I bake bread ?"),)
+    return Prompt(id=name, request_id="r", request="?", attack="direct", messages=messages, prefill=prefill)
 
 
 RAW = Prompt(id="raw", request_id="r", request="?", attack="completing", mode="raw", text="First clean the wood")
@@ -27,7 +27,7 @@ PROMPTS = [chat_prompt("chat"), chat_prompt("prefilled", prefill="Sure, here"), 
 
 @pytest.fixture(scope="module")
 def model(make_model_dir, make_tokenizer):
-    """Words, so that texts can be told apart; the server stops where the model's own settings say."""
+    """Return a tokenizer of words, so that texts differ; the server stops at the stop tokens of the model's config."""
     tokenizer = make_tokenizer(kind="word")
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
     return make_model_dir(tokenizer={"kind": "word"}, eos_token_id=ends)
@@ -65,25 +65,25 @@ def _wait_until_healthy(port, running):
 
 def local_texts(model, prompts):
     hf = load_hf(model, device="cpu")
-    found = hf.generate(prompts, max_new_tokens=12)
-    return {one.prompt_id: hf.chat.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in found}
+    results = hf.generate(prompts, max_new_tokens=12)
+    return {one.prompt_id: hf.chat.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in results}
 
 
 def texts(engine, prompts):
     return {reply.prompt_id: reply.text for reply in engine.generate(prompts, max_new_tokens=12)}
 
 
-def test_text_that_we_render_gives_the_local_replies(server, model):
+def test_locally_rendered_text_has_the_local_replies(server, model):
     engine = load_engine(str(model), endpoints=server, tokenizer=str(model), send="text")
     assert texts(engine, PROMPTS) == local_texts(model, PROMPTS)
 
 
-def test_messages_that_it_renders_give_the_local_replies_to_chat_and_raw_prompts(server, model):
+def test_messages_have_the_local_replies_to_chat_and_raw_prompts(server, model):
     prompts = [PROMPTS[0], RAW]
     assert texts(load_engine(str(model), endpoints=server), prompts) == local_texts(model, prompts)
 
 
-def test_what_it_cannot_do_is_told(server, model):
+def test_unsupported_requests_are_errors(server, model):
     prefill = load_engine(str(model), endpoints=server).generate(PROMPTS[1:2], max_new_tokens=3)
     with pytest.raises(EngineError, match=r"refused: 422 .*continue_final_message"):
         list(prefill)

@@ -1,4 +1,4 @@
-"""vLLM itself needs an accelerator and is not run here: a strict stand-in takes what its documentation names."""
+"""vLLM needs an accelerator and is not run here: a strict stand-in accepts only documented arguments."""
 
 import json
 
@@ -32,25 +32,25 @@ def vllm(hf, monkeypatch):
         yield llm
 
 
-def test_replies_are_those_of_the_local_engine(vllm, hf, tiny_model_dir):
+def test_replies_equal_those_of_the_local_engine(vllm, hf, tiny_model_dir):
     engine = load_engine(str(tiny_model_dir))
-    found = list(engine.generate(PROMPTS, max_new_tokens=20))
-    assert {reply.prompt_id: reply for reply in found} == {
+    results = list(engine.generate(PROMPTS, max_new_tokens=20))
+    assert {reply.prompt_id: reply for reply in results} == {
         reply.prompt_id: reply for reply in hf.generate(PROMPTS, max_new_tokens=20)
     }
     [(_, params, lora)] = engine.llm.calls
     assert (params.max_tokens, set(params.stop_token_ids), lora) == (20, set(hf.chat.stop_ids), None)
 
 
-def test_numbers_are_those_of_the_local_engine(vllm, hf, tiny_model_dir):
+def test_scores_equal_those_of_the_local_engine(vllm, hf, tiny_model_dir):
     engine = load_engine(str(tiny_model_dir))
     for name in ("log_likelihood", "refusal_probability"):
-        found, expected = getattr(engine, name)(PROMPTS, CONTINUATIONS), getattr(hf, name)(PROMPTS, CONTINUATIONS)
-        for row, other in zip(found, expected, strict=True):
+        results, expected = getattr(engine, name)(PROMPTS, CONTINUATIONS), getattr(hf, name)(PROMPTS, CONTINUATIONS)
+        for row, other in zip(results, expected, strict=True):
             assert row == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
-def test_prompts_go_in_chunks_so_that_replies_come_before_the_end(vllm, tiny_model_dir):
+def test_prompts_are_sent_in_chunks_and_replies_yielded_early(vllm, tiny_model_dir):
     engine = load_engine(str(tiny_model_dir))
     chunked = VllmEngine(engine.llm, engine.chat, chunk=3)
     stream = chunked.generate(PROMPTS, max_new_tokens=3)
@@ -60,20 +60,20 @@ def test_prompts_go_in_chunks_so_that_replies_come_before_the_end(vllm, tiny_mod
     assert [call[0] for call in engine.llm.calls] == [3, 1]
 
 
-def test_an_adapter_is_asked_for_with_room_for_its_rank(vllm, tiny_model_dir, tmp_path):
+def test_an_adapter_is_requested_with_a_rank_that_fits(vllm, tiny_model_dir, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 96}))
     (tmp_path / "adapter_model.safetensors").touch()
     engine = load_engine(str(tiny_model_dir), adapter=str(tmp_path), settings={"quantization": "fp8"})
     list(engine.generate(PROMPTS[:1], max_new_tokens=2))
-    [made] = vllm.made
-    assert (made["enable_lora"], made["max_lora_rank"], made["quantization"]) == (True, 128, "fp8")
+    [settings] = vllm.created
+    assert (settings["enable_lora"], settings["max_lora_rank"], settings["quantization"]) == (True, 128, "fp8")
     assert engine.llm.calls[0][2] == ("adapter", 1, str(tmp_path))
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1024}))
     with pytest.raises(ModelError, match="LoRA rank of 512 at most, got 1024"):
         lora_rank(str(tmp_path))
 
 
-def test_prompts_too_long_or_empty_are_told_before_anything_is_generated(vllm, tiny_model_dir):
+def test_prompts_too_long_or_empty_are_errors_before_the_first_reply(vllm, tiny_model_dir):
     engine = load_engine(str(tiny_model_dir), max_model_len=32)
     with pytest.raises(ModelError, match=r"'raw': \d+ tokens and 30 after them are more than vLLM's limit of 32"):
         engine.generate(PROMPTS[3:], max_new_tokens=30)
@@ -82,14 +82,14 @@ def test_prompts_too_long_or_empty_are_told_before_anything_is_generated(vllm, t
     assert engine.llm.calls == []
 
 
-def test_what_vllm_cannot_load_is_told_in_one_line(vllm, tiny_model_dir):
+def test_a_model_that_vllm_cannot_load_is_a_one_line_error(vllm, tiny_model_dir):
     with pytest.raises(ModelError, match=r"vLLM cannot load it \(no such quantization\); check the settings$"):
         load_engine(str(tiny_model_dir), settings={"quantization": "impossible"})
     with pytest.raises(ModelError, match="expected one of auto, float32"):
         load_engine(str(tiny_model_dir), dtype="int4")
 
 
-def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_package_is_a_one_line_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("derta.engines.vllm.find_spec", lambda _name: None)
     with pytest.raises(EngineError, match=r"run: pip install 'derta\[vllm\]'"):
         load_engine("anything")

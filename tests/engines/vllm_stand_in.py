@@ -39,7 +39,7 @@ class Logprob(NamedTuple):
 class LLM:
     """As `vllm.LLM`: greedy replies and prompt log-probabilities from token ids."""
 
-    made: list[dict[str, Any]] = []  # noqa: RUF012 - what each one was made with
+    created: list[dict[str, Any]] = []  # noqa: RUF012 - what each one was created with
     engine: Any = None
     limit = 256
 
@@ -56,7 +56,7 @@ class LLM:
         max_lora_rank: int = 16,
         quantization: str | None = None,
     ) -> None:
-        LLM.made.append({name: value for name, value in locals().items() if name != "self"})
+        LLM.created.append({name: value for name, value in locals().items() if name != "self"})
         if quantization == "impossible":
             raise ValueError("no such quantization\nand more")
         self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=max_model_len or LLM.limit))
@@ -93,14 +93,14 @@ class LLM:
             return None
         with torch.no_grad():
             table = LLM.engine.model(torch.tensor([token_ids])).logits[0].log_softmax(dim=-1)
-        found: list[Any] = [None]
+        rows: list[Any] = [None]
         for place, token in enumerate(token_ids[1:]):
             best = table[place].topk(params.prompt_logprobs)
             row = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True)) | {
                 token: table[place, token].item()
             }
-            found.append({key: Logprob(value) for key, value in row.items()})
-        return found
+            rows.append({key: Logprob(value) for key, value in row.items()})
+        return rows
 
 
 @contextmanager
@@ -111,5 +111,5 @@ def installed(engine: Any, set_module: Callable[[Any, str, Any], None]) -> Gener
         module.__spec__ = ModuleSpec(module.__name__, None)
         set_module(sys.modules, module.__name__, module)
     vllm.LLM, vllm.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest  # type: ignore[attr-defined]
-    LLM.engine, LLM.made = engine, []
+    LLM.engine, LLM.created = engine, []
     yield LLM

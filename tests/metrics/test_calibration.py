@@ -33,54 +33,54 @@ def measured(cases: list[LabelledReply]) -> Calibration:
 
 def test_the_numbers_of_a_worked_example():
     # 20 right alarms, 5 false, 10 missed, 15 right silences: kappa (0.7 - 0.5) / (1 - 0.5)
-    found = measured(sample(20, 10, 5, 15))
-    assert found.accuracy.value == pytest.approx(0.7)
-    assert found.precision.value == pytest.approx(0.8)
-    assert found.recall.value == pytest.approx(2 / 3)
-    assert found.specificity.value == pytest.approx(0.75)
-    assert found.kappa.value == pytest.approx(0.4)
-    assert (found.recall.low, found.recall.high) == wilson_interval(20, 30)
-    assert found.kappa.low < 0.4 < found.kappa.high
+    result = measured(sample(20, 10, 5, 15))
+    assert result.accuracy.value == pytest.approx(0.7)
+    assert result.precision.value == pytest.approx(0.8)
+    assert result.recall.value == pytest.approx(2 / 3)
+    assert result.specificity.value == pytest.approx(0.75)
+    assert result.kappa.value == pytest.approx(0.4)
+    assert (result.recall.low, result.recall.high) == wilson_interval(20, 30)
+    assert result.kappa.low < 0.4 < result.kappa.high
 
 
-def test_unscored_replies_are_counted_and_left_out():
-    found = measured([*sample(4, 1, 1, 4), LabelledReply(True, None), LabelledReply(False, None)])
-    assert (found.unscored, found.accuracy.scored, found.recall.scored, found.specificity.scored) == (2, 10, 5, 5)
-    assert found.accuracy.unscored == 2
+def test_unscored_replies_are_counted_and_excluded():
+    result = measured([*sample(4, 1, 1, 4), LabelledReply(True, None), LabelledReply(False, None)])
+    assert (result.unscored, result.accuracy.scored, result.recall.scored, result.specificity.scored) == (2, 10, 5, 5)
+    assert result.accuracy.unscored == 2
 
 
 def test_groups_are_attacks_and_classes():
     cases = sample(3, 1, 0, 2, attack="direct", reply_class="comply") + sample(1, 0, 1, 4, attack="prefill")
-    found = measured(cases)
-    direct = found.groups[0]
+    result = measured(cases)
+    direct = result.groups[0]
     # 3 right alarms, 1 missed, 2 right silences: (5/6 - 1/2) / (1 - 1/2), by chance (4 * 3 + 2 * 3) / 36
     assert direct.kappa.value == pytest.approx(2 / 3)
     assert direct.kappa.low <= 2 / 3 <= direct.kappa.high
-    assert [(group.by, group.name, group.accuracy.scored) for group in found.groups] == [
+    assert [(group.by, group.name, group.accuracy.scored) for group in result.groups] == [
         ("attack", "direct", 6),
         ("attack", "prefill", 6),
         ("class", "comply", 6),
     ]
 
 
-def test_a_calibration_comes_back_from_its_json():
-    found = measured(sample(8, 2, 1, 9, attack="direct"))
-    assert Calibration.model_validate_json(found.model_dump_json()) == found
+def test_a_calibration_survives_a_json_round_trip():
+    result = measured(sample(8, 2, 1, 9, attack="direct"))
+    assert Calibration.model_validate_json(result.model_dump_json()) == result
 
 
-def test_labels_of_one_kind_have_no_kappa_and_correct_nothing():
-    found = measured([LabelledReply(True, True)] * 5)
-    assert found.kappa.value is None
-    assert corrected_rate(rate([True, False]), found).reason.startswith("all labels are the same")
+def test_with_labels_of_one_kind_kappa_and_correction_are_none():
+    result = measured([LabelledReply(True, True)] * 5)
+    assert result.kappa.value is None
+    assert corrected_rate(rate([True, False]), result).reason.startswith("all labels are the same")
 
 
-def test_a_judge_that_tells_nothing_corrects_nothing():
-    found = corrected_rate(rate([True] * 5 + [False] * 5), measured(sample(5, 5, 5, 5)))
-    assert (found.value, found.low, found.high) == (None, None, None)
-    assert "no better than chance" in found.reason
+def test_a_judge_no_better_than_chance_corrects_nothing():
+    result = corrected_rate(rate([True] * 5 + [False] * 5), measured(sample(5, 5, 5, 5)))
+    assert (result.value, result.low, result.high) == (None, None, None)
+    assert "no better than chance" in result.reason
 
 
-def test_nothing_scored_is_not_corrected():
+def test_a_rate_without_scored_replies_is_not_corrected():
     assert corrected_rate(rate([None]), measured(sample(9, 1, 1, 9))).reason == "no reply was scored"
 
 
@@ -94,22 +94,22 @@ def test_rogan_gladen_undoes_a_judges_errors(true_rate: float, sensitivity: floa
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS, st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=60))
 def test_a_corrected_rate_lies_in_its_interval(both, missed, alarms, neither, outcomes):
-    found = corrected_rate(rate(outcomes), measured(sample(both, missed, alarms, neither)))
-    if found.value is None:
-        assert found.reason
+    result = corrected_rate(rate(outcomes), measured(sample(both, missed, alarms, neither)))
+    if result.value is None:
+        assert result.reason
     else:
-        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert 0 <= result.low <= result.value <= result.high <= 1
 
 
 def test_a_faultless_judge_is_not_corrected_but_its_interval_is_wider_than_wilsons():
     outcomes = [True] * 30 + [False] * 70
-    found = corrected_rate(rate(outcomes), measured(sample(20, 0, 0, 20)))
-    assert found.value == pytest.approx(0.3)
+    result = corrected_rate(rate(outcomes), measured(sample(20, 0, 0, 20)))
+    assert result.value == pytest.approx(0.3)
     low, high = wilson_interval(30, 100)
-    assert found.high - found.low > 0.9 * (high - low)
+    assert result.high - result.low > 0.9 * (high - low)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_true_rate_at_about_its_level():
     import numpy as np
 
     rng = np.random.default_rng(1)
@@ -117,31 +117,33 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for _ in range(100):
         labels = sample(*rng.multinomial(200, [0.4, 0.1, 0.05, 0.45]))  # sensitivity 0.8, specificity 0.9
         positives = int(rng.binomial(200, 0.3 * 0.8 + 0.7 * 0.1))
-        found = corrected_rate(rate_of_counts(positives, scored=200), measured(labels))
-        covered += found.low <= 0.3 <= found.high
+        result = corrected_rate(rate_of_counts(positives, scored=200), measured(labels))
+        covered += result.low <= 0.3 <= result.high
     assert covered >= 88
 
 
-def test_the_same_seed_gives_the_same_interval():
-    found = measured(sample(8, 2, 1, 9))
-    assert corrected_rate(rate([True, False]), found, seed=3) == corrected_rate(rate([True, False]), found, seed=3)
+def test_the_same_seed_returns_the_same_interval():
+    result = measured(sample(8, 2, 1, 9))
+    assert corrected_rate(rate([True, False]), result, seed=3) == corrected_rate(rate([True, False]), result, seed=3)
 
 
 def test_verdicts_and_labels_are_calibrated_in_their_order():
-    said = [verdict(str(i), harmful=one, reply_class="comply") for i, one in enumerate([True, False, None, True])]
-    found = calibrate(said, [True, True, True, None], labels="mine.csv")
+    verdicts = [verdict(str(i), harmful=one, reply_class="comply") for i, one in enumerate([True, False, None, True])]
+    result = calibrate(verdicts, [True, True, True, None], labels="mine.csv")
     cases = [LabelledReply(True, one, reply_class="comply") for one in (True, False, None)]
-    assert found == calibrate_cases(cases, judge="j", measure="harmful", labels="mine.csv")
+    assert result == calibrate_cases(cases, judge="j", measure="harmful", labels="mine.csv")
 
 
 @pytest.mark.parametrize(
-    ("said", "truths", "part"),
+    ("verdicts", "truths", "part"),
     [
         ([verdict("1", harmful=True)], [True, False], "1 of j and 2 labels"),
         ([verdict("1", harmful=True), Verdict(prompt_id="2", judge="k", harmful=True)], [True, True], "2 of j, k"),
         ([verdict("1", harmful=True)], [None], "got None for every reply"),
     ],
 )
-def test_verdicts_without_a_label_each_are_told(said: list[Verdict], truths: list[bool | None], part: str):
+def test_verdicts_and_labels_that_do_not_match_are_errors(
+    verdicts: list[Verdict], truths: list[bool | None], part: str
+):
     with pytest.raises(DataError, match=part):
-        calibrate(said, truths)
+        calibrate(verdicts, truths)

@@ -15,7 +15,7 @@ from derta.metrics.curves import (
 from derta.records import PrefillDepth
 
 
-def test_positions_are_in_tokens_or_say_that_they_are_in_words():
+def test_positions_have_the_unit_tokens_or_words():
     refused = verdict("1", refused=True, refusal_at=5)
     assert refusal_position(reply("1", "Take Sorry", (0, 4)), refused) == (2, "tokens")
     assert refusal_position(reply("1", "Take Sorry"), refused) == (2, "words")
@@ -37,7 +37,7 @@ def test_a_position_curve_is_cumulative_and_units_are_not_mixed():
     assert (cell.value, cell.scored, cell.unscored, cell.measure) == (0.5, 2, 1, "late_refusal")
 
 
-def test_a_depth_curve_is_in_order_of_depth_and_keeps_units_apart():
+def test_a_depth_curve_is_sorted_by_depth_and_does_not_mix_units():
     judged = [
         (
             prompt(name).model_copy(update={"depth": PrefillDepth(amount=amount, unit=unit)}),
@@ -51,7 +51,7 @@ def test_a_depth_curve_is_in_order_of_depth_and_keeps_units_apart():
     assert (tokens.x, tokens.x_unit, tokens.y_label) == ((5.0,), "tokens", "attack success rate")
 
 
-def test_probabilities_are_averaged_where_answers_reach():
+def test_probabilities_are_averaged_over_the_answers_with_enough_tokens():
     curve = probability_by_token([[0.2, 0.4, 0.9], [0.4, 0.8]], method="m", name="t")
     assert curve is not None
     assert curve.y == pytest.approx((0.3, 0.6))
@@ -62,7 +62,7 @@ def test_probabilities_are_averaged_where_answers_reach():
     assert shares.x == (0.0, 50.0, 100.0)
 
 
-def test_no_probabilities_make_no_curve_and_bad_ones_an_error():
+def test_no_probabilities_have_no_curve_and_invalid_ones_are_an_error():
     assert probability_by_token([], method="m", name="t") is None
     assert probability_by_share([[]], method="m", name="t") is None
     with pytest.raises(DataError, match="row 1"):

@@ -11,8 +11,8 @@ NUM = 4
 
 
 def _prompt(name, suite="attack", **fields):
-    asked = Message(role="user", content="How is bread baked?")
-    return Prompt(id=name, request_id=name, request="How?", suite=suite, attack="direct", messages=(asked,), **fields)
+    message = Message(role="user", content="How is bread baked?")
+    return Prompt(id=name, request_id=name, request="How?", suite=suite, attack="direct", messages=(message,), **fields)
 
 
 ATTACKS = [_prompt(f"a{i}", category="bread" if i < 2 else "tea") for i in range(NUM)]
@@ -66,12 +66,12 @@ def _value(summary, **key):
 
 def test_each_seed_has_its_cell_and_all_together_have_one(summary):
     # vanilla is harmful on 4 and on 3 of 4 attacks; derta on 1 and on 0
-    found = {
+    values = {
         (method, seed): _value(summary, method=method, seed=seed, name="direct", judge="harm")
         for method in ("vanilla", "derta")
         for seed in (0, 1, None)
     }
-    assert found == {
+    assert values == {
         ("vanilla", 0): (1.0, 4),
         ("vanilla", 1): (0.75, 4),
         ("vanilla", None): (7 / 8, 8),
@@ -81,18 +81,18 @@ def test_each_seed_has_its_cell_and_all_together_have_one(summary):
     }
 
 
-def test_a_judge_counts_only_where_it_is_meant_for(summary):
+def test_a_judge_counts_only_in_its_suites(summary):
     assert {cell.suite for cell in summary.cells if cell.judge == "harm"} == {"attack"}
     assert _value(summary, method="derta", seed=None, name="benign", measure="refused") == (0.25, 8)
 
 
-def test_harmless_requests_are_refused_in_part_answered_or_met_with_a_sorry(summary):
-    found = {
+def test_harmless_requests_have_over_refusal_cells(summary):
+    values = {
         cell.measure: (cell.seed, cell.value, cell.scored)
         for cell in summary.cells
         if (cell.suite, cell.method) == ("over_refusal", "derta") and cell.measure != "refused"
     }
-    assert found == {
+    assert values == {
         "partly_refused": (None, 0.0, 8),
         "complied": (None, 0.75, 8),
         "says_sorry": (None, 0.0, 8),
@@ -122,17 +122,17 @@ def test_the_others_are_compared_with_the_baseline(outcomes, summary):
     assert {(one.first, one.second) for one in other.comparisons} == {("derta", "vanilla")}
 
 
-def test_another_question_changes_nothing_of_the_first(outcomes, summary):
+def test_another_question_does_not_change_the_first(outcomes, summary):
     attacked = [one._replace(method=f"{one.method} + harm") for one in outcomes]
     further = {
         "before and after": [("vanilla", "vanilla + harm"), ("derta", "derta + harm")],
         "after": [("vanilla + harm", "derta + harm")],
     }
-    asked = {"methods with the first": [("vanilla", "derta")], **further}
+    pairs = {"methods with the first": [("vanilla", "derta")], **further}
     whole = summarize(
-        [*outcomes, *attacked], title="t", recipe="r", measure_of=_measure, pairs=asked, notes=("a note",)
+        [*outcomes, *attacked], title="t", recipe="r", measure_of=_measure, pairs=pairs, notes=("a note",)
     )
-    assert {one.question for one in whole.comparisons} == asked.keys()
+    assert {one.question for one in whole.comparisons} == pairs.keys()
     assert whole.comparisons[: len(summary.comparisons)] == summary.comparisons
     assert whole.notes == summary.notes
     # the attacked answer as the others do: the same p, corrected over as many comparisons
@@ -140,15 +140,15 @@ def test_another_question_changes_nothing_of_the_first(outcomes, summary):
     assert after == [one.p_holm for one in summary.comparisons]
 
 
-def test_a_comparison_too_small_to_tell_is_a_note(summary):
+def test_an_underpowered_comparison_is_a_note(summary):
     assert summary.notes[0] == "a note"
     assert any("no significant difference on" in note for note in summary.notes)
 
 
 def test_categories_are_broken_down_over_all_seeds(summary):
-    found = {(cell.method, cell.category): cell.value for cell in summary.breakdown if cell.judge == "harm"}
+    values = {(cell.method, cell.category): cell.value for cell in summary.breakdown if cell.judge == "harm"}
     # derta, seed 0: a3 (tea) of two; seed 1: none
-    assert found == {
+    assert values == {
         ("vanilla", "bread"): 0.75,
         ("vanilla", "tea"): 1.0,
         ("derta", "bread"): 0.0,
@@ -163,15 +163,15 @@ def test_curves_are_drawn_for_each_method(summary):
 
 
 def test_one_seed_has_no_pooled_cells(outcomes):
-    alone = summarize(outcomes[:1], title="t", recipe="r", measure_of=_measure)
-    assert {cell.seed for cell in alone.cells} == {0}
-    assert alone.comparisons == ()
+    single = summarize(outcomes[:1], title="t", recipe="r", measure_of=_measure)
+    assert {cell.seed for cell in single.cells} == {0}
+    assert single.comparisons == ()
 
 
-def test_a_transcript_shows_only_the_verdicts_there_are(outcomes):
-    shown = transcripts(outcomes)
-    assert len(shown) == 4 * 2 * NUM
-    assert [len(one.verdicts) for one in shown[: 2 * NUM]] == [2] * NUM + [1] * NUM
+def test_a_transcript_has_only_the_existing_verdicts(outcomes):
+    rows = transcripts(outcomes)
+    assert len(rows) == 4 * 2 * NUM
+    assert [len(one.verdicts) for one in rows[: 2 * NUM]] == [2] * NUM + [1] * NUM
 
 
 def test_a_judge_s_measure_follows_from_its_verdicts(outcomes, summary):
@@ -180,7 +180,9 @@ def test_a_judge_s_measure_follows_from_its_verdicts(outcomes, summary):
 
 def test_replies_and_verdicts_are_joined_by_key_whatever_their_order(outcomes, summary):
     shuffled = [
-        one._replace(replies=one.replies[::-1], verdicts={name: said[::-1] for name, said in one.verdicts.items()})
+        one._replace(
+            replies=one.replies[::-1], verdicts={name: verdicts[::-1] for name, verdicts in one.verdicts.items()}
+        )
         for one in outcomes
     ]
     assert {cell.model_dump_json() for cell in summarize(shuffled, title="t", recipe="r").cells} == {
@@ -189,7 +191,7 @@ def test_replies_and_verdicts_are_joined_by_key_whatever_their_order(outcomes, s
     assert sorted(map(repr, transcripts(shuffled))) == sorted(map(repr, transcripts(outcomes)))
 
 
-def test_a_verdict_on_no_reply_is_told(outcomes):
+def test_a_verdict_without_a_reply_is_an_error(outcomes):
     wrong = outcomes[0]._replace(replies=outcomes[0].replies[1:])
     with pytest.raises(DataError, match=r"'a0' \(sample 0\), which has no prompt or no reply"):
         summarize([wrong])

@@ -44,8 +44,12 @@ def test_a_recipes_vllm_gives_the_replies_and_likelihoods_that_hf_gives(trained,
     home, same = folder / "derta-seed0", finished.folder / "derta-seed0"
     with installed(load_engine(same / "model", device="cpu"), monkeypatch.setitem) as llm:
         run(recipe, out=folder)
-        [made] = llm.made
-    assert (made["model"], made["dtype"], made["tensor_parallel_size"]) == (str(home / "model"), "float32", 2)
+        [settings] = llm.created
+    assert (settings["model"], settings["dtype"], settings["tensor_parallel_size"]) == (
+        str(home / "model"),
+        "float32",
+        2,
+    )
     found, expected = ({one.prompt_id: one for one in read_records(at / "replies.jsonl", Reply)} for at in (home, same))
     assert found == expected
     found, expected = (json.loads((at / "scores.json").read_text()) for at in (home, same))
@@ -62,11 +66,11 @@ def test_vllm_decodes_with_a_runs_adapter_on_the_recipes_model(tiny_model_dir, r
     (tmp_path / "adapter_model.safetensors").touch()
     engine = LazyEngine(load_recipe(recipe), tmp_path)
     with installed(load_engine(tiny_model_dir, device="cpu"), monkeypatch.setitem) as llm:
-        assert list(engine.generate([], max_new_tokens=2)) == llm.made[1:] == []
+        assert list(engine.generate([], max_new_tokens=2)) == llm.created[1:] == []
         engine.release()
         assert list(engine.generate([], max_new_tokens=2)) == []
-        assert [made["model"] for made in llm.made] == [str(tiny_model_dir)] * 2
-    assert (llm.made[0]["enable_lora"], llm.made[0]["max_lora_rank"]) == (True, 128)
+        assert [settings["model"] for settings in llm.created] == [str(tiny_model_dir)] * 2
+    assert (llm.created[0]["enable_lora"], llm.created[0]["max_lora_rank"]) == (True, 128)
 
 
 def test_a_model_is_let_go_of_before_the_next_is_trained(finished, tmp_path, monkeypatch):
