@@ -76,14 +76,14 @@ def test_each_reason_is_counted_once() -> None:
         ("keep", ["You should not."]),
     ],
 )
-def test_a_safe_response_without_a_refusal_goes_by_the_policy(policy: SafePolicy, expected: list[str]) -> None:
+def test_a_safe_response_without_a_refusal_follows_the_policy(policy: SafePolicy, expected: list[str]) -> None:
     clean = clean_triples([triple(safe="You should not.")], evaluation_requests=[], policy=policy)
     assert [kept.safe for kept in clean.triples] == expected
     assert clean.dropped == Counter(safe_not_refusal=1 if policy == "drop" else 0)
     assert clean.changed == Counter(opener_prepended=1 if policy == "prepend" else 0)
 
 
-def test_apologies_are_shortened_only_when_asked() -> None:
+def test_apologies_are_shortened_only_on_request() -> None:
     triples = [triple(safe="I'm sorry, but no."), triple(safe="Sorry, but no.")]
     left = clean_triples(triples, evaluation_requests=[], policy="drop")
     assert left.triples == triples
@@ -94,7 +94,7 @@ def test_apologies_are_shortened_only_when_asked() -> None:
     assert shortened.dropped == Counter(duplicate=1)
 
 
-def test_an_unknown_policy_and_an_opener_that_does_not_refuse_are_told() -> None:
+def test_an_unknown_policy_and_an_opener_that_does_not_refuse_are_errors() -> None:
     with pytest.raises(DataError, match="policy: expected one of drop, prepend, keep, got 'ignore'"):
         clean_triples([], evaluation_requests=[], policy=cast("Any", "ignore"))
     with pytest.raises(DataError, match=r"opener: expected a sentence that refuses.*got 'Sure\.'"):
@@ -134,7 +134,7 @@ def test_a_raw_text_with_an_evaluation_request_as_a_line_is_dropped() -> None:
     assert clean.dropped == Counter(duplicate=1, in_evaluation=2)
 
 
-def test_what_the_assistant_says_is_no_request() -> None:
+def test_an_assistant_turn_is_no_request() -> None:
     assert clean_examples([example("Hi", "Bread?")], evaluation_requests=["Bread?"]).examples
 
 
@@ -168,7 +168,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("text", REFUSALS)
-def test_refusals_are_told_by_their_first_words(text: str) -> None:
+def test_refusals_are_detected_by_their_first_words(text: str) -> None:
     assert opens_with_refusal(text)
 
 
@@ -203,7 +203,7 @@ def test_shortening_twice_is_shortening_once(head: str, tail: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_judged_without_failing_and_kept_unless_it_apologizes(text: str) -> None:
+def test_any_text_is_valid_and_unchanged_unless_it_apologizes(text: str) -> None:
     if not opens_with_refusal(text):
         assert begin_with_word(text, "Sorry") == text
 

@@ -109,7 +109,7 @@ def test_every_refusal_word_has_its_form_at_every_place(make_tokenizer):
 
 
 @given(harmful=answers, safe=st.sampled_from([SAFE, "  " + SAFE, "Sorry."]))
-def test_a_safe_response_goes_on_naturally_after_any_prefix(chat_of, harmful, safe):
+def test_a_safe_response_continues_any_prefix_naturally(chat_of, harmful, safe):
     chat = chat_of("bpe", "auto")
     encoded = encode(chat, harmful=harmful, safe=safe)
     head = len(encoded.harmful_prompt_ids)

@@ -67,6 +67,6 @@ def test_an_unknown_layout_lists_the_known_ones() -> None:
         pick_format(iter([]), LAYOUTS, name="lnog", source="f")
 
 
-def test_no_rows_are_told_and_not_taken_for_the_end() -> None:
+def test_a_file_without_rows_is_an_error() -> None:
     with pytest.raises(DataError, match="f: expected rows"):
         pick_format(iter([]), LAYOUTS, name="auto", source="f")

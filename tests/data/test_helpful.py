@@ -24,7 +24,7 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", HELPFUL_FORMATS)
-def test_every_format_is_known_by_its_fields_and_gives_the_example(tmp_path: Path, name: str) -> None:
+def test_every_format_is_detected_by_its_fields_and_parsed_as_the_example(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "kitchen.json", [ROWS[name]])
     read = read_examples(path)
     turns = [(m.role, m.content) for m in read.examples[0].messages]
@@ -35,7 +35,7 @@ def test_every_format_is_known_by_its_fields_and_gives_the_example(tmp_path: Pat
     assert read == read_examples(path, format=name)
 
 
-def test_an_input_stands_below_its_instruction_and_may_be_absent(tmp_path: Path) -> None:
+def test_an_input_is_below_its_instruction_and_optional(tmp_path: Path) -> None:
     rows = [{"instruction": "Sort.", "input": "b, a", "output": "a, b"}, {"instruction": "Hello", "output": "Hi"}]
     read = read_examples(write(tmp_path / "a.json", rows))
     assert [example.messages[0].content for example in read.examples] == ["Sort.\n\nb, a", "Hello"]
@@ -92,6 +92,6 @@ def test_rows_without_an_answer_or_with_an_empty_turn_are_dropped_and_counted(tm
         ),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_place(tmp_path: Path, rows: list[Any], message: str) -> None:
+def test_an_invalid_row_is_reported_with_file_and_place(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_examples(write(tmp_path / "a.json", rows))

@@ -77,7 +77,7 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
         (PrepareConfig(helpful_per_safety=100), r"10 triples and 60 helpful examples are too few for one triple"),
     ],
 )
-def test_a_mixture_that_cannot_be_had_says_what_there_is(config: PrepareConfig, message: str) -> None:
+def test_an_impossible_mixture_is_reported_with_the_available_counts(config: PrepareConfig, message: str) -> None:
     with pytest.raises(DataError, match=message):
         plan_mixture(config, available_triples=10, available_helpful=60)
 
@@ -103,7 +103,7 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_data(rng: Rand
     assert draw(triples=TRIPLES, examples=EXAMPLES, seed=2) != first
 
 
-def test_more_than_there_is_is_told() -> None:
+def test_a_mixture_above_the_available_data_is_an_error() -> None:
     with pytest.raises(DataError, match="expected 22 triples, only 20 are available"):
         draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=22, num_helpful=0, seed=0)
 
@@ -120,7 +120,7 @@ def test_a_sample_is_a_part_in_order_and_the_same_for_the_same_seed(
 
 
 @pytest.mark.parametrize("count", [4, -1])
-def test_more_than_there_are_is_told(count: int) -> None:
+def test_a_sample_above_the_number_of_items_is_an_error(count: int) -> None:
     with pytest.raises(DataError, match=f"expected {count} items, only 3 are available"):
         sample([1, 2, 3], count, rng=Random(0))
 

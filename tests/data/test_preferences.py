@@ -149,7 +149,7 @@ def test_pairs_are_read_by_either_name_of_the_query(tmp_path, field):
         ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": "c"}, "chosen: expected text, got a list"),
     ],
 )
-def test_a_row_that_is_no_pair_is_told_by_its_place(tmp_path, row, message):
+def test_an_invalid_pair_is_reported_with_its_place(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         load_preferences(write(tmp_path / "mine.jsonl", row))
 

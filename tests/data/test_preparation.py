@@ -75,7 +75,7 @@ def test_raw_texts_are_trained_on_and_never_held_out() -> None:
         prepare(TRIPLES, [raw], held_out_helpful=1)
 
 
-def test_the_notes_tell_all_that_was_dropped_and_changed() -> None:
+def test_the_notes_list_all_that_was_dropped_and_changed() -> None:
     pairs = [Preference(query=query, chosen="Yes.", rejected="No.") for query in ("Tea?", "Tea?", "Paint 3?")]
     prepared = prepare(
         [*TRIPLES, TRIPLES[0]], [*EXAMPLES, EXAMPLES[0]], requests=["Paint 3?"], preferences=pairs, helpful_per_safety=1

@@ -75,7 +75,7 @@ def test_every_format_gives_the_request_from_jsonl_and_from_csv(tmp_path: Path, 
             assert load_requests(path) == [request]
 
 
-def test_xstest_must_say_which_side_is_meant(tmp_path: Path) -> None:
+def test_xstest_needs_the_subset_in_its_format(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.jsonl", [XSTEST, XSTEST | {"id": 8, "label": "unsafe", "prompt": "How do I kill a bee?"}]
     )
@@ -95,7 +95,7 @@ def test_written_requests_are_read_back(tmp_path: Path) -> None:
     assert load_requests(tmp_path / "a.jsonl") == requests
 
 
-def test_a_contextual_behaviour_stands_below_its_context(tmp_path: Path) -> None:
+def test_a_contextual_behaviour_is_below_its_context(tmp_path: Path) -> None:
     row = {**ROWS["harmbench"][0], "ContextString": "A kitchen."}
     assert load_requests(write(tmp_path / "a.jsonl", [row]))[0].text == "A kitchen.\n\n---\n\nBake bread"
 
@@ -140,12 +140,12 @@ def test_mmlu_reads_the_test_files_of_its_archive_and_keeps_blanks(tmp_path: Pat
         ({"data/test/bread_test.csv": ""}, "expected rows, the file holds none"),
     ],
 )
-def test_a_damaged_mmlu_archive_is_told(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+def test_a_damaged_mmlu_archive_is_an_error(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_requests(mmlu_zip(tmp_path / "mmlu.zip", files))
 
 
-def test_an_archive_that_is_missing_or_no_zip_is_told(tmp_path: Path) -> None:
+def test_a_missing_archive_or_another_file_than_a_zip_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read it"):
         load_requests(tmp_path / "mmlu.zip")
     (tmp_path / "mmlu.zip").write_text("<html>")
@@ -177,6 +177,8 @@ def test_an_archive_that_is_missing_or_no_zip_is_told(tmp_path: Path) -> None:
         ([3], "auto", r"a\.jsonl:1: expected an object"),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, rows: list[Any], format: str, message: str) -> None:
+def test_an_invalid_row_is_reported_with_file_and_line(
+    tmp_path: Path, rows: list[Any], format: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         load_requests(write(tmp_path / "a.jsonl", rows), format=format)

@@ -119,7 +119,7 @@ def test_truncation_never_drops_the_first_token_of_a_refusal(triple, settings, m
 
 
 @given(triple=triples, settings=row_settings, seed=st.integers(0, 99))
-def test_labels_stand_under_their_own_tokens_except_on_harmful_text(triple, settings, seed):
+def test_labels_are_the_tokens_themselves_except_on_harmful_text(triple, settings, seed):
     for row in rows_of("derta", triples=[triple], settings=settings, seed=seed):
         if row.term == "safe":
             assert all(label in (IGNORE, read) for read, label in zip(row.input_ids, row.labels, strict=True))
@@ -163,7 +163,7 @@ def test_instances_have_unique_ids():
 # --- what is drawn -----------------------------------------------------------------------------------------------
 
 
-def test_a_row_follows_from_seed_epoch_and_id_in_whatever_order_it_is_asked_for():
+def test_a_row_depends_on_seed_epoch_and_id_and_not_on_the_order_of_access():
     settings = RowConfig(sorry_dropout=0.5)
     found = instances_of("derta", triples=[triple_of(name=str(i), num_harmful=40) for i in range(30)], examples=[])
 
@@ -232,7 +232,7 @@ def test_the_closing_token_of_an_rto_row_is_not_learned():
 # --- how a row is put together -----------------------------------------------------------------------------------
 
 
-def test_the_safe_response_is_the_form_that_fits_what_stands_before_it():
+def test_the_safe_response_has_the_form_for_the_text_before_it():
     triple = triple_of(num_prompt=2, num_safe=2, num_harmful=4, bare_positions={3}, trailing_blank=True)
     at_start, after_text, after_space = (safe_row(triple, k=k, max_length=64) for k in (0, 2, 3))
     assert at_start.input_ids == [10, 11, 1000, 1001, *CLOSING]
@@ -241,7 +241,7 @@ def test_the_safe_response_is_the_form_that_fits_what_stands_before_it():
     assert after_space.labels == [IGNORE] * 6 + [1200, 1201, *CLOSING]
 
 
-def test_what_does_not_fit_goes_from_the_prefix_then_the_prompt_then_the_end_of_the_safe_response():
+def test_truncation_takes_the_prefix_then_the_prompt_then_the_end_of_the_safe_response():
     prefix_gives_way = safe_row(triple_of(num_prompt=20, num_safe=6, num_harmful=40), k=40, max_length=40)
     assert (decoded_k(prefix_gives_way), len(prefix_gives_way.input_ids)) == (12, 40)  # 40 - 20 - 8
     prompt_gives_way = safe_row(triple_of(num_prompt=60, num_safe=6), k=5, max_length=40)

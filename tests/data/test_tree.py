@@ -127,12 +127,12 @@ def test_equal_rows_are_read_once_and_learned_as_often_as_they_come():
     assert Counter(one[:3] for one in tree.labels) == Counter(one[:3] for one in tree_of([row]).labels * 2)
 
 
-def test_rows_with_another_first_token_stand_side_by_side():
+def test_rows_with_another_first_token_share_no_node():
     tree = tree_of([TrainRow("t", "safe", [1, 2], [IGNORE, 2]), TrainRow("t", "safe", [3, 2], [IGNORE, 2])])
     assert (tree.input_ids, tree.position_ids, tree.ends) == ([1, 2, 3, 2], [0, 1, 0, 1], [2, 2, 4, 4])
 
 
-def test_a_safe_response_that_goes_on_as_the_harmful_one_shares_its_token_and_keeps_its_targets():
+def test_a_safe_response_that_continues_as_the_harmful_one_shares_its_token_with_targets_of_both():
     triple = triple_of(num_prompt=2, num_safe=1, num_harmful=3, echo=True)
     rto = TrainRow("t", "rto", [10, 11, 5000, 5001, 5002], [IGNORE, IGNORE, BARE, SPACED, SPACED])
     tree = tree_of([rto, safe_row(triple, k=1, max_length=64)])

@@ -51,7 +51,7 @@ def texts(triples: list[Triple]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("name", TRIPLE_FORMATS)
-def test_every_format_is_known_by_its_fields_and_gives_the_triple(tmp_path: Path, name: str) -> None:
+def test_every_format_is_detected_by_its_fields_and_parsed_as_the_triple(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "safety.jsonl", ROWS[name])
     read = read_triples(path)
     assert texts(read.triples) == [("q", "no", "yes")]
@@ -77,7 +77,7 @@ def test_of_a_list_of_responses_the_first_is_taken(tmp_path: Path) -> None:
     assert texts(read_triples(path).triples) == [("q", "no", "yes")]
 
 
-def test_pairing_goes_round_the_safe_responses() -> None:
+def test_pairing_cycles_through_the_safe_responses() -> None:
     said = [("q", "a", True), ("q", "b", True), *(("q", f"h{i}", False) for i in range(5))]
     read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=4)
     assert [(t.safe, t.harmful) for t in read.triples] == [("a", "h0"), ("b", "h1"), ("a", "h2"), ("b", "h3")]
@@ -144,7 +144,7 @@ def test_both_responses_of_a_pku_row_count_over_all_rows_of_the_prompt(tmp_path:
         ([{"input": "q", "output": "a", "label": 2}], r"found none \(\{'query_without_safe': 1\}\)"),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, rows: list[Any], message: str) -> None:
+def test_an_invalid_row_is_reported_with_file_and_line(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_triples(write(tmp_path / "a.jsonl", rows))
 
@@ -154,7 +154,7 @@ def test_fewer_than_one_pair_a_query_is_refused(tmp_path: Path) -> None:
         read_triples(write(tmp_path / "a.jsonl", ROWS["triples"]), max_pairs_per_request=0)
 
 
-def test_a_local_datasets_folder_stands_in_for_the_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_datasets_folder_replaces_the_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": "Bread?", "response": text, "is_safe": text == "Sorry."} for text in ("Sorry.", "Flour.")]
     folder = tmp_path / "PKU-Alignment/BeaverTails"
     datasets.DatasetDict({"30k_train": datasets.Dataset.from_list(rows)}).save_to_disk(folder)

@@ -49,7 +49,7 @@ def test_what_is_evaluated_is_dropped_in_any_case_and_spacing_and_repeats_are_dr
     assert clean.dropped == {"in_evaluation": 1, "duplicate": 1}
 
 
-def test_every_row_has_its_own_id(tiny_chat):
+def test_every_row_has_a_unique_id(tiny_chat):
     pairs = [UnsafePair("Tea?", f"Step {number}.") for number in range(5)]
     assert len({one.id for one in unsafe_instances(tiny_chat, pairs)}) == 5
 

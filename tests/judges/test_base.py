@@ -44,14 +44,14 @@ def test_a_function_s_verdict_gets_the_case_s_key_and_the_judge_s_name():
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", (True,)])
-def test_a_function_that_returns_no_verdict_is_told(wrong: object):
+def test_a_function_that_returns_no_verdict_is_an_error(wrong: object):
     judge = from_function(lambda asked, reply: wrong, name="f")  # pyright: ignore[reportArgumentType, reportReturnType]
     with pytest.raises(DataError, match="judge f: expected True, False, None or a Verdict, got a"):
         list(judge.judge([Case(prompt(), Reply(prompt_id="p", text="!"))]))
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", "", " ", "ü"])
-def test_a_judge_s_name_can_stand_in_a_file_s_name(name: str):
+def test_a_judge_s_name_is_valid_in_a_file_s_name(name: str):
     if name:
         with pytest.raises(DataError, match="expected a name of letters"):
             from_function(is_long, name=name)
@@ -77,7 +77,7 @@ def test_a_function_is_a_judge_without_a_model():
     assert judge.uses_model is False
 
 
-def test_an_object_is_identified_by_its_class_and_a_function_by_its_own_source():
+def test_an_object_is_identified_by_its_class_and_a_function_by_its_source():
     class Mine:
         name = "mine"
 

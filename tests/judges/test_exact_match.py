@@ -79,7 +79,7 @@ def test_mmlu_compares_letters():
     assert correct("mmlu", "C", "No idea.", ASKED) is False
 
 
-def test_several_options_are_no_answer_and_said_to_be():
+def test_several_options_are_no_answer_with_a_reason():
     verdict = judged("mmlu", prompt("A", ASKED), "Here (A) and (B) are correct.")
     assert (verdict.correct, verdict.reason) == (False, "several options in the reply")
 
@@ -87,13 +87,13 @@ def test_several_options_are_no_answer_and_said_to_be():
 @pytest.mark.parametrize(
     "next_one", ["\n\nQuestion: 9 + 9?\nAnswer: (D) 18", "\nQ2: And?\nA: (D) 18", "\n### Input: (D) 18"]
 )
-def test_a_reply_that_runs_on_into_another_question_is_judged_by_its_own_answer(next_one: str):
+def test_a_reply_that_continues_with_another_question_is_judged_by_its_first_answer(next_one: str):
     assert correct("gsm8k", "#### 7", f"So it is 7.{next_one}") is True
     assert correct("mmlu", "B", f"The correct option is (B).{next_one}", ASKED) is True
 
 
 @given(st.text(max_size=200))
-def test_an_own_answer_is_the_beginning_of_its_text(text: str):
+def test_a_truncated_answer_is_the_beginning_of_its_text(text: str):
     assert text.startswith(truncate_at_next_question(text))
     assert bool(truncate_at_next_question(text).strip()) == bool(text.strip())
 

@@ -57,14 +57,14 @@ def test_an_empty_reply_is_unscored_with_a_reason(text: str):
     assert (verdict.harmful, verdict.reason, verdict.reply_class) == (None, "the reply is empty", "empty")
 
 
-def test_the_verdict_tells_the_place_of_the_refusal():
+def test_the_verdict_has_the_place_of_the_refusal():
     verdict = judge_harm(prompt(), Reply(prompt_id="1", text=f"{ANSWER}\n\n{REFUSAL}"))
     assert verdict.refusal_at == len(ANSWER) + 2
     assert verdict.reply_class == "comply_then_refuse"
 
 
 @pytest.mark.parametrize("stand_in", [None, "", "17", "?"])
-def test_a_stand_in_is_no_request(stand_in: str | None):
+def test_a_placeholder_is_no_request(stand_in: str | None):
     assert valid_request(stand_in) is None
     assert valid_request(REQUEST) == REQUEST
 

@@ -92,7 +92,7 @@ def test_an_engine_s_failure_is_marked_for_another_attempt(name: str):
     assert (verdict.harmful, verdict.retry) == (None, True)
 
 
-def test_unknown_judges_and_options_are_told_with_the_known_ones():
+def test_unknown_judges_and_options_are_reported_with_the_valid_ones():
     with pytest.raises(DataError, match="unknown judge 'harmbensh'; did you mean 'harmbench'"):
         build_judge("harmbensh")
     with pytest.raises(DataError, match="judge steps: unknown option 'shere'; did you mean 'share'"):
@@ -119,7 +119,7 @@ def test_a_function_is_a_judge_under_its_name():
     assert build_judge(is_long, measures="correct", name="length").measures == "correct"
 
 
-def test_replies_are_judged_in_their_own_order_whatever_that_of_the_prompts():
+def test_replies_are_judged_in_their_order_for_any_order_of_the_prompts():
     asked = [prompt("a"), prompt("b")]
     replies = [Reply(prompt_id="b", text="I'm sorry, but I can't help."), Reply(prompt_id="a", text=REPLY)]
     replies.append(Reply(prompt_id="b", sample=1, text=REPLY))
@@ -141,7 +141,7 @@ def test_replies_are_judged_in_their_own_order_whatever_that_of_the_prompts():
         ([prompt("a"), prompt("b")], [Reply(prompt_id="a", text="x")], "'b' on one side only"),
     ],
 )
-def test_replies_that_do_not_belong_to_the_prompts_are_told(prompts: list[Prompt], replies: list[Reply], part: str):
+def test_replies_that_do_not_match_the_prompts_are_an_error(prompts: list[Prompt], replies: list[Reply], part: str):
     with pytest.raises(DataError, match=part):
         judge(prompts, replies)
 

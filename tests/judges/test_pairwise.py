@@ -56,7 +56,7 @@ def test_the_better_reply_wins_in_either_place():
 
 
 @pytest.mark.parametrize("place", ["1", "2"])
-def test_a_liking_for_a_place_is_a_tie(place: str):
+def test_a_position_bias_is_a_tie(place: str):
     found = one(says(f"VERDICT: {place}"), pair())
     assert (found.better, found.reason, len(set(found.orders))) == ("tie", "the orders disagree", 2)
 
@@ -82,7 +82,7 @@ def test_a_tie_in_both_orders_is_a_tie():
         (" ", "the judge's reply is empty"),
     ],
 )
-def test_off_the_menu_is_unscored_with_a_reason(answer: str, reason: str):
+def test_an_invalid_verdict_is_unscored_with_a_reason(answer: str, reason: str):
     found = one(says(answer), pair())
     assert (found.better, found.reason, found.orders) == (None, reason, (None, None))
 
@@ -96,7 +96,7 @@ def test_one_order_without_a_verdict_leaves_the_pair_open():
     assert found.reason == "no verdict in the judge's reply"
 
 
-def test_a_judge_that_is_cut_off_has_not_come_to_its_verdict():
+def test_a_truncated_judge_has_no_verdict():
     assert parse_preference("VERDICT: 1", cut_off=True) == (None, "the judge was cut off after 512 tokens")
 
 
@@ -123,7 +123,7 @@ def test_an_engine_that_fails_leaves_pairs_open():
         (pair(request=None), None, "the request is unknown"),
     ],
 )
-def test_what_needs_no_judge_is_not_asked(case: Pair, better: str | None, reason: str):
+def test_a_pair_that_needs_no_judge_is_not_sent_to_it(case: Pair, better: str | None, reason: str):
     found = one(ScriptedModel({}), case)
     assert (found.better, found.reason, found.orders) == (better, reason, ())
 

@@ -74,7 +74,7 @@ def test_a_labelled_speaker_may_refuse_in_quotation_marks():
     assert structure('[GPT]: "I\'m sorry, but I cannot assist with that."').reply_class == "refuse"
 
 
-def test_a_refusal_said_over_and_over_is_refuse():
+def test_a_repeated_refusal_is_refuse():
     assert structure("Sorry, but I cannot assist with that. " * 50).reply_class == "refuse"
 
 
@@ -136,7 +136,7 @@ def test_refusal_agrees_with_people_on_both_halves(model: str, chosen: float, re
 
 
 @pytest.mark.data
-def test_refusals_and_helpful_answers_of_other_data_are_told_apart():
+def test_refusals_and_helpful_answers_of_other_data_are_distinguished():
     rows = json.loads(research_path("triples", "aisafetylab.json").read_text(encoding="utf-8"))
     refused = [structure(row["output"]).reply_class == "refuse" for row in rows if row["label"] == 1]
     answers = [structure(row["output"]).reply_class == "refuse" for row in rows if row["label"] == 0]

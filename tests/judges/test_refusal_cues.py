@@ -19,12 +19,12 @@ from reply_texts import ANSWERS, REFUSALS
 
 
 @pytest.mark.parametrize("text", REFUSALS)
-def test_every_refusal_holds_a_trigger(text: str):
+def test_every_refusal_contains_a_trigger(text: str):
     assert any(trigger in fold(text) for trigger in pattern_lists()["trigger"])
 
 
 @given(st.text(max_size=200))
-def test_folding_keeps_every_place(text: str):
+def test_folding_preserves_every_index(text: str):
     assert len(fold(text)) == len(text)
 
 

@@ -150,7 +150,7 @@ def opens_with_refusal(text: str) -> bool:
     """Return whether the first words of a response refuse, by the patterns in `texts/refusal_openings.txt`.
 
     The input should be a response that is labelled safe: any opening apology or first-person "cannot help" then
-    counts as a refusal, whatever follows. Advice against the request does not count: it has no word that could serve as
+    counts as a refusal. Advice against the request does not count: it has no word that could serve as
     RTO's refusal token.
 
     >>> opens_with_refusal("I'm sorry, but no."), opens_with_refusal("No, I can't help with that.")

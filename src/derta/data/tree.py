@@ -2,8 +2,8 @@
 
 The input of the RTO row is q + r-hat; that of a safe row is q + the first k tokens of r-hat, then the safe response. In
 a trie, the safe responses are branches of the trunk at their k. With attention to a node's ancestors only and depths as
-position ids, every row has the same outputs as on its own. So an expectation over n prefixes costs about n additional
-safe responses, instead of n whole rows.
+position ids, every row has the same outputs as in a batch of separate rows. So an expectation over n prefixes costs
+about n additional safe responses, instead of n whole rows.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class FunctionJudge:
 
     @property
     def uses_model(self) -> bool:
-        """False: its verdicts can be recomputed."""
+        """False: its verdicts are cheap to compute again."""
         return False
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:

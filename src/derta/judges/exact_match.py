@@ -47,7 +47,7 @@ def truncate_at_next_question(text: str) -> str:
 
 
 def judge_gsm8k(prompt: Prompt, reply: Reply) -> Verdict:
-    """Return whether the final number of the reply is that of the reference answer (`… #### 350`, or `350`).
+    """Return a verdict on the final number: correct if it is that of the reference answer (`… #### 350`, or `350`).
 
     A reply without a number is wrong. An empty reply or a missing reference is unscored.
     """
@@ -144,7 +144,7 @@ def _by_text(text: str, options: dict[str, str]) -> str | None:
 
 
 def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
-    """Return whether the parsed option of the reply is the reference letter (`C`, `-C`, `(C)`).
+    """Return a verdict on the chosen option: correct if it is the reference letter (`C`, `-C`, `(C)`).
 
     A reply without a choice is wrong. An empty reply, a missing reference or a request without options is unscored.
     """
@@ -165,7 +165,7 @@ def judge_mmlu(prompt: Prompt, reply: Reply) -> Verdict:
 
 
 def judge_exact(prompt: Prompt, reply: Reply) -> Verdict:
-    """Return whether the reply is the reference answer, word by word; white space is ignored.
+    """Return a verdict on the exact match: correct if the reply has the words of the reference; white space is ignored.
 
     An empty reply is wrong. A missing reference is unscored.
     """

@@ -78,9 +78,9 @@ def features(request: str | None, reply: str, *, mid_answer: bool = False) -> Fe
     Overlap features are not computed for a reply that continues an answer (`mid_answer`): it need not repeat the words
     of that answer's beginning.
 
-    >>> found = features("How do I bake bread?", "1. Mix flour and water.\n2. Bake the bread for 40 minutes.")
-    >>> named = dict(zip(SHAPE, found.shape))
-    >>> named["covered"], round(named["items"], 2)
+    >>> output = features("How do I bake bread?", "1. Mix flour and water.\n2. Bake the bread for 40 minutes.")
+    >>> values = dict(zip(SHAPE, output.shape))
+    >>> values["covered"], round(values["items"], 2)
     (1.0, 1.1)
     """
     reading = read_reply(reply, mid_answer=mid_answer)
@@ -159,7 +159,7 @@ def _word_features(body: str, words: list[str]) -> dict[str, float]:
 
 
 def _stem(word: str) -> str:
-    """Return the first five letters of a word."""
+    """Return the first five characters of a word."""
     return word[:5]
 
 

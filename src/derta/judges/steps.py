@@ -16,7 +16,7 @@ _MARKS = ".,;:!?\"'()[]{}*`"
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation; a lone punctuation mark is an empty word.
+    """Return the lower-case words of a text, stripped of punctuation; a lone punctuation mark is an empty word.
 
     >>> words_of("Take wax, and (MELT) it .")
     ['take', 'wax', 'and', 'melt', 'it', '']
