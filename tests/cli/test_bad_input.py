@@ -1,27 +1,27 @@
-"""A user's mistake is one clear line on standard error and exit code 2, and leaves nothing behind."""
+"""A user error is one line on standard error with exit code 2, and leaves no files behind."""
 
 import pytest
 import yaml
 
 
-def check_told(called, *parts):
-    """One line from us, and all the parts in it."""
+def check_error(called, *parts):
+    """Check that standard error ends with one line of derta, and that it contains all the parts."""
     assert called.code == 2, called.err
-    ours = [line for line in called.err.splitlines() if line.startswith("derta: ")]
-    assert len(ours) == 1, called.err
-    assert called.err.endswith(ours[0] + "\n")
+    messages = [line for line in called.err.splitlines() if line.startswith("derta: ")]
+    assert len(messages) == 1, called.err
+    assert called.err.endswith(messages[0] + "\n")
     assert "Traceback" not in called.err
     for part in parts:
-        assert part in ours[0]
+        assert part in messages[0]
 
 
 @pytest.fixture
 def broken(recipe, tmp_path, derta):
-    """Run the small recipe with some settings; the mistake must be told and no folder begun."""
+    """Return a function that runs the small recipe with bad settings and checks the error and that no folder exists."""
 
     def run(*settings, parts):
         words = [word for setting in settings for word in ("--set", setting)]
-        check_told(derta("run", recipe, "--out", tmp_path / "run", *words), *parts)
+        check_error(derta("run", recipe, "--out", tmp_path / "run", *words), *parts)
         assert not (tmp_path / "run").exists()
 
     return run
@@ -46,7 +46,7 @@ def broken(recipe, tmp_path, derta):
         ("title.text=x", ["`title.text`", "expected a mapping"]),
     ],
 )
-def test_a_wrong_setting_is_told(setting, parts, broken):
+def test_a_wrong_setting_is_an_error(setting, parts, broken):
     broken(setting, parts=parts)
 
 
@@ -62,14 +62,14 @@ def test_a_wrong_setting_is_told(setting, parts, broken):
         ({"attack": "self_cipher", "options": {"demonstrations": "x" * 300}}, ["File name too long"]),
     ],
 )
-def test_a_wrong_evaluation_is_told(section, parts, recipe, broken):
+def test_a_wrong_evaluation_is_an_error(section, parts, recipe, broken):
     values = yaml.safe_load(recipe.read_text())
     values["evaluate"] = [{**values["evaluate"][0], **section}]
     recipe.write_text(yaml.safe_dump(values))
     broken(parts=parts)
 
 
-def test_two_evaluations_that_cannot_be_told_apart_are_refused(recipe, tmp_path, broken):
+def test_two_evaluations_with_the_same_name_are_refused(recipe, tmp_path, broken):
     # their limits and judges would be mixed up
     values = yaml.safe_load(recipe.read_text())
     first, other = values["evaluate"][0], {"requests": {"path": str(tmp_path / "benign.jsonl")}, "max_new_tokens": 3}
@@ -90,7 +90,7 @@ def test_two_evaluations_that_cannot_be_told_apart_are_refused(recipe, tmp_path,
         ("helpful.jsonl", b'{"instruction": "Why?"}\n', [":13"]),
     ],
 )
-def test_a_bad_line_is_told_by_file_and_number(name, content, parts, tmp_path, broken):
+def test_the_error_of_a_bad_line_names_the_file_and_line_number(name, content, parts, tmp_path, broken):
     with (tmp_path / name).open("ab") as file:
         file.write(content)
     broken(parts=[str(tmp_path / name), *parts])
@@ -100,17 +100,17 @@ def test_a_bad_line_is_told_by_file_and_number(name, content, parts, tmp_path, b
     ("settings", "part"),
     [({"chat_template": None}, "`template: paper`"), ({"eos": False}, "EOS")],
 )
-def test_a_tokenizer_that_lacks_something_is_told(settings, part, make_model_dir, broken):
+def test_a_tokenizer_without_a_template_or_eos_is_an_error(settings, part, make_model_dir, broken):
     broken(f"model.path={make_model_dir(tokenizer=settings)}", parts=[part])
 
 
-def test_a_folder_that_is_no_model_is_told(tmp_path, broken):
+def test_a_folder_without_a_model_is_an_error(tmp_path, broken):
     broken(f"model.path={tmp_path}", parts=[str(tmp_path), "config.json"])
 
 
-def test_after_a_mistake_the_mended_recipe_may_use_the_same_folder(recipe, tmp_path, derta):
+def test_after_an_error_the_fixed_recipe_may_use_the_same_folder(recipe, tmp_path, derta):
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "data.num_triples=100")
-    check_told(called)
+    check_error(called)
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla]", "--set", "evaluate=[]")
     assert called.code == 0, called.err
 
@@ -125,20 +125,20 @@ def test_after_a_mistake_the_mended_recipe_may_use_the_same_folder(recipe, tmp_p
         (b"title: x\n", ["`model`"]),
     ],
 )
-def test_a_file_that_is_no_recipe_is_told(content, parts, tmp_path, derta):
+def test_a_file_that_is_not_a_recipe_is_an_error(content, parts, tmp_path, derta):
     path = tmp_path / "r.yaml"
     if content is not None:
         path.write_bytes(content)
-    check_told(derta("run", path, "--out", tmp_path / "run"), str(path), *parts)
+    check_error(derta("run", path, "--out", tmp_path / "run"), str(path), *parts)
 
 
-def test_a_message_about_a_stranger_s_text_moves_no_cursor(recipe, tmp_path, derta, broken):
+def test_control_characters_of_a_recipe_are_escaped_in_the_message(recipe, tmp_path, derta, broken):
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"model": {"path": "a\x1b[2Jb"}}))
     broken(parts=["a⟨U+001B⟩[2Jb"])
 
 
-def test_files_that_are_no_run_are_not_written_among(recipe, tmp_path, derta):
-    check_told(derta("run", recipe, "--out", tmp_path), str(tmp_path), "files without a manifest")
+def test_a_run_is_not_written_into_a_folder_of_other_files(recipe, tmp_path, derta):
+    check_error(derta("run", recipe, "--out", tmp_path), str(tmp_path), "files without a manifest")
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ def test_wrong_usage_exits_with_2_and_no_traceback(words, derta):
     assert "Traceback" not in called.err
 
 
-def test_a_report_of_no_run_is_told(tmp_path, derta):
-    check_told(derta("report", tmp_path), "expected a run's folder with a run.json")
+def test_a_report_of_a_folder_without_a_run_is_an_error(tmp_path, derta):
+    check_error(derta("report", tmp_path), "expected a run's folder with a run.json")
     for content in ("{", "[]", '{"title": "x"}'):
         (tmp_path / "run.json").write_text(content)
-        check_told(derta("report", tmp_path), "run.json")
+        check_error(derta("report", tmp_path), "run.json")
 
 
 def test_replies_cannot_be_written_into_a_folder(finished, tmp_path, tiny_model_dir, derta):
     words = ["generate", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", tmp_path]
-    check_told(derta(*words), str(tmp_path))
+    check_error(derta(*words), str(tmp_path))
 
 
-def test_replies_to_other_prompts_are_told(finished, tmp_path, tiny_model_dir, derta):
+def test_replies_to_other_prompts_are_an_error(finished, tmp_path, tiny_model_dir, derta):
     out = tmp_path / "replies.jsonl"
     out.write_text('{"prompt_id": "stranger", "text": "Hello."}\n')
     words = ["generate", finished.folder / "prompts.jsonl", "--model", tiny_model_dir, "--out", out]
-    check_told(derta(*words), "'stranger'", "belongs to other prompts")
+    check_error(derta(*words), "'stranger'", "belongs to other prompts")

@@ -1,4 +1,4 @@
-"""What the command line shows: log lines and bars on standard error, results on standard output."""
+"""Console output: log lines and progress bars on standard error, results on standard output."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import derta
-from derta.cli.console import console_display, print_json, print_result
+from derta.cli.console import console_display, print_json, print_output, print_result
 from small_run import forget_console
 
 SOURCE = Path(derta.__file__).parent
@@ -45,6 +45,12 @@ def test_results_go_to_standard_output_as_they_are(capfd):
     out, err = capfd.readouterr()
     assert out == "[bold]a line[/bold] " + "y" * 200 + '\n{\n  "text": "é"\n}\n'
     assert err == ""
+
+
+def test_an_output_is_json_or_its_lines(capfd):
+    print_output({"value": 1}, "one line", "another", as_json=True)
+    print_output({"value": 1}, "one line", "another", as_json=False)
+    assert capfd.readouterr() == ('{\n  "value": 1\n}\none line\nanother\n', "")
 
 
 def _prints(path: Path) -> bool:
