@@ -22,8 +22,8 @@ extra: $(STAMP) ## what takes too long for every change: more examples, and the 
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(PYTEST) -m equality
 	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 $(PYTEST) -m equality
 
-gpu: $(STAMP) ## what needs a CUDA device
-	$(PYTEST) -m gpu
+gpu: $(STAMP) ## tests, benchmarks and the demo on a GPU, under five minutes (docs/gpu.md); without one at toy size
+	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
 check: $(STAMP) ## lint, types, import rules
 	$(BIN)/ruff check .

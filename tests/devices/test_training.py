@@ -76,13 +76,10 @@ def test_rows_that_see_each_other_differ_by_more_than_rounding_does(model_of, so
 
 
 @pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("head_dim", [16, 64])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_packed_rows_train_as_rows_alone_under_flex_attention(  # noqa: PLR0917
-    model_of, some_rows, device, family, head_dim, precision
-):
-    make = partial(model_of, family, head_dim=head_dim)
+@pytest.mark.parametrize(("family", "precision"), [("llama", "float32"), *((family, "bf16") for family in FAMILIES)])
+def test_packed_rows_train_as_rows_alone_under_flex_attention(model_of, some_rows, device, family, precision):
+    torch.compiler.reset()  # a function that was compiled for too many shapes is not compiled again
+    make = partial(model_of, family, head_dim=64)
     with autocast(device, precision):
         stock = stock_step(make(attn_implementation="sdpa").to(device), some_rows)
         ours = our_step(make(attn_implementation="flex_attention").to(device), some_rows)
@@ -133,19 +130,18 @@ def test_a_tree_trains_as_its_rows_alone_under_sdpa(model_of, branches, device, 
 
 
 @pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("head_dim", [16, 64])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tree_trains_as_its_rows_alone_under_flex_attention(  # noqa: PLR0917
-    model_of, branches, device, family, head_dim, precision
+def test_a_tree_trains_as_its_rows_alone_under_flex_attention_with_wide_heads_in_bf16(
+    model_of, branches, device, family
 ):
-    make = partial(model_of, family, head_dim=head_dim)
+    torch.compiler.reset()
+    make = partial(model_of, family, head_dim=64)
     model = make(attn_implementation="flex_attention").to(device)
     check_trees(model, max_length=64)
-    with autocast(device, precision):
+    with autocast(device, "bf16"):
         stock = stock_step(make(attn_implementation="sdpa").to(device), branches)
         ours = tree_step(model, branches, device=device)
-    assert_step(ours, stock, bound=ROUNDING.get(precision, 1e-2))
+    assert_step(ours, stock, bound=ROUNDING["bf16"])
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
