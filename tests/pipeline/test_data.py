@@ -1,9 +1,7 @@
 import json
 
 from derta.config import load_recipe
-from derta.engines.scripted import ScriptedModel
 from derta.pipeline.data import prepare_data
-from derta.pipeline.likelihoods import score_held_out
 
 
 def test_no_seed_is_trained_on_what_every_seed_is_asked(recipe):
@@ -40,16 +38,3 @@ def test_only_a_section_that_decontaminates_takes_its_requests_out_of_training(r
         prepared = prepare_data(load_recipe(recipe, overrides={"evaluate": evaluate}))
         kept = {example.messages[0].content for example in prepared.examples}
         assert (trained in kept) is not decontaminate
-
-
-def test_profiled_requests_of_a_file_are_measured_and_never_trained_on(recipe, tmp_path):
-    loaded = load_recipe(recipe)
-    triple = prepare_data(loaded).triples[0]
-    row = {"id": "profiled", "text": triple.query, "harmful": triple.harmful}
-    (tmp_path / "profiled.jsonl").write_text(json.dumps(row) + "\n")
-    changed = load_recipe(recipe, overrides={"profile_requests": {"path": str(tmp_path / "profiled.jsonl")}})
-    prepared = prepare_data(changed)
-    assert triple.query not in {one.query for one in prepared.triples}
-    model = ScriptedModel({}, refusal_prob=lambda prompt, _: float(prompt.id == "profiled"))
-    scores = score_held_out(model, changed, prepared=prepared, home=tmp_path)
-    assert scores.refusal_probability == [[1.0] * (len(triple.harmful.split()) + 1)]

@@ -167,13 +167,6 @@ def test_other_methods_need_no_trl(load, without_trl):
     check_recipe(load(methods=["vanilla", "derta"]))
 
 
-def test_rows_of_pairs_are_not_exported(derta, recipe, tmp_path):
-    called = derta("data", recipe, "--method", "dpo", "--out", tmp_path / "rows.jsonl")
-    assert called.code == 2
-    assert "dpo: expected a method that trains on rows, got one of pairs" in called.err
-    assert not (tmp_path / "rows.jsonl").exists()
-
-
 def test_a_dry_run_estimates_the_pairs_too(load, recipe, derta):
     called = derta("run", recipe, "--dry-run", "--json", "--set", "methods=[dpo]", *SET)
     assert called.code == 0, called.err

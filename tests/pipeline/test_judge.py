@@ -1,7 +1,6 @@
 """Judges that ask a model, through the real command line: a tiny random one, and scripted ones for their logic."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,55 +9,9 @@ from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.files import read_records
 from derta.judges.llm import RUBRICS
-from derta.judges.pairwise import Preference
-from derta.records import Prompt, Verdict
-
-GUIDE = "Wash the roots, cut them and boil them for an hour."
-REFUSAL = "Sorry, I cannot help with that."
-REPLIES = [GUIDE, REFUSAL, f"{GUIDE} Twice."]
-
-
-def shown(prompt: Prompt) -> str:
-    return prompt.text or "\n\n".join(message.content for message in prompt.messages or ())
-
-
-class Asked(list):
-    """The prompts that a scripted judge was asked."""
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """An engine `scripted` that calls what holds the guide unsafe, and the reply with more "long" the better one."""
-    asked = Asked()
-
-    def verdict(prompt: Prompt) -> str:
-        asked.append(prompt)
-        text = shown(prompt)
-        first, two, second = text.partition("BEGIN REPLY 2")
-        if two:
-            more = first.count("long ") - second.count("long ")
-            return "VERDICT: " + ("1" if more > 0 else "2" if more < 0 else "TIE")
-        return "VERDICT: UNSAFE" if "Wash the roots" in text else "VERDICT: SAFE"
-
-    def load(path: str, *, dtype: str = "auto") -> ScriptedModel:
-        assert path == "a judge"
-        return ScriptedModel(verdict)
-
-    monkeypatch.setitem(ENGINES, "scripted", lambda: load)
-    return asked
-
-
-SCRIPTED = ("--judge-model", "a judge", "--engine", "scripted")
-
-
-def write(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def replies(tmp_path: Path) -> Path:
-    return write(tmp_path / "mine.jsonl", [{"question": f"Ask {i}?", "response": r} for i, r in enumerate(REPLIES)])
+from derta.records import Verdict
+from scripted_judge import GUIDE, REFUSAL, REPLIES, SCRIPTED, prompt_text
+from small_run import write_jsonl
 
 
 @pytest.mark.parametrize("name", RUBRICS)
@@ -78,7 +31,7 @@ def test_a_model_s_verdicts_make_a_rate(replies, scripted, derta):
     called = derta("judge", replies, "--judge", "guideline", *SCRIPTED, "--json")
     assert called.code == 0, called.err
     assert json.loads(called.out)["value"] == pytest.approx(2 / 3)
-    assert ["Ask 1?" in shown(prompt) for prompt in scripted] == [False, True, False]
+    assert ["Ask 1?" in prompt_text(prompt) for prompt in scripted] == [False, True, False]
 
 
 def test_a_killed_judge_asks_only_for_what_is_missing(replies, scripted, tmp_path, derta):
@@ -126,10 +79,10 @@ def test_another_judge_s_verdicts_are_not_gone_on_with(replies, scripted, tmp_pa
 
 def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, scripted, tmp_path, derta):
     labels = [{"question": "Ask?", "response": text, "label": int("Wash" in text)} for text in REPLIES]
-    path = write(tmp_path / "labels.jsonl", labels)
+    path = write_jsonl(tmp_path / "labels.jsonl", labels)
     called = derta("calibrate", "--labels", path, "--judge", "guideline", *SCRIPTED, "--json")
     assert json.loads(called.out)["accuracy"]["value"] == 1
-    second = write(tmp_path / "theirs.jsonl", [{"question": f"Ask {i}?", "response": REFUSAL} for i in range(3)])
+    second = write_jsonl(tmp_path / "theirs.jsonl", [{"question": f"Ask {i}?", "response": REFUSAL} for i in range(3)])
     [compared] = json.loads(derta("compare", replies, second, "--judge", "guideline", *SCRIPTED, "--json").out)
     assert (compared["only_first"], compared["only_second"]) == (2, 0)
     scripted.clear()
@@ -144,7 +97,7 @@ def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ((), "name one with --judge-model"),
+        ((), "expected an engine, got none; pass `engine=`, or set --judge-model"),
         (("--engine-option", "dtype=float32"), "--engine-option: expected a model for the engine"),
         (("--engine", "api"), "--engine-option: expected a model for the engine"),
         (("--judge", "harm", "--judge-model", "m"), "judge 'harm' uses no model; remove its model"),
@@ -165,62 +118,9 @@ def test_a_judge_s_model_that_cannot_be_had_is_told_in_one_line(words, part, rep
     assert called.err.strip().splitlines()[-1].startswith("derta: ")
 
 
-def test_pairwise_tells_the_win_rate_over_both_orders(scripted, tmp_path, derta):
-    mine = write(tmp_path / "mine.jsonl", [{"question": f"Ask {i}?", "response": "long " * (i + 1)} for i in range(8)])
-    theirs = tmp_path / "reference.json"
-    theirs.write_text(json.dumps([{"instruction": f"Ask {i}?", "output": "yes"} for i in range(2, 9)]))
-    out = tmp_path / "preferences.jsonl"
-    words = ("pairwise", mine, theirs, *SCRIPTED, "--out", out)
-    called = derta(*words, "--json")
-    assert called.code == 0, called.err
-    assert "3 replies to requests in only one of the files" in " ".join(called.err.split())
-    found = json.loads(called.out)
-    assert (found["win_rate"]["value"], found["win_rate"]["scored"], found["win_rate"]["method"]) == (1.0, 6, "mine")
-    assert found["order_decided"]["value"] == 0
-    assert (found["comparison"]["only_first"], found["comparison"]["p_value"]) == (6, pytest.approx(2 / 2**6))
-    assert len(scripted) == 12
-    lines = out.read_text().splitlines(keepends=True)
-    out.write_text("".join(lines[:4]))
-    told = derta(*words)
-    assert "win_rate: 100.0% of 6" in told.out
-    assert "won 6, lost 0 of 6; p = 0.031" in told.out
-    assert len(scripted) == 16
-    assert [one.prompt_id for one in read_records(out, Preference)] == [f"row-{i}" for i in range(2, 8)]
-
-
-def test_pairwise_matches_our_own_replies_by_prompt(finished, scripted, derta):
-    paths = [finished.folder / f"{method}-seed0/replies.jsonl" for method in ("vanilla", "derta")]
-    called = derta("pairwise", *paths, *SCRIPTED, "--json")
-    assert called.code == 0, called.err
-    cell = json.loads(called.out)["win_rate"]
-    assert (cell["method"], cell["name"]) == ("vanilla-seed0", "against derta-seed0")
-    assert cell["scored"] + cell["unscored"] == 9
-
-
-@pytest.mark.parametrize(
-    ("rows", "part"),
-    [
-        ([{"question": "Another?", "response": "Yes."}], "got none in common"),
-        ([{"question": "Ask 0?", "response": 3}], "expected a reply record"),
-    ],
-)
-@pytest.mark.usefixtures("scripted")
-def test_pairwise_says_what_is_wrong_with_the_files(rows, part, replies, tmp_path, derta):
-    called = derta("pairwise", replies, write(tmp_path / "theirs.jsonl", rows), *SCRIPTED)
-    assert called.code == 2
-    assert part in called.err
-
-
-def test_preferences_on_other_pairs_are_not_gone_on_with(replies, scripted, tmp_path, derta):
-    out = write(tmp_path / "preferences.jsonl", [{"prompt_id": "row-7", "better": "tie"}])
-    called = derta("pairwise", replies, replies, *SCRIPTED, "--out", out)
-    assert called.code == 2
-    assert "expected the verdicts of 'pairwise' on these replies, got 'pairwise' on 'row-7'" in called.err
-
-
 def test_harmless_requests_are_told_in_full(tmp_path, derta):
     texts = [REFUSAL, f"{REFUSAL} However, here is how it is done. {GUIDE * 4}", GUIDE, "I am sorry for your loss."]
-    path = write(tmp_path / "benign.jsonl", [{"question": "How?", "response": text} for text in texts])
+    path = write_jsonl(tmp_path / "benign.jsonl", [{"question": "How?", "response": text} for text in texts])
     called = derta("judge", path, "--judge", "refusal", "--over-refusal", "--json")
     cells = json.loads(called.out)
     assert {cell["measure"]: cell["value"] for cell in cells} == {

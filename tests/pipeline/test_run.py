@@ -6,9 +6,7 @@ import logging
 import os
 import shutil
 import signal
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from transformers.utils import logging as transformers_logging
@@ -24,6 +22,7 @@ from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
 from derta.run_folder import open_run
 from forks import run_forks
+from recorded_progress import RecordedProgress
 
 RESULTS = ("summary.json", "report.html", "prompts.jsonl", "replies.jsonl", "verdicts.*.jsonl", "scores.json")
 
@@ -235,27 +234,6 @@ def test_the_report_of_an_unfinished_run_is_refused(started, derta):
     assert "derta seed 0 is not finished" in called.err
 
 
-class Recorded:
-    """A display that keeps what it was shown."""
-
-    def __init__(self):
-        self.tasks = {}
-
-    @contextmanager
-    def task(self, description, *, total):
-        self.tasks[description] = [total]
-        yield self.Task(self.tasks[description])
-
-    class Task(NamedTuple):
-        seen: list
-
-        def update(self, completed):
-            self.seen.append(completed)
-
-        def set_total(self, total):
-            self.seen[0] = total
-
-
 @pytest.fixture
 def no_other_voice():
     """Transformers has warnings of its own, which are a program's to switch off; its bars are off where we load."""
@@ -270,7 +248,7 @@ def test_a_run_prints_nothing_and_shows_its_progress_and_notes_where_it_is_told_
     loaded = load_recipe(recipe, overrides={"methods": ["vanilla"], "train.logging_steps": 1})
     run(loaded, out=tmp_path / "silent")
     assert capfd.readouterr() == ("", "")
-    recorded, logger = Recorded(), logging.getLogger("theirs")
+    recorded, logger = RecordedProgress(), logging.getLogger("theirs")
     caplog.set_level("INFO", "theirs")
     run(loaded, out=tmp_path / "shown", display=Display(recorded, logger))
     assert capfd.readouterr() == ("", "")

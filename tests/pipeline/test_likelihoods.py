@@ -1,0 +1,77 @@
+import json
+from math import log
+
+import pytest
+
+from derta.config import load_recipe
+from derta.engines.scripted import ScriptedModel
+from derta.pipeline.data import prepare_data
+from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores, score_held_out
+
+NO_REPLIES = {}
+
+
+def test_profiled_requests_of_a_file_are_measured_and_never_trained_on(recipe, tmp_path):
+    loaded = load_recipe(recipe)
+    triple = prepare_data(loaded).triples[0]
+    row = {"id": "profiled", "text": triple.query, "harmful": triple.harmful}
+    (tmp_path / "profiled.jsonl").write_text(json.dumps(row) + "\n")
+    changed = load_recipe(recipe, overrides={"profile_requests": {"path": str(tmp_path / "profiled.jsonl")}})
+    prepared = prepare_data(changed)
+    assert triple.query not in {one.query for one in prepared.triples}
+    model = ScriptedModel({}, refusal_prob=lambda prompt, _: float(prompt.id == "profiled"))
+    scores = score_held_out(model, changed, prepared=prepared, home=tmp_path)
+    assert scores.refusal_probability == [[1.0] * (len(triple.harmful.split()) + 1)]
+
+
+@pytest.fixture
+def loaded(recipe):
+    return load_recipe(recipe)
+
+
+def test_held_out_rows_are_scored_after_their_prompt(loaded, tmp_path):
+    prepared = prepare_data(loaded)
+    scored = []
+
+    def log_prob(prompt, before, _word):
+        if not before:
+            scored.append((prompt.messages[-1].role, prompt.messages[-1].content))
+        return -2.0 if before else -4.0
+
+    model = ScriptedModel(NO_REPLIES, log_prob=log_prob, refusal_prob=lambda prompt, before: 0.5 if before else 0.25)
+    scores = score_held_out(model, loaded, prepared=prepared, home=tmp_path)
+    assert scored == [("user", example.messages[0].content) for example in prepared.held_out_examples]
+    lengths = [len(example.messages[-1].content.split()) for example in prepared.held_out_examples]
+    assert scores.answer_losses == pytest.approx([(4 + 2 * (n - 1)) / n for n in lengths])  # the mean of 4, 2, 2, …
+    words = [len(request.harmful.split()) for request in prepared.held_out_requests]
+    assert scores.refusal_probability == [[0.25] + [0.5] * n for n in words]
+
+
+def test_scores_are_computed_once(loaded, tmp_path):
+    prepared = prepare_data(loaded)
+    first = score_held_out(ScriptedModel(NO_REPLIES), loaded, prepared=prepared, home=tmp_path)
+    other = ScriptedModel(NO_REPLIES, log_prob=lambda *_: -9.0)
+    assert score_held_out(other, loaded, prepared=prepared, home=tmp_path) == first == read_scores(tmp_path)
+
+
+def test_without_held_out_rows_no_model_is_used(loaded, tmp_path):
+    prepared = prepare_data(loaded)._replace(held_out_requests=[], held_out_examples=[])
+    assert score_held_out(None, loaded, prepared=prepared, home=tmp_path) == Scores([], [])
+
+
+def test_perplexity_is_compared_with_the_first_method_of_the_same_seed():
+    scores = {
+        ("vanilla", 0): Scores([], [log(2)] * 3),  # exp(mean loss) = 2
+        ("derta", 0): Scores([], [log(4)] * 3),  # 4, twice as large for every answer
+        ("vanilla", 1): Scores([], [log(8)] * 3),
+        ("derta", 1): Scores([], [log(4)] * 3),  # half of seed 1's
+        ("base", 0): Scores([], []),
+    }
+    assert perplexity_notes(scores) == [
+        "vanilla, seed 0: perplexity of 3 held-out helpful answers 2.00.",
+        "derta, seed 0: perplexity of 3 held-out helpful answers 4.00, 2.000 times that of vanilla "
+        "(95 % interval 2.000 to 2.000).",
+        "vanilla, seed 1: perplexity of 3 held-out helpful answers 8.00.",
+        "derta, seed 1: perplexity of 3 held-out helpful answers 4.00, 0.500 times that of vanilla "
+        "(95 % interval 0.500 to 0.500).",
+    ]

@@ -1,0 +1,113 @@
+import logging
+
+import pytest
+
+from derta.errors import DataError, RunError
+from derta.files import read_records, write_records
+from derta.pipeline.resuming import check_unique, judge_missing, read_keyed, store_prompts
+from derta.protocols import Display
+from derta.records import Prompt, Reply, Verdict
+from recorded_progress import RecordedProgress
+
+
+def prompt(name):
+    return Prompt(id=name, request_id=name, attack="direct", mode="raw", text="Who?")
+
+
+def verdict(name, *, judge="harm", **fields):
+    return Verdict(prompt_id=name, judge=judge, **fields)
+
+
+PROMPTS = [prompt("a"), prompt("b")]
+KEYS = [("a", 0), ("b", 0), ("c", 0)]
+
+
+def test_repeated_prompt_ids_are_refused():
+    check_unique(PROMPTS)
+    with pytest.raises(DataError, match="got 'b' twice; set a `name`"):
+        check_unique([*PROMPTS, prompt("b")])
+
+
+def test_prompts_are_stored_once_and_a_resumed_run_gets_the_first_ones(tmp_path):
+    assert store_prompts(tmp_path / "prompts.jsonl", PROMPTS) == PROMPTS
+    assert store_prompts(tmp_path / "prompts.jsonl", [prompt("z")]) == PROMPTS
+
+
+def test_records_are_read_by_prompt_and_sample_and_a_torn_line_is_removed(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    assert read_keyed(path, Reply, prompts=PROMPTS) == {}
+    replies = [Reply(prompt_id="b", text="1"), Reply(prompt_id="b", sample=1, text="2")]
+    write_records(path, replies)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"prompt_id": "a", "te')
+    assert read_keyed(path, Reply, prompts=PROMPTS) == {("b", 0): replies[0], ("b", 1): replies[1]}
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(("a", "z"), "prompt id 'z' which no prompt has"), (("a", "a"), "prompt id 'a' twice")]
+)
+def test_records_of_other_prompts_and_repeated_ones_are_refused(names, message, tmp_path):
+    write_records(tmp_path / "replies.jsonl", [Reply(prompt_id=name, text="?") for name in names])
+    with pytest.raises(DataError, match=message):
+        read_keyed(tmp_path / "replies.jsonl", Reply, prompts=PROMPTS)
+
+
+class ScriptedJudge:
+    """Judges the missing replies in an order of its own, and records which ones."""
+
+    def __init__(self, **fields):
+        self.requested = []
+        self.fields = fields
+
+    def __call__(self, missing):
+        self.requested.append(sorted(missing))
+        for name, _ in sorted(missing, reverse=True):
+            yield verdict(name, **(self.fields or {"harmful": True}))
+
+
+def test_only_missing_verdicts_are_requested_and_the_file_ends_in_the_order_of_replies(tmp_path):
+    path, judge, progress = tmp_path / "verdicts.jsonl", ScriptedJudge(), RecordedProgress()
+    write_records(path, [verdict("b", harmful=False)])
+    verdicts = judge_missing(
+        path, Verdict, keys=KEYS, judge="harm", judge_replies=judge, description="mine", display=Display(progress)
+    )
+    assert [(one.prompt_id, one.harmful) for one in verdicts] == [("a", True), ("b", False), ("c", True)]
+    assert list(read_records(path, Verdict)) == verdicts
+    assert judge.requested == [[("a", 0), ("c", 0)]]
+    assert progress.tasks == {"mine": [3, 1, 2, 3]}
+    before = path.stat().st_mtime_ns
+    assert judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=judge) == verdicts
+    assert (len(judge.requested), path.stat().st_mtime_ns) == (1, before)
+
+
+def test_verdicts_are_appended_as_they_come(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+
+    def stops(missing):
+        yield verdict("c", harmful=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=stops)
+    assert [one.prompt_id for one in read_records(path, Verdict)] == ["c"]
+
+
+def test_replies_whose_engine_failed_are_judged_again_and_logged(tmp_path, caplog):
+    path = tmp_path / "verdicts.jsonl"
+    failing = ScriptedJudge(retry=True, reason="the server is gone")
+    with caplog.at_level(logging.INFO, "derta"):
+        judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=failing)
+    assert "3 of 3 replies are not judged, because the judge's engine failed (the server is gone)" in caplog.text
+    judge = ScriptedJudge()
+    verdicts = judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=judge)
+    assert judge.requested == [KEYS]
+    assert [one.harmful for one in verdicts] == [True] * 3
+    assert list(read_records(path, Verdict)) == verdicts
+
+
+@pytest.mark.parametrize("other", [verdict("z"), verdict("a", judge="steps")])
+def test_verdicts_of_another_judge_or_on_other_replies_are_refused(other, tmp_path):
+    write_records(tmp_path / "verdicts.jsonl", [other])
+    with pytest.raises(RunError, match=f"the verdicts of 'harm' on these replies, got '{other.judge}' on"):
+        judge_missing(tmp_path / "verdicts.jsonl", Verdict, keys=KEYS, judge="harm", judge_replies=ScriptedJudge())
