@@ -1,6 +1,6 @@
 """Engine for vLLM in this process, on accelerators: derta renders and detokenizes, vLLM generates and scores.
 
-Source: docs.vllm.ai, `vllm.LLM`, `SamplingParams`, `LoRARequest`; the tests check this interface with a stand-in.
+Source: docs.vllm.ai, `vllm.LLM`, `SamplingParams`, `LoRARequest`; the tests check this interface with a strict fake.
 """
 
 from __future__ import annotations

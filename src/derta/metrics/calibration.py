@@ -50,7 +50,9 @@ class Group(Record):
 
 
 class Calibration(Record):
-    """Confusion matrix and classification metrics of a judge on a labelled sample; `derta calibrate` writes it as JSON.
+    """Confusion matrix and classification metrics of a judge on a labelled sample.
+
+    `derta calibrate` writes it as JSON, and `derta judge --calibration` loads it.
 
     `recall` is the judge's sensitivity. Intervals are Wilson's; that of kappa is a percentile bootstrap.
     """
@@ -116,6 +118,9 @@ def calibrate(
         measure: Field of the verdicts to compare; by default the only one that the verdicts fill.
         labels: Name of the labels in the result.
         seed: Random seed of kappa's bootstrap interval.
+
+    Returns:
+        The calibration, which is an input of `corrected_rate`.
 
     Raises:
         DataError: The verdicts are of several judges, verdicts and labels differ in number, or all labels are None.

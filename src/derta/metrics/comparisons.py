@@ -113,6 +113,17 @@ def compare_cells(
     A pair is a prompt. With one seed the test is the exact McNemar test, with several the sign test on the prompts'
     means. `p_holm` is corrected over the comparisons of this call; for a family of several calls, pass all of their
     comparisons to `holm_corrected`.
+
+    Args:
+        first: Prompts with verdicts on the first method's replies, by seed.
+        second: Prompts with verdicts on the second method's replies, by seed.
+        first_name: Name of the first method.
+        second_name: Name of the second method.
+        judge: Name of the judge.
+        measure: Field of the verdicts to compare.
+
+    Returns:
+        A comparison for each cell with at least one prompt scored for both methods.
     """
     ours, theirs = (outcomes_by_place(seeds.values(), measure) for seeds in (first, second))
     names = (first_name, second_name)
@@ -226,6 +237,11 @@ class Agreement(NamedTuple):
 
 def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: Measure) -> Agreement:
     """Compute the agreement of two judges on one measure; a reply scored by only one of them counts as unscored.
+
+    Args:
+        first: Verdicts of the first judge.
+        second: Verdicts of the second judge, on the same replies in any order.
+        measure: Field of the verdicts to compare.
 
     Raises:
         DataError: A judge has two verdicts on a reply, or the judges have verdicts on different replies.

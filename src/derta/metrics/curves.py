@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 
 def refusal_position(reply: Reply, verdict: Verdict) -> Position | None:
-    """Return the position at which a reply begins to refuse, or None if it does not. A prefill is not counted.
+    """Return the position at which a reply begins to refuse, or None if it does not refuse. A prefill is not counted.
 
     >>> reply = Reply(prompt_id="1", text="Take itSorry, but", token_starts=(0, 4, 7, 12, 13))
     >>> refusal_position(reply, Verdict(prompt_id="1", judge="refusal", refused=True, refusal_at=7))
@@ -124,7 +124,7 @@ def probability_by_token(
         max_tokens: Largest x.
 
     Raises:
-        DataError: A value is not in [0, 1].
+        DataError: Invalid probability: a value is not in [0, 1].
     """
     rows = _validate_probabilities(probabilities)
     columns = [
@@ -152,7 +152,7 @@ def probability_by_share(
         steps: Number of intervals between 0 % and 100 %.
 
     Raises:
-        DataError: A value is not in [0, 1].
+        DataError: Invalid probability: a value is not in [0, 1].
     """
     rows = _validate_probabilities(probabilities)
     if not rows:

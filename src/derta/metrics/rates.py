@@ -54,7 +54,7 @@ def check_measure(measure: str) -> None:
     """Validate the name of a measure.
 
     Raises:
-        DataError: Unknown measure; the message suggests the closest name.
+        DataError: Unknown measure; the message suggests the closest valid name.
     """
     measures: tuple[str, ...] = get_args(Measure)
     if measure not in measures:
@@ -138,7 +138,7 @@ def outcomes_by_place(
     """Return the outcomes of all seeds and samples of each prompt, by place.
 
     Raises:
-        DataError: a reply has two verdicts, or a verdict belongs to another prompt.
+        DataError: A reply has two verdicts, or a verdict belongs to another prompt.
     """
     places: dict[Place, list[Outcomes]] = {}
     for judged in by_seed:
@@ -158,6 +158,14 @@ def rate_cells(
     """Compute a method's rates with Wilson intervals: a cell for each attack or dataset (and category, optionally).
 
     Several seeds are pooled by prompt (see `derta.stats.rate_over_seeds`); pass `seed=None` for them.
+
+    Args:
+        by_seed: Prompts with one judge's verdicts, an argument for each seed.
+        method: Name of the method, stored in the cells.
+        seed: Seed of the method; None for pooled seeds.
+        judge: Name of the judge.
+        measure: Field of the verdicts to count.
+        by_category: Split the cells by category, without uncategorised prompts; by default a cell has all categories.
     """
     places = outcomes_by_place(by_seed, measure, by_category=by_category)
     outcomes: OutcomesByCell = {(place, measure): prompts for place, prompts in places.items()}

@@ -30,8 +30,8 @@ MethodPairs = Mapping[str, Sequence[tuple[str, str]]]
 class Outcome(NamedTuple):
     """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
 
-    The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` holds the refusal
-    probability at each token of the held-out harmful answers.
+    The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
+    output of `Engine.refusal_probability` for held-out harmful answers.
     """
 
     method: str
