@@ -1,3 +1,4 @@
+import unicodedata
 from copy import copy
 from itertools import product
 
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta import errors
-from derta.errors import DertaError, RecipeError, did_you_mean, is_out_of_memory
+from derta.errors import DertaError, RecipeError, did_you_mean, escape_hidden, is_out_of_memory
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DertaError)]
 
@@ -54,3 +55,30 @@ def test_a_recipe_error_keeps_its_key_when_it_is_copied():
 
 def test_other_errors_are_not_taken_for_running_out_of_memory():
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@given(st.text(st.characters(codec=None)))
+def test_no_character_that_hides_or_reorders_survives(text):
+    allowed = {"\n", "\t", "\u200c", "\u200d"}
+    bad = [c for c in escape_hidden(text) if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} and c not in allowed]
+    bidi = [
+        c
+        for c in escape_hidden(text)
+        if unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI"}
+    ]
+    assert not bad
+    assert not bidi
+    escape_hidden(text).encode("utf-8")
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+def test_ordinary_text_is_unchanged(text):
+    assert escape_hidden(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a\x00b", "a⟨U+0000⟩b"), ("a\ud800", "a⟨U+D800⟩"), ("a\r\nb\rc", "a\nb⟨U+000D⟩c"), ("\u2066x", "⟨U+2066⟩x")],
+)
+def test_hidden_characters_are_named(text, expected):
+    assert escape_hidden(text) == expected

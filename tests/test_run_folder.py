@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from derta.errors import RunError
-from derta.run_folder import commit, finish_folder, hash_file, identify, open_run, versions
+from derta.run_folder import (
+    check_new_model,
+    commit,
+    finish_folder,
+    hash_file,
+    identify,
+    open_run,
+    record_origin,
+    versions,
+)
 
 RECIPE = {"title": "t", "train": {"epochs": 2, "lora": None}, "methods": ("vanilla", "derta")}
 
@@ -129,6 +138,68 @@ def test_a_finished_folder_gets_its_name_and_replaces_none(tmp_path):
     finish_folder(tmp_path / "partial", tmp_path / "final")
     assert (tmp_path / "final" / "file").read_text() == "partial"
     assert not Path(tmp_path / "partial").exists()
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tmp_path / "model"
+
+
+def train(model, *, recipe=RECIPE, inputs=(), stop=False, **options):
+    """Write a checkpoint, and then either stop or finish the model."""
+    with record_origin(model, recipe=recipe, inputs=inputs, **options):
+        checkpoint = model.with_name("model.checkpoints") / "checkpoint-1"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        if stop:
+            raise KeyboardInterrupt
+        model.mkdir()
+
+
+def test_a_stopped_training_resumes_with_the_same_recipe_and_inputs_only(model, data_file):
+    with pytest.raises(KeyboardInterrupt):
+        train(model, inputs=[data_file], stop=True)
+    origin = json.loads(model.with_name("model.origin.json").read_text())
+    assert origin["inputs"] == {str(data_file): hash_file(data_file)}
+    with pytest.raises(RunError, match=r"model\.checkpoints: holds the run of another recipe \(differs in title\)"):
+        train(model, recipe=RECIPE | {"title": "u"}, inputs=[data_file])
+    train(model, inputs=[data_file])
+    assert not model.with_name("model.origin.json").exists()
+
+
+def test_a_stopped_training_does_not_resume_on_inputs_that_changed(model, data_file):
+    with pytest.raises(KeyboardInterrupt):
+        train(model, inputs=[data_file], stop=True)
+    data_file.write_text("{}\n{}\n")
+    with pytest.raises(RunError, match=r"triples\.jsonl has changed"):
+        train(model, inputs=[data_file])
+
+
+def test_checkpoints_of_unknown_origin_are_refused(model):
+    (model.with_name("model.checkpoints") / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"model\.checkpoints: expected a new folder, found one"):
+        train(model)
+
+
+def test_a_training_stopped_before_its_first_checkpoint_leaves_no_file(model):
+    with pytest.raises(KeyboardInterrupt), record_origin(model, recipe=RECIPE, inputs=[]):
+        raise KeyboardInterrupt
+    assert [*model.parent.iterdir()] == []
+
+
+def test_only_the_main_process_writes_the_origin(model):
+    with record_origin(model, recipe=RECIPE, inputs=[], is_main_process=False):
+        assert not model.with_name("model.origin.json").exists()
+    with record_origin(model, recipe=RECIPE, inputs=[]):
+        assert model.with_name("model.origin.json").exists()
+
+
+def test_a_finished_model_is_never_overwritten_and_an_unfinished_one_may_be(model):
+    check_new_model(model)
+    model.mkdir()
+    with pytest.raises(RunError, match="model: expected a new folder, found one; choose another --out, or delete it"):
+        check_new_model(model)
+    model.with_name("model.origin.json").write_text("{}")
+    check_new_model(model)
 
 
 def define(path, source):

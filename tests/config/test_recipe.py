@@ -115,20 +115,6 @@ def test_a_value_that_cannot_be_is_told_with_its_place(values, message):
         parse_recipe(values, where="my.yaml")
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("epochs", "num_train_epochs"), ("batch_size", "global_batch_size"), ("warmup", "warmup_steps"),
-        ("micro_batch_size", "per_device_train_batch_size"), ("schedule", "lr_scheduler_type"),
-        ("warmup_ratio", "warmup_steps"), ("attention", "attn_implementation"), ("compile", "compile_layers"),
-        ("group_by_length", "train_sampling_strategy: group_by_length"),
-    ],
-)  # fmt: skip
-def test_an_old_name_is_told_its_new_one(old, new):
-    with pytest.raises(RecipeError, match=f"unknown key `train.{old}`; did you mean '{new}'"):
-        parse_recipe(with_train(**{old: 1}), where="r")
-
-
 def test_the_section_of_dpo_is_found_under_its_new_name():
     with pytest.raises(RecipeError, match=r"unknown key `dpo`; did you mean .method_settings\.dpo."):
         parse_recipe(recipe(dpo={}), where="r")
