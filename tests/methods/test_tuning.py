@@ -268,17 +268,6 @@ def test_a_torn_checkpoint_is_passed_over(run_fit, tmp_path):
     assert saved_bytes(run_fit(train=train, out="stopped")) == saved_bytes(whole)
 
 
-def test_of_whole_checkpoints_the_newest_counts_by_number(tmp_path):
-    assert last_complete_checkpoint(tmp_path) is None
-    for step in (9, 10, 100):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text("{}")
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
-    (tmp_path / "checkpoint-100/trainer_state.json").write_bytes(b"\xff\xfe")
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-
-
 # --- what a user can do wrong ----------------------------------------------------------------------------------------
 
 
