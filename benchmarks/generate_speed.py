@@ -1,7 +1,7 @@
-"""Replies a second: the engine against a static loop, interleaved on parts of the same prompts.
+"""Generation speed: the engine against a static loop, interleaved on parts of the same prompts.
 
-The static loop is that of the released evaluation: the file's order, batches of 25 padded on the left, float32, and
-`generate` until the last of a batch is done. The prompts are those of five attacks, shuffled: plain requests, openers
+The static loop is that of the released evaluation: file order, batches of 25 with left padding, float32, and `generate`
+until the last row of a batch is finished. The prompts are from five attacks, shuffled: plain requests, openers
 to complete, CodeAttack, SelfCipher (with harmless demonstrations from Alpaca) and prefills of several depths.
 
 python benchmarks/generate_speed.py --model $GEMMA_270M --data $DERTA_DATA
@@ -21,7 +21,7 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
@@ -41,23 +41,21 @@ ATTACKS = ("direct", "completing", "code_attack", "self_cipher", "prefill")
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--random", choices=SHAPES, help="a random model and random words, in place of --model, --data")
+    parser.add_argument("--random", choices=SHAPES, help="random model and random words, instead of --model, --data")
     parser.add_argument("--model")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--template", default="paper")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument(
-        "--parts", type=int, default=2, help="into which the prompts are split; each is timed separately"
-    )
-    parser.add_argument("--max-prompt-tokens", type=int, default=768, help="longer prompts are left out")
+    parser.add_argument("--parts", type=int, default=2, help="number of parts of the prompts; each is timed separately")
+    parser.add_argument("--max-prompt-tokens", type=int, default=768, help="longer prompts are dropped")
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16", help="of ours; the static loop's is float32")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of derta; the static loop uses float32")
     parser.add_argument(
-        "--check", type=int, default=50, help="prompts that ours answers in float32 too, to compare tokens"
+        "--check", type=int, default=50, help="number of prompts to run in float32 too, to compare tokens"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     args = parser.parse_args()
     if not args.random and not (args.model and args.data):
         parser.error("expected --model and --data, or --random")
@@ -65,7 +63,7 @@ def parse() -> argparse.Namespace:
 
 
 def load_engines(args: argparse.Namespace) -> tuple[HfEngine, HfEngine]:
-    """Return the static loop's engine and ours: the same weights in two dtypes."""
+    """Return the engines of the static loop and of derta: the same weights in two dtypes."""
     if not args.random:
         static, ours = (
             load_engine(args.model, template=args.template, dtype=dtype) for dtype in ("float32", args.dtype)

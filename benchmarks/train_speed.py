@@ -1,16 +1,16 @@
 """Training speed and memory: `DertaTrainer` against other trainers, step by step on the same rows.
 
-Every optimizer step of a real `DertaTrainer` run is followed, on the same model, rows, optimizer and dtype, by
+Every optimizer step of a real `DertaTrainer` run is repeated, on the same model, rows, optimizer and dtype, by
 
-- `reference`: the same step as the released script trains it: random micro-batches padded to the longest row,
+- `reference`: the same step as in the released script: random micro-batches padded to the longest row,
   per-row relabelling in Python, the stock forward with every position's logits in fp32;
 - `trl` (`--against trl`): a real `SFTTrainer.train()` of one step on the step's rows as they were drawn (`input_ids`
   and `labels`), gradient checkpointing off;
 - `floor`: a bare forward and backward of the trunk over the same packed micro-batches, and the three matrix products
   of the labelled positions' projection; no softmax, no loss, no optimizer.
 
-All share the machine's noise, so their ratio can be trusted where their times cannot. Useful tokens are those that are
-not padding. Peak memory is the resident set's high-water mark (on a GPU: the allocator's) and includes the model, its
+All variants share the noise of the machine, so ratios are reliable even if times are not. Useful tokens exclude
+padding. Peak memory is the resident set's high-water mark (on a GPU: the allocator's) and includes the model, its
 gradients and the optimizer's state. `DIFFERENCES` lists what else differs, and is printed with the result.
 
     python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --mixture paper
@@ -33,7 +33,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers send some
 
@@ -71,14 +71,14 @@ DIFFERENCES = {
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--random", choices=SHAPES, help="a random model and random words, in place of --model, --data")
+    parser.add_argument("--random", choices=SHAPES, help="random model and random words, instead of --model, --data")
     parser.add_argument("--model", help="folder of a causal LM")
     parser.add_argument("--data", type=Path, help="folder of the public research data")
-    parser.add_argument("--template", help="default: paper; with --random: the random tokenizer's")
+    parser.add_argument("--template", help="default: paper; with --random: that of the random tokenizer")
     parser.add_argument("--mixture", choices=["paper", "safety"], default="paper", help="paper: 10 helpful to 1 safety")
-    parser.add_argument("--rows", type=int, default=16, help="rows of an optimizer step")
-    parser.add_argument("--micro-rows", type=int, default=8, help="rows of a micro-batch: derta's and the floor's")
-    parser.add_argument("--reference-micro-rows", type=int, default=4, help="the reference's: more need over 24 GiB")
+    parser.add_argument("--rows", type=int, default=16, help="rows per optimizer step")
+    parser.add_argument("--micro-rows", type=int, default=8, help="rows per micro-batch of derta and the floor")
+    parser.add_argument("--reference-micro-rows", type=int, default=4, help="of the reference; more need over 24 GiB")
     parser.add_argument("--steps", type=int, default=5, help="first: warm-up, second: memory")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--pack-tokens", type=int, default=1024)
@@ -88,11 +88,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--against", nargs="+", default=["reference"], choices=["reference", "trl"], help="what to compare with"
     )
-    parser.add_argument("--trl-micro-rows", type=int, help="rows of a micro-batch of TRL's; default: as --micro-rows")
-    parser.add_argument("--trl-padding-free", action="store_true", help="a micro-batch of TRL's is one sequence")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["reference", "floor"], help="variants left out")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model (ours only)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--trl-micro-rows", type=int, help="rows per micro-batch of TRL; default: --micro-rows")
+    parser.add_argument("--trl-padding-free", action="store_true", help="TRL: one sequence per micro-batch")
+    parser.add_argument("--skip", nargs="*", default=[], choices=["reference", "floor"], help="variants to skip")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model (derta only)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     args = parser.parse_args()
     args.against = [name for name in args.against if name not in args.skip]
     args.trl_micro_rows = args.trl_micro_rows or args.micro_rows
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
 
 
 def load_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> Sequence[Instance]:
-    """Return DeRTa's instances for all rows: ten helpful to one safety row, or safety rows alone."""
+    """Return DeRTa's instances for all rows: ten helpful to one safety row, or safety rows only."""
     needed = args.rows * args.steps
     num_safety = needed if args.mixture == "safety" else ceil(needed / 11)
     data = load_data(args, tokenizer, num_triples=ceil(num_safety / 2), num_examples=needed - num_safety)
@@ -149,7 +149,7 @@ def main() -> None:
             model, config, train_dataset=load_rows(args, tokenizer, config), processing_class=tokenizer,
             callbacks=[variants],
         )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)  # standard output is for the figures
+        trainer.remove_callback(PrinterCallback)  # standard output is for the results
         variants.record(trainer)
         trainer.train()
     figures = compute_figures(args, variants, model)

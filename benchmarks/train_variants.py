@@ -1,4 +1,4 @@
-"""The steps that the training benchmark compares: each of `DertaTrainer`'s, and the same rows again in other ways."""
+"""Variants of a training step for the training benchmark: that of `DertaTrainer` and the same rows in other ways."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MEMORY_STEP = 1
 
 
 def now() -> float:
-    """Return the time in seconds, after all work that the GPU has been given."""
+    """Return the time in seconds, after all queued GPU work is finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def relabel(row: TrainRow, rng: random.Random, padded_length: int) -> list[int]:
-    """Return a row's labels as the released loop makes them in Python: every twentieth position of an RTO row."""
+    """Return a row's labels as the released loop computes them in Python: every twentieth position of an RTO row."""
     if row.term != "rto":
         return row.labels
     labelled = set(rng.sample(range(padded_length), ceil(padded_length / 20)))
@@ -40,7 +40,7 @@ def relabel(row: TrainRow, rng: random.Random, padded_length: int) -> list[int]:
 
 
 class Variants(TrainerCallback):
-    """Times every step of the Trainer, and then the same rows in the other ways."""
+    """Timer of each step of the Trainer and of the same rows in the other variants."""
 
     def __init__(self, args: argparse.Namespace, model: PreTrainedModel, sft: SftSteps | None) -> None:
         self.args, self.model, self.sft = args, model, sft
@@ -52,12 +52,12 @@ class Variants(TrainerCallback):
         self.labelled: list[int] = []
         self.padding: dict[str, list[float]] = {}
         self.step = 0
-        self.micro_batches: list[tuple[dict, list]] = []  # collated, and not yet trained on
+        self.micro_batches: list[tuple[dict, list]] = []  # collated and not yet trained on
         self.batches: list[dict] = []
         self.rows: list[TrainRow] = []
 
     def record(self, trainer: DertaTrainer) -> None:
-        """Record the Trainer's micro-batches, which it trains on as before."""
+        """Record the Trainer's micro-batches without changing its training."""
         self.trainer = trainer
         collate = trainer.data_collator
 
@@ -72,9 +72,9 @@ class Variants(TrainerCallback):
         self.start()
 
     def start(self):
-        """Start the clock; to measure memory, free what the variant before left, so that each peak is its variant's.
+        """Start the timer; to measure memory, first free the memory of the previous variant.
 
-        The next variant must then get its pages from the kernel again, so such a step's time is not counted.
+        The next variant must then allocate its pages again, so the time of such a step is not counted.
         """
         if self.step == MEMORY_STEP:
             reset_peak_memory()
@@ -118,7 +118,7 @@ class Variants(TrainerCallback):
         return torch.autocast(device, torch.bfloat16) if self.args.dtype == "bf16" else nullcontext()
 
     def reference_step(self):
-        """Train a step as the released loop does: never compiled, all gradients by autograd."""
+        """Train one step like the released loop: not compiled, all gradients by autograd."""
         with stock(self.model):
             self.reference_micro_batches()
 
@@ -162,7 +162,7 @@ class Variants(TrainerCallback):
 
 
 class Projection(torch.autograd.Function):
-    """The labelled positions' projection and its two gradients, with a constant in place of the loss's."""
+    """Projection of the labelled positions with its two gradients, with a constant output gradient."""
 
     @staticmethod
     def forward(ctx, hidden, weight, dtype):
