@@ -1,1 +1,1 @@
-"""Replay: the paper's own published outputs judged by our judges, beside what the paper says of them."""
+"""Replay of the paper's published outputs with our judges, compared with the paper's figures."""

@@ -21,7 +21,7 @@ def escalation(
     role: Literal["system", "user"] = "system",
     requests_at_once: int = 16,
 ) -> Attack:
-    """Converse with the target, with an attacker's messages, until a judge labels a reply harmful.
+    """Search for a conversation, led by an attacker model, in which the target's reply is judged harmful.
 
     The search is that of `pair`, but all steps of a stream are one conversation. The resulting prompt is the
     conversation before the best reply, with the target's earlier replies.

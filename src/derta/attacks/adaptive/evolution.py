@@ -36,7 +36,7 @@ class GeneticSettings:
 
 
 class Mutants(NamedTuple):
-    """Mutated texts, and the cost of the attacker's outputs for them."""
+    """Mutated texts, and the cost of generating them with the attacker."""
 
     texts: list[str]
     cost: Cost

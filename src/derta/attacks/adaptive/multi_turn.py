@@ -1,4 +1,4 @@
-"""Multi-turn: a scripted conversation with the target, whose replies are part of it, before the request."""
+"""Multi-turn: a scripted conversation with the target, followed by the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PAIR: an attacker model refines a prompt step by step, with the target's reply and a judge's score as input."""
+"""PAIR: an attacker model refines a prompt step by step, given the target's reply and a judge's score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search by refinement: an attacker model rewrites the target's prompt, with the reply and a judge's score as input."""
+"""Search by refinement: an attacker model rewrites the prompt, given the target's reply and a judge's score."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DraftResult(NamedTuple):
 
 
 def refine(settings: RefinementSettings) -> Attack:
-    """Return a search by refinement with the given options; `pair` documents them."""
+    """Build a search by refinement from its options, which `pair` documents."""
     _check(settings)
 
     def search(requests: Sequence[Request], *, context: SearchContext, rng: Random) -> Iterator[Prompt]:

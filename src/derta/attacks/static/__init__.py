@@ -1,1 +1,1 @@
-"""Attacks that craft their prompts from the requests alone, one file each."""
+"""Static attacks, which compute their prompts without a model, one file each."""

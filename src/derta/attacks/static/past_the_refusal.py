@@ -1,4 +1,4 @@
-"""Past the refusal: a prefill of a refusal and a change of mind, as DeRTa trains only the start of a refusal."""
+"""Past the refusal: a prefill with a refusal and a reversal, because DeRTa only trains models to start a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusal ban: decoding without the words that start a refusal, because DeRTa's refusal depends on one token."""
+"""Refusal ban: decoding without the words that start a refusal, such as DeRTa's single refusal token."""
 
 from __future__ import annotations
 
