@@ -54,6 +54,9 @@ def compare(
         second_name: Name of the second model.
         name: Name of the set of prompts.
 
+    Returns:
+        The comparison; its `p_holm` is the `p_value`, as the family has one comparison.
+
     Raises:
         DataError: Verdicts of several judges, two verdicts on one reply, or no prompt scored for both models.
     """
