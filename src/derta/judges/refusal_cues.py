@@ -142,7 +142,7 @@ def find_cues(text: str, *, mid_answer: bool = False) -> list[Cue]:
 
     >>> find_cues("Step 1: take itSorry, but I cannot assist with that.")[0]
     Cue(start=15, kind='glued')
-    >>> find_cues('"I am sorry for your loss," said Ann. The guard said: "Sorry, but I cannot help you."')
+    >>> find_cues('"I am sorry for your loss," wrote Ann. The guard replied: "Sorry, but I cannot help you."')
     []
     """
     folded = fold(text)
