@@ -76,17 +76,6 @@ def test_rows_that_see_each_other_differ_by_more_than_rounding_does(model_of, so
 
 
 @pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize(("family", "precision"), [("llama", "float32"), *((family, "bf16") for family in FAMILIES)])
-def test_packed_rows_train_as_rows_alone_under_flex_attention(model_of, some_rows, device, family, precision):
-    torch.compiler.reset()  # a function that was compiled for too many shapes is not compiled again
-    make = partial(model_of, family, head_dim=64)
-    with autocast(device, precision):
-        stock = stock_step(make(attn_implementation="sdpa").to(device), some_rows)
-        ours = our_step(make(attn_implementation="flex_attention").to(device), some_rows)
-    assert_step(ours, stock, bound=ROUNDING.get(precision, 1e-2))  # flex_attention may multiply in TF32
-
-
-@pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs the package flash-attn")
@@ -127,21 +116,6 @@ def test_a_tree_trains_as_its_rows_alone_under_sdpa(model_of, branches, device, 
         stock = stock_step(model_of(family, attn_implementation="sdpa").to(device), branches)
         ours = tree_step(model, branches, device=device)
     assert_step(ours, stock, bound=tolerance(device, precision))
-
-
-@pytest.mark.parametrize("device", [CUDA])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_tree_trains_as_its_rows_alone_under_flex_attention_with_wide_heads_in_bf16(
-    model_of, branches, device, family
-):
-    torch.compiler.reset()
-    make = partial(model_of, family, head_dim=64)
-    model = make(attn_implementation="flex_attention").to(device)
-    check_trees(model, max_length=64)
-    with autocast(device, "bf16"):
-        stock = stock_step(make(attn_implementation="sdpa").to(device), branches)
-        ours = tree_step(model, branches, device=device)
-    assert_step(ours, stock, bound=ROUNDING["bf16"])
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -222,3 +196,31 @@ def test_a_run_on_a_gpu_has_the_losses_of_a_run_on_a_cpu(train_losses, small_dat
     _, expected = train(train_losses, rows, device="cpu")
     _, losses = train(train_losses, rows, device=device)
     assert losses == pytest.approx(expected, rel=1e-3)
+
+
+# --- flex_attention: last, for each test compiles its kernels ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize(("family", "precision"), [("llama", "float32"), *((family, "bf16") for family in FAMILIES)])
+def test_packed_rows_train_as_rows_alone_under_flex_attention(model_of, some_rows, device, family, precision):
+    torch.compiler.reset()  # a function that was compiled for too many shapes is not compiled again
+    make = partial(model_of, family, head_dim=64)
+    with autocast(device, precision):
+        stock = stock_step(make(attn_implementation="sdpa").to(device), some_rows)
+        ours = our_step(make(attn_implementation="flex_attention").to(device), some_rows)
+    assert_step(ours, stock, bound=ROUNDING.get(precision, 1e-2))  # flex_attention may multiply in TF32
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_trains_as_its_rows_alone_under_flex_attention_with_wide_heads_in_bf16(
+    model_of, branches, device, family
+):
+    torch.compiler.reset()
+    make = partial(model_of, family, head_dim=64)
+    model = make(attn_implementation="flex_attention").to(device)
+    with autocast(device, "bf16"):
+        stock = stock_step(make(attn_implementation="sdpa").to(device), branches)
+        ours = tree_step(model, branches, device=device)
+    assert_step(ours, stock, bound=ROUNDING["bf16"])
