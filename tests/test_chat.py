@@ -56,7 +56,7 @@ def test_a_jinja_file_is_a_template(tiny_tokenizer, tmp_path):
     assert read_template(str(path), tiny_tokenizer) == PLAIN_TEMPLATE
 
 
-def test_a_missing_template_file_is_told(tiny_tokenizer):
+def test_a_missing_template_file_is_reported(tiny_tokenizer):
     with pytest.raises(ModelError, match=r"readable Jinja file, got 'nowhere\.jinja'"):
         chat_format(tiny_tokenizer, template="nowhere.jinja")
 
@@ -92,7 +92,7 @@ def test_a_tokenizer_without_bos_gets_none(make_tokenizer):
     assert decoded(chat, encode_prompt(chat, chat_prompt())).startswith("<|user|>")
 
 
-def test_a_prefill_goes_on_and_is_not_closed(tiny_chat):
+def test_a_prefill_continues_and_is_not_closed(tiny_chat):
     ids = encode_prompt(tiny_chat, chat_prompt("Sure, here are"))
     assert decoded(tiny_chat, ids) == prompt_text(tiny_chat, ASKED) + "Sure, here are"
 
@@ -184,18 +184,18 @@ def test_shipped_templates_have_no_line_break_at_their_end():
 
 
 def test_a_refusal_word_has_a_bare_and_a_spaced_token(tiny_chat):
-    found = refusal_tokens(tiny_chat)
+    refusals = refusal_tokens(tiny_chat)
     decode = tiny_chat.tokenizer.decode
-    assert [decode([token]) for token in found.bare] == ["Sorry"]
-    assert [decode([token]) for token in found.spaced] == [" Sorry"]
-    assert found.ids == found.bare + found.spaced
+    assert [decode([token]) for token in refusals.bare] == ["Sorry"]
+    assert [decode([token]) for token in refusals.spaced] == [" Sorry"]
+    assert refusals.ids == refusals.bare + refusals.spaced
 
 
 @pytest.mark.parametrize("kind", ["spm", "word"])
 def test_a_form_that_is_no_single_token_gives_way_to_the_one_that_is(make_tokenizer, kind):
-    found = refusal_tokens(chat_format(make_tokenizer(kind=kind)))
-    assert found.bare == found.spaced
-    assert len(found.ids) == 1
+    refusals = refusal_tokens(chat_format(make_tokenizer(kind=kind)))
+    assert refusals.bare == refusals.spaced
+    assert len(refusals.ids) == 1
 
 
 def test_each_id_counts_once_in_order():

@@ -19,20 +19,20 @@ def test_a_users_mistake_is_a_value_error(kind):
 
 
 @given(st.lists(st.text("abc", min_size=1), unique=True, max_size=5), st.text("abc", min_size=1))
-def test_what_is_offered_is_a_known_name_or_all_of_them(known, name):
-    offered = did_you_mean(name, known)
-    allowed = {f"did you mean {one!r}?" for one in known} | {
-        f"known: {', '.join(known)}" if known else "there are none"
+def test_what_is_offered_is_a_known_name_or_all_of_them(valid_names, name):
+    offered = did_you_mean(name, valid_names)
+    allowed = {f"did you mean {one!r}?" for one in valid_names} | {
+        f"known: {', '.join(valid_names)}" if valid_names else "there are none"
     }
     assert offered in allowed
-    if name in known:
+    if name in valid_names:
         assert offered == f"did you mean {name!r}?"
 
 
 def test_a_letter_too_few_too_many_or_swapped_is_recognised():
-    known = ["device", "dtype", "max_batch_tokens", "template"]
-    for name, wrong in product(known, (lambda n: n[:-1], lambda n: n + "x", lambda n: n[1] + n[0] + n[2:])):
-        assert did_you_mean(wrong(name), known) == f"did you mean {name!r}?"
+    valid_names = ["device", "dtype", "max_batch_tokens", "template"]
+    for name, wrong in product(valid_names, (lambda n: n[:-1], lambda n: n + "x", lambda n: n[1] + n[0] + n[2:])):
+        assert did_you_mean(wrong(name), valid_names) == f"did you mean {name!r}?"
 
 
 def test_a_recipe_error_keeps_its_key_apart_from_a_reason_that_holds_colons():

@@ -44,13 +44,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ['{"query": ', "nonsense", "[" * 20_000, "9" * 5000, r'{"query": "half \ud83D"}'])
-def test_a_malformed_line_is_told_by_file_and_number(tmp_path, bad):
+def test_a_malformed_line_is_reported_by_file_and_number(tmp_path, bad):
     path = write(tmp_path, GOOD + bad + "\n" + GOOD)
     with pytest.raises(DataError, match=r"rows\.jsonl:2: expected one JSON object per line"):
         list(read_objects(path))
 
 
-def test_text_that_is_not_utf8_is_told_by_its_byte(tmp_path):
+def test_text_that_is_not_utf8_is_reported_by_its_byte(tmp_path):
     path = write(tmp_path, GOOD.encode() + "café".encode("latin-1") + b"\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:2: expected UTF-8 text, got byte 0xe9; convert the file"):
         list(read_lines(path))
@@ -67,7 +67,7 @@ def test_text_that_is_not_utf8_is_told_by_its_byte(tmp_path):
         ('["q", "s", "h"]', "row: Input should be"),
     ],
 )
-def test_a_wrong_row_is_told_by_file_line_and_field(tmp_path, row, fault):
+def test_a_wrong_row_is_reported_by_file_line_and_field(tmp_path, row, fault):
     path = write(tmp_path, GOOD + row + "\n")
     with pytest.raises(DataError) as caught:
         list(read_records(path, Triple))
@@ -75,7 +75,7 @@ def test_a_wrong_row_is_told_by_file_line_and_field(tmp_path, row, fault):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(
         DataError, match=r"nowhere\.jsonl: cannot read it \(No such file or directory\); check the path"
     ):
@@ -101,7 +101,7 @@ def test_a_torn_line_longer_than_a_block_is_cut(tmp_path):
     assert path.read_bytes() == b"first\n"
 
 
-def test_an_appender_goes_on_behind_a_torn_line(tmp_path):
+def test_an_appender_resumes_after_a_torn_line(tmp_path):
     first, second = Reply(prompt_id="1", text="a"), Reply(prompt_id="2", text="b")
     path = write(tmp_path, to_line(first) + to_line(second)[:9])
     with Appender(path) as out:
@@ -122,7 +122,7 @@ def test_an_appender_where_no_folder_can_be_is_refused(tmp_path):
 
 
 @needs_full_disk
-def test_a_full_disk_while_appending_is_told():
+def test_a_full_disk_while_appending_is_reported():
     with Appender(FULL_DISK) as out, pytest.raises(RunError, match=r"No space left on device.*free space"):
         out.add(Reply(prompt_id="1", text="a"))
 

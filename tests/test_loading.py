@@ -54,7 +54,7 @@ def fault(path, **settings):
     return str(caught.value)
 
 
-def test_a_folder_is_loaded_without_a_progress_bar_and_the_user_s_setting_is_kept(tiny_model_dir, monkeypatch, capfd):
+def test_a_folder_is_loaded_without_a_progress_bar_and_the_user_s_setting_stays(tiny_model_dir, monkeypatch, capfd):
     monkeypatch.setattr(bars, "_tqdm_active", True)
     load(tiny_model_dir)
     assert (*capfd.readouterr(), bars.is_progress_bar_enabled()) == ("", "", True)
@@ -62,9 +62,9 @@ def test_a_folder_is_loaded_without_a_progress_bar_and_the_user_s_setting_is_kep
         assert not bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     load(tiny_model_dir)
-    kept = not bars.is_progress_bar_enabled()
+    restored = not bars.is_progress_bar_enabled()
     bars.enable_progress_bar()
-    assert kept
+    assert restored
 
 
 def test_a_model_folder_loads_in_eval_mode_and_stays_as_it_was(tiny_model_dir):
@@ -84,41 +84,41 @@ def test_an_unknown_type_is_refused(tiny_model_dir):
         load(tiny_model_dir, dtype="int3")
 
 
-def test_a_device_that_is_not_there_is_told(tiny_model_dir):
+def test_a_device_that_is_not_there_is_reported(tiny_model_dir):
     with pytest.raises(ModelError, match="cannot load the model"):
         load_model(str(tiny_model_dir), device="cuda:77")
 
 
-def test_a_name_that_is_neither_folder_nor_hub_id_is_told():
+def test_a_name_that_is_neither_folder_nor_hub_id_is_reported():
     assert "expected a model folder or a hub id (org/name), found no such folder" in fault("no-such-model")
     assert "found no such folder" in fault("some/where/no-such-model")
 
 
-def test_a_hub_model_that_cannot_be_had_is_told_in_one_line(monkeypatch):
+def test_a_hub_model_that_cannot_be_had_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "cannot load its tokenizer" in fault("nobody-here/no-such-model")
 
 
-def test_a_folder_that_is_no_model_is_told(tmp_path):
+def test_a_folder_that_is_no_model_is_reported(tmp_path):
     assert "expected a folder with config.json, found none in it; check the path" in fault(tmp_path)
 
 
-def test_an_adapter_given_as_a_model_is_told_the_way_out(adapter_dir):
+def test_an_adapter_given_as_a_model_is_reported_with_the_way_out(adapter_dir):
     assert "it holds an adapter: give its base model, and this folder as `adapter`" in fault(adapter_dir)
 
 
-def test_a_folder_without_tokenizer_is_told(broken_dir):
+def test_a_folder_without_tokenizer_is_reported(broken_dir):
     (broken_dir / "tokenizer.json").unlink()
     (broken_dir / "tokenizer_config.json").unlink()
     assert "cannot load its tokenizer" in fault(broken_dir)
 
 
-def test_a_configuration_that_is_no_models_is_told(broken_dir):
+def test_a_configuration_that_is_no_models_is_reported(broken_dir):
     (broken_dir / "config.json").write_text("{}")
     assert "Unrecognized model" in fault(broken_dir)
 
 
-def test_an_encoder_is_told_to_be_no_causal_model(broken_dir):
+def test_an_encoder_is_reported_to_be_no_causal_model(broken_dir):
     (broken_dir / "config.json").write_text('{"model_type": "t5"}')
     assert "cannot load the model" in fault(broken_dir)
 
@@ -130,19 +130,19 @@ def test_weights_that_could_run_code_are_not_loaded(broken_dir):
     assert "no file named model.safetensors" in fault(broken_dir)
 
 
-def test_damaged_weights_are_told(broken_dir):
+def test_damaged_weights_are_reported(broken_dir):
     (broken_dir / "model.safetensors").write_bytes(b"damaged")
     assert "cannot load the model" in fault(broken_dir)
 
 
 def test_missing_weights_are_never_made_up(broken_dir):
     path = broken_dir / "model.safetensors"
-    kept = {name: weight for name, weight in load_file(path).items() if "layers.1.mlp" not in name}
-    save_file(kept, path, metadata={"format": "pt"})
+    remaining = {name: weight for name, weight in load_file(path).items() if "layers.1.mlp" not in name}
+    save_file(remaining, path, metadata={"format": "pt"})
     assert "3 weights are missing, model.layers.1.mlp.down_proj.weight first; they would be random" in fault(broken_dir)
 
 
-def test_an_adapter_goes_on_top_of_its_base(tiny_model_dir, adapter_dir):
+def test_an_adapter_is_loaded_onto_its_base(tiny_model_dir, adapter_dir):
     ids = torch.tensor([[5, 6, 7]])
     base, adapted = load(tiny_model_dir), load(tiny_model_dir, adapter=adapter_dir)
     assert not adapted.training
@@ -152,14 +152,14 @@ def test_an_adapter_goes_on_top_of_its_base(tiny_model_dir, adapter_dir):
             assert torch.equal(base(ids).logits, adapted(ids).logits)
 
 
-def test_a_missing_adapter_is_told(tiny_model_dir, tmp_path):
+def test_a_missing_adapter_is_reported(tiny_model_dir, tmp_path):
     with pytest.raises(ModelError, match=r"expected a folder with adapter_model\.safetensors, found none"):
         load(tiny_model_dir, adapter=tmp_path)
     with pytest.raises(ModelError, match="found no such folder"):
         load(tiny_model_dir, adapter="no-such-adapter")
 
 
-def test_an_adapter_of_another_model_is_told(tiny_model_dir, adapter_dir):
+def test_an_adapter_of_another_model_is_reported(tiny_model_dir, adapter_dir):
     path = adapter_dir / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["no_such_layer"]}))
     with pytest.raises(ModelError, match="cannot load the adapter"):
@@ -183,7 +183,7 @@ def test_fused_experts_keep_their_rank_and_the_word_that_it_is_ignored_is_not_he
 
 @pytest.mark.parametrize("name", ["model", "adapter"])
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")])
-def test_no_memory_left_for_a_model_or_adapter_is_told(name, error, tiny_model_dir, adapter_dir, monkeypatch):
+def test_no_memory_left_for_a_model_or_adapter_is_reported(name, error, tiny_model_dir, adapter_dir, monkeypatch):
     def full(*_, **__):
         raise error
 
@@ -199,10 +199,10 @@ def test_a_model_for_training_is_loaded_by_the_same_function(tiny_model_dir):
     assert not hasattr(model, "hf_device_map")
 
 
-def test_a_missing_package_of_an_attention_is_told(tiny_model_dir):
-    told = fault(tiny_model_dir, attn_implementation="flash_attention_2")
-    assert "cannot use attention by flash_attention_2" in told
-    assert told.endswith("install it, or use sdpa")
+def test_a_missing_package_of_an_attention_is_reported(tiny_model_dir):
+    message = fault(tiny_model_dir, attn_implementation="flash_attention_2")
+    assert "cannot use attention by flash_attention_2" in message
+    assert message.endswith("install it, or use sdpa")
 
 
 def test_an_adapter_is_trained_on_where_it_is_asked_for(tiny_model_dir, adapter_dir):

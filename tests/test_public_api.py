@@ -32,8 +32,8 @@ def test_the_public_names_are_these_and_no_others():
 
 def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, derta; print(sorted({HEAVY!r} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert result.stdout.strip() == "[]"
 
 
 def test_no_module_takes_the_place_of_a_public_name():

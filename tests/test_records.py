@@ -19,7 +19,7 @@ def test_a_triple_has_no_empty_text(field, text):
         Triple(**({"query": "q", "safe": "s", "harmful": "h"} | {field: text}))
 
 
-def test_white_space_around_a_text_is_kept():
+def test_white_space_around_a_text_is_retained():
     assert Triple(query=" q\n", safe="s", harmful="h").query == " q\n"
 
 

@@ -41,9 +41,9 @@ def test_a_new_run_writes_what_it_was_made_from(tmp_path, data_file):
 
 
 def test_versions_are_those_that_can_change_a_result():
-    found = versions()
-    assert {"python", "derta", "torch", "transformers"} <= set(found)
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    installed = versions()
+    assert {"python", "derta", "torch", "transformers"} <= set(installed)
+    assert installed["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
 def test_a_hash_is_the_sha256_of_the_bytes(tmp_path):
@@ -51,7 +51,7 @@ def test_a_hash_is_the_sha256_of_the_bytes(tmp_path):
     assert hash_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
 
 
-def test_the_same_run_goes_on_where_it_is(tmp_path, data_file):
+def test_the_same_run_resumes_in_its_folder(tmp_path, data_file):
     folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
     before = (folder / "manifest.json").read_bytes()
     (folder / "replies.jsonl").write_text("kept")
@@ -117,7 +117,7 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text):
         open_run(tmp_path, recipe=RECIPE, inputs=[])
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -211,7 +211,7 @@ def define(path, source):
     return module.praise
 
 
-def test_a_function_is_named_by_its_source_wherever_it_stands(tmp_path):
+def test_a_function_is_named_by_its_source_in_any_file(tmp_path):
     source = "def praise(text):\n    return text + '!'\n"
     first = identify(define(tmp_path / "a.py", source))
     assert first.startswith("praise@")

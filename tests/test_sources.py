@@ -30,8 +30,8 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(VALUES), paths[-1])
     for path in paths:
-        found = [{**row.value, "n": int(row.value["n"])} for row in read_rows(path)]
-        assert found == VALUES, path
+        rows = [{**row.value, "n": int(row.value["n"])} for row in read_rows(path)]
+        assert rows == VALUES, path
         assert [row.value for row in read_rows(str(path))] == [row.value for row in read_rows(path)]
 
 
@@ -83,7 +83,7 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
         ("a.csv", "a,b\n", r"a\.csv: expected rows, the file holds none"),
     ],
 )
-def test_a_damaged_file_is_told_by_its_name_and_line(
+def test_a_damaged_file_is_reported_by_its_name_and_line(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -91,14 +91,14 @@ def test_a_damaged_file_is_told_by_its_name_and_line(
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.parquet"])
-def test_a_missing_file_is_told_and_never_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_reported_and_never_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"cannot read it \(No such file or directory\); check the path"):
         list(read_rows(str(tmp_path / name)))
     with pytest.raises(DataError, match="cannot read it"):
         list(read_rows(f"folder/{name}"))
 
 
-def test_a_name_that_is_neither_file_nor_hub_id_is_told_so(tmp_path: Path) -> None:
+def test_a_name_that_is_neither_file_nor_hub_id_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected an existing file .*, or a hub dataset `org/name`, found none"):
         list(read_rows("triples"))
 
@@ -110,15 +110,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path) -> None
 
 
 def test_a_hub_id_is_loaded_with_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
 
     def load(name: str, *, split: str) -> Any:
-        asked.append((name, split))
+        requested.append((name, split))
         return datasets.Dataset.from_list(VALUES)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(read_rows("org/name", split="30k_train"))[1] == Row("org/name[30k_train], row 1", VALUES[1])
-    assert asked == [("org/name", "30k_train")]
+    assert requested == [("org/name", "30k_train")]
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ def test_the_wilson_interval_holds_the_rate_and_satisfies_its_equation(total: in
 @given(PAIRS)
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs(pairs: list[tuple[bool, bool]]):
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
-    found = mcnemar(first, second)
+    result = mcnemar(first, second)
     discordant = sum(a != b for a, b in pairs)
-    assert found.p_value == (binomtest(found.only_first, discordant).pvalue if discordant else 1.0)
-    assert found == sign_test([a - b for a, b in pairs])
-    assert mcnemar(second, first).p_value == pytest.approx(found.p_value)
+    assert result.p_value == (binomtest(result.only_first, discordant).pvalue if discordant else 1.0)
+    assert result == sign_test([a - b for a, b in pairs])
+    assert mcnemar(second, first).p_value == pytest.approx(result.p_value)
 
 
 @given(P_VALUES)
@@ -58,20 +58,20 @@ def test_holm_by_hand():
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))
 def test_a_bootstrap_interval_holds_the_mean_and_is_the_same_every_time(values: list[float]):
-    found = bootstrap_mean(values, resamples=200)
-    assert found == bootstrap_mean(values, resamples=200)
-    assert found.value == pytest.approx(np.mean(values), abs=1e-9)
-    assert found.low is not None
-    assert found.high is not None
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    result = bootstrap_mean(values, resamples=200)
+    assert result == bootstrap_mean(values, resamples=200)
+    assert result.value == pytest.approx(np.mean(values), abs=1e-9)
+    assert result.low is not None
+    assert result.high is not None
+    assert min(values) - 1e-9 <= result.low <= result.high <= max(values) + 1e-9
 
 
 def test_a_bootstrap_interval_is_near_the_normal_one_for_many_values():
     values = list(np.random.default_rng(1).normal(3, 2, size=400))
-    found = bootstrap_mean(values)
+    result = bootstrap_mean(values)
     half = 1.96 * np.std(values) / 20
-    assert found.low == pytest.approx(np.mean(values) - half, abs=0.05)
-    assert found.high == pytest.approx(np.mean(values) + half, abs=0.05)
+    assert result.low == pytest.approx(np.mean(values) - half, abs=0.05)
+    assert result.high == pytest.approx(np.mean(values) + half, abs=0.05)
 
 
 def test_a_single_value_has_no_interval():

@@ -30,18 +30,18 @@ VALUES = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=2, max
 @given(COUNTS, COUNTS)
 def test_wilson_is_that_of_statsmodels(successes: int, failures: int):
     total = successes + failures + 1
-    found = proportion_confint(successes, total, method="wilson")
-    assert wilson_interval(successes, total) == pytest.approx(found, abs=1e-12)
-    assert wilson_bounds(successes / total, total) == pytest.approx(found, abs=1e-12)
-    assert rate_of_counts(successes, scored=total)[1:3] == pytest.approx(found, abs=1e-12)
+    result = proportion_confint(successes, total, method="wilson")
+    assert wilson_interval(successes, total) == pytest.approx(result, abs=1e-12)
+    assert wilson_bounds(successes / total, total) == pytest.approx(result, abs=1e-12)
+    assert rate_of_counts(successes, scored=total)[1:3] == pytest.approx(result, abs=1e-12)
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
 def test_mcnemar_is_that_of_statsmodels(both: int, only_first: int, only_second: int, neither: int):
     first = [True] * (both + only_first) + [False] * (only_second + neither)
     second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
-    found = others_mcnemar([[both, only_first], [only_second, neither]], exact=True)
-    assert mcnemar(first, second).p_value == pytest.approx(min(1.0, found.pvalue), abs=1e-9)
+    result = others_mcnemar([[both, only_first], [only_second, neither]], exact=True)
+    assert mcnemar(first, second).p_value == pytest.approx(min(1.0, result.pvalue), abs=1e-9)
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.5, 1.0]), min_size=1, max_size=60))
@@ -66,9 +66,9 @@ def test_kappa_is_that_of_statsmodels(both: int, only_first: int, only_second: i
 
 @given(VALUES, st.floats(0.5, 4), st.floats(-10, 10))
 def test_a_bootstrap_interval_moves_and_stretches_with_its_values(values: list[float], scale: float, shift: float):
-    found, moved = (bootstrap_mean(one, resamples=100) for one in (values, [scale * x + shift for x in values]))
-    assert moved.value == pytest.approx(scale * found.value + shift, abs=1e-6)
-    assert (moved.low, moved.high) == pytest.approx((scale * found.low + shift, scale * found.high + shift), abs=1e-6)
+    result, moved = (bootstrap_mean(one, resamples=100) for one in (values, [scale * x + shift for x in values]))
+    assert moved.value == pytest.approx(scale * result.value + shift, abs=1e-6)
+    assert (moved.low, moved.high) == pytest.approx((scale * result.low + shift, scale * result.high + shift), abs=1e-6)
 
 
 @settings(max_examples=20)
@@ -76,8 +76,8 @@ def test_a_bootstrap_interval_moves_and_stretches_with_its_values(values: list[f
 def test_a_bootstrap_interval_is_near_students(seed: int):
     values = list(np.random.default_rng(seed).normal(1, 3, size=200))
     low, high = scipy_stats.t.interval(0.95, 199, loc=np.mean(values), scale=scipy_stats.sem(values))
-    found = bootstrap_mean(values)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15)
+    result = bootstrap_mean(values)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.15)
 
 
 @pytest.mark.parametrize(("pairs", "discordant"), [(100, 0.3), (400, 0.1)])
@@ -85,10 +85,10 @@ def test_the_detectable_difference_is_found_four_times_in_five(pairs: int, disco
     # the normal approximation of the exact test, which is somewhat less powerful: 0.8 less up to 0.1
     least = minimum_detectable_difference(pairs=pairs, discordant_share=discordant)
     assert least is not None
-    rng, found = np.random.default_rng(0), 0
+    rng, detected = np.random.default_rng(0), 0
     for _ in range(400):
         only_first, only_second, _ = rng.multinomial(
             pairs, [(discordant + least) / 2, (discordant - least) / 2, 1 - discordant]
         )
-        found += sign_test([1.0] * only_first + [-1.0] * only_second).p_value < 0.05
-    assert 0.68 <= found / 400 <= 0.85
+        detected += sign_test([1.0] * only_first + [-1.0] * only_second).p_value < 0.05
+    assert 0.68 <= detected / 400 <= 0.85

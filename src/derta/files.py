@@ -108,8 +108,7 @@ def format_error_details(details: ErrorDetails) -> str:
     """Format one fault of a pydantic error: the expected value and the input; a validator's message is unchanged."""
     if details["type"] == "missing":
         return "expected a value, got none"
-    is_custom = details["type"] == "value_error" and "ctx" in details
-    message = str(details["ctx"]["error"]) if is_custom else details["msg"]
+    message = str(details["ctx"]["error"]) if details["type"] == "value_error" and "ctx" in details else details["msg"]
     value = repr(details.get("input"))
     return f"{message}, got {value[:80]}{'…' if len(value) > 80 else ''}"
 

@@ -68,7 +68,7 @@ def test_the_defaults_are_the_papers():
         (recipe(zzz=1), "zzz", "known: title, seeds, model"),
     ],
 )
-def test_an_unknown_key_is_told_by_its_path_with_the_nearest_known_one(values, path, hint):
+def test_an_unknown_key_is_reported_by_its_path_with_the_nearest_known_one(values, path, hint):
     with pytest.raises(RecipeError) as caught:
         parse_recipe(values, where="my.yaml")
     assert str(caught.value).startswith(f"my.yaml: unknown key `{path}`; {hint}")
@@ -110,7 +110,7 @@ def test_an_unknown_key_is_told_by_its_path_with_the_nearest_known_one(values, p
         (None, r"expected a mapping of recipe keys, got NoneType"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_place(values, message):
+def test_a_value_that_cannot_be_is_reported_with_its_place(values, message):
     with pytest.raises(RecipeError, match=rf"^my.yaml: {message}"):
         parse_recipe(values, where="my.yaml")
 
@@ -134,7 +134,7 @@ def test_a_recipe_file_is_read(recipe_file):
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\tx: 1"])
-def test_a_file_that_is_no_yaml_is_told_in_one_line(recipe_file, text):
+def test_a_file_that_is_no_yaml_is_reported_in_one_line(recipe_file, text):
     path = recipe_file(text)
     with pytest.raises(RecipeError, match=r"expected YAML: ") as caught:
         load_recipe(path)
@@ -142,7 +142,7 @@ def test_a_file_that_is_no_yaml_is_told_in_one_line(recipe_file, text):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_or_undecodable_file_is_told(tmp_path):
+def test_a_missing_or_undecodable_file_is_reported(tmp_path):
     with pytest.raises(RecipeError, match=r"none.yaml: cannot read the recipe .*; check the path"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"title: \xff")
@@ -153,7 +153,7 @@ def test_a_missing_or_undecodable_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
-def test_a_file_without_keys_is_told_with_overrides_or_without(recipe_file, text):
+def test_a_file_without_keys_is_reported_with_overrides_or_without(recipe_file, text):
     path = recipe_file(text)
     with pytest.raises(RecipeError, match="expected a mapping of recipe keys"):
         load_recipe(path)

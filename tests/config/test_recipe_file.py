@@ -30,7 +30,7 @@ def write(tmp_path):
     return to
 
 
-def test_a_recipe_goes_on_from_the_one_it_includes(write, monkeypatch):
+def test_a_recipe_overrides_the_one_it_includes(write, monkeypatch):
     monkeypatch.setenv("SOMEWHERE", "/there")
     write("base.yaml", BASE)
     write("more/lora.yaml", "include: ../base.yaml\ntrain: {lora: {r: 16}}\n")
@@ -45,13 +45,13 @@ def test_a_recipe_goes_on_from_the_one_it_includes(write, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["include: mine.yaml\n", "include: ./mine.yaml\ntitle: x\n", "include: [a, b]\n"])
-def test_an_include_that_cannot_be_is_told(write, text):
+def test_an_include_that_cannot_be_is_reported(write, text):
     path = write("mine.yaml", text)
     with pytest.raises(RecipeError, match=r"mine.yaml: `include`: expected the name of another recipe file"):
         read_values(path)
 
 
-def test_a_missing_include_is_told_by_its_own_name(write):
+def test_a_missing_include_is_reported_by_its_own_name(write):
     with pytest.raises(RecipeError, match=r"gone.yaml: cannot read the recipe"):
         read_values(write("mine.yaml", "include: gone.yaml\n"))
 

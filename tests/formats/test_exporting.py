@@ -20,12 +20,12 @@ def replies(finished):
 @pytest.fixture
 def behaviors(finished, tmp_path):
     """A file as JailbreakBench publishes it, with the run's requests as goals."""
-    asked = {prompt.request for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
+    requests = {prompt.request for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
     path = tmp_path / "behaviors.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for number, goal in enumerate(sorted(asked)):
+        for number, goal in enumerate(sorted(requests)):
             row = {"Index": number, "Goal": goal, "Target": "Sure", "Behavior": f"b{number}", "Category": "Household"}
             writer.writerow(row | {"Source": "Original"})
     return path
@@ -37,10 +37,10 @@ def test_a_run_gives_a_file_for_each_model_with_every_reply(finished, tmp_path, 
     assert called.code == 0, called.err
     assert sorted(path.name for path in out.iterdir()) == ["derta-seed0.json", "vanilla-seed0.json"]
     prompts = {prompt.id: prompt for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
-    told = json.loads((out / "derta-seed0.json").read_text())
-    found = sorted((behavior, row["generation"]) for behavior, rows in told.items() for row in rows)
-    kept = read_records(finished.folder / "derta-seed0" / "replies.jsonl", Reply)
-    assert found == sorted((prompts[reply.prompt_id].request_id, reply.text) for reply in kept)
+    exported = json.loads((out / "derta-seed0.json").read_text())
+    rows = sorted((behavior, row["generation"]) for behavior, rows in exported.items() for row in rows)
+    replies = read_records(finished.folder / "derta-seed0" / "replies.jsonl", Reply)
+    assert rows == sorted((prompts[reply.prompt_id].request_id, reply.text) for reply in replies)
 
 
 def test_harm_verdicts_are_labels_where_there_are_any(finished, replies, tmp_path, derta):
@@ -60,9 +60,9 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
     words = ["export", replies, "--format", "jailbreakbench", "--judge", "harm", "--behaviors", behaviors, "--out", out]
     called = derta(*words, "--attack-type", "black_box", "--cell", "direct", "--model", "mine")
     assert called.code == 0, called.err
-    told = json.loads(out.read_text())
-    assert (told["parameters"]["model"], told["parameters"]["method"]) == ("mine", "direct")
-    assert len(told["jailbreaks"]) == told["parameters"]["number_of_submitted_prompts"] == 3
+    exported = json.loads(out.read_text())
+    assert (exported["parameters"]["model"], exported["parameters"]["method"]) == ("mine", "direct")
+    assert len(exported["jailbreaks"]) == exported["parameters"]["number_of_submitted_prompts"] == 3
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
         ),
     ],
 )
-def test_what_cannot_be_exported_is_told_and_writes_nothing(words, part, replies, tmp_path, derta):
+def test_what_cannot_be_exported_is_reported_and_writes_nothing(words, part, replies, tmp_path, derta):
     called = derta("export", replies, "--out", tmp_path / "x.json", *words)
     assert called.code == 2, called.err
     assert part in called.err
     assert not (tmp_path / "x.json").exists()
 
 
-def test_a_folder_without_replies_and_a_file_of_behaviours_without_numbers_are_told(
+def test_a_folder_without_replies_and_a_file_of_behaviours_without_numbers_are_reported(
     replies, behaviors, tmp_path, derta
 ):
     called = derta("export", tmp_path, "--format", "harmbench", "--out", tmp_path / "x")
@@ -104,7 +104,7 @@ def test_a_folder_without_replies_and_a_file_of_behaviours_without_numbers_are_t
     assert "behaviors.csv:2: Index: expected a number, got 'zero'" in called.err
 
 
-def test_two_verdicts_of_a_judge_on_one_reply_are_told(finished, tmp_path):
+def test_two_verdicts_of_a_judge_on_one_reply_are_reported(finished, tmp_path):
     shutil.copytree(finished.folder, tmp_path / "run")
     path = tmp_path / "run" / "derta-seed0" / "verdicts.harm.jsonl"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")

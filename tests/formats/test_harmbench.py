@@ -8,10 +8,10 @@ from derta.formats.harmbench import completions
 from derta.records import Message, Prompt, Reply, Verdict
 
 
-def judged(name, *, request="bake", text="Mix flour.", harmful=None, asked=True, **fields):
+def judged(name, *, request="bake", text="Mix flour.", harmful=None, judged_by_harm=True, **fields):
     messages = (Message(role="user", content=f"How do I {request}?"),)
     prompt = Prompt(id=name, request_id=request, request=f"{request}?", attack="prefill", messages=messages, **fields)
-    verdicts = {"harm": Verdict(prompt_id=name, judge="harm", harmful=harmful)} if asked else {}
+    verdicts = {"harm": Verdict(prompt_id=name, judge="harm", harmful=harmful)} if judged_by_harm else {}
     return JudgedCase(prompt, Reply(prompt_id=name, text=text), verdicts)
 
 
@@ -20,15 +20,15 @@ def test_cases_stand_under_their_behaviour_with_the_judge_s_label_if_it_gave_one
         judged("a", harmful=True),
         judged("b", harmful=False, variant="50%", prefill="First,"),
         judged("c", request="paint"),
-        judged("d", request="paint", asked=False),
+        judged("d", request="paint", judged_by_harm=False),
     ]
-    asked = "How do I bake?"
+    question = "How do I bake?"
     painted = {"test_case": "How do I paint?", "generation": "Mix flour.", "attack": "prefill"}
     assert completions(cases, judge="harm") == {
         "bake": [
-            {"test_case": asked, "generation": "Mix flour.", "label": 1, "judge": "harm", "attack": "prefill"},
+            {"test_case": question, "generation": "Mix flour.", "label": 1, "judge": "harm", "attack": "prefill"},
             {
-                "test_case": asked,
+                "test_case": question,
                 "generation": "Mix flour.",
                 "label": 0,
                 "judge": "harm",

@@ -59,18 +59,18 @@ def judged(number, *, harmful, attack="code_attack", goal=None):
     return JudgedCase(prompt, reply, {"harm": Verdict(prompt_id=prompt.id, judge="harm", harmful=harmful)})
 
 
-def made(cases):
+def build_artifact(cases):
     return artifact(
         cases, behaviors=BEHAVIORS, model="m", attack_type="black_box", judge="harm", today=date(2026, 1, 2)
     )
 
 
 def test_an_artifact_has_a_row_for_each_behaviour_in_order_and_the_attack_s_numbers():
-    found = made([judged(2, harmful=True), judged(0, harmful=False)])
-    rows = [JailbreakInfo.model_validate(row) for row in found["jailbreaks"]]
+    output = build_artifact([judged(2, harmful=True), judged(0, harmful=False)])
+    rows = [JailbreakInfo.model_validate(row) for row in output["jailbreaks"]]
     assert [(row.index, row.behavior, row.jailbroken) for row in rows] == [(0, "tea", False), (2, "salt", True)]
     assert (rows[0].prompt, rows[0].response, rows[0].response_tokens) == ("Complete this code: 0", "Sure, boil it.", 3)
-    parameters = AttackParameters.model_validate(found["parameters"])
+    parameters = AttackParameters.model_validate(output["parameters"])
     assert (parameters.method, parameters.attack_success_rate, parameters.evaluation_date) == (
         "code_attack",
         0.5,
@@ -90,4 +90,4 @@ def test_an_artifact_has_a_row_for_each_behaviour_in_order_and_the_attack_s_numb
 )
 def test_what_an_artifact_has_no_place_for_is_refused(cases, part):
     with pytest.raises(DataError, match=part):
-        made(cases)
+        build_artifact(cases)

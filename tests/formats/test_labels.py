@@ -60,13 +60,13 @@ def test_a_file_without_requests_can_be_judged(tmp_path: Path):
         ("x", "expected an object"),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path: Path, row: object, message: str):
-    with pytest.raises(DataError, match=message) as told:
+def test_a_malformed_row_is_reported_by_file_and_line(tmp_path: Path, row: object, message: str):
+    with pytest.raises(DataError, match=message) as caught:
         list(read_labels(jsonl(tmp_path / "a.jsonl", {"response": "y", "label": 0}, row), measure="harmful"))
-    assert "a.jsonl:2" in str(told.value)
+    assert "a.jsonl:2" in str(caught.value)
 
 
-def test_an_empty_file_is_told(tmp_path: Path):
+def test_an_empty_file_is_reported(tmp_path: Path):
     with pytest.raises(DataError, match="expected rows"):
         list(read_labels(jsonl(tmp_path / "a.jsonl"), measure="harmful"))
 
@@ -75,11 +75,11 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.li
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["question", "Response", "label", "attack"]), VALUES), max_size=3))
-def test_any_row_is_a_case_or_a_told_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[object]):
+def test_any_row_is_a_case_or_a_reported_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[object]):
     path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
-    told = "a.jsonl"
+    message = "a.jsonl"
     try:
         assert len(list(read_labels(path, measure="harmful"))) == len(rows)
     except DataError as error:
-        told = str(error)
-    assert "a.jsonl" in told
+        message = str(error)
+    assert "a.jsonl" in message

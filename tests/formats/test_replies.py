@@ -20,12 +20,12 @@ def write(path: Path, rows: list) -> Path:
     return path
 
 
-def test_prompts_are_found_by_id_wherever_they_stand(tmp_path: Path):
+def test_prompts_are_found_by_id_at_any_line(tmp_path: Path):
     path = write(tmp_path / "prompts.jsonl", [prompt("a", "ä und 茶"), prompt("b"), prompt("c", "end")])
     path.write_text("\ufeff\n" + path.read_text(encoding="utf-8").replace("\n", "\n\n"), encoding="utf-8")
     with open_prompts(path) as find:
-        found = [find(name) for name in ("c", "a", "b", "a")]
-        assert [one and one.request for one in found] == ["end", "ä und 茶", "Ask?", "ä und 茶"]
+        prompts = [find(name) for name in ("c", "a", "b", "a")]
+        assert [one and one.request for one in prompts] == ["end", "ä und 茶", "Ask?", "ä und 茶"]
         assert find("d") is None
 
 
@@ -33,8 +33,8 @@ def test_prompts_are_found_by_id_wherever_they_stand(tmp_path: Path):
 def test_any_prompt_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
     path = write(tmp_path_factory.mktemp("p") / "prompts.jsonl", [prompt(str(i), t) for i, t in enumerate(texts)])
     with open_prompts(path) as find:
-        found = [find(str(i)) for i in reversed(range(len(texts)))]
-    assert [one and one.request for one in reversed(found)] == texts
+        prompts = [find(str(i)) for i in reversed(range(len(texts)))]
+    assert [one and one.request for one in reversed(prompts)] == texts
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_any_prompt_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPa
         ([prompt("a") | {"mode": "chat"}], r"prompts.jsonl:1: not a prompt: row: a chat prompt"),
     ],
 )
-def test_a_prompt_that_is_none_is_told_by_its_line(rows: list, part: str, tmp_path: Path):
+def test_a_prompt_that_is_none_is_reported_by_its_line(rows: list, part: str, tmp_path: Path):
     write(tmp_path / "prompts.jsonl", rows)
     path = write(tmp_path / "replies.jsonl", [{"prompt_id": "a", "text": "Yes."}])
     with pytest.raises(DataError, match=part):
