@@ -73,7 +73,7 @@ class Triple(Record):
 
     @property
     def id(self) -> str:
-        """Hash of the content, the seed of the row's random draws: they do not depend on its position in a file."""
+        """Hash of the content. It seeds the row's random draws, so they do not depend on its position in a file."""
         return short_hash(self.query, self.safe, self.harmful)
 
 

@@ -59,7 +59,7 @@ def read_entries(path: str | Path, *, separator: str = SEPARATOR) -> list[object
 def read_texts(
     path: str | Path, *, what: str, fields: tuple[str, ...] = ("text",), separator: str = SEPARATOR
 ) -> tuple[str, ...]:
-    """Load the texts of a user's file: strings, or a field of its rows. Errors call an entry `what`.
+    """Load the texts of a user's file: strings, or a field of its rows. `what` is the word for an entry in errors.
 
     Raises:
         DataError: the file is invalid (see `read_entries`), or an entry has no text; the error has its number, from 1.

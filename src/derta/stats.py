@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def cohen_kappa(*, both: int, only_first: int, only_second: int, neither: int) -> float | None:
-    """Compute Cohen's kappa; None without cases, or if both judges always return the same single value.
+    """Compute Cohen's kappa. None if there are no cases, or if both judges return the same value for all cases.
 
     >>> cohen_kappa(both=20, only_first=5, only_second=10, neither=15)
     0.4

@@ -117,7 +117,7 @@ class EvaluationSection(Section):
 
     @property
     def key(self) -> SectionKey:
-        """Key of the section in its recipe; None covers all values that no other section has."""
+        """Key of the section: (suite, attack, name). None matches every value that no other section has."""
         if self.prompts is None:
             return self.suite, self.attack, self.name
         return (None, None, None) if self.name is None else (self.suite, None, self.name)

@@ -14,7 +14,7 @@ INCLUDE = "include"
 
 
 def read_values(path: Path, *, inside: tuple[Path, ...] = ()) -> Any:
-    """Load a YAML file, merged into the file of its top-level `include: other.yaml`, if there is one.
+    """Load a YAML file; with a top-level `include: other.yaml`, load that file too and merge both.
 
     The path of an included file is relative to the including file, whose values take precedence. Mappings are merged
     key by key; lists and other values are replaced. `inside` has the paths of the including files.
