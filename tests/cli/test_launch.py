@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--num-processes", "2"], "expected --launch CONFIG beside it"),
+        (["--num-processes", "2"], "expected --launch CONFIG with it"),
         (["--launch", "nowhere.yaml"], "nowhere.yaml: expected an accelerate config"),
         (["--launch", "nowhere.yaml", "--method", "dreta"], "'dreta'"),
         (["--launch", "nowhere.yaml", "--set", "train.num_train_epochs=-1"], "`train.num_train_epochs`"),

@@ -1,4 +1,4 @@
-"""Random rows, a small encoded data set, and a trainer around a tiny model."""
+"""Fixtures of training tests: random rows, a small encoded dataset, tiny models, and a trainer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def some_rows() -> list[TrainRow]:
 
 @pytest.fixture(scope="session")
 def model_of(make_model: Callable[..., Any]) -> Callable[..., Any]:
-    """A fresh copy of a tiny random model: a family of the suite's, or one whose head scales or caps its logits."""
+    """Build a copy of a tiny random model: one of `make_model`, or one whose head scales or caps its logits."""
     import torch
     from transformers import CohereConfig, Gemma2Config, GraniteConfig
     from transformers.models.auto import AutoModelForCausalLM
@@ -68,19 +68,19 @@ def model_of(make_model: Callable[..., Any]) -> Callable[..., Any]:
         "cohere": partial(CohereConfig, **shape, logit_scale=0.25),
         "granite": partial(GraniteConfig, **shape, logits_scaling=4.0),
     }
-    made = {}
+    models = {}
 
     def make(name: str, **settings: Any) -> Any:
         key = repr((name, settings))
-        if key not in made:
+        if key not in models:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                made[key] = (
+                models[key] = (
                     AutoModelForCausalLM.from_config(scaled[name](**settings)).eval()
                     if name in scaled
                     else make_model(name, vocab_size=VOCAB, **settings)
                 )
-        return deepcopy(made[key])
+        return deepcopy(models[key])
 
     return make
 
@@ -127,14 +127,14 @@ def small_data(make_tokenizer: Callable[..., Any]) -> Callable[..., list[Instanc
 def train_losses(
     tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Callable[..., Any], make_model: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Train a tiny Llama on instances with the settings of a `DertaConfig`, and give the trainer back."""
+    """Train a tiny Llama on instances with the settings of a `DertaConfig`, and return the trainer."""
     import torch
 
     from derta.train.config import DertaConfig
     from derta.train.trainer import DertaTrainer
 
     def train(
-        given: Sequence[Instance],
+        instances: Sequence[Instance],
         *,
         model: Any = None,
         resume: str | None = None,
@@ -163,7 +163,7 @@ def train_losses(
         plain |= settings
         plain["global_batch_size"] = plain["per_device_train_batch_size"] * gradient_accumulation_steps
         config = DertaConfig(str(tmp_path_factory.mktemp("trainer")), **plain)
-        trainer = DertaTrainer(net, config, train_dataset=given, processing_class=tokenizer)
+        trainer = DertaTrainer(net, config, train_dataset=instances, processing_class=tokenizer)
         if steps:
             trainer.train(resume_from_checkpoint=resume)
         return trainer
@@ -172,31 +172,31 @@ def train_losses(
 
 
 def config_of(method: Any, out: Path, **settings: Any) -> Any:
-    """A method's config, whose progress is not shown."""
+    """Build a method's config without progress bars."""
     from derta.methods import find_method
     from derta.train.config import DertaConfig
 
-    found = find_method(method)
-    config = DertaConfig if found.config is None else found.config()
-    return config(str(out), method=found, disable_tqdm=True, **({"seed": 0} | settings))
+    resolved = find_method(method)
+    config = DertaConfig if resolved.config is None else resolved.config()
+    return config(str(out), method=resolved, disable_tqdm=True, **({"seed": 0} | settings))
 
 
-def tune_job(*, settings: dict[str, Any], out: Path, method: Any = "derta", **given: Any) -> Path:
-    """Tune a model as a run does; all of it can be pickled for other processes."""
+def tune_job(*, settings: dict[str, Any], out: Path, method: Any = "derta", **options: Any) -> Path:
+    """Train a model as a run does; all arguments can be pickled for other processes."""
     from derta.methods import find_method, tune
 
-    return tune(find_method(method), config=config_of(method, out, **settings), out=out, **given)
+    return tune(find_method(method), config=config_of(method, out, **settings), out=out, **options)
 
 
 @pytest.fixture(scope="session")
 def vanilla(make_model_dir: Callable[..., Path]) -> Path:
-    """A stand-in for the tuned model that DPO goes on from. Read only."""
+    """A stand-in for the tuned model that DPO is initialised from. Read only."""
     return make_model_dir(initializer_range=0.05)
 
 
 @pytest.fixture(scope="session")
 def vanilla_adapter(vanilla: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for a tuned adapter: not zero, so that it can be told from its base."""
+    """A stand-in for a tuned adapter: not zero, so that it differs from its base."""
     import torch
 
     from derta.config import LoraSection

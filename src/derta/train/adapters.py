@@ -41,7 +41,7 @@ def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
         return None
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
-            "train.lora.load_in_4bit: expected bitsandbytes, found none; pip install 'derta[quant]', or remove the key"
+            "train.lora.load_in_4bit: bitsandbytes is not installed; pip install 'derta[quant]', or remove the key"
         )
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
 

@@ -40,7 +40,7 @@ _LOGS = "runs"  # Hugging Face's name of the folder for TensorBoard files
 
 
 class NonFiniteLossError(DertaError):
-    """Error for a loss that became NaN or infinite; the message names the rows."""
+    """Error for a loss, a gradient norm or a weight that is NaN or infinite; for a loss, the message names the rows."""
 
 
 def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:

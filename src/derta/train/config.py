@@ -37,7 +37,7 @@ _LogLevel = Annotated[str, Limit(pattern="^(debug|info|warning|error|critical|pa
 class DertaConfig(RowConfig, TrainingArguments):
     """Training arguments of one model. The defaults are the paper's for full fine-tuning.
 
-    For LoRA the paper uses a learning rate of 1e-4, no warmup and no dropout of labels.
+    For LoRA the paper has a learning rate of 1e-4, no warmup, and no dropout of labels (`sorry_dropout=0`).
 
     Every field of the pinned `TrainingArguments` works as in Hugging Face, or is refused with the reason
     (`derta.config.REFUSED`). `gradient_accumulation_steps` is computed from `global_batch_size`, the batch size per

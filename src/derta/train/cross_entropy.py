@@ -217,7 +217,7 @@ def _one_pass(
     """
     blocks: list[tuple[slice, Tensor]] = []
     others, of_target = torch.zeros_like(shift), torch.zeros_like(shift)
-    sum_dtype = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums accumulate in fp32 anyway
+    sum_dtype = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums accumulate in fp32, then round
     plain, head = projection.head == Head(), projection.head
     for place in places:
         scores = projection.scores(states, place) if first is None else first

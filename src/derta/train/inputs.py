@@ -174,7 +174,7 @@ def check_refusal_openings(triples: Sequence[Triple], words: Sequence[str]) -> N
 
 
 def micro_batches_per_step(rows: RowDataset, config: DertaConfig) -> Derived:
-    """Return the micro-batches of a step on each process, if a step is measured in tokens."""
+    """Return the gradient accumulation steps with which a step has about `step_tokens` tokens."""
     mean = sum(rows.length(0, index) for index in range(len(rows))) / len(rows)
     rows_per_round = config.per_device_train_batch_size * config.world_size
     return Derived(max(1, round((config.step_tokens or 0) / mean / rows_per_round)))

@@ -141,7 +141,7 @@ class DertaTrainer(Trainer):
         configure_fsdp(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as `Trainer` does. None resumes from the config's checkpoint, if it has one, and False starts again."""
+        """Train as `Trainer` does. None resumes from the config's checkpoint, if there is one, and False ignores it."""
         resume = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         return super().train(resume, *args, **kwargs)
 
