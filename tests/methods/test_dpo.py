@@ -236,7 +236,7 @@ def test_an_adapter_goes_on_as_one_adapter_for_the_same_base(run_dpo, vanilla, v
     assert saved(out, "adapter_model.safetensors") != saved(vanilla_adapter, "adapter_model.safetensors")
 
 
-def test_a_fresh_adapter_stands_on_the_model_it_started_from(run_dpo, vanilla):
+def test_a_fresh_adapter_has_the_initial_model_as_its_base(run_dpo, vanilla):
     out = run_dpo(lora=LORA, model="not used")
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(vanilla)
     assert not (out / "ref").exists()
@@ -300,7 +300,7 @@ def test_a_loss_that_is_no_number_names_its_pairs_and_the_step(make_trainer, pai
         trainer.compute_loss(trainer.model, batch)
 
 
-def test_a_full_disk_is_told_in_one_line(run_dpo, monkeypatch):
+def test_a_full_disk_is_a_one_line_error(run_dpo, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -377,7 +377,7 @@ def test_a_plan_of_pairs_counts_what_dpo_then_does(pair_trainer_of, changes):
 
 
 @pytest.mark.parametrize("lora", [None, LoraSection(r=4, lora_alpha=8)])
-def test_a_probe_of_pairs_sees_the_longest_and_trains_on_the_recipes_own_model(pair_trainer_of, lora):
+def test_a_probe_of_pairs_includes_the_longest_and_trains_the_recipes_model(pair_trainer_of, lora):
     trainer = pair_trainer_of(lora=lora)
     planned = plan_pairs(trainer)
     seen = seen_by(trainer)

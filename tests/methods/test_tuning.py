@@ -211,7 +211,7 @@ def test_compiled_layers_train_to_the_same_losses(run_fit):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"attn_implementation": "flex_attention"}, "expected a GPU for flex_attention, found none; use sdpa"),
         ({"fp16": True}, "fp16: expected a GPU, found none; use bf16"),
@@ -219,13 +219,13 @@ def test_compiled_layers_train_to_the_same_losses(run_fit):
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has some of them")
-def test_what_this_machine_has_not_is_told_in_one_line(run_fit, tmp_path, settings, told):
-    with pytest.raises((RecipeError, ModelError), match=told):
+def test_missing_hardware_is_a_one_line_error(run_fit, tmp_path, settings, message):
+    with pytest.raises((RecipeError, ModelError), match=message):
         run_fit(train=changed(TRAIN, **settings))
     assert not list(tmp_path.glob("model*"))
 
 
-def test_a_logger_that_is_not_there_is_told_in_one_line(run_fit, tmp_path):
+def test_a_missing_logger_is_a_one_line_error(run_fit, tmp_path):
     with pytest.raises(RecipeError, match=r"report_to: expected an installed logger \(.*got 'nonsense'"):
         run_fit(train=changed(TRAIN, report_to="nonsense"))
     assert not list(tmp_path.glob("model*"))
@@ -279,7 +279,7 @@ def test_a_torn_checkpoint_is_passed_over(run_fit, tmp_path):
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
     ],
 )
-def test_a_full_disk_is_told_in_one_line(run_fit, monkeypatch, error):
+def test_a_full_disk_is_a_one_line_error(run_fit, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_in_one_line(run_fit, monkeypatch, error):
 @pytest.mark.parametrize(
     "place", ["transformers.AutoModelForCausalLM.from_pretrained", "derta.train.preparation.use_label_loss"]
 )
-def test_running_out_of_memory_before_training_is_told_in_one_line(run_fit, monkeypatch, place):
+def test_running_out_of_memory_before_training_is_a_one_line_error(run_fit, monkeypatch, place):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 

@@ -60,7 +60,7 @@ def test_a_calibration_of_another_judge_is_refused(labels: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", '{"judge": 3}'])
-def test_a_file_that_is_no_calibration_is_told(tmp_path: Path, text: str):
+def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str):
     (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="not a calibration"):
         read_calibration(tmp_path / "c.json", judge="harm")
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_calibration_is_told(tmp_path: Path, text: str):
         read_calibration(tmp_path / "missing.json", judge="harm")
 
 
-def test_labels_that_leave_everything_open_are_told(tmp_path: Path):
+def test_labels_without_yes_or_no_are_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"response": "x", "label": "partial refusal"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="expected yes or no labels"):

@@ -4,7 +4,7 @@ from derta.config import load_recipe
 from derta.pipeline.data import prepare_data
 
 
-def test_no_seed_is_trained_on_what_every_seed_is_asked(recipe):
+def test_no_seed_is_trained_on_the_prompts_of_all_seeds(recipe):
     """All models are asked the first seed's held-out requests, so these are held out of every seed's training."""
     alone, first, other = (
         prepare_data(load_recipe(recipe, overrides={"seeds": seeds})) for seeds in ([0], [0, 1, 2], [1])

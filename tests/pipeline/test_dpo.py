@@ -91,7 +91,7 @@ def test_with_lora_an_adapter_is_tuned_on_and_answers(load, tmp_path):
     assert any(cell.method == "dpo" and cell.scored for cell in summary.cells)
 
 
-def test_a_recipes_own_pairs_are_learned_beside_the_triples(load, tmp_path):
+def test_a_recipes_preferences_are_trained_on_in_addition_to_the_triples(load, tmp_path):
     rows = [
         {"query": query, "chosen": "On the stove.", "rejected": "No."} for query in ("Where is bread now?", "And tea?")
     ]
@@ -128,7 +128,7 @@ def train(derta, recipe, tmp_path, method, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("dpo",), "dpo: expected --init-from, the folder of the vanilla model, got none"),
         (("derta", "--init-from", "."), "--init-from: expected none for derta"),
@@ -143,8 +143,8 @@ def train(derta, recipe, tmp_path, method, *words):
         ),
     ],
 )
-def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, told):
-    assert told in train(derta, recipe, tmp_path, *words)
+def test_a_mistake_is_one_line(derta, recipe, tmp_path, words, message):
+    assert message in train(derta, recipe, tmp_path, *words)
 
 
 def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model_dir):
@@ -154,13 +154,13 @@ def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model
     assert "check that the columns are not swapped" in train(derta, recipe, tmp_path, "dpo", *words)
 
 
-def test_without_trl_nothing_is_begun(without_trl, monkeypatch, derta, recipe, tmp_path):
+def test_without_trl_nothing_is_started(without_trl, monkeypatch, derta, recipe, tmp_path):
     monkeypatch.setattr("derta.pipeline.run.prepare_data", _no_training)
-    told = "derta: dpo: expected the package trl, found none; pip install 'derta[dpo]', or leave dpo out\n"
+    message = "derta: dpo: expected the package trl, found none; pip install 'derta[dpo]', or leave dpo out\n"
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
-    assert (called.code, called.err) == (2, told)
+    assert (called.code, called.err) == (2, message)
     assert not (tmp_path / "run").exists()
-    assert train(derta, recipe, tmp_path, "dpo", "--init-from", ".") == told
+    assert train(derta, recipe, tmp_path, "dpo", "--init-from", ".") == message
 
 
 def test_other_methods_need_no_trl(load, without_trl):
@@ -176,5 +176,5 @@ def test_a_dry_run_estimates_the_pairs_too(load, recipe, derta):
     assert 0 < found["labels"] < found["tokens"]
     assert 0 <= found["seconds"] < 60
     assert found["unit"] == "pairs"
-    told = derta("run", recipe, "--dry-run", "--set", "methods=[dpo]", *SET)
-    assert told.out.startswith(f"dpo: {found['rows']} pairs, ")
+    message = derta("run", recipe, "--dry-run", "--set", "methods=[dpo]", *SET)
+    assert message.out.startswith(f"dpo: {found['rows']} pairs, ")

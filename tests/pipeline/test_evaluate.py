@@ -39,7 +39,7 @@ def with_prompts(recipe, tmp_path):
     return write
 
 
-def test_a_file_of_prompts_is_asked_as_it_is(with_prompts, tmp_path):
+def test_a_file_of_prompts_is_used_unchanged(with_prompts, tmp_path):
     loaded = with_prompts(*PROMPTS, judges=["harm"], max_new_tokens=9)
     crafted = craft_prompts(loaded, held_out=[], seed=0)
     assert crafted[-2:] == PROMPTS

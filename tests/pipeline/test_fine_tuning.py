@@ -115,8 +115,8 @@ def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recip
     assert ("methods with the first", "vanilla", "derta") in questions
     assert ("before and after an attack", "derta", "derta + harmful") in questions
     assert ("methods after the same attack", "vanilla + harmful", "derta + harmful") in questions
-    told = "methods with the first (3); before and after an attack (12); methods after the same attack (6)."
-    assert told in page
+    expected = "methods with the first (3); before and after an attack (12); methods after the same attack (6)."
+    assert expected in page
 
 
 def test_a_run_with_lora_attacks_the_adapters(recipe, tmp_path):
@@ -151,7 +151,7 @@ def test_the_files_of_an_attack_are_among_those_that_must_not_change(recipe_atta
     assert other in input_files(recipe_attacked.model_copy(update={"fine_tuning_attacks": (own,)}))
 
 
-def test_data_that_may_not_be_trained_on_are_told_before_any_training(recipe, tmp_path):
+def test_data_that_may_not_be_trained_on_are_refused_before_any_training(recipe, tmp_path):
     asked = {"path": str(tmp_path / "all.jsonl")}
     rows = [json.loads(line)["query"] for line in (tmp_path / "triples.jsonl").read_text().splitlines()]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps({"id": q, "text": q}) + "\n" for q in rows[:2]))
@@ -166,7 +166,7 @@ def test_data_that_may_not_be_trained_on_are_told_before_any_training(recipe, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_data_that_the_template_refuses_are_told_before_any_training(recipe, tmp_path, make_model_dir, derta):
+def test_data_that_the_template_refuses_fail_before_any_training(recipe, tmp_path, make_model_dir, derta):
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT_TEMPLATE
     model = make_model_dir(tokenizer={"chat_template": refusing})
     roles = zip(("system", "user", "assistant"), ("Be kind.", "Tell me.", "A story."), strict=True)
@@ -181,12 +181,12 @@ def test_data_that_the_template_refuses_are_told_before_any_training(recipe, tmp
         assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_says_how_many_attacks_there_are_and_reads_their_data(recipe_attacked, caplog):
+def test_a_dry_run_counts_the_attacks_and_reads_their_data(recipe_attacked, caplog):
     caplog.set_level("INFO", "derta")
     estimate(recipe_attacked.model_copy(update={"methods": ("derta",), "seeds": (0, 1)}))
-    told = caplog.text
-    assert "fine-tuning attack harmful: 6 harmful pairs" in told
-    assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in told
+    expected = caplog.text
+    assert "fine-tuning attack harmful: 6 harmful pairs" in expected
+    assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in expected
 
 
 def section_of(recipe, kind, **settings):
@@ -208,7 +208,7 @@ def test_the_defaults_are_the_papers(recipe, kind, pace):
     assert train["per_device_train_batch_size"] <= 8
 
 
-def test_the_recipes_machine_settings_are_kept_and_the_methods_own_are_not():
+def test_the_recipes_machine_settings_are_inherited_and_the_methods_are_not():
     given = TrainSection.model_validate(
         {"bf16": True, "max_length": 64, "pack_tokens": 0, "train_sampling_strategy": "group_by_length",
          "save_steps": 5, "num_threads": 1, "tree_rows": True, "branches_per_triple": 3, "step_tokens": 99,
@@ -231,7 +231,7 @@ def test_each_number_of_steps_is_an_attack_with_its_own_name_and_folder(recipe):
 
 
 @pytest.mark.parametrize(
-    ("attack", "told"),
+    ("attack", "expected"),
     [
         ({"helpful": [{"path": "a"}], "steps": 0}, ["`fine_tuning_attacks.0.steps.0`", "greater than or equal to 1"]),
         ({"helpful": [{"path": "a"}], "steps": []}, ["`fine_tuning_attacks.0.steps`", "at least 1 item"]),
@@ -244,11 +244,11 @@ def test_each_number_of_steps_is_an_attack_with_its_own_name_and_folder(recipe):
         ({"helpful": [{"path": "gone.jsonl"}]}, ["gone.jsonl"]),
     ],
 )
-def test_a_wrong_section_is_one_line(attack, told, recipe, tmp_path, derta):
+def test_a_wrong_section_is_one_line(attack, expected, recipe, tmp_path, derta):
     words = ("--set", f"fine_tuning_attacks=[{json.dumps({'name': 'x', **attack})}]")
     called = derta("run", recipe, "--out", tmp_path / "run", *words)
     assert called.code == 2
-    assert all(part in called.err.splitlines()[-1] for part in told), called.err
+    assert all(part in called.err.splitlines()[-1] for part in expected), called.err
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""`derta fine-tune`: what a model learns of it, how a stopped one goes on, and which mistakes are told."""
+"""`derta fine-tune`: what a model learns of it, how a stopped one goes on, and which mistakes are message."""
 
 import json
 
@@ -91,7 +91,7 @@ def test_an_adapter_is_tuned_on_as_an_adapter_of_its_base(refuser, taught, tmp_p
     assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == str(refuser)
 
 
-def test_an_adapters_own_settings_cannot_be_given(refuser, taught, tmp_path, derta):
+def test_an_adapters_settings_cannot_be_changed(refuser, taught, tmp_path, derta):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -141,7 +141,7 @@ def test_a_stopped_attack_goes_on_as_the_same_and_as_no_other(refuser, taught, t
     assert "expected a new folder, found one" in attack().err
 
 
-def test_data_that_changed_since_an_attack_was_stopped_are_told(refuser, taught, tmp_path, derta, monkeypatch):
+def test_data_that_changed_since_an_attack_was_stopped_are_refused(refuser, taught, tmp_path, derta, monkeypatch):
     words = ("--harmful", taught, "--set", "train.save_steps=1")
     with monkeypatch.context() as patched:
         patched.setattr("derta.train.checkpoints.save", _stop)
@@ -151,7 +151,7 @@ def test_data_that_changed_since_an_attack_was_stopped_are_told(refuser, taught,
     assert (called.code, "taught.jsonl has changed since" in called.err) == (2, True)
 
 
-def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taught, tmp_path, derta):
+def test_the_command_reports_its_rows_and_drops_the_evaluated_ones(refuser, taught, tmp_path, derta):
     (tmp_path / "asked.jsonl").write_text('{"id": "q", "text": "how do i paint TEA"}\n')
     exclude = ("--exclude", tmp_path / "asked.jsonl")
     called = fine_tune(derta, refuser, tmp_path / "out", "--harmful", taught, *exclude, steps=1)
@@ -163,7 +163,7 @@ def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taugh
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "expected --helpful or --harmful FILE, got neither"),
         (("--harmful", "taught.jsonl", "--helpful", "taught.jsonl"), "--harmful FILE, got both"),
@@ -191,11 +191,11 @@ def test_the_verb_tells_what_it_read_and_leaves_out_what_is_asked(refuser, taugh
     ],
 )
 @pytest.mark.usefixtures("taught")
-def test_a_mistake_is_told_and_nothing_is_left(words, told, refuser, tmp_path, derta):
+def test_a_mistake_is_a_one_line_error_and_leaves_no_output(words, message, refuser, tmp_path, derta):
     write_records(tmp_path / "tea.jsonl", [triple_about("tea")])
     (tmp_path / "asked.jsonl").write_text('{"id": "q", "text": "how do i paint TEA"}\n')
     words = [tmp_path / word if word.endswith(".jsonl") else word for word in words]
     called = fine_tune(derta, refuser, tmp_path / "out", *words)
     assert called.code == 2
-    assert told in called.err
+    assert message in called.err
     assert not list(tmp_path.glob("out*"))

@@ -48,7 +48,7 @@ def test_a_killed_judge_asks_only_for_what_is_missing(replies, scripted, tmp_pat
     assert len(scripted) == 2
 
 
-def test_what_an_engine_s_failure_left_open_is_asked_again(replies, tmp_path, monkeypatch, derta):
+def test_replies_whose_engine_failed_are_judged_again(replies, tmp_path, monkeypatch, derta):
     class Fails(ScriptedModel):
         def generate(self, prompts, *, max_new_tokens):
             yield next(iter(super().generate(prompts, max_new_tokens=max_new_tokens)))
@@ -69,7 +69,7 @@ def test_what_an_engine_s_failure_left_open_is_asked_again(replies, tmp_path, mo
     assert [verdict.harmful for verdict in read_records(out, Verdict)] == [False, True, True]
 
 
-def test_another_judge_s_verdicts_are_not_gone_on_with(replies, scripted, tmp_path, derta):
+def test_another_judge_s_verdicts_are_not_resumed_from(replies, scripted, tmp_path, derta):
     out = tmp_path / "verdicts.jsonl"
     derta("judge", replies, "--judge", "guideline", *SCRIPTED, "--out", out)
     called = derta("judge", replies, "--judge", "strongreject", *SCRIPTED, "--out", out)
@@ -111,14 +111,14 @@ def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, 
         (("--judge-model", "/nowhere/at/all"), "/nowhere/at/all"),
     ],
 )
-def test_a_judge_s_model_that_cannot_be_had_is_told_in_one_line(words, part, replies, scripted, derta):
+def test_a_judge_s_model_that_cannot_be_loaded_is_a_one_line_error(words, part, replies, scripted, derta):
     called = derta("judge", replies, "--judge", "guideline", *words)
     assert called.code == 2
     assert part in called.err
     assert called.err.strip().splitlines()[-1].startswith("derta: ")
 
 
-def test_harmless_requests_are_told_in_full(tmp_path, derta):
+def test_over_refusal_has_a_rate_for_each_kind_of_reply(tmp_path, derta):
     texts = [REFUSAL, f"{REFUSAL} However, here is how it is done. {GUIDE * 4}", GUIDE, "I am sorry for your loss."]
     path = write_jsonl(tmp_path / "benign.jsonl", [{"question": "How?", "response": text} for text in texts])
     called = derta("judge", path, "--judge", "refusal", "--over-refusal", "--json")

@@ -102,7 +102,7 @@ class NoEngine:
         ({"settings": {"threads": 1}}, r"generate\.settings: .* got 'threads'"),
     ],
 )
-def test_an_engine_that_cannot_be_is_told_before_anything_is_trained(settings, message, derta, recipe, tmp_path):
+def test_an_engine_that_is_not_valid_is_refused_before_anything_is_trained(settings, message, derta, recipe, tmp_path):
     called = derta("run", generating(recipe, **settings), "--out", tmp_path / "run")
     assert called.code == 2
     assert re.search(message, called.err)
@@ -120,7 +120,7 @@ def test_attacks_that_bend_decoding_are_refused_for_vllm_before_anything_is_trai
     assert not (tmp_path / "run").exists()
 
 
-def test_compiling_without_a_compiler_is_told_before_any_work(recipe, tmp_path, derta, monkeypatch):
+def test_compiling_without_a_compiler_is_refused_before_any_work(recipe, tmp_path, derta, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "train.compile_layers=true")

@@ -44,7 +44,7 @@ def own(recipe, tmp_path):
     return values | {"methods": ["vanilla"], "evaluate": evaluate, "profile_answers": 0}
 
 
-def test_own_functions_serve_where_a_name_of_ours_does_and_a_changed_one_is_refused(own, tmp_path):
+def test_custom_functions_are_valid_like_built_in_names_and_a_changed_one_is_refused(own, tmp_path):
     out, judge = tmp_path / "run", judge_from(says_the, measures="correct")
     summary = run(own, out=out, attacks={"politely": politely}, judges={"says_the": judge})
     prompts = list(read_records(out / "prompts.jsonl", Prompt))
@@ -84,7 +84,7 @@ def twice_weighted(model, batch):
     return label_loss(model, {**batch, "weights": 2 * batch["weights"]})
 
 
-def test_an_own_method_is_trained_beside_ours_and_a_changed_one_is_refused(own, tmp_path):
+def test_a_custom_method_is_trained_with_built_in_ones_and_a_changed_one_is_refused(own, tmp_path):
     section = {**own["evaluate"][0], "attack": "direct", "options": {}, "judges": ["refusal"]}
     own |= {"methods": ["vanilla_half", "mine", "tuned_on"], "evaluate": [section]}
     own["train"] |= {"max_steps": 1, "warmup_steps": 0}

@@ -67,7 +67,7 @@ def test_a_run_folder_holds_what_the_design_says(finished):
     assert len(harm) == 3  # only the evaluation that names the judge
 
 
-def test_a_runs_summary_has_every_cell_and_tells_perplexity(finished):
+def test_a_runs_summary_has_every_cell_and_the_perplexity(finished):
     summary = read_summary(finished.folder / "summary.json")
     cells = {(cell.method, cell.suite, cell.name, cell.judge) for cell in summary.cells if cell.suite != "analysis"}
     places = {
@@ -170,7 +170,9 @@ def test_changed_data_is_refused(tmp_path, derta, recipe):
     assert "asked.jsonl has changed" in called.err
 
 
-def test_a_full_disk_while_replies_are_written_is_one_line_and_the_run_can_go_on(finished, started, derta, monkeypatch):
+def test_a_full_disk_while_replies_are_written_is_a_one_line_error_and_the_run_resumes(
+    finished, started, derta, monkeypatch
+):
     (started / "derta-seed0/replies.jsonl").unlink()
     (started / "derta-seed0/verdicts.refusal.jsonl").unlink()
     (started / "derta-seed0/verdicts.harm.jsonl").unlink()
@@ -244,7 +246,7 @@ def no_other_voice():
 
 
 @pytest.mark.usefixtures("no_other_voice")
-def test_a_run_prints_nothing_and_shows_its_progress_and_notes_where_it_is_told_to(recipe, tmp_path, capfd, caplog):
+def test_a_run_prints_nothing_and_shows_progress_and_notes_on_the_callers_display(recipe, tmp_path, capfd, caplog):
     loaded = load_recipe(recipe, overrides={"methods": ["vanilla"], "train.logging_steps": 1})
     run(loaded, out=tmp_path / "silent")
     assert capfd.readouterr() == ("", "")

@@ -63,7 +63,7 @@ def test_engines_that_do_not_support_a_ban_refuse_it(derta, asked, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pair", "escalation", "multi_turn", "autodan"])
-def test_every_search_runs_on_a_model_says_what_it_cost_and_goes_on(name, derta, asked, seeds, make_model_dir):
+def test_every_search_runs_on_a_model_reports_its_cost_and_resumes(name, derta, asked, seeds, make_model_dir):
     # instructions are longer than the usual tiny model's positions
     model, out = make_model_dir(max_position_embeddings=2048), asked.with_name("prompts.jsonl")
     small = {
@@ -105,7 +105,7 @@ def test_mistakes_are_one_line(derta, asked, tmp_path, words, message):
     assert re.search(message, called.err)
 
 
-def test_a_judge_that_tells_no_harm_cannot_lead_a_search():
+def test_a_judge_that_does_not_measure_harm_cannot_guide_a_search():
     with pytest.raises(RecipeError, match="expected one that measures harm"):
         check_search_judge(build_judge("refusal"))
 
@@ -117,7 +117,7 @@ def test_crafting_with_a_search_is_refused_and_names_the_command():
         build_attack("pair").craft([])
 
 
-def test_a_recipes_searches_give_each_model_prompts_of_its_own_and_go_on(tmp_path, recipe):
+def test_a_recipes_searches_find_prompts_for_each_model_and_resume(tmp_path, recipe):
     from derta.config import load_recipe
     from derta.pipeline.run import run
 

@@ -1,4 +1,4 @@
-"""Fine-tuning attacks: tuned models are trained further, and evaluated as models of their own."""
+"""Fine-tuning attacks: tuned models are trained further, and evaluated as separate models."""
 
 from __future__ import annotations
 

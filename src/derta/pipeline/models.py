@@ -40,7 +40,7 @@ def load_format(recipe: Recipe) -> Format:
 
 
 def check_init_from(method: Method, init_from: Path | None) -> None:
-    """Fail if the tuned model that a method is initialised from is missing, or if one is given to a method without."""
+    """Fail if the `init_from` of a method that needs one is missing, or if a method that needs none has one."""
     if method.init_from is None and init_from is not None:
         raise RecipeError(
             f"--init-from: expected none for {method.name}, which trains the recipe's model, got {init_from}"
