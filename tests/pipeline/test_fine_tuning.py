@@ -184,9 +184,9 @@ def test_data_that_the_template_refuses_fail_before_any_training(recipe, tmp_pat
 def test_a_dry_run_counts_the_attacks_and_reads_their_data(recipe_attacked, caplog):
     caplog.set_level("INFO", "derta")
     estimate(recipe_attacked.model_copy(update={"methods": ("derta",), "seeds": (0, 1)}))
-    expected = caplog.text
-    assert "fine-tuning attack harmful: 6 harmful pairs" in expected
-    assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in expected
+    log = caplog.text
+    assert "fine-tuning attack harmful: 6 harmful pairs" in log
+    assert "Attacks by fine-tuning are 4 further trainings, which are not estimated." in log
 
 
 def section_of(recipe, kind, **settings):
