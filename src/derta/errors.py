@@ -93,6 +93,14 @@ class EngineError(DertaError):
     """
 
 
+class ServerError(EngineError):
+    """Servers that cannot be reached or have stopped answering; further requests would fail too.
+
+    >>> issubclass(ServerError, EngineError)
+    True
+    """
+
+
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     """Return a hint for an error message: the valid name closest to an invalid one, or the list of all valid names.
 

@@ -147,14 +147,21 @@ class ApiEngine:
     async def _schedule(
         self, calls: Sequence[Call], report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]
     ) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         key = os.environ.get(self.key_variable)
         async with AsyncExitStack() as opened:
             # the scheduler retries, on another server if there is one
+            # a redirect would send the prompt, and on the same host the key, to an address that the user has not named
             clients = [
                 await opened.enter_async_context(
-                    AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=self.timeout)
+                    AsyncOpenAI(
+                        base_url=url,
+                        api_key=key or "none",
+                        max_retries=0,
+                        timeout=self.timeout,
+                        http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+                    )
                 )
                 for url in self.endpoints
             ]
@@ -210,6 +217,7 @@ def load(
     requests_per_minute: float | None = None,
     attempts: int = 8,
     timeout: float = 600.0,
+    patience: float = 300.0,
     trust_remote_code: bool = False,
 ) -> ApiEngine:
     """Configure an engine for a served model; no request is sent.
@@ -228,6 +236,7 @@ def load(
         requests_per_minute: Rate limit over all endpoints; None is no limit.
         attempts: Maximum number of failed attempts per prompt.
         timeout: Seconds until a request times out.
+        patience: Seconds without an answer from any server until the run stops.
         trust_remote_code: Run code that the tokenizer contains.
 
     Raises:
@@ -244,6 +253,7 @@ def load(
     for address in addresses:
         parse_host(address)
     _check_numbers(concurrency=concurrency, attempts=attempts, timeout=timeout, requests_per_minute=requests_per_minute)
+    _check_numbers(patience=patience)
     chosen = send or ("messages" if tokenizer is None else "ids")
     if chosen not in get_args(Send):
         raise EngineError(f"send: expected one of {', '.join(get_args(Send))}, got {chosen!r}")
@@ -262,7 +272,9 @@ def load(
 
         loaded = load_tokenizer(str(tokenizer), trust_remote_code=trust_remote_code)
         chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
-    limits = Limits(concurrency=concurrency, requests_per_minute=requests_per_minute, attempts=attempts)
+    limits = Limits(
+        concurrency=concurrency, requests_per_minute=requests_per_minute, attempts=attempts, patience=patience
+    )
     return ApiEngine(
         model=str(model),
         endpoints=addresses,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from derta.chat import ChatFormat, encode_prompt, prompt_text
 from derta.engines.scheduler import RejectedError, RetryableError
@@ -42,6 +42,7 @@ class LogProbs(BaseModel):
 class TextChoice(BaseModel):
     """Choice of a completions answer; only vLLM returns `token_ids` and `stop_reason`."""
 
+    index: int = 0
     text: str
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -57,20 +58,31 @@ class _Content(BaseModel):
 class ChatChoice(BaseModel):
     """Choice of a chat answer; a server may return a refusal in addition to the content."""
 
+    index: int = 0
     message: _Content
     finish_reason: str
+
+
+C = TypeVar("C", TextChoice, ChatChoice)
+
+
+def _in_order(choices: list[C]) -> list[C]:
+    """Sort the choices by index: servers may return them in order of completion. A missing index is 0."""
+    if not any(choice.index == 0 for choice in choices):
+        raise ValueError(f"expected a choice of index 0, got {[choice.index for choice in choices]}")
+    return sorted(choices, key=lambda choice: choice.index)
 
 
 class TextAnswer(BaseModel):
     """Answer to a completions request."""
 
-    choices: list[TextChoice] = Field(min_length=1)
+    choices: Annotated[list[TextChoice], AfterValidator(_in_order)]
 
 
 class ChatAnswer(BaseModel):
     """Answer to a chat request."""
 
-    choices: list[ChatChoice] = Field(min_length=1)
+    choices: Annotated[list[ChatChoice], AfterValidator(_in_order)]
 
 
 A = TypeVar("A", TextAnswer, ChatAnswer)
@@ -80,7 +92,7 @@ def parse_answer(kind: type[A], raw: bytes) -> A:
     """Parse the body of an answer.
 
     Raises:
-        RetryableError: The body is not valid JSON (it may be truncated), or has no choice.
+        RetryableError: The body is not valid JSON (it may be truncated), or has no choice of index 0.
     """
     try:
         return kind.model_validate_json(raw)
@@ -218,6 +230,12 @@ def error_from_status(
 ) -> RetryableError | RejectedError | EngineError:
     """Return the error for an HTTP status; its message quotes the server without the key."""
     status = error.status_code
+    if 300 <= status < 400:
+        target = error.response.headers.get("location", "no address")
+        return EngineError(
+            f"{where}: redirects to {target.replace(secret, '…'):.200} ({status}), which is not followed; pass the new "
+            "address if you trust it"
+        )
     quoted = f"{status} " + " ".join(error.response.text.replace(secret, "…").split())[:300]
     if status in {401, 403}:
         return EngineError(f"{where}: the server does not accept the key ({status}); check the variable that holds it")

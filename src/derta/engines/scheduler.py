@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
-from derta.errors import EngineError
+from derta.errors import EngineError, ServerError
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -17,6 +17,8 @@ Query = Callable[[int, J], Awaitable[R]]
 """Function that sends one job to server n; errors other than `RetryableError` and `RejectedError` stop all jobs."""
 
 UNREACHABLE_ATTEMPTS = 4
+UNANSWERED_ATTEMPTS = 3
+"""Minimum number of failures in a row, over all requests, before `Limits.patience` applies."""
 
 
 class RetryableError(Exception):
@@ -58,6 +60,7 @@ class Limits:
         busy_attempts: Maximum number of additional attempts on busy servers, as under a rate limit many requests wait.
         first_wait: Maximum seconds before the second attempt; the wait doubles with each attempt.
         longest_wait: Maximum seconds of a doubled wait. A server may request a longer one.
+        patience: Seconds without an answer from any server after which no further attempt is made.
     """
 
     concurrency: int = 16
@@ -66,6 +69,7 @@ class Limits:
     busy_attempts: int = 40
     first_wait: float = 0.5
     longest_wait: float = 60.0
+    patience: float = 300.0
 
     def wait(self, failed: int, rng: Random) -> float:
         """Return the seconds before the next attempt: exponential backoff, half fixed, half random jitter."""
@@ -78,6 +82,31 @@ class _Server:
     in_flight: int = 0
     free_at: float = 0.0
     down: bool = False
+
+
+@dataclass(slots=True)
+class _Silence:
+    """Time since the last answer of any server, and the number of failures since then."""
+
+    since: float
+    failures: int = 0
+
+    def end(self) -> None:
+        self.since, self.failures = asyncio.get_running_loop().time(), 0
+
+    def check(self, reason: str, limits: Limits) -> None:
+        """Count a failure.
+
+        Raises:
+            ServerError: No server has answered for `limits.patience` seconds.
+        """
+        self.failures += 1
+        seconds = asyncio.get_running_loop().time() - self.since
+        if self.failures >= UNANSWERED_ATTEMPTS and seconds >= limits.patience:
+            raise ServerError(
+                f"{reason}; no server has answered for {seconds:.0f} s, in {self.failures} attempts; complete replies "
+                "are kept; check the server, then run the same command again"
+            )
 
 
 class _RateLimiter:
@@ -113,6 +142,7 @@ async def _query_with_retries(
     servers: Sequence[_Server],
     limits: Limits,
     pace: _RateLimiter,
+    silence: _Silence,
     rng: Random,
 ) -> Outcome[R]:
     failed, busy, last = 0, 0, None
@@ -123,6 +153,7 @@ async def _query_with_retries(
             await pace.turn()
             value = await query(server.number, job)
         except RejectedError as rejected:
+            silence.end()
             return Outcome(number, None, str(rejected))
         except RetryableError as fault:
             reason, last, server.down = str(fault), server.number, fault.unreachable
@@ -132,11 +163,13 @@ async def _query_with_retries(
                 server.free_at = asyncio.get_running_loop().time() + fault.after + wait
         else:
             server.down = False
+            silence.end()
             return Outcome(number, value)
         finally:
             server.in_flight -= 1
         if busy >= UNREACHABLE_ATTEMPTS and all(one.down for one in servers):
-            raise EngineError(f"{reason}; check that the server runs, then run the same command again")
+            raise ServerError(f"{reason}; check that the server runs, then run the same command again")
+        silence.check(reason, limits)
         if failed >= limits.attempts or busy >= limits.busy_attempts:
             return Outcome(number, None, f"{reason} ({failed + busy} attempts)")
         await asyncio.sleep(wait)
@@ -162,15 +195,21 @@ async def schedule(
         rng: Random generator of the jitter.
 
     Raises:
-        EngineError: `query` raised it, or no server can be reached. The remaining jobs are not sent.
+        EngineError: `query` raised it. The remaining jobs are not sent.
+        ServerError: No server can be reached, or none has answered for `limits.patience` seconds.
     """
     waiting = iter(enumerate(jobs))
     pool = [_Server(number) for number in range(servers)]
     pace = _RateLimiter(60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0)
 
+    silence = _Silence(asyncio.get_running_loop().time())
+
     async def work() -> None:
         for number, job in waiting:
-            report(await _query_with_retries(number, job, query, servers=pool, limits=limits, pace=pace, rng=rng))
+            outcome = await _query_with_retries(
+                number, job, query, servers=pool, limits=limits, pace=pace, silence=silence, rng=rng
+            )
+            report(outcome)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -20,7 +20,7 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from derta.errors import DertaError, ModelError
+from derta.errors import DertaError, ModelError, ServerError
 from derta.judges.harm import valid_request
 from derta.judges.refusal import structure
 from derta.protocols import Case, Engine, Judge
@@ -143,11 +143,11 @@ class ModelJudge:
 
         Unscored, with a reason, are an empty reply, an unknown request, and a judge whose output is a refusal, is
         empty, has no valid verdict or is truncated before it. Cases without an output because of an engine error are
-        unscored too, with `retry`.
+        unscored too, with `retry`. After the loss of the engine's servers, no further request is sent.
         """
-        remaining = iter(cases)
+        remaining, model = iter(cases), JudgeModel(self.load)
         while batch := list(islice(remaining, CHUNK)):
-            yield from _judge_chunk(self.load(), self.name, batch)
+            yield from _judge_chunk(model, self.name, batch)
 
 
 def model_judge(rubric: str, *, engine: Engine | Callable[[], Engine]) -> Judge:
@@ -207,7 +207,7 @@ def fill(template: str, **parts: str) -> str:
     return re.sub(rf"\{{({'|'.join(values)})\}}", lambda match: values[match[1]], _template(template))
 
 
-def _judge_chunk(engine: Engine, judge_name: str, cases: Sequence[Case]) -> Iterator[Verdict]:
+def _judge_chunk(model: JudgeModel, judge_name: str, cases: Sequence[Case]) -> Iterator[Verdict]:
     """Yield the verdicts of one batch of cases."""
     judge = RUBRICS[judge_name]
     reasons = [_unjudgeable(prompt, reply) for prompt, reply in cases]
@@ -216,7 +216,7 @@ def _judge_chunk(engine: Engine, judge_name: str, cases: Sequence[Case]) -> Iter
         for i, (case, reason) in enumerate(zip(cases, reasons, strict=True))
         if not reason
     ]
-    outputs = generate_replies(engine, prompts, max_new_tokens=judge.max_new_tokens)
+    outputs = model.generate_replies(prompts, max_new_tokens=judge.max_new_tokens)
     for i, ((prompt, reply), reason) in enumerate(zip(cases, reasons, strict=True)):
         parsed = ParsedVerdict(None, reason) if reason else _parse_reply(judge, outputs[f"case-{i}"])
         yield Verdict(prompt_id=prompt.id, sample=reply.sample, judge=judge_name, **parsed._asdict())
@@ -229,25 +229,34 @@ def _unjudgeable(prompt: Prompt, reply: Reply) -> str:
     return "" if valid_request(prompt.request) else "the request is unknown, and the judge needs it"
 
 
-def generate_replies(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int) -> dict[str, Reply | str]:
-    """Return the outputs by prompt id, or an error message for each prompt without one.
+@dataclass(slots=True)
+class JudgeModel:
+    """Model of a judge, loaded for the first prompts; `lost` is the error message once its servers are lost."""
 
-    After an error for a prompt that is not valid for the engine, such as one that is too long for its model, the others
-    are retried in smaller batches.
-    """
-    outputs: dict[str, Reply | str] = {}
-    failure = "the engine gave no reply"
-    try:
-        for output in engine.generate(prompts, max_new_tokens=max_new_tokens):
-            outputs[output.prompt_id] = output
-    except (DertaError, OSError, RuntimeError) as error:  # invalid prompt, lost server, full GPU: unscored, with retry
-        failure = f"the engine failed: {' '.join(str(error).split())[:200]}"
-        missing = [prompt for prompt in prompts if prompt.id not in outputs]
-        if isinstance(error, ModelError) and len(prompts) > 1:
-            half = (len(missing) + 1) // 2
-            for part in (missing[:half], missing[half:]):
-                outputs |= generate_replies(engine, part, max_new_tokens=max_new_tokens) if part else {}
-    return {prompt.id: failure for prompt in prompts} | outputs
+    load: Callable[[], Engine]
+    lost: str | None = None
+
+    def generate_replies(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> dict[str, Reply | str]:
+        """Return the outputs by prompt id, or an error message for each prompt without one.
+
+        After an error for a prompt that is not valid for the engine, such as one that is too long for its model, the
+        others are retried in smaller batches. After the loss of the servers, no prompt is sent.
+        """
+        if self.lost:
+            return {prompt.id: self.lost for prompt in prompts}
+        engine, outputs, failure = self.load(), dict[str, Reply | str](), "the engine gave no reply"
+        try:
+            for output in engine.generate(prompts, max_new_tokens=max_new_tokens):
+                outputs[output.prompt_id] = output
+        except (DertaError, OSError, RuntimeError) as error:  # invalid prompt, lost server, full GPU: unscored, retry
+            failure = f"the engine failed: {' '.join(str(error).split())[:200]}"
+            self.lost = failure if isinstance(error, ServerError) else None
+            missing = [prompt for prompt in prompts if prompt.id not in outputs]
+            if isinstance(error, ModelError) and len(prompts) > 1:
+                half = (len(missing) + 1) // 2
+                for part in (missing[:half], missing[half:]):
+                    outputs |= self.generate_replies(part, max_new_tokens=max_new_tokens) if part else {}
+        return {prompt.id: failure for prompt in prompts} | outputs
 
 
 def _parse_reply(judge: Rubric, output: Reply | str) -> ParsedVerdict:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from derta.judges.harm import valid_request
-from derta.judges.llm import CHUNK, VERDICT, defuse, fill, generate_replies
+from derta.judges.llm import CHUNK, VERDICT, JudgeModel, defuse, fill
 from derta.protocols import Engine
 from derta.records import Message, Prompt, Record, Reply, ReplyKey
 
@@ -87,7 +87,7 @@ def compare_replies(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preferenc
 
     A pair is unscored, with a reason, if its request is unknown or an order has no valid verdict.
     """
-    remaining = iter(pairs)
+    remaining, model = iter(pairs), JudgeModel(lambda: engine)
     while batch := list(islice(remaining, CHUNK)):
         decided = [_without_model(pair) for pair in batch]
         prompts = [
@@ -96,7 +96,7 @@ def compare_replies(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preferenc
             if decided[i] is None
             for swapped in (False, True)
         ]
-        outputs = generate_replies(engine, prompts, max_new_tokens=MAX_NEW_TOKENS)
+        outputs = model.generate_replies(prompts, max_new_tokens=MAX_NEW_TOKENS)
         for i, (pair, preference) in enumerate(zip(batch, decided, strict=True)):
             yield preference or _combine(pair, *(outputs[f"pair-{i}-{swapped}"] for swapped in (False, True)))
 
