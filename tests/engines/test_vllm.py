@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from vllm_stand_in import installed
+from vllm_stand_in import LLM, Logprob, installed
 
 from derta.engines.hf import load as load_hf
 from derta.engines.vllm import VllmEngine, lora_rank
@@ -48,6 +48,19 @@ def test_scores_equal_those_of_the_local_engine(vllm, hf, tiny_model_dir):
         results, expected = getattr(engine, name)(PROMPTS, CONTINUATIONS), getattr(hf, name)(PROMPTS, CONTINUATIONS)
         for row, other in zip(results, expected, strict=True):
             assert row == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_a_model_with_nan_logits_gives_no_score(vllm, tiny_model_dir, monkeypatch):
+    engine = load_engine(str(tiny_model_dir))
+    token = engine.chat.tokenizer.encode("Sorry", add_special_tokens=False)[-1]
+
+    def log_probs(self, token_ids, params):
+        return [None, *({one: Logprob(float("nan") if one == token else -1.0)} for one in token_ids[1:])]
+
+    monkeypatch.setattr(LLM, "_log_probs", log_probs)
+    assert engine.log_likelihood(PROMPTS[:1], CONTINUATIONS[2:3])[0][0] == -1.0
+    with pytest.raises(EngineError, match="vLLM returned NaN or none for 1 of 1"):
+        engine.log_likelihood(PROMPTS, CONTINUATIONS)
 
 
 def test_prompts_are_sent_in_chunks_and_replies_yielded_early(vllm, tiny_model_dir):

@@ -9,8 +9,22 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from derta.errors import DertaError
+
 MAX_LOGITS = 2**26
 """Maximum number of logits in memory: 0.25 GB in float32, or 256 positions of a vocabulary of 262,144."""
+
+
+class NonFiniteLogitsError(DertaError):
+    """Error for NaN or infinite logits in a batch: their most likely token is arbitrary, and their scores are NaN.
+
+    Attributes:
+        row: Index of the first such row in the batch.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row}: expected finite logits, got NaN or infinity")
+        self.row = row
 
 
 def token_batches(

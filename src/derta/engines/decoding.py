@@ -10,10 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import ChatFormat, encode_continuation
-from derta.engines.batching import forward, select_rows
+from derta.engines.batching import NonFiniteLogitsError, forward, select_rows
 from derta.engines.prefix_cache import Prefix, prefill
 from derta.errors import ModelError
 from derta.records import Decoding
+
+_NOT_FINITE = -1
+"""Result of `next_tokens` for a row whose logits are NaN or infinite."""
 
 
 class BannedTokens(NamedTuple):
@@ -72,12 +75,14 @@ def banned_next(generated: Sequence[int], sequences: Sequence[tuple[int, ...]]) 
 def next_tokens(
     logits: Float[Tensor, "row vocab"], rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None
 ) -> list[int]:
-    """Return the next token of each row: the most likely token that is not banned.
+    """Return the next token of each row: the most likely token that is not banned; `_NOT_FINITE` if there is none.
 
     `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens.
     """
-    # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17)
-    chosen: list[int] = logits.max(dim=-1).indices.tolist()
+    # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17). It is
+    # finite unless a logit is NaN or infinite, or all are -inf. Marked on the device, so that one copy fetches both.
+    largest = logits.max(dim=-1)
+    chosen: list[int] = largest.indices.where(largest.values.isfinite(), _NOT_FINITE).tolist()
     for place, (generated, bans) in enumerate(rows or ()):
         if bans is None or (bans.steps is not None and len(generated) >= bans.steps):
             continue
@@ -110,6 +115,9 @@ def greedy(
         stop_ids: Tokens that end a row; they are not part of the output.
         banned: Banned tokens of each row.
         prefixes: Shared prefix of each row, or None for a row without one (see `find_prefixes`).
+
+    Raises:
+        NonFiniteLogitsError: the logits of a row are NaN or infinite.
     """
     logits, cache, mask = prefill(model, prompts, prefixes)
     live = list(range(len(prompts)))
@@ -117,6 +125,8 @@ def greedy(
     while True:
         histories = None if banned is None else [(token_ids[row], banned[row]) for row in live]
         chosen = next_tokens(logits, histories)
+        if _NOT_FINITE in chosen:
+            raise NonFiniteLogitsError(live[chosen.index(_NOT_FINITE)])
         unfinished: list[int] = []
         for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
             if token in stop_ids:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
-from derta.engines.batching import MAX_LOGITS, token_batches
+from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
@@ -50,6 +50,7 @@ class HfEngine:
         Raises:
             ModelError: Before any reply, if a prompt is empty or leaves no room for `max_new_tokens`, or if the
                 tokenizer can encode none of its banned texts.
+            EngineError: The logits after a prompt are NaN or infinite; replies that are already complete are yielded.
         """
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
@@ -62,6 +63,9 @@ class HfEngine:
         """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
 
         A token with characters of both the prompt and the continuation belongs to the continuation.
+
+        Raises:
+            EngineError: The logits are NaN or infinite.
         """
         return [scored.log_probs for scored in self._score(prompts, continuations, refusal_ids=())]
 
@@ -70,6 +74,7 @@ class HfEngine:
 
         Raises:
             ModelError: A refusal word is not a single token.
+            EngineError: The logits are NaN or infinite.
         """
         refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
         return [scored.refusal_probs for scored in self._score(prompts, continuations, refusal_ids=refusal_ids)]
@@ -103,7 +108,7 @@ class HfEngine:
                 banned=[banned[index] for index in batch],
                 prefixes=_take_prefixes(prefixes, batch),
             )
-            for one in _in_eval_mode(self.model, generated):
+            for one in _in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)
                 yield Reply(
                     prompt_id=prompts[batch[one.row]].id,
@@ -129,7 +134,8 @@ class HfEngine:
         for batch in self._batches(lengths, prefixes):
             rows = [turns[index] for index in batch]
             scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
-            by_index |= {batch[scored.row]: scored for scored in _in_eval_mode(self.model, scores)}
+            batch_scores = _in_eval_mode(self.model, scores, [prompts[index] for index in batch])
+            by_index |= {batch[scored.row]: scored for scored in batch_scores}
         return [by_index[index] for index in range(len(turns))]
 
     def _batches(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Iterator[list[int]]:
@@ -175,15 +181,30 @@ def eval_mode(model: nn.Module) -> Generator[None]:
             module.training = True
 
 
-def _in_eval_mode(model: nn.Module, results: Iterator[T]) -> Iterator[T]:
-    """Yield results computed with the model in eval mode; the caller has the model in its original mode."""
+def _in_eval_mode(model: Any, results: Iterator[T], prompts: Sequence[Prompt]) -> Iterator[T]:
+    """Yield results of a batch, computed with the model in eval mode; the caller has the model in its original mode.
+
+    Raises:
+        EngineError: the logits after a prompt are NaN or infinite; the message names it.
+    """
     done = object()
     while True:
         with eval_mode(model):
-            result = next(results, done)
+            try:
+                result = next(results, done)
+            except NonFiniteLogitsError as error:
+                raise EngineError(_non_finite(prompts[error.row], model.dtype)) from error
         if result is done:
             return
         yield result  # pyright: ignore[reportReturnType]
+
+
+def _non_finite(prompt: Prompt, dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    hint = "the weights are damaged; use an intact copy, or train the model again with a lower learning rate"
+    if dtype == torch.float16:
+        hint = "float16 overflows in this model; set dtype to bfloat16 or float32"
+    return f"prompt {prompt.id!r}: expected finite logits, got NaN or infinity in {name}; {hint}"
 
 
 def position_limit(model: Any) -> int | None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 
 from derta.chat import ChatFormat, encode_prompt, prompt_text
 from derta.engines.scheduler import RejectedError, RetryableError
-from derta.engines.token_io import STOP_REASONS, Row, reply_from_tokens
+from derta.engines.token_io import STOP_REASONS, Row, check_scores, reply_from_tokens
 from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply
 
@@ -205,7 +205,7 @@ def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
     """Return the log-probabilities of a row's scored tokens, without the token generated after the row.
 
     Raises:
-        EngineError: The server returned no log-probabilities, or tokenized the prompt differently.
+        EngineError: The server returned no log-probabilities, NaN, or tokenized the prompt differently.
     """
     logprobs = answer.choices[0].logprobs
     if logprobs is None:
@@ -219,10 +219,7 @@ def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
             f"log-likelihoods: expected {len(row.token_ids)} tokens and one more, the server counts {len(values)}; "
             "pass the tokenizer of the served model"
         )
-    scored = [value for value in values[row.start : len(row.token_ids)] if value is not None]
-    if len(scored) != len(row.token_ids) - row.start:
-        raise EngineError("log-likelihoods: expected a number for every token, the server omitted some; use send=ids")
-    return scored
+    return check_scores(values[row.start : len(row.token_ids)], source="the server")
 
 
 def error_from_status(

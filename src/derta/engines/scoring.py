@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import Turn
-from derta.engines.batching import MAX_LOGITS, forward, pad, select_rows
+from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, forward, pad, select_rows
 from derta.engines.prefix_cache import Prefix, prefill
 
 
@@ -42,6 +43,8 @@ class _ScoreAccumulator:
         next_ids = torch.tensor([token for span in spans for token in span], device=logits.device)
         exact = logits.float()
         total = exact.logsumexp(dim=-1)
+        # NaN, so that infinite logits give no finite score either; `result` checks the numbers after their copy
+        total = total.where(total.isfinite(), torch.nan)
         log_probs = (exact.gather(-1, next_ids[:, None])[:, 0] - total).split(list(counts))
         refusal_probs = (exact[:, self._refusal_ids] - total[:, None]).exp().sum(dim=-1).split(list(counts))
         for row, row_log_probs, row_refusal_probs in zip(rows, log_probs, refusal_probs, strict=True):
@@ -49,7 +52,14 @@ class _ScoreAccumulator:
             self._refusal_probs[row] += row_refusal_probs.tolist()
 
     def result(self, row: int) -> RowScores:
-        """Return the row's scores; the position after the last token has only a refusal probability."""
+        """Return the row's scores; the position after the last token has only a refusal probability.
+
+        Raises:
+            NonFiniteLogitsError: logits of the row are NaN or infinite.
+        """
+        # the last log-probability has no meaning, but is NaN if the logits are
+        if any(map(isnan, self._log_probs[row])):
+            raise NonFiniteLogitsError(row)
         return RowScores(row, self._log_probs[row][:-1], self._refusal_probs[row])
 
 
@@ -73,6 +83,9 @@ def score(
         refusal_ids: Refusal tokens, of which the probabilities are summed.
         max_logits: Maximum number of logits in memory.
         prefixes: Shared prefix of each prompt, or None for a prompt without one (see `find_prefixes`).
+
+    Raises:
+        NonFiniteLogitsError: the logits of a row are NaN or infinite.
     """
     live, begin = list(range(len(turns))), 0
     tally = _ScoreAccumulator(turns, refusal_ids, model.device)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import exp
+from math import exp, isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.chat import ChatFormat, Turn, encode_after, encode_prompt
-from derta.errors import ModelError
+from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply, StopReason
 
 if TYPE_CHECKING:
@@ -55,6 +55,25 @@ def refusal_rows(turn: Turn, refusal_ids: Sequence[int]) -> list[Row]:
     """
     heads = [turn.prompt_ids + turn.response_ids[:place] for place in range(len(turn.response_ids) + 1)]
     return [Row([*head, token], len(head)) for head in heads for token in refusal_ids]
+
+
+def check_scores(log_probs: Sequence[float | None], *, source: str) -> list[float]:
+    """Return log-probabilities after a check that each is a number.
+
+    >>> check_scores([-0.5, -1.0], source="vLLM")
+    [-0.5, -1.0]
+
+    Raises:
+        EngineError: one is None or NaN, as a model with NaN logits gives.
+    """
+    numbers = [value for value in log_probs if value is not None and not isnan(value)]
+    if len(numbers) < len(log_probs):
+        missing = len(log_probs) - len(numbers)
+        raise EngineError(
+            f"log-likelihoods: expected a number for every token, {source} returned NaN or none for {missing} of "
+            f"{len(log_probs)}; load the model in bfloat16 or float32, check its weights, or use send=ids"
+        )
+    return numbers
 
 
 def refusal_probabilities(log_probs: Sequence[float], num_tokens: int) -> list[float]:

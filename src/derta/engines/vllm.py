@@ -17,6 +17,7 @@ from derta.chat import ChatFormat, chat_format, encode_prompt, refusal_tokens
 from derta.engines.token_io import (
     Row,
     check_prompts,
+    check_scores,
     encode_turns,
     likelihood_row,
     refusal_probabilities,
@@ -64,7 +65,11 @@ class VllmEngine:
         return self._replies(prompts, encoded, params)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt."""
+        """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
+
+        Raises:
+            EngineError: vLLM returns NaN.
+        """
         return self._scores([likelihood_row(turn) for turn in encode_turns(self.chat, prompts, continuations)])
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
@@ -99,7 +104,10 @@ class VllmEngine:
         )
         outputs = self._outputs([row.token_ids for row in rows], params)
         return [
-            [output.prompt_logprobs[i][row.token_ids[i]].logprob for i in range(row.start, len(row.token_ids))]
+            check_scores(
+                [output.prompt_logprobs[i][row.token_ids[i]].logprob for i in range(row.start, len(row.token_ids))],
+                source="vLLM",
+            )
             for row, output in zip(rows, outputs, strict=True)
         ]
 
