@@ -9,16 +9,24 @@ from pathlib import Path
 import pytest
 
 from derta.errors import RunError
+from derta.provenance import hash_file
 from derta.run_folder import (
     check_new_model,
     commit,
     finish_folder,
-    hash_file,
     identify,
     open_run,
     record_origin,
     versions,
 )
+
+
+def start(folder, *, recipe=None, inputs=()):
+    """Open a run and leave it again."""
+    recipe = RECIPE if recipe is None else recipe
+    with open_run(folder, recipe=recipe, training=recipe, inputs=inputs, fixed=inputs) as opened:
+        return opened
+
 
 RECIPE = {"title": "t", "train": {"epochs": 2, "lora": None}, "methods": ("vanilla", "derta")}
 
@@ -31,7 +39,7 @@ def data_file(tmp_path):
 
 
 def test_a_new_run_writes_what_it_was_made_from(tmp_path, data_file):
-    folder = open_run(tmp_path / "deep" / "run", recipe=RECIPE, inputs=[data_file, data_file])
+    folder = start(tmp_path / "deep" / "run", recipe=RECIPE, inputs=[data_file, data_file])
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["recipe"] == {**RECIPE, "methods": ["vanilla", "derta"]}
     assert manifest["inputs"] == {str(data_file): hash_file(data_file)}
@@ -46,16 +54,11 @@ def test_versions_are_those_that_can_change_a_result():
     assert installed["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_a_hash_is_the_sha256_of_the_bytes(tmp_path):
-    (tmp_path / "empty").write_bytes(b"")
-    assert hash_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
-
-
 def test_the_same_run_resumes_in_its_folder(tmp_path, data_file):
-    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
+    folder = start(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
     before = (folder / "manifest.json").read_bytes()
     (folder / "replies.jsonl").write_text("kept")
-    assert open_run(folder, recipe=RECIPE, inputs=[data_file]) == folder
+    assert start(folder, recipe=RECIPE, inputs=[data_file]) == folder
     assert (folder / "manifest.json").read_bytes() == before
     assert (folder / "replies.jsonl").read_text() == "kept"
 
@@ -71,50 +74,72 @@ def test_the_same_run_resumes_in_its_folder(tmp_path, data_file):
     ],
 )
 def test_another_recipe_is_refused_with_the_key_that_differs(tmp_path, changed, key):
-    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+    folder = start(tmp_path / "run", recipe=RECIPE, inputs=[])
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(RunError, match=rf"another recipe \(differs in {key}\); choose another --out"):
-        open_run(folder, recipe=RECIPE | changed, inputs=[])
+        start(folder, recipe=RECIPE | changed, inputs=[])
     assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_an_input_that_changed_is_refused_by_name(tmp_path, data_file):
-    folder = open_run(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
+    folder = start(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
     data_file.write_text("{}\n{}\n")
     with pytest.raises(RunError, match=r"triples.jsonl has changed since this run started"):
-        open_run(folder, recipe=RECIPE, inputs=[data_file])
+        start(folder, recipe=RECIPE, inputs=[data_file])
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="got files without a manifest; choose another --out"):
-        open_run(tmp_path, recipe=RECIPE, inputs=[])
+        start(tmp_path, recipe=RECIPE, inputs=[])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(RunError, match="expected a new folder or a run folder"):
-        open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+        start(tmp_path / "run", recipe=RECIPE, inputs=[])
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path):
-    assert (open_run(tmp_path, recipe=RECIPE, inputs=[]) / "manifest.json").exists()
+    assert (start(tmp_path, recipe=RECIPE, inputs=[]) / "manifest.json").exists()
 
 
 def test_a_run_killed_while_it_began_begins_again(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "manifest.json.partial").write_text('{"recipe": {"ti')
-    open_run(folder, recipe=RECIPE, inputs=[])
+    start(folder, recipe=RECIPE, inputs=[])
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
-@pytest.mark.parametrize("text", ["", '{"recipe"', "[]", '{"name": "a web app"}', "\udcff"])
+@pytest.mark.parametrize("text", ['{"recipe"', "[]", '{"name": "a web app"}', "\udcff"])
 def test_a_manifest_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RunError, match=r"manifest.json: expected a run's manifest"):
-        open_run(tmp_path, recipe=RECIPE, inputs=[])
+        start(tmp_path, recipe=RECIPE, inputs=[])
+
+
+def test_a_run_killed_before_its_manifest_was_written_starts_again(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    start(tmp_path, recipe=RECIPE)
+    assert json.loads((tmp_path / "manifest.json").read_text())["recipe"]["title"] == "t"
+
+
+def test_evaluations_may_change_in_a_run_folder_and_the_manifest_follows(tmp_path):
+    training = {"model": "m"}
+    for title in ("first", "second"):
+        with open_run(tmp_path / "run", recipe={"title": title}, training=training, inputs=[], fixed=[]) as folder:
+            assert json.loads((folder / "manifest.json").read_text())["recipe"] == {"title": title}
+
+
+def test_two_runs_cannot_write_one_folder_at_the_same_time(tmp_path):
+    with open_run(tmp_path / "run", recipe=RECIPE, training=RECIPE, inputs=[], fixed=[]) as folder:
+        before = (folder / "manifest.json").read_bytes()
+        with pytest.raises(RunError, match="another process writes this file"):
+            start(folder)
+        assert (folder / "manifest.json").read_bytes() == before
+    start(folder)
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
@@ -123,10 +148,10 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"manifest.json: cannot write it \(No space left on device\); free space"):
-        open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+        start(tmp_path / "run", recipe=RECIPE, inputs=[])
     assert list((tmp_path / "run").iterdir()) == []
     monkeypatch.undo()
-    open_run(tmp_path / "run", recipe=RECIPE, inputs=[])
+    start(tmp_path / "run", recipe=RECIPE, inputs=[])
 
 
 def test_a_finished_folder_gets_its_name_and_replaces_none(tmp_path):

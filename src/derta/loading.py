@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from derta.errors import ModelError, is_out_of_memory
+from derta.provenance import HUB_ID
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FALSE_WARNING = r"The following (rank|alpha)_pattern keys did not match .*gate_up_proj'\]"
 
 
@@ -59,7 +58,7 @@ def check_model_path(path: str, *, needs: str) -> None:
         if not _is_adapter(folder):
             hint = "check the path"
         raise ModelError(f"{path}: expected a folder with {needs}, found none in it; {hint}")
-    if not _HUB_ID.fullmatch(path):
+    if not HUB_ID.fullmatch(path):
         raise ModelError(
             f"{path}: expected a model folder or a hub id (org/name), found no such folder; check the path"
         )

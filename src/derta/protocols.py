@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -75,6 +75,18 @@ class Engine(Protocol):
         Each list has one entry more than its continuation has tokens: the last is the probability after all tokens.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoader:
+    """A function that loads an engine, and one that returns the provenance of its output without loading it."""
+
+    load: Callable[[], Engine]
+    producer: Callable[[], Mapping[str, str]]
+
+    def __call__(self) -> Engine:
+        """Load the engine."""
+        return self.load()
 
 
 class ProgressTask(Protocol):

@@ -236,6 +236,7 @@ class Reply(Record):
 
     `token_starts[i]` is the character offset of token i in `text`, which converts positions in the text to tokens;
     replies that others published have neither token ids nor offsets. `sample` numbers the replies to one prompt.
+    `input_hash` and `producer` are the provenance (`derta.provenance`); None for replies of other origin.
 
     >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
     0
@@ -247,6 +248,8 @@ class Reply(Record):
     stop_reason: StopReason = "unknown"
     token_ids: tuple[int, ...] | None = None
     token_starts: tuple[int, ...] | None = None
+    input_hash: str | None = None
+    producer: dict[str, str] | None = None
 
     @property
     def key(self) -> ReplyKey:
@@ -263,7 +266,7 @@ class Verdict(Record):
 
     `refusal_at` is the character offset of the first refusal in the reply. `score` is the judge's number in [0, 1]
     before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is the reason for a
-    missing verdict: judging again may succeed.
+    missing verdict: judging again may succeed. `input_hash` and `producer` are the provenance.
 
     >>> Verdict(prompt_id="direct:7", judge="refusal", refused=True, refusal_at=0).harmful is None
     True
@@ -280,6 +283,8 @@ class Verdict(Record):
     score: float | None = Field(default=None, ge=0, le=1)
     retry: bool = False
     reason: str = ""
+    input_hash: str | None = None
+    producer: dict[str, str] | None = None
 
     @property
     def key(self) -> ReplyKey:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import platform
@@ -16,9 +15,11 @@ from typing import Any
 
 from derta.errors import RunError
 from derta.files import write_text
+from derta.locks import lock
+from derta.provenance import file_hashes
 from derta.records import short_hash
 
-_PARTIAL_MANIFEST = "manifest.json.partial"  # the only file in the folder if a run is killed while it starts
+_STARTED = ("manifest.json", "manifest.json.partial")  # all that a kill leaves behind while a run starts
 PACKAGES = ("derta", "torch", "transformers", "accelerate", "peft", "tokenizers", "trl", "vllm")
 
 
@@ -42,33 +43,57 @@ def commit() -> str | None:
         return None
 
 
-def hash_file(path: Path) -> str:
-    """Compute the SHA-256 hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def open_run(
+    folder: Path,
+    *,
+    recipe: Mapping[str, Any],
+    training: Mapping[str, Any],
+    inputs: Iterable[Path],
+    fixed: Iterable[Path],
+) -> Generator[Path]:
+    """Start a run, or resume one with the same training, while the block runs; no second process may write the folder.
 
+    A resumed run may have other evaluations: then its manifest gets the new recipe.
 
-def open_run(folder: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path]) -> Path:
-    """Start a run, or resume one with the same recipe and the same input files.
-
-    Returns:
-        The folder, with a `manifest.json`.
+    Args:
+        folder: The run's folder; it gets a `manifest.json`.
+        recipe: The recipe, for the manifest.
+        training: The part of it that the trained models depend on, and the identity of their data.
+        inputs: All files that the run depends on; the manifest has the hash of each that exists.
+        fixed: Those that the trained models depend on: they must not change.
 
     Raises:
-        RunError: the folder has the run of another recipe, has files but no manifest, or an input file changed.
+        RunError: the folder has a run of another training, or files but no manifest, an input file changed, or another
+            process writes the folder.
     """
-    manifest_path = folder / "manifest.json"
-    origin = _origin_of(recipe, inputs)
-    if manifest_path.exists():
-        _check_same(folder, _read_manifest(manifest_path), **origin)
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(path.name != _PARTIAL_MANIFEST for path in folder.iterdir())):
+    path = folder / "manifest.json"
+    new: dict[str, Any] = {
+        "recipe": json.loads(json.dumps(recipe)),
+        "training": json.loads(json.dumps(training)),
+        "versions": versions(),
+        "commit": commit(),
+        "inputs": file_hashes(inputs),
+    }
+    if _has_files(folder) and not (path.is_file() and path.stat().st_size):
         raise RunError(
             f"{folder}: expected a new folder or a run folder, got files without a manifest; choose another --out"
         )
-    manifest = {"recipe": origin["recipe"], "versions": versions(), "commit": commit(), "inputs": origin["inputs"]}
-    write_text(manifest_path, json.dumps(manifest, indent=2) + "\n")
-    return folder
+    with lock(path):
+        old = _read_manifest(path) if path.stat().st_size else None
+        if old is not None:
+            _check_same(folder, old, recipe=new["training"], inputs=file_hashes(fixed), key="training")
+        if old is None or (old["recipe"], old["inputs"]) != (new["recipe"], new["inputs"]):
+            write_text(path, json.dumps(new, indent=2) + "\n")
+    with lock(path):  # the file may be new
+        yield folder
+
+
+def _has_files(folder: Path) -> bool:
+    """Return whether the path is a file, or a folder with more in it than a killed start leaves."""
+    if not folder.exists():
+        return False
+    return not folder.is_dir() or any(file.name not in _STARTED for file in folder.iterdir())
 
 
 def _origin_path(model: Path) -> Path:
@@ -96,32 +121,31 @@ def record_origin(
     Raises:
         RunError: the model or its checkpoints exist, and their recipe or inputs differ or are unknown.
     """
-    origin_path, origin = _origin_path(model), _origin_of(recipe, inputs)
+    origin_path = _origin_path(model)
+    origin: dict[str, Any] = {"recipe": json.loads(json.dumps(recipe)), "inputs": file_hashes(inputs)}
     for folder in _existing_outputs(model):
         if not origin_path.exists():
             raise RunError(f"{folder}: expected a new folder, found one; choose another --out, or delete it")
-        _check_same(folder, _read_manifest(origin_path), **origin)
-    if is_main_process:
-        write_text(origin_path, json.dumps(origin, indent=2) + "\n")
-    finished = False
-    try:
+        _check_same(folder, _read_manifest(origin_path), recipe=origin["recipe"], inputs=origin["inputs"])
+    if not is_main_process:
         yield
-        finished = True
-    finally:
-        if is_main_process and (finished or not _existing_outputs(model)):
-            origin_path.unlink()
+        return
+    with lock(origin_path):
+        write_text(origin_path, json.dumps(origin, indent=2) + "\n")
+    with lock(origin_path):  # the file is new
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            if finished or not _existing_outputs(model):
+                origin_path.unlink()
 
 
 def _existing_outputs(model: Path) -> list[Path]:
     """Return those of the model's folder and its checkpoint folder that exist and are not empty."""
     folders = (model, model.with_name(model.name + ".checkpoints"))
     return [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
-
-
-def _origin_of(recipe: Mapping[str, Any], inputs: Iterable[Path]) -> dict[str, Any]:
-    """Return a recipe as parsed from JSON, and the hashes of the input files that exist."""
-    hashes = {str(path): hash_file(path) for path in sorted(set(inputs)) if path.is_file()}
-    return {"recipe": json.loads(json.dumps(recipe)), "inputs": hashes}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -134,16 +158,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_same(folder: Path, old: dict[str, Any], *, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-    if old["recipe"] != recipe:
-        keys = sorted(_differences(old["recipe"], recipe))
+def _check_same(
+    folder: Path, old: dict[str, Any], *, recipe: Mapping[str, Any], inputs: Mapping[str, str], key: str = "recipe"
+) -> None:
+    changed = [path for path, digest in inputs.items() if old["inputs"].get(path, digest) != digest]
+    if changed:
+        raise RunError(f"{folder}: {changed[0]} has changed since this run started; choose another --out")
+    if old.get(key) != recipe:
+        keys = sorted(_differences(old.get(key), recipe))
         raise RunError(
             f"{folder}: holds the run of another recipe (differs in {', '.join(keys[:5])}); "
             "choose another --out, or delete the folder"
         )
-    changed = [path for path, digest in inputs.items() if old["inputs"].get(path, digest) != digest]
-    if changed:
-        raise RunError(f"{folder}: {changed[0]} has changed since this run started; choose another --out")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterable[str]:
@@ -172,8 +198,8 @@ def identify(function: Callable[..., object], *, version: str | None = None) -> 
     A resumed run compares these identities, so an edited function is a different one. Values that a function captures
     are not part of its source: pass a `version` to distinguish them.
 
-    >>> identify(hash_file) == identify(hash_file), identify(hash_file, version="2")
-    (True, 'hash_file@2')
+    >>> identify(commit) == identify(commit), identify(commit, version="2")
+    (True, 'commit@2')
 
     Raises:
         RunError: the source cannot be read (a builtin, or a function from a console), and there is no `version`.

@@ -1,14 +1,16 @@
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 from openai_server import model_answer, serving
 from vllm_stand_in import installed
 
-from derta.engines import ENGINES, check_settings, load_engine
+from derta.engines import ENGINES, check_settings, engine_producer, load_engine
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
-from derta.records import Message, Prompt
+from derta.provenance import changed_keys, model_hash
+from derta.records import Message, Prompt, short_hash
 
 PROMPTS = [
     Prompt(id="chat", request_id="r", request="?", attack="a", messages=(Message(role="user", content="Tea?"),)),
@@ -92,3 +94,33 @@ def test_unknown_engines_and_invalid_settings_are_errors(engine, settings, part)
 def test_importing_the_engines_does_not_import_torch():
     code = "import sys, derta.engines, derta.engines.scripted; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own line
+
+
+def test_the_provenance_of_output_is_the_model_and_what_changes_its_text(tmp_path, tiny_model_dir):
+    plain = engine_producer(tiny_model_dir, engine="hf", settings={})
+    assert plain == {"engine": "hf", "model": model_hash(tiny_model_dir)}
+    same = {"device": "cpu", "max_batch_tokens": 5, "threads": 2, "template": "auto", "adapter": None, "dtype": "auto"}
+    assert engine_producer(tiny_model_dir, engine="hf", settings=same) == plain
+    template = tmp_path / "chat.jinja"
+    template.write_text("one")
+    first, second = (
+        {"template": str(template), "dtype": "float32", "template_kwargs": {"thinking": False}},
+        {"template": str(template), "dtype": "bfloat16", "template_kwargs": {"thinking": True}},
+    )
+    before = engine_producer(tiny_model_dir, engine="hf", settings=first)
+    template.write_text("two")
+    assert set(changed_keys(before, engine_producer(tiny_model_dir, engine="hf", settings=second))) == {
+        f"template ({hash_file_text('one')} before, {hash_file_text('two')} now)",
+        "dtype (float32 before, bfloat16 now)",
+        'template_kwargs ({"thinking": false} before, {"thinking": true} now)',
+    }
+
+
+def hash_file_text(text):
+    """Hash of a template's text as a producer has it."""
+    return short_hash(sha256(text.encode()).hexdigest())
+
+
+def test_a_served_model_counts_by_name_and_its_servers_do_not():
+    settings = {"endpoints": "http://127.0.0.1:1/v1", "concurrency": 2, "timeout": 3.0, "send": "ids"}
+    assert engine_producer("m", engine="api", settings=settings) == {"engine": "api", "model": "m", "send": "ids"}

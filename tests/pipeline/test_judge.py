@@ -74,7 +74,7 @@ def test_another_judge_s_verdicts_are_not_resumed_from(replies, scripted, tmp_pa
     derta("judge", replies, "--judge", "guideline", *SCRIPTED, "--out", out)
     called = derta("judge", replies, "--judge", "strongreject", *SCRIPTED, "--out", out)
     assert called.code == 2
-    assert "expected the verdicts of 'strongreject' on these replies, got 'guideline'" in called.err
+    assert "it has another producer: judge (guideline before, strongreject now)" in called.err
 
 
 def test_a_model_judge_is_calibrated_compared_and_held_against_another(replies, scripted, tmp_path, derta):

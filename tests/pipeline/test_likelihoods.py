@@ -9,6 +9,7 @@ from derta.pipeline.data import prepare_data
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores, score_held_out
 
 NO_REPLIES = {}
+PRODUCER = {"model": "0f"}
 
 
 def test_profiled_requests_of_a_file_are_measured_and_never_trained_on(recipe, tmp_path):
@@ -20,7 +21,7 @@ def test_profiled_requests_of_a_file_are_measured_and_never_trained_on(recipe, t
     prepared = prepare_data(changed)
     assert triple.query not in {one.query for one in prepared.triples}
     model = ScriptedModel({}, refusal_prob=lambda prompt, _: float(prompt.id == "profiled"))
-    scores = score_held_out(model, changed, prepared=prepared, home=tmp_path)
+    scores = score_held_out(model, changed, prepared=prepared, producer=PRODUCER, home=tmp_path)
     assert scores.refusal_probability == [[1.0] * (len(triple.harmful.split()) + 1)]
 
 
@@ -39,7 +40,7 @@ def test_held_out_rows_are_scored_after_their_prompt(loaded, tmp_path):
         return -2.0 if before else -4.0
 
     model = ScriptedModel(NO_REPLIES, log_prob=log_prob, refusal_prob=lambda prompt, before: 0.5 if before else 0.25)
-    scores = score_held_out(model, loaded, prepared=prepared, home=tmp_path)
+    scores = score_held_out(model, loaded, prepared=prepared, producer=PRODUCER, home=tmp_path)
     assert scored == [("user", example.messages[0].content) for example in prepared.held_out_examples]
     lengths = [len(example.messages[-1].content.split()) for example in prepared.held_out_examples]
     assert scores.answer_losses == pytest.approx([(4 + 2 * (n - 1)) / n for n in lengths])  # the mean of 4, 2, 2, …
@@ -49,14 +50,17 @@ def test_held_out_rows_are_scored_after_their_prompt(loaded, tmp_path):
 
 def test_scores_are_computed_once(loaded, tmp_path):
     prepared = prepare_data(loaded)
-    first = score_held_out(ScriptedModel(NO_REPLIES), loaded, prepared=prepared, home=tmp_path)
+    first = score_held_out(ScriptedModel(NO_REPLIES), loaded, prepared=prepared, producer=PRODUCER, home=tmp_path)
     other = ScriptedModel(NO_REPLIES, log_prob=lambda *_: -9.0)
-    assert score_held_out(other, loaded, prepared=prepared, home=tmp_path) == first == read_scores(tmp_path)
+    again = score_held_out(other, loaded, prepared=prepared, producer=PRODUCER, home=tmp_path)
+    assert again == first == read_scores(tmp_path)
+    changed = score_held_out(other, loaded, prepared=prepared, producer={"model": "1e"}, home=tmp_path)
+    assert changed.answer_losses[0] == 9
 
 
 def test_without_held_out_rows_no_model_is_used(loaded, tmp_path):
     prepared = prepare_data(loaded)._replace(held_out_requests=[], held_out_examples=[])
-    assert score_held_out(None, loaded, prepared=prepared, home=tmp_path) == Scores([], [])
+    assert score_held_out(None, loaded, prepared=prepared, producer=PRODUCER, home=tmp_path)[:2] == ([], [])
 
 
 def test_perplexity_is_compared_with_the_first_method_of_the_same_seed():

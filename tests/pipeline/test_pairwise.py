@@ -63,7 +63,7 @@ def test_preferences_on_other_pairs_are_not_resumed_from(replies, scripted, tmp_
     out = write_jsonl(tmp_path / "preferences.jsonl", [{"prompt_id": "row-7", "better": "tie"}])
     called = derta("pairwise", replies, replies, *SCRIPTED, "--out", out)
     assert called.code == 2
-    assert "expected the verdicts of 'pairwise' on these replies, got 'pairwise' on 'row-7'" in called.err
+    assert "cannot resume from 'row-7': no prompt has this id; choose another --out" in called.err
 
 
 def test_of_a_repeated_request_the_first_reply_is_used(tmp_path):

@@ -16,7 +16,8 @@ from derta.judges import from_function as judge_from
 from derta.methods import row_method
 from derta.pipeline.estimate import estimate
 from derta.pipeline.run import run
-from derta.records import Prompt, Verdict
+from derta.provenance import prompt_hash
+from derta.records import Prompt, Reply, Verdict
 from derta.train.loss import label_loss
 
 
@@ -44,7 +45,7 @@ def own(recipe, tmp_path):
     return values | {"methods": ["vanilla"], "evaluate": evaluate, "profile_answers": 0}
 
 
-def test_custom_functions_are_valid_like_built_in_names_and_a_changed_one_is_refused(own, tmp_path):
+def test_custom_functions_are_valid_like_built_in_names_and_the_results_of_a_changed_one_are_made_again(own, tmp_path):
     out, judge = tmp_path / "run", judge_from(says_the, measures="correct")
     summary = run(own, out=out, attacks={"politely": politely}, judges={"says_the": judge})
     prompts = list(read_records(out / "prompts.jsonl", Prompt))
@@ -57,12 +58,22 @@ def test_custom_functions_are_valid_like_built_in_names_and_a_changed_one_is_ref
     assert run(own, out=out, attacks={"politely": politely}, judges={"says_the": judge}) == summary
 
     changed = judge_from(is_short, measures="correct", name="says_the")
-    with pytest.raises(RunError, match=r"differs in functions\.judges\.says_the"):
-        run(own, out=out, attacks={"politely": politely}, judges={"says_the": changed})
-    other = attack_from(politely, version="2", options={"word": "kindly"})
-    with pytest.raises(RunError, match=r"differs in .*functions\.attacks\.politely"):
-        run(own | {"evaluate": [{**own["evaluate"][0], "options": {}}]}, out=out, attacks={"politely": other},
-            judges={"says_the": judge})  # fmt: skip
+    home = out / "vanilla-seed0"
+    run(own, out=out, attacks={"politely": politely}, judges={"says_the": changed})
+    verdicts, superseded = (
+        list(read_records(home / name, Verdict))
+        for name in ("verdicts.says_the.jsonl", "verdicts.says_the.superseded.jsonl")
+    )
+    assert [one.key for one in verdicts] == [one.key for one in superseded]
+    assert all(one.producer["judge"].startswith("says_the: is_short@") for one in verdicts)
+    assert all(one.producer["judge"].startswith("says_the: says_the@") for one in superseded)
+    other = attack_from(politely, version="2", options={"word": "gladly"})
+    run(own | {"evaluate": [{**own["evaluate"][0], "options": {}}]}, out=out, attacks={"politely": other},
+        judges={"says_the": changed})  # fmt: skip
+    prompts = list(read_records(out / "prompts.jsonl", Prompt))
+    assert prompts[0].messages[0].content == "gladly: Where is bread now?"
+    replies = list(read_records(home / "replies.jsonl", Reply))
+    assert {one.prompt_id: one.input_hash for one in replies} == {one.id: prompt_hash(one) for one in prompts}
     with pytest.raises(RecipeError, match="unknown attack 'politely'"):
         run(own, out=out, judges={"says_the": judge})
 

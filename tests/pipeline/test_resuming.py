@@ -4,7 +4,7 @@ import pytest
 
 from derta.errors import DataError, RunError
 from derta.files import read_records, write_records
-from derta.pipeline.resuming import check_unique, judge_missing, read_keyed, store_prompts
+from derta.pipeline.resuming import Expected, check_unique, judge_missing, read_keyed, store_prompts, supersede
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from recorded_progress import RecordedProgress
@@ -20,6 +20,12 @@ def verdict(name, *, judge="harm", **fields):
 
 PROMPTS = [prompt("a"), prompt("b")]
 KEYS = [("a", 0), ("b", 0), ("c", 0)]
+EXPECTED = {key: Expected(f"hash of {key[0]}", {"judge": "harm"}) for key in KEYS}
+
+
+def stamped(result):
+    """Add the expected provenance of its key."""
+    return EXPECTED[result.key].stamp(result)
 
 
 def test_repeated_prompt_ids_are_refused():
@@ -28,9 +34,14 @@ def test_repeated_prompt_ids_are_refused():
         check_unique([*PROMPTS, prompt("b")])
 
 
-def test_prompts_are_stored_once_and_a_resumed_run_gets_the_first_ones(tmp_path):
-    assert store_prompts(tmp_path / "prompts.jsonl", PROMPTS) == PROMPTS
-    assert store_prompts(tmp_path / "prompts.jsonl", [prompt("z")]) == PROMPTS
+def test_prompts_are_stored_once_and_again_when_they_change(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    store_prompts(path, PROMPTS)
+    before = path.stat().st_mtime_ns
+    store_prompts(path, PROMPTS)
+    assert path.stat().st_mtime_ns == before
+    store_prompts(path, [prompt("z")])
+    assert list(read_records(path, Prompt)) == [prompt("z")]
 
 
 def test_records_are_read_by_prompt_and_sample_and_a_torn_line_is_removed(tmp_path):
@@ -68,16 +79,22 @@ class ScriptedJudge:
 
 def test_only_missing_verdicts_are_requested_and_the_file_ends_in_the_order_of_replies(tmp_path):
     path, judge, progress = tmp_path / "verdicts.jsonl", ScriptedJudge(), RecordedProgress()
-    write_records(path, [verdict("b", harmful=False)])
+    write_records(path, [stamped(verdict("b", harmful=False))])
     verdicts = judge_missing(
-        path, Verdict, keys=KEYS, judge="harm", judge_replies=judge, description="mine", display=Display(progress)
+        path,
+        Verdict,
+        expected=EXPECTED,
+        judge="harm",
+        judge_replies=judge,
+        description="mine",
+        display=Display(progress),
     )
     assert [(one.prompt_id, one.harmful) for one in verdicts] == [("a", True), ("b", False), ("c", True)]
     assert list(read_records(path, Verdict)) == verdicts
     assert judge.requested == [[("a", 0), ("c", 0)]]
     assert progress.tasks == {"mine": [3, 1, 2, 3]}
     before = path.stat().st_mtime_ns
-    assert judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=judge) == verdicts
+    assert judge_missing(path, Verdict, expected=EXPECTED, judge="harm", judge_replies=judge) == verdicts
     assert (len(judge.requested), path.stat().st_mtime_ns) == (1, before)
 
 
@@ -89,7 +106,7 @@ def test_verdicts_are_appended_as_they_come(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=stops)
+        judge_missing(path, Verdict, expected=EXPECTED, judge="harm", judge_replies=stops)
     assert [one.prompt_id for one in read_records(path, Verdict)] == ["c"]
 
 
@@ -97,17 +114,51 @@ def test_replies_whose_engine_failed_are_judged_again_and_logged(tmp_path, caplo
     path = tmp_path / "verdicts.jsonl"
     failing = ScriptedJudge(retry=True, reason="the server is gone")
     with caplog.at_level(logging.INFO, "derta"):
-        judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=failing)
+        judge_missing(path, Verdict, expected=EXPECTED, judge="harm", judge_replies=failing)
     assert "3 of 3 replies are not judged, because the judge's engine failed (the server is gone)" in caplog.text
     judge = ScriptedJudge()
-    verdicts = judge_missing(path, Verdict, keys=KEYS, judge="harm", judge_replies=judge)
+    verdicts = judge_missing(path, Verdict, expected=EXPECTED, judge="harm", judge_replies=judge)
     assert judge.requested == [KEYS]
     assert [one.harmful for one in verdicts] == [True] * 3
     assert list(read_records(path, Verdict)) == verdicts
 
 
-@pytest.mark.parametrize("other", [verdict("z"), verdict("a", judge="steps")])
-def test_verdicts_of_another_judge_or_on_other_replies_are_refused(other, tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (verdict("z"), "'z': no prompt has this id"),
+        (verdict("a"), "'a': it has another producer: no producer is recorded"),
+        (Expected("hash of a", {"judge": "steps"}).stamp(verdict("a")), r"judge \(steps before, harm now\)"),
+        (Expected("hash of a", {"judge": "harm", "model": "0f"}).stamp(verdict("a")), r"model \(0f before, none now\)"),
+        (Expected("another hash", {"judge": "harm"}).stamp(verdict("a")), "'a': its input has changed since"),
+    ],
+)
+def test_verdicts_of_another_judge_or_on_other_replies_are_refused(other, message, tmp_path):
     write_records(tmp_path / "verdicts.jsonl", [other])
-    with pytest.raises(RunError, match=f"the verdicts of 'harm' on these replies, got '{other.judge}' on"):
-        judge_missing(tmp_path / "verdicts.jsonl", Verdict, keys=KEYS, judge="harm", judge_replies=ScriptedJudge())
+    with pytest.raises(RunError, match=message):
+        judge_missing(
+            tmp_path / "verdicts.jsonl", Verdict, expected=EXPECTED, judge="harm", judge_replies=ScriptedJudge()
+        )
+
+
+def test_superseded_results_move_to_a_file_of_their_own_and_none_is_lost(tmp_path):
+    path = tmp_path / "verdicts.harm.jsonl"
+    current, changed, removed = (
+        stamped(verdict("a", harmful=True)),
+        Expected("another hash", {"judge": "harm"}).stamp(verdict("b", harmful=True)),
+        stamped(verdict("c")).model_copy(update={"prompt_id": "z"}),
+    )
+    assert supersede(path, Verdict, EXPECTED) == 0
+    write_records(path, [current, changed, removed])
+    assert supersede(path, Verdict, EXPECTED) == 2
+    assert list(read_records(path, Verdict)) == [current]
+    assert list(read_records(tmp_path / "verdicts.harm.superseded.jsonl", Verdict)) == [changed, removed]
+    before = path.stat().st_mtime_ns
+    assert (supersede(path, Verdict, EXPECTED), path.stat().st_mtime_ns) == (0, before)
+
+
+def test_a_repeated_result_is_neither_superseded_nor_counted(tmp_path):
+    path = tmp_path / "verdicts.harm.jsonl"
+    write_records(path, [stamped(verdict("a"))] * 2)
+    with pytest.raises(RunError, match="got a result for 'a' twice"):
+        supersede(path, Verdict, EXPECTED)

@@ -9,20 +9,26 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers.utils import logging as transformers_logging
 
 from derta import files
 from derta.config import load_recipe
-from derta.files import read_records
+from derta.files import read_records, write_records
+from derta.locks import lock
 from derta.pipeline import models
-from derta.pipeline.data import input_files
-from derta.pipeline.run import run
+from derta.pipeline import report as report_module
+from derta.pipeline import run as run_module
+from derta.pipeline.data import training_files
+from derta.pipeline.registry import Registry
+from derta.pipeline.run import plan_run, run, training_origin
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
 from derta.run_folder import open_run
 from forks import run_forks
 from recorded_progress import RecordedProgress
+from small_run import small_recipe
 
 RESULTS = ("summary.json", "report.html", "prompts.jsonl", "replies.jsonl", "verdicts.*.jsonl", "scores.json")
 
@@ -159,15 +165,76 @@ def test_another_recipe_is_refused_by_key_and_nothing_is_touched(finished, start
     assert results(started) == before
 
 
-def test_changed_data_is_refused(tmp_path, derta, recipe):
-    folder = tmp_path / "run"
+@pytest.mark.parametrize("changed", ["helpful.jsonl", "weights/model.safetensors"])
+def test_changed_training_data_and_base_weights_are_refused(changed, tmp_path, derta, tiny_model_dir):
+    shutil.copytree(tiny_model_dir, tmp_path / "weights")
+    recipe, folder = small_recipe(tmp_path, tmp_path / "weights"), tmp_path / "run"
     loaded = load_recipe(recipe)
-    open_run(folder, recipe=loaded.model_dump(mode="json"), inputs=input_files(loaded))
-    with (tmp_path / "asked.jsonl").open("a") as file:
-        file.write('{"id": "q9", "text": "One more?"}\n')
+    training = training_origin(plan_run(loaded, folder=folder, registry=Registry(), display=Display()), {})
+    files = training_files(loaded)
+    with open_run(folder, recipe=loaded.model_dump(mode="json"), training=training, inputs=files, fixed=files):
+        pass
+    content = (tmp_path / changed).read_bytes()
+    (tmp_path / changed).write_bytes(content.replace(b"stove", b"oven") if b"stove" in content else content[:-1] + b"!")
     called = derta("run", recipe, "--out", folder)
     assert called.code == 2
-    assert "asked.jsonl has changed" in called.err
+    assert f"{changed} has changed since this run started" in called.err
+
+
+def test_evaluations_may_change_and_only_what_they_change_is_generated_again(finished, started, derta, monkeypatch):
+    monkeypatch.setattr(run_module, "train_model", lambda plan, model, **_: started / model.folder / "model")
+    before = {one.prompt_id: one for one in read_records(started / "derta-seed0/replies.jsonl", Reply)}
+    values = yaml.safe_load(finished.recipe.read_text())
+    values["evaluate"][0]["max_new_tokens"] = 3
+    recipe = started / "other.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    called = derta("run", recipe, "--out", started)
+    assert called.code == 0, called.err
+    assert "3 replies to other prompts or with other settings are superseded" in called.err
+    after = {one.prompt_id: one for one in read_records(started / "derta-seed0/replies.jsonl", Reply)}
+    changed = [name for name in before if before[name] != after[name]]
+    assert sorted(changed) == [f"direct:q{i}" for i in range(3)]
+    assert {after[name].producer["max_new_tokens"] for name in changed} == {"3"}
+    superseded = list(read_records(started / "derta-seed0/replies.superseded.jsonl", Reply))
+    assert superseded == [before[name] for name in changed]
+    judged = {one.prompt_id: one for one in read_records(started / "derta-seed0/verdicts.harm.jsonl", Verdict)}
+    assert {judged[name].input_hash for name in changed}.isdisjoint(
+        one.input_hash for one in read_records(started / "derta-seed0/verdicts.harm.superseded.jsonl", Verdict)
+    )
+    assert json.loads((started / "manifest.json").read_text())["recipe"]["evaluate"][0]["max_new_tokens"] == 3
+
+
+def test_replies_that_changed_are_judged_again_and_not_reported_with_old_verdicts(started, derta):
+    path = started / "derta-seed0/replies.jsonl"
+    refusals = [
+        Reply(prompt_id=one.prompt_id, text="Sorry, I cannot help with that.") for one in read_records(path, Reply)
+    ]
+    write_records(path, refusals)
+    called = derta("report", started)
+    assert called.code == 0, called.err
+    cells = [
+        cell
+        for cell in read_summary(started / "summary.json").cells
+        if (cell.method, cell.measure) == ("derta", "refused")
+    ]
+    assert {cell.value for cell in cells} == {1.0}
+
+
+def test_replies_that_changed_are_not_reported_if_a_model_must_judge_them(started, derta, monkeypatch):
+    monkeypatch.setattr(report_module, "uses_model", lambda judge: True)
+    path = started / "derta-seed0/replies.jsonl"
+    write_records(path, [one.model_copy(update={"text": "No."}) for one in read_records(path, Reply)])
+    called = derta("report", started)
+    assert called.code == 2
+    assert "verdicts are on replies that have changed since; `derta run` judges them" in called.err
+
+
+def test_two_processes_cannot_work_in_one_run_folder(finished, started, derta):
+    before = results(started)
+    with lock(started / "manifest.json"):
+        called = derta("run", finished.recipe, "--out", started)
+    assert (called.code, "another process writes this file" in called.err) == (2, True)
+    assert results(started) == before
 
 
 def test_a_full_disk_while_replies_are_written_is_a_one_line_error_and_the_run_resumes(

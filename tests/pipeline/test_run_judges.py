@@ -112,15 +112,21 @@ def test_a_wrong_judge_is_one_line_before_any_training(entries, message, recipe,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_judge_with_its_model_is_part_of_what_a_run_is(judged, happened, tmp_path, recipe, derta):
+def test_the_verdicts_of_another_judge_model_are_superseded(judged, happened, tmp_path, recipe, derta):
     run(judged.model_copy(update={"methods": ("vanilla",)}), out=tmp_path / "run")
     words = json.dumps([{**ENTRY, "model": "another judge"}])
     values = yaml.safe_load(recipe.read_text()) | {"methods": ["vanilla"]}
     values["evaluate"][0]["judges"] = values["evaluate"][1]["judges"] = json.loads(words)
     recipe.write_text(yaml.safe_dump(values))
     called = derta("run", recipe, "--out", tmp_path / "run")
-    assert called.code == 2
-    assert "holds the run of another recipe (differs in evaluate)" in called.err
+    assert called.code == 0, called.err
+    assert "verdicts on other replies or by another judge are superseded" in called.err
+    home = tmp_path / "run/vanilla-seed0"
+    verdicts, superseded = (
+        list(read_records(home / f"verdicts.{ENTRY['name']}{suffix}.jsonl", Verdict)) for suffix in ("", ".superseded")
+    )
+    assert {one.producer["model"] for one in verdicts} == {"another judge"}
+    assert [one.key for one in superseded] == [one.key for one in verdicts]
 
 
 def test_a_recipe_with_judges_of_both_kinds_is_the_same_after_its_manifest(judged):

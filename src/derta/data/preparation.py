@@ -15,7 +15,7 @@ from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_ou
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
 from derta.files import format_validation_error
-from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
+from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple, short_hash
 
 
 class PreparedData(NamedTuple):
@@ -44,6 +44,11 @@ class PreparedData(NamedTuple):
     dropped_examples: Counter[str]
     preferences: list[Preference]
     dropped_preferences: Counter[str]
+
+    def identity(self) -> str:
+        """Return a hash of the data that training sets are sampled from."""
+        ids = [[one.id for one in rows] for rows in (self.triples, self.examples, self.preferences)]
+        return short_hash(*(",".join(each) for each in ids), str(self.counts))
 
     @property
     def notes(self) -> list[str]:

@@ -15,11 +15,32 @@ from derta.engines.endpoints import check_endpoints, user_endpoints
 from derta.errors import EngineError, did_you_mean
 from derta.files import format_validation_error
 from derta.protocols import Engine
+from derta.provenance import flat, hash_file, model_hash
 
-__all__ = ["ENGINES", "Engine", "Loader", "check_endpoints", "check_settings", "load_engine", "user_endpoints"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Loader",
+    "check_endpoints",
+    "check_settings",
+    "engine_producer",
+    "load_engine",
+    "user_endpoints",
+]
 
 if TYPE_CHECKING:
     from torch import nn
+
+_SPEED_SETTINGS = frozenset(
+    {
+        *("api_key_env", "attempts", "concurrency", "device", "endpoints", "gpu_memory_utilization"),
+        *("max_batch_tokens", "max_model_len", "refusal_words", "requests_per_minute", "tensor_parallel_size"),
+        *("threads", "timeout", "trust_remote_code"),
+    }
+)
+
+_UNSET: tuple[object, ...] = (None, "auto", {})
+"""Values of settings that mean the same as leaving them out."""
 
 Loader = Callable[..., Engine]
 """Function that loads a model into an engine; its keyword arguments are the engine's settings."""
@@ -60,6 +81,25 @@ def load_engine(model: str | Path | nn.Module, *, engine: str = "hf", **settings
     if engine != "hf" and not isinstance(model, str | Path):
         raise EngineError(f"engine {engine}: expected a model's name, got a {type(model).__name__}; use the engine hf")
     return ENGINES[engine]()(model, **checked)
+
+
+def engine_producer(model: str | Path, *, engine: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the provenance of a model's output: its files by hash, and the settings that change what it writes.
+
+    Settings of speed and place (devices, batch sizes, servers) do not count. A model behind a server counts by name.
+
+    Raises:
+        ModelError: a file of the model cannot be read.
+    """
+    values = {key: value for key, value in settings.items() if key not in _SPEED_SETTINGS and value not in _UNSET}
+    for key in ("adapter", "tokenizer"):
+        if isinstance(values.get(key), str | Path):
+            values[key] = model_hash(values[key])
+    template = values.get("template")
+    if isinstance(template, str) and Path(template).is_file():
+        values["template"] = hash_file(Path(template))
+    identity = str(model) if engine == "api" else model_hash(model)
+    return {"engine": engine, "model": identity, **flat(values)}
 
 
 def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:

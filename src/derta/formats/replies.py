@@ -12,7 +12,7 @@ from typing import Any
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
 from derta.protocols import Case
-from derta.records import Message, Prompt, Reply
+from derta.records import Message, Prompt, Reply, ReplyKey
 from derta.sources import Row, read_rows
 
 QUESTION = ("question", "instruction")
@@ -27,14 +27,22 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
     folder of the file or its parent.
 
     Raises:
-        DataError: a row has another format, or its prompt is missing.
+        DataError: a row is none of these, its prompt is missing, or two rows are the same sample of one prompt.
     """
     with ExitStack() as open_files:
         find: Callable[[str], Prompt | None] | None = None
+        seen: set[ReplyKey] = set()
         for number, row in enumerate(read_rows(path)):
             if isinstance(row.value, dict) and "prompt_id" in row.value:
                 find = find or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
-                yield _case_of_reply(row, find)
+                case = _case_of_reply(row, find)
+                if case.reply.key in seen:
+                    raise DataError(
+                        f"{row.where}: expected one reply to each prompt and sample, got prompt id "
+                        f"{case.reply.prompt_id!r} (sample {case.reply.sample}) twice; delete one of the two lines"
+                    )
+                seen.add(case.reply.key)
+                yield case
             else:
                 yield _foreign_case(row, number)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from inspect import signature
 from typing import Any, TypeVar, cast
 
@@ -12,13 +15,13 @@ from derta.errors import DataError, did_you_mean
 from derta.judges.base import FunctionJudge, JudgeFunction, from_function, identify_judge
 from derta.judges.exact_match import judge_exact, judge_gsm8k, judge_mmlu
 from derta.judges.harm import judge_harm
-from derta.judges.llm import model_judge
+from derta.judges.llm import ModelJudge, model_judge
 from derta.judges.refusal import judge_refusal
 from derta.judges.steps import steps_judge
 from derta.protocols import Case, Engine, Judge
-from derta.records import Message, Prompt, Reply, Verdict
+from derta.records import Message, Prompt, Reply, Verdict, short_hash
 
-__all__ = ["JUDGES", "build_judge", "from_function", "identify_judge", "judge", "make_cases"]
+__all__ = ["JUDGES", "build_judge", "from_function", "identify_judge", "judge", "judge_producer", "make_cases"]
 
 R = TypeVar("R", Prompt, Reply)
 
@@ -80,6 +83,34 @@ def build_judge(
             f"judge {judge!r} uses a model: expected an engine, got none; pass `engine=`, or set --judge-model"
         )
     return JUDGES[judge](engine=engine, **options)
+
+
+def judge_producer(judge: Judge) -> dict[str, str]:
+    """Return the provenance of a judge's verdicts: its name and code, and the model of one that asks a model.
+
+    A user's own function counts by its name and source, or by its `version`.
+    """
+    if isinstance(judge, ModelJudge):
+        return judge.producer()
+    if isinstance(judge, FunctionJudge) and str(judge.function.__module__).startswith(f"{__name__}."):
+        return {"judge": judge.name, "code": _code_hash(), "version": judge.version or ""}
+    return {"judge": identify_judge(judge)}
+
+
+@cache
+def _code_hash() -> str:
+    """Return a hash of this package's modules, word lists and weights."""
+    parts = sorted((part for part in _walk(files(__name__))), key=lambda part: part[0])
+    return short_hash(*(f"{name}:{sha256(content).hexdigest()}" for name, content in parts))
+
+
+def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        name = f"{prefix}/{entry.name}"
+        if entry.is_dir():
+            yield from _walk(entry, name)
+        elif not name.endswith(".pyc"):
+            yield name, entry.read_bytes()
 
 
 def _check_options(judge: str, valid_names: Collection[str], options: Mapping[str, object]) -> None:

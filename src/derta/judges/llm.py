@@ -13,7 +13,7 @@ A verdict that is not a valid option is unscored, with a reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 from derta.errors import DertaError, ModelError, ServerError
 from derta.judges.harm import valid_request
 from derta.judges.refusal import structure
-from derta.protocols import Case, Engine, Judge
+from derta.protocols import Case, Engine, EngineLoader, Judge
 from derta.records import Measure, Message, Prompt, Reply, Verdict, short_hash
 
 STRONGREJECT_THRESHOLD = 0.5
@@ -132,11 +132,19 @@ class ModelJudge:
     name: str
     load: Callable[[], Engine] = field(repr=False)
     measures: Measure = "harmful"
+    engine_producer: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
 
     @property
     def uses_model(self) -> bool:
         """True: its verdicts are expensive and are written one by one."""
         return True
+
+    def producer(self) -> dict[str, str]:
+        """Return the provenance of the verdicts: the judge, a hash of its rubric, and its model's provenance."""
+        rubric = RUBRICS[self.name]
+        texts = [] if rubric.template is None else [_template(rubric.template)]
+        identity = short_hash(*texts, rubric.mode, str(rubric.lines), str(rubric.max_new_tokens))
+        return {"judge": self.name, "rubric": identity, **self.engine_producer()}
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         """Yield one verdict for each case, in order, in batches of `CHUNK` cases; the last verdict of an output counts.
@@ -158,7 +166,8 @@ def model_judge(rubric: str, *, engine: Engine | Callable[[], Engine]) -> Judge:
         engine: Any engine, or a function that loads it, called once for the first cases; `harmbench` and
             `llama_guard_3` require the model of that name.
     """
-    return ModelJudge(rubric, cache(engine) if callable(engine) else lambda: engine)
+    known = engine.producer if isinstance(engine, EngineLoader) else lambda: {"engine": type(engine).__name__}
+    return ModelJudge(rubric, cache(engine) if callable(engine) else lambda: engine, engine_producer=known)
 
 
 @cache

@@ -48,6 +48,8 @@ class Preference(Record):
     orders: tuple[Better | None, ...] = ()
     retry: bool = False
     reason: str = ""
+    input_hash: str | None = None
+    producer: dict[str, str] | None = None
 
     @property
     def key(self) -> ReplyKey:

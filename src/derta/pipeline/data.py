@@ -16,6 +16,7 @@ from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
 from derta.data.triples import read_triples
 from derta.files import read_records
+from derta.provenance import model_files
 from derta.records import Example, Prompt, Request, Triple
 
 
@@ -64,14 +65,23 @@ def evaluated_texts(recipe: Recipe) -> list[str]:
 
 
 def input_files(recipe: Recipe) -> list[Path]:
-    """Return the local input files of a run."""
-    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences, *evaluation_sources(recipe)]
+    """Return the local files that a run depends on: those of training, and those of its evaluations."""
+    sources = evaluation_sources(recipe)
     sources += [one.requests for one in recipe.evaluate if isinstance(one.requests, SourceSection)]
-    sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
     prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]
-    names = [*(source.path for source in sources), *prompts, *options]
-    folders = [Path(source.path) for source in sources if isdir(source.path)]  # noqa: PTH112 - of `datasets`
+    return [*training_files(recipe), *_files_of([*(source.path for source in sources), *prompts, *options])]
+
+
+def training_files(recipe: Recipe) -> list[Path]:
+    """Return the local files that the models of a run are trained from: the base model and the training data."""
+    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences]
+    sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
+    return [*model_files(recipe.model.path), *_files_of([source.path for source in sources])]
+
+
+def _files_of(names: Sequence[str]) -> list[Path]:
+    folders = [Path(name) for name in names if isdir(name)]  # noqa: PTH112 - of `datasets`
     files = [Path(name) for name in names if isfile(name)]  # noqa: PTH113 - Path.is_file raises on a long text
     return [*files, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())]
 

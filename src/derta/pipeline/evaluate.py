@@ -10,10 +10,12 @@ from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
 from derta.files import drop_torn_line, read_records
 from derta.pipeline.data import section_requests
+from derta.pipeline.judge import expected_verdicts
+from derta.pipeline.likelihoods import read_scores
 from derta.pipeline.registry import Registry
-from derta.pipeline.resuming import check_unique, judge_missing, read_keyed
+from derta.pipeline.resuming import Expected, check_unique, judge_missing, read_keyed, supersede
 from derta.protocols import Case, Display, Judge
-from derta.records import Prompt, Reply, Request, Verdict
+from derta.records import Prompt, Reply, ReplyKey, Request, Verdict
 
 
 def craft_prompts(
@@ -71,6 +73,33 @@ def token_limits(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, int]:
     """Return the maximum number of new tokens of each prompt, by prompt id."""
     limits = {section.key: section.max_new_tokens or recipe.generate.max_new_tokens for section in recipe.evaluate}
     return {prompt.id: next(limits[key] for key in section_keys(prompt) if key in limits) for prompt in prompts}
+
+
+def is_current(home: Path, expected: Mapping[ReplyKey, Expected], *, model: Path | None, scores: str) -> bool:
+    """Return whether a model's replies are all there and are those that it would give today.
+
+    Where its weights were deleted after its evaluation, they are taken to be those that replied.
+
+    Args:
+        home: The model's folder in a run.
+        expected: The provenance of each reply.
+        model: The folder of its weights; None for a model that is not trained.
+        scores: The provenance of its scores (`likelihoods.scores_provenance`).
+    """
+    path = home / "replies.jsonl"
+    if not (home / "scores.json").exists() or not path.exists():
+        return False
+    drop_torn_line(path)
+    replies = {reply.key: reply for reply in read_records(path, Reply)}
+    if replies.keys() != expected.keys():
+        return False
+    if model is not None and not model.exists():
+        recorded = next((reply.producer for reply in replies.values() if reply.producer), {})
+        weights = {key: recorded[key] for key in ("model", "adapter") if key in recorded}
+        expected = {key: one._replace(producer={**one.producer, **weights}) for key, one in expected.items()}
+    elif read_scores(home).provenance != scores:
+        return False
+    return all(expected[key].fault(reply) is None for key, reply in replies.items())
 
 
 def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
@@ -132,10 +161,14 @@ def judge_models(
             for prompt in prompts
             if judge.name in judges_of(prompt, judges)
         }
+        path = home / f"verdicts.{judge.name}.jsonl"
+        expected = expected_verdicts(judge, cases.values())
+        if old := supersede(path, Verdict, expected):
+            display.logger.info("%s: %d verdicts on other replies or by another judge are superseded", path, old)
         judge_missing(
-            home / f"verdicts.{judge.name}.jsonl",
+            path,
             Verdict,
-            keys=list(cases),
+            expected=expected,
             judge=judge.name,
             judge_replies=lambda missing, cases=cases: judge.judge(
                 case for key, case in cases.items() if key in missing

@@ -21,7 +21,7 @@ from derta.methods import METHODS, method_config, tune
 from derta.pipeline.data import evaluated_texts, read_source_examples, read_source_triples
 from derta.pipeline.models import load_format
 from derta.protocols import Display
-from derta.records import Example
+from derta.records import Example, short_hash
 from derta.results import METHODS_WITH_THE_FIRST
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class AttackData(NamedTuple):
     examples: list[Example]
     pairs: list[UnsafePair]
     note: str
+
+    @property
+    def identity(self) -> str:
+        """Hash of the data."""
+        return short_hash(*(example.id for example in self.examples), *(text for pair in self.pairs for text in pair))
 
 
 class FineTuningAttack(NamedTuple):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from derta.errors import DataError, EngineError
 from derta.files import Appender, read_records
+from derta.locks import check_output, lock
 from derta.pipeline.judge import engine_loader
-from derta.pipeline.resuming import check_unique, read_keyed
+from derta.pipeline.resuming import Expected, check_unique, read_results
 from derta.protocols import Display, Engine
-from derta.records import Prompt, Reply
+from derta.provenance import Producer, prompt_hash
+from derta.records import Prompt, Reply, ReplyKey
 
 if TYPE_CHECKING:
     from derta.config import EngineConfig
@@ -29,45 +31,65 @@ def generate_file(
     prompts = list(read_records(path, Prompt))
     check_unique(prompts)
     check_decoding(model.engine, prompts)
-    limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
-    return generate_missing(engine_loader(model)(), prompts, path=out, max_new_tokens=limits, display=display)
+    check_output(out, [path])
+    load = engine_loader(model)
+    expected = expected_replies(
+        prompts, producer=load.producer(), max_new_tokens=dict.fromkeys((one.id for one in prompts), max_new_tokens)
+    )
+    return generate_missing(load, prompts, path=out, expected=expected, display=display)
+
+
+def expected_replies(
+    prompts: Iterable[Prompt], *, producer: Producer, max_new_tokens: Mapping[str, int]
+) -> dict[ReplyKey, Expected]:
+    """Return the provenance of the reply to each prompt; `max_new_tokens` has the limit of each, by id."""
+    return {
+        (one.id, 0): Expected(prompt_hash(one), {**producer, "max_new_tokens": str(max_new_tokens[one.id])})
+        for one in prompts
+    }
 
 
 def generate_missing(
-    engine: Engine,
+    load: Callable[[], Engine],
     prompts: Sequence[Prompt],
     *,
     path: Path,
-    max_new_tokens: Mapping[str, int],
+    expected: Mapping[ReplyKey, Expected],
     description: str = "replies",
     display: Display = Display(),
 ) -> list[Reply]:
     """Generate replies to the prompts without a reply in the file, and append each at once.
 
     Args:
-        engine: The model's engine.
+        load: Loads the model; called once, if a reply is missing.
         prompts: All prompts.
-        path: The file of replies.
-        max_new_tokens: The token limit of each prompt, by prompt id.
-        description: The label of the progress bar.
-        display: Shows progress.
+        path: The file of the replies.
+        expected: The provenance of each reply (see `expected_replies`).
+        description: Named beside the progress bar.
+        display: Where progress is shown.
 
     Returns:
         A reply to each prompt, in order.
 
     Raises:
-        DataError: the file holds replies to other prompts, or the engine returned no reply to a prompt.
+        DataError: the engine left a prompt without a reply.
+        RunError: the file holds replies to other prompts or of another producer, or another process writes it.
     """
-    done = read_keyed(path, Reply, prompts=prompts)
-    todo = [prompt for prompt in prompts if (prompt.id, 0) not in done]
-    with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
-        task.update(len(done))
-        for limit in sorted({max_new_tokens[prompt.id] for prompt in todo}):
-            same = [prompt for prompt in todo if max_new_tokens[prompt.id] == limit]
-            for reply in engine.generate(same, max_new_tokens=limit):
-                file.add(reply)
-                done[reply.key] = reply
-                task.update(len(done))
+    limits = {prompt.id: int(expected[prompt.id, 0].producer["max_new_tokens"]) for prompt in prompts}
+    with lock(path):
+        done = read_results(path, Reply, expected)
+        remaining = [prompt for prompt in prompts if (prompt.id, 0) not in done]
+        with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
+            task.update(len(done))
+            engine = load() if remaining else None
+            for limit in sorted({limits[prompt.id] for prompt in remaining}):
+                batch = [prompt for prompt in remaining if limits[prompt.id] == limit]
+                assert engine is not None  # noqa: S101 - prompts remain
+                for reply in engine.generate(batch, max_new_tokens=limit):
+                    stamped = expected[reply.key].stamp(reply)
+                    file.add(stamped)
+                    done[stamped.key] = stamped
+                    task.update(len(done))
     missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
     if missing:
         raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from derta.engines import check_settings, load_engine
-from derta.errors import DataError
-from derta.files import write_records
+from derta.engines import check_settings, engine_producer, load_engine
+from derta.errors import DataError, RunError
+from derta.files import read_records, write_records
 from derta.formats.replies import read_cases
-from derta.judges import JUDGES, build_judge, uses_model
+from derta.judges import JUDGES, build_judge, judge_producer, uses_model
 from derta.judges.refusal import judge_refusal
+from derta.locks import check_output, lock
 from derta.metrics.comparisons import compare_cells, power_notes
 from derta.metrics.rates import over_refusal_cells
-from derta.pipeline.resuming import judge_missing
-from derta.protocols import Case, Display, Engine, Judge
+from derta.pipeline.resuming import Expected, judge_missing
+from derta.protocols import Case, Display, EngineLoader, Judge
+from derta.provenance import case_hash
 from derta.records import Prompt, ReplyKey, Verdict
 from derta.results import Cell, Comparison, Place, cell_of
 from derta.stats import rate_of_counts
@@ -26,14 +28,17 @@ if TYPE_CHECKING:
     from derta.config import EngineConfig
 
 
-def engine_loader(config: EngineConfig) -> Callable[[], Engine]:
-    """Return a function that loads a model into its engine; the settings are validated at once.
+def engine_loader(config: EngineConfig) -> EngineLoader:
+    """Return a function that loads a model into its engine, with settings that are checked now, and its provenance.
 
     Raises:
         EngineError: an unknown engine, an unknown setting, or a value that is not valid.
     """
     check_settings(config.engine, config.settings)
-    return partial(load_engine, config.model, engine=config.engine, **config.settings)
+    return EngineLoader(
+        partial(load_engine, config.model, engine=config.engine, **config.settings),
+        partial(engine_producer, config.model, engine=config.engine, settings=config.settings),
+    )
 
 
 def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
@@ -86,7 +91,12 @@ def judge_file(
         out: The output file of the verdicts.
         collect_into: A list that the verdicts are appended to.
         display: Shows progress.
+
+    Raises:
+        RunError: `out` is an input, holds something else than this judge's verdicts on these replies, or another
+            process writes it.
     """
+    check_output(out, [path, prompts_path])
     counts: Counter[bool | None] = Counter()
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -102,7 +112,8 @@ def judge_file(
     elif out is None:
         deque(counted(judge.judge(cases)), maxlen=0)
     else:
-        write_records(out, counted(judge.judge(cases)))
+        with lock(out):
+            write_records(out, counted(_judge_again(judge, cases, out)))
     return cell_of(
         rate_of_counts(counts[True], scored=counts[True] + counts[False], unscored=counts[None]),
         place=Place("helpfulness" if judge.measures == "correct" else "attack", path.stem),
@@ -110,6 +121,34 @@ def judge_file(
         seed=None,
         judge=judge.name,
         measure=judge.measures,
+    )
+
+
+def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Verdict]:
+    """Yield a function judge's verdicts; those that the file holds must be on the same replies, by the same judge."""
+    producer = judge_producer(judge)
+    existing = read_records(out, Verdict) if out.stat().st_size else iter(())
+    expected: deque[Expected] = deque()
+
+    def hashed() -> Iterator[Case]:
+        for case in cases:
+            expected.append(Expected(case_hash(*case), producer))
+            yield case
+
+    for verdict in judge.judge(hashed()):
+        stamped = expected.popleft().stamp(verdict)
+        old = next(existing, stamped)
+        if (old.key, old.judge, old.input_hash) != (stamped.key, stamped.judge, stamped.input_hash):
+            raise _other_results(out, f"{old.judge} on {old.prompt_id!r}")
+        yield stamped
+    if (old := next(existing, None)) is not None:
+        raise _other_results(out, f"{old.judge} on {old.prompt_id!r}, which is not among them")
+
+
+def _other_results(out: Path, found: str) -> RunError:
+    return RunError(
+        f"{out}: expected a new file, or this judge's verdicts on these replies, got other ones ({found}); choose "
+        "another --out, or delete the file"
     )
 
 
@@ -123,13 +162,19 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
 
+def expected_verdicts(judge: Judge, cases: Iterable[Case]) -> dict[ReplyKey, Expected]:
+    """Return the provenance of the verdict on each reply."""
+    producer = judge_producer(judge)
+    return {case.reply.key: Expected(case_hash(*case), producer) for case in cases}
+
+
 def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """Yield the verdicts of a judge that uses a model; with `out`, only missing verdicts are requested."""
     if out is not None:
         yield from judge_missing(
             out,
             Verdict,
-            keys=[case.reply.key for case in cases],
+            expected=expected_verdicts(judge, cases),
             judge=judge.name,
             judge_replies=lambda missing: judge.judge(case for case in cases if case.reply.key in missing),
             display=display,

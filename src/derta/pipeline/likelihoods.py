@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from derta.data.preparation import PreparedData
 from derta.files import write_text
 from derta.pipeline.data import read_source
 from derta.protocols import Engine
+from derta.provenance import Producer, hash_value
 from derta.records import Example, Prompt, Request
 from derta.stats import bootstrap_mean
 
@@ -24,10 +25,12 @@ class Scores(NamedTuple):
 
     `refusal_probability` has a row for each held-out harmful answer; `answer_losses` has the mean negative
     log-likelihood (nats a token) of each held-out helpful answer.
+    `provenance` is a hash of the model and the data (see `scores_provenance`).
     """
 
     refusal_probability: list[list[float]]
     answer_losses: list[float]
+    provenance: str | None = None
 
 
 def read_scores(home: Path) -> Scores:
@@ -35,25 +38,35 @@ def read_scores(home: Path) -> Scores:
     return Scores(**json.loads((home / SCORES).read_text(encoding="utf-8")))
 
 
-def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, home: Path) -> Scores:
-    """Return the likelihood scores on held-out data; they are computed once and cached in the model's folder."""
-    if (home / SCORES).exists():
-        return read_scores(home)
+def scored_requests(recipe: Recipe, prepared: PreparedData) -> list[Request]:
+    """Return the requests on whose harmful answers the probability of refusing is measured."""
     source = recipe.profile_requests
     requests = prepared.held_out_requests if source is None else read_source(source)
-    harmful = [request for request in requests if request.harmful][: recipe.profile_answers]
+    return [request for request in requests if request.harmful][: recipe.profile_answers]
+
+
+def scores_provenance(harmful: Sequence[Request], helpful: Sequence[Example], *, producer: Producer) -> str:
+    """Return a hash of all that a model's scores depend on."""
+    return hash_value([[[one.text, one.harmful] for one in harmful], [one.id for one in helpful], dict(producer)])
+
+
+def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, producer: Producer, home: Path) -> Scores:
+    """Measure likelihoods on held-out data, and keep them in the model's folder; scores of today are kept."""
+    harmful, helpful = scored_requests(recipe, prepared), prepared.held_out_examples
+    provenance = scores_provenance(harmful, helpful, producer=producer)
+    if (home / SCORES).exists() and (scores := read_scores(home)).provenance == provenance:
+        return scores
     refusal = (
         engine.refusal_probability([direct_prompt(r) for r in harmful], [r.harmful or "" for r in harmful])
         if harmful
         else []
     )
-    helpful = prepared.held_out_examples
     log_probs = (
         engine.log_likelihood([_example_prompt(e) for e in helpful], [e.messages[-1].content for e in helpful])
         if helpful
         else []
     )
-    scores = Scores(refusal, [-sum(row) / len(row) for row in log_probs])
+    scores = Scores(refusal, [-sum(row) / len(row) for row in log_probs], provenance)
     write_text(home / SCORES, json.dumps(scores._asdict()) + "\n")
     return scores
 

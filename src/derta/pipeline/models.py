@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import Recipe
 from derta.data.preparation import PreparedData
-from derta.engines import check_settings, load_engine
+from derta.engines import check_settings, engine_producer, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
@@ -154,12 +154,21 @@ class LazyEngine:
             from derta.loading import release_memory
 
             release_memory()
-            recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
-            adapter = tuned if recipe.train.lora is not None else None
-            settings = engine_settings(recipe, adapter=adapter)
-            path = recipe.model.path if tuned is None or adapter is not None else tuned
-            self._engine = load_engine(path, engine=recipe.generate.engine, **(settings | recipe.generate.settings))
+            path, settings = self._source()
+            self._engine = load_engine(path, engine=self._recipe.generate.engine, **settings)
         return self._engine
+
+    def producer(self) -> dict[str, str]:
+        """Return the provenance of the replies, without loading the model."""
+        path, settings = self._source()
+        return engine_producer(path, engine=self._recipe.generate.engine, settings=settings)
+
+    def _source(self) -> tuple[str, dict[str, Any]]:
+        """Return the path of the model that is loaded, and its engine's settings."""
+        recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
+        adapter = tuned if recipe.train.lora is not None else None
+        path = recipe.model.path if tuned is None or adapter is not None else tuned
+        return path, engine_settings(recipe, adapter=adapter) | recipe.generate.settings
 
     def release(self) -> None:
         """Release the model, so that the next one can be trained on its device; the next call loads it again."""

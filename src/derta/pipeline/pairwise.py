@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import DataError
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, compare_replies
+from derta.locks import check_output
 from derta.metrics.comparisons import (
     JUDGE,
     PairwiseOutcome,
@@ -17,8 +18,10 @@ from derta.metrics.comparisons import (
     win_rate_cell,
 )
 from derta.pipeline.judge import engine_loader, side_name
-from derta.pipeline.resuming import judge_missing
+from derta.pipeline.resuming import Expected, judge_missing
 from derta.protocols import Case, Display
+from derta.provenance import case_hash
+from derta.records import short_hash
 from derta.results import Cell, Comparison
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def compare_pairwise(
         DataError: the files have no request in common.
         RunError: `out` holds preferences on other pairs.
     """
+    check_output(out, [first, second, prompts_path])
     pairs = match_pairs(first, second, prompts_path=prompts_path, display=display)
     preferences = _preferences(pairs, model, out, display)
     better: list[PairwiseOutcome | None] = [one.better for one in preferences]
@@ -89,22 +93,26 @@ def _match_key(case: Case, *, by_id: bool) -> str:
     return case.prompt.id if by_id else (case.prompt.request or "").strip()
 
 
+def _pair_hash(pair: Pair) -> str:
+    return short_hash(case_hash(pair.prompt, pair.ours), case_hash(pair.prompt, pair.theirs))
+
+
 def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, display: Display) -> list[Preference]:
-    """Return the preferences on all pairs; with `out`, only missing ones are requested."""
+    """The preferences on all pairs; with a file, only those that it lacks are asked for."""
+    load = engine_loader(model)
     if out is not None:
+        producer = {"judge": JUDGE, **load.producer()}
         return judge_missing(
             out,
             Preference,
-            keys=[pair.ours.key for pair in pairs],
+            expected={pair.ours.key: Expected(_pair_hash(pair), producer) for pair in pairs},
             judge=JUDGE,
-            judge_replies=lambda missing: compare_replies(
-                engine_loader(model)(), (pair for pair in pairs if pair.ours.key in missing)
-            ),
+            judge_replies=lambda missing: compare_replies(load(), (pair for pair in pairs if pair.ours.key in missing)),
             display=display,
         )
     with display.progress.task("pairwise: verdicts", total=len(pairs)) as task:
         preferences: list[Preference] = []
-        for preference in compare_replies(engine_loader(model)(), pairs):
+        for preference in compare_replies(load(), pairs):
             preferences.append(preference)
             task.update(len(preferences))
         return preferences

@@ -14,13 +14,15 @@ from typing import NamedTuple
 from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
+from derta.judges import JUDGES, build_judge, uses_model
 from derta.metrics.summaries import Outcome, summarize, transcripts
-from derta.pipeline.evaluate import is_complete, judges_of, prompts_path
+from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path
 from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import search_notes
-from derta.records import Measure, Prompt, Record, Reply, Suite, Verdict
+from derta.provenance import case_hash
+from derta.records import Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
 
@@ -185,7 +187,9 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     required = [judges_of(prompt, contents.judges) for prompt in prompts]
     verdicts: dict[str, list[Verdict | None]] = {}
     for judge in contents.measures:
-        judged = read_keyed(home / f"verdicts.{judge}.jsonl", Verdict, prompts=prompts)
+        judged = _current_verdicts(
+            judge, folder=folder, entry=entry, contents=contents, prompts=prompts, replies=replies
+        )
         verdicts[judge] = [judged.get((prompt.id, 0)) for prompt in prompts]
         if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
             raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
@@ -199,6 +203,35 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         scores.refusal_probability,
     )
     return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
+
+
+def _current_verdicts(
+    judge: str,
+    *,
+    folder: Path,
+    entry: ModelEntry,
+    contents: RunContents,
+    prompts: Sequence[Prompt],
+    replies: Mapping[ReplyKey, Reply],
+) -> dict[ReplyKey, Verdict]:
+    """Return a judge's verdicts on a model's replies; replies that changed since are judged again if that is free.
+
+    Raises:
+        RunError: replies have changed, and the judge queries a model or is a user's own.
+    """
+    home = folder / entry.folder
+    path = home / f"verdicts.{judge}.jsonl"
+    verdicts = read_keyed(path, Verdict, prompts=prompts)
+    changed = sum(
+        (prompt.id, 0) in verdicts and verdicts[prompt.id, 0].input_hash != case_hash(prompt, replies[prompt.id, 0])
+        for prompt in prompts
+    )
+    if not changed:
+        return verdicts
+    if judge not in JUDGES or uses_model(judge):
+        raise RunError(f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them")
+    judge_models(build_judge(judge), {entry.label: home}, folder=folder, judges=contents.judges)
+    return read_keyed(path, Verdict, prompts=prompts)
 
 
 def _distinguish_ids(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:

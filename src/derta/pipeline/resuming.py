@@ -1,49 +1,68 @@
-"""Files that a stopped stage resumes from: existing records are reused, and only missing ones are computed."""
+"""Files that a stopped stage resumes from: their results are kept, and only what is missing is made.
+
+A result is used again only if it would be made the same today: from the same input (`input_hash`) by the same producer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from derta.errors import DataError, RunError
 from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
+from derta.locks import lock
 from derta.protocols import Display
+from derta.provenance import Producer, changed_keys
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 
 R = TypeVar("R", Reply, Verdict)
+T = TypeVar("T", Reply, Verdict, Preference)
 J = TypeVar("J", Verdict, Preference)
 
 
+class Expected(NamedTuple):
+    """The provenance that a result must have to be used again: the hash of its input, and its producer."""
+
+    input_hash: str
+    producer: Producer
+
+    def fault(self, result: Reply | Verdict | Preference) -> str | None:
+        """Return how the provenance of a result differs, None if it does not."""
+        if result.producer != self.producer:
+            return f"it has another producer: {'; '.join(changed_keys(result.producer, self.producer))}"
+        return None if result.input_hash == self.input_hash else "its input has changed since"
+
+    def stamp(self, result: T) -> T:
+        """Return a new result with its provenance."""
+        return result.model_copy(update={"input_hash": self.input_hash, "producer": dict(self.producer)})
+
+
 def check_unique(prompts: Iterable[Prompt]) -> None:
-    """Validate that prompt ids are unique, because replies refer to them.
+    """Refuse two prompts with the same id: replies refer to prompts by id.
 
     Raises:
-        DataError: a repeated id; the message names it.
+        DataError: names the id.
     """
-    ids: set[str] = set()
+    seen: set[str] = set()
     for prompt in prompts:
-        if prompt.id in ids:
+        if prompt.id in seen:
             raise DataError(f"prompts: expected unique ids, got {prompt.id!r} twice; set a `name` for each evaluation")
-        ids.add(prompt.id)
+        seen.add(prompt.id)
 
 
-def store_prompts(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Write the prompts to a file that does not exist yet, and return the file's prompts.
-
-    A resumed run thus keeps the prompts of its first start.
-    """
-    if not path.exists():
+def store_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
+    """Write a run's prompts, unless the file holds exactly these."""
+    if not path.exists() or list(read_records(path, Prompt)) != list(prompts):
         write_records(path, prompts)
-    return list(read_records(path, Prompt))
 
 
 def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
-    """Load a file's replies or verdicts by prompt id and sample; an incomplete last line of a killed run is removed.
+    """Return a file's replies or verdicts by prompt id and sample; an incomplete last line of a killed run is cut off.
 
     Raises:
-        DataError: a record has an unknown prompt id, or repeats one.
+        DataError: a record for no prompt, or two for one.
     """
     valid_ids = {prompt.id for prompt in prompts}
     drop_torn_line(path)
@@ -56,63 +75,112 @@ def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[
     return records
 
 
+def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected]) -> dict[ReplyKey, T]:
+    """Return the results in a file that a stage resumes from, by key.
+
+    Raises:
+        RunError: a result for no expected key, two for one key, or one of another input or producer.
+    """
+    drop_torn_line(path)
+    records: dict[ReplyKey, T] = {}
+    for record in read_records(path, kind) if path.exists() else ():
+        wanted = expected.get(record.key)
+        fault = "no prompt has this id" if wanted is None else wanted.fault(record)
+        if record.key in records:
+            fault = "it is there twice"
+        if fault is not None:
+            raise RunError(
+                f"{path}: cannot resume from {record.prompt_id!r}: {fault}; choose another --out, or delete the file"
+            )
+        records[record.key] = record
+    return records
+
+
+def supersede(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected]) -> int:
+    """Move the results that a stage would make differently today to `*.superseded.jsonl`, and return their number.
+
+    A run's folder uses this where its evaluations changed; nothing is lost.
+
+    Raises:
+        RunError: a result is there twice, or another process writes the file.
+    """
+    if not path.exists():
+        return 0
+    with lock(path):
+        drop_torn_line(path)
+        current: dict[ReplyKey, T] = {}
+        superseded: list[T] = []
+        for record in read_records(path, kind):
+            if record.key in current:
+                raise RunError(f"{path}: got a result for {record.prompt_id!r} twice; delete one of the lines")
+            wanted = expected.get(record.key)
+            if wanted is None or wanted.fault(record) is not None:
+                superseded.append(record)
+            else:
+                current[record.key] = record
+        if superseded:
+            with Appender(path.with_suffix(".superseded.jsonl")) as file:
+                for record in superseded:
+                    file.add(record)
+            write_records(path, list(current.values()))
+    return len(superseded)
+
+
 def judge_missing(
     path: Path,
     kind: type[J],
     *,
-    keys: Sequence[ReplyKey],
+    expected: Mapping[ReplyKey, Expected],
     judge: str,
     judge_replies: Callable[[Collection[ReplyKey]], Iterator[J]],
     description: str | None = None,
     display: Display = Display(),
 ) -> list[J]:
-    """Judge the replies without a verdict in the file, and return all verdicts; each new one is appended at once.
+    """Judge the replies that have no verdict in the file yet; each verdict is written as soon as it is known.
 
-    Replies whose engine failed are judged again.
+    Verdicts that an engine's failure prevented are requested again.
 
     Args:
-        path: The file of verdicts (or preferences).
-        kind: The type of its records.
-        keys: The replies to judge, in order.
+        path: The file of the verdicts (or preferences).
+        kind: Their class.
+        expected: The replies that need a verdict, in order, with the provenance of each verdict.
         judge: The name of the judge.
-        judge_replies: A function that judges the replies with these keys.
+        judge_replies: Yields a verdict for each of the keys that it receives.
         description: The label of the progress bar.
-        display: Shows progress.
+        display: Where progress is shown.
 
     Raises:
-        RunError: the file holds another judge's verdicts, or verdicts on other prompts.
+        RunError: the file holds verdicts of another judge or on other replies, or another process writes it.
     """
-    drop_torn_line(path)
-    valid_keys, done, in_order = set(keys), dict[ReplyKey, J](), list[ReplyKey]()
-    for record in read_records(path, kind) if path.exists() else ():
-        if record.key not in valid_keys or record.judge != judge:
-            raise RunError(
-                f"{path}: expected the verdicts of {judge!r} on these replies, got {record.judge!r} on "
-                f"{record.prompt_id!r}; choose another --out, or delete it"
-            )
-        in_order.append(record.key)
-        if not record.retry:
-            done[record.key] = record
-    missing = valid_keys - done.keys()
-    if not missing and in_order == list(keys) and path.exists():
-        return list(done.values())
-    with (
-        Appender(path) as file,
-        display.progress.task(description or f"{judge}: verdicts", total=len(keys)) as task,
-    ):
-        task.update(len(done))
-        for record in judge_replies(missing) if missing else ():
-            file.add(record)
-            done[record.key] = record
+    with lock(path):
+        records = read_results(path, kind, expected)
+        done = {key: record for key, record in records.items() if not record.retry}
+        missing = expected.keys() - done.keys()
+        if not missing and list(records) == list(expected):
+            return list(done.values())
+        with (
+            Appender(path) as file,
+            display.progress.task(description or f"{judge}: verdicts", total=len(expected)) as task,
+        ):
             task.update(len(done))
-    records = [done[key] for key in keys]
-    if failed := sum(record.retry for record in records):
+            for record in judge_replies(missing) if missing else ():
+                verdict = expected[record.key].stamp(record)
+                file.add(verdict)
+                done[verdict.key] = verdict
+                task.update(len(done))
+        verdicts = [done[key] for key in expected]
+        _log_failures(path, verdicts, display)
+        write_records(path, verdicts)
+    return verdicts
+
+
+def _log_failures(path: Path, verdicts: Sequence[J], display: Display) -> None:
+    failures = [verdict.reason for verdict in verdicts if verdict.retry]
+    if failures:
         display.logger.info(
             "%s: %d of %d replies are not judged, because the judge's engine failed (%s); run the same command again",
             path,
-            failed,
-            len(records),
-            next(record.reason for record in records if record.retry),
+            len(failures),
+            len(verdicts),
+            failures[0],
         )
-    write_records(path, records)
-    return records

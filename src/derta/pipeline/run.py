@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError
 from derta.methods import Method, check_package, check_settings
-from derta.pipeline.data import input_files, prepare_data
-from derta.pipeline.evaluate import craft_prompts, is_complete, judge_models, recipe_judges, token_limits
+from derta.pipeline.data import input_files, prepare_data, training_files
+from derta.pipeline.evaluate import craft_prompts, is_current, judge_models, recipe_judges, token_limits
 from derta.pipeline.fine_tuning import (
     COST_FILE,
     AttackData,
@@ -22,17 +22,21 @@ from derta.pipeline.fine_tuning import (
     fine_tuning_attacks,
     read_all_attack_data,
 )
-from derta.pipeline.generate import check_decoding, generate_missing
-from derta.pipeline.likelihoods import score_held_out
+from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
+from derta.pipeline.likelihoods import score_held_out, scored_requests, scores_provenance
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, train_method
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
-from derta.pipeline.resuming import store_prompts
-from derta.pipeline.search import add_searched_prompts, check_searches
+from derta.pipeline.resuming import Expected, store_prompts, supersede
+from derta.pipeline.search import add_searched_prompts, check_searches, searched_prompts
 from derta.protocols import Display, Judge
-from derta.records import Prompt
+from derta.provenance import Producer, hash_value
+from derta.records import Prompt, Reply, ReplyKey
 from derta.results import Summary
 from derta.run_folder import open_run
+
+TRAINING_KEYS = ("seeds", "model", "data", "train", "methods", "method_settings", "fine_tuning_attacks")
+"""The keys of a recipe that its models depend on."""
 
 
 class RunModel(NamedTuple):
@@ -109,18 +113,29 @@ def run(
     # after all checks: else the folder of a refused recipe would refuse the corrected one
     identities = registry.identities(loaded)
     origin = loaded.model_dump(mode="json") | ({"functions": identities} if identities else {})
-    open_run(folder, recipe=origin, inputs=input_files(loaded))
-    write_contents(folder, plan.contents)
-    plan = plan._replace(prompts=store_prompts(folder / "prompts.jsonl", plan.prompts))
-    for model in plan.models:
-        if not is_complete(folder / model.folder, plan.prompts):
+    training = training_origin(plan, identities)
+    with open_run(folder, recipe=origin, training=training, inputs=input_files(loaded), fixed=training_files(loaded)):
+        write_contents(folder, plan.contents)
+        store_prompts(folder / "prompts.jsonl", plan.prompts)
+        for model in plan.models:
             generate_replies(plan, model, folder=folder, display=display)
-    homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
-    for name in plan.contents.measures:
-        # popped, so that a judge's model is released before the next is loaded
-        judge = plan.judges.pop(name)
-        judge_models(judge, homes, folder=folder, judges=plan.contents.judges, display=display)
-    return report(folder)
+        homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
+        for name in plan.contents.measures:
+            # popped: the model of a judge, if it has one, is released before the next is loaded
+            judge = plan.judges.pop(name)
+            judge_models(judge, homes, folder=folder, judges=plan.contents.judges, display=display)
+        return report(folder)
+
+
+def training_origin(plan: RunPlan, identities: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return the part of a run that its trained models depend on: it cannot change in a run's folder.
+
+    Evaluations and judges can; they count only by the requests that they remove from the training data.
+    """
+    recipe = plan.recipe.model_dump(mode="json", include=set(TRAINING_KEYS))
+    data = hash_value([plan.prepared.identity(), {name: one.identity for name, one in plan.attack_data.items()}])
+    methods = identities.get("methods")
+    return {**recipe, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
 
 
 def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
@@ -183,8 +198,20 @@ def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
 def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
     """Train a model, run the recipe's search attacks on it, generate its replies and compute its scores."""
     recipe, home = plan.recipe, folder / model.folder
-    tuned = train_model(plan, model, folder=folder, display=display)
-    engine = LazyEngine(recipe, tuned)
+    out = home / "model" if plan.registry.method(model.method).trains else None
+    harmful, helpful = scored_requests(recipe, plan.prepared), plan.prepared.held_out_examples
+    producer = LazyEngine(recipe, out).producer()
+    stored = searched_prompts(
+        recipe, plan.prompts, home=home, held_out=plan.prepared.held_out_requests, registry=plan.registry
+    )
+    if stored is not None and is_current(
+        home,
+        _expected(recipe, stored, producer),
+        model=out,
+        scores=scores_provenance(harmful, helpful, producer=producer),
+    ):
+        return
+    engine = LazyEngine(recipe, train_model(plan, model, folder=folder, display=display))
     prompts = add_searched_prompts(
         recipe,
         plan.prompts,
@@ -194,16 +221,25 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
         registry=plan.registry,
         display=display,
     )
+    producer = engine.producer()
+    expected = _expected(recipe, prompts, producer)
+    path = home / "replies.jsonl"
+    if old := supersede(path, Reply, expected):
+        display.logger.info("%s: %d replies to other prompts or with other settings are superseded", path, old)
     generate_missing(
-        engine,
+        lambda: engine,
         prompts,
-        path=home / "replies.jsonl",
-        max_new_tokens=token_limits(recipe, prompts),
+        path=path,
+        expected=expected,
         description=f"{model.label} seed {model.seed}: replies",
         display=display,
     )
-    score_held_out(engine, recipe, prepared=plan.prepared, home=home)
+    score_held_out(engine, recipe, prepared=plan.prepared, producer=producer, home=home)
     engine.release()
+
+
+def _expected(recipe: Recipe, prompts: Sequence[Prompt], producer: Producer) -> dict[ReplyKey, Expected]:
+    return expected_replies(prompts, producer=producer, max_new_tokens=token_limits(recipe, prompts))
 
 
 def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:

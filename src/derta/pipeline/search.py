@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from os.path import isfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +17,19 @@ from derta.config import EngineConfig, EvaluationSection, Recipe
 from derta.data.requests import load_requests
 from derta.engines import check_settings
 from derta.errors import RecipeError
-from derta.files import read_records, write_records
+from derta.files import read_records, write_records, write_text
+from derta.judges import judge_producer
+from derta.locks import check_output, lock
 from derta.pipeline.data import section_requests
 from derta.pipeline.judge import engine_loader, find_judge
 from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, Judge, ProgressTask
-from derta.records import Cost, Prompt, Record, Request
+from derta.provenance import hash_value
+from derta.records import Cost, Prompt, Record, Request, short_hash
+
+SEARCHES = "searches.json"
+"""A model's file with the provenance of its searched prompts."""
 
 
 class SearchModels(NamedTuple):
@@ -58,13 +66,14 @@ def attack_file(
         RecipeError: an unknown attack or option, or a search without its target, attacker or judge.
         RunError: the attempts file belongs to another search.
     """
+    check_output(out, [requests, *_option_files(options)])
     attack = build_attack(name, options)
     if attack.searches:
         return _search_file(attack, models=models, requests=requests, fmt=fmt, seed=seed, out=out, display=display)
     if any(models):
         raise RecipeError(f"attack {name} queries no model; remove --target, --attacker, --judge and --judge-model")
     prompts = attack.craft(load_requests(requests, format=fmt), seed=seed)
-    write_records(out, prompts)
+    _write_prompts(out, prompts)
     return SearchSummary(prompts=len(prompts), cost=Cost(), success_by_budget=())
 
 
@@ -76,21 +85,42 @@ def _search_file(
     request_list = list(load_requests(requests, format=fmt))
     judge = None if models.judge is None else check_search_judge(find_judge(models.judge, model=models.judge_model))
     state = out.with_name(out.name + ".attempts.jsonl")
-    searched = attack.search(
-        request_list,
-        target=engine_loader(models.target)(),
-        attacker=None if models.attacker is None else engine_loader(models.attacker)(),
-        judge=judge,
-        state=state,
-        key=json.dumps(models, sort_keys=True, default=EngineConfig.model_dump),
-        seed=seed,
-    )
-    with display.progress.task(f"{attack.name}: requests", total=len(request_list)) as task:
-        prompts = _collect(searched, task)
-    write_records(out, prompts)
+    target = engine_loader(models.target)
+    attacker = None if models.attacker is None else engine_loader(models.attacker)
+    producers = [
+        target.producer(),
+        None if attacker is None else attacker.producer(),
+        None if judge is None else judge_producer(judge),
+    ]
+    with lock(state):
+        searched = attack.search(
+            request_list,
+            target=target(),
+            attacker=None if attacker is None else attacker(),
+            judge=judge,
+            state=state,
+            key=hash_value(producers),
+            seed=seed,
+        )
+        with display.progress.task(f"{attack.name}: requests", total=len(request_list)) as task:
+            prompts = _collect(searched, task)
+        _write_prompts(out, prompts)
     attempts = read_attempts(state)
     budgets = tuple(success_by_budget(attempts))
     return SearchSummary(prompts=len(prompts), cost=total(attempts), success_by_budget=budgets)
+
+
+def _option_files(options: Mapping[str, Any]) -> list[Path]:
+    return [Path(value) for value in options.values() if isinstance(value, str) and isfile(value)]  # noqa: PTH113
+
+
+def _write_prompts(out: Path, prompts: Sequence[Prompt]) -> None:
+    """Write an attack's prompts; a file of prompts that is there is replaced, any other is refused."""
+    with lock(out):
+        if out.stat().st_size:
+            for _ in islice(read_records(out, Prompt), 1):
+                pass
+        write_records(out, prompts)
 
 
 def _collect(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
@@ -159,23 +189,71 @@ def add_searched_prompts(
 
     They are computed once and cached in `home/prompts.jsonl`, with the attempts next to it.
     """
-    sections = _search_sections(recipe, registry)
-    path = home / "prompts.jsonl"
-    if not sections:
-        return prompts
-    if not path.exists():
-        searched_prompts: list[Prompt] = []
-        for section in sections:
-            requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
-            name = section.name or section.attack
-            with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
-                searched = _search(section, requests, engine, home, registry=registry, seed=recipe.seeds[0], task=task)
-            searched_prompts += (
-                searched if section.name is None else as_suite(searched, suite=section.suite, dataset=name)
+    stored = searched_prompts(recipe, prompts, home=home, held_out=held_out, registry=registry)
+    if stored is not None:
+        return stored
+    results: list[Prompt] = []
+    keys = _search_keys(recipe, held_out=held_out, registry=registry)
+    for section in _search_sections(recipe, registry):
+        requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
+        name = _search_name(section)
+        with display.progress.task(f"{home.name}: {name}", total=len(requests)) as task:
+            searched = _search(
+                section, requests, engine, home, registry=registry, key=keys[name], seed=recipe.seeds[0], task=task
             )
-        check_unique([*prompts, *searched_prompts])
-        write_records(path, [*prompts, *searched_prompts])
+        results += searched if section.name is None else as_suite(searched, suite=section.suite, dataset=name)
+    check_unique([*prompts, *results])
+    write_records(home / "prompts.jsonl", [*prompts, *results])
+    write_text(home / SEARCHES, json.dumps(_searches(prompts, keys), indent=2) + "\n")
+    return [*prompts, *results]
+
+
+def searched_prompts(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    *,
+    home: Path,
+    held_out: Sequence[Request],
+    registry: Registry = Registry(),
+) -> Sequence[Prompt] | None:
+    """Return one model's prompts as an earlier run stored them; None if they must be searched for, or again.
+
+    Without a search in the recipe, these are the prompts of all models.
+    """
+    keys = _search_keys(recipe, held_out=held_out, registry=registry)
+    path, searches_path = home / "prompts.jsonl", home / SEARCHES
+    if not keys:
+        path.unlink(missing_ok=True)  # of a search that the recipe has no more; the attempts are kept
+        return prompts
+    if not path.exists() or not searches_path.exists():
+        return None
+    if json.loads(searches_path.read_text(encoding="utf-8")) != _searches(prompts, keys):
+        return None
     return list(read_records(path, Prompt))
+
+
+def _searches(prompts: Sequence[Prompt], keys: Mapping[str, str]) -> dict[str, object]:
+    return {"prompts": short_hash(*(prompt.model_dump_json() for prompt in prompts)), "searches": dict(keys)}
+
+
+def _search_name(section: EvaluationSection) -> str:
+    return section.name or section.attack
+
+
+def _search_keys(recipe: Recipe, *, held_out: Sequence[Request], registry: Registry) -> dict[str, str]:
+    """Return a hash of all that each search against a model depends on, by its name; a run's model is fixed."""
+    target = recipe.generate.model_dump(mode="json")
+    return {
+        _search_name(section): hash_value(
+            [
+                section.model_dump(mode="json"),
+                registry.attack(section).identity,
+                [request.text for request in section_requests(section, held_out=held_out, seed=recipe.seeds[0])],
+                target,
+            ]
+        )
+        for section in _search_sections(recipe, registry)
+    }
 
 
 def _search(
@@ -185,6 +263,7 @@ def _search(
     home: Path,
     *,
     registry: Registry,
+    key: str,
     seed: int,
     task: ProgressTask,
 ) -> list[Prompt]:
@@ -194,8 +273,8 @@ def _search(
         target=engine,
         attacker=None if attacker is None else engine_loader(attacker)(),
         judge=_search_judge(section, registry),
-        state=home / f"attempts.{section.name or section.attack}.jsonl",
-        key=section.model_dump_json(),
+        state=home / f"attempts.{_search_name(section)}.{key}.jsonl",
+        key=key,
         seed=seed,
     )
     return _collect(prompts, task)
