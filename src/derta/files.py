@@ -174,6 +174,16 @@ def _write_whole(path: Path, pieces: Iterable[str]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path, *, recursive: bool = True) -> None:
+    """Write a folder's files and entries to the disk itself, so that a power failure cannot truncate them."""
+    for path in [*(folder.rglob("*") if recursive else ()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_records(path: Path | str, records: Iterable[Record]) -> None:
     """Write records to a JSONL file atomically; an iterator is not loaded into memory.
 

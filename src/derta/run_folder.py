@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import platform
+import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.errors import RunError
-from derta.files import write_text
+from derta.files import sync_folder, write_text
 from derta.locks import lock
 from derta.provenance import file_hashes
 from derta.records import short_hash
@@ -181,15 +182,30 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterable[str]:
 
 
 def finish_folder(partial: Path, final: Path) -> None:
-    """Rename a folder to its final name after all of its files are written.
+    """Rename a folder to its final name after all of its files are on the disk.
 
     Raises:
         RunError: the folder cannot be renamed.
     """
     try:
+        sync_folder(partial)
         partial.replace(final)
+        sync_folder(final.parent, recursive=False)
     except OSError as error:
         raise RunError(f"{final}: cannot finish writing it ({error.strerror}); choose another folder") from error
+
+
+def clean_up_training(model: Path) -> None:
+    """Delete what a training leaves that was killed after its model was complete: checkpoints and a partial folder.
+
+    TensorBoard's files are copied to `model` + `.runs` first.
+    """
+    checkpoints = model.with_name(model.name + ".checkpoints")
+    logs = checkpoints / "runs"  # Hugging Face's name
+    if logs.is_dir():
+        shutil.copytree(logs, model.with_name(f"{model.name}.{logs.name}"), dirs_exist_ok=True)
+    for folder in (checkpoints, model.with_name(model.name + ".partial")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def identify(function: Callable[..., object], *, version: str | None = None) -> str:

@@ -304,7 +304,7 @@ def test_other_faults_are_not_taken_for_a_full_disk(run_fit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(DertaTrainer, "save_model", fail)
+    monkeypatch.setattr(DertaTrainer, "compute_loss", fail)
     with pytest.raises(RuntimeError, match="something else"):
         run_fit()
 

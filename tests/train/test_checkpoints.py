@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from derta.errors import RunError
+from derta.train.checkpoint_files import record_files
 from derta.train.checkpoints import NonFiniteLossError, check_weights, disk_full_as_run_error, last_complete_checkpoint
 
 
@@ -16,19 +17,22 @@ def test_the_newest_complete_checkpoint_is_found_by_number(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text("{}")
+        record_files(folder)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
     (tmp_path / "checkpoint-100/trainer_state.json").write_bytes(b"\xff\xfe")
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
 @pytest.mark.parametrize("state", [None, "", json.dumps({"global_step": 5})[:-3]])
-def test_a_partially_written_checkpoint_is_skipped(tmp_path, state):
+def test_a_partially_written_checkpoint_is_skipped_with_a_warning(tmp_path, caplog, state):
     for step in (4, 5):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-4/trainer_state.json").write_text("{}")
+    record_files(tmp_path / "checkpoint-4")
     if state is not None:
         (tmp_path / "checkpoint-5/trainer_state.json").write_text(state)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert "checkpoint-5: this checkpoint was not completely written; resuming from an earlier one" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,15 @@ def test_the_errors_of_a_full_disk_become_one_that_names_the_folder_and_the_fix(
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), RuntimeError("shapes do not fit")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied"),
+        RuntimeError("shapes do not fit"),
+        SafetensorError("Error while deserializing header: incomplete metadata, file not fully covered"),
+        RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory"),
+    ],
+)
 def test_other_errors_are_not_reported_as_a_full_disk(tmp_path, error):
     with pytest.raises(type(error)) as caught, disk_full_as_run_error(tmp_path):
         raise error

@@ -33,6 +33,7 @@ from derta.data.preferences import EncodedPair, cut_pair, encode_preference, tri
 from derta.errors import RecipeError
 from derta.methods.method import Method
 from derta.train.adapters import is_adapter, load_initial_model
+from derta.train.checkpoint_files import save_checkpoint
 from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
 from derta.train.config import DertaConfig
 from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
@@ -184,6 +185,10 @@ class PairTrainer(DPOTrainer):
         if not _internal_call:
             _drop_reference(self.model)
         super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self._get_output_dir(trial=trial)))
+        save_checkpoint(self, partial(super()._save_checkpoint, model, trial), folder=folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)

@@ -11,6 +11,7 @@ from derta.chat import chat_format, refusal_tokens
 from derta.data.mixture import TrainingSet
 from derta.errors import RecipeError
 from derta.methods.method import Method
+from derta.run_folder import clean_up_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -108,6 +109,7 @@ def tune(
     from derta.train.memory import reset_peak_memory
 
     if out.exists():
+        clean_up_training(out)
         return out
     if not method.trains:
         raise RecipeError(f"{method.name}: expected a method that trains, got the baseline without training")

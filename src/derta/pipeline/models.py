@@ -17,6 +17,7 @@ from derta.errors import EngineError, ModelError, RecipeError
 from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
+from derta.run_folder import clean_up_training
 
 
 class Format(NamedTuple):
@@ -74,6 +75,7 @@ def train_method(
 ) -> Path:
     """Train one method's model and return its folder; an existing model is returned without training."""
     if out.exists():
+        clean_up_training(out)
         return out
     check_init_from(method, init_from)
     from derta.pipeline.training import training_progress

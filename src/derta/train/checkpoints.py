@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
+from transformers import GenerationConfig, Trainer
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import PushInProgress
 
-from derta.errors import DertaError, RunError
-from derta.run_folder import finish_folder
+from derta.errors import DertaError, RunError, is_out_of_memory
+from derta.run_folder import clean_up_training, finish_folder
+from derta.train.checkpoint_files import FILE_LIST, find_fault
 from derta.train.config import DertaConfig, write_arguments
-from derta.train.distributed import save_full_state_dict
+from derta.train.distributed import is_sharded, save_full_state_dict
 from derta.train.memory import out_of_memory_as_model_error, peak_memory, training_advice
 
 _STATE_FILES = (
@@ -34,9 +39,12 @@ _STATE_FILES = (
     "trainer_state.json",
     "global_step*/*",
     "latest",
+    FILE_LIST,
 )
+_FULL_DISK = ("No space left", "Disk quota exceeded", "inline_container.cc")
+"""Parts of the messages of torch and safetensors when they cannot write a file."""
 
-_LOGS = "runs"  # Hugging Face's name of the folder for TensorBoard files
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(DertaError):
@@ -51,17 +59,60 @@ def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
     Returns:
         `out`.
     """
-    checkpoints = Path(str(trainer.args.output_dir))
     net: Any = trainer.model
     with disk_full_as_run_error(out), out_of_memory_as_model_error(partial(training_advice, config, net)):
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
+        resume_from = _checkpoint_of_all_processes(trainer)
+        if resume_from is None:
+            try_saving(trainer, out)
+        trainer.train(resume_from_checkpoint=resume_from or False)
         check_weights(net)
         save(trainer, out)
     if trainer.is_world_process_zero():
-        if (checkpoints / _LOGS).is_dir():
-            shutil.copytree(checkpoints / _LOGS, out.with_name(f"{out.name}.{_LOGS}"), dirs_exist_ok=True)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        clean_up_training(out)
     return out
+
+
+def _checkpoint_of_all_processes(trainer: Trainer) -> str | None:
+    """Return the checkpoint to resume from, which the main process validates."""
+    folder = Path(str(trainer.args.output_dir))
+    paths = [last_complete_checkpoint(folder) if trainer.is_world_process_zero() else None]
+    return broadcast_object_list(paths)[0]
+
+
+def try_saving(trainer: Trainer, out: Path) -> None:
+    """Save the model as after training and delete it again, so that what cannot be saved is not trained.
+
+    Sharded weights are left out, because the shards can be gathered only after training has started.
+
+    Raises:
+        RunError: it cannot be saved.
+    """
+    folder: Path = _partial_folder(out)
+    save_model: Any = trainer.save_model
+    try:
+        if is_sharded():
+            net: Any = trainer.model
+            net.config.save_pretrained(str(folder))
+            _save_without_weights(trainer, folder)
+        else:
+            save_model(str(folder), _internal_call=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error) or _is_full_disk(error):
+            raise
+        message = " ".join(str(error).split())[:300]
+        with suppress(OSError):  # the Trainer has created it; it may hold checkpoints that cannot be resumed
+            Path(str(trainer.args.output_dir)).rmdir()
+        raise RunError(
+            f"{out}: expected a model that can be saved, got {type(error).__name__} ({message}); nothing was trained. "
+            "Fix the model's folder, or choose another --out"
+        ) from error
+    finally:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial_folder(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
 
 
 def check_weights(net: nn.Module) -> None:
@@ -78,7 +129,7 @@ def check_weights(net: nn.Module) -> None:
 
 def save(trainer: Trainer, out: Path) -> None:
     """Save the model and its log to `out`. The main process writes, and the others wait."""
-    partial = out.with_name(out.name + ".partial")
+    partial = _partial_folder(out)
     if trainer.is_world_process_zero():
         shutil.rmtree(partial, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -102,27 +153,28 @@ def disk_full_as_run_error(out: Path) -> Generator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        if full or isinstance(error, SafetensorError) or "inline_container" in str(error):
+        if _is_full_disk(error):
             raise RunError(
                 f"{out}: cannot write a checkpoint ({error}); free space, then run the same command to resume"
             ) from error
         raise
 
 
+def _is_full_disk(error: Exception) -> bool:
+    """Return whether an error means that the disk is full. An error of reading a damaged file does not."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return any(part in str(error) for part in _FULL_DISK)
+
+
 def last_complete_checkpoint(folder: Path) -> str | None:
-    """Return the path of the newest complete checkpoint, or None; partially written ones are skipped."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((str(path) for path in checkpoints if _is_complete(path)), None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Return whether a checkpoint is complete: the Trainer writes `trainer_state.json` last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # ValueError: not JSON, or not UTF-8
-        return False
-    return True
+    """Return the path of the newest complete checkpoint, or None; a warning names each newer one that is skipped."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        fault = find_fault(path)
+        if fault is None:
+            return str(path)
+        logger.warning("%s: this checkpoint %s; resuming from an earlier one, or from the start", path, fault)
+    return None
 
 
 def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
@@ -131,10 +183,37 @@ def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, An
         return
     folder.mkdir(parents=True, exist_ok=True)
     net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
-    net.save_pretrained(str(folder), state_dict=state_dict)
+    with _without_generation_config(net):
+        net.save_pretrained(str(folder), state_dict=state_dict)
+    _save_without_weights(trainer, folder)
+
+
+def _save_without_weights(trainer: Trainer, folder: Path) -> None:
+    """Save the generation config, the tokenizer and the training arguments."""
+    net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
     tokenizer: Any = trainer.processing_class
+    if not isinstance(net, PeftModel) and net.can_generate():
+        net.generation_config.to_json_file(str(folder / GENERATION_CONFIG_NAME), keys_to_pop=["compile_config"])
     tokenizer.save_pretrained(str(folder))
     write_arguments(trainer.args, folder)
+
+
+@contextmanager
+def _without_generation_config(net: Any) -> Generator[None]:
+    """Give a model a default generation config in this block.
+
+    `save_pretrained` refuses a config with a `temperature` and no `do_sample`, which published models have, once the
+    Trainer has set its special tokens. `_save_without_weights` writes the values as they are.
+    """
+    original = None if isinstance(net, PeftModel) else net.generation_config
+    if original is None:
+        yield
+        return
+    net.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        net.generation_config = original
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from derta.chat import refusal_tokens
 from derta.data.rows import TERMS, TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
+from derta.train.checkpoint_files import check_checkpoint, save_checkpoint
 from derta.train.checkpoints import NonFiniteLossError, push_checkpoint, save_without_pickle
 from derta.train.checks import accumulation_steps, invalid_settings_as_recipe_error, num_processes
 from derta.train.collator import Batch
@@ -266,6 +268,14 @@ class DertaTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self._get_output_dir(trial=trial)))
+        save_checkpoint(self, partial(super()._save_checkpoint, model, trial), folder=folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_checkpoint(Path(resume_from_checkpoint), needs_optimizer=not self.args.save_only_model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         push_checkpoint(self, Path(checkpoint_folder))
