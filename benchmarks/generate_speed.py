@@ -4,8 +4,8 @@ The static loop is that of the released evaluation: file order, batches of 25 wi
 until the last row of a batch is finished. The prompts are from five attacks, shuffled: plain requests, openers
 to complete, CodeAttack, SelfCipher (with harmless demonstrations from Alpaca) and prefills of several depths.
 
-python benchmarks/generate_speed.py --model $GEMMA_270M --data $DERTA_DATA
-python benchmarks/generate_speed.py --model $GEMMA_270M --data $DERTA_DATA --attacks self_cipher --prompts 50
+python benchmarks/generate_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA
+python benchmarks/generate_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --attacks self_cipher --prompts 50
 python benchmarks/generate_speed.py --random 1b  # a random model and random words: no download
 """
 

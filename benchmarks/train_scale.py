@@ -1,6 +1,6 @@
 """Training cost by number of rows: `fit` on 1,000, 2,000 and 4,000 real rows with a small random Llama.
 
-python benchmarks/train_scale.py --tokenizer $GEMMA_270M --data $DERTA_DATA
+python benchmarks/train_scale.py --tokenizer $DERTA_GEMMA_270M --data $DERTA_DATA
 """
 
 from __future__ import annotations

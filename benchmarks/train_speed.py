@@ -13,9 +13,10 @@ All variants share the noise of the machine, so ratios are reliable even if time
 padding. Peak memory is the resident set's high-water mark (on a GPU: the allocator's) and includes the model, its
 gradients and the optimizer's state. `DIFFERENCES` lists what else differs, and is printed with the result.
 
-    python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --mixture paper
-    python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --mixture safety
-    python benchmarks/train_speed.py --model $GEMMA_270M --data $DERTA_DATA --micro-rows 16 --compile --against trl
+    python benchmarks/train_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --mixture paper
+    python benchmarks/train_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --mixture safety
+    python benchmarks/train_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --micro-rows 16 --compile \\
+        --against trl
     python benchmarks/train_speed.py --random 1b --rows 128 --max-length 1024 --reference-micro-rows 8  # no download
 """
 

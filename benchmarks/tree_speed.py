@@ -1,6 +1,6 @@
 """Speed of tree rows against separate rows: same triples, branches and labels, forward and backward, interleaved.
 
-python benchmarks/tree_speed.py --model $GEMMA_270M --data $DERTA_DATA --branches 4 --compile
+python benchmarks/tree_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --branches 4 --compile
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,6 @@ def _flat_items(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield key, text if len(text) <= 60 else short_hash(text)
 
 
-def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each file that exists, by its path."""
-    return {str(path): _cached_hash(path, *_stamp(path)) for path in sorted(set(paths)) if path.is_file()}
+def file_hashes(paths: Iterable[Path], name_of: Callable[[Path], str] = str) -> dict[str, str]:
+    """Return the SHA-256 of each file that exists, by its name, which is its path by default."""
+    return {name_of(path): _cached_hash(path, *_stamp(path)) for path in sorted(set(paths)) if path.is_file()}

@@ -52,6 +52,7 @@ def open_run(
     training: Mapping[str, Any],
     inputs: Iterable[Path],
     fixed: Iterable[Path],
+    name_of: Callable[[Path], str] = str,
 ) -> Generator[Path]:
     """Start a run, or resume one with the same training, while the block runs; no second process may write the folder.
 
@@ -63,6 +64,7 @@ def open_run(
         training: The part of it that the trained models depend on, and the identity of their data.
         inputs: All files that the run depends on; the manifest has the hash of each that exists.
         fixed: Those that the trained models depend on: they must not change.
+        name_of: Function that returns the name of a file in the manifest.
 
     Raises:
         RunError: the folder has a run of another training, or files but no manifest, an input file changed, or another
@@ -74,7 +76,7 @@ def open_run(
         "training": json.loads(json.dumps(training)),
         "versions": versions(),
         "commit": commit(),
-        "inputs": file_hashes(inputs),
+        "inputs": file_hashes(inputs, name_of),
     }
     if _has_files(folder) and not (path.is_file() and path.stat().st_size):
         raise RunError(
@@ -83,7 +85,7 @@ def open_run(
     with lock(path):
         old = _read_manifest(path) if path.stat().st_size else None
         if old is not None:
-            _check_same(folder, old, recipe=new["training"], inputs=file_hashes(fixed), key="training")
+            _check_same(folder, old, recipe=new["training"], inputs=file_hashes(fixed, name_of), key="training")
         if old is None or (old["recipe"], old["inputs"]) != (new["recipe"], new["inputs"]):
             write_text(path, json.dumps(new, indent=2) + "\n")
     with lock(path):  # the file may be new
@@ -113,17 +115,23 @@ def check_new_model(model: Path) -> None:
 
 @contextmanager
 def record_origin(
-    model: Path, *, recipe: Mapping[str, Any], inputs: Iterable[Path], is_main_process: bool = True
+    model: Path,
+    *,
+    recipe: Mapping[str, Any],
+    inputs: Iterable[Path],
+    name_of: Callable[[Path], str] = str,
+    is_main_process: bool = True,
 ) -> Generator[None]:
     """Write the recipe and input hashes of a model to `<model>.origin.json` while the block runs.
 
     The file lets only the same recipe and inputs resume from the model's checkpoints. Only the main process writes it.
+    `name_of` returns the name of an input file in it.
 
     Raises:
         RunError: the model or its checkpoints exist, and their recipe or inputs differ or are unknown.
     """
     origin_path = _origin_path(model)
-    origin: dict[str, Any] = {"recipe": json.loads(json.dumps(recipe)), "inputs": file_hashes(inputs)}
+    origin: dict[str, Any] = {"recipe": json.loads(json.dumps(recipe)), "inputs": file_hashes(inputs, name_of)}
     for folder in _existing_outputs(model):
         if not origin_path.exists():
             raise RunError(f"{folder}: expected a new folder, found one; choose another --out, or delete it")

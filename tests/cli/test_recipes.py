@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from derta.attacks import build_attack
 from derta.config import load_recipe
+from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.train import adapters
 from derta.train.config import recipe_values
@@ -30,7 +31,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def users_files(tmp_path, monkeypatch):
     """What the recipes take from the environment, with benign stand-ins where a file is read at once."""
-    for name in ("DERTA_DATA", "DERTA_ATTACKS", "GEMMA_270M"):
+    for name in ("DERTA_DATA", "DERTA_ATTACKS", "DERTA_GEMMA_270M"):
         monkeypatch.setenv(name, str(tmp_path / name))
     (tmp_path / "DERTA_ATTACKS").mkdir()
     turn = {"user": "How is tea made?", "assistant": "Boil the water."}
@@ -41,10 +42,11 @@ def users_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_one_that_a_run_takes(name):
-    recipe = load_recipe(RECIPES / f"{name}.yaml")
-    check_recipe(recipe)
-    for section in recipe.evaluate:
-        build_attack(section.attack, section.options)
+    with expanded_paths(load_recipe(RECIPES / f"{name}.yaml")) as paths:
+        check_recipe(paths.recipe)
+        for section in paths.recipe.evaluate:
+            build_attack(section.attack, section.options)
+        assert "$" not in paths.recipe.model_dump_json()
 
 
 @pytest.mark.parametrize("name", PAPER)

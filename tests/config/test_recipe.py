@@ -161,17 +161,19 @@ def test_a_file_without_keys_is_reported_with_overrides_or_without(recipe_file, 
         load_recipe(path, overrides={"train.num_train_epochs": 1})
 
 
-def test_environment_variables_stand_in_every_text_of_a_recipe(recipe_file, monkeypatch):
-    monkeypatch.setenv("SOMEWHERE", "/data")
-    monkeypatch.delenv("NOWHERE", raising=False)
-    values = recipe(
-        model={"path": "$SOMEWHERE/model"},
-        data={"triples": [{"path": "${SOMEWHERE}/t.jsonl"}], "helpful": [{"path": "$NOWHERE/h.jsonl"}]},
-    )
-    loaded = load_recipe(recipe_file(values))
-    assert loaded.model.path == "/data/model"
-    assert loaded.data.triples[0].path == "/data/t.jsonl"
-    assert loaded.data.helpful[0].path == "$NOWHERE/h.jsonl"  # the reader of the file will name it
+def test_a_loaded_recipe_contains_the_text_of_its_file(recipe_file, monkeypatch):
+    monkeypatch.setenv("DERTA_SOMEWHERE", "/data")
+    loaded = load_recipe(recipe_file(recipe(model={"path": "$DERTA_SOMEWHERE/model"})))
+    assert loaded.model.path == "$DERTA_SOMEWHERE/model"
+
+
+def test_the_allowed_variables_are_part_of_a_recipe_and_not_of_its_values(recipe_file):
+    loaded = load_recipe(recipe_file(MINIMAL), env=["MODELS"]).allow_env(["MORE"])
+    assert loaded.env == {"MODELS", "MORE"}
+    assert "env" not in "".join(loaded.model_dump())
+    for env in ("MODELS", ["A=b"], [""]):
+        with pytest.raises(RecipeError, match="env: expected names of environment variables, such as"):
+            load_recipe(recipe_file(MINIMAL), env=env)
 
 
 def test_dotted_overrides_replace_and_add_values(recipe_file):

@@ -30,8 +30,7 @@ def write(tmp_path):
     return to
 
 
-def test_a_recipe_overrides_the_one_it_includes(write, monkeypatch):
-    monkeypatch.setenv("SOMEWHERE", "/there")
+def test_a_recipe_overrides_the_one_it_includes(write):
     write("base.yaml", BASE)
     write("more/lora.yaml", "include: ../base.yaml\ntrain: {lora: {r: 16}}\n")
     recipe = load_recipe(
@@ -41,7 +40,7 @@ def test_a_recipe_overrides_the_one_it_includes(write, monkeypatch):
     assert (recipe.title, recipe.seeds, recipe.train.settings["num_train_epochs"]) == ("mine", (7,), 3)
     assert recipe.train.lora is not None
     assert (recipe.train.lora.r, recipe.train.lora.lora_alpha) == (16, 4)
-    assert recipe.data.triples[0].path == "/there/t.jsonl"
+    assert recipe.data.triples[0].path == "$SOMEWHERE/t.jsonl"
 
 
 @pytest.mark.parametrize("text", ["include: mine.yaml\n", "include: ./mine.yaml\ntitle: x\n", "include: [a, b]\n"])
@@ -49,6 +48,19 @@ def test_an_include_that_cannot_be_is_reported(write, text):
     path = write("mine.yaml", text)
     with pytest.raises(RecipeError, match=r"mine.yaml: `include`: expected the name of another recipe file"):
         read_values(path)
+
+
+def test_the_path_of_an_include_is_expanded_and_its_error_has_the_text_of_the_recipe(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("DERTA_RECIPES", str(tmp_path / "more"))
+    monkeypatch.setenv("OTHERS", str(tmp_path / "more"))
+    write("more/base.yaml", BASE)
+    assert read_values(write("mine.yaml", "include: $DERTA_RECIPES/base.yaml\n"))["title"] == "base"
+    assert read_values(write("mine.yaml", "include: ${OTHERS}/base.yaml\n"), env=["OTHERS"])["title"] == "base"
+    with pytest.raises(RecipeError, match=r"`include`: expected only variables DERTA_\*.* pass --env OTHERS"):
+        read_values(tmp_path / "mine.yaml")
+    with pytest.raises(RecipeError, match=r"\$DERTA_RECIPES/gone.yaml: cannot read the recipe") as caught:
+        read_values(write("mine.yaml", "include: $DERTA_RECIPES/gone.yaml\n"))
+    assert "more" not in str(caught.value)
 
 
 def test_a_missing_include_is_reported_by_its_own_name(write):

@@ -1,6 +1,7 @@
 """Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
 from derta.config.data import DEFAULT_OPENER, DataSection, PrepareConfig, SafePolicy
+from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand
 from derta.config.evaluation import (
     EngineConfig,
     EvaluationSection,
@@ -12,7 +13,7 @@ from derta.config.evaluation import (
     SectionKey,
 )
 from derta.config.recipe import ModelSection, Recipe, load_recipe, parse_recipe
-from derta.config.recipe_file import merge, read_values
+from derta.config.recipe_file import merge, parse_yaml, read_values
 from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
 from derta.config.sections import Section, SourceSection
 from derta.config.train import (
@@ -54,9 +55,14 @@ __all__ = [
     "allowed_fields",
     "check_field",
     "check_rows",
+    "expand_section",
+    "expand_variables",
+    "is_allowed",
     "load_recipe",
     "merge",
     "parse_recipe",
+    "parse_yaml",
     "read_values",
+    "unexpand",
     "validate_values",
 ]

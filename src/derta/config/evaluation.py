@@ -10,11 +10,19 @@ from pydantic import Field, field_validator, model_validator
 from derta.config.sections import Section, SourceSection
 from derta.records import Suite
 
+LONGEST_NAME = 200
+"""Maximum length of the name of an evaluation or attack, in bytes; file systems allow 255 for a whole file name."""
+
 SectionKey = tuple[str | None, str | None, str | None]  # suite, attack, name
+
+
+_ENGINE_PATHS = ("model", "settings.tokenizer", "settings.adapter", "settings.template")
 
 
 class EngineConfig(Section):
     """Configuration of an engine: the model to load, the name of the engine, and its settings."""
+
+    PATHS = _ENGINE_PATHS
 
     model: str
     engine: str = "hf"
@@ -23,6 +31,8 @@ class EngineConfig(Section):
 
 class JudgeConfig(Section):
     """Configuration of a judge: its name and, if the judge uses a model, the fields of `EngineConfig`."""
+
+    PATHS = _ENGINE_PATHS
 
     name: str
     model: str | None = None
@@ -75,6 +85,8 @@ class EvaluationSection(Section):
         judges: Names of judges. A judge that uses a model is `{name: harmbench, model: ..., engine: api}`.
     """
 
+    PATHS = ("prompts",)
+
     attack: str = "direct"
     requests: SourceSection | Literal["held_out"] | None = None
     prompts: str | None = None
@@ -99,8 +111,10 @@ class EvaluationSection(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str | None) -> str | None:
-        if name is not None and not (name.isprintable() and name.strip() and not {"/", "\\"} & {*name}):
+        if name is not None and not (name.isprintable() and name.strip(" .") and not {"/", "\\"} & {*name}):
             raise ValueError("expected a name without slashes, because files are named after it")
+        if name is not None and len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes, because files are named after it")
         return name
 
     @field_validator("judges", mode="before")
@@ -185,7 +199,7 @@ class FineTuningSection(Section):
     processes of 5 or 64 rows). Its learning rate is multiplied by 0.85 after each epoch; here it is constant.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=LONGEST_NAME // 4)
     steps: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
     helpful: tuple[SourceSection, ...] = ()
     harmful: tuple[SourceSection, ...] = ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from derta.config.data import DataSection
+from derta.config.environment import check_names
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
 from derta.config.rows import RowConfig
@@ -24,6 +26,8 @@ RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "trai
 class ModelSection(Section):
     """The `model` section of a recipe: the model to tune, a local folder or a hub id."""
 
+    PATHS = ("path", "template")
+
     path: str
     template: str = RowConfig.template
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -34,8 +38,9 @@ class ModelSection(Section):
 class Recipe(Section):
     """Configuration of a complete run.
 
-    Relative paths start at the working directory, and `$NAME` in a path is an environment variable. A recipe file can
-    include another one: `include: other.yaml`, see `recipe_file`.
+    Relative paths start at the working directory. `$NAME` in a path is an environment variable: `DERTA_*`, or one of
+    `env`. It is expanded when the path is used, so a run's files and messages contain the text of the recipe. A recipe
+    file can include another one: `include: other.yaml`, see `recipe_file`.
 
     Attributes:
         baseline: The method that all others are compared with. None: the first method that trains.
@@ -64,6 +69,22 @@ class Recipe(Section):
     profile_answers: int = Field(default=0, ge=0)
     profile_requests: SourceSection | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
+    _env: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def env(self) -> frozenset[str]:
+        """Names of the environment variables that the user allows in paths, in addition to `DERTA_*`."""
+        return self._env
+
+    def allow_env(self, env: Collection[str]) -> Self:
+        """Return the recipe with more environment variables allowed in its paths.
+
+        Raises:
+            RecipeError: a name is not valid.
+        """
+        recipe = self.model_copy()
+        recipe._env = self._env | check_names(env)
+        return recipe
 
     @model_validator(mode="after")
     def _check_attack_names(self) -> Self:
@@ -99,8 +120,8 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         raise RecipeError(f"{where}: `{path}`: {format_error_details(first)}") from error
 
 
-def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Load a YAML recipe; `overrides` are values by dotted key (`train.max_steps`) that replace those of the file.
+def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None, env: Collection[str] = ()) -> Recipe:
+    """Load a YAML recipe.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -109,14 +130,19 @@ def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None) ->
     ...     load_recipe(path, overrides={"seeds": [0, 1]}).seeds
     (0, 1)
 
+    Args:
+        path: The recipe file.
+        overrides: Values by dotted key (`train.max_steps`) that replace those of the file.
+        env: Environment variables that the recipe may use in paths, in addition to `DERTA_*`.
+
     Raises:
         RecipeError: the file is missing or not YAML, a key is unknown, or a value is invalid.
     """
-    path = Path(path)
-    values = read_values(path)
+    path, env = Path(path), check_names(env)
+    values = read_values(path, env=env)
     for key, value in (overrides or {}).items():
         _override(values, key, value, where=str(path))
-    return parse_recipe(values, where=str(path))
+    return parse_recipe(values, where=str(path)).allow_env(env)
 
 
 def _override(values: Any, key: str, value: Any, *, where: str) -> None:

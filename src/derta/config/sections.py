@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """Base class of recipe sections: frozen, and unknown keys are a validation error."""
+    """Base class of recipe sections: frozen, and unknown keys are a validation error.
+
+    Attributes:
+        PATHS: Fields that are paths, where environment variables are expanded; `settings.NAME` is an item of a field.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceSection(Section):
     """Configuration of a data source: a file (JSON, JSONL, CSV, Parquet, zip) or hub dataset, and its format."""
+
+    PATHS = ("path",)
 
     path: str
     format: str = "auto"

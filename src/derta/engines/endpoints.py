@@ -14,6 +14,7 @@ from derta.errors import EngineError, did_you_mean
 if TYPE_CHECKING:
     from derta.config import EngineConfig
 
+KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_ENDPOINT = "https://api.openai.com/v1"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names of this machine, which need no permission; any other spelling is treated as another host."""

@@ -13,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
 from derta.chat import ChatFormat, chat_format, refusal_tokens
-from derta.engines.endpoints import DEFAULT_ENDPOINT, parse_host
+from derta.engines.endpoints import DEFAULT_ENDPOINT, KEY_VARIABLE, parse_host
 from derta.engines.openai_protocol import (
     Call,
     ChatAnswer,
@@ -41,8 +41,6 @@ from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)

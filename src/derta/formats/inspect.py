@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import import_module
@@ -14,6 +15,10 @@ from derta.formats.cases import JudgedCase
 from derta.records import Measure, Message, short_hash
 from derta.run_folder import versions
 from derta.stats import rate
+
+_PATH_TRICK = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\\|^\w:")
+"""Parts of a path that are empty, `.` or `..`, backslashes, and a drive of Windows."""
+_NOT_IN_NAMES = re.compile(r"[^\w@%+., -]")
 
 STOP_REASONS = {"eos": "stop", "stop": "stop", "length": "max_tokens", "unknown": "unknown"}
 
@@ -37,7 +42,7 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
     scores: list[tuple[str, Measure]] = [(judge, measure) for judge in judges for measure in _measures(cases, judge)]
     name = short_hash(model, *(case.prompt.id for case in cases))
     created = now.isoformat(timespec="seconds")
-    sample_ids = [case.prompt.id for case in cases]
+    sample_ids = [sample_id(case.prompt.id) for case in cases]
     log = inspect.EvalLog(
         status="success",
         eval=inspect.EvalSpec(
@@ -63,6 +68,20 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
     partial.parent.mkdir(parents=True, exist_ok=True)
     inspect.write_eval_log(log, partial, format="eval")
     partial.replace(path)
+
+
+def sample_id(prompt_id: str) -> str:
+    """Return the id of a sample, which Inspect uses as a file name in its archive.
+
+    It is the prompt's id. If that could be a path out of the folder to which the archive is extracted, its other
+    characters are replaced and a hash is appended.
+
+    >>> sample_id("prefill@50%:7"), sample_id("../../7")
+    ('prefill@50%:7', '.._.._7-4d6d17f18882353d')
+    """
+    if prompt_id.isprintable() and not _PATH_TRICK.search(prompt_id):
+        return prompt_id
+    return f"{_NOT_IN_NAMES.sub('_', prompt_id)[:100]}-{short_hash(prompt_id)}"
 
 
 def _measures(cases: Sequence[JudgedCase], judge: str) -> list[Measure]:
@@ -94,7 +113,7 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
     )
     input_messages = model_input if messages else [_message(Message(role="user", content=prompt.text or ""))]
     return inspect.EvalSample(
-        id=prompt.id,
+        id=sample_id(prompt.id),
         epoch=1,
         input=model_input,
         target=prompt.answer or "",
@@ -104,6 +123,7 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
             f"{judge}:{measure}": _score(case, judge, measure) for judge, measure in scores if judge in case.verdicts
         },
         metadata={
+            "prompt_id": prompt.id,
             "request": prompt.request,
             "request_id": prompt.request_id,
             "suite": prompt.suite,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from derta.methods import estimate as estimate_training
 from derta.pipeline.data import prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.models import load_format
+from derta.pipeline.paths import expanded_paths
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import check_recipe, read_recipe
 from derta.protocols import Display
@@ -41,6 +42,7 @@ def estimate(
     recipe: Recipe | Mapping[str, Any] | Path | str,
     *,
     methods: Mapping[str, Method] | None = None,
+    env: Collection[str] = (),
     display: Display = Display(),
 ) -> list[MethodEstimate]:
     """Return an estimate for each method of a recipe, with its first seed: rows are drawn, counted and probed.
@@ -54,12 +56,18 @@ def estimate(
     Args:
         recipe: A recipe, its values, or the path of its YAML file.
         methods: Custom methods by name, as for `derta.run`.
+        env: Environment variables that the recipe may use in paths, as for `derta.run`.
         display: Shows notes.
 
     Raises:
         DertaError: an error in the data, the model or the recipe.
     """
-    loaded, registry = read_recipe(recipe), Registry(methods=methods or {})
+    original, registry = read_recipe(recipe, env=env), Registry(methods=methods or {})
+    with expanded_paths(original, registry, logger=display.logger) as paths:
+        return _estimate(paths.recipe, registry, display)
+
+
+def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[MethodEstimate]:
     check_recipe(loaded, registry)
     prepared = prepare_data(loaded)
     attack_data = read_all_attack_data(loaded, prepared=prepared)

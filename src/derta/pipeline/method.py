@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 from derta.config import Recipe
@@ -13,20 +14,22 @@ from derta.files import write_text
 from derta.methods import find_method, method_config
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.models import check_init_from, load_format, train_method
+from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
 from derta.run_folder import check_new_model, record_origin
 
 
 def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | None = None) -> Recipe:
-    """Return a recipe with only one method, after all checks that need no data.
+    """Return a recipe with only one method, after all checks that need no data; its paths are not expanded.
 
     Raises:
         RecipeError: an unknown method, or a missing or unexpected `init_from`.
         RunError: `out` is a model that no training can resume.
     """
     recipe = recipe.model_copy(update={"methods": (method,)})
-    check_recipe(recipe)
+    with expanded_paths(recipe) as paths:
+        check_recipe(paths.recipe)
     check_init_from(find_method(method), init_from)
     check_new_model(out)
     return recipe
@@ -54,12 +57,16 @@ def train_one(
         display: Shows progress.
     """
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
-    prepared = prepare_data(recipe)
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     origin = recipe.model_dump(mode="json") | overrides
-    with record_origin(out, recipe=origin, inputs=input_files(recipe), is_main_process=is_main_process):
+    with ExitStack() as stack:
+        paths = stack.enter_context(expanded_paths(recipe, logger=display.logger))
+        prepared, inputs = prepare_data(paths.recipe), input_files(paths.recipe)
+        stack.enter_context(
+            record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
+        )
         return train_method(
-            recipe,
+            paths.recipe,
             method=find_method(method),
             seed=seed,
             prepared=prepared,
@@ -78,6 +85,11 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
+    with expanded_paths(recipe, logger=display.logger) as paths:
+        return _export_rows(paths.recipe, method=method, seed=seed, epoch=epoch, out=out, display=display)
+
+
+def _export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display) -> int:
     definition = find_method(method)
     if definition.trainer is not None:
         raise DataError(

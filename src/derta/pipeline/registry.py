@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, cast
 
 from derta.attacks import ATTACKS, Attack, build_attack
-from derta.config import EvaluationSection, JudgeConfig, Recipe
-from derta.engines.endpoints import check_endpoints, user_endpoints
-from derta.errors import DataError, RecipeError, did_you_mean
+from derta.config import EngineConfig, EvaluationSection, JudgeConfig, Recipe, is_allowed
+from derta.engines.endpoints import KEY_VARIABLE, check_endpoints, user_endpoints
+from derta.errors import DataError, EngineError, RecipeError, did_you_mean
 from derta.judges import JUDGES, from_function, identify_judge, uses_model
 from derta.judges.base import FunctionJudge
 from derta.methods import METHODS, Method, find_method
@@ -63,6 +64,13 @@ class Registry:
         if attack.name != section.attack:
             raise RecipeError(f"attacks: expected {attack.name!r} under that name, got {section.attack!r}; rename it")
         return attack
+
+    def path_options(self, section: EvaluationSection) -> list[str]:
+        """Return the names of an attack's options that are paths, by their annotation; none for an unknown attack."""
+        attack: object = self.attacks.get(section.attack, ATTACKS.get(section.attack))
+        if section.prompts is not None or isinstance(attack, Attack) or not callable(attack):
+            return []
+        return [name for name, one in signature(attack).parameters.items() if "Path" in str(one.annotation)]
 
     def judge(self, config: JudgeConfig) -> Judge:
         """Return the judge of a recipe's entry; its model, if it uses one, is loaded on first use.
@@ -138,7 +146,8 @@ def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
     """Validate that a recipe sends keys only to servers in `endpoints` or in the user's configuration.
 
     Raises:
-        EngineError: it would send one elsewhere; the message names the host.
+        EngineError: it would send one elsewhere, or a variable that the user has not allowed as a key; the message
+            names the host or the variable.
     """
     engines = [config.engine_config for config in judge_configs(recipe)]
     engines += [section.search.attacker for section in recipe.evaluate]
@@ -147,3 +156,13 @@ def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
         for config in engines:
             if config is not None:
                 check_endpoints(config, allowed)
+                _check_key_variable(config, recipe.env)
+
+
+def _check_key_variable(config: EngineConfig, env: Collection[str]) -> None:
+    name = config.settings.get("api_key_env", KEY_VARIABLE)
+    if config.engine == "api" and name != KEY_VARIABLE and not is_allowed(str(name), env):
+        raise EngineError(
+            f"api_key_env: the recipe would send the environment variable {name!r:.80} as a key; if you trust the "
+            f"recipe, pass --env {name!s:.80} (in Python env=[{name!r:.80}])"
+        )

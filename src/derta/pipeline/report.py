@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field, field_validator
+
 from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
@@ -22,7 +24,7 @@ from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import search_notes
 from derta.provenance import case_hash
-from derta.records import Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
+from derta.records import NAME, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
 
@@ -30,11 +32,11 @@ CONTENTS = "run.json"
 
 
 class ModelEntry(Record):
-    """Entry of a model in `run.json`: its label in the report, its seed, and its folder."""
+    """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's."""
 
     label: str
     seed: int
-    folder: str
+    folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
 
 
 class SectionJudges(Record):
@@ -55,6 +57,13 @@ class RunContents(Record):
     sections: tuple[SectionJudges, ...]
     questions: dict[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...]
+
+    @field_validator("measures")
+    @classmethod
+    def _check_measures(cls, measures: dict[str, Measure]) -> dict[str, Measure]:
+        if wrong := [judge for judge in measures if not NAME.fullmatch(judge)]:
+            raise ValueError(f"expected names of judges, got {wrong[0]!r:.80}")
+        return measures
 
     @property
     def judges(self) -> dict[SectionKey, tuple[str, ...]]:

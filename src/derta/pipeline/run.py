@@ -25,6 +25,7 @@ from derta.pipeline.fine_tuning import (
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
 from derta.pipeline.likelihoods import score_held_out, scored_requests, scores_provenance
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, train_method
+from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
 from derta.pipeline.resuming import Expected, store_prompts, supersede
@@ -78,6 +79,7 @@ def run(
     judges: Mapping[str, JudgeLike] | None = None,
     methods: Mapping[str, Method] | None = None,
     endpoints: Collection[str] = (),
+    env: Collection[str] = (),
     display: Display = Display(),
 ) -> Summary:
     """Run a recipe, or resume its run, and write the report.
@@ -98,6 +100,8 @@ def run(
             `derta.judges.from_function`).
         methods: Custom methods by name (see `derta.methods.Method`).
         endpoints: Hosts that keys may be sent to, if the recipe names servers. This machine needs no permission.
+        env: Environment variables that the recipe may use in paths and as a key, in addition to `DERTA_*` and
+            `OPENAI_API_KEY`.
         display: Shows progress and notes; by default there is no output.
 
     Returns:
@@ -107,14 +111,22 @@ def run(
         RunError: the folder holds another recipe's run.
         DertaError: an error in the data, the model or the recipe, before the first training step.
     """
-    loaded, folder, registry = read_recipe(recipe), Path(out), Registry(attacks or {}, judges or {}, methods or {})
+    loaded, registry = read_recipe(recipe, env=env), Registry(attacks or {}, judges or {}, methods or {})
     check_servers(loaded, endpoints)
+    with expanded_paths(loaded, registry, logger=display.logger) as paths:
+        return _run(paths, original=loaded, folder=Path(out), registry=registry, display=display)
+
+
+def _run(paths: ExpandedRecipe, *, original: Recipe, folder: Path, registry: Registry, display: Display) -> Summary:
+    """Run a recipe with expanded paths; the manifest contains the `original` recipe."""
+    loaded = paths.recipe
     plan = plan_run(loaded, folder=folder, registry=registry, display=display)
     # after all checks: else the folder of a refused recipe would refuse the corrected one
     identities = registry.identities(loaded)
-    origin = loaded.model_dump(mode="json") | ({"functions": identities} if identities else {})
-    training = training_origin(plan, identities)
-    with open_run(folder, recipe=origin, training=training, inputs=input_files(loaded), fixed=training_files(loaded)):
+    origin = original.model_dump(mode="json") | ({"functions": identities} if identities else {})
+    training = training_origin(plan, identities, recipe=original)
+    inputs, fixed = input_files(loaded), training_files(loaded)
+    with open_run(folder, recipe=origin, training=training, inputs=inputs, fixed=fixed, name_of=paths.name):
         write_contents(folder, plan.contents)
         store_prompts(folder / "prompts.jsonl", plan.prompts)
         for model in plan.models:
@@ -127,26 +139,31 @@ def run(
         return report(folder)
 
 
-def training_origin(plan: RunPlan, identities: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def training_origin(
+    plan: RunPlan, identities: Mapping[str, Mapping[str, str]], *, recipe: Recipe | None = None
+) -> dict[str, Any]:
     """Return the part of a run that its trained models depend on: it cannot change in a run's folder.
 
-    Evaluations and judges can; they count only by the requests that they remove from the training data.
+    Evaluations and judges can; they count only by the requests that they remove from the training data. The values are
+    those of `recipe`, by default the plan's.
     """
-    recipe = plan.recipe.model_dump(mode="json", include=set(TRAINING_KEYS))
+    values = (recipe or plan.recipe).model_dump(mode="json", include=set(TRAINING_KEYS))
     data = hash_value([plan.prepared.identity(), {name: one.identity for name, one in plan.attack_data.items()}])
     methods = identities.get("methods")
-    return {**recipe, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
+    return {**values, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
 
 
-def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
-    """Return a recipe, parsed from its values or loaded from its file.
+def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str, *, env: Collection[str] = ()) -> Recipe:
+    """Return a recipe, parsed from its values or loaded from its file, that may use the variables in `env`.
 
     Raises:
         RecipeError: the file cannot be read, or a key or value is not valid.
     """
     if isinstance(recipe, Recipe):
-        return recipe
-    return load_recipe(Path(recipe)) if isinstance(recipe, str | Path) else parse_recipe(dict(recipe), where="recipe")
+        return recipe.allow_env(env)
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe), env=env)
+    return parse_recipe(dict(recipe), where="recipe").allow_env(env)
 
 
 def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:

@@ -43,5 +43,5 @@ def test_an_engine_or_a_setting_needs_a_model(engine, settings):
 
 
 def test_a_recipe_is_loaded_with_its_overrides(recipe):
-    assert read_recipe(recipe, ["title=other", "data.num_triples=1"]).title == "other"
-    assert read_recipe(recipe, ["data.num_triples=1"]).data.num_triples == 1
+    assert read_recipe(recipe, ["title=other", "data.num_triples=1"], []).title == "other"
+    assert read_recipe(recipe, ["data.num_triples=1"], []).data.num_triples == 1

@@ -17,6 +17,10 @@ OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Output pa
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe.")]
+Env = Annotated[
+    list[str],
+    typer.Option("--env", metavar="NAME", help="Environment variable that the recipe may use, besides DERTA_*."),
+]
 Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts file; default: that of the replies' run.")]
 EngineOption = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Engine setting, such as dtype=float32.")]
 
@@ -49,11 +53,11 @@ def engine_config(
     return EngineConfig(model=model, engine=engine, settings=pairs(settings, option=option))
 
 
-def read_recipe(path: Path, settings: list[str]) -> Recipe:
-    """Load a recipe and apply the overrides of `--set`."""
+def read_recipe(path: Path, settings: list[str], env: list[str]) -> Recipe:
+    """Load a recipe, apply the overrides of `--set`, and allow the variables of `--env`."""
     from derta.config import load_recipe
 
-    return load_recipe(path, overrides=pairs(settings, option="--set"))
+    return load_recipe(path, overrides=pairs(settings, option="--set"), env=env)
 
 
 def pairs(texts: list[str], *, option: str) -> dict[str, Any]:
@@ -72,9 +76,9 @@ def pairs(texts: list[str], *, option: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str, *, option: str) -> Any:
-    import yaml
+    from derta.config import parse_yaml
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except ValueError as error:
         raise RecipeError(f"{option}: expected a YAML value, got {text!r}; quote it") from error

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, Out, Seed, Settings
+from derta.cli.verbs.options import AsJson, Env, Out, Seed, Settings
 from derta.errors import RunError
 from derta.train.launch import require_single_process
 
@@ -40,6 +40,7 @@ def run(
     recipe: Path,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder.")] = None,
     settings: Settings = [],
+    env: Env = [],
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Only count rows, tokens and steps, and estimate memory and time.")
     ] = False,
@@ -58,7 +59,7 @@ def run(
     from derta.cli.console import console_display, print_output
 
     require_single_process("run")
-    config = options.read_recipe(recipe, settings)
+    config = options.read_recipe(recipe, settings, env)
     if dry:
         from derta.cli.tables import format_estimate
         from derta.pipeline.estimate import estimate
@@ -81,6 +82,7 @@ def data(
     seed: Seed = 0,
     epoch: Annotated[int, typer.Option(help="Epoch whose random draws to export.")] = 0,
     settings: Settings = [],
+    env: Env = [],
 ) -> None:
     """Export a method's training rows for other trainers.
 
@@ -91,7 +93,7 @@ def data(
     from derta.cli.console import console_display
     from derta.pipeline.method import export_rows
 
-    config = options.read_recipe(recipe, settings)
+    config = options.read_recipe(recipe, settings, env)
     export_rows(config, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
 
 
@@ -102,6 +104,7 @@ def train(
     seed: Seed = 0,
     init_from: Annotated[Path | None, typer.Option(help="dpo: tuned vanilla model to initialise from.")] = None,
     settings: Settings = [],
+    env: Env = [],
     launch: Annotated[Path | None, typer.Option(help="Accelerate config, such as those of recipes/accelerate.")] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Default: that of the config.")] = None,
 ) -> None:
@@ -115,7 +118,7 @@ def train(
     from derta.cli.launch import is_main_process
     from derta.pipeline.method import check_training, train_one
 
-    config = options.read_recipe(recipe, settings)
+    config = options.read_recipe(recipe, settings, env)
     if launch is not None:
         from derta.train.launch import launch_again
 
