@@ -12,6 +12,7 @@ from derta.stats import (
     rate,
     rate_over_seeds,
     sign_test,
+    wilson_bounds,
     wilson_interval,
 )
 
@@ -35,7 +36,8 @@ def test_mcnemar_is_the_binomial_test_on_discordant_pairs(pairs: list[tuple[bool
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
     result = mcnemar(first, second)
     discordant = sum(a != b for a, b in pairs)
-    assert result.p_value == (binomtest(result.only_first, discordant).pvalue if discordant else 1.0)
+    exact = binomtest(result.only_first, discordant).pvalue if discordant else 1.0
+    assert result.p_value == pytest.approx(exact)
     assert result == sign_test([a - b for a, b in pairs])
     assert mcnemar(second, first).p_value == pytest.approx(result.p_value)
 
@@ -99,6 +101,18 @@ def test_the_pooled_interval_is_never_tighter_than_independent_cases_would_give(
     assert (pooled.value, pooled.scored, pooled.unscored) == (pytest.approx(flat.value), flat.scored, flat.unscored)
     assume(flat.low is not None and flat.high is not None and pooled.low is not None and pooled.high is not None)
     assert pooled.high - pooled.low >= flat.high - flat.low - 1e-9
+
+
+def test_the_effective_number_of_cases_by_hand():
+    # 4 prompts with 2 seeds, rate 4/8: sums by prompt 2, 1, 1, 0 deviate by 1, 0, 0, -1 from their expected 1;
+    # (1 + 1) * 4/3 = 8/3, over 8 cases 1/3, over 0.5 * 0.5 the design effect 4/3; 8 / (4/3) = 6 cases
+    pooled = rate_over_seeds([[True, True], [True, False], [False, True], [False, False]])
+    assert pooled[:2] == (0.5, pytest.approx(wilson_interval(3, 6)[0]))
+    assert pooled.high == pytest.approx(wilson_interval(3, 6)[1])
+    # unequal numbers of seeds: 4/7 of 2, 2, 2, 1 are expected, so the sums 2, 1, 0, 1 deviate by 6, -1, -8, 3 sevenths;
+    # (36 + 1 + 64 + 9) / 49 * 4/3 / 7 / (4/7 * 3/7) = 110 / 63; 7 / (110 / 63) = 4.009 cases
+    uneven = rate_over_seeds([[True, True], [True, False], [False, False], [True, None]])
+    assert uneven[:3] == pytest.approx((4 / 7, *wilson_bounds(4 / 7, 441 / 110)))
 
 
 @given(st.integers(30, 2000), st.floats(0.05, 1.0))

@@ -125,6 +125,14 @@ def test_repeated_examples_and_those_with_an_evaluation_request_are_dropped() ->
     assert clean.dropped == Counter(duplicate=1, in_evaluation=1)
 
 
+@pytest.mark.parametrize("turn", range(3))
+def test_an_evaluation_request_in_any_user_turn_drops_the_conversation(turn: int) -> None:
+    turns = ["Hi", "Hello", "Tea?", "Boil water.", "Salt?", "A pinch."]
+    turns[2 * turn] = "Bread?"
+    clean = clean_examples([example(*turns)], evaluation_requests=["bread"])
+    assert clean == ([], Counter(in_evaluation=1))
+
+
 def test_a_raw_text_with_an_evaluation_request_as_a_line_is_dropped() -> None:
     examples = [
         Example(text=text) for text in ("Bread is baked.", "Recipes\nbread?\nFlour.", "BREAD?", "Bread is baked.")

@@ -35,6 +35,7 @@ def test_the_paper_s_counts_come_from_the_paper_s_data() -> None:
         (PrepareConfig(helpful_per_safety=0), 9, 0, (4, 8, 0)),
         (PrepareConfig(num_triples=3, match_instances=False, num_helpful=0), 3, 0, (3, 3, 0)),
         (PrepareConfig(helpful_per_safety=0.05), 100, 3, (30, 60, 3)),
+        (PrepareConfig(helpful_per_safety=0.55), 100, 33, (30, 60, 33)),  # 33 / 1.1 is 29.999999999999996 in floats
     ],
 )
 def test_counts_scale_with_the_data(

@@ -5,8 +5,8 @@ from derta.config import load_recipe
 from derta.errors import DataError, RecipeError
 from derta.files import write_records
 from derta.pipeline.data import evaluated_texts, input_files
-from derta.pipeline.evaluate import craft_prompts, judges_of, token_limits
-from derta.records import Message, Prompt
+from derta.pipeline.evaluate import craft_prompts, is_complete, judges_of, token_limits
+from derta.records import Message, Prompt, Reply
 
 
 def ready(name, **fields):
@@ -73,6 +73,48 @@ def test_a_malformed_prompt_is_one_line(with_prompts, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"id": "tea"}\n')
     with pytest.raises(DataError, match=r"prompts\.jsonl:1: not a prompt"):
         craft_prompts(loaded, held_out=[], seed=0)
+
+
+def reply(name, **fields):
+    return Reply(prompt_id=name, text="No.", **fields)
+
+
+@pytest.mark.parametrize(
+    ("replies", "complete"),
+    [
+        ([], False),
+        ([reply("tea")], False),
+        ([reply("salt")], False),
+        ([reply("tea"), reply("tea", sample=1)], False),
+        ([reply("tea"), reply("salt"), reply("milk")], False),  # the replies of other prompts
+        ([reply("salt"), reply("tea")], True),
+    ],
+)
+def test_a_model_is_complete_with_its_scores_and_a_reply_to_each_of_its_prompts(tmp_path, replies, complete):
+    assert not is_complete(tmp_path, PROMPTS)
+    write_records(tmp_path / "replies.jsonl", replies)
+    assert not is_complete(tmp_path, PROMPTS)
+    (tmp_path / "scores.json").write_text("{}")
+    assert is_complete(tmp_path, PROMPTS) is complete
+
+
+def test_a_torn_last_reply_is_missing(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    write_records(tmp_path / "replies.jsonl", [reply("tea"), reply("salt")])
+    assert is_complete(tmp_path, PROMPTS)
+    whole = (tmp_path / "replies.jsonl").read_bytes()
+    (tmp_path / "replies.jsonl").write_bytes(whole[:-1])
+    assert not is_complete(tmp_path, PROMPTS)
+    assert (tmp_path / "replies.jsonl").read_bytes() == whole.splitlines(keepends=True)[0]
+
+
+def test_a_searched_model_is_complete_with_replies_to_the_prompts_of_its_own_folder(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    write_records(tmp_path / "prompts.jsonl", [*PROMPTS, ready("milk")])
+    write_records(tmp_path / "replies.jsonl", [reply("tea"), reply("salt")])
+    assert not is_complete(tmp_path, PROMPTS)
+    write_records(tmp_path / "replies.jsonl", [reply("tea"), reply("salt"), reply("milk")])
+    assert is_complete(tmp_path, PROMPTS)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 
-from derta.errors import EngineError, RecipeError
+from derta.config import load_recipe
+from derta.engines.scripted import ScriptedModel
+from derta.errors import EngineError, RecipeError, RunError
 from derta.files import read_records
 from derta.judges import build_judge
 from derta.pipeline.generate import check_decoding
-from derta.pipeline.search import check_search_judge
-from derta.records import Prompt, Reply
+from derta.pipeline.search import add_searched_prompts, check_search_judge
+from derta.records import Prompt, Reply, Request
 
 
 @pytest.fixture
@@ -118,7 +121,6 @@ def test_crafting_with_a_search_is_refused_and_names_the_command():
 
 
 def test_a_recipes_searches_find_prompts_for_each_model_and_resume(tmp_path, recipe):
-    from derta.config import load_recipe
     from derta.pipeline.run import run
 
     requests = {"path": str(tmp_path / "asked.jsonl")}
@@ -136,6 +138,46 @@ def test_a_recipes_searches_find_prompts_for_each_model_and_resume(tmp_path, rec
     (home / "prompts.jsonl").unlink()
     again = run(load_recipe(path), out=folder)
     assert again.notes == summary.notes  # from the attempts: nobody was queried again
+
+
+SECTION = {"attack": "multi_turn", "requests": "held_out", "options": {"turns": [1], "max_new_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"options": {"turns": [2], "max_new_tokens": 3}},
+        {"options": {"turns": [1]}},
+        {"search": {"judge": "harm"}},
+        {"search": {"attacker": {"model": "MODEL"}}},
+        {"name": "another"},
+    ],
+)
+def test_a_search_resumes_only_with_the_options_and_models_of_its_section(tmp_path, recipe, tiny_model_dir, other):
+    engine = ScriptedModel(lambda prompt: "Wait.")
+    held_out = [Request(id="tea", text="How do I make tea?")]
+
+    def prompts(section):
+        loaded = load_recipe(changed(recipe, evaluate=[section]))
+        (tmp_path / "prompts.jsonl").unlink(missing_ok=True)  # as after a kill: only the attempts exist
+        return list(add_searched_prompts(loaded, [], engine=engine, home=tmp_path, held_out=held_out))
+
+    first = prompts(SECTION)
+    assert prompts(SECTION) == first  # costs included: they come from the attempts
+    attempts = next(tmp_path.glob("attempts.*.jsonl"))
+    if "name" in other:
+        shutil.copy(attempts, tmp_path / "attempts.another.jsonl")
+    with pytest.raises(RunError, match="expected the attempts of this search"):
+        prompts(json.loads(json.dumps(SECTION | other).replace("MODEL", str(tiny_model_dir))))
+
+
+@pytest.mark.parametrize("word", [("--target-option", "max_batch_tokens=256"), ("--judge", "harm"), ("--seed", 1)])
+def test_the_command_resumes_a_search_only_with_the_same_settings(derta, asked, tiny_model_dir, word):
+    words = ["attack", "multi_turn", "--requests", asked, "--target", tiny_model_dir]
+    words += ["--out", asked.with_name("p.jsonl"), "--option", "turns=[1]", "--option", "max_new_tokens=3"]
+    assert derta(*words).code == 0
+    called = derta(*words, *word)
+    assert (called.code, "expected the attempts of this search" in called.err) == (2, True), called.err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ from torch import nn
 
 from derta.errors import RunError
 from derta.train.checkpoint_files import record_files
-from derta.train.checkpoints import NonFiniteLossError, check_weights, disk_full_as_run_error, last_complete_checkpoint
+from derta.train.checkpoints import (
+    NonFiniteLossError,
+    check_weights,
+    disk_full_as_run_error,
+    last_complete_checkpoint,
+    save,
+)
 
 
 def test_the_newest_complete_checkpoint_is_found_by_number(tmp_path):
@@ -66,6 +72,18 @@ def test_other_errors_are_not_reported_as_a_full_disk(tmp_path, error):
     with pytest.raises(type(error)) as caught, disk_full_as_run_error(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_what_a_killed_run_left_in_the_partial_folder_is_not_in_the_model(tmp_path, small_data, train_losses):
+    trainer = train_losses(small_data("vanilla"), steps=False)
+    leftover = tmp_path / "model.partial" / "adapter_model.safetensors"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half of another model")
+    save(trainer, tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "train_log.json", "training_args.json"} <= names
+    assert leftover.name not in names
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -60,6 +60,39 @@ def test_in_16_bits_the_losses_and_gradients_stay_as_close_as_their_inputs_allow
         assert float((found - wanted).norm() / wanted.norm()) < 0.01
 
 
+def test_in_fp16_sums_over_a_large_vocabulary_do_not_overflow():
+    """All 1,000 tokens are equally likely; before division by 1,000 the state's gradient is 100,000, above fp16's."""
+    hidden, weight, targets = torch.zeros(2, 8), torch.full((1000, 8), 100.0), torch.tensor([0, 999])
+    weight[0] = 0.0
+    expected = cross_entropy_by_hand(hidden, weight, targets)
+    losses, grad_hidden, _, _ = ours(hidden, weight, targets, dtype=torch.float16)
+    assert torch.allclose(losses, expected[0], rtol=1e-3)
+    assert torch.allclose(grad_hidden, expected[1], rtol=1e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("head", [Head(), Head(logit_scale=0.5), Head(final_logit_softcapping=3.0)])
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_a_bias_is_part_of_every_logit_also_of_a_target_whose_probability_underflows(head, spread):
+    torch.manual_seed(0)
+    targets = torch.randint(0, 70, (20,))
+    inputs = [torch.randn(20, 8), torch.randn(70, 8), torch.randn(70) * spread]
+    hidden, weight, bias = (tensor.clone().requires_grad_() for tensor in inputs)
+    logits = head(hidden @ weight.T + bias)
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    losses.sum().backward()
+    if spread > 1 and head.final_logit_softcapping is None:
+        assert float(losses.detach().max()) > 200  # its exponential is 0 in fp32
+    our_hidden, our_weight, our_bias = (tensor.clone().requires_grad_() for tensor in inputs)
+    total, our_losses, refusing = LabelCrossEntropy.apply(
+        our_hidden, our_weight, our_bias, targets, torch.ones(20), torch.tensor(REFUSALS), head, torch.float32, None
+    )
+    total.backward()
+    assert torch.allclose(our_losses, losses, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(refusing, logits.softmax(dim=-1)[:, list(REFUSALS)].sum(dim=1), rtol=1e-4, atol=1e-6)
+    for ours, stock in ((our_hidden, hidden), (our_weight, weight), (our_bias, bias)):
+        assert torch.allclose(ours.grad, stock.grad, rtol=1e-4, atol=1e-5 * max(1.0, float(stock.grad.abs().max())))
+
+
 def test_a_loss_scaled_afterwards_scales_its_gradients():
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 8).requires_grad_(), torch.randn(70, 8).requires_grad_()

@@ -100,9 +100,20 @@ def test_each_term_is_counted_and_summed_apart(model_of, some_rows):
         assert float(found.loss_sums[index]) == pytest.approx(alone * count, rel=step_tolerance())
 
 
-def test_the_refusal_probability_is_that_of_all_refusal_tokens_on_rto_positions(model_of, some_rows):
-    found, _ = our_step(model_of("gemma2"), some_rows)
-    model = model_of("gemma2")
+@pytest.mark.parametrize("lora_head", [False, True])
+def test_the_refusal_probability_is_that_of_all_refusal_tokens_on_rto_positions(model_of, some_rows, lora_head):
+    def adapted(*, ours):
+        model = model_of("gemma2", tie_word_embeddings=False)
+        if ours:
+            use_label_loss(model, refusal_ids=REFUSALS)
+        if not lora_head:
+            return model
+        torch.manual_seed(1)
+        config = LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
+        return get_peft_model(model, config)
+
+    found = adapted(ours=True)(**model_inputs(collate(some_rows, capacity=64, pad_id=0)))
+    model = adapted(ours=False)
     expected = 0.0
     for row in (row for row in some_rows if row.term == "rto"):
         with torch.no_grad():

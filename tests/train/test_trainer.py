@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_step import assert_close
 from peft import LoraConfig, get_peft_model
 
 from derta.config import RowConfig
@@ -12,6 +13,7 @@ from derta.data.rows import IGNORE
 from derta.train.checkpoints import NonFiniteLossError
 from derta.train.collator import collate
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
+from derta.train.loss import model_inputs
 
 GOLDEN = Path(__file__).with_name("golden_trajectory.json")
 REFERENCE = {"pack_tokens": 0, "reference": True}
@@ -96,6 +98,27 @@ def test_a_reference_step_is_the_mean_of_its_micro_batches_means_after_dropout_o
     assert steps_of(trainer) == [pytest.approx(loss.item(), abs=1e-4)]
     expected = {name: parameter.detach() - parameter.grad for name, parameter in model.named_parameters()}
     assert_same_weights(weights(trainer), expected, 1e-6)
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_the_steps_divisor_scales_the_weights_or_with_fp16_the_loss_and_each_gradient_once(
+    small_data, train_losses, tiny_llama, fp16
+):
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules=["lm_head", "q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(tiny_llama(), config)
+    trainer = train_losses(small_data("derta"), model=model, steps=False)
+    (batch, *_) = trainer.get_train_dataloader()
+    plain = trainer.model(**model_inputs(batch))
+    plain.loss.backward()
+    expected = {name: p.grad.clone() / 40 for name, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    trainer.args.fp16 = fp16
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(40))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(plain.loss.detach()) / 40, rel=1e-5)
+    assert float(batch["weights"].max()) == pytest.approx(1.0 if fp16 else 1 / 40)
+    assert_close({n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}, expected)
 
 
 # --- what must not matter ------------------------------------------------------------------------------------------
