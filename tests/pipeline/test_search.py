@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 import pytest
 import yaml
 
 from derta.config import load_recipe
 from derta.engines.scripted import ScriptedModel
-from derta.errors import EngineError, RecipeError, RunError
+from derta.errors import EngineError, RecipeError
 from derta.files import read_records
 from derta.judges import build_judge
 from derta.pipeline.generate import check_decoding
@@ -143,6 +142,7 @@ def test_a_recipes_searches_find_prompts_for_each_model_and_resume(tmp_path, rec
 SECTION = {"attack": "multi_turn", "requests": "held_out", "options": {"turns": [1], "max_new_tokens": 3}}
 
 
+@pytest.mark.parametrize("killed", [True, False])
 @pytest.mark.parametrize(
     "other",
     [
@@ -151,27 +151,37 @@ SECTION = {"attack": "multi_turn", "requests": "held_out", "options": {"turns": 
         {"search": {"judge": "harm"}},
         {"search": {"attacker": {"model": "MODEL"}}},
         {"name": "another"},
+        {"generate": {"dtype": "bfloat16"}},
+        {"requests": {"path": "ASKED"}},
     ],
 )
-def test_a_search_resumes_only_with_the_options_and_models_of_its_section(tmp_path, recipe, tiny_model_dir, other):
-    engine = ScriptedModel(lambda prompt: "Wait.")
+def test_a_search_resumes_only_with_the_options_and_models_of_its_start(
+    tmp_path, recipe, tiny_model_dir, other, killed
+):
+    queried = []
+    engine = ScriptedModel(lambda prompt: queried.append(prompt) or "Wait.")
     held_out = [Request(id="tea", text="How do I make tea?")]
+    generate = yaml.safe_load(recipe.read_text())["generate"]
 
-    def prompts(section):
-        loaded = load_recipe(changed(recipe, evaluate=[section]))
-        (tmp_path / "prompts.jsonl").unlink(missing_ok=True)  # as after a kill: only the attempts exist
+    def search(section):
+        if killed:  # before the prompts were written: only the attempts exist
+            (tmp_path / "prompts.jsonl").unlink(missing_ok=True)
+        sections = {"generate": generate | section.pop("generate", {}), "evaluate": [section]}
+        queried.clear()
+        loaded = load_recipe(changed(recipe, **sections))
         return list(add_searched_prompts(loaded, [], engine=engine, home=tmp_path, held_out=held_out))
 
-    first = prompts(SECTION)
-    assert prompts(SECTION) == first  # costs included: they come from the attempts
-    attempts = next(tmp_path.glob("attempts.*.jsonl"))
-    if "name" in other:
-        shutil.copy(attempts, tmp_path / "attempts.another.jsonl")
-    with pytest.raises(RunError, match="expected the attempts of this search"):
-        prompts(json.loads(json.dumps(SECTION | other).replace("MODEL", str(tiny_model_dir))))
+    prompts = search(dict(SECTION))
+    assert len(queried) == 1
+    assert search(dict(SECTION)) == prompts
+    assert queried == []
+    places = {"MODEL": str(tiny_model_dir), "ASKED": str(tmp_path / "asked.jsonl")}
+    text = json.dumps(SECTION | other)
+    search(json.loads(re.sub("MODEL|ASKED", lambda match: places[match[0]], text)))
+    assert queried
 
 
-@pytest.mark.parametrize("word", [("--target-option", "max_batch_tokens=256"), ("--judge", "harm"), ("--seed", 1)])
+@pytest.mark.parametrize("word", [("--target-option", "dtype=bfloat16"), ("--judge", "harm"), ("--seed", 1)])
 def test_the_command_resumes_a_search_only_with_the_same_settings(derta, asked, tiny_model_dir, word):
     words = ["attack", "multi_turn", "--requests", asked, "--target", tiny_model_dir]
     words += ["--out", asked.with_name("p.jsonl"), "--option", "turns=[1]", "--option", "max_new_tokens=3"]
