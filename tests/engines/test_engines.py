@@ -1,12 +1,13 @@
 import subprocess
 import sys
 from hashlib import sha256
+from inspect import signature
 
 import pytest
 from openai_server import model_answer, serving
 from vllm_stand_in import installed
 
-from derta.engines import ENGINES, check_settings, engine_producer, load_engine
+from derta.engines import _SPEED_SETTINGS, ENGINES, check_settings, engine_producer, load_engine
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.provenance import changed_keys, model_hash
@@ -124,3 +125,10 @@ def hash_file_text(text):
 def test_a_served_model_counts_by_name_and_its_servers_do_not():
     settings = {"endpoints": "http://127.0.0.1:1/v1", "concurrency": 2, "timeout": 3.0, "send": "ids"}
     assert engine_producer("m", engine="api", settings=settings) == {"engine": "api", "model": "m", "send": "ids"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_setting_of_an_engine_is_known_to_change_its_output_or_not(engine):
+    changes_output = {"adapter", "body", "dtype", "send", "settings", "template", "template_kwargs", "tokenizer"}
+    settings = set(list(signature(ENGINES[engine]()).parameters)[1:])
+    assert settings - changes_output <= _SPEED_SETTINGS

@@ -62,7 +62,7 @@ def test_a_position_bias_is_a_tie(place: str):
 
 
 def test_a_tie_in_both_orders_is_a_tie():
-    assert one(says("Both will do.\nVERDICT: TIE"), pair()).model_dump() == {
+    assert one(says("Both will do.\nVERDICT: TIE"), pair()).model_dump(exclude={"input_hash", "producer"}) == {
         "prompt_id": "p",
         "sample": 0,
         "judge": "pairwise",

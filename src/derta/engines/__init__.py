@@ -34,15 +34,8 @@ if TYPE_CHECKING:
 _SPEED_SETTINGS = frozenset(
     {
         *("api_key_env", "attempts", "concurrency", "device", "endpoints", "gpu_memory_utilization"),
-        *(
-            "max_batch_tokens",
-            "max_model_len",
-            "patience",
-            "refusal_words",
-            "requests_per_minute",
-            "tensor_parallel_size",
-        ),
-        *("threads", "timeout", "trust_remote_code"),
+        *("max_batch_tokens", "max_model_len", "refusal_words", "requests_per_minute", "tensor_parallel_size"),
+        *("patience", "threads", "timeout", "trust_remote_code"),
     }
 )
 
