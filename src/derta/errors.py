@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,13 +14,18 @@ _HIDDEN = re.compile(
 
 
 class DertaError(ValueError):
-    """Base class of errors that the user can fix; the command line prints one line and exits with code 2.
+    r"""Base class of errors that the user can fix; the command line prints one line and exits with code 2.
 
     Do not raise it in a pydantic validator: pydantic converts every `ValueError` into a `ValidationError`.
 
-    >>> issubclass(DertaError, ValueError)
-    True
+    The message contains no control sequence: it quotes file names, data and servers' answers.
+
+    >>> str(DertaError("expected a.json, got \x1b[2Jb.json"))
+    'expected a.json, got ⟨U+001B⟩[2Jb.json'
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(escape_hidden(message))
 
 
 class DataError(DertaError):
@@ -123,6 +129,26 @@ def escape_hidden(text: str) -> str:
     'safe⟨U+202E⟩gnp.exe'
     """
     return _HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
+
+
+def escape_entry(text: str) -> str:
+    r"""Return a text as one entry of a log or an output: escaped, with its lines after the first indented.
+
+    So no part of the text can be taken for another entry.
+
+    >>> escape_entry("a.json: fine\nderta: finished")
+    'a.json: fine\n  derta: finished'
+    """
+    return escape_hidden(text).replace("\n", "\n  ")
+
+
+def escape_json(text: str) -> str:
+    r"""Return JSON text in which hidden characters are JSON's escapes; its value is the same.
+
+    >>> escape_json('{"name": "safe\u202egnp.exe"}')
+    '{"name": "safe\\u202egnp.exe"}'
+    """
+    return _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def is_out_of_memory(error: Exception) -> bool:

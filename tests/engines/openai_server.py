@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["status", "hang", "trickle", "drop", "truncate", "no choices"]
+Kind = Literal["status", "text", "hang", "trickle", "drop", "truncate", "no choices"]
 
 
 class Fault(NamedTuple):
-    """A way to fail: with a status, by no answer or one without end, by leaving in the body, by half an answer."""
+    """Kind of failure: a status with JSON or any text, no answer or one without end, or half an answer."""
 
     kind: Kind
     status: int = 500
@@ -94,6 +94,8 @@ def _handler(
             elif failure.kind == "status":
                 text = json.dumps({"error": {"message": failure.message, "code": None}})
                 self._send(failure.status, text.encode(), headers=failure.headers)
+            elif failure.kind == "text":
+                self._send(failure.status, failure.message.encode(), headers=failure.headers)
             elif failure.kind == "hang":
                 server.closing.wait(30)
                 self.close_connection = True

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich import progress
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from derta.cli.launch import is_main_process
-from derta.errors import escape_hidden
+from derta.errors import escape_entry, escape_hidden, escape_json
 from derta.protocols import Display
 
 LOGGER = logging.getLogger("derta")
@@ -21,15 +22,16 @@ _stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, qui
 
 
 class ConsoleHandler(logging.Handler):
-    """Logging handler that prints plain lines to standard error, above any progress bar; markup is not interpreted.
+    """Logging handler that prints records to standard error, above any progress bar; markup is not interpreted.
 
+    Each record starts one line; its other lines are indented.
     In a terminal, the log lines of training steps are omitted, because the progress bar shows them.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format and print a log record."""
         if not (_stderr.is_terminal and record.name.endswith(".steps")):
-            _stderr.print(escape_hidden(self.format(record)), markup=False)
+            _stderr.print(escape_entry(self.format(record)), markup=False)
 
 
 class _Task:
@@ -58,7 +60,7 @@ class RichProgress:
             progress.TimeRemainingColumn(),
         )
         with progress.Progress(*columns, console=_stderr) as bars:
-            yield _Task(bars, description, total)
+            yield _Task(bars, escape_hidden(description).replace("\n", " "), total)
 
 
 def console_display() -> Display:
@@ -69,9 +71,21 @@ def console_display() -> Display:
     return Display(RichProgress(), LOGGER)
 
 
+class _Escaped:
+    """A table or another renderable object, with its texts escaped."""
+
+    def __init__(self, value: RenderableType) -> None:
+        self._value = value
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._value, options):
+            text = segment.text if segment.control else escape_hidden(segment.text)
+            yield Segment(text, segment.style, segment.control)
+
+
 def print_result(value: RenderableType) -> None:
     """Print a line or a table to standard output; text is never parsed as markup."""
-    output = escape_hidden(value) if isinstance(value, str) else value
+    output = escape_entry(value) if isinstance(value, str) else _Escaped(value)
     Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
 
 
@@ -85,5 +99,5 @@ def print_output(value: Any, *lines: RenderableType, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print JSON to standard output; hidden characters are JSON's escapes."""
+    sys.stdout.write(escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
+from derta.cli.terminal import escaped_terminal, exit_code_of
 from derta.cli.verbs import evaluation, generation, training
 from derta.errors import DertaError, escape_hidden
 
@@ -56,13 +57,14 @@ def main() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_other_warning)
     silence_other_processes()
     try:
-        app()
+        with escaped_terminal():
+            sys.exit(exit_code_of(app))
     except DertaError as error:
         wait_for_main_process_error()
         sys.stderr.write(f"derta: {escape_hidden(' '.join(str(error).split()))}\n")
         sys.exit(2)
     except SystemExit as exit_request:
-        if exit_request.code == 130 and not is_launched():  # typer exits with 130 on Ctrl-C and prints nothing
+        if exit_request.code == 130 and not is_launched():  # typer's exit code of Ctrl-C
             sys.stderr.write("derta: interrupted; run the same command again to resume\n")
         raise
 

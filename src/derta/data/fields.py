@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
-from derta.errors import DataError
+from derta.errors import DataError, escape_hidden
 from derta.sources import Row, fields_of
 
 
@@ -105,4 +105,4 @@ def log_dropped(source: object, *, summary: str, dropped: Counter[str]) -> None:
     """Log the number of dropped rows by reason as a warning; without dropped rows, log nothing."""
     if dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-        logger.warning("%s: %s; dropped: %s", source, summary, reasons)
+        logger.warning("%s", escape_hidden(f"{source}: {summary}; dropped: {reasons}"))

@@ -53,7 +53,8 @@ def attack(
     )
     display.logger.info("%d prompts in %s", summary.prompts, out)
     if target is not None:
-        display.logger.info(format_search(summary))
+        for line in format_search(summary).splitlines():
+            display.logger.info(line)
     print_output(summary.model_dump(), as_json=as_json)
 
 
@@ -129,4 +130,5 @@ def export(
         behaviors=behaviors,
         attack_type=attack_type,
     )
-    console_display().logger.info("\n".join(map(str, paths)))
+    for path in paths:
+        console_display().logger.info(path)
