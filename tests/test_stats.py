@@ -6,10 +6,12 @@ from scipy.stats import binomtest, false_discovery_control, norm
 
 from derta.stats import (
     bootstrap_mean,
+    cohen_kappa,
     holm,
     mcnemar,
     minimum_detectable_difference,
     rate,
+    rate_of_counts,
     rate_over_seeds,
     sign_test,
     wilson_bounds,
@@ -53,6 +55,34 @@ def test_holm_lies_between_plain_and_bonferroni_and_keeps_the_order(p_values: li
     assert all(a >= b - 1e-12 for a, b in zip(adjusted, benjamini_hochberg, strict=True))
 
 
+def test_methods_with_different_numbers_of_outcomes_are_refused():
+    for first, second in (([True] * 2, [True] * 3), ([False] * 3, [False] * 2)):
+        with pytest.raises(ValueError, match=r"shorter|longer"):
+            mcnemar(first, second)
+
+
+def test_the_confidence_is_95_percent_unless_another_is_named():
+    assert wilson_interval(5, 20) == wilson_interval(5, 20, confidence=0.95)
+    narrow, wide = wilson_interval(5, 20, confidence=0.5), wilson_interval(5, 20, confidence=0.99)
+    assert wide[0] < wilson_interval(5, 20)[0] < narrow[0] < 0.25 < narrow[1] < wilson_interval(5, 20)[1] < wide[1]
+    # z = 0.6745: (5 + z^2 / 2) / (20 + z^2) = 0.2556, plus or minus z / (20 + z^2) * sqrt(3.75 + z^2 / 4) = 0.0648
+    assert narrow == pytest.approx((0.1907, 0.3204), abs=1e-4)
+
+
+def test_rates_of_counts_have_no_unscored_cases_unless_they_are_given():
+    assert rate_of_counts(1, scored=2) == rate([True, False])
+    assert rate_of_counts(0, scored=0, unscored=3) == (None, None, None, 0, 3)
+
+
+def test_kappa_of_no_cases_or_of_one_value_is_none():
+    assert cohen_kappa(both=0, only_first=0, only_second=0, neither=0) is None
+    assert cohen_kappa(both=4, only_first=0, only_second=0, neither=0) is None
+    assert cohen_kappa(both=0, only_first=0, only_second=0, neither=4) is None
+    assert cohen_kappa(both=0, only_first=2, only_second=2, neither=0) == -1
+    assert cohen_kappa(both=3, only_first=0, only_second=0, neither=1) == 1
+    assert cohen_kappa(both=1, only_first=1, only_second=0, neither=0) == 0  # chance: 1/2 * 1 + 1/2 * 0 = 1/2
+
+
 def test_holm_by_hand():
     # sorted .005, .01, .03, .04 times 4, 3, 2, 1 = .02, .03, .06, .04; made monotone: .02, .03, .06, .06
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -74,6 +104,17 @@ def test_a_bootstrap_interval_is_near_the_normal_one_for_many_values():
     half = 1.96 * np.std(values) / 20
     assert result.low == pytest.approx(np.mean(values) - half, abs=0.05)
     assert result.high == pytest.approx(np.mean(values) + half, abs=0.05)
+
+
+def test_the_default_bootstrap_has_seed_0_and_2000_resamples():
+    values = [0.0, 0.1, 0.5, 1.0, 0.7, 0.2]
+    assert bootstrap_mean(values) == bootstrap_mean(values, seed=0, resamples=2000)
+    resampled = np.random.default_rng(0).choice(values, size=(20_000, 6)).mean(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])  # the percentile method, which lies within the mean's range
+    result = bootstrap_mean(values)
+    assert (result.low, result.high) == pytest.approx((low, high), abs=0.02)
+    intervals = {bootstrap_mean(values, seed=seed, resamples=n)[1:3] for seed in (0, 1) for n in (200, 2000)}
+    assert len(intervals) == 4
 
 
 def test_a_single_value_has_no_interval():

@@ -101,6 +101,11 @@ def test_an_unknown_policy_and_an_opener_that_does_not_refuse_are_errors() -> No
         clean_triples([], evaluation_requests=[], policy="prepend", opener="Sure.")
 
 
+def test_the_opener_matters_only_where_it_is_prepended() -> None:
+    clean = clean_triples([triple()], evaluation_requests=[], policy="drop", opener="Sure.")
+    assert clean.triples == [triple()]
+
+
 @pytest.mark.parametrize(
     ("text", "same"),
     [("How do I bake?", "how do i  bake"), ("“Bake”—now!", "bake now"), ("Ｂａｋｅ", "bake"), ("烤面包？", "烤面包")],

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from derta.chat import chat_format, prompt_text, refusal_tokens
 from derta.config import RowConfig
-from derta.data.encoding import encode_example, encode_triple, positions_after_space
+from derta.data.encoding import cut_middle, encode_example, encode_triple, positions_after_space
 from derta.data.rows import IGNORE, Instance, draw_row, helpful_row, rto_row, safe_row
 from derta.errors import DataError
 from derta.records import Example, Message, Triple
@@ -130,6 +130,20 @@ def test_positions_after_space_count_what_the_text_ends_in(chat_of, kind):
     assert found == {t for t, text in enumerate(decoded, start=1) if text.endswith("\n")}
 
 
+def test_a_token_of_text_that_ends_in_white_space_counts_and_one_that_begins_with_it_does_not(make_tokenizer):
+    tokenizer = make_tokenizer(kind="bpe")
+    tokenizer.add_tokens(["tea\n", "\ntea"])
+    ids = tokenizer.convert_tokens_to_ids(["tea\n", "\ntea", "tea\n"])
+    assert positions_after_space(chat_format(tokenizer), ids) == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(0, []), (1, [1]), (2, [1, 5]), (3, [1, 2, 5]), (4, [1, 2, 4, 5]), (6, [1, 2, 3, 4, 5])]
+)
+def test_the_middle_of_ids_is_cut_and_the_head_is_longer_by_one(length, expected):
+    assert list(cut_middle([1, 2, 3, 4, 5], length)) == expected
+
+
 def test_rows_close_the_answers_that_are_learned_and_no_other(chat_of):
     chat = chat_of("bpe", "auto")
     encoded = encode(chat)
@@ -165,7 +179,13 @@ def test_a_raw_text_is_learned_whole_after_one_bos_and_ends_with_eos(chat_of, ki
     assert encoded.response_ids == (*ids, chat.tokenizer.eos_token_id)
     again = encode_example(chat, Example(text=chat.tokenizer.bos_token + "The cat sleeps."))
     assert again.prompt_ids == encoded.prompt_ids
+    assert chat.tokenizer.bos_token_id not in again.response_ids
     assert again.response_ids[-len(ids) :] == encoded.response_ids[-len(ids) :]
+
+
+def test_a_raw_text_of_one_token_is_learned_after_a_bos(chat_of):
+    chat = chat_of("bpe", "auto")
+    assert encode_example(chat, Example(text="a")).response_ids[1:] == (chat.tokenizer.eos_token_id,)
 
 
 def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(make_tokenizer):
@@ -232,9 +252,10 @@ def test_a_reference_row_reads_prompt_then_words_then_safe_response_joined_by_si
 
 def test_a_response_without_a_token_is_refused(chat_of):
     chat = chat_of("bpe", "auto")
-    empty = Triple.model_construct(query=QUERY, safe="", harmful=HARMFUL)
-    with pytest.raises(DataError, match="responses of at least one token"):
-        encode_triple(chat, empty, refusals=refusal_tokens(chat))
+    for responses in ({"safe": "", "harmful": HARMFUL}, {"safe": SAFE, "harmful": ""}):
+        empty = Triple.model_construct(query=QUERY, **responses)
+        with pytest.raises(DataError, match="responses of at least one token"):
+            encode_triple(chat, empty, refusals=refusal_tokens(chat))
     silent = Example.model_construct(
         messages=(Message(role="user", content="a"), Message(role="assistant", content=""))
     )

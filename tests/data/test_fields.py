@@ -1,8 +1,9 @@
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
 
-from derta.data.fields import flag_of, pick_format, text_of
+from derta.data.fields import flag_of, log_dropped, pick_format, text_of
 from derta.errors import DataError
 from derta.sources import Row, fields_of
 
@@ -55,6 +56,12 @@ def test_the_first_layout_whose_fields_are_there_is_picked_and_no_row_is_lost() 
     assert pick_format(iter([Row("f:1", {"b": 1, "a": 1})]), LAYOUTS, name="auto", source="f")[0] == "long"
 
 
+def test_a_layout_that_is_named_is_taken_also_where_another_matches() -> None:
+    rows = [Row("f:1", {"a": 1, "b": 2})]
+    name, layout, again = pick_format(iter(rows), LAYOUTS, name="short", source="f")
+    assert (name, layout, list(again)) == ("short", LAYOUTS["short"], rows)
+
+
 def test_unknown_fields_list_every_layout() -> None:
     with pytest.raises(
         DataError, match=r"f:1: no known format has the fields q; expected one of: long \(a, b\); short"
@@ -70,3 +77,11 @@ def test_an_unknown_layout_lists_the_known_ones() -> None:
 def test_a_file_without_rows_is_an_error() -> None:
     with pytest.raises(DataError, match="f: expected rows"):
         pick_format(iter([]), LAYOUTS, name="auto", source="f")
+
+
+def test_dropped_rows_are_logged_by_reason_and_none_not_at_all(caplog: pytest.LogCaptureFixture) -> None:
+    log_dropped("f.json", summary="3 examples", dropped=Counter(no_answer=1, empty_turn=2))
+    assert caplog.messages == ["f.json: 3 examples; dropped: 2 empty_turn, 1 no_answer"]
+    caplog.clear()
+    log_dropped("f.json", summary="3 examples", dropped=Counter())
+    assert caplog.messages == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from derta.data.helpful import HELPFUL_FORMATS, read_examples
+from derta.data.helpful import HELPFUL_FORMATS, load_examples, read_examples
 from derta.errors import DataError
 from derta.files import write_records
 
@@ -48,6 +48,26 @@ def test_a_text_beside_an_instruction_is_its_other_form_and_an_empty_one_is_drop
     assert (len(read.examples), read.dropped) == (1, Counter(empty_text=1))
 
 
+def test_every_role_of_sharegpt_is_known(tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "bread?"), ("assistant", "flour"), ("human", "salt?"), ("gpt", "yes")]
+    rows = [{"conversations": [{"from": role, "value": text} for role, text in turns]}]
+    [example] = read_examples(write(tmp_path / "a.json", rows)).examples
+    assert [message.role for message in example.messages] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_an_input_without_an_instruction_adds_no_blank_lines(tmp_path: Path) -> None:
+    rows = [{"instruction": "", "input": "b, a", "output": "a, b"}, ROWS["alpaca"]]
+    read = read_examples(write(tmp_path / "a.json", rows))
+    assert [example.messages[0].content for example in read.examples] == ["bread?"]
+    assert read.dropped == Counter(empty_turn=1)
+
+
+def test_loading_logs_what_was_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [ROWS["alpaca"], {"instruction": "Tea?", "output": ""}]
+    assert len(load_examples(write(tmp_path / "a.json", rows))) == 1
+    assert caplog.messages == [f"{tmp_path}/a.json: 1 helpful examples; dropped: 1 empty_turn"]
+
+
 def test_written_examples_are_read_back(tmp_path: Path) -> None:
     for name in ("messages", "text"):
         examples = read_examples(write(tmp_path / "a.json", [ROWS[name]])).examples
@@ -57,9 +77,9 @@ def test_written_examples_are_read_back(tmp_path: Path) -> None:
 
 def test_refusals_and_harmful_answers_are_not_helpful_rows(tmp_path: Path) -> None:
     rows = [
-        ROWS["aisafetylab"],
         {"input": "q", "output": "no", "label": 1},
         {"input": "q", "output": "yes", "label": 2},
+        ROWS["aisafetylab"],
     ]
     assert len(read_examples(write(tmp_path / "a.json", rows)).examples) == 1
 

@@ -63,6 +63,29 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
 
 
 @pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (
+            PrepareConfig(num_triples=8),
+            "num_triples 8, helpful_per_safety 10, vanilla uses twice as many, unless `match",
+        ),
+        (
+            PrepareConfig(num_triples=5, num_helpful=90),
+            "num_triples 5, vanilla uses twice as many, unless `match_instances: false`",
+        ),
+        (PrepareConfig(num_triples=20, match_instances=False), "num_triples 20, helpful_per_safety 10"),
+        (PrepareConfig(helpful_per_safety=90, match_instances=False), "triples by the ratio, helpful_per_safety 90"),
+    ],
+)
+def test_an_impossible_mixture_names_the_settings_that_lead_to_it(config: PrepareConfig, settings: str) -> None:
+    with pytest.raises(DataError) as error:
+        plan_mixture(config, available_triples=10, available_helpful=60)
+    assert f"({settings}" in str(error.value)
+    if not config.match_instances:
+        assert f"({settings})" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         (

@@ -125,6 +125,32 @@ def test_a_triple_whose_responses_are_one_text_is_refused(tiny_chat):
         triple_pair(encode_triple(tiny_chat, triple, refusals=refusal_tokens(tiny_chat)))
 
 
+@pytest.mark.parametrize(("num_chosen", "num_rejected"), [(0, 1), (1, 0), (0, 0)])
+def test_a_response_of_closing_tokens_alone_is_refused(num_chosen, num_rejected):
+    triple = EncodedTriple(
+        id="t",
+        prompt_ids=(10,),
+        harmful_prompt_ids=(10,),
+        safe_ids=(1000,) * num_chosen + (9, 8),
+        safe_spaced_ids=(),
+        safe_bare_ids=(),
+        harmful_ids=(5000,) * num_rejected,
+        closing_ids=(9, 8),
+        refusal_ids=(),
+        bare_positions=frozenset(),
+        word_cuts=(),
+    )
+    with pytest.raises(DataError, match="pair t: expected two different responses of at least one token"):
+        triple_pair(triple)
+
+
+def test_a_long_rejected_response_takes_half_of_the_row_and_the_prompt_the_rest():
+    cut = cut_pair(pair_of(num_prompt=100, num_chosen=2, num_rejected=100), max_length=64)
+    assert [len(ids) for ids in cut[1:]] == [32, 4, 32, 32]
+    short = cut_pair(pair_of(num_prompt=100, num_chosen=2, num_rejected=8), max_length=64)
+    assert [len(ids) for ids in short[1:]] == [54, 4, 54, 10]
+
+
 # --- a user's own pairs ----------------------------------------------------------------------------------------------
 
 

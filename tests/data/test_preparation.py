@@ -89,6 +89,48 @@ def test_the_notes_list_all_that_was_dropped_and_changed() -> None:
     assert len(prepare(TRIPLES).notes) == 3
 
 
+def test_the_notes_count_preferences_where_there_are_or_were_any() -> None:
+    pair = Preference(query="Tea?", chosen="Yes.", rejected="No.")
+    for pairs, requests, note in (
+        ([pair], [], "1 preferences remain in addition to the triples; dropped: none."),
+        ([pair], ["tea"], "0 preferences remain in addition to the triples; dropped: 1 in_evaluation."),
+    ):
+        assert prepare(TRIPLES, preferences=pairs, requests=requests).notes[3:] == [note]
+
+
+def test_a_training_set_holds_all_preferences() -> None:
+    pairs = [Preference(query=query, chosen="Yes.", rejected="No.") for query in ("Tea?", "Salt?")]
+    prepared = prepare(TRIPLES, preferences=pairs)
+    assert prepared.training_set().preferences == prepared.training_set(triples_per_unit=2).preferences == pairs
+
+
+def test_the_seed_chooses_what_is_held_out_and_what_is_trained_on_and_is_0_by_default() -> None:
+    def held_out(**seed: int) -> list[str]:
+        prepared = prepare(TRIPLES, EXAMPLES, held_out_requests=3, held_out_helpful=5, helpful_per_safety=1, **seed)
+        held = [*prepared.held_out_requests, *prepared.held_out_examples]
+        return [one.id for one in held]
+
+    def trained(**seed: int) -> list[str]:
+        drawn = prepare(TRIPLES, EXAMPLES, num_triples=2, num_helpful=9).training_set(**seed)
+        return [one.id for one in [*drawn.triples, *drawn.examples]]
+
+    for draw in (held_out, trained):
+        assert draw() == draw(seed=0)
+        assert len({tuple(draw(seed=seed)) for seed in range(4)}) == 4
+
+
+def test_apologies_and_duplicates_stay_where_the_settings_say_so() -> None:
+    prepared = prepare(
+        TRIPLES, [EXAMPLES[0], EXAMPLES[0]], normalize=False, drop_duplicates=False, num_triples=1, num_helpful=2
+    )
+    assert {triple.safe for triple in prepared.triples} == {"I'm sorry, but no."}
+    assert len(prepared.examples) == 2
+    assert prepare(TRIPLES, [EXAMPLES[0], EXAMPLES[0]], num_triples=1, num_helpful=1).dropped_examples == Counter(
+        duplicate=1
+    )
+    assert {t.safe for t in prepare(TRIPLES, refusal_words=("Apologies", "Sorry")).triples} == {"Apologies, but no."}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

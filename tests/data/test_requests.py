@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from derta.data.requests import REQUEST_FORMATS, load_requests
+from derta.data.requests import REQUEST_FORMATS, load_requests, mmlu_rows
 from derta.errors import DataError
 from derta.files import write_records
 from derta.records import Request, short_hash
@@ -182,3 +182,30 @@ def test_an_invalid_row_is_reported_with_file_and_line(
 ) -> None:
     with pytest.raises(DataError, match=message):
         load_requests(write(tmp_path / "a.jsonl", rows), format=format)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("harmbench", "SemanticCategory"),
+        ("jailbreakbench", "Category"),
+        ("do_not_answer", "risk_area"),
+        ("xstest_all", "type"),
+    ],
+)
+def test_an_empty_category_is_none(tmp_path: Path, name: str, field: str) -> None:
+    [request] = load_requests(write(tmp_path / "a.jsonl", [{**ROWS[name][0], field: " "}]), format=name)
+    assert request == ROWS[name][1].model_copy(update={"category": None})
+
+
+def test_an_answer_is_optional_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    rows = [{"instruction": "Bake?"}, {"instruction": "Cook?", "output": " "}, {"instruction": "Eat?", "output": "Yes"}]
+    assert [request.answer for request in load_requests(write(tmp_path / "a.jsonl", rows))] == [None, None, "Yes"]
+    rows = [{"question": "2?"}, {"question": "3?", "answer": "three ####"}, {"question": "4?", "answer": "2 #### 4"}]
+    assert [request.answer for request in load_requests(write(tmp_path / "b.jsonl", rows))] == [None, None, "4"]
+
+
+def test_the_place_of_an_mmlu_row_names_the_archive_and_the_file_in_it(tmp_path: Path) -> None:
+    path = mmlu_zip(tmp_path / "mmlu.zip", {"data/test/tea_test.csv": "Hot?,a,b,c,d,B\n"})
+    [row] = mmlu_rows(path)
+    assert row.where.startswith(f"{path}:data/test/tea_test.csv")

@@ -1,6 +1,7 @@
 """Rows from ids alone: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, refusals 1 to 4."""
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -15,6 +16,8 @@ from derta.data.rows import (
     TrainRow,
     check_row,
     draw_row,
+    helpful_row,
+    instances,
     reference_dropout,
     reference_rto_row,
     rto_row,
@@ -27,6 +30,7 @@ from method_rows import ROW_METHODS, instances_of
 BARE, SPACED, BARE_2, SPACED_2 = 1, 2, 3, 4
 CLOSING = (9, 8)
 HARMFUL = range(5000, 6000)
+SAFE = [*range(1000, 1006), *CLOSING]
 FIRST_SAFE = {1000, 1100, 1200}  # at the start, after text, after white space
 
 
@@ -155,6 +159,23 @@ def test_vanilla_and_vanilla_half_differ_only_in_how_many_triples_they_take():
     assert {spec.triples_per_unit for name, spec in METHODS.items() if name != "vanilla"} == {1}
 
 
+def test_the_instances_of_a_method_by_hand():
+    triple, example = triple_of(), example_of()
+    helpful, safe = Instance("helpful", example, False, 0), Instance("safe", triple, False, 0)
+    assert instances(triples=[triple], examples=[example]) == [helpful, safe]
+    with_prefix, rto = Instance("safe", triple, True, 0), Instance("rto", triple, False, 0)
+    assert instances(triples=[triple], examples=[example], harmful_prefix=True, rto=True) == [
+        helpful,
+        with_prefix,
+        rto,
+    ]
+
+
+def test_an_id_names_the_term_the_source_and_every_branch_but_the_first():
+    one = Instance("safe", triple_of(name="7"), True, 0)
+    assert [one._replace(branch=branch).id for branch in range(3)] == ["safe:7", "safe:7#1", "safe:7#2"]
+
+
 def test_instances_have_unique_ids():
     found = instances_of("derta", triples=[triple_of(name=str(i)) for i in range(5)], examples=[example_of(name="0")])
     assert len({one.id for one in found}) == len(found) == 11
@@ -188,6 +209,16 @@ def test_k_is_uniform_over_the_tokens_where_there_is_a_prefix_and_two_thirds_of_
     assert all(abs(k[i] - 800) < 132 for i in range(1, 6))
 
 
+def test_an_instance_without_a_harmful_prefix_reads_nothing_harmful():
+    for reference in (False, True):
+        one = Instance("safe", triple_of(), False, 1)
+        rows = [
+            draw_row(one, config=RowConfig(prefix_share=1, reference=reference), seed=0, epoch=epoch)
+            for epoch in range(20)
+        ]
+        assert rows == [TrainRow("t", "safe", [*range(10, 30), *SAFE], [IGNORE] * 20 + SAFE)] * 20
+
+
 def test_a_share_of_one_puts_a_prefix_before_every_safe_response():
     one = Instance("safe", triple_of(), True, 0)
     settings = RowConfig(prefix_share=1)
@@ -201,6 +232,15 @@ def test_sorry_dropout_leaves_out_that_share_of_the_labels():
         kept = sum(len(learned(draw_row(one, config=settings, seed=0, epoch=epoch))) for epoch in range(100))
         # 20,000 labels: five standard deviations of a binomial
         assert abs(kept - 20_000 * (1 - dropout)) <= 5 * (20_000 * dropout * (1 - dropout)) ** 0.5
+
+
+@given(num_harmful=st.integers(1, 30), seed=st.integers(0, 999))
+def test_each_label_is_drawn_by_itself_and_one_more_only_where_none_is_left(num_harmful, seed):
+    row = rto_row(triple_of(num_harmful=num_harmful), max_length=64, sorry_dropout=0.5, rng=Random(seed))
+    rng = Random(seed)
+    expected = [rng.random() >= 0.5 for _ in range(num_harmful)]
+    found = [label != IGNORE for label in row.labels[20:]]
+    assert found == expected if any(expected) else sum(found) == 1
 
 
 @given(num_harmful=st.integers(1, 30), seed=st.integers(0, 999))
@@ -251,6 +291,22 @@ def test_truncation_takes_the_prefix_then_the_prompt_then_the_end_of_the_safe_re
     safe_gives_way = safe_row(triple_of(num_prompt=60, num_safe=60), k=5, max_length=40)
     assert safe_gives_way.input_ids[:16] == [*range(10, 18), *range(62, 70)]
     assert learned(safe_gives_way) == list(range(1000, 1024))
+
+
+def test_the_prefix_gives_way_to_the_longest_form_of_the_safe_response():
+    triple = replace(triple_of(num_prompt=10, num_safe=2, num_harmful=30), safe_spaced_ids=tuple(range(1100, 1120)))
+    for k in range(1, 31):
+        row = safe_row(triple, k=k, max_length=40)
+        assert decoded_k(row) == min(k, 10)  # 40 - 10 - 20
+        assert learned(row) == list(range(1100, 1120))
+
+
+def test_an_overlong_answer_leaves_the_prompt_half_of_the_row():
+    harmful = rto_row(triple_of(num_prompt=90, num_harmful=90), max_length=64, sorry_dropout=0, rng=Random(0))
+    assert (harmful.input_ids[:32], decoded_k(harmful)) == ([*range(10, 26), *range(84, 100)], 32)
+    helpful = helpful_row(example_of(num_prompt=90, num_response=90), max_length=64)
+    answer = list(range(2000, 2032))
+    assert helpful == TrainRow("e", "helpful", [*harmful.input_ids[:32], *answer], [IGNORE] * 32 + answer)
 
 
 def test_an_overlong_rto_row_keeps_the_prompts_head_and_tail_and_the_start_of_the_harmful_response():
@@ -346,6 +402,21 @@ def test_reference_prefixes_leave_every_third_triple_bare_and_cut_the_others_at_
     assert set(cuts) == {0, 3, 6}  # 1 or 2 = words - 2 words
     assert cuts[0] == 1000
     assert abs(cuts[3] - 1000) < 112  # five standard deviations
+
+
+def test_the_draws_of_the_reference_mode_come_from_the_seed_the_epoch_and_the_id():
+    triple = triple_of(name="7", num_harmful=40, num_words=20)
+    safe, rto = Instance("safe", triple, True, 1), Instance("rto", triple, False, 1)
+    for seed in range(5):
+        k = 2 * Random(f"{seed}:0:safe:7").randint(1, 18)  # two tokens a word; epoch 0 in every epoch
+        assert draw_row(safe, config=REFERENCE, seed=seed, epoch=3) == safe_row(triple, k=k, max_length=1024)
+    assert draw_row(rto, config=REFERENCE, seed=2, epoch=3).redraw == "2:3:rto:7"
+
+
+def test_a_harmful_response_of_three_words_has_its_first_word_as_the_reference_prefix():
+    triple = triple_of(num_harmful=6, num_words=3)
+    row = draw_row(Instance("safe", triple, True, 1), config=REFERENCE, seed=0, epoch=0)
+    assert decoded_k(row) == 2
 
 
 def test_a_harmful_response_of_two_words_has_no_reference_prefix():

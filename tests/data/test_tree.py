@@ -157,6 +157,7 @@ def test_a_triples_tree_teaches_what_its_separate_rows_teach_in_every_epoch(trip
         rows = [draw_row(one, config=settings, seed=seed, epoch=epoch) for one in item]
         assert all(len(row.input_ids) <= settings.max_length for row in rows)
         drawn = draw_item(item, config=settings, seed=seed, epoch=epoch)
+        assert isinstance(drawn, TreeRow) == (len(rows) > 1)
         if isinstance(drawn, TreeRow):
             assert Counter((path_to(drawn, node), *rest) for node, *rest in drawn.labels) == taught(rows)
         else:

@@ -77,6 +77,32 @@ def test_of_a_list_of_responses_the_first_is_taken(tmp_path: Path) -> None:
     assert texts(read_triples(path).triples) == [("q", "no", "yes")]
 
 
+def test_a_null_category_is_none_and_a_category_of_text_is_itself(tmp_path: Path) -> None:
+    rows = [
+        {"query": "q", "safe": "no", "harmful": "yes", "category": None},
+        {"query": "q2", "safe": "no", "harmful": "yes", "source": None},
+    ]
+    triples = read_triples(write(tmp_path / "a.jsonl", rows)).triples
+    assert [(triple.category, triple.source) for triple in triples] == [(None, None)] * 2
+    rows = [
+        {"prompt": "q", "response": "no", "is_safe": True, "category": "craft"},
+        {"prompt": "q", "response": "yes", "is_safe": False, "category": "craft"},
+        {"prompt": "q2", "response": "no", "is_safe": True, "category": ""},
+        {"prompt": "q2", "response": "yes", "is_safe": False, "category": ""},
+    ]
+    triples = read_triples(write(tmp_path / "b.jsonl", rows)).triples
+    assert [triple.category for triple in triples] == ["craft", None]
+
+
+@pytest.mark.parametrize("load", [load_triples, lambda path: read_triples(path).triples])
+def test_a_query_has_one_pair_unless_more_are_wanted(tmp_path: Path, load: Any) -> None:
+    rows = [{"prompt": "q", "response": f"yes {i}", "is_safe": False} for i in range(3)]
+    path = write(tmp_path / "a.jsonl", [{"prompt": "q", "response": "no", "is_safe": True}, *rows])
+    assert texts(load(path)) == [("q", "no", "yes 0")]
+    assert len(load_triples(path, max_pairs_per_request=2)) == 2
+    assert len(load_triples(path, max_pairs_per_request=3, limit=2)) == 2
+
+
 def test_pairing_cycles_through_the_safe_responses() -> None:
     said = [("q", "a", True), ("q", "b", True), *(("q", f"h{i}", False) for i in range(5))]
     read = pair_responses([JudgedResponse(*row) for row in said], max_pairs_per_request=4)

@@ -1,0 +1,69 @@
+"""What all loaders of datasets have in common: the split, the format and the limit."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from derta.data.helpful import load_examples, read_examples
+from derta.data.preferences import load_preferences
+from derta.data.requests import load_requests
+from derta.data.triples import load_triples, read_triples
+from derta.errors import DataError
+
+Loader = Any
+LOADERS: dict[str, tuple[Loader, str, dict[str, str]]] = {
+    "triples": (load_triples, "triples", {"query": "{}", "safe": "Sorry.", "harmful": "Flour."}),
+    "read_triples": (
+        lambda *words, **options: read_triples(*words, **options).triples,
+        "triples",
+        {"query": "{}", "safe": "Sorry.", "harmful": "Flour."},
+    ),
+    "examples": (load_examples, "alpaca", {"instruction": "{}", "output": "Flour."}),
+    "read_examples": (
+        lambda *words, **options: read_examples(*words, **options).examples,
+        "alpaca",
+        {"instruction": "{}", "output": "Flour."},
+    ),
+    "preferences": (load_preferences, "query", {"query": "{}", "chosen": "Flour.", "rejected": "No."}),
+    "requests": (load_requests, "requests", {"id": "{}", "text": "{}"}),
+}
+
+
+def text_of(row: Any) -> str:
+    """The text that differs between the rows."""
+    return row.messages[0].content if hasattr(row, "messages") else row.id if hasattr(row, "text") else row.query
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    fields = LOADERS[request.node.callspec.params["name"]][2]
+    splits = {
+        split: datasets.Dataset.from_list([{k: v.format(f"{split} {i}") for k, v in fields.items()} for i in range(3)])
+        for split in ("train", "test")
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_split_is_train_unless_another_is_named(folder: Path, name: str) -> None:
+    load = LOADERS[name][0]
+    assert [text_of(row) for row in load(folder)] == ["train 0", "train 1", "train 2"]
+    assert [text_of(row) for row in load(folder, split="test")] == ["test 0", "test 1", "test 2"]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_limit_takes_the_first_rows(folder: Path, name: str) -> None:
+    load = LOADERS[name][0]
+    assert [text_of(row) for row in load(folder, limit=2)] == ["train 0", "train 1"]
+    assert len(load(folder, limit=9)) == 3
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_format_that_is_named_is_the_one_that_is_used(folder: Path, name: str) -> None:
+    load, format, _ = LOADERS[name]
+    assert load(folder, format=format) == load(folder)
+    with pytest.raises(DataError, match=r"expected a format of auto, .*, got 'tables'"):
+        load(folder, format="tables")
