@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LACKS_ATTENTION = re.compile(r"^\w+ does not support (Flash Attention|an attention implementation)")
 _FALSE_WARNING = r"The following (rank|alpha)_pattern keys did not match .*gate_up_proj'\]"
 
 
@@ -40,6 +42,11 @@ def _as_model_error(path: str, what: str, attn_implementation: str | None = None
         if isinstance(error, ImportError) and attn_implementation is not None:
             raise ModelError(
                 f"{path}: cannot use attention by {attn_implementation} ({first}); install it, or use sdpa"
+            ) from error
+        if attn_implementation is not None and isinstance(error, ValueError) and _LACKS_ATTENTION.search(first):
+            raise ModelError(
+                f"{path}: {first.split()[0]} does not support attention by {attn_implementation}; set "
+                "attn_implementation to eager, or to another one that it supports"
             ) from error
         raise ModelError(f"{path}: cannot load {what} ({first}); check the folder or hub id") from error
 
@@ -131,6 +138,25 @@ def load_model(
             f"{path}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Fetch it again"
         )
     return model.eval()
+
+
+def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
+    """Load the config of a model, without its weights.
+
+    Raises:
+        ModelError: the folder or hub id has no config.
+    """
+    from transformers import AutoConfig
+
+    check_model_path(path, needs="config.json")
+    with _as_model_error(path, "the config"):
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the maximum number of positions of a model with this config, or None if there is no limit."""
+    # not every config has this setting, and some have it under another name that the attribute maps
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) -> PeftModel:

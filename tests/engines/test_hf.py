@@ -7,8 +7,9 @@ import torch
 
 from derta.chat import encode_prompt, prompt_text
 from derta.engines import load_engine
-from derta.engines.hf import HfEngine, position_limit, stop_tokens
+from derta.engines.hf import HfEngine, stop_tokens
 from derta.errors import EngineError, ModelError
+from derta.loading import position_limit
 from derta.records import Message, Prompt
 from tolerances import logit_tolerance
 
@@ -119,14 +120,16 @@ def test_a_prompt_longer_than_the_position_limit_is_an_error_before_the_first_re
 
 
 def test_a_prompt_may_use_all_positions(engine):
-    room = position_limit(engine.model) - len(encode_prompt(engine.chat, PROMPTS[1]))
+    room = position_limit(engine.model.config) - len(encode_prompt(engine.chat, PROMPTS[1]))
     [reply] = engine.generate([PROMPTS[1]], max_new_tokens=room)
     assert reply.stop_reason == "length" or len(reply.token_ids) < room
 
 
 def test_the_position_limit_is_read_under_any_name_in_the_config(make_model):
     assert (
-        position_limit(make_model("gpt2", vocab_size=30)) == position_limit(make_model("llama", vocab_size=30)) == 256
+        position_limit(make_model("gpt2", vocab_size=30).config)
+        == position_limit(make_model("llama", vocab_size=30).config)
+        == 256
     )
 
 

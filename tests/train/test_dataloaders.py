@@ -44,19 +44,15 @@ def test_the_callback_sets_the_epoch_that_training_starts_or_resumes_in(rows, co
     assert {key[0] for keys in sampler for key in keys} == {expected}
 
 
-@pytest.mark.parametrize("pad", [True, False])
-def test_batches_are_padded_with_the_padding_token_or_else_with_eos(make_tokenizer, tmp_path, pad):
-    tokenizer = make_tokenizer(pad=pad)
-    assert (tokenizer.pad_token_id is None) is not pad
+def test_padding_needs_no_padding_token(tmp_path):
     rows = [TrainRow("a", "helpful", [5, 6, 7, 8], [IGNORE, 6, 7, 8]), TrainRow("b", "helpful", [5, 6], [IGNORE, 6])]
-    batch = collator_of(tokenizer, DertaConfig(str(tmp_path), pack_tokens=0))(rows)
-    expected = tokenizer.pad_token_id if pad else tokenizer.eos_token_id
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, expected, expected]]
+    batch = collator_of(DertaConfig(str(tmp_path), pack_tokens=0))(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 0, 0]]
 
 
-def test_the_collator_weights_labels_as_the_config_says(make_tokenizer, some_rows, tmp_path):
+def test_the_collator_weights_labels_as_the_config_says(some_rows, tmp_path):
     config = DertaConfig(str(tmp_path), rto_weight=3.0, normalization="row")
-    batch = collator_of(make_tokenizer(), config)(some_rows)
+    batch = collator_of(config)(some_rows)
     assert int(batch["items"]) == len(some_rows)
     rto_rows = sum(row.term == "rto" for row in some_rows)
     assert float(batch["weights"][batch["terms"] == 2].sum()) == pytest.approx(3 * rto_rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from derta.config.data import DataSection
 from derta.config.environment import check_names
@@ -21,6 +22,9 @@ from derta.records import REFUSAL_WORDS
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
 """Old keys that are not similar to their new names."""
+
+_TYPES = {"model_type": "a mapping of keys", "dict_type": "a mapping of keys", "tuple_type": "a list"}
+"""What a recipe's author writes for pydantic's types of errors."""
 
 
 class ModelSection(Section):
@@ -117,7 +121,17 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         if isinstance(cause := first.get("ctx", {}).get("error"), RecipeError):
             raise RecipeError(f"{where}: {cause}") from error
         path = ".".join(keys) or "recipe"
-        raise RecipeError(f"{where}: `{path}`: {format_error_details(first)}") from error
+        raise RecipeError(f"{where}: `{path}`: {_format_type_error(first) or format_error_details(first)}") from error
+
+
+def _format_type_error(details: ErrorDetails) -> str | None:
+    """Format the error of a section or list with a value of another type, such as a key without a value; else None."""
+    expected = _TYPES.get(details["type"])
+    if expected is None:
+        return None
+    if details["input"] is None:
+        return f"expected {expected}, got nothing; add it, or remove the key if it is optional"
+    return f"expected {expected}, got {details['input']!r:.80}"
 
 
 def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None, env: Collection[str] = ()) -> Recipe:

@@ -58,6 +58,13 @@ class EncodedPair(NamedTuple):
     rejected_prompt_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
 
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longer side."""
+        return max(
+            len(self.chosen_prompt_ids) + len(self.chosen_ids), len(self.rejected_prompt_ids) + len(self.rejected_ids)
+        )
+
 
 class _PairFormat(NamedTuple):
     fields: tuple[str, ...]

@@ -89,6 +89,29 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
     return rto_row(source, max_length=config.max_length, sorry_dropout=config.sorry_dropout, rng=rng)
 
 
+def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
+    """Return the maximum number of tokens of an instance's rows, over all draws.
+
+    >>> example = EncodedExample("a", prompt_ids=(1, 2), response_ids=(3, 4))
+    >>> max_tokens(Instance("helpful", example, False, 0), config=RowConfig())
+    4
+    """
+    if isinstance(row, TrainRow):
+        return len(row.input_ids)
+    source = row.source
+    if isinstance(source, EncodedExample):
+        longest = len(source.prompt_ids) + len(source.response_ids)
+    elif row.term == "rto":
+        closing = len(source.closing_ids) if config.reference else 0
+        longest = len(source.harmful_prompt_ids) + len(source.harmful_ids) + closing
+    elif row.harmful_prefix:
+        after = max(len(ids) for ids in (source.safe_ids, source.safe_spaced_ids, source.safe_bare_ids))
+        longest = len(source.harmful_prompt_ids) + len(source.harmful_ids) + after
+    else:
+        longest = len(source.prompt_ids) + len(source.safe_ids)
+    return min(longest, config.max_length)
+
+
 def _prefix_length(triple: EncodedTriple, *, config: RowConfig, source_index: int, rng: Random) -> int:
     """Sample the prefix length k in tokens: 0 with probability 1 - `prefix_share`, else uniform in [1, |r-hat|]."""
     del source_index

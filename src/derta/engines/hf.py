@@ -19,7 +19,7 @@ from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
 from derta.engines.token_io import detokenize
 from derta.errors import EngineError, ModelError
-from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer
+from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer, position_limit
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 MAX_BATCH_TOKENS = 16384
@@ -48,14 +48,14 @@ class HfEngine:
         is respected.
 
         Raises:
-            ModelError: Before any reply, if a prompt is empty or leaves no room for `max_new_tokens`, or if the
-                tokenizer can encode none of its banned texts.
+            ModelError: Before any reply, if a prompt is empty, has a token without an embedding or leaves no room for
+                `max_new_tokens`, or if the tokenizer can encode none of its banned texts.
             EngineError: The logits after a prompt are NaN or infinite; replies that are already complete are yielded.
         """
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
-        self._check_lengths(prompts, [len(ids) for ids in encoded], [max_new_tokens] * len(encoded))
+        self._check_prompts(prompts, encoded, [max_new_tokens] * len(encoded))
         banned = self._banned(prompts)  # before the first reply, so that an error is raised early
         return self._replies(prompts, encoded, max_new_tokens, banned)
 
@@ -125,12 +125,14 @@ class HfEngine:
             encode_after(self.chat, prompt, text) if text else Turn(encode_prompt(self.chat, prompt), [], [])
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
-        prompt_lengths = [len(turn.prompt_ids) for turn in turns]
-        response_lengths = [len(turn.response_ids) for turn in turns]
-        self._check_lengths(prompts, prompt_lengths, response_lengths)
+        prompt_ids, response_ids = [turn.prompt_ids for turn in turns], [turn.response_ids for turn in turns]
+        self._check_prompts(prompts, prompt_ids, [len(ids) for ids in response_ids])
+        for prompt, ids in zip(prompts, response_ids, strict=True):
+            self._check_ids(f"prompt {prompt.id!r}: its continuation", ids)
+        self._check_ids("refusal_words", refusal_ids)
         by_index: dict[int, RowScores] = {}
-        prefixes = find_prefixes(self.model, [turn.prompt_ids for turn in turns])
-        lengths = [sum(pair) for pair in zip(prompt_lengths, response_lengths, strict=True)]
+        prefixes = find_prefixes(self.model, prompt_ids)
+        lengths = [len(turn.prompt_ids) + len(turn.response_ids) for turn in turns]
         for batch in self._batches(lengths, prefixes):
             rows = [turns[index] for index in batch]
             scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
@@ -148,16 +150,27 @@ class HfEngine:
             lengths, max_batch_tokens=self.max_batch_tokens, max_rows=max_rows, together=[*together.values()]
         )
 
-    def _check_lengths(self, prompts: Sequence[Prompt], lengths: Sequence[int], new: Sequence[int]) -> None:
-        limit = position_limit(self.model)
-        for prompt, length, more in zip(prompts, lengths, new, strict=True):
-            if not length:
+    def _check_prompts(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new: Sequence[int]) -> None:
+        limit = position_limit(self.model.config)
+        for prompt, ids, more in zip(prompts, encoded, new, strict=True):
+            if not ids:
                 raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; remove it")
-            if limit is not None and length + more > limit:
+            self._check_ids(f"prompt {prompt.id!r}", ids)
+            if limit is not None and len(ids) + more > limit:
                 raise ModelError(
-                    f"prompt {prompt.id!r}: {length} tokens and {more} after them are more than the model's {limit} "
+                    f"prompt {prompt.id!r}: {len(ids)} tokens and {more} after them are more than the model's {limit} "
                     "positions; shorten the prompt or lower max_new_tokens"
                 )
+
+    def _check_ids(self, name: str, ids: Sequence[int]) -> None:
+        """Validate that tokens have an embedding; the tokenizer may have added tokens that the model never saw."""
+        rows = self.model.get_input_embeddings().num_embeddings
+        unknown = max(ids, default=0)
+        if unknown >= rows:
+            raise ModelError(
+                f"{name}: expected tokens below the model's {rows} embeddings, got {unknown} "
+                f"({self.chat.tokenizer.decode([unknown])!r}); pass the tokenizer that the model was trained with"
+            )
 
 
 def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:
@@ -205,12 +218,6 @@ def _non_finite(prompt: Prompt, dtype: torch.dtype) -> str:
     if dtype == torch.float16:
         hint = "float16 overflows in this model; set dtype to bfloat16 or float32"
     return f"prompt {prompt.id!r}: expected finite logits, got NaN or infinity in {name}; {hint}"
-
-
-def position_limit(model: Any) -> int | None:
-    """Return the model's maximum number of positions, or None if its config has no limit."""
-    # not every config has this setting, and some have it under another name that the attribute maps
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def stop_tokens(model: Any, chat: ChatFormat) -> frozenset[int]:
@@ -269,9 +276,9 @@ def load(
         net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         net = net if adapter is None else load_adapter(net, str(adapter))
     rows = net.get_input_embeddings().num_embeddings
-    if len(loaded) > rows:
+    if loaded.vocab_size > rows:  # without added tokens, such as a padding token, which prompts may never hold
         raise ModelError(
-            f"{name}: the tokenizer has {len(loaded)} tokens, the model embeds {rows}; pass the tokenizer "
+            f"{name}: the tokenizer has {loaded.vocab_size} tokens, the model embeds {rows}; pass the tokenizer "
             "that the model was trained with"
         )
     return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)

@@ -31,12 +31,14 @@ from derta.data.encoding import encode_triple
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, cut_pair, encode_preference, triple_pair
 from derta.errors import RecipeError
+from derta.loading import position_limit
 from derta.methods.method import Method
 from derta.train.adapters import is_adapter, load_initial_model
 from derta.train.checkpoint_files import save_checkpoint
 from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
 from derta.train.config import DertaConfig
 from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
+from derta.train.inputs import check_longest
 from derta.train.memory import TrimMemoryCallback, loading_advice, out_of_memory_as_model_error
 from derta.train.preparation import prepare_process
 from derta.train.terms import check_norm
@@ -105,20 +107,29 @@ def pair_trainer(
     prepare_process(config)
     arguments = dpo_arguments(config)
     policy = _load_model(model, config, lora=lora, init_from=init_from)
+    _check_lengths(rows, policy, max_length=config.max_length)
     copy_reference = lora is None and not config.precompute_ref_log_probs
-    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = PairTrainer(
         model=policy,
         ref_model=_load_model(model, config, lora=None, init_from=init_from) if copy_reference else None,
         args=arguments,
         train_dataset=_dataset(rows, max_length=config.max_length, arguments=arguments),
-        data_collator=partial(collate_pairs, pad_id=int(str(pad_id))),
+        data_collator=partial(collate_pairs, pad_id=0),  # masked, and the tokenizer's may lack an embedding
         processing_class=deepcopy(tokenizer),  # TRL adds a padding token if there is none
         callbacks=[*callbacks, TrimMemoryCallback()],
     )
     if config.precompute_ref_log_probs or init_from is None or not is_adapter(init_from):
         _drop_reference(policy)  # TRL then disables the fresh adapter to compute the reference, cheaper than a copy
     return trainer
+
+
+def _check_lengths(pairs: Sequence[EncodedPair], net: Any, *, max_length: int) -> None:
+    """Validate that no half of a pair is longer than the model's positions."""
+    limit = position_limit(net.config)
+    if limit is None or limit >= max_length:
+        return
+    for pair in pairs:
+        check_longest(pair.id, cut_pair(pair, max_length=max_length).longest, limit=limit)
 
 
 def _load_model(model: str, config: DpoConfig, *, lora: LoraSection | None, init_from: Path | None) -> Any:

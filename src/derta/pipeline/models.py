@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import Recipe
+from derta.data.preferences import EncodedPair, cut_pair
 from derta.data.preparation import PreparedData
+from derta.data.rows import Instance, max_tokens
 from derta.engines import check_settings, engine_producer, load_engine
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.methods import Method, method_config, tune
@@ -61,6 +63,34 @@ def check_compiler(recipe: Recipe) -> None:
         raise RecipeError(
             f"train.compile_layers: expected a C++ compiler, found no {compiler}; install it, or set it to false"
         )
+
+
+def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) -> None:
+    """Validate, before any model is trained, the config of a method on this machine and the lengths of its rows.
+
+    Raises:
+        RecipeError: an option that this machine lacks, such as a logger of `report_to`.
+        DataError: a row is longer than the model's positions.
+    """
+    settings, seed = recipe.method_settings.get(method.name), recipe.seeds[0]
+    config = method_config(
+        method, recipe.train, model=recipe.model, seed=seed, output_dir=Path("model"), settings=settings
+    )
+    from derta.loading import load_config, position_limit
+
+    limit = position_limit(load_config(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code))
+    if limit is None or limit >= config.max_length:
+        return
+    from derta.train.inputs import check_longest
+
+    chat, refusals = load_format(recipe)
+    data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
+    rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
+    for row in rows:
+        if isinstance(row, Instance):
+            check_longest(row.id, max_tokens(row, config=config), limit=limit)
+        elif isinstance(row, EncodedPair):
+            check_longest(row.id, cut_pair(row, max_length=config.max_length).longest, limit=limit)
 
 
 def train_method(

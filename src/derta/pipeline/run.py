@@ -24,7 +24,7 @@ from derta.pipeline.fine_tuning import (
 )
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
 from derta.pipeline.likelihoods import score_held_out, scored_requests, scores_provenance
-from derta.pipeline.models import LazyEngine, check_compiler, check_engine, train_method
+from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
@@ -189,6 +189,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
     if not all((home / "model").exists() or (home / "scores.json").exists() for home in homes):
         check_engine(recipe)
         check_compiler(recipe)
+        check_methods(recipe, registry, prepared=prepared)
         check_rows(recipe, attack_data)
     contents = RunContents(
         title=recipe.title,
@@ -204,6 +205,14 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         notes=(*recipe.notes, *notes),
     )
     return RunPlan(recipe, registry, prepared, models, judges, attack_data, prompts, contents)
+
+
+def check_methods(recipe: Recipe, registry: Registry, *, prepared: PreparedData) -> None:
+    """Validate the training of each method of a recipe, and of the methods that these are initialised from."""
+    methods = [registry.method(name) for name in recipe.methods]
+    methods += [registry.method(one.init_from) for one in methods if one.init_from is not None]
+    for method in {one.name: one for one in methods if one.trains}.values():
+        check_training(recipe, method, prepared=prepared)
 
 
 def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:

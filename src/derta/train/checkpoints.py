@@ -183,9 +183,23 @@ def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, An
         return
     folder.mkdir(parents=True, exist_ok=True)
     net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
+    _drop_padding_without_embedding(net)
     with _without_generation_config(net):
         net.save_pretrained(str(folder), state_dict=state_dict)
     _save_without_weights(trainer, folder)
+
+
+def _drop_padding_without_embedding(net: Any) -> None:
+    """Remove a padding token beyond the embeddings, which the Trainer copies from the tokenizer to the configs.
+
+    Transformers refuses to load a model with one.
+    """
+    if isinstance(net, PeftModel):
+        return
+    for config in (net.config.get_text_config(), net.generation_config):
+        pad_id = getattr(config, "pad_token_id", None)
+        if pad_id is not None and pad_id >= net.get_input_embeddings().num_embeddings:
+            config.pad_token_id = None
 
 
 def _save_without_weights(trainer: Trainer, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.data.rows import TrainRow
@@ -51,15 +51,15 @@ def evaluation_sampler(rows: RowDataset, config: DertaConfig) -> MicroBatchSampl
     return MicroBatchSampler(rows, settings=settings, seed=config.rows_seed, process_index=config.process_index)
 
 
-def collator_of(
-    tokenizer: PreTrainedTokenizerBase, config: DertaConfig
-) -> Callable[[Sequence[TrainRow | TreeRow]], Batch]:
-    """Return the data collator with the config's packing and weights; without a padding token EOS is the padding."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+def collator_of(config: DertaConfig) -> Callable[[Sequence[TrainRow | TreeRow]], Batch]:
+    """Return the data collator with the config's packing and weights.
+
+    Padding has id 0. It is neither attended to nor learned, and the tokenizer's may lack an embedding.
+    """
     return partial(
         collate,
         capacity=config.bin_capacity,
-        pad_id=int(str(pad_id)),
+        pad_id=0,
         term_weights=config.term_weights,
         by_row=config.normalization == "row",
     )

@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.data import Dataset, Sampler
 
 from derta.config import RowConfig
-from derta.data.rows import TERMS, Instance, TrainRow, check_row
+from derta.data.rows import TERMS, Instance, TrainRow, check_row, max_tokens
 from derta.data.tree import TreeRow, draw_item, group_instances
 from derta.errors import DataError
 from derta.train.config import Grouping
@@ -61,6 +61,13 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         if index not in self._lengths:
             self._lengths[index] = len(self[epoch, index].input_ids)
         return self._lengths[index]
+
+    def longest(self) -> tuple[str, int]:
+        """Return the id and the number of tokens of the row that is longest in any epoch; in a tree, its depth."""
+        rows = [row for item in self._items for row in ([item] if isinstance(item, TrainRow) else item)]
+        lengths = [max_tokens(row, config=self._config) for row in rows]
+        place = max(range(len(rows)), key=lengths.__getitem__)
+        return rows[place].id, lengths[place]
 
 
 def parse_rows(rows: Any) -> list[Instance] | list[TrainRow]:

@@ -14,7 +14,7 @@ from derta.chat import ChatFormat, chat_format, refusal_tokens
 from derta.data.mixture import TrainingSet
 from derta.data.rows import IGNORE, Instance, TrainRow
 from derta.errors import DataError, RecipeError
-from derta.loading import load_tokenizer
+from derta.loading import load_tokenizer, position_limit
 from derta.methods import Method, find_method
 from derta.records import Example, Triple
 from derta.train.checks import Derived
@@ -156,6 +156,30 @@ def check_ids(rows: RowDataset, net: PreTrainedModel | PeftModel, tokenizer: Pre
                 f"row {row.id}: expected token ids below the model's vocabulary ({vocab_size}), got {invalid[0]}; pass "
                 "the model's tokenizer, or resize the model's embeddings"
             )
+
+
+def check_lengths(rows: RowDataset, net: PreTrainedModel | PeftModel, *, max_length: int) -> None:
+    """Validate that no row, in any epoch, is longer than the model's positions; learned ones have no more embeddings.
+
+    Raises:
+        DataError: a row is longer; the message names it.
+    """
+    limit = position_limit(net.config)
+    if limit is not None and limit < max_length:
+        check_longest(*rows.longest(), limit=limit)
+
+
+def check_longest(name: str, length: int, *, limit: int) -> None:
+    """Validate the length of the longest row.
+
+    Raises:
+        DataError: it is longer than the model's positions.
+    """
+    if length > limit:
+        raise DataError(
+            f"row {name}: {length} tokens are more than the model's {limit} positions; set max_length to {limit} or "
+            "less"
+        )
 
 
 def check_refusal_openings(triples: Sequence[Triple], words: Sequence[str]) -> None:

@@ -11,11 +11,11 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from derta.errors import RecipeError
+from derta.errors import ModelError, RecipeError
 from derta.train.adapters import freeze_unused_by_text, is_4bit, load_base, with_lora
 from derta.train.collator import check_packing
 from derta.train.config import DertaConfig
-from derta.train.distributed import check_launch, is_sharded
+from derta.train.distributed import check_launch, holds_weights, is_sharded
 from derta.train.loss import use_label_loss
 from derta.train.memory import keep_freed_memory, loading_advice, out_of_memory_as_model_error
 from derta.train.tree_attention import check_trees
@@ -57,6 +57,7 @@ def prepare_model(
         freeze_unused_by_text(base)
     if not (is_sharded() or is_4bit(base) or getattr(base, "hf_device_map", None)):
         nn.Module.to(net, config.device)  # before the checks: flash and flex kernels need the device
+    check_finite(base)
     flash = config.attn_implementation == "flash_attention_2"  # it supports only 16 bits
     with torch.autocast(config.device.type, torch.float16 if config.fp16 else torch.bfloat16, enabled=flash):
         if config.pack_tokens and not config.reference:
@@ -68,6 +69,21 @@ def prepare_model(
     if config.compile_layers:
         compile_layers(base)
     return net if peft_config is None else with_lora(base, peft_config)
+
+
+def check_finite(net: nn.Module) -> None:
+    """Validate that the weights that training starts from are finite; the checks of the architecture assume it.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; the message names it.
+    """
+    if not holds_weights(net) or is_4bit(net):  # packed 4-bit weights are no numbers
+        return
+    for name, weight in net.named_parameters():
+        if weight.device.type != "meta" and not bool(torch.isfinite(weight).all()):
+            raise ModelError(
+                f"expected finite weights, got NaN or infinity in {name}; load an intact copy of the model"
+            )
 
 
 def adds_in_place(config: DertaConfig, *, adapted: bool) -> bool:

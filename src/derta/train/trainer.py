@@ -30,6 +30,7 @@ from derta.train.inputs import (
     Rows,
     chat_of,
     check_ids,
+    check_lengths,
     dataset_from_rows,
     encode,
     encode_evaluation,
@@ -125,10 +126,11 @@ class DertaTrainer(Trainer):
         self._eval_sums: Tensor | None = None
         refusal_ids = refusal_tokens(chat_of(tokenizer, args), args.refusal_words).ids
         sampler = training_sampler(rows, args)
-        collator: Any = collator_of(tokenizer, args)
+        collator: Any = collator_of(args)
         self.micro_batches: MicroBatchSampler | Sequence[list[tuple[int, int]]] = sampler
         net = prepare_model(model, args, refusal_ids=refusal_ids, peft_config=peft_config)
         check_ids(rows, net, tokenizer)
+        check_lengths(rows, net, max_length=args.max_length)
         super().__init__(
             model=net,
             args=args,
