@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from derta.errors import DataError
 from derta.files import read_records
 from derta.formats.replies import read_cases
+from derta.protocols import Case
+from derta.provenance import case_hash
 from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
 
 
@@ -58,11 +60,14 @@ def read_judged_cases(
             f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
         )
     verdicts = {judge: _by_key(path) for judge, path in verdict_paths.items() if not judges or judge in judges}
+    replies_and_prompts = list(read_cases(replies, prompts_path=prompts))
+    for judge, by_key in verdicts.items():
+        _check_current(judge, by_key, replies_and_prompts, replies)
     cases = [
         JudgedCase(
             prompt, reply, {judge: by_key[reply.key] for judge, by_key in verdicts.items() if reply.key in by_key}
         )
-        for prompt, reply in read_cases(replies, prompts_path=prompts)
+        for prompt, reply in replies_and_prompts
     ]
     selected = [case for case in cases if cell in {None, case.prompt.cell}]
     if not selected:
@@ -78,3 +83,13 @@ def _by_key(path: Path) -> dict[ReplyKey, Verdict]:
             raise DataError(f"{path}: expected one verdict per reply, got two on {verdict.prompt_id!r}; judge again")
         verdicts[verdict.key] = verdict
     return verdicts
+
+
+def _check_current(judge: str, by_key: Mapping[ReplyKey, Verdict], cases: Sequence[Case], replies: Path) -> None:
+    """Refuse verdicts on replies that have changed since; verdicts without a record of their reply are accepted."""
+    for prompt, reply in cases:
+        verdict = by_key.get(reply.key)
+        if verdict is not None and verdict.input_hash not in {None, case_hash(prompt, reply)}:
+            raise DataError(
+                f"{replies}: the verdict of {judge} on {reply.prompt_id!r} is on another reply; judge the file again"
+            )

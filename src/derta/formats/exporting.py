@@ -15,6 +15,7 @@ from derta.formats.cases import JudgedCase, read_judged_cases
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
 from derta.formats.jailbreakbench import AttackType, artifact, read_behaviors
+from derta.locks import check_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ def export(
         The paths of the output files.
 
     Raises:
-        DataError: an unknown format, no replies, a missing option of the format, or an option of another format.
+        DataError: an unknown format, no replies, a missing option of the format, an option of another format, or
+            verdicts on replies that have changed since.
+        RunError: an output file is an input too.
     """
     if format not in FORMATS:
         raise DataError(f"format: unknown {format!r}; {did_you_mean(format, FORMATS)}")
@@ -84,6 +87,7 @@ def export(
         return [out]
     source, written = Path(source), list[Path]()
     for file, path in _files(source, out, entry.suffix):
+        check_output(path, [file, prompts, behaviors])
         cases = read_judged_cases(file, judges=judges, prompts=prompts, cell=cell)
         entry.write(path, cases, model or file.parent.name or file.stem, options)
         written.append(path)

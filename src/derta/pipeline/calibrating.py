@@ -12,6 +12,7 @@ from derta.errors import DataError
 from derta.files import format_validation_error, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
+from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
 from derta.pipeline.judge import judge_file, over_refusal_file
@@ -29,6 +30,7 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
     Raises:
         DataError: the file has no usable labels.
     """
+    check_output(out, [path])
     cases_read = list(read_labels(path, measure=judge.measures))
     labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
     if len(labelled) < len(cases_read):

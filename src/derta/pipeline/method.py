@@ -11,6 +11,7 @@ from derta.data.rows import check_row, draw_row
 from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
 from derta.files import write_text
+from derta.locks import check_output
 from derta.methods import find_method, method_config
 from derta.pipeline.data import input_files, prepare_data
 from derta.pipeline.models import check_init_from, load_format, train_method
@@ -81,6 +82,7 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
 
     `labels` are unshifted, -100 at positions without a loss. The rows of a tree are written separately.
     """
+    check_output(out, input_files(recipe))
     if recipe.train.rows.reference:
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
