@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from derta.attacks.journal import CallJournal, open_journal
 from derta.errors import RunError
 from derta.files import Appender, drop_torn_line, read_records
 from derta.records import Cost, Message, Record, Request, Text, Verdict
@@ -63,19 +64,21 @@ def grade(verdict: Verdict) -> float | None:
 class AttemptLog:
     """The attempts of one search by request id, in a file, or in memory if `path` is None.
 
-    `key` identifies the search: its requests, target, attacker, judge, seed and options.
+    `key` identifies the search: its requests, target, attacker, judge, seed and options. `journal` holds the calls of
+    the attempts that are not complete; it is None in memory.
     """
 
     key: str
     path: Path | None = None
     by_request: dict[str, list[Attempt]] = field(default_factory=dict[str, list[Attempt]])
+    journal: CallJournal | None = None
 
     def attempts(self, request: Request) -> list[Attempt]:
         """Return the attempts for a request, in order."""
         return self.by_request.setdefault(request.id, [])
 
     def extend(self, attempts: Iterable[Attempt]) -> None:
-        """Append attempts, each as soon as the iterable yields it."""
+        """Append attempts, each as soon as the iterable yields it, and then clear the journal of their calls."""
         if self.path is None:
             for attempt in attempts:
                 self._add(attempt)
@@ -84,6 +87,8 @@ class AttemptLog:
             for attempt in attempts:
                 file.add(attempt)
                 self._add(attempt)
+        if self.journal is not None:
+            self.journal.clear()
 
     def _add(self, attempt: Attempt) -> None:
         self.by_request.setdefault(attempt.request_id, []).append(attempt)
@@ -96,7 +101,8 @@ def open_log(path: Path | None, *, key: str) -> AttemptLog:
         RunError: the file belongs to another search.
         DataError: the file contains something else.
     """
-    log = AttemptLog(key, path)
+    journal = None if path is None else open_journal(path.with_name(path.name + ".calls"), search=key)
+    log = AttemptLog(key, path, journal=journal)
     for attempt in () if path is None else read_attempts(path):
         if attempt.search != key:
             raise RunError(

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from derta.attacks.attempts import open_log
+from derta.attacks.journal import JournaledEngine
 from derta.attacks.search import SearchContext, as_judge, judge_key
 from derta.errors import DataError, RecipeError
 from derta.protocols import Engine, Judge, JudgeFunction
@@ -118,7 +119,8 @@ class Attack:
             attacker: The model that writes prompts, for searches that use one.
             judge: A judge from `derta.judges`, or a function of a prompt and its reply, that decides whether a reply is
                 harmful. It guides the search only; evaluate the resulting prompts separately.
-            state: The file for the attempts. A stopped search resumes from it. By default, attempts stay in memory.
+            state: The file for the attempts. A stopped search resumes from it, and from the calls of its last step in
+                `state` + `.calls`. By default, attempts stay in memory.
             key: An identifier of target and attacker. A state file with another key is an error.
             seed: Seed of all randomness.
             clock: Function that returns the time in seconds, for the cost.
@@ -141,11 +143,16 @@ class Attack:
         judge_id = "" if judge is None else judge_key(judge, saved=state is not None)
         parts = [self.identity, str(seed), key, judge_id]
         log_key = short_hash(*parts, *(request.model_dump_json() for request in requests))
+        log = open_log(None if state is None else Path(state), key=log_key)
+        journal = log.journal
+        if journal is not None:
+            target = JournaledEngine(target, journal, "target")
+            attacker = None if attacker is None else JournaledEngine(attacker, journal, "attacker")
         context = SearchContext(
             target=target,
-            log=open_log(None if state is None else Path(state), key=log_key),
+            log=log,
             attacker=attacker,
-            judge=None if judge is None else as_judge(judge),
+            judge=None if judge is None else as_judge(judge, journal=journal),
             clock=clock,
         )
         return self.searching(requests, context=context, rng=Random(seed))  # noqa: S311 - reproducible, not secret

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from derta.attacks.attempts import AttemptLog
+from derta.attacks.journal import CallJournal, journaled_judge
 from derta.errors import DataError, ModelError, RecipeError
 from derta.protocols import Case, Engine, Judge, JudgeFunction
 from derta.records import Message, Prompt, Reply, Request, Verdict
@@ -56,8 +57,10 @@ def judge_key(judge: Judge | JudgeFunction, *, saved: bool) -> str:
     return judge_name(judge) if isinstance(judge, Judge) or not saved else identify(judge)
 
 
-def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
+def as_judge(judge: Judge | JudgeFunction, *, journal: CallJournal | None = None) -> JudgeCases:
     """Convert a judge, or a function of a prompt and its reply, to a function of a batch of cases.
+
+    With a journal, its verdicts are recorded there.
 
     >>> prompt = Prompt(id="p", request_id="r", request="?", attack="pair", mode="raw", text="?")
     >>> judge = as_judge(lambda prompt, reply: "mix" in reply.text)
@@ -67,20 +70,25 @@ def as_judge(judge: Judge | JudgeFunction) -> JudgeCases:
     Raises:
         RecipeError: the argument is neither, or the judge does not measure harm.
     """
+    verdicts = _verdict_iterator(judge)
+    return (lambda cases: [*verdicts(cases)]) if journal is None else journaled_judge(verdicts, journal)
+
+
+def _verdict_iterator(judge: Judge | JudgeFunction) -> Callable[[Sequence[Case]], Iterator[Verdict]]:
     if isinstance(judge, Judge):
         if judge.measures != "harmful":
             raise RecipeError(
                 f"judge {judge.name!r}: expected one that measures harm, such as harm or guideline, got one that "
                 f"measures {judge.measures!r}"
             )
-        return lambda cases: [*judge.judge(cases)]
+        return judge.judge
     if not callable(judge):
         raise RecipeError(
             f"judge: expected a judge or a function of a prompt and its reply, got {judge!r}; build one with "
             "`derta.judges.build_judge`"
         )
     name = judge_name(judge)
-    return lambda cases: [_verdict(judge(*case), case, name=name) for case in cases]
+    return lambda cases: (_verdict(judge(*case), case, name=name) for case in cases)
 
 
 def _verdict(result: object, case: Case, *, name: str) -> Verdict:
