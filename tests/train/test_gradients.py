@@ -53,3 +53,25 @@ def test_a_pass_without_a_backward_adds_nothing(model_of, some_rows):
     with torch.no_grad():
         assert float(model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss) > 0
     assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_autograd_computes_no_dense_gradient_of_the_embeddings(model_of, some_rows, tied):
+    model = model_of("llama", tie_word_embeddings=tied)
+    use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
+    weights = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    dense = []
+    for weight in weights:
+        weight.register_hook(lambda grad: dense.append(grad) if grad is not None else None)
+    model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss.backward()
+    assert dense == []
+    assert all(float(weight.grad.abs().sum()) > 0 for weight in weights)
+
+
+def test_a_frozen_embedding_gets_no_gradient(model_of, some_rows):
+    model = model_of("llama", tie_word_embeddings=False)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    use_label_loss(model, refusal_ids=REFUSALS, in_place=True)
+    model(**model_inputs(collate(some_rows, capacity=64, pad_id=0))).loss.backward()
+    assert model.get_input_embeddings().weight.grad is None
+    assert model.get_output_embeddings().weight.grad is not None

@@ -54,6 +54,7 @@ def test_an_evaluation_without_items_has_a_loss_of_zero():
         loss=torch.tensor(0.0), loss_sums=torch.zeros(3), counts=torch.zeros(3), refusal_sum=torch.tensor(0.0)
     )
     assert evaluation_metrics(evaluation_sums(empty, torch.tensor(0)).tolist(), prefix="eval") == {"eval_loss": 0}
+    assert evaluation_metrics([3.0, 1.0, *[0.0] * 7], prefix="eval") == {"eval_loss": 3}
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
