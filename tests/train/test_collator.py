@@ -92,6 +92,43 @@ def test_bins_are_filled_evenly_where_that_saves_padding():
     assert sorted(sum(lengths[i] for i in members) for members in pack(lengths, 100)) == [100, 100]
 
 
+def test_trees_and_rows_in_one_sequence_by_hand():
+    rto = TrainRow("t", "rto", [1, 7, 8], [IGNORE, 5, 5])
+    tree = tree_of([rto, TrainRow("t", "safe", [1, 7, 2, 3], [IGNORE, IGNORE, 2, 3])])
+    rows = [tree, tree._replace(id="u"), TrainRow("h", "helpful", [4, 6], [IGNORE, 6])]
+    batch = collate(rows, capacity=12, pad_id=0)
+    assert batch["input_ids"].tolist() == [[1, 7, 8, 2, 3, 1, 7, 8, 2, 3, 4, 6]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 2, 3, 0, 1, 2, 2, 3, 0, 1]]
+    assert batch["ends"].tolist() == [[5, 5, 3, 5, 5, 10, 10, 8, 10, 10, 12, 12]]
+    assert batch["label_positions"].tolist() == [0, 1, 1, 3, 5, 6, 6, 8, 10]
+    assert batch["targets"].tolist() == [5, 5, 2, 3, 5, 5, 2, 3, 6]
+    assert batch["terms"].tolist() == [2, 2, 1, 1, 2, 2, 1, 1, 0]
+    assert batch["weights"].tolist() == batch["multiplicity"].tolist() == [1.0] * 9
+    assert int(batch["items"]) == 9
+    assert batch["row_ids"] == ["t", "u", "h"]
+    by_row = collate(rows, capacity=12, pad_id=0, by_row=True, term_weights=(1.0, 2.0, 3.0))
+    assert by_row["weights"].tolist() == [1.5, 1.5, 1.0, 1.0, 1.5, 1.5, 1.0, 1.0, 1.0]  # two labels a row of a tree
+    assert int(by_row["items"]) == 5
+    padded = collate(rows, capacity=0, pad_id=0)
+    assert padded["ends"].tolist() == [[5, 5, 3, 5, 5]] * 2 + [[2, 2, 3, 4, 5]]  # padding attends to itself
+    assert padded["label_positions"].tolist() == [0, 1, 1, 3, 5, 6, 6, 8, 10]
+
+
+def test_labels_that_rows_of_a_tree_share_are_one_label_with_the_sum_of_their_weights():
+    row = TrainRow("t", "safe", [1, 2, 3], [IGNORE, 2, 3])
+    longer = TrainRow("t", "safe", [1, 2, 3, 4], [IGNORE, 2, 3, 4])
+    batch = collate([tree_of([row, longer])], capacity=0, pad_id=0, by_row=True, term_weights=(1.0, 6.0, 1.0))
+    assert batch["targets"].tolist() == [2, 3, 4]
+    assert batch["weights"].tolist() == [5.0, 5.0, 2.0]  # 6/2 + 6/3, and 6/3
+    assert batch["multiplicity"].tolist() == [2.0, 2.0, 1.0]
+    assert int(batch["items"]) == 2
+
+
+def test_no_bin_is_shorter_than_the_longest_row():
+    rows = [TrainRow(str(n), "helpful", [1] * n, [IGNORE] + [1] * (n - 1)) for n in (10, 4, 4)]
+    assert collate(rows, capacity=6, pad_id=0)["input_ids"].shape == (2, 10)
+
+
 def test_a_batch_without_rows_is_one_token_that_teaches_nothing():
     batch = collate([], capacity=64, pad_id=7)
     assert batch["input_ids"].tolist() == [[7]]
@@ -106,6 +143,14 @@ def test_by_row_every_row_counts_the_same_however_many_labels_it_has(some_rows):
     for index, weight in enumerate((1.0, 2.0, 3.0)):
         total = float(batch["weights"][batch["terms"] == index].sum())
         assert total == pytest.approx(weight * counts[TERMS[index]])
+
+
+@pytest.mark.parametrize(("given", "length"), [(None, 24), (40, 40), (400, 400)])
+def test_reference_dropout_is_drawn_over_a_length_that_is_given(given, length):
+    row = TrainRow("r", "rto", [1] * 17, [IGNORE] + [5] * 16, redraw="key")
+    batch = collate([row], capacity=0, pad_id=0, padded_length=given)
+    expected = reference_dropout(row.labels, padded_length=length, redraw="key")
+    assert (batch["label_positions"] + 1).tolist() == [i for i, label in enumerate(expected) if label != IGNORE]
 
 
 @pytest.mark.parametrize("lengths", [(9, 16), (17, 3), (33, 40)])
