@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.errors import ModelError
 from derta.records import REFUSAL_WORDS, Message, Prompt
+from derta.template_probe import TEMPLATE_ERRORS, check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,8 +78,11 @@ def chat_format(
 ) -> ChatFormat:
     """Validate a tokenizer and return it with its chat template and closing tokens.
 
+    A template that is not shipped with derta is untrusted: it is tried in a child process first.
+
     Raises:
-        ModelError: a slow tokenizer, no EOS token, no template, or a template error on a plain conversation.
+        ModelError: a slow tokenizer, no EOS token, no template, a template that does not end, or a template error on a
+            plain conversation.
     """
     where = f"tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.is_fast:
@@ -86,6 +90,8 @@ def chat_format(
     if tokenizer.eos_token_id is None:
         raise ModelError(f"expected an EOS token in {where}, found none; set `eos_token` in its tokenizer_config.json")
     bound = ChatFormat(tokenizer, read_template(template, tokenizer), dict(template_kwargs or {}))
+    if template not in SHIPPED_TEMPLATES:
+        check_template(bound.template, variables={**tokenizer.special_tokens_map, **bound.template_kwargs}, where=where)
     messages = [Message(role="user", content="Hello."), Message(role="assistant", content=_SENTINEL)]
     _, sentinel, after = _render(bound, messages, add_generation_prompt=False).partition(_SENTINEL)
     if not sentinel:
@@ -108,10 +114,10 @@ def _render(chat: ChatFormat, messages: Sequence[Message], *, add_generation_pro
             add_generation_prompt=add_generation_prompt,
             **chat.template_kwargs,
         )
-    except TemplateError as error:
-        roles = [message.role for message in messages]
+    except (TemplateError, *TEMPLATE_ERRORS) as error:
+        roles, reason = [message.role for message in messages], " ".join(str(error).split())
         raise ModelError(
-            f"the chat template refused a conversation of {roles}: {error}; set another `template`"
+            f"the chat template refused a conversation of {roles}: {reason:.300}; set another `template`"
         ) from error
     return str(text)
 

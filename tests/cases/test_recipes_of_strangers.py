@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,8 @@ import yaml
 from openai_server import serving
 
 from derta.config import EvaluationSection, load_recipe
-from derta.data.fields import log_dropped
 from derta.engines.endpoints import KEY_VARIABLE
 from derta.errors import EngineError, RecipeError
-from derta.pipeline.paths import expanded_paths
 from derta.pipeline.registry import Registry, check_servers
 from derta.pipeline.report import RunContents
 from derta.pipeline.run import run
@@ -111,18 +108,6 @@ def test_messages_contain_the_text_of_the_recipe(recipe, tmp_path, derta, monkey
         assert called.code == 2
         assert "$DERTA_HERE/triples.jsonl:9: expected one JSON object" in called.err
         assert str(tmp_path) not in called.err.replace(str(recipe), "")
-
-
-def test_warnings_contain_the_text_of_the_recipe(recipe, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("DERTA_HERE", str(tmp_path))
-    loaded = load_recipe(recipe, overrides={"data.triples": [{"path": "$DERTA_HERE/triples.jsonl"}]})
-    with expanded_paths(loaded) as paths:
-        path = paths.recipe.data.triples[0].path
-        assert path == str(tmp_path / "triples.jsonl")
-        log_dropped(path, summary="100% of 2 rows", dropped=Counter(empty=1))
-    log_dropped(path, summary="afterwards", dropped=Counter(empty=1))
-    assert "$DERTA_HERE/triples.jsonl: 100% of 2 rows; dropped: 1 empty" in caplog.text
-    assert f"{path}: afterwards" in caplog.text
 
 
 def test_a_user_attack_gets_the_expanded_path(recipe, tmp_path, monkeypatch):

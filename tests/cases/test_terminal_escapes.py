@@ -1,17 +1,14 @@
 """Control sequences in data, model output, file names and servers' messages: none reaches the terminal."""
 
 import json
-import logging
 import subprocess
 import sys
-import warnings
 
 import pytest
 from openai_server import Fault, serving
 from rich.table import Table
 
 from derta.cli.console import console_display, print_json, print_output, print_result
-from derta.cli.terminal import EscapedRecord, escaped_terminal, print_traceback
 from derta.errors import DataError, RecipeError
 from derta.records import Message, Prompt, Reply
 from small_run import forget_console, write_jsonl
@@ -62,28 +59,6 @@ def test_errors_are_clean_in_python_too():
     error = RecipeError(f"got {CLEAR}", key="title")
     assert is_clean(str(error))
     assert is_clean(str(error.within("train")))
-
-
-def test_records_of_every_library_and_warnings_are_clean(capsys):
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("a_library")
-    logger.addHandler(handler)
-    try:
-        with escaped_terminal():
-            logger.warning("model of type %s", HOSTILE)
-            logger.warning(HOSTILE)
-            error = ValueError(HOSTILE)
-            logger.error("failed", exc_info=(ValueError, error, None))
-            sys.stderr.write(warnings.formatwarning(HOSTILE, UserWarning, "file.py", 3, line=HOSTILE))
-            assert logging.getLogRecordFactory() is EscapedRecord
-    finally:
-        logger.removeHandler(handler)
-    print_traceback(ValueError, ValueError(CLEAR), None)
-    err = capsys.readouterr().err
-    assert is_clean(err)
-    assert err.count("⟨U+001B⟩[2J") == 6
-    assert logging.getLogRecordFactory() is not EscapedRecord
 
 
 # every source of text
