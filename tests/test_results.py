@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from derta.records import Prompt
-from derta.results import Cell, Place, Summary, cell_of, place_of
+from derta.results import Cell, Comparison, Place, Summary, cell_of, place_of
 from derta.stats import Rate, rate
 
 
@@ -55,3 +55,7 @@ def test_a_summary_is_the_same_after_json():
 def test_a_summary_of_another_format_is_refused():
     with pytest.raises(ValidationError):
         Summary.model_validate({"title": "t", "recipe": "t", "versions": {}, "cells": [], "figures": []})
+
+
+def test_a_comparison_without_a_question_compares_methods_with_the_first():
+    assert Comparison.model_fields["question"].default == "methods with the first"

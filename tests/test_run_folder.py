@@ -3,15 +3,18 @@ import functools
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from derta import run_folder
 from derta.errors import RunError
 from derta.provenance import hash_file
 from derta.run_folder import (
     check_new_model,
+    clean_up_training,
     commit,
     finish_folder,
     identify,
@@ -54,6 +57,48 @@ def test_versions_are_those_that_can_change_a_result():
     assert installed["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_versions_are_those_of_every_package_that_can_change_a_result(monkeypatch):
+    packages = {"derta", "torch", "transformers", "accelerate", "peft", "tokenizers", "trl", "vllm"}
+    monkeypatch.setattr(run_folder, "version", lambda package: f"{package} 1")
+    assert versions().items() >= {package: f"{package} 1" for package in packages}.items()
+    assert set(versions()) == packages | {"python"}
+
+
+def test_a_package_that_is_missing_is_left_out_and_no_other(monkeypatch):
+    monkeypatch.setattr(run_folder, "PACKAGES", ("torch", "no-such-package", "transformers"))
+    assert set(versions()) == {"python", "torch", "transformers"}
+
+
+def test_the_commit_is_that_of_the_source_and_none_outside_of_a_checkout(monkeypatch, tmp_path):
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)  # noqa: S603
+    log = subprocess.run([*git, "log", "--format=%H"], check=True, capture_output=True, text=True)  # noqa: S603
+    head = log.stdout.strip()
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    assert commit() == head
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    assert commit() is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert commit() is None
+
+
+def test_a_resumed_run_keeps_the_manifest_of_its_start(tmp_path, data_file):
+    folder = start(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"versions": {"torch": "1.0"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    start(folder, recipe=RECIPE, inputs=[data_file])
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+
+
+def test_an_empty_manifest_among_other_files_is_none(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="got files without a manifest; choose another --out"):
+        start(tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == ""
+
+
 def test_the_same_run_resumes_in_its_folder(tmp_path, data_file):
     folder = start(tmp_path / "run", recipe=RECIPE, inputs=[data_file])
     before = (folder / "manifest.json").read_bytes()
@@ -79,6 +124,14 @@ def test_another_recipe_is_refused_with_the_key_that_differs(tmp_path, changed, 
     with pytest.raises(RunError, match=rf"another recipe \(differs in {key}\); choose another --out"):
         start(folder, recipe=RECIPE | changed, inputs=[])
     assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_another_recipe_is_refused_with_all_keys_in_order_also_where_a_section_became_a_value(tmp_path):
+    recipe = RECIPE | {"train": {"epochs": 2, "lora": {"r": 8}}}
+    folder = start(tmp_path / "run", recipe=recipe, inputs=[])
+    other = {"methods": [], "title": "u", "train": {"epochs": 3, "lora": None}, "a": 1}
+    with pytest.raises(RunError, match=r"differs in a, methods, title, train\.epochs, train\.lora\);"):
+        start(folder, recipe=other, inputs=[])
 
 
 def test_an_input_that_changed_is_refused_by_name(tmp_path, data_file):
@@ -113,7 +166,7 @@ def test_a_run_killed_while_it_began_begins_again(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
-@pytest.mark.parametrize("text", ['{"recipe"', "[]", '{"name": "a web app"}', "\udcff"])
+@pytest.mark.parametrize("text", ['{"recipe"', "[]", '["recipe", "inputs"]', '{"name": "a web app"}', "\udcff"])
 def test_a_manifest_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RunError, match=r"manifest.json: expected a run's manifest"):
@@ -255,3 +308,63 @@ def test_a_function_without_a_source_needs_a_version():
     for function in (len, typed["praise"], functools.partial(identify)):
         with pytest.raises(RunError, match=r"expected a function whose source can be read.*give it a `version=`"):
             identify(function)
+
+
+def test_an_empty_folder_is_no_output_of_another_training(tmp_path):
+    model = tmp_path / "model"
+    for folder in (model, tmp_path / "model.checkpoints"):
+        folder.mkdir()
+    with record_origin(model, recipe=RECIPE, inputs=[]):
+        assert (tmp_path / "model.origin.json").exists()
+    assert not (tmp_path / "model.origin.json").exists()
+
+
+def test_what_a_training_that_was_killed_at_its_end_leaves_is_cleaned_up_and_its_logs_are_copied(tmp_path):
+    model = tmp_path / "model"
+    for name in (
+        "model",
+        "model.checkpoints/checkpoint-3",
+        "model.checkpoints/runs/now",
+        "model.partial",
+        "model.runs",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "model.checkpoints/runs/now/events").write_text("log")
+    (tmp_path / "model.runs/earlier").write_text("log")
+    clean_up_training(model)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.runs"}
+    assert {path.name for path in (tmp_path / "model.runs").iterdir()} == {"now", "earlier"}
+    assert (tmp_path / "model.runs/now/events").read_text() == "log"
+    clean_up_training(model)  # nothing is left to clean up
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.runs"}
+
+
+def test_a_training_without_logs_leaves_no_folder_of_logs(tmp_path):
+    (tmp_path / "model.checkpoints/checkpoint-3").mkdir(parents=True)
+    clean_up_training(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the names of open files")
+def test_a_folder_is_on_the_disk_before_it_gets_its_name_and_its_name_after(tmp_path, monkeypatch):
+    partial, final = tmp_path / "model.partial", tmp_path / "model"
+    (partial / "deep").mkdir(parents=True)
+    (partial / "deep/weights").write_text("w")
+    (tmp_path / "other").write_text("o")
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), final.exists()))
+    )
+    finish_folder(partial, final)
+    assert (final / "deep/weights").read_text() == "w"
+    assert synced[-1] == (str(tmp_path), True)
+    assert {path for path, _ in synced[:-1]} == {str(partial), str(partial / "deep"), str(partial / "deep/weights")}
+    assert not any(has_name for _, has_name in synced[:-1])
+
+
+def test_a_callable_object_is_identified_by_its_class():
+    class Judge:
+        def __call__(self):
+            return True
+
+    assert identify(Judge(), version="2").endswith("Judge@2")

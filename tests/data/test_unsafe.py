@@ -54,6 +54,12 @@ def test_every_row_has_a_unique_id(tiny_chat):
     assert len({one.id for one in unsafe_instances(tiny_chat, pairs)}) == 5
 
 
+def test_the_attackers_instances_are_plain_next_token_rows_in_the_order_of_the_pairs(tiny_chat):
+    pairs = [UnsafePair("Tea?", f"Step {number}.") for number in range(3)]
+    parts = [(one.term, one.harmful_prefix, one.source_index, one.branch) for one in unsafe_instances(tiny_chat, pairs)]
+    assert parts == [("helpful", False, number, 0) for number in range(3)]
+
+
 def test_an_answer_without_a_token_is_refused(tiny_chat):
     with pytest.raises(DataError, match="at least one token"):
         unsafe_instances(tiny_chat, [UnsafePair("Tea?", "")])

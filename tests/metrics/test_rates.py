@@ -2,7 +2,16 @@ import pytest
 from judged import harmful, prompt, reply, verdict
 
 from derta.errors import DataError
-from derta.metrics.rates import leakage_cells, leaked_share, over_refusal_cells, rate, rate_cells
+from derta.metrics.rates import (
+    leakage_cells,
+    leaked_share,
+    leaked_words,
+    outcomes_by_place,
+    over_refusal_cells,
+    rate,
+    rate_cells,
+    verdicts_by_place,
+)
 from derta.records import Reply, ReplyClass
 
 
@@ -109,3 +118,29 @@ def test_a_rate_of_outcomes_is_that_of_verdicts():
     assert rate([]).value is None
     with pytest.raises(DataError, match="got both"):
         rate([True, verdict("1", harmful=True)])
+
+
+def test_categories_are_pooled_unless_they_are_asked_apart():
+    judged = [(prompt("1", category="a"), verdict("1", harmful=True)), (prompt("2"), verdict("2", harmful=False))]
+    assert [place.category for place in verdicts_by_place(judged)] == [None]
+    assert [place.category for place in verdicts_by_place(judged, by_category=True)] == ["a"]
+    assert [[*prompts] for prompts in outcomes_by_place([judged], "harmful").values()] == [["1", "2"]]
+    assert [[*prompts] for prompts in outcomes_by_place([judged], "harmful", by_category=True).values()] == [["1"]]
+    (cell,) = rate_cells(judged, method="m", seed=0, judge="j", measure="harmful")
+    assert (cell.category, cell.scored) == (None, 2)
+
+
+def test_unscored_and_empty_replies_leak_nothing_that_could_be_measured():
+    assert leaked_words(reply("1", "Mix it"), verdict("1", refused=None)) is None
+    assert leaked_words(reply("1", "Mix it"), verdict("1", refused=False)) == 2
+    assert leaked_words(reply("1", "Mix it"), verdict("1", refused=False, reply_class="degenerate")) is None
+    assert leaked_share(prompt("1"), reply("1", " "), verdict("1", refused=False), answers={}) is None
+    assert leaked_share(prompt("1"), reply("1", "Mix it"), verdict("1", refused=False), answers={"1": " "}) is None
+
+
+def test_leakage_is_an_analysis_of_attacks_relative_to_their_reference_answers():
+    late = verdict("1", refused=True, reply_class="comply_then_refuse", refusal_at=8)
+    benign = (prompt("2", suite="over_refusal"), reply("2", "Mix it"), verdict("2", refused=False))
+    cases = [(prompt("1"), reply("1", "Mix the Sorry, but no"), late), benign]
+    (cell,) = leakage_cells(cases, method="m", seed=1, judge="j", answers={"1": "a b c d e f g h"})
+    assert (cell.suite, cell.name, cell.value) == ("analysis", "prefill", 0.25)

@@ -124,6 +124,12 @@ def test_labels_that_rows_of_a_tree_share_are_one_label_with_the_sum_of_their_we
     assert int(batch["items"]) == 2
 
 
+def test_a_row_whose_labels_are_all_dropped_counts_as_a_row_without_labels():
+    row = TrainRow("r", "safe", [1, 2, 3], [IGNORE] * 3)
+    batch = collate([row], capacity=0, pad_id=0, by_row=True)
+    assert (len(batch["targets"]), int(batch["items"])) == (0, 1)
+
+
 def test_no_bin_is_shorter_than_the_longest_row():
     rows = [TrainRow(str(n), "helpful", [1] * n, [IGNORE] + [1] * (n - 1)) for n in (10, 4, 4)]
     assert collate(rows, capacity=6, pad_id=0)["input_ids"].shape == (2, 10)
@@ -182,3 +188,7 @@ def test_an_architecture_whose_rows_would_mix_may_not_pack():
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ModelError, match=r"Lfm2ForCausalLM to separate packed rows .* set `pack_tokens` to 0"):
         check_packing(model)
+
+
+def test_a_model_whose_weights_are_elsewhere_is_not_checked(make_model):
+    check_packing(make_model("llama", vocab_size=96).to("meta"))
