@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from derta.errors import EngineError
 from derta.records import Measure, Prompt, Reply, Verdict
 
 
@@ -54,6 +55,17 @@ JudgeFunction = Callable[[Prompt, Reply], Verdict | bool | None]
 """A custom judge function of one case. It returns a bool, None if it cannot decide, or a complete verdict."""
 
 
+class UnansweredError(EngineError):
+    """Prompts without a reply, after the replies to all others.
+
+    `replies` are their records (see `Reply.unanswered`).
+    """
+
+    def __init__(self, message: str, replies: Sequence[Reply]) -> None:
+        super().__init__(message)
+        self.replies = tuple(replies)
+
+
 class Engine(Protocol):
     """Interface of an inference engine: a local, served or scripted model.
 
@@ -62,7 +74,11 @@ class Engine(Protocol):
     """
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield one greedy reply per prompt, in any order, as soon as each is complete."""
+        """Yield one greedy reply per prompt, in any order, as soon as each is complete.
+
+        Raises:
+            UnansweredError: After all other replies, if prompts have none.
+        """
         ...
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:

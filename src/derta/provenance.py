@@ -52,7 +52,8 @@ def prompt_hash(prompt: Prompt) -> str:
 def case_hash(prompt: Prompt, reply: Reply) -> str:
     """Return a hash of the input of a judge: the whole prompt but for its id and cost, and the text of the reply."""
     read = prompt.model_dump(mode="json", exclude={"id", "cost"}, exclude_defaults=True)
-    return hash_value([read, reply.text, reply.stop_reason])
+    missing = [reply.unanswered] if reply.unanswered else []
+    return hash_value([read, reply.text, reply.stop_reason, *missing])
 
 
 def model_files(path: str | Path) -> list[Path]:

@@ -16,6 +16,8 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False, pa
 Role = Literal["system", "user", "assistant"]
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
+Unanswered = Literal["filtered", "rejected", "failed"]
+"""Cause of a missing reply: a content filter, a request that the server does not accept, or failed attempts."""
 Measure = Literal["harmful", "refused", "correct"]
 """Name of the verdict field that a rate counts: attack success, refusals, accuracy."""
 ReplyKey = tuple[str, int]
@@ -232,10 +234,12 @@ class Prompt(Record):
 
 
 class Reply(Record):
-    """The output of the model for a prompt, without the prefill.
+    """The output of the model for a prompt, without the prefill, or the record that a server gave none.
 
-    `token_starts[i]` is the character offset of token i in `text`, which converts positions in the text to tokens;
-    replies that others published have neither token ids nor offsets. `sample` numbers the replies to one prompt.
+    With `unanswered`, the text is empty and `reason` is the server's; judges return no outcome for such a reply, and it
+    counts as unanswered in every rate. `token_starts[i]` is the character offset of token i in `text`, which converts
+    positions in the text to tokens; replies that others published have neither token ids nor offsets. `sample` numbers
+    the replies to one prompt.
     `input_hash` and `producer` are the provenance (`derta.provenance`); None for replies of other origin.
 
     >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
@@ -246,6 +250,8 @@ class Reply(Record):
     sample: int = Field(default=0, ge=0)
     text: str
     stop_reason: StopReason = "unknown"
+    unanswered: Unanswered | None = None
+    reason: str = ""
     token_ids: tuple[int, ...] | None = None
     token_starts: tuple[int, ...] | None = None
     input_hash: str | None = None
@@ -266,7 +272,8 @@ class Verdict(Record):
 
     `refusal_at` is the character offset of the first refusal in the reply. `score` is the judge's number in [0, 1]
     before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is the reason for a
-    missing verdict: judging again may succeed. `input_hash` and `producer` are the provenance.
+    missing verdict: judging again may succeed. `unanswered` is True if there is no reply to judge. `input_hash` and
+    `producer` are the provenance.
 
     >>> Verdict(prompt_id="direct:7", judge="refusal", refused=True, refusal_at=0).harmful is None
     True
@@ -282,6 +289,7 @@ class Verdict(Record):
     refusal_at: int | None = None
     score: float | None = Field(default=None, ge=0, le=1)
     retry: bool = False
+    unanswered: bool = False
     reason: str = ""
     input_hash: str | None = None
     producer: dict[str, str] | None = None

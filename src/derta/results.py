@@ -39,12 +39,16 @@ def place_of(prompt: Prompt, *, by_category: bool = False) -> Place:
 
 
 class Cell(Record):
-    """One rate of one method: `value` in [low, high] over `scored` cases; `unscored` cases have no verdict.
+    """One rate of one method: `value` in [low, high] over `scored` cases.
+
+    `unscored` cases have no verdict and `unanswered` ones no reply; neither is in the denominator.
 
     Attributes:
         measure: The outcome that the rate counts: `harmful`, `refused` or `correct` replies, or a share that an
             analysis defines.
         seed: None if seeds are pooled.
+        bounds: The rates if none, and if all, of the unscored and unanswered cases counted; None if they are at most
+            5 % of the cases.
         category: None if categories are pooled.
         name: The displayed name. `attack`, `variant` and `dataset` are its parts, None if it does not contain them.
 
@@ -66,6 +70,8 @@ class Cell(Record):
     high: float | None
     scored: int
     unscored: int
+    unanswered: int = 0
+    bounds: tuple[float, float] | None = None
     category: str | None = None
     attack: str | None = None
     variant: str | None = None
@@ -75,6 +81,7 @@ class Cell(Record):
 class Comparison(Record):
     """Paired comparison of two methods on the same prompts: exact McNemar test, Holm-corrected within a `question`.
 
+    `left_out` counts the prompts of this cell without a pair: they are scored for one of the methods or for none.
     `derta.compare` returns it:
 
     >>> from derta.metrics.comparisons import compare
@@ -99,6 +106,7 @@ class Comparison(Record):
     pairs: int
     p_value: float
     p_holm: float
+    left_out: int = 0
     question: str = METHODS_WITH_THE_FIRST
     attack: str | None = None
     variant: str | None = None
@@ -156,4 +164,12 @@ class Summary(Record):
 
 def cell_of(rate: Rate, *, place: Place, method: str, seed: int | None, judge: str, measure: str) -> Cell:
     """Build a cell from a rate and the key of its prompts."""
-    return Cell(method=method, seed=seed, judge=judge, measure=measure, **place._asdict(), **rate._asdict())
+    return Cell(
+        method=method,
+        seed=seed,
+        judge=judge,
+        measure=measure,
+        bounds=rate.bounds,
+        **place._asdict(),
+        **rate._asdict(),
+    )

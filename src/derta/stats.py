@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb, sqrt
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Outcome = bool | Literal["unanswered"] | None
+"""Outcome of a case: True or False, None without a verdict, `unanswered` without a reply."""
+MISSING_SHARE = 0.05
+"""Share of unscored and unanswered cases above which a rate has bounds."""
 
 
 class Rate(NamedTuple):
     """Share of `scored` cases with its 95 % Wilson interval, as fractions; None if no case was scored.
+
+    The cases without a verdict (`unscored`) and without a reply (`unanswered`) are not in the denominator.
 
     >>> rate([True, False, None]).unscored
     1
@@ -20,6 +27,23 @@ class Rate(NamedTuple):
     high: float | None
     scored: int
     unscored: int
+    unanswered: int = 0
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The rates if none and if all of the unscored and unanswered cases counted.
+
+        None if their share is at most `MISSING_SHARE`, or if there is no rate.
+
+        >>> rate([True, False, False, None]).bounds, rate([True] * 19 + [None]).bounds
+        ((0.25, 0.5), None)
+        """
+        missing = self.unscored + self.unanswered
+        total = self.scored + missing
+        if self.value is None or missing <= MISSING_SHARE * total:
+            return None
+        successes = self.value * self.scored
+        return successes / total, min(1.0, (successes + missing) / total)
 
 
 def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -34,26 +58,27 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
     return wilson_bounds(successes / total, total, confidence=confidence)
 
 
-def rate(outcomes: Sequence[bool | None]) -> Rate:
+def rate(outcomes: Sequence[Outcome]) -> Rate:
     """Compute the share of True among the scored outcomes; None counts as unscored.
 
     >>> rate([True, False, None]).value, rate([True, False, None]).unscored, rate([None]).value
     (0.5, 1, None)
     """
-    successes, unscored = outcomes.count(True), outcomes.count(None)
-    return rate_of_counts(successes, scored=len(outcomes) - unscored, unscored=unscored)
+    successes, unscored, unanswered = outcomes.count(True), outcomes.count(None), outcomes.count("unanswered")
+    scored = len(outcomes) - unscored - unanswered
+    return rate_of_counts(successes, scored=scored, unscored=unscored, unanswered=unanswered)
 
 
-def rate_of_counts(successes: int, *, scored: int, unscored: int = 0) -> Rate:
+def rate_of_counts(successes: int, *, scored: int, unscored: int = 0, unanswered: int = 0) -> Rate:
     """Compute a rate from counts, for files that are too large to load.
 
     >>> rate_of_counts(1, scored=2, unscored=1) == rate([True, False, None])
     True
     """
     if not scored:
-        return Rate(None, None, None, 0, unscored)
+        return Rate(None, None, None, 0, unscored, unanswered)
     low, high = wilson_interval(successes, scored)
-    return Rate(successes / scored, low, high, scored, unscored)
+    return Rate(successes / scored, low, high, scored, unscored, unanswered)
 
 
 class PairedTest(NamedTuple):
@@ -166,7 +191,7 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, resamples: int = 2
     return Mean(float(data.mean()), float(low), float(high), len(values))
 
 
-def rate_over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
+def rate_over_seeds(outcomes: Sequence[Sequence[Outcome]]) -> Rate:
     """Compute one rate over several seeds, where `outcomes[i]` are the outcomes of all seeds on prompt i.
 
     All seeds have the same prompts, so n prompts with s seeds are fewer than n*s independent cases, and a plain Wilson
@@ -181,15 +206,16 @@ def rate_over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
 
     Source: Korn and Graubard 1998 (effective sample size), Wilson 1927.
     """
-    clusters = [[bool(outcome) for outcome in seeds if outcome is not None] for seeds in outcomes]
+    clusters = [[outcome for outcome in seeds if isinstance(outcome, bool)] for seeds in outcomes]
     clusters = [seeds for seeds in clusters if seeds]
     unscored = sum(outcome is None for seeds in outcomes for outcome in seeds)
+    unanswered = sum(outcome == "unanswered" for seeds in outcomes for outcome in seeds)
     cases = sum(map(len, clusters))
     if not cases:
-        return Rate(None, None, None, 0, unscored)
+        return Rate(None, None, None, 0, unscored, unanswered)
     value = sum(map(sum, clusters)) / cases
     low, high = wilson_bounds(value, _effective_cases(clusters, value))
-    return Rate(value, low, high, cases, unscored)
+    return Rate(value, low, high, cases, unscored, unanswered)
 
 
 def _effective_cases(clusters: Sequence[Sequence[bool]], value: float) -> float:

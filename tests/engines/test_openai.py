@@ -212,9 +212,12 @@ def test_missing_replies_are_an_error_after_all_other_replies():
     results = []
     with serving(fault=fault) as server:
         stream = api(endpoints=server.url, attempts=3).generate(many(5), max_new_tokens=3)
-        with pytest.raises(EngineError, match=r"2 of 5 prompts have no reply, first 'question 1': .*too long") as error:
+        with pytest.raises(EngineError, match=r"1 of 5 prompts have no reply, first 'question 3': .*500") as error:
             results.extend(stream)  # replies before the error are not lost
-    assert sorted(reply.prompt_id for reply in results) == ["question 0", "question 2", "question 4"]
+    assert sorted(reply.prompt_id for reply in results) == [f"question {i}" for i in (0, 1, 2, 4)]
+    [unanswered] = [reply for reply in results if reply.unanswered]
+    assert (unanswered.prompt_id, unanswered.unanswered, unanswered.text) == ("question 1", "rejected", "")
+    assert "too long" in unanswered.reason
     assert "run the same command again" in str(error.value)
     received = [question(one.body) for one in server.requests]
     assert (received.count("question 1"), received.count("question 3")) == (1, 3)
@@ -295,12 +298,16 @@ def test_the_key_is_sent_and_appears_nowhere_else(monkeypatch, caplog, capfd):
     monkeypatch.setenv("MY_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     faults = [Fault("status", 500, message=f"the key {KEY} is fine"), None, Fault("status", 400, message=f"bad {KEY}")]
+    faults.append(faults[0])
     with serving(fault=in_order(faults)) as server:
         engine = api(endpoints=server.url, api_key_env="MY_KEY", concurrency=1)
+        rejected = list(engine.generate(many(2), max_new_tokens=3))[-1]
         with pytest.raises(EngineError) as error:
-            list(engine.generate(many(2), max_new_tokens=3))
+            list(replace(engine, limits=replace(engine.limits, attempts=1)).generate(many(1), max_new_tokens=3))
+    assert "bad …" in rejected.reason
     assert {received.headers["authorization"] for received in server.requests} == {f"Bearer {KEY}"}
-    outputs = [str(error.value), repr(error.value), repr(engine), caplog.text, *capfd.readouterr()]
+    texts = [rejected.model_dump_json(), str(error.value), repr(error.value)]
+    outputs = [*texts, repr(engine), caplog.text, *capfd.readouterr()]
     assert not any(KEY in text for text in outputs)
 
 

@@ -23,17 +23,17 @@ def write(path: Path, rows: list) -> Path:
 def test_prompts_are_found_by_id_at_any_line(tmp_path: Path):
     path = write(tmp_path / "prompts.jsonl", [prompt("a", "ä und 茶"), prompt("b"), prompt("c", "end")])
     path.write_text("\ufeff\n" + path.read_text(encoding="utf-8").replace("\n", "\n\n"), encoding="utf-8")
-    with open_prompts(path) as find:
-        prompts = [find(name) for name in ("c", "a", "b", "a")]
+    with open_prompts(path) as opened:
+        prompts = [opened.find(name) for name in ("c", "a", "b", "a")]
         assert [one and one.request for one in prompts] == ["end", "ä und 茶", "Ask?", "ä und 茶"]
-        assert find("d") is None
+        assert opened.find("d") is None
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=6, unique=True))
 def test_any_prompt_comes_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
     path = write(tmp_path_factory.mktemp("p") / "prompts.jsonl", [prompt(str(i), t) for i, t in enumerate(texts)])
-    with open_prompts(path) as find:
-        prompts = [find(str(i)) for i in reversed(range(len(texts)))]
+    with open_prompts(path) as opened:
+        prompts = [opened.find(str(i)) for i in reversed(range(len(texts)))]
     assert [one and one.request for one in reversed(prompts)] == texts
 
 

@@ -69,6 +69,7 @@ def test_a_tie_in_both_orders_is_a_tie():
         "better": "tie",
         "orders": ("tie", "tie"),
         "retry": False,
+        "unanswered": False,
         "reason": "",
     }
 

@@ -103,7 +103,7 @@ def _verdict(result: object, case: Case, *, name: str) -> Verdict:
 
 
 class ReplyBatch(NamedTuple):
-    """Replies by prompt id. A prompt that the engine cannot process has no entry."""
+    """Replies by prompt id. A prompt that the engine cannot process or does not answer has no entry."""
 
     by_id: dict[str, Reply]
 
@@ -134,20 +134,22 @@ def generate_all(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: i
         ModelError: the engine cannot process any of the prompts.
     """
     try:
-        return ReplyBatch({reply.prompt_id: reply for reply in engine.generate(prompts, max_new_tokens=max_new_tokens)})
+        replies = list(engine.generate(prompts, max_new_tokens=max_new_tokens))
+        return ReplyBatch({reply.prompt_id: reply for reply in replies if reply.unanswered is None})
     except ModelError:
         if len(prompts) < 2:
             raise
-    replies: dict[str, Reply] = {}
+    by_id: dict[str, Reply] = {}
     last_error: ModelError | None = None
     for prompt in prompts:
         try:
-            replies[prompt.id] = next(iter(engine.generate([prompt], max_new_tokens=max_new_tokens)))
+            reply = next(iter(engine.generate([prompt], max_new_tokens=max_new_tokens)))
+            by_id |= {prompt.id: reply} if reply.unanswered is None else {}
         except ModelError as error:
             last_error = error
-    if last_error is not None and not replies:
+    if last_error is not None and not by_id:
         raise last_error
-    return ReplyBatch(replies)
+    return ReplyBatch(by_id)
 
 
 def mean_likelihoods(engine: Engine, prompts: Sequence[Prompt], continuation: str) -> list[float]:

@@ -29,13 +29,16 @@ def calibration_table(result: Calibration) -> Table:
         shares = map(_format_share, (group.accuracy, group.precision, group.recall, group.kappa))
         table.add_row(f"{group.by}: {group.name}", str(group.accuracy.scored), *shares)
     table.caption = f"specificity {_format_share(result.specificity)}; {result.unscored} unscored"
+    if result.accuracy.bounds is not None:
+        table.caption += "; in brackets: the rates if none and if all of the unscored replies counted"
     return table
 
 
 def _format_share(share: Share) -> str:
     if share.value is None or share.low is None or share.high is None:
         return "–"
-    return f"{share.value:.2f} {share.low:.2f}–{share.high:.2f}"
+    bounds = "" if share.bounds is None else f" [{share.bounds[0]:.2f}–{share.bounds[1]:.2f}]"
+    return f"{share.value:.2f} {share.low:.2f}–{share.high:.2f}{bounds}"
 
 
 def agreement_table(result: Agreement, *, first: str, second: str) -> Table:
@@ -90,10 +93,13 @@ def _percent(value: float | None) -> str:
 
 def format_cell(cell: Cell) -> str:
     """Format a rate with its interval and counts as one line."""
+    missing = f"{cell.unscored} unscored" + (f", {cell.unanswered} unanswered" if cell.unanswered else "")
+    if cell.bounds is not None:
+        missing += f" ({cell.bounds[0]:.1%} if none of them counted, {cell.bounds[1]:.1%} if all did)"
     if cell.value is None or cell.low is None or cell.high is None:
-        return f"{cell.measure}: nothing was scored ({cell.unscored} unscored)"
+        return f"{cell.measure}: nothing was scored ({missing})"
     interval = f"95 % interval {cell.low:.1%} to {cell.high:.1%}"
-    return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {cell.unscored} unscored"
+    return f"{cell.measure}: {cell.value:.1%} of {cell.scored} ({interval}), {missing}"
 
 
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[RenderableType]:
@@ -124,10 +130,12 @@ def _disagreements(agreement: JudgeAgreement) -> list[dict[str, Any]]:
 
 def format_comparison(comparison: Comparison) -> str:
     """Format a paired comparison of two models as one line."""
+    left_out = f" ({comparison.left_out} prompts left out)" if comparison.left_out else ""
     return (
         f"{comparison.name} ({comparison.measure}): {comparison.first_value:.1%} against {comparison.second_value:.1%} "
-        f"of {comparison.pairs} pairs; only the first {comparison.only_first}, only the second "
-        f"{comparison.only_second}; p = {comparison.p_value:.2g}, corrected {comparison.p_holm:.2g}"
+        f"of {comparison.pairs} pairs{left_out}; only the first "
+        f"{comparison.only_first}, only the second {comparison.only_second}; p = {comparison.p_value:.2g}, corrected "
+        f"{comparison.p_holm:.2g}"
     )
 
 

@@ -37,6 +37,7 @@ from derta.engines.token_io import (
     refusal_rows,
 )
 from derta.errors import EngineError
+from derta.protocols import UnansweredError
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 if TYPE_CHECKING:
@@ -60,10 +61,14 @@ class ApiEngine:
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """Yield greedy replies in order of completion.
 
+        A prompt that a content filter stops, or that the server rejects although it has answered another one, has an
+        unanswered reply (see `Reply.unanswered`).
+
         Raises:
             ModelError: Before any request, if a prompt cannot be sent.
-            EngineError: After all other replies, if prompts have no reply; or if no server can be reached. To resume,
-                generate the missing replies.
+            UnansweredError: After all other replies, if all attempts for a prompt failed, or the server answered none
+                and rejected some. To resume, generate the missing replies.
+            EngineError: No server can be reached, or all requests would fail.
         """
         check_prompts(prompts, max_new_tokens=max_new_tokens)
         calls = [
@@ -112,23 +117,34 @@ class ApiEngine:
         return self.chat
 
     def _replies(self, prompts: Sequence[Prompt], calls: Sequence[Call]) -> Iterator[Reply]:
-        unanswered: list[str] = []
-        for index, answer, failure in self._query(calls):
-            if answer is None:
-                unanswered.append(f"{prompts[index].id!r}: {failure}")
-            else:
+        failed: list[Reply] = []
+        rejected: list[Reply] = []  # until the first answer: if all are rejected, the settings are at fault
+        has_answer = False
+        for index, answer, failure, cause in self._query(calls):
+            if answer is not None:
+                has_answer = True
                 yield reply_from_answer(prompts[index], answer, chat=self.chat)
-        if unanswered:
-            raise EngineError(
-                f"{len(unanswered)} of {len(prompts)} prompts have no reply, first {unanswered[0]}; "
-                "run the same command again to generate the missing replies"
+            else:
+                reply = Reply(prompt_id=prompts[index].id, text="", unanswered=cause, reason=failure)
+                if cause == "filtered":
+                    yield reply
+                else:
+                    (failed if cause == "failed" else rejected).append(reply)
+            if has_answer:
+                yield from rejected
+                rejected.clear()
+        if missing := [*failed, *rejected]:
+            raise UnansweredError(
+                f"{len(missing)} of {len(prompts)} prompts have no reply, first {missing[0].prompt_id!r}: "
+                f"{missing[0].reason}; run the same command again to generate the missing replies",
+                missing,
             )
 
     def _scores(self, rows: Sequence[Row], texts: Sequence[str | None]) -> list[list[float]]:
         scored = [index for index, row in enumerate(rows) if row.start < len(row.token_ids)]
         scores: list[list[float]] = [[] for _ in rows]
         calls = [score_call(rows[index], text=texts[index], extra=self.body) for index in scored]
-        for place, answer, failure in self._query(calls):
+        for place, answer, failure, _ in self._query(calls):
             if not isinstance(answer, TextAnswer):
                 raise EngineError(
                     f"log-likelihoods: the server returned none ({failure}); try again, or use --engine hf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,9 @@ from derta.records import Prompt, Reply
 
 if TYPE_CHECKING:
     from openai import APIStatusError
+
+_FILTERED = re.compile(r"content.?(?:filter|policy)|moderation|flagged|responsible.?ai", re.I)
+"""Words of the content filters of hosted models in an error: Azure OpenAI, OpenAI, OpenRouter."""
 
 LONGEST_WAIT = 600.0
 """Maximum seconds to wait on a server's `Retry-After`; with a longer wait the run stops and can be resumed later."""
@@ -188,10 +192,12 @@ def likelihood_text(chat: ChatFormat, prompt: Prompt, continuation: str, row: Ro
 
 
 def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:
-    """Return the reply in an answer; missing content is an empty reply."""
+    """Return the reply in an answer; without content it is empty, or unanswered if a content filter removed it."""
     choice = answer.choices[0]
+    if choice.finish_reason == "content_filter" and not _content(choice).strip():
+        return Reply(prompt_id=prompt.id, text="", unanswered="filtered", reason="finish_reason content_filter")
     if isinstance(choice, ChatChoice):
-        text = choice.message.content or choice.message.refusal or ""
+        text = _content(choice)
     elif choice.token_ids is not None and chat is not None:
         return reply_from_tokens(
             chat, prompt, choice.token_ids, finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
@@ -199,6 +205,12 @@ def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: 
     else:
         text = choice.text
     return Reply(prompt_id=prompt.id, text=text, stop_reason=STOP_REASONS.get(choice.finish_reason, "unknown"))
+
+
+def _content(choice: TextChoice | ChatChoice) -> str:
+    if isinstance(choice, ChatChoice):
+        return choice.message.content or choice.message.refusal or ""
+    return choice.text
 
 
 def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
@@ -225,7 +237,10 @@ def scores_from_answer(row: Row, answer: TextAnswer) -> list[float]:
 def error_from_status(
     error: APIStatusError, *, where: str, secret: str
 ) -> RetryableError | RejectedError | EngineError:
-    """Return the error for an HTTP status; its message quotes the server without the key."""
+    """Return the error for an HTTP status; its message quotes the server without the key.
+
+    A 403 for the content of a prompt is told from one for the key by the words of content filters.
+    """
     status = error.status_code
     if 300 <= status < 400:
         target = error.response.headers.get("location", "no address")
@@ -234,18 +249,20 @@ def error_from_status(
             "address if you trust it"
         )
     quoted = f"{status} " + " ".join(error.response.text.replace(secret, "…").split())[:300]
-    if status in {401, 403}:
+    filtered = _FILTERED.search(error.response.text) is not None
+    if status == 401 or (status == 403 and not filtered):
         return EngineError(f"{where}: the server does not accept the key ({status}); check the variable that holds it")
     if status in {404, 405} or error.code == "insufficient_quota":
         return EngineError(f"{where}: {quoted}; check the address (most end in /v1), the model's name and the account")
-    if status in {408, 409, 425, 429} or status >= 500:
+    if status == 429 or (not filtered and (status in {408, 409, 425} or status >= 500)):
         after = retry_after(error.response.headers, now=datetime.now(UTC))
         if after > LONGEST_WAIT:
             return EngineError(
                 f"{where}: requests a wait of {after:.0f} s ({status}); run the same command again after that"
             )
         return RetryableError(f"{where}: {quoted}", after=after, busy=after > 0 or status in {429, 503})
-    return RejectedError(f"{where}: refused: {quoted}; see docs/serving.md for what each server supports")
+    hint = "" if filtered else "; see docs/serving.md for what each server supports"
+    return RejectedError(f"{where}: refused: {quoted}{hint}", filtered=filtered)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
 from derta.errors import EngineError, ServerError
+from derta.records import Unanswered
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -38,15 +39,23 @@ class RetryableError(Exception):
 
 
 class RejectedError(Exception):
-    """Permanent failure of one request; other requests may succeed."""
+    """Permanent failure of one request; other requests may succeed.
+
+    `filtered` is True if a content filter stopped the request.
+    """
+
+    def __init__(self, reason: str, *, filtered: bool = False) -> None:
+        super().__init__(reason)
+        self.filtered = filtered
 
 
 class Outcome(NamedTuple, Generic[R]):
-    """Answer to job number `job`; None with the reason in `failure` if the job failed."""
+    """Answer to job number `job`; None if the job failed, with the reason in `failure` and its cause."""
 
     job: int
     value: R | None
     failure: str = ""
+    cause: Unanswered = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,7 @@ async def _query_with_retries(
             value = await query(server.number, job)
         except RejectedError as rejected:
             silence.end()
-            return Outcome(number, None, str(rejected))
+            return Outcome(number, None, str(rejected), "filtered" if rejected.filtered else "rejected")
         except RetryableError as fault:
             reason, last, server.down = str(fault), server.number, fault.unreachable
             failed, busy = failed + (not fault.busy), busy + fault.busy

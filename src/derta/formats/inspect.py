@@ -109,7 +109,9 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
         messages.append(Message(role="assistant", content=prompt.prefill))
     model_input: Any = [_message(message) for message in messages] if messages else prompt.text or ""
     output = import_module("inspect_ai.model").ModelOutput.from_content(
-        model, reply.text, stop_reason=STOP_REASONS[reply.stop_reason]
+        model,
+        reply.text,
+        stop_reason="content_filter" if reply.unanswered == "filtered" else STOP_REASONS[reply.stop_reason],
     )
     input_messages = model_input if messages else [_message(Message(role="user", content=prompt.text or ""))]
     return inspect.EvalSample(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
@@ -15,6 +16,7 @@ from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, ReplyKey
 from derta.sources import Row, read_rows
 
+_LOG = logging.getLogger(__name__)
 QUESTION = ("question", "instruction")
 RESPONSE = ("response", "output")
 
@@ -24,18 +26,18 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
 
     A row is a `Reply` record, a `{"question", "response"[, "answer"]}` object (or `{"instruction", "output"}`), or a
     string with the reply. The prompt of a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the
-    folder of the file or its parent.
+    folder of the file or its parent. Prompts of that file without any reply are counted in a log message.
 
     Raises:
         DataError: a row is none of these, its prompt is missing, or two rows are the same sample of one prompt.
     """
     with ExitStack() as open_files:
-        find: Callable[[str], Prompt | None] | None = None
+        prompts: PromptFile | None = None
         seen: set[ReplyKey] = set()
         for number, row in enumerate(read_rows(path)):
             if isinstance(row.value, dict) and "prompt_id" in row.value:
-                find = find or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
-                case = _case_of_reply(row, find)
+                prompts = prompts or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
+                case = _case_of_reply(row, prompts.find)
                 if case.reply.key in seen:
                     raise DataError(
                         f"{row.where}: expected one reply to each prompt and sample, got prompt id "
@@ -45,11 +47,31 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
                 yield case
             else:
                 yield _foreign_case(row, number)
+        if prompts is not None:
+            _log_missing(path, prompts.ids - {prompt_id for prompt_id, _ in seen}, total=len(prompts.ids))
+
+
+def _log_missing(path: Path, missing: Set[str], *, total: int) -> None:
+    if missing:
+        _LOG.warning(
+            "%s: %d of %d prompts have no reply here and are in no rate, first %r; `derta generate` resumes the file",
+            path,
+            len(missing),
+            total,
+            min(missing),
+        )
+
+
+class PromptFile(NamedTuple):
+    """Ids of a file of prompts, and a function that loads the prompt of an id, or returns None if there is none."""
+
+    ids: Set[str]
+    find: Callable[[str], Prompt | None]
 
 
 @contextmanager
-def open_prompts(path: Path) -> Generator[Callable[[str], Prompt | None]]:
-    """Open a file of prompts, and return a function that loads the prompt of an id, or None if there is none.
+def open_prompts(path: Path) -> Generator[PromptFile]:
+    """Open a file of prompts.
 
     Only ids and line offsets are in memory.
 
@@ -71,7 +93,7 @@ def open_prompts(path: Path) -> Generator[Callable[[str], Prompt | None]]:
             text = file.readline().decode("utf-8-sig")
             return parse_record(Prompt, json.loads(text), where=f"{path}:{number}")
 
-        yield find
+        yield PromptFile(lines.keys(), find)
 
 
 def _prompts_beside(path: Path) -> Path:

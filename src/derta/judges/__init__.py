@@ -12,7 +12,7 @@ from inspect import signature
 from typing import Any, TypeVar, cast
 
 from derta.errors import DataError, did_you_mean
-from derta.judges.base import FunctionJudge, JudgeFunction, from_function, identify_judge
+from derta.judges.base import FunctionJudge, JudgeFunction, from_function, identify_judge, judge_cases
 from derta.judges.exact_match import judge_exact, judge_gsm8k, judge_mmlu
 from derta.judges.harm import judge_harm
 from derta.judges.llm import ModelJudge, model_judge
@@ -21,7 +21,16 @@ from derta.judges.steps import steps_judge
 from derta.protocols import Case, Engine, Judge
 from derta.records import Message, Prompt, Reply, Verdict, short_hash
 
-__all__ = ["JUDGES", "build_judge", "from_function", "identify_judge", "judge", "judge_producer", "make_cases"]
+__all__ = [
+    "JUDGES",
+    "build_judge",
+    "from_function",
+    "identify_judge",
+    "judge",
+    "judge_cases",
+    "judge_producer",
+    "make_cases",
+]
 
 R = TypeVar("R", Prompt, Reply)
 
@@ -146,7 +155,7 @@ def judge(
     Raises:
         DataError: Unknown judge, or prompts and replies that do not match.
     """
-    return list(build_judge(judge, engine=engine).judge(make_cases(prompts, replies)))
+    return list(judge_cases(build_judge(judge, engine=engine), make_cases(prompts, replies)))
 
 
 def make_cases(prompts: Iterable[Prompt] | Iterable[str], replies: Iterable[Reply] | Iterable[str]) -> list[Case]:

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.errors import DataError
 from derta.protocols import Case, Judge, JudgeFunction
 from derta.records import NAME, NAME_LETTERS, Measure, Prompt, Reply, Verdict
 from derta.run_folder import identify
+
+
+def judge_cases(judge: Judge, cases: Iterable[Case]) -> Iterator[Verdict]:
+    """Yield one verdict for each case, in order; the judge receives no unanswered reply (see `Reply.unanswered`).
+
+    >>> prompt = Prompt(id="1", request_id="r", request="?", attack="direct", mode="raw", text="?")
+    >>> reply = Reply(prompt_id="1", text="", unanswered="filtered", reason="400 content_filter")
+    >>> [verdict] = judge_cases(from_function(lambda prompt, reply: False, name="never"), [Case(prompt, reply)])
+    >>> verdict.unanswered, verdict.harmful, verdict.reason
+    (True, None, 'no reply (filtered): 400 content_filter')
+    """
+    return only_answered(judge.name, judge.judge, cases)
+
+
+def only_answered(
+    name: str, judge: Callable[[Iterable[Case]], Iterator[Verdict]], cases: Iterable[Case]
+) -> Iterator[Verdict]:
+    """Yield one verdict for each case, in order, where `judge` receives the cases with a reply.
+
+    `judge` may read ahead: it yields one verdict for each case that it receives, in order.
+    """
+    verdicts: deque[Verdict | None] = deque()  # of unanswered replies; None: the judge's next verdict
+
+    def answered() -> Iterator[Case]:
+        for case in cases:
+            missing = case.reply.unanswered is not None
+            verdicts.append(_unanswered_verdict(name, case) if missing else None)
+            if not missing:
+                yield case
+
+    for verdict in judge(answered()):
+        while (earlier := verdicts.popleft()) is not None:
+            yield earlier
+        yield verdict
+    yield from (verdict for verdict in verdicts if verdict is not None)
+
+
+def _unanswered_verdict(name: str, case: Case) -> Verdict:
+    reply = case.reply
+    reason = f"no reply ({reply.unanswered})" + (f": {reply.reason}" if reply.reason else "")
+    return Verdict(prompt_id=case.prompt.id, sample=reply.sample, judge=name, unanswered=True, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +76,9 @@ class FunctionJudge:
         Raises:
             DataError: The function did not return a boolean, None or a verdict.
         """
+        return only_answered(self.name, self._judge, cases)
+
+    def _judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         for prompt, reply in cases:
             yield self._verdict(prompt, reply, self.function(prompt, reply))
 

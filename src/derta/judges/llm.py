@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from derta.errors import DertaError, ModelError, ServerError
+from derta.judges.base import only_answered
 from derta.judges.harm import valid_request
 from derta.judges.refusal import structure
 from derta.protocols import Case, Engine, EngineLoader, Judge
@@ -153,6 +154,9 @@ class ModelJudge:
         empty, has no valid verdict or is truncated before it. Cases without an output because of an engine error are
         unscored too, with `retry`. After the loss of the engine's servers, no further request is sent.
         """
+        return only_answered(self.name, self._judge, cases)
+
+    def _judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         remaining, model = iter(cases), JudgeModel(self.load)
         while batch := list(islice(remaining, CHUNK)):
             yield from _judge_chunk(model, self.name, batch)
@@ -272,6 +276,9 @@ def _parse_reply(judge: Rubric, output: Reply | str) -> ParsedVerdict:
     """Parse the output of a judge, or return the engine's error with `retry`."""
     if isinstance(output, str):
         return ParsedVerdict(None, output, retry=True)
+    if output.unanswered:
+        reason = f"the judge gave no reply ({output.unanswered}): {output.reason}"
+        return ParsedVerdict(None, reason, retry=output.unanswered != "filtered")
     if not output.text.strip():
         return ParsedVerdict(None, "the judge's reply is empty")
     if judge.reasons_first and output.stop_reason == "length":

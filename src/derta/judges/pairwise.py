@@ -38,7 +38,7 @@ class Preference(Record):
     """Verdict on two replies: the better one, or None with a reason.
 
     `orders` are the judge's verdicts with our reply first and second; empty if the judge was not queried. `retry` is
-    True if its engine failed.
+    True if its engine failed, and `unanswered` if one of the replies is missing.
     """
 
     prompt_id: str
@@ -47,6 +47,7 @@ class Preference(Record):
     better: Better | None
     orders: tuple[Better | None, ...] = ()
     retry: bool = False
+    unanswered: bool = False
     reason: str = ""
     input_hash: str | None = None
     producer: dict[str, str] | None = None
@@ -105,6 +106,14 @@ def compare_replies(engine: Engine, pairs: Iterable[Pair]) -> Iterator[Preferenc
 
 def _without_model(pair: Pair) -> Preference | None:
     """Return the preference of a pair that needs no model, or None."""
+    if missing := next((reply for reply in (pair.ours, pair.theirs) if reply.unanswered), None):
+        return Preference(
+            prompt_id=pair.prompt.id,
+            sample=pair.ours.sample,
+            better=None,
+            unanswered=True,
+            reason=f"no reply ({missing.unanswered}): {missing.reason}",
+        )
     ours, theirs = pair.ours.text.strip(), pair.theirs.text.strip()
     better: Better | None = None
     if valid_request(pair.prompt.request) is None:
@@ -134,13 +143,20 @@ def _combine(pair: Pair, ours_first: Reply | str, ours_second: Reply | str) -> P
         sample=pair.ours.sample,
         better=better,
         orders=(first, second),
-        retry=any(isinstance(answer, str) for answer in (ours_first, ours_second)),
+        retry=any(_is_failure(answer) for answer in (ours_first, ours_second)),
         reason=reason,
     )
+
+
+def _is_failure(output: Reply | str) -> bool:
+    """Return whether another request may succeed."""
+    return isinstance(output, str) or output.unanswered in ("rejected", "failed")
 
 
 def _parse_reply(output: Reply | str) -> tuple[Better | None, str]:
     """Parse the output of a judge, or return the engine's error as the reason."""
     if isinstance(output, str):
         return None, output
+    if output.unanswered:
+        return None, f"the judge gave no reply ({output.unanswered}): {output.reason}"
     return parse_preference(output.text, cut_off=output.stop_reason == "length")

@@ -29,13 +29,17 @@ class LabelledReply(NamedTuple):
 
 
 class Share(Record):
-    """Rate with its 95 % confidence interval over `scored` cases; None if no case was scored."""
+    """Rate with its 95 % confidence interval over `scored` cases; None if no case was scored.
+
+    `bounds` are the rates if none, and if all, of the unscored cases counted; None if they are at most 5 %.
+    """
 
     value: float | None
     low: float | None
     high: float | None
     scored: int
     unscored: int = 0
+    bounds: tuple[float, float] | None = None
 
 
 class Group(Record):
@@ -83,7 +87,15 @@ class CorrectedRate(NamedTuple):
 
 
 def _share(outcomes: Iterable[bool | None]) -> Share:
-    return Share(**rate(list(outcomes))._asdict())
+    result = rate(list(outcomes))
+    return Share(
+        value=result.value,
+        low=result.low,
+        high=result.high,
+        scored=result.scored,
+        unscored=result.unscored,
+        bounds=result.bounds,
+    )
 
 
 def _counts(cases: Sequence[LabelledReply]) -> dict[str, int]:

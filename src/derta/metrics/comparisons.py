@@ -16,7 +16,7 @@ from derta.metrics.rates import (
 )
 from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
-from derta.stats import Rate, cohen_kappa, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
+from derta.stats import Outcome, Rate, cohen_kappa, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
 
 VerdictsBySeed = Mapping[int, Iterable[PromptVerdict]]
 JUDGE = "pairwise"
@@ -37,8 +37,8 @@ def compare(
 ) -> Comparison:
     """Compute a paired comparison of two models from one judge's verdicts on the prompts scored for both.
 
-    A pair is a prompt. The test is the exact McNemar test, or with several samples per prompt the sign test on the
-    prompts' means.
+    A pair is a prompt; `left_out` of the result counts the other prompts. The test is the exact McNemar test, or with
+    several samples per prompt the sign test on the prompts' means.
 
     >>> ours = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 1) for i in range(10)]
     >>> theirs = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 8) for i in range(10)]
@@ -67,12 +67,12 @@ def compare(
     if len(judges) != 1:
         raise DataError(f"expected verdicts of one judge, got those of {', '.join(judges) or 'none'}; compare by judge")
     measure = measure or measure_of_verdicts((*ours, *theirs))
-    our_means, their_means = (
-        _prompt_means(outcomes_by_prompt([outcomes_by_key(verdicts, measure)])) for verdicts in (ours, theirs)
+    first_outcomes, second_outcomes = (
+        outcomes_by_prompt([outcomes_by_key(verdicts, measure)]) for verdicts in (ours, theirs)
     )
     place = Place("helpfulness" if measure == "correct" else "attack", name)
     comparison = _comparison(
-        our_means, their_means, place, names=(first_name, second_name), judge=judges[0], measure=measure
+        first_outcomes, second_outcomes, place, names=(first_name, second_name), judge=judges[0], measure=measure
     )
     if comparison is None:
         raise DataError(
@@ -81,14 +81,21 @@ def compare(
     return comparison
 
 
-def _prompt_means(outcomes: Mapping[str, Sequence[bool | None]]) -> PromptMeans:
-    scored = {prompt_id: [one for one in ones if one is not None] for prompt_id, ones in outcomes.items()}
+def _prompt_means(outcomes: Mapping[str, Sequence[Outcome]]) -> PromptMeans:
+    scored = {prompt_id: [one for one in ones if isinstance(one, bool)] for prompt_id, ones in outcomes.items()}
     return {prompt_id: fmean(ones) for prompt_id, ones in scored.items() if ones}
 
 
 def _comparison(
-    ours: PromptMeans, theirs: PromptMeans, place: Place, *, names: tuple[str, str], judge: str, measure: Measure
+    first: Mapping[str, Sequence[Outcome]],
+    second: Mapping[str, Sequence[Outcome]],
+    place: Place,
+    *,
+    names: tuple[str, str],
+    judge: str,
+    measure: Measure,
 ) -> Comparison | None:
+    ours, theirs = _prompt_means(first), _prompt_means(second)
     shared = [prompt_id for prompt_id in ours if prompt_id in theirs]
     if not shared:
         return None
@@ -103,6 +110,7 @@ def _comparison(
         first_value=fmean(ours[prompt_id] for prompt_id in shared),
         second_value=fmean(theirs[prompt_id] for prompt_id in shared),
         p_holm=test.p_value,
+        left_out=len(first.keys() | second.keys()) - len(shared),
         **parts,
         **test._asdict(),
     )
@@ -126,14 +134,12 @@ def compare_cells(
         measure: Field of the verdicts to compare.
 
     Returns:
-        A comparison for each cell with at least one prompt scored for both methods.
+        A comparison for each cell with at least one prompt scored for both methods; `left_out` counts its others.
     """
     ours, theirs = (outcomes_by_place(seeds.values(), measure) for seeds in (first, second))
     names = (first_name, second_name)
     comparisons = [
-        _comparison(
-            _prompt_means(ours[place]), _prompt_means(theirs[place]), place, names=names, judge=judge, measure=measure
-        )
+        _comparison(ours[place], theirs[place], place, names=names, judge=judge, measure=measure)
         for place in ours
         if place in theirs
     ]
@@ -164,8 +170,12 @@ def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
     return notes
 
 
-def win_rate_cell(preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str) -> Cell:
+def win_rate_cell(
+    preferences: Sequence[PairwiseOutcome | None], *, first: str, second: str, unanswered: int = 0
+) -> Cell:
     """Compute the win rate with a Wilson interval; a tie counts as half a win, None as unscored.
+
+    `unanswered` counts those of the unscored pairs that lack a reply.
 
     Ties have less variance than wins and losses, so with ties the interval is somewhat too wide, never too narrow.
 
@@ -177,7 +187,7 @@ def win_rate_cell(preferences: Sequence[PairwiseOutcome | None], *, first: str, 
     value = sum(points) / len(points) if points else None
     low, high = (None, None) if value is None else wilson_bounds(value, len(points))
     return cell_of(
-        Rate(value, low, high, len(points), len(preferences) - len(points)),
+        Rate(value, low, high, len(points), len(preferences) - len(points) - unanswered, unanswered),
         place=Place("helpfulness", f"against {second}"),
         method=first,
         seed=None,
@@ -222,6 +232,7 @@ def preference_comparison(
         second_value=1 - win_rate,
         **test._asdict(),
         p_holm=test.p_value,
+        left_out=len(preferences) - len(points),
     )
 
 
@@ -255,7 +266,7 @@ def agreement(first: Iterable[Verdict], second: Iterable[Verdict], *, measure: M
         raise DataError(
             f"expected both judges on the same prompts, got {len(missing)} with one verdict ({missing[0][0]!r} …)"
         )
-    scored = [(key, a, b) for key, a in ours.items() if a is not None and (b := theirs[key]) is not None]
+    scored = [(key, a, b) for key, a in ours.items() if isinstance(a, bool) and isinstance(b := theirs[key], bool)]
     counts = {"both": 0, "only_first": 0, "only_second": 0, "neither": 0}
     for _, a, b in scored:
         counts["both" if a and b else "only_first" if a else "only_second" if b else "neither"] += 1

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from derta.errors import DataError
-from derta.metrics.rates import PromptVerdict
+from derta.metrics.rates import PromptVerdict, outcome_of
 from derta.records import Measure, Reply, Verdict
 from derta.results import Cell, Curve, Place, cell_of
-from derta.stats import Mean, bootstrap_mean, rate, wilson_interval
+from derta.stats import Mean, Outcome, bootstrap_mean, rate, wilson_interval
 
 FIRST_TOKENS = 5  # the paper's Figure on refusal positions starts with the first five
 MAX_TOKENS = 100
@@ -168,11 +168,11 @@ def depth_curves(judged: Iterable[PromptVerdict], *, method: str, measure: Measu
 
     Depths without a scored verdict are left out.
     """
-    outcomes: dict[tuple[str, str], dict[float, list[bool | None]]] = {}
+    outcomes: dict[tuple[str, str], dict[float, list[Outcome]]] = {}
     for prompt, verdict in judged:
         if prompt.depth is not None and prompt.suite == "attack":
             by_depth = outcomes.setdefault((prompt.attack, _UNITS[prompt.depth.unit]), {})
-            by_depth.setdefault(prompt.depth.amount, []).append(verdict.outcome(measure))
+            by_depth.setdefault(prompt.depth.amount, []).append(outcome_of(verdict, measure))
     curves: list[Curve] = []
     for (attack, unit), by_depth in outcomes.items():
         rates = [(depth, rate(ones)) for depth, ones in sorted(by_depth.items())]

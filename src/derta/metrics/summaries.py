@@ -19,6 +19,7 @@ from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdict
 from derta.records import Measure, Prompt, Reply, Suite, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
 from derta.run_folder import versions
+from derta.stats import Outcome as RateOutcome
 from derta.stats import rate
 
 MeasureOf = Callable[[str, Suite], Measure]
@@ -198,10 +199,11 @@ def _analysis(runs: Sequence[Outcome], judge: str = "refusal") -> Iterator[Cell]
         yield late_refusal_cell(late, method=method, seed=seed, name="all attacks", judge=judge)
     yield from leakage_cells(cases, method=method, seed=seed, judge=judge)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)
-    broken: dict[Place, list[bool]] = {}
+    broken: dict[Place, list[RateOutcome]] = {}
     for prompt, _, verdict in cases:
         if prompt.suite != "attack":
-            broken.setdefault(place_of(prompt), []).append(verdict.reply_class == "degenerate")
+            is_broken = "unanswered" if verdict.unanswered else verdict.reply_class == "degenerate"
+            broken.setdefault(place_of(prompt), []).append(is_broken)
     for place, outcomes in broken.items():
         analysis = place._replace(suite="analysis")
         yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")

@@ -12,6 +12,7 @@ from derta.errors import DataError
 from derta.files import format_validation_error, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
+from derta.judges import judge_cases
 from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
@@ -73,7 +74,8 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
 
 def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = Display()) -> Cell:
     """Return the cell with its rate corrected for the judge's errors; log a note if it cannot be corrected."""
-    corrected = corrected_rate(Rate(cell.value, cell.low, cell.high, cell.scored, cell.unscored), calibration)
+    counts = (cell.scored, cell.unscored, cell.unanswered)
+    corrected = corrected_rate(Rate(cell.value, cell.low, cell.high, *counts), calibration)
     if corrected.value is None:
         display.logger.info("%s: not corrected: %s", cell.name, corrected.reason)
     return cell.model_copy(
@@ -82,6 +84,7 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
             "value": corrected.value,
             "low": corrected.low,
             "high": corrected.high,
+            "bounds": Rate(*corrected[:3], *counts).bounds,
         }
     )
 
@@ -163,7 +166,7 @@ def agree_on_file(
 ) -> JudgeAgreement:
     """Judge a file with a second judge, and return its agreement with the first judge's verdicts."""
     cases = list(read_cases(path, prompts_path=prompts_path))
-    others = list(second.judge(cases))
+    others = list(judge_cases(second, cases))
     table = agreement(verdicts, others, measure=second.measures)
     keys = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)

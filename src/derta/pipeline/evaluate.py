@@ -9,6 +9,7 @@ from derta.attacks.prompts import as_suite
 from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
 from derta.files import drop_torn_line, read_records
+from derta.judges import judge_cases
 from derta.pipeline.data import section_requests
 from derta.pipeline.judge import expected_verdicts
 from derta.pipeline.likelihoods import read_scores
@@ -170,8 +171,8 @@ def judge_models(
             Verdict,
             expected=expected,
             judge=judge.name,
-            judge_replies=lambda missing, cases=cases: judge.judge(
-                case for key, case in cases.items() if key in missing
+            judge_replies=lambda missing, cases=cases: judge_cases(
+                judge, (case for key, case in cases.items() if key in missing)
             ),
             description=f"{name}: {judge.name}",
             display=display,

@@ -12,17 +12,16 @@ from derta.engines import check_settings, engine_producer, load_engine
 from derta.errors import DataError, RunError
 from derta.files import read_records, write_records
 from derta.formats.replies import read_cases
-from derta.judges import JUDGES, build_judge, judge_producer, uses_model
-from derta.judges.refusal import judge_refusal
+from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
 from derta.locks import check_output, lock
 from derta.metrics.comparisons import compare_cells, power_notes
-from derta.metrics.rates import over_refusal_cells
+from derta.metrics.rates import outcome_of, over_refusal_cells
 from derta.pipeline.resuming import Expected, judge_missing
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import case_hash
 from derta.records import Prompt, ReplyKey, Verdict
 from derta.results import Cell, Comparison, Place, cell_of
-from derta.stats import rate_of_counts
+from derta.stats import Outcome, rate_of_counts
 
 if TYPE_CHECKING:
     from derta.config import EngineConfig
@@ -97,11 +96,15 @@ def judge_file(
             process writes it.
     """
     check_output(out, [path, prompts_path])
-    counts: Counter[bool | None] = Counter()
+    counts: Counter[Outcome] = Counter()
+    first_missing = ""
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+        nonlocal first_missing
         for verdict in verdicts:
-            counts[verdict.outcome(judge.measures)] += 1
+            counts[outcome_of(verdict, judge.measures)] += 1
+            if verdict.unanswered and not first_missing:
+                first_missing = f"{verdict.prompt_id!r}: {verdict.reason:.200}"
             if collect_into is not None:
                 collect_into.append(verdict)
             yield verdict
@@ -110,12 +113,25 @@ def judge_file(
     if judge.uses_model:
         deque(counted(_model_verdicts(judge, list(cases), out, display)), maxlen=0)
     elif out is None:
-        deque(counted(judge.judge(cases)), maxlen=0)
+        deque(counted(judge_cases(judge, cases)), maxlen=0)
     else:
         with lock(out):
             write_records(out, counted(_judge_again(judge, cases, out)))
+    if counts["unanswered"]:
+        display.logger.warning(
+            "%s: %d of %d prompts are unanswered and have no verdict (%s)",
+            path,
+            counts["unanswered"],
+            counts.total(),
+            first_missing,
+        )
     return cell_of(
-        rate_of_counts(counts[True], scored=counts[True] + counts[False], unscored=counts[None]),
+        rate_of_counts(
+            counts[True],
+            scored=counts[True] + counts[False],
+            unscored=counts[None],
+            unanswered=counts["unanswered"],
+        ),
         place=Place("helpfulness" if judge.measures == "correct" else "attack", path.stem),
         method="",
         seed=None,
@@ -135,7 +151,7 @@ def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Ver
             expected.append(Expected(case_hash(*case), producer))
             yield case
 
-    for verdict in judge.judge(hashed()):
+    for verdict in judge_cases(judge, hashed()):
         stamped = expected.popleft().stamp(verdict)
         old = next(existing, stamped)
         if (old.key, old.judge, old.input_hash) != (stamped.key, stamped.judge, stamped.input_hash):
@@ -156,8 +172,8 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
     """Return the over-refusal rates of replies to harmless requests: partial refusals, answers, and refusal tokens."""
     fields = {"suite": "over_refusal", "dataset": path.stem}
     cases = (
-        (prompt.model_copy(update=fields), reply, judge_refusal(prompt, reply))
-        for prompt, reply in read_cases(path, prompts_path=prompts_path)
+        (case.prompt.model_copy(update=fields), case.reply, next(judge_cases(JUDGES["refusal"](), [case])))
+        for case in read_cases(path, prompts_path=prompts_path)
     )
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
@@ -176,12 +192,12 @@ def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, displ
             Verdict,
             expected=expected_verdicts(judge, cases),
             judge=judge.name,
-            judge_replies=lambda missing: judge.judge(case for case in cases if case.reply.key in missing),
+            judge_replies=lambda missing: judge_cases(judge, (case for case in cases if case.reply.key in missing)),
             display=display,
         )
         return
     with display.progress.task(f"{judge.name}: verdicts", total=len(cases)) as task:
-        for count, verdict in enumerate(judge.judge(cases), start=1):
+        for count, verdict in enumerate(judge_cases(judge, cases), start=1):
             yield verdict
             task.update(count)
 
@@ -194,7 +210,8 @@ def compare_files(
     Raises:
         DataError: the files have no prompt in common.
     """
-    judged = [_judge_cases(named_cases(path, prompts_path=prompts_path), judge) for path in (first, second)]
+    cases = [named_cases(path, prompts_path=prompts_path, display=display) for path in (first, second)]
+    judged = [_judge_cases(one, judge) for one in cases]
     comparisons = compare_cells(
         {0: judged[0]},
         {0: judged[1]},
@@ -205,6 +222,9 @@ def compare_files(
     )
     if not comparisons:
         raise DataError(f"{first} and {second}: expected replies to the same prompts, got none in common")
+    prompt_ids = [{prompt_id for prompt_id, _ in one} for one in cases]
+    if alone := len(prompt_ids[0] ^ prompt_ids[1]):
+        display.logger.warning("%d prompts are in only one of the files and are left out", alone)
     for note in power_notes(comparisons):
         display.logger.info(note)
     return comparisons
@@ -215,20 +235,26 @@ def side_name(path: Path) -> str:
     return path.parent.name if path.name == "replies.jsonl" else path.stem
 
 
-def named_cases(path: Path, *, prompts_path: Path | None = None) -> dict[ReplyKey, Case]:
+def named_cases(path: Path, *, prompts_path: Path | None = None, display: Display = Display()) -> dict[ReplyKey, Case]:
     """Return a file's cases by prompt id and sample.
 
-    Rows of other formats are matched by their question; of a repeated question the first row is used.
+    Rows of other formats are matched by their question; of a repeated question the first row is used, and the others
+    are counted in a log message.
     """
+    repeated = 0
     cases: dict[ReplyKey, Case] = {}
     for prompt, reply in read_cases(path, prompts_path=prompts_path):
         name = f"question-{prompt.request}" if prompt.foreign and prompt.request else prompt.id
         named = reply.model_copy(update={"prompt_id": name})
-        if named.key not in cases:
+        if named.key in cases:
+            repeated += 1
+        else:
             cases[named.key] = Case(prompt.model_copy(update={"id": name}), named)
+    if repeated:
+        display.logger.warning("%s: %d rows repeat a question and are left out", path, repeated)
     return cases
 
 
 def _judge_cases(cases: Mapping[ReplyKey, Case], judge: Judge) -> list[tuple[Prompt, Verdict]]:
-    verdicts = judge.judge(cases.values())
+    verdicts = judge_cases(judge, cases.values())
     return [(case.prompt, verdict) for case, verdict in zip(cases.values(), verdicts, strict=True)]

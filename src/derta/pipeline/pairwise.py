@@ -61,7 +61,9 @@ def compare_pairwise(
     for note in power_notes([comparison] if comparison else []):
         display.logger.info(note)
     return PairwiseResult(
-        win_rate_cell(better, first=first_name, second=second_name),
+        win_rate_cell(
+            better, first=first_name, second=second_name, unanswered=sum(one.unanswered for one in preferences)
+        ),
         position_bias_cell(orders, first=first_name, second=second_name),
         comparison,
     )
@@ -72,7 +74,8 @@ def match_pairs(
 ) -> list[Pair]:
     """Return the pairs of replies to the same prompts: matched by prompt id if both files are derta's, else by request.
 
-    Of a repeated request the first reply is used. Requests in only one file are ignored and counted in a log message.
+    Of a repeated request the first reply is used. The others, and requests in only one file, are counted in a log
+    message.
     """
     ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
     by_id = not any(case.prompt.foreign for case in (*ours, *theirs))
@@ -84,8 +87,10 @@ def match_pairs(
     ]
     if not pairs:
         raise DataError(f"{first} and {second}: expected replies to the same requests, got none in common")
+    if repeated := len(ours) + len(theirs) - len(by_name[0]) - len(by_name[1]):
+        display.logger.warning("%d replies to repeated requests are ignored", repeated)
     if unmatched := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
-        display.logger.info("%d replies to requests in only one of the files are ignored", unmatched)
+        display.logger.warning("%d replies to requests in only one of the files are ignored", unmatched)
     return pairs
 
 

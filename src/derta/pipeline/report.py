@@ -272,6 +272,8 @@ def _prefix_ids(results: ModelResults, name: str) -> ModelResults:
 def _model_notes(home: Path, name: str, outcome: Outcome) -> Iterator[str]:
     yield from fine_tuning_note(home, model=name)
     yield from search_notes(outcome.prompts, model=name)
+    if unanswered := sum(reply.unanswered is not None for reply in outcome.replies):
+        yield f"{name}: {unanswered} of {len(outcome.replies)} prompts are unanswered; they have no verdict."
     for judge, verdicts in outcome.verdicts.items():
         if failed := sum(one is not None and one.retry for one in verdicts):
             yield f"{name}: the engine of judge {judge} failed on {failed} replies; run again to judge them."

@@ -24,13 +24,18 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Formatted table entry, in percent; `unpooled` marks seeds without a pooled cell."""
+    """Formatted table entry, in percent; `unpooled` marks seeds without a pooled cell.
+
+    `bounds` are the rates if none, and if all, of the unscored and unanswered cases counted.
+    """
 
     value: str
     interval: str | None
     bar: Bar | None
     scored: int
     unscored: int
+    unanswered: int = 0
+    bounds: tuple[str, str] | None = None
     by_seed: tuple[str, ...] = ()
     unpooled: bool = False
 
@@ -172,10 +177,14 @@ def _entry(by_seed: BySeed | None, *, seeds: Sequence[int]) -> Entry | None:
     values = {seed: format_percent(by_seed[seed].value) if seed in by_seed else MISSING for seed in seeds}
     seed_values = tuple(values.values()) if len(seeds) > 1 else ()
     if cell is None:
-        scored, unscored = sum(c.scored for c in by_seed.values()), sum(c.unscored for c in by_seed.values())
-        return Entry(MISSING, None, None, scored, unscored, seed_values, unpooled=True)
+        seed_cells = by_seed.values()
+        scored, unscored = sum(c.scored for c in seed_cells), sum(c.unscored for c in seed_cells)
+        unanswered = sum(c.unanswered for c in seed_cells)
+        return Entry(MISSING, None, None, scored, unscored, unanswered, by_seed=seed_values, unpooled=True)
+    counts = (cell.scored, cell.unscored, cell.unanswered)
+    bounds = None if cell.bounds is None else (format_percent(cell.bounds[0]), format_percent(cell.bounds[1]))
     if cell.value is None or cell.low is None or cell.high is None:
-        return Entry(format_percent(cell.value), None, None, cell.scored, cell.unscored, seed_values)
+        return Entry(format_percent(cell.value), None, None, *counts, bounds=bounds, by_seed=seed_values)
     low, value, high = (100 * min(1.0, max(0.0, x)) for x in (cell.low, cell.value, cell.high))
     return Entry(
         value=format_percent(cell.value),
@@ -183,6 +192,8 @@ def _entry(by_seed: BySeed | None, *, seeds: Sequence[int]) -> Entry | None:
         bar=Bar(round(low, 1), round(max(0.0, high - low), 1), round(value, 1)),
         scored=cell.scored,
         unscored=cell.unscored,
+        unanswered=cell.unanswered,
+        bounds=bounds,
         by_seed=seed_values,
     )
 

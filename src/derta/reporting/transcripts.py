@@ -31,6 +31,13 @@ CLASSES = {
 }
 
 
+UNANSWERED = {
+    "filtered": "a content filter stopped the request",
+    "rejected": "the server did not accept the request",
+    "failed": "all attempts failed",
+}
+
+
 class Chip(NamedTuple):
     """Short label of a reply, and its CSS class."""
 
@@ -57,7 +64,10 @@ class PromptView:
 
 @dataclass(frozen=True, slots=True)
 class ReplyView:
-    """Reply, split at the start of its refusal; `after` is None without a marked refusal."""
+    """Reply, split at the start of its refusal; `after` is None without a marked refusal.
+
+    `missing` is a sentence on a prompt that the model did not answer, or empty.
+    """
 
     method: str
     seed: int | None
@@ -70,6 +80,7 @@ class ReplyView:
     position: str | None
     stop: str
     judges: tuple[JudgeView, ...]
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +208,20 @@ def _reply_view(member: Transcript) -> ReplyView:
         position=None if refusal_at is None else _describe_position(reply, refusal_at),
         stop={"eos": "", "unknown": "", "stop": "", "length": "stopped at the length limit"}[reply.stop_reason],
         judges=tuple(_judge_view(verdict) for verdict in member.verdicts),
+        missing=_describe_missing(reply),
     )
+
+
+def _describe_missing(reply: Reply) -> str:
+    """Format why there is no reply; empty if there is one.
+
+    >>> _describe_missing(Reply(prompt_id="p", text="", unanswered="filtered", reason="400"))
+    'No reply: a content filter stopped the request (400).'
+    """
+    if reply.unanswered is None:
+        return ""
+    reason = truncate(reply.reason, REASON_CHARS).text
+    return f"No reply: {UNANSWERED[reply.unanswered]}" + (f" ({reason})." if reason else ".")
 
 
 def _describe_position(reply: Reply, refusal_at: int) -> str:
@@ -215,7 +239,11 @@ def _describe_position(reply: Reply, refusal_at: int) -> str:
 
 def _judge_view(verdict: Verdict) -> JudgeView:
     chips = [chip for chip in (_class_chip(verdict), *_flag_chips(verdict), _score_chip(verdict)) if chip]
-    return JudgeView(verdict.judge, tuple(chips or [Chip("unscored", "none")]), truncate(verdict.reason, REASON_CHARS))
+    return JudgeView(verdict.judge, tuple(chips or [_no_outcome(verdict)]), truncate(verdict.reason, REASON_CHARS))
+
+
+def _no_outcome(verdict: Verdict) -> Chip:
+    return Chip("unanswered" if verdict.unanswered else "unscored", "none")
 
 
 def _class_chip(verdict: Verdict) -> Chip | None:
@@ -241,4 +269,5 @@ def _outcome(verdicts: Sequence[Verdict]) -> Chip:
     classes = [chip for verdict in verdicts if (chip := _class_chip(verdict))]
     order = ("harmful", "harmless", "wrong", "correct")
     ranked = [chip for kind in order for chip in flags if chip.kind == kind]
-    return next(iter([*ranked, *classes, *flags]), Chip("unscored", "none"))
+    rest = [_no_outcome(verdict) for verdict in verdicts if verdict.unanswered]
+    return next(iter([*ranked, *classes, *flags, *rest]), Chip("unscored", "none"))

@@ -110,7 +110,9 @@ def _judge(
     if context.judge is None or already_judged:
         return attempt
     batch = generate_all(context.target, [prompt], max_new_tokens=settings.max_new_tokens)
-    reply = batch.by_id[prompt.id]
+    reply = batch.by_id.get(prompt.id)
+    if reply is None:
+        return attempt
     [verdict] = context.judge([Case(prompt, reply)])
     return attempt.model_copy(
         update={
