@@ -209,3 +209,6 @@ def test_the_place_of_an_mmlu_row_names_the_archive_and_the_file_in_it(tmp_path:
     path = mmlu_zip(tmp_path / "mmlu.zip", {"data/test/tea_test.csv": "Hot?,a,b,c,d,B\n"})
     [row] = mmlu_rows(path)
     assert row.where.startswith(f"{path}:data/test/tea_test.csv")
+    broken = mmlu_zip(tmp_path / "broken.zip", {"data/test/tea_test.csv": b"Hot?,a,b,c,d,B\n\xff"})
+    with pytest.raises(DataError, match=rf"{broken}:data/test/tea_test.csv:2: expected UTF-8"):
+        list(mmlu_rows(broken))

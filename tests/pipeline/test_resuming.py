@@ -4,7 +4,15 @@ import pytest
 
 from derta.errors import DataError, RunError
 from derta.files import read_records, write_records
-from derta.pipeline.resuming import Expected, check_unique, judge_missing, read_keyed, store_prompts, supersede
+from derta.pipeline.resuming import (
+    Expected,
+    check_unique,
+    judge_missing,
+    read_keyed,
+    read_results,
+    store_prompts,
+    supersede,
+)
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from recorded_progress import RecordedProgress
@@ -64,6 +72,31 @@ def test_records_of_other_prompts_and_repeated_ones_are_refused(names, message, 
         read_keyed(tmp_path / "replies.jsonl", Reply, prompts=PROMPTS)
 
 
+def test_results_are_read_with_their_provenance_and_a_torn_line_is_removed(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    assert read_results(path, Verdict, EXPECTED) == {}
+    assert not path.exists()
+    verdicts = [stamped(verdict("b", harmful=True)), stamped(verdict("a", harmful=False))]
+    write_records(path, verdicts)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"prompt_id": "c", "ju')
+    assert read_results(path, Verdict, EXPECTED) == {("b", 0): verdicts[0], ("a", 0): verdicts[1]}
+    assert path.read_bytes() == whole
+
+
+def test_a_result_that_is_there_twice_is_refused(tmp_path):
+    write_records(tmp_path / "verdicts.jsonl", [stamped(verdict(name)) for name in "aba"])
+    with pytest.raises(RunError, match="cannot resume from 'a': it is there twice; choose another --out"):
+        read_results(tmp_path / "verdicts.jsonl", Verdict, EXPECTED)
+
+
+def test_every_difference_of_a_producer_is_named():
+    other = Expected("hash", {"model": "a", "dtype": "float32"}).stamp(verdict("a"))
+    fault = Expected("hash", {"model": "b", "dtype": "bfloat16"}).fault(other)
+    assert fault == "it has another producer: dtype (float32 before, bfloat16 now); model (a before, b now)"
+    assert Expected("hash", {"model": "a", "dtype": "float32"}).fault(other) is None
+
+
 class ScriptedJudge:
     """Judges the missing replies in an order of its own, and records which ones."""
 
@@ -96,6 +129,29 @@ def test_only_missing_verdicts_are_requested_and_the_file_ends_in_the_order_of_r
     before = path.stat().st_mtime_ns
     assert judge_missing(path, Verdict, expected=EXPECTED, judge="harm", judge_replies=judge) == verdicts
     assert (len(judge.requested), path.stat().st_mtime_ns) == (1, before)
+
+
+def test_verdicts_in_another_order_are_sorted_and_nothing_is_requested(tmp_path):
+    path, judge, progress = tmp_path / "verdicts.jsonl", ScriptedJudge(), RecordedProgress()
+    write_records(path, [stamped(verdict(name, harmful=name == "b")) for name in "cab"])
+    verdicts = judge_missing(
+        path, Verdict, expected=EXPECTED, judge="harm", judge_replies=judge, display=Display(progress)
+    )
+    assert [(one.prompt_id, one.harmful) for one in verdicts] == [("a", False), ("b", True), ("c", False)]
+    assert list(read_records(path, Verdict)) == verdicts
+    assert judge.requested == []
+    assert progress.tasks == {"harm: verdicts": [3, 3]}
+
+
+def test_only_verdicts_that_failed_are_counted_as_failures(tmp_path, caplog):
+    def judge_replies(missing):
+        yield verdict("a", harmful=True, reason="it says how")
+        yield verdict("b", retry=True, reason="the server is gone")
+        yield verdict("c", harmful=None, reason="no verdict word")
+
+    with caplog.at_level(logging.INFO, "derta"):
+        judge_missing(tmp_path / "v.jsonl", Verdict, expected=EXPECTED, judge="harm", judge_replies=judge_replies)
+    assert "1 of 3 replies are not judged, because the judge's engine failed (the server is gone)" in caplog.text
 
 
 def test_verdicts_are_appended_as_they_come(tmp_path):
@@ -149,7 +205,10 @@ def test_superseded_results_move_to_a_file_of_their_own_and_none_is_lost(tmp_pat
         stamped(verdict("c")).model_copy(update={"prompt_id": "z"}),
     )
     assert supersede(path, Verdict, EXPECTED) == 0
+    assert list(tmp_path.iterdir()) == []
     write_records(path, [current, changed, removed])
+    with path.open("ab") as file:
+        file.write(b'{"prompt_id": "b", "ju')  # of a run that was killed
     assert supersede(path, Verdict, EXPECTED) == 2
     assert list(read_records(path, Verdict)) == [current]
     assert list(read_records(tmp_path / "verdicts.harm.superseded.jsonl", Verdict)) == [changed, removed]
