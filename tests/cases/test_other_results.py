@@ -74,13 +74,14 @@ def test_verdicts_of_another_models_replies_or_of_another_judge_are_not_taken_ov
 
         assert judge("a", "mild", "v.jsonl").code == 0
         held = (tmp_path / "v.jsonl").read_bytes()
-        for name, model in (("b", "mild"), ("a", "strict")):
-            called = judge(name, model, "v.jsonl")
-            assert (called.code, "cannot resume from" in called.err) == (2, True), called.err
-            assert (tmp_path / "v.jsonl").read_bytes() == held
-        assert judge("b", "mild", "w.jsonl").code == 0
-    assert {one.harmful for one in read_records(tmp_path / "v.jsonl", Verdict)} == {True}
-    assert {one.harmful for one in read_records(tmp_path / "w.jsonl", Verdict)} == {False}
+        called = judge("a", "strict", "v.jsonl")
+        assert (called.code, "model (mild before, strict now)" in called.err) == (2, True), called.err
+        assert (tmp_path / "v.jsonl").read_bytes() == held
+        called = judge("b", "mild", "v.jsonl")
+        assert called.code == 0, called.err
+        assert "4 verdicts on other replies are superseded" in called.err
+    assert {one.harmful for one in read_records(tmp_path / "v.jsonl", Verdict)} == {False}
+    assert (tmp_path / "v.superseded.jsonl").read_bytes() == held
 
 
 def test_verdicts_on_replies_that_changed_are_not_exported(finished, tmp_path, derta):

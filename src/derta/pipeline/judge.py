@@ -16,7 +16,7 @@ from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_
 from derta.locks import check_output, lock
 from derta.metrics.comparisons import compare_cells, power_notes
 from derta.metrics.rates import outcome_of, over_refusal_cells
-from derta.pipeline.resuming import Expected, judge_missing
+from derta.pipeline.resuming import Expected, judge_missing, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import case_hash
 from derta.records import Prompt, ReplyKey, Verdict
@@ -154,7 +154,7 @@ def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Ver
     for verdict in judge_cases(judge, hashed()):
         stamped = expected.popleft().stamp(verdict)
         old = next(existing, stamped)
-        if (old.key, old.judge, old.input_hash) != (stamped.key, stamped.judge, stamped.input_hash):
+        if (old.key, old.judge) != (stamped.key, stamped.judge):
             raise _other_results(out, f"{old.judge} on {old.prompt_id!r}")
         yield stamped
     if (old := next(existing, None)) is not None:
@@ -187,10 +187,13 @@ def expected_verdicts(judge: Judge, cases: Iterable[Case]) -> dict[ReplyKey, Exp
 def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
     """Yield the verdicts of a judge that uses a model; with `out`, only missing verdicts are requested."""
     if out is not None:
+        expected = expected_verdicts(judge, cases)
+        if old := supersede(out, Verdict, expected, only_changed_inputs=True):
+            display.logger.info("%s: %d verdicts on other replies are superseded; these replies are judged", out, old)
         yield from judge_missing(
             out,
             Verdict,
-            expected=expected_verdicts(judge, cases),
+            expected=expected,
             judge=judge.name,
             judge_replies=lambda missing: judge_cases(judge, (case for case in cases if case.reply.key in missing)),
             display=display,

@@ -18,7 +18,7 @@ from derta.metrics.comparisons import (
     win_rate_cell,
 )
 from derta.pipeline.judge import engine_loader, side_name
-from derta.pipeline.resuming import Expected, judge_missing
+from derta.pipeline.resuming import Expected, judge_missing, supersede
 from derta.protocols import Case, Display
 from derta.provenance import case_hash
 from derta.records import short_hash
@@ -107,10 +107,13 @@ def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, displ
     load = engine_loader(model)
     if out is not None:
         producer = {"judge": JUDGE, **load.producer()}
+        expected = {pair.ours.key: Expected(_pair_hash(pair), producer) for pair in pairs}
+        if old := supersede(out, Preference, expected, only_changed_inputs=True):
+            display.logger.info("%s: %d preferences on other replies are superseded", out, old)
         return judge_missing(
             out,
             Preference,
-            expected={pair.ours.key: Expected(_pair_hash(pair), producer) for pair in pairs},
+            expected=expected,
             judge=JUDGE,
             judge_replies=lambda missing: compare_replies(load(), (pair for pair in pairs if pair.ours.key in missing)),
             display=display,

@@ -96,10 +96,13 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
     return records
 
 
-def supersede(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected]) -> int:
+def supersede(
+    path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected], *, only_changed_inputs: bool = False
+) -> int:
     """Move the results that a stage would make differently today to `*.superseded.jsonl`, and return their number.
 
-    A run's folder uses this where its evaluations changed; nothing is lost.
+    A run's folder uses this where its evaluations changed. A file outside a run uses it with `only_changed_inputs`:
+    results of the same producer on the same keys, whose input changed. Nothing is lost.
 
     Raises:
         RunError: a result is there twice, or another process writes the file.
@@ -114,7 +117,7 @@ def supersede(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected]) 
             if record.key in current:
                 raise RunError(f"{path}: got a result for {record.prompt_id!r} twice; delete one of the lines")
             wanted = expected.get(record.key)
-            if wanted is None or wanted.fault(record) is not None:
+            if _is_superseded(record, wanted, only_changed_inputs=only_changed_inputs):
                 superseded.append(record)
             else:
                 current[record.key] = record
@@ -124,6 +127,12 @@ def supersede(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected]) 
                     file.add(record)
             write_records(path, list(current.values()))
     return len(superseded)
+
+
+def _is_superseded(record: Reply | Verdict | Preference, wanted: Expected | None, *, only_changed_inputs: bool) -> bool:
+    if wanted is None or record.producer != wanted.producer:
+        return not only_changed_inputs
+    return record.input_hash != wanted.input_hash
 
 
 def judge_missing(
