@@ -128,9 +128,13 @@ def test_a_full_disk_while_appending_is_reported():
 
 
 @needs_full_disk
-def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path):
-    path = write(tmp_path, "old\n")
-    path.with_name("rows.jsonl.partial").symlink_to(FULL_DISK)
+def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
+    path, open_file = write(tmp_path, "old\n"), Path.open
+
+    def open_on_full_disk(file, mode="r", **options):
+        return open_file(FULL_DISK, "w", **options) if file.suffix == ".partial" else open_file(file, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
     with pytest.raises(RunError, match=r"No space left on device"):
         write_records(path, [Reply(prompt_id="1", text="a")])
     assert path.read_text() == "old\n"

@@ -70,6 +70,11 @@ def test_a_child_renders_with_and_without_a_system_message_and_a_generation_prom
     reasons = []
     monkeypatch.setattr(TemplateError, "__init__", lambda self, message=None: reasons.append(message))
     assert render_conversations({"template": seen, "variables": {"x": "!"}, "cpu_seconds": 7}) == 0
-    assert reasons == ["user assistant FalseNone!", "user TrueNone!", "system user assistant user TrueNone!"]
+    assert reasons == [
+        "user assistant FalseNone!",
+        "user TrueNone!",
+        "system user assistant user TrueNone!",
+        "user assistant user assistant user assistant FalseNone!",
+    ]
     assert (resource.RLIMIT_AS, (2**31, 2**31)) in limits
     assert (resource.RLIMIT_CPU, (7, 8)) in limits

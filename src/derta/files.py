@@ -162,7 +162,8 @@ def _write_whole(path: Path, pieces: Iterable[str]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
+        partial.unlink(missing_ok=True)  # in a folder of a stranger it may be a link to another place
+        with partial.open("x", encoding="utf-8") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())

@@ -11,11 +11,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from derta.errors import ModelError
@@ -35,12 +36,14 @@ _BOOTSTRAP = (
     "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
     "from derta.template_probe import render_conversations; sys.exit(render_conversations(job))"
 )
-_USER, _ASSISTANT = {"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Sure."}
-_CONVERSATIONS: tuple[tuple[list[dict[str, str]], bool], ...] = (
-    ([_USER, _ASSISTANT], False),
-    ([_USER], True),
-    ([{"role": "system", "content": "Be brief."}, _USER, _ASSISTANT, _USER], True),
+_ROLES = (
+    (("user", "assistant"), False),
+    (("user",), True),
+    (("system", "user", "assistant", "user"), True),
+    (("user", "assistant") * 3, False),
 )
+"""Roles of the messages of each conversation, and whether it gets a generation prompt."""
+_TEXT_BYTES = (1, 8, 64, 1024)
 
 
 def check_template(template: str, *, variables: Mapping[str, Any], where: str) -> None:
@@ -106,7 +109,10 @@ def render_conversations(job: Mapping[str, Any]) -> int:
         known = highest != resource.RLIM_INFINITY
         resource.setrlimit(limit, (min(soft, highest) if known else soft, min(hard, highest) if known else hard))
 
-    for messages, add_generation_prompt in _CONVERSATIONS:
+    # random texts of several lengths, so that a template cannot tell a probe from its use by a fixed text
+    texts = cycle(map(token_hex, _TEXT_BYTES))
+    for roles, add_generation_prompt in _ROLES:
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
         variables = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
         try:
             text = (
@@ -134,26 +140,19 @@ def environment() -> Environment:
     """
     import jinja2
     import jinja2.ext
+    from jinja2.nodes import CallBlock
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class AssistantTracker(jinja2.ext.Extension):
         tags = {"generation"}  # noqa: RUF012 - Jinja's declaration
 
-        def __init__(self, environment: Environment) -> None:
-            super().__init__(environment)
-            environment.extend(activate_tracker=self.activate_tracker)
-
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_generation_support"), [], [], body).set_lineno(line)
+            return CallBlock(self.call_method("_generation_support"), [], [], body).set_lineno(line)
 
         def _generation_support(self, caller: Any) -> str:
             return caller()
-
-        @contextmanager
-        def activate_tracker(self) -> Iterator[None]:
-            yield
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -161,9 +160,13 @@ def environment() -> Environment:
     def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[AssistantTracker, jinja2.ext.loopcontrols]
     )
     sandbox.filters["tojson"] = to_json
-    sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    functions: dict[str, Any] = {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    sandbox.globals.update(functions)
     return sandbox

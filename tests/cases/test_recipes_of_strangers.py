@@ -1,6 +1,7 @@
 """Recipes as untrusted data: environment variables, keys, names of files, and YAML that expands to a huge value."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -248,3 +249,20 @@ def test_the_registry_knows_which_options_are_paths():
     assert registry.path_options(section(attack="self_cipher")) == ["demonstrations"]
     assert registry.path_options(section(attack="direct")) == []
     assert registry.path_options(section(attack="unknown")) == []
+
+
+# folders
+
+
+def test_a_report_of_a_stranger_s_folder_writes_through_no_link(finished, tmp_path, derta):
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    for name in ("summary.json", "report.html"):
+        (folder / f"{name}.partial").symlink_to(victim)
+        (folder / name).unlink()
+        (folder / name).symlink_to(victim)
+    assert derta("report", folder).code == 0
+    assert victim.read_text() == "untouched"
+    assert (folder / "report.html").is_file()
+    assert not (folder / "report.html").is_symlink()

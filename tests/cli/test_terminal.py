@@ -20,6 +20,7 @@ def test_records_of_every_library_and_warnings_are_clean(capsys):
         with escaped_terminal():
             logger.warning("model of type %s", HOSTILE)
             logger.warning(HOSTILE)
+            logger.warning("\x1b[31mred\x1b[0m")
             error = ValueError(HOSTILE)
             logger.error("failed", exc_info=(ValueError, error, None))
             sys.stderr.write(warnings.formatwarning(HOSTILE, UserWarning, "file.py", 3, line=HOSTILE))
@@ -31,6 +32,7 @@ def test_records_of_every_library_and_warnings_are_clean(capsys):
     assert not [character for character in err if character != "\n" and not character.isprintable()]
     assert not [line for line in err.splitlines() if line.startswith("derta: forged")]
     assert err.count("⟨U+001B⟩[2J") == 6
+    assert "\nred\n" in err
     assert logging.getLogRecordFactory() is not EscapedRecord
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ import typer
 
 from derta.errors import escape_entry, escape_hidden
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of the errors of command-line parsing, which typer does not export."""
 
@@ -32,8 +34,8 @@ class EscapedRecord(logging.LogRecord):
             self.exc_text = escape_entry("".join(traceback.format_exception(*self.exc_info)).rstrip("\n"))
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
-        """Return the message, escaped."""
-        return escape_entry(super().getMessage())
+        """Return the message, escaped and without colours, which libraries add for terminals."""
+        return escape_entry(_COLOUR.sub("", super().getMessage()))
 
 
 @contextmanager
