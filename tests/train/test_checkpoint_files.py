@@ -3,7 +3,15 @@ from types import SimpleNamespace
 import pytest
 
 from derta.errors import RunError
-from derta.train.checkpoint_files import FILE_LIST, check_checkpoint, find_fault, record_files, save_checkpoint
+from derta.train.checkpoint_files import (
+    FILE_LIST,
+    check_checkpoint,
+    delete_older,
+    find_fault,
+    record_files,
+    save_checkpoint,
+    step_of,
+)
 
 
 @pytest.fixture
@@ -60,6 +68,30 @@ def test_a_checkpoint_without_a_list_may_be_of_any_trainer_but_must_have_an_opti
     with pytest.raises(RunError, match="it has no optimizer state"):
         check_checkpoint(checkpoint, needs_optimizer=True)
     check_checkpoint(checkpoint, needs_optimizer=False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "limit", "best", "remaining"),
+    [
+        ((2, 4), None, None, {2, 4, 5}),
+        ((2, 4), 1, None, {5}),
+        ((2, 3, 4), 2, None, {4, 5}),
+        ((4, 6, 7), 2, None, {4, 5}),  # 6 and 7 are damaged, and training was resumed from 4
+        ((6,), 1, None, {5}),
+        ((2, 3, 4), 2, 2, {2, 5}),
+        ((2, 3, 4), 1, 3, {3, 5}),
+        ((2, 3, 4), 3, 5, {3, 4, 5}),
+    ],
+)
+def test_the_newest_and_the_best_checkpoints_remain_and_later_steps_are_deleted_first(
+    tmp_path, steps, limit, best, remaining
+):
+    for step in (*steps, 5):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    delete_older(
+        tmp_path / "checkpoint-5", limit=limit, best=None if best is None else str(tmp_path / f"checkpoint-{best}")
+    )
+    assert {step_of(path) for path in tmp_path.iterdir()} == remaining
 
 
 def test_an_older_checkpoint_is_deleted_only_after_the_new_one_is_recorded(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from derta.errors import RunError
 from derta.files import sync_folder, write_text
@@ -88,5 +88,26 @@ def save_checkpoint(trainer: Trainer, write: Callable[[], None], *, folder: Path
     if args.should_save:
         write_arguments(args, checkpoint)  # with the limit
         record_files(checkpoint)
-        best = trainer.state.best_model_checkpoint
-        rotate_checkpoints(str(folder), limit, best_model_checkpoint=best, use_mtime=True)
+        delete_older(checkpoint, limit=limit, best=trainer.state.best_model_checkpoint)
+
+
+def delete_older(checkpoint: Path, *, limit: int | None, best: str | None) -> None:
+    """Delete all but `limit` checkpoints, of which one is the newest and one the best.
+
+    Checkpoints of later steps are damaged, or of a training that was resumed from an earlier step: they are deleted
+    first. `Trainer` would keep them where times of change are not reliable, and delete the new one.
+    """
+    if limit is None:
+        return
+    newest = step_of(checkpoint)
+    others = [path for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path != checkpoint]
+    others = [path for path in others if best is None or path != Path(best)]
+    others.sort(key=lambda path: (step_of(path) < newest, step_of(path)))
+    kept = max(0, limit - 1 - (best is not None and Path(best) != checkpoint))
+    for path in others[: len(others) - kept]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in the name of a checkpoint's folder."""
+    return int(checkpoint.name.rpartition("-")[2])

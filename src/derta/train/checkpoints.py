@@ -26,7 +26,7 @@ from transformers.utils.hub import PushInProgress
 
 from derta.errors import DertaError, RunError, is_out_of_memory
 from derta.run_folder import clean_up_training, finish_folder
-from derta.train.checkpoint_files import FILE_LIST, find_fault
+from derta.train.checkpoint_files import FILE_LIST, find_fault, step_of
 from derta.train.config import DertaConfig, write_arguments
 from derta.train.distributed import is_sharded, save_full_state_dict
 from derta.train.memory import out_of_memory_as_model_error, peak_memory, training_advice
@@ -54,7 +54,8 @@ class NonFiniteLossError(DertaError):
 def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
     """Train, resuming from the last complete checkpoint if there is one, save to `out`, and delete the checkpoints.
 
-    `train_log.json` holds the logged values. TensorBoard's files are copied to `out` + `.runs`.
+    `train_log.json` holds the logged values; its last entries (time, mean loss) are of the time since the last start.
+    TensorBoard's files are copied to `out` + `.runs`.
 
     Returns:
         `out`.
@@ -137,7 +138,7 @@ def save(trainer: Trainer, out: Path) -> None:
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
         peak = {"step": trainer.state.global_step, "peak_memory_gib": round(peak_memory() / 2**30, 3)}
-        history = json.dumps([*trainer.state.log_history, peak], indent=1)
+        history = json.dumps([*trainer.state.log_history, peak], indent=1, sort_keys=True)  # as in checkpoints
         (partial / "train_log.json").write_text(history + "\n", encoding="utf-8")
         finish_folder(partial, out)
     trainer.accelerator.wait_for_everyone()
@@ -169,7 +170,7 @@ def _is_full_disk(error: Exception) -> bool:
 
 def last_complete_checkpoint(folder: Path) -> str | None:
     """Return the path of the newest complete checkpoint, or None; a warning names each newer one that is skipped."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         fault = find_fault(path)
         if fault is None:
             return str(path)
