@@ -128,6 +128,8 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_data(rng: Rand
 
 
 def test_a_mixture_above_the_available_data_is_an_error() -> None:
+    with pytest.raises(DataError, match="expected 51 helpful examples, only 50 are available"):
+        draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=2, num_helpful=51, seed=0)
     with pytest.raises(DataError, match="expected 22 triples, only 20 are available"):
         draw_mixture(triples=TRIPLES, examples=EXAMPLES, num_triples=22, num_helpful=0, seed=0)
 
