@@ -2,6 +2,7 @@ import pytest
 import torch
 from one_step import REFUSALS, assert_close, gradients
 
+from derta.data.rows import IGNORE
 from derta.errors import ModelError
 from derta.train.collator import collate
 from derta.train.loss import model_inputs, use_label_loss
@@ -27,6 +28,24 @@ def test_gradients_added_in_place_are_those_of_autograd_over_micro_batches_and_s
             for model in (stock, ours):
                 for weight in model.parameters():
                     weight.sub_(1e-3 * weight.grad)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1,)])
+def test_a_micro_batch_without_labels_adds_nothing_to_the_gradients_in_place(model_of, some_rows, tied, order):
+    without = [row._replace(labels=[IGNORE] * len(row.labels)) for row in some_rows]
+    stock, ours = (model_of("llama", tie_word_embeddings=tied) for _ in range(2))
+    use_label_loss(stock, refusal_ids=REFUSALS)
+    use_label_loss(ours, refusal_ids=REFUSALS, in_place=True)
+    for rows in [(some_rows, without)[i] for i in order]:
+        for model in (stock, ours):
+            model(**model_inputs(collate(rows, capacity=64, pad_id=0))).loss.backward()
+    found, expected = gradients(ours), gradients(stock)
+    assert set(found) == set(expected)
+    if order == (1,):
+        assert not any(grad.any() for grad in found.values())
+    else:
+        assert_close(found, expected)
 
 
 def test_the_padding_rows_gradient_stays_zero_in_place(model_of, some_rows):

@@ -253,7 +253,7 @@ def _set_target_gradients(
         of_target = of_target / softmax.sums
     for place, block in softmax.blocks:
         if divide:
-            block.div_(softmax.sums.to(block.dtype)[:, None])
+            block.div_(softmax.sums[:, None])  # in fp32: a sum over a large vocabulary can be infinite in fp16
         inside, column = _columns(targets, place)
         previous = block.gather(1, column).squeeze(1)
         block.scatter_(1, column, torch.where(inside, of_target.to(block.dtype), previous)[:, None])
