@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from derta.columns import REQUEST
 from derta.data.requests import REQUEST_FORMATS, load_requests, mmlu_rows
 from derta.errors import DataError
 from derta.files import write_records
@@ -49,6 +50,11 @@ ROWS: dict[str, tuple[dict[str, Any], Request]] = {
         {"instruction": "Bake bread", "output": "Mix flour.", "dataset": "food"},
         Request(id=short_hash("Bake bread"), text="Bake bread", category="food", answer="Mix flour."),
     ),
+    **{
+        name: ({name: "Bread?", "category": "food"}, Request(id=short_hash("Bread?"), text="Bread?", category="food"))
+        for name in REQUEST
+        if name not in ("question", "instruction")
+    },
     "questions": (
         {"question": "2 + 3?", "answer": "2 and 3 are <<2+3=5>>5.\n#### 5"},
         Request(id=short_hash("2 + 3?"), text="2 + 3?", answer="5"),
@@ -167,7 +173,7 @@ def test_a_missing_archive_or_another_file_than_a_zip_is_an_error(tmp_path: Path
         ([{"id": "r1", "text": "Bread?", "txet": ""}], "auto", r"a\.jsonl:1: not a request: txet"),
         ([""], "auto", r"a\.jsonl:1: not a request: text"),
         (["Bread?", {"questoin": "Cake?"}], "auto", r"a\.jsonl:2: expected a field 'question', got questoin"),
-        ([{"goal": "Bread?"}], "auto", r"a\.jsonl:1: no known format has the fields goal; expected one of: requests"),
+        ([{"aim": "Bread?"}], "auto", r"a\.jsonl:1: no known format has the fields aim; expected one of: requests"),
         ([XSTEST | {"label": "?"}], "xstest_safe", r"a\.jsonl:1: label: expected safe or unsafe, got '\?'"),
         ([XSTEST], "xstest_unsafe", r"a\.jsonl: expected requests of format xstest_unsafe, found none"),
         ([{"prompt": "x", "label": "safe"}], "xstest_safe", r"a\.jsonl:1: expected a field 'id'"),

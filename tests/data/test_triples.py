@@ -11,12 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.columns import REQUEST
 from derta.data.triples import TRIPLE_FORMATS, JudgedResponse, load_triples, pair_responses, read_triples
 from derta.errors import DataError
 from derta.records import Triple
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "triples": [{"query": "q", "safe": "no", "harmful": "yes", "category": "craft"}],
+    **{
+        f"triples_{name}": [{name: "q", "safe": "no", "harmful": "yes", "category": "craft"}]
+        for name in REQUEST
+        if name != "query"
+    },
     "pku_saferlhf": [
         {
             "prompt": "q",
@@ -58,7 +64,7 @@ def test_every_format_is_detected_by_its_fields_and_parsed_as_the_triple(tmp_pat
     assert read == read_triples(path, format=name)
     assert not read.dropped
     assert read.triples[0].category == (None if name == "aisafetylab" else "craft")
-    assert read.triples[0].source == (None if name == "triples" else "safety")
+    assert read.triples[0].source == (None if name.startswith("triples") else "safety")
 
 
 def test_csv_and_parquet_hold_flags_and_categories_too(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_file_without_requests_can_be_judged(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"label": 1}, "expected a column response or completion"),
+        ({"label": 1}, "expected a column response or reply or completion"),
         ({"response": "x"}, "expected a column harmful or"),
         ({"response": "x", "label": "perhaps"}, "got 'perhaps'"),
         ({"response": "x", "label": None}, "got 'none'"),

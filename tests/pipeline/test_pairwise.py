@@ -49,7 +49,7 @@ def test_replies_of_runs_are_matched_by_prompt_id(finished, scripted, derta):
     ("rows", "part"),
     [
         ([{"question": "Another?", "response": "Yes."}], "got none in common"),
-        ([{"question": "Ask 0?", "response": 3}], "expected a reply record"),
+        ([{"question": "Ask 0?", "response": 3}], "response: expected text, got '3'"),
     ],
 )
 @pytest.mark.usefixtures("scripted")

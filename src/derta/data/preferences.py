@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from derta.chat import ChatFormat, encode_turn
+from derta.columns import REQUEST
 from derta.data.cleaning import match_key
 from derta.data.encoding import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
@@ -70,16 +71,15 @@ class _PairFormat(NamedTuple):
     fields: tuple[str, ...]
 
 
-PAIR_FORMATS = {
-    "query": _PairFormat(("query", "chosen", "rejected")),
-    "prompt": _PairFormat(("prompt", "chosen", "rejected")),
-}
+PAIR_FORMATS = {name: _PairFormat((name, "chosen", "rejected")) for name in REQUEST}
 
 
 def load_preferences(
     source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
 ) -> list[Preference]:
-    """Load pairs with the fields {query, chosen, rejected} (or {prompt, …}) from a file, folder or Hub dataset.
+    """Load pairs with the fields {query, chosen, rejected} from a file, folder or Hub dataset.
+
+    `query` may have another name of `derta.columns.REQUEST`, such as `prompt`.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.columns import REQUEST, UnreadColumns
 from derta.data.fields import pick_format, text_of, value_of
 from derta.data.helpful import instruction_of
 from derta.errors import DataError
@@ -17,7 +18,9 @@ from derta.sources import Row, csv_records, fields_of, read_rows, read_zip
 
 
 class RequestFormat(NamedTuple):
-    """Format of a request dataset: the required fields, and the parser of a row.
+    """Format of a request dataset: the required fields, the parser of a row, and optional fields that it reads.
+
+    Other fields are named in a log message; None: all are known, and none is named.
 
     The parser returns the fields of a `Request`, or None for a row to skip. The field `id` is absent if the ids of the
     file are not unique across files.
@@ -25,6 +28,7 @@ class RequestFormat(NamedTuple):
 
     fields: tuple[str, ...]
     read: Callable[[Row], dict[str, object] | None]
+    optional: tuple[str, ...] | None = None
 
 
 def load_requests(
@@ -58,8 +62,11 @@ def load_requests(
         raise DataError(f"{source}: XSTest holds safe and unsafe requests; set the format xstest_safe or xstest_unsafe")
     seen: dict[str, str] = {}
     requests: list[Request] = []
+    unread = UnreadColumns(source)
     for row in rows:
         parsed = layout.read(row)
+        if layout.optional is not None:
+            unread.add(fields_of(row), (*layout.fields, *layout.optional))
         if parsed is None:
             continue
         request = _request_of(parsed, row)
@@ -70,6 +77,7 @@ def load_requests(
             )
         seen[request.id] = row.where
         requests.append(request)
+    unread.log()
     if not requests:
         raise DataError(f"{source}: expected requests of format {key}, found none; check the labels")
     return requests[:limit]
@@ -166,10 +174,31 @@ def _instruction(row: Row) -> dict[str, object]:
     return {"text": instruction_of(row), "answer": answer or None, "category": fields.get("dataset")}
 
 
+def _column(name: str) -> Callable[[Row], dict[str, object]]:
+    """Return a parser of the request in one column; a column `category` is read too."""
+
+    def read(row: Row) -> dict[str, object]:
+        return {"text": text_of(row, name), "category": fields_of(row).get("category")}
+
+    return read
+
+
 def _question(row: Row) -> dict[str, object]:
     """Parse a row of GSM8K; its answer is the text after the last `####`."""
     answer = text_of(row, "answer") if "answer" in fields_of(row) else ""
     return {"text": text_of(row, "question"), "answer": answer.rpartition("####")[2].strip() or None}
+
+
+_FORMAT_OF = {"instruction": "instructions", "question": "questions"}
+
+
+def _column_format(name: str) -> RequestFormat:
+    """Return the format of a file with the requests in one column."""
+    if name == "instruction":
+        return RequestFormat((name,), _instruction, ("input", "output", "dataset"))
+    if name == "question":
+        return RequestFormat((name,), _question, ("answer",))
+    return RequestFormat((name,), _column(name), ("category",))
 
 
 _XSTEST_FIELDS = ("id", "prompt", "type", "label")
@@ -185,6 +214,5 @@ REQUEST_FORMATS: dict[str, RequestFormat] = {
     "xstest_unsafe": RequestFormat(_XSTEST_FIELDS, _xstest("unsafe")),
     "xstest_all": RequestFormat(_XSTEST_FIELDS, _xstest("safe", "unsafe")),
     "mmlu": RequestFormat(("subject", "index", "question", "a", "b", "c", "d", "answer"), _mmlu),
-    "instructions": RequestFormat(("instruction",), _instruction),
-    "questions": RequestFormat(("question",), _question),
+    **{_FORMAT_OF.get(name, name): _column_format(name) for name in REQUEST},
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from derta.columns import REQUEST
 from derta.data.fields import flag_of, log_dropped, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
@@ -152,6 +153,9 @@ def _triple(row: Row) -> Triple:
         key: cast("list[Any]", value)[0] if isinstance(value, list) and value else value
         for key, value in fields.items()
     }
+    if "query" not in first:
+        name = next(name for name in REQUEST if name in first)
+        first["query"] = first.pop(name)
     return parse_record(Triple, {key: value for key, value in first.items() if value is not None}, where=row.where)
 
 
@@ -193,6 +197,7 @@ def _category(value: object, *, where: str) -> str | None:
 
 TRIPLE_FORMATS: dict[str, TripleFormat] = {
     "triples": TripleFormat(("query", "safe", "harmful"), None),
+    **{f"triples_{name}": TripleFormat((name, "safe", "harmful"), None) for name in REQUEST if name != "query"},
     "pku_saferlhf": TripleFormat(
         ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe"), _pku_saferlhf
     ),

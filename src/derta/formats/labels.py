@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from derta.columns import REPLY, Columns, UnreadColumns, columns_of
 from derta.errors import DataError
 from derta.formats.replies import foreign_prompt
 from derta.records import Measure, Prompt, Reply
-from derta.sources import Row, fields_of, read_rows
+from derta.sources import read_rows
 
-REQUEST = ("request", "question", "prompt", "goal", "behavior")
-REPLY = ("response", "completion", "reply", "generation")
 LABEL: Mapping[Measure, tuple[str, ...]] = {
     "harmful": ("harmful", "unsafe", "jailbroken", "final_label", "label"),
     "refused": ("refused", "final_label", "label"),
@@ -64,40 +63,33 @@ def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
     Raises:
         DataError: a required column is missing, or a label is neither in `BOTH` nor in `WORDS` of the measure.
     """
+    unread = UnreadColumns(path)
     for number, row in enumerate(read_rows(path)):
-        columns = {name.lower().strip(): value for name, value in fields_of(row).items()}
-        request = _text(columns, REQUEST, row)
-        text = _text(columns, REPLY, row)
+        columns = columns_of(row, numbers=True)
+        text = columns.text(REPLY)
         if text is None:
-            raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns)}")
-        attack = _text(columns, ("attack", "method"), row)
-        prompt = foreign_prompt(number, request, answer=_text(columns, ("answer",), row), attack=attack)
-        truth = _label(columns, row, measure)
-        yield LabelledCase(
-            prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, _text(columns, ("reply_class", "class"), row)
+            raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns.values)}")
+        attack, reply_class = columns.text(("attack", "method")), columns.text(("reply_class", "class"))
+        prompt = foreign_prompt(
+            number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]), attack=attack
         )
+        truth = _label(columns, measure)
+        unread.add(columns.values, columns.read)
+        yield LabelledCase(prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, reply_class)
+    unread.log()
 
 
-def _text(columns: Mapping[str, Any], names: tuple[str, ...], row: Row) -> str | None:
-    """Return the text of the first existing column; numbers are converted to text, as in CSV."""
-    for name in names:
-        if name in columns and columns[name] is not None:
-            value = columns[name]
-            if isinstance(value, str | int | float) and not isinstance(value, bool):
-                return str(value)
-            raise DataError(f"{row.where}: {name}: expected text, got {str(value)[:40]!r}; fix or remove the row")
-    return None
-
-
-def _label(columns: Mapping[str, Any], row: Row, measure: Measure) -> bool | None:
-    name = next((name for name in LABEL[measure] if name in columns), None)
+def _label(columns: Columns, measure: Measure) -> bool | None:
+    where, values = columns.row.where, columns.values
+    name = next((name for name in LABEL[measure] if name in values), None)
     if name is None:
-        raise DataError(f"{row.where}: expected a column {' or '.join(LABEL[measure])}, got {', '.join(columns)}")
-    word = str(columns[name]).strip().lower()
+        raise DataError(f"{where}: expected a column {' or '.join(LABEL[measure])}, got {', '.join(values)}")
+    columns.read.add(name)
+    word = str(values[name]).strip().lower()
     labels = {**BOTH, **WORDS[measure]}
     if word not in labels:
         raise DataError(
-            f"{row.where}: {name}: expected 0 or 1, true or false, or one of {', '.join(WORDS[measure])}, got "
+            f"{where}: {name}: expected 0 or 1, true or false, or one of {', '.join(WORDS[measure])}, got "
             f"{word[:40]!r}; fix or remove the row"
         )
     return labels[word]

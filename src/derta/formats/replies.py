@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from derta.columns import REPLY, REQUEST, UnreadColumns, columns_of
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
 from derta.protocols import Case
@@ -17,16 +18,15 @@ from derta.records import Message, Prompt, Reply, ReplyKey
 from derta.sources import Row, read_rows
 
 _LOG = logging.getLogger(__name__)
-QUESTION = ("question", "instruction")
-RESPONSE = ("response", "output")
 
 
 def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case]:
     """Load replies with their prompts and yield them as cases, without loading all replies or prompts into memory.
 
-    A row is a `Reply` record, a `{"question", "response"[, "answer"]}` object (or `{"instruction", "output"}`), or a
-    string with the reply. The prompt of a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the
-    folder of the file or its parent. Prompts of that file without any reply are counted in a log message.
+    A row is a `Reply` record, an object with a request and a reply in columns of `derta.columns` and optionally an
+    `answer`, or a string with the reply. Columns that are not read are named in a log message. The prompt of a `Reply`
+    is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent. Prompts of that
+    file without any reply are counted in a log message.
 
     Raises:
         DataError: a row is none of these, its prompt is missing, or two rows are the same sample of one prompt.
@@ -34,6 +34,7 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
     with ExitStack() as open_files:
         prompts: PromptFile | None = None
         seen: set[ReplyKey] = set()
+        unread = UnreadColumns(path)
         for number, row in enumerate(read_rows(path)):
             if isinstance(row.value, dict) and "prompt_id" in row.value:
                 prompts = prompts or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
@@ -46,7 +47,8 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
                 seen.add(case.reply.key)
                 yield case
             else:
-                yield _foreign_case(row, number)
+                yield _foreign_case(row, number, unread)
+        unread.log()
         if prompts is not None:
             _log_missing(path, prompts.ids - {prompt_id for prompt_id, _ in seen}, total=len(prompts.ids))
 
@@ -111,23 +113,33 @@ def _case_of_reply(row: Row, find: Callable[[str], Prompt | None]) -> Case:
     return Case(prompt, reply)
 
 
-def _foreign_case(row: Row, number: int) -> Case:
-    value: Any = {"response": row.value} if isinstance(row.value, str) else row.value
-    text = _first(value, RESPONSE) if isinstance(value, dict) else None
-    if not isinstance(text, str):
+def _foreign_case(row: Row, number: int, unread: UnreadColumns) -> Case:
+    if isinstance(row.value, str):
+        prompt = foreign_prompt(number, None)
+        return Case(prompt, Reply(prompt_id=prompt.id, text=row.value))
+    columns = columns_of(row) if isinstance(row.value, dict) else None
+    text = None if columns is None else columns.text(REPLY)
+    if columns is None or text is None:
         raise DataError(
-            f'{row.where}: expected a reply record, {{"question", "response"[, "answer"]}} or a string, '
-            f"got {str(row.value)[:60]!r}"
+            f"{row.where}: expected a reply record, an object with a reply ({' or '.join(REPLY)}) and its request "
+            f"({' or '.join(REQUEST)}), or a string, got {str(row.value)[:60]!r}"
         )
-    question, answer = _first(value, QUESTION), value.get("answer")
-    if not isinstance(question, str | None) or not isinstance(answer, str | None):
-        raise DataError(f"{row.where}: question and answer: expected text, got {question!r:.40} and {answer!r:.40}")
-    prompt = foreign_prompt(number, question, answer=answer)
+    prompt = foreign_prompt(number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]))
+    unread.add(columns.values, columns.read)
     return Case(prompt, Reply(prompt_id=prompt.id, text=text))
 
 
-def foreign_prompt(number: int, request: str | None, *, answer: str | None = None, attack: str | None = None) -> Prompt:
+def foreign_prompt(
+    number: int,
+    request: str | None,
+    *,
+    sent: str | None = None,
+    answer: str | None = None,
+    attack: str | None = None,
+) -> Prompt:
     """Build the prompt of a row in a published format; its request and messages are None if the row has no request.
+
+    `sent` is the text that the model received, by default the request.
 
     >>> foreign_prompt(7, "How is tea made?").id, foreign_prompt(7, " ").request
     ('row-7', None)
@@ -139,10 +151,6 @@ def foreign_prompt(number: int, request: str | None, *, answer: str | None = Non
         request=text,
         foreign=True,
         attack=attack if attack and attack.strip() else "direct",
-        messages=(Message(role="user", content=text),) if text else None,
+        messages=(Message(role="user", content=sent or text),) if text else None,
         answer=answer,
     )
-
-
-def _first(value: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((value[name] for name in names if name in value), None)

@@ -28,7 +28,8 @@ def judge(
 ) -> None:
     """Judge replies and print the rate.
 
-    The file contains derta's own replies, rows of {question, response[, answer]}, or bare strings.
+    The file contains derta's own replies, rows of {question, response[, answer]}, or bare strings. For other names of
+    these columns see docs/glossary.md; columns that are not read are named.
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """

@@ -1,0 +1,120 @@
+"""Column names of requests and replies in published files, shared by all commands that read such files."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from derta.errors import DataError
+from derta.sources import Row, fields_of
+
+REQUEST = ("request", "goal", "question", "query", "instruction", "behavior", "forbidden_prompt", "prompt")
+"""Columns of a request, the most specific first: next to another one, `prompt` is the text that the model received."""
+REPLY = ("response", "reply", "completion", "generation", "output")
+"""Columns of a reply; next to another one, `output` is a reference."""
+CONTEXT = ("input", "context")
+"""Columns that belong to an `instruction`: the text that it is about."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A row by the names of its columns, in lower case, with the names that were read.
+
+    >>> columns = columns_of(Row("a.csv:2", {"Goal": "Bake bread", "prompt": "Pretend. Bake bread", "Output": "Mix."}))
+    >>> columns.request(), columns.sent(), columns.text(REPLY), sorted(columns.read)
+    ('Bake bread', 'Pretend. Bake bread', 'Mix.', ['goal', 'output', 'prompt'])
+    """
+
+    row: Row
+    values: Mapping[str, Any]
+    numbers: bool = False
+    read: set[str] = field(default_factory=set[str])
+
+    def text(self, names: Collection[str]) -> str | None:
+        """Return the text of the first of the columns with a value; with `numbers`, those become text, as in CSV.
+
+        Raises:
+            DataError: The value is not text.
+        """
+        name = self._first(names)
+        if name is None:
+            return None
+        self.read.add(name)
+        value = self.values[name]
+        if not isinstance(value, str) and not (self.numbers and _is_number(value)):
+            raise DataError(f"{self.row.where}: {name}: expected text, got {str(value)[:40]!r}; fix or remove the row")
+        return str(value)
+
+    def request(self) -> str | None:
+        """Return the request, an instruction with its input or context; None without one."""
+        text = self.text(REQUEST)
+        if self._first(REQUEST) != "instruction" or not text:
+            return text
+        context = [part for name in CONTEXT if (part := self.text([name]))]
+        return "\n\n".join([text, *context])
+
+    def sent(self) -> str | None:
+        """Return the text that the model received: the column `prompt` next to another request column."""
+        return self.text(["prompt"]) if self._first(REQUEST) != "prompt" else None
+
+    def _first(self, names: Collection[str]) -> str | None:
+        filled = [name for name in names if self.values.get(name) not in (None, "")]
+        return next((name for name in (*filled, *names) if self.values.get(name) is not None), None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def columns_of(row: Row, *, numbers: bool = False) -> Columns:
+    """Return a row's columns.
+
+    Raises:
+        DataError: The row is no object, or two names differ only in case or blanks.
+    """
+    values: dict[str, Any] = {}
+    for name, value in fields_of(row).items():
+        key = name.lower().strip()
+        if key in values:
+            raise DataError(f"{row.where}: expected columns of different names, got {name!r} twice; rename one")
+        values[key] = value
+    return Columns(row, values, numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadColumns:
+    """Counts of the columns of a file that are not read, for one log message."""
+
+    source: object
+    counts: Counter[str] = field(default_factory=Counter[str])
+    without_request: Counter[bool] = field(default_factory=Counter[bool])
+
+    def add(self, values: Mapping[str, Any], read: Collection[str]) -> None:
+        """Count a row's columns that have a value and were not read, and whether it has a request."""
+        self.counts.update(name for name, value in values.items() if name not in read and value not in (None, ""))
+        self.without_request[not any(name in REQUEST for name in read)] += 1
+
+    def log(self) -> None:
+        """Log the names; a column of the tables above is a warning, and so are rows without a request."""
+        if self.without_request[True]:
+            _LOG.warning(
+                "%s: %d of %d rows have no request (expected a column %s)%s",
+                self.source,
+                self.without_request[True],
+                self.without_request.total(),
+                " or ".join(REQUEST),
+                f"; columns that are not read: {', '.join(sorted(self.counts))}" if self.counts else "",
+            )
+        elif self.counts:
+            is_warning = not self.counts.keys().isdisjoint((*REQUEST, *REPLY))
+            _LOG.log(
+                logging.WARNING if is_warning else logging.INFO,
+                "%s: columns that are not read: %s",
+                self.source,
+                ", ".join(sorted(self.counts)),
+            )
