@@ -6,9 +6,12 @@ from one_step import FAMILIES, REFUSALS, SCALED, assert_close, gradients, our_st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from derta.data.rows import IGNORE, TERMS
+from derta.data.rows import IGNORE, TERMS, TrainRow
+from derta.data.tree import tree_of
 from derta.train import loss as label_loss
 from derta.train.collator import collate
+from derta.train.cross_entropy import LabelCrossEntropy
+from derta.train.head import Head
 from derta.train.loss import model_inputs, use_label_loss
 from tolerances import step_tolerance
 
@@ -206,3 +209,110 @@ def test_without_labels_the_stock_forward_answers(model_of):
     ids = torch.arange(5, 12)[None]
     assert torch.equal(model(input_ids=ids).logits, stock(input_ids=ids).logits)
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 10)
+
+
+def test_the_stock_forward_gets_its_other_inputs(model_of):
+    model, stock = model_of("gpt2"), model_of("gpt2")
+    use_label_loss(model, refusal_ids=REFUSALS)
+    ids = torch.arange(5, 12)[None]
+    inputs = {"attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1, 1]]), "position_ids": torch.arange(7)[None] + 3}
+    logits = model(input_ids=ids, **inputs).logits
+    assert torch.equal(logits, stock(input_ids=ids, **inputs).logits)
+    assert not torch.allclose(logits, stock(input_ids=ids).logits, atol=1e-3)
+
+
+def test_a_model_that_is_patched_again_keeps_its_stock_forward(model_of, some_rows):
+    model = model_of("llama")
+    stock = model.forward
+    found, _ = our_step(model, some_rows)
+    use_label_loss(model, refusal_ids=(5,))
+    assert model.forward.stock_forward == stock
+    again = model(**model_inputs(collate(some_rows, capacity=64, pad_id=0)))
+    assert float(again.loss.detach()) == pytest.approx(float(found.loss), rel=1e-6)
+    assert float(again.refusal_sum) != pytest.approx(float(found.refusal_sum), rel=1e-3)  # the new refusal tokens
+
+
+@pytest.mark.parametrize(
+    ("lm_head", "vocab"), [(nn.Linear(8, 70), 70), (nn.Sequential(nn.Linear(8, 70)), 2**17)]
+)  # 2**17: a head whose vocabulary is unknown
+def test_the_logits_of_any_head_are_computed_in_chunks_that_fit_into_their_memory(monkeypatch, lm_head, vocab):
+    monkeypatch.setattr(label_loss, "MAX_CHUNK_BYTES", 3 * vocab * 4)
+    sizes = []
+    handle = lm_head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    targets = torch.arange(7)
+
+    def losses(hidden):
+        with torch.no_grad():
+            return label_loss.label_losses(
+                lm_head, hidden, targets[: len(hidden)], weights=torch.ones(len(hidden)),
+                refusal_ids=torch.tensor(REFUSALS), head=Head(), patched=False,
+            )  # fmt: skip
+
+    hidden = torch.randn(7, 8)
+    total, found, refusing = losses(hidden)
+    assert sizes == [3, 3, 1]
+    monkeypatch.setattr(label_loss, "MAX_CHUNK_BYTES", 1)
+    sizes.clear()
+    assert torch.allclose(losses(hidden)[1], found, rtol=1e-5)
+    assert sizes == [1] * 7
+    handle.remove()
+    with torch.no_grad():
+        log_probs = lm_head(hidden).log_softmax(dim=-1)
+    assert torch.allclose(found, -log_probs[torch.arange(7), targets], rtol=1e-5)
+    assert torch.allclose(refusing, log_probs[:, list(REFUSALS)].exp().sum(dim=1), rtol=1e-5)
+    assert float(total) == pytest.approx(float(found.sum()))
+
+
+def test_the_head_computes_in_the_dtype_of_autocast_and_otherwise_in_that_of_the_hidden_states(model_of):
+    model = model_of("llama")
+    use_label_loss(model, refusal_ids=REFUSALS)
+    hidden, targets = torch.randn(7, model.config.hidden_size), torch.arange(7)
+    inputs = {"weights": torch.ones(7), "refusal_ids": torch.tensor(REFUSALS)}
+    weight = model.lm_head.weight.detach()
+
+    def losses(dtype):
+        values = (targets, *inputs.values(), Head(), dtype, None)
+        return LabelCrossEntropy.apply(hidden, weight, None, *values)[1]
+
+    assert torch.equal(model.lm_head(hidden, labels=targets, **inputs)[1], losses(torch.float32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.lm_head(hidden, labels=targets, **inputs)[1]
+    assert torch.equal(found, losses(torch.bfloat16))
+    assert not torch.equal(found, losses(torch.float32))
+
+
+def test_a_tree_has_the_losses_and_counts_of_its_rows(model_of, some_rows):
+    rto = max((row for row in some_rows if row.term == "rto"), key=lambda row: len(row.input_ids))
+    safe = TrainRow("s", "safe", [*rto.input_ids[:9], 7, 8, 9], [IGNORE] * 9 + [7, 8, 9])
+    rows = [rto, safe, safe, TrainRow("t", "safe", [*rto.input_ids[:3], 6, 8], [IGNORE] * 3 + [6, 8])]
+    separate, grads = our_step(model_of("llama"), rows)
+    merged, tree_grads = our_step(model_of("llama"), [tree_of(rows)])
+    assert merged.counts.tolist() == separate.counts.tolist()
+    assert torch.allclose(merged.loss_sums, separate.loss_sums, rtol=step_tolerance())
+    assert float(merged.loss) == pytest.approx(float(separate.loss), rel=step_tolerance())
+    assert float(merged.refusal_sum) == pytest.approx(float(separate.refusal_sum), rel=step_tolerance())
+    assert_close(tree_grads, grads)
+
+
+def test_what_serves_messages_and_the_divisor_is_no_input_of_the_model(some_rows):
+    batch = collate(some_rows, capacity=64, pad_id=0)
+    assert set(batch) - set(model_inputs(batch)) == {"row_ids", "items"}
+
+
+class DoubledHead(nn.Linear):
+    """A head of a class of its own, as adapters and quantization have."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def test_a_head_of_another_class_computes_its_own_logits(model_of, some_rows):
+    def doubled():
+        model = model_of("llama", tie_word_embeddings=False)
+        model.lm_head.__class__ = DoubledHead
+        return model
+
+    stock_loss, stock_grads = stock_step(doubled(), some_rows)
+    found, grads = our_step(doubled(), some_rows)
+    assert float(found.loss / found.counts.sum()) == pytest.approx(stock_loss, rel=step_tolerance())
+    assert_close(grads, stock_grads)
