@@ -5,7 +5,7 @@ import zipfile
 from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from derta import sources
@@ -81,10 +81,16 @@ def test_another_compression_and_encryption_are_one_line(tmp_path, compression):
         load_requests(path)
 
 
-IDS = st.text(st.sampled_from("ab./\\:~\x00\n "), min_size=1, max_size=8)
+PARTS = ["..", ".", "/", "\\", "a", "C:", "~", "\x00", "\n", " "]
+IDS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join)
 
 
 @given(IDS)
+@example("../x")
+@example("a/../../x")
+@example("..\\x")
+@example("C:/x")
+@example("x\n")
 def test_no_id_is_a_path_out_of_the_folder_of_an_export(prompt_id):
     member = f"samples/{sample_id(prompt_id)}_epoch_1.json"
     for path in (PurePosixPath(member), PureWindowsPath(member)):
