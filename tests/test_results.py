@@ -57,5 +57,11 @@ def test_a_summary_of_another_format_is_refused():
         Summary.model_validate({"title": "t", "recipe": "t", "versions": {}, "cells": [], "figures": []})
 
 
+def test_a_cell_has_the_bounds_and_the_missing_cases_of_its_rate():
+    found = cell(rate([True, False, None, "unanswered"]), Place("attack", "prefill"))
+    assert (found.value, found.bounds, found.unscored, found.unanswered) == (0.5, (0.25, 0.75), 1, 1)
+    assert cell(rate([True, False]), Place("attack", "prefill")).bounds is None
+
+
 def test_a_comparison_without_a_question_compares_methods_with_the_first():
     assert Comparison.model_fields["question"].default == "methods with the first"

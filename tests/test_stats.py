@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control, norm
 
 from derta.stats import (
+    Rate,
     bootstrap_mean,
     cohen_kappa,
     holm,
@@ -71,7 +72,30 @@ def test_the_confidence_is_95_percent_unless_another_is_named():
 
 def test_rates_of_counts_have_no_unscored_cases_unless_they_are_given():
     assert rate_of_counts(1, scored=2) == rate([True, False])
-    assert rate_of_counts(0, scored=0, unscored=3) == (None, None, None, 0, 3)
+    assert rate_of_counts(0, scored=0, unscored=3, unanswered=2) == Rate(None, None, None, 0, 3, 2)
+
+
+def test_cases_without_a_verdict_or_a_reply_are_counted_apart_and_in_no_denominator():
+    outcomes = [True, False, False, False, None, None, "unanswered"]
+    expected = rate_of_counts(1, scored=4, unscored=2, unanswered=1)
+    assert (expected.value, expected.scored, expected.unscored, expected.unanswered) == (0.25, 4, 2, 1)
+    assert rate(outcomes) == expected
+    assert rate_over_seeds([[one] for one in outcomes])[::2] == pytest.approx(expected[::2])
+    assert rate_over_seeds([[one] for one in outcomes])[3:] == (4, 2, 1)
+    assert rate_over_seeds([["unanswered", None]]) == Rate(None, None, None, 0, 1, 1)
+
+
+def test_bounds_count_none_and_all_of_the_missing_cases_where_they_are_more_than_one_in_twenty():
+    assert rate([True, False, None, "unanswered"]).bounds == (0.25, 0.75)
+    assert rate([True, True, None]).bounds == (pytest.approx(2 / 3), 1.0)
+    assert rate([False, "unanswered"]).bounds == (0.0, 0.5)
+    assert rate([True] * 19 + ["unanswered"]).bounds is None
+    assert rate([True] * 18 + ["unanswered"]).bounds == (pytest.approx(18 / 19), 1.0)
+    assert rate([None, "unanswered"]).bounds is None
+    assert rate([True, False]).bounds is None
+    for value in (0.1, 0.3, 0.7):  # the sum of a rate and its missing cases is never above 1 by a rounding error
+        low, high = Rate(value, 0.0, 1.0, 1, 3, 0).bounds or (0.0, 2.0)
+        assert (low, high) == (pytest.approx(value / 4), pytest.approx((value + 3) / 4))
 
 
 def test_kappa_of_no_cases_or_of_one_value_is_none():
@@ -154,6 +178,8 @@ def test_the_effective_number_of_cases_by_hand():
     # (36 + 1 + 64 + 9) / 49 * 4/3 / 7 / (4/7 * 3/7) = 110 / 63; 7 / (110 / 63) = 4.009 cases
     uneven = rate_over_seeds([[True, True], [True, False], [False, False], [True, None]])
     assert uneven[:3] == pytest.approx((4 / 7, *wilson_bounds(4 / 7, 441 / 110)))
+    # every prompt has as many successes as the rate expects: no variance between prompts, and all cases count
+    assert rate_over_seeds([[True, False]] * 3)[:3] == pytest.approx((0.5, *wilson_interval(3, 6)))
 
 
 @given(st.integers(30, 2000), st.floats(0.05, 1.0))
