@@ -127,3 +127,23 @@ def test_an_answer_without_a_choice_of_index_0_is_no_reply():
     answer = {"choices": [choice("chat", "second", index=1)["choices"][0]]}
     with serving(lambda *_: answer) as server, pytest.raises(EngineError, match="expected a choice of index 0, got"):
         list(api(server, attempts=2).generate(prompts(1), max_new_tokens=3))
+
+
+@pytest.mark.parametrize("verb", ["judge", "against", "out", "compare", "calibrate"])
+def test_every_command_says_once_that_its_judge_has_no_server(verb, derta, tmp_path):
+    rows = [{"question": f"Tea {i}?", "response": f"Boil {i}.", "label": i % 2} for i in range(4)]
+    path = write_jsonl(tmp_path / "replies.jsonl", rows)
+    with serving(fault=lambda *_: Fault("status", 503, message="still loading")) as server:
+        options = ["--judge-model", "m", "--engine", "api", "--engine-option", f"endpoints={server.url}"]
+        options += ["--engine-option", "patience=0.1"]
+        words = {
+            "judge": ["judge", path, "--judge", "guideline"],
+            "against": ["judge", path, "--judge", "harm", "--against", "guideline"],
+            "out": ["judge", path, "--judge", "guideline", "--out", tmp_path / "verdicts.jsonl"],
+            "compare": ["compare", path, write_jsonl(tmp_path / "other.jsonl", rows), "--judge", "guideline"],
+            "calibrate": ["calibrate", "--labels", path, "--judge", "guideline"],
+        }[verb]
+        called = derta(*words, *options)
+    messages = [line for line in called.err.splitlines() if "4 of 4 replies are not judged" in line]
+    assert len(messages) == (2 if verb == "compare" else 1), called
+    assert all("still loading" in line and "run the same command again" in line for line in messages)

@@ -262,7 +262,7 @@ class JudgeModel:
             for output in engine.generate(prompts, max_new_tokens=max_new_tokens):
                 outputs[output.prompt_id] = output
         except (DertaError, OSError, RuntimeError) as error:  # invalid prompt, lost server, full GPU: unscored, retry
-            failure = f"the engine failed: {' '.join(str(error).split())[:200]}"
+            failure = f"the engine failed: {' '.join(str(error).split())[:400]}"
             self.lost = failure if isinstance(error, ServerError) else None
             missing = [prompt for prompt in prompts if prompt.id not in outputs]
             if isinstance(error, ModelError) and len(prompts) > 1:

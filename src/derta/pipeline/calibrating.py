@@ -17,6 +17,7 @@ from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
 from derta.pipeline.judge import judge_file, over_refusal_file
+from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
@@ -42,7 +43,8 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
         )
     if not labelled:
         raise DataError(f"{path}: expected yes or no labels, got none; check the label column")
-    verdicts = judge.judge(Case(case.prompt, case.reply) for case, _ in labelled)
+    verdicts = list(judge.judge(Case(case.prompt, case.reply) for case, _ in labelled))
+    log_failures(path, verdicts, display)
     cases = [
         LabelledReply(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
@@ -129,7 +131,8 @@ def judge_with_checks(
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:
         return JudgeResult(cells, None)
-    return JudgeResult(cells, agree_on_file(path, verdicts, second=against, prompts_path=prompts_path))
+    result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
+    return JudgeResult(cells, result)
 
 
 class Disagreement(NamedTuple):
@@ -162,11 +165,17 @@ def check_same_measure(first: Judge, second: Judge) -> None:
 
 
 def agree_on_file(
-    path: Path, verdicts: Sequence[Verdict], *, second: Judge, prompts_path: Path | None = None
+    path: Path,
+    verdicts: Sequence[Verdict],
+    *,
+    second: Judge,
+    prompts_path: Path | None = None,
+    display: Display = Display(),
 ) -> JudgeAgreement:
     """Judge a file with a second judge, and return its agreement with the first judge's verdicts."""
     cases = list(read_cases(path, prompts_path=prompts_path))
     others = list(judge_cases(second, cases))
+    log_failures(path, others, display)
     table = agreement(verdicts, others, measure=second.measures)
     keys = set(table.differing)
     judged = zip(cases, verdicts, others, strict=True)

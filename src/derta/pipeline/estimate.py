@@ -63,7 +63,7 @@ def estimate(
         DertaError: an error in the data, the model or the recipe.
     """
     original, registry = read_recipe(recipe, env=env), Registry(methods=methods or {})
-    with expanded_paths(original, registry, logger=display.logger) as paths:
+    with expanded_paths(original, registry) as paths:
         return _estimate(paths.recipe, registry, display)
 
 

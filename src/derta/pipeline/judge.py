@@ -16,7 +16,7 @@ from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_
 from derta.locks import check_output, lock
 from derta.metrics.comparisons import compare_cells, power_notes
 from derta.metrics.rates import outcome_of, over_refusal_cells
-from derta.pipeline.resuming import Expected, judge_missing, supersede
+from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import case_hash
 from derta.records import Prompt, ReplyKey, Verdict
@@ -111,7 +111,7 @@ def judge_file(
 
     cases = read_cases(path, prompts_path=prompts_path)
     if judge.uses_model:
-        deque(counted(_model_verdicts(judge, list(cases), out, display)), maxlen=0)
+        deque(counted(_model_verdicts(judge, list(cases), path=path, out=out, display=display)), maxlen=0)
     elif out is None:
         deque(counted(judge_cases(judge, cases)), maxlen=0)
     else:
@@ -184,7 +184,9 @@ def expected_verdicts(judge: Judge, cases: Iterable[Case]) -> dict[ReplyKey, Exp
     return {case.reply.key: Expected(case_hash(*case), producer) for case in cases}
 
 
-def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, display: Display) -> Iterator[Verdict]:
+def _model_verdicts(
+    judge: Judge, cases: Sequence[Case], *, path: Path, out: Path | None, display: Display
+) -> Iterator[Verdict]:
     """Yield the verdicts of a judge that uses a model; with `out`, only missing verdicts are requested."""
     if out is not None:
         expected = expected_verdicts(judge, cases)
@@ -199,10 +201,13 @@ def _model_verdicts(judge: Judge, cases: Sequence[Case], out: Path | None, displ
             display=display,
         )
         return
+    verdicts: list[Verdict] = []
     with display.progress.task(f"{judge.name}: verdicts", total=len(cases)) as task:
-        for count, verdict in enumerate(judge_cases(judge, cases), start=1):
+        for verdict in judge_cases(judge, cases):
+            verdicts.append(verdict)
             yield verdict
-            task.update(count)
+            task.update(len(verdicts))
+    log_failures(path, verdicts, display)
 
 
 def compare_files(
@@ -215,6 +220,8 @@ def compare_files(
     """
     cases = [named_cases(path, prompts_path=prompts_path, display=display) for path in (first, second)]
     judged = [_judge_cases(one, judge) for one in cases]
+    for path, one in zip((first, second), judged, strict=True):
+        log_failures(path, [verdict for _, verdict in one], display)
     comparisons = compare_cells(
         {0: judged[0]},
         {0: judged[1]},

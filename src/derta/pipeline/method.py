@@ -61,7 +61,7 @@ def train_one(
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     origin = recipe.model_dump(mode="json") | overrides
     with ExitStack() as stack:
-        paths = stack.enter_context(expanded_paths(recipe, logger=display.logger))
+        paths = stack.enter_context(expanded_paths(recipe))
         prepared, inputs = prepare_data(paths.recipe), input_files(paths.recipe)
         stack.enter_context(
             record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
@@ -87,7 +87,7 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
-    with expanded_paths(recipe, logger=display.logger) as paths:
+    with expanded_paths(recipe) as paths:
         return _export_rows(paths.recipe, method=method, seed=seed, epoch=epoch, out=out, display=display)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from derta.config import EvaluationSection, Recipe, Section, expand_section, expand_variables, unexpand
-from derta.data.fields import logger as data_logger
 from derta.errors import DertaError, RecipeError
 from derta.pipeline.registry import Registry
 
@@ -27,12 +27,10 @@ class ExpandedRecipe:
 
 
 @contextmanager
-def expanded_paths(
-    recipe: Recipe, registry: Registry = Registry(), *, logger: logging.Logger | None = None
-) -> Generator[ExpandedRecipe]:
+def expanded_paths(recipe: Recipe, registry: Registry = Registry()) -> Generator[ExpandedRecipe]:
     """Expand the environment variables in a recipe's paths while the block runs.
 
-    Errors of the block, and log records of `logger` and of the readers of data, contain the original text.
+    Errors and log records of the block contain the original text.
 
     Raises:
         RecipeError: a variable is set, but the user does not allow it.
@@ -49,30 +47,33 @@ def expanded_paths(
         return registry.path_options(section) if isinstance(section, EvaluationSection) else ()
 
     expanded = ExpandedRecipe(expand_section(recipe, expand, path_options=path_options), texts)
-    loggers = [data_logger, *([] if logger is None else [logger])]
-    unexpander = _Unexpander(expanded)
     try:
-        for one in loggers:
-            one.addFilter(unexpander)
-        yield expanded
+        with _original_in_log_records(expanded):
+            yield expanded
     except DertaError as error:
         error.args = tuple(expanded.name(part) if isinstance(part, str) else part for part in error.args)
         if isinstance(error, RecipeError):
             error.reason = expanded.name(error.reason)
         raise
+
+
+@contextmanager
+def _original_in_log_records(expanded: ExpandedRecipe) -> Generator[None]:
+    """Replace expanded paths in the log records of all loggers, also those of libraries, while the block runs."""
+    if not expanded.texts:
+        yield
+        return
+    factory = logging.getLogRecordFactory()
+
+    def make_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = factory(*args, **kwargs)
+        message = record.getMessage()
+        if (original := expanded.name(message)) != message:
+            record.msg, record.args = original, ()
+        return record
+
+    logging.setLogRecordFactory(make_record)
+    try:
+        yield
     finally:
-        for one in loggers:
-            one.removeFilter(unexpander)
-
-
-class _Unexpander(logging.Filter):
-    """Filter that replaces expanded paths in log records by their original text."""
-
-    def __init__(self, expanded: ExpandedRecipe) -> None:
-        super().__init__()
-        self._expanded = expanded
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self._expanded.texts:
-            record.msg, record.args = self._expanded.name(record.getMessage()), ()
-        return True
+        logging.setLogRecordFactory(factory)

@@ -178,12 +178,13 @@ def judge_missing(
                 done[verdict.key] = verdict
                 task.update(len(done))
         verdicts = [done[key] for key in expected]
-        _log_failures(path, verdicts, display)
+        log_failures(path, verdicts, display)
         write_records(path, verdicts)
     return verdicts
 
 
-def _log_failures(path: Path, verdicts: Sequence[J], display: Display) -> None:
+def log_failures(path: Path, verdicts: Sequence[J], display: Display) -> None:
+    """Log the number of replies of a file that are not judged because of engine errors, with the first error."""
     failures = [verdict.reason for verdict in verdicts if verdict.retry]
     if failures:
         display.logger.info(

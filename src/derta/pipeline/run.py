@@ -113,7 +113,7 @@ def run(
     """
     loaded, registry = read_recipe(recipe, env=env), Registry(attacks or {}, judges or {}, methods or {})
     check_servers(loaded, endpoints)
-    with expanded_paths(loaded, registry, logger=display.logger) as paths:
+    with expanded_paths(loaded, registry) as paths:
         return _run(paths, original=loaded, folder=Path(out), registry=registry, display=display)
 
 
