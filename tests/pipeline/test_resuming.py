@@ -216,6 +216,20 @@ def test_superseded_results_move_to_a_file_of_their_own_and_none_is_lost(tmp_pat
     assert (supersede(path, Verdict, EXPECTED), path.stat().st_mtime_ns) == (0, before)
 
 
+@pytest.mark.parametrize("only_changed_inputs", [False, True])
+def test_results_of_another_producer_or_of_no_prompt_are_superseded_unless_only_inputs_count(
+    tmp_path, only_changed_inputs
+):
+    path = tmp_path / "verdicts.harm.jsonl"
+    producer = Expected("hash of a", {"judge": "harm", "model": "another"}).stamp(verdict("a", harmful=True))
+    changed = Expected("another hash", {"judge": "harm"}).stamp(verdict("b", harmful=True))
+    removed = stamped(verdict("c")).model_copy(update={"prompt_id": "z"})
+    write_records(path, [producer, changed, removed])
+    kept = [producer, removed] if only_changed_inputs else []
+    assert supersede(path, Verdict, EXPECTED, only_changed_inputs=only_changed_inputs) == 3 - len(kept)
+    assert list(read_records(path, Verdict)) == kept
+
+
 def test_a_repeated_result_is_neither_superseded_nor_counted(tmp_path):
     path = tmp_path / "verdicts.harm.jsonl"
     write_records(path, [stamped(verdict("a"))] * 2)
