@@ -3,7 +3,8 @@ import logging
 import os
 import subprocess
 import sys
-from errno import ENOLCK
+from errno import EIO, ENOLCK
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,72 @@ def test_a_failed_block_leaves_no_empty_file_and_keeps_one_that_was_there(tmp_pa
     with lock(tmp_path / "new"):
         pass
     assert (tmp_path / "new").read_text() == ""
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_failed_block_loses_nothing_that_was_written(tmp_path, replaced):
+    path = tmp_path / "new"
+
+    def work():
+        with lock(path):
+            if replaced:
+                write_text(path, "{}\n")
+            else:
+                path.write_text("{}\n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    assert path.read_text() == "{}\n"
+
+
+def open_files():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the names of open files")
+def test_a_lock_is_free_after_its_block_and_leaves_no_file_open(tmp_path):
+    path = tmp_path / "a" / "b" / "replies.jsonl"
+    before = open_files()
+    for _ in range(3):
+        with lock(path):
+            with pytest.raises(RunError, match="another process writes this file"), lock(path):
+                pass
+            assert open_files() == before + 1
+    assert open_files() == before
+    assert not path.stat().st_mode & 0o111  # a file of data is no program
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_file_that_is_replaced_or_removed_before_it_is_locked_is_opened_again(tmp_path, monkeypatch, change):
+    path, stock, calls = tmp_path / "replies.jsonl", fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not calls:  # another process finishes with the file between its opening and its locking
+            if change == "replaced":
+                write_text(path, "new\n")
+            else:
+                path.unlink()
+        calls.append(descriptor)
+        stock(descriptor, operation)
+
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lock(path):
+        assert len(calls) == 2
+        assert path.read_text() == ("new\n" if change == "replaced" else "")
+        with pytest.raises(RunError, match="another process writes this file"), lock(path):
+            pass
+
+
+def test_any_other_fault_of_locking_is_an_error(tmp_path, monkeypatch):
+    def broken(descriptor, operation):
+        raise OSError(EIO, os.strerror(EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    refused = pytest.raises(RunError, match=r"cannot lock it \(Input/output error\); choose another output")
+    with refused, lock(tmp_path / "replies.jsonl"):
+        pass
 
 
 def test_a_file_that_was_replaced_inside_the_block_is_kept(tmp_path):
@@ -88,3 +155,6 @@ def test_an_output_that_is_an_input_is_refused_through_links_too(tmp_path):
             check_output(out, [None, replies])
     check_output(tmp_path / "verdicts.jsonl", [replies, None])
     check_output(None, [replies])
+    check_output(replies, [tmp_path / "missing"])
+    (tmp_path / "verdicts.jsonl").touch()
+    check_output(tmp_path / "verdicts.jsonl", [replies])
