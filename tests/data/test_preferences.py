@@ -144,6 +144,12 @@ def test_a_response_of_closing_tokens_alone_is_refused(num_chosen, num_rejected)
         triple_pair(triple)
 
 
+def test_the_longer_side_of_a_pair_with_its_prompt_is_its_length():
+    assert pair_of(num_prompt=20, num_chosen=6, num_rejected=12).longest == 34  # with two closing tokens
+    assert pair_of(num_prompt=20, num_chosen=15, num_rejected=12).longest == 37
+    assert pair_of(num_prompt=20, num_chosen=12, num_rejected=12, trailing_blank=True).longest == 35
+
+
 def test_a_long_rejected_response_takes_half_of_the_row_and_the_prompt_the_rest():
     cut = cut_pair(pair_of(num_prompt=100, num_chosen=2, num_rejected=100), max_length=64)
     assert [len(ids) for ids in cut[1:]] == [32, 4, 32, 32]
