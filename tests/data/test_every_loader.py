@@ -1,5 +1,7 @@
 """What all loaders of datasets have in common: the split, the format and the limit."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from derta.data.requests import load_requests
 from derta.data.triples import load_triples, read_triples
 from derta.errors import DataError
 
+SPLITS = ("train", "test")
 Loader = Any
 LOADERS: dict[str, tuple[Loader, str, dict[str, str]]] = {
     "triples": (load_triples, "triples", {"query": "{}", "safe": "Sorry.", "harmful": "Flour."}),
@@ -36,34 +39,35 @@ def text_of(row: Any) -> str:
     return row.messages[0].content if hasattr(row, "messages") else row.id if hasattr(row, "text") else row.query
 
 
-@pytest.fixture
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    fields = LOADERS[request.node.callspec.params["name"]][2]
-    splits = {
-        split: datasets.Dataset.from_list([{k: v.format(f"{split} {i}") for k, v in fields.items()} for i in range(3)])
-        for split in ("train", "test")
-    }
-    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
-    return tmp_path / "saved"
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def saved(name: str) -> Path:
+        fields, folder = LOADERS[name][2], tmp_path_factory.mktemp("datasets") / "saved"
+        rows = {split: [{k: v.format(f"{split} {i}") for k, v in fields.items()} for i in range(3)] for split in SPLITS}
+        datasets.DatasetDict({split: datasets.Dataset.from_list(rows[split]) for split in SPLITS}).save_to_disk(folder)
+        return folder
+
+    return saved
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_the_split_is_train_unless_another_is_named(folder: Path, name: str) -> None:
-    load = LOADERS[name][0]
+def test_the_split_is_train_unless_another_is_named(folder_of: Callable[[str], Path], name: str) -> None:
+    load, folder = LOADERS[name][0], folder_of(name)
     assert [text_of(row) for row in load(folder)] == ["train 0", "train 1", "train 2"]
     assert [text_of(row) for row in load(folder, split="test")] == ["test 0", "test 1", "test 2"]
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_limit_takes_the_first_rows(folder: Path, name: str) -> None:
-    load = LOADERS[name][0]
+def test_a_limit_takes_the_first_rows(folder_of: Callable[[str], Path], name: str) -> None:
+    load, folder = LOADERS[name][0], folder_of(name)
     assert [text_of(row) for row in load(folder, limit=2)] == ["train 0", "train 1"]
     assert len(load(folder, limit=9)) == 3
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_format_that_is_named_is_the_one_that_is_used(folder: Path, name: str) -> None:
-    load, format, _ = LOADERS[name]
+def test_a_format_that_is_named_is_the_one_that_is_used(folder_of: Callable[[str], Path], name: str) -> None:
+    (load, format, _), folder = LOADERS[name], folder_of(name)
     assert load(folder, format=format) == load(folder)
     with pytest.raises(DataError, match=r"expected a format of auto, .*, got 'tables'"):
         load(folder, format="tables")
