@@ -34,7 +34,7 @@ from derta.errors import RecipeError
 from derta.loading import position_limit
 from derta.methods.method import Method
 from derta.train.adapters import is_adapter, load_initial_model
-from derta.train.checkpoint_files import save_checkpoint
+from derta.train.checkpoint_files import save_checkpoint, stop_if_trained
 from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
 from derta.train.config import DertaConfig
 from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
@@ -196,6 +196,10 @@ class PairTrainer(DPOTrainer):
         if not _internal_call:
             _drop_reference(self.model)
         super().save_model(output_dir, _internal_call)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        if not stop_if_trained(self):
+            super()._run_epoch(**arguments)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self._get_output_dir(trial=trial)))

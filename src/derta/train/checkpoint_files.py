@@ -66,6 +66,16 @@ def check_checkpoint(checkpoint: Path, *, needs_optimizer: bool) -> None:
         raise RunError(f"{checkpoint}: expected a complete checkpoint, but it {fault}; resume from another one")
 
 
+def stop_if_trained(trainer: Trainer) -> bool:
+    """Return whether all steps are trained, and stop the training then.
+
+    `Trainer` would train one more step if it resumes from the checkpoint of the last step, within an epoch.
+    """
+    trained = trainer.state.global_step >= trainer.state.max_steps
+    trainer.control.should_training_stop |= trained
+    return trained
+
+
 def save_checkpoint(trainer: Trainer, write: Callable[[], None], *, folder: Path) -> None:
     """Save a checkpoint with the list of its files; older checkpoints are deleted only after it is on the disk.
 

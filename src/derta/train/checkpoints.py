@@ -220,15 +220,16 @@ def _without_generation_config(net: Any) -> Generator[None]:
     `save_pretrained` refuses a config with a `temperature` and no `do_sample`, which published models have, once the
     Trainer has set its special tokens. `_save_without_weights` writes the values as they are.
     """
-    original = None if isinstance(net, PeftModel) else net.generation_config
+    model: Any = net
+    original = None if isinstance(net, PeftModel) else model.generation_config
     if original is None:
         yield
         return
-    net.generation_config = GenerationConfig()
+    model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        net.generation_config = original
+        model.generation_config = original
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:

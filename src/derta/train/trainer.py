@@ -18,7 +18,7 @@ from derta.chat import refusal_tokens
 from derta.data.rows import TERMS, TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
-from derta.train.checkpoint_files import check_checkpoint, save_checkpoint
+from derta.train.checkpoint_files import check_checkpoint, save_checkpoint, stop_if_trained
 from derta.train.checkpoints import NonFiniteLossError, push_checkpoint, save_without_pickle
 from derta.train.checks import accumulation_steps, invalid_settings_as_recipe_error, num_processes
 from derta.train.collator import Batch
@@ -270,6 +270,10 @@ class DertaTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        if not stop_if_trained(self):
+            super()._run_epoch(**arguments)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self._get_output_dir(trial=trial)))
