@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from derta.chat import ChatFormat, RefusalTokens, encode_continuation, encode_turn
-from derta.errors import DataError
+from derta.errors import DataError, ModelError
 from derta.records import Example, Message, Triple
 
 
@@ -62,7 +62,10 @@ def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
     """
     if example.text is not None:
         return _encode_text(chat, example.id, example.text)
-    turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content)
+    try:
+        turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content)
+    except ModelError as error:
+        raise ModelError(f"example {example.id} ({example.source or 'no source'}): {error}; or drop the row") from error
     if not turn.response_ids:
         raise DataError(f"example {example.id}: expected an answer of at least one token, got none; drop the row")
     return EncodedExample(example.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))

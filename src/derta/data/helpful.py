@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Example
 from derta.sources import Row, fields_of, read_rows, source_name
+
+REFUSED = "refused_by_template"
+logger = logging.getLogger(__name__)
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -60,11 +64,17 @@ def load_examples(
 
 
 def read_examples(
-    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    fault_of: Callable[[Example], str | None] | None = None,
 ) -> ReadExamples:
     """Load the helpful examples of a dataset, with counts of the dropped rows; for the arguments see `load_examples`.
 
-    A row with an empty turn, or whose last turn is not the assistant's, is dropped and counted.
+    A row with an empty turn, or whose last turn is not the assistant's, is dropped and counted. So is one for which
+    `fault_of` returns a message, such as that the chat template refuses it; the first is named in the log.
 
     Raises:
         DataError: Unknown format, a missing or invalid field, or no example in the dataset.
@@ -74,6 +84,7 @@ def read_examples(
     name = source_name(source)
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
+    first_fault = ""
     for row in rows:
         content = layout.read(row)
         if content is None:
@@ -82,9 +93,18 @@ def read_examples(
         if reason:
             dropped[reason] += 1
             continue
-        examples.append(parse_record(Example, {**_format_content(content), "source": name}, where=row.where))
+        example = parse_record(Example, {**_format_content(content), "source": name}, where=row.where)
+        if fault_of is not None and (fault := fault_of(example)):
+            dropped[REFUSED] += 1
+            first_fault = first_fault or f"{row.where}: {fault}"
+        else:
+            examples.append(example)
+    if first_fault:
+        logger.warning("%s (%d rows of this file are dropped for such a reason)", first_fault, dropped[REFUSED])
     if not examples:
-        raise DataError(f"{source}: expected helpful rows, found none ({dict(dropped)}); check the format")
+        raise DataError(
+            f"{source}: expected helpful rows, found none ({dict(dropped)}); {first_fault or 'check the format'}"
+        )
     return ReadExamples(examples[:limit], dropped)
 
 

@@ -17,7 +17,7 @@ from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, token_batch
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
-from derta.engines.token_io import detokenize
+from derta.engines.token_io import check_encoded, check_ids, detokenize
 from derta.errors import EngineError, ModelError
 from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer, position_limit
 from derta.records import REFUSAL_WORDS, Prompt, Reply
@@ -151,26 +151,17 @@ class HfEngine:
         )
 
     def _check_prompts(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new: Sequence[int]) -> None:
-        limit = position_limit(self.model.config)
+        positions = position_limit(self.model.config)
         for prompt, ids, more in zip(prompts, encoded, new, strict=True):
-            if not ids:
-                raise ModelError(f"prompt {prompt.id!r} has no token that this tokenizer knows; remove it")
-            self._check_ids(f"prompt {prompt.id!r}", ids)
-            if limit is not None and len(ids) + more > limit:
-                raise ModelError(
-                    f"prompt {prompt.id!r}: {len(ids)} tokens and {more} after them are more than the model's {limit} "
-                    "positions; shorten the prompt or lower max_new_tokens"
-                )
+            name = f"prompt {prompt.id!r}"
+            check_encoded(self.chat, name, ids, new_tokens=more, positions=positions, embeddings=self._num_embeddings)
 
     def _check_ids(self, name: str, ids: Sequence[int]) -> None:
-        """Validate that tokens have an embedding; the tokenizer may have added tokens that the model never saw."""
-        rows = self.model.get_input_embeddings().num_embeddings
-        unknown = max(ids, default=0)
-        if unknown >= rows:
-            raise ModelError(
-                f"{name}: expected tokens below the model's {rows} embeddings, got {unknown} "
-                f"({self.chat.tokenizer.decode([unknown])!r}); pass the tokenizer that the model was trained with"
-            )
+        check_ids(self.chat, name, ids, embeddings=self._num_embeddings)
+
+    @property
+    def _num_embeddings(self) -> int:
+        return int(self.model.get_input_embeddings().num_embeddings)
 
 
 def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[Prefix | None]:

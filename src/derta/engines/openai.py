@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -38,10 +38,14 @@ from derta.engines.token_io import (
 )
 from derta.errors import EngineError
 from derta.protocols import UnansweredError
-from derta.records import REFUSAL_WORDS, Prompt, Reply
+from derta.records import REFUSAL_WORDS, Message, Prompt, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+
+PROBE_SECONDS = 60.0
+"""Limit of the request that tests a server before long work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,31 @@ async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float
         raise RetryableError(f"{client.base_url}: {reason}", busy=unreachable, unreachable=unreachable) from None
     except APIStatusError as error:
         raise error_from_status(error, where=str(client.base_url), secret=client.api_key) from None
+
+
+def check_answers(engine: ApiEngine, *, raw: bool = False) -> None:
+    """Send one short request, so that a server, key or model that does not work is an error before long work.
+
+    Args:
+        engine: The engine; each of its servers may answer.
+        raw: Request a completion of a text, instead of a chat answer.
+
+    Raises:
+        EngineError: no answer within `PROBE_SECONDS`, or all requests would fail. A server that answers, but rejects
+            this request, is no error.
+    """
+    messages = None if raw else (Message(role="user", content="Hello."),)
+    mode, text = ("raw", "Hello.") if raw else ("chat", None)
+    prompt = Prompt(id="probe", request_id="probe", attack="direct", mode=mode, messages=messages, text=text)
+    limits = replace(engine.limits, attempts=3, busy_attempts=6, longest_wait=8.0, patience=PROBE_SECONDS)
+    probe = replace(engine, limits=limits, timeout=min(engine.timeout, PROBE_SECONDS))
+    try:
+        list(probe.generate([prompt], max_new_tokens=1))
+    except UnansweredError as error:
+        if error.replies[0].unanswered == "failed":
+            raise EngineError(
+                f"{error.replies[0].reason}; check the server, then run the same command again"
+            ) from error
 
 
 def load(

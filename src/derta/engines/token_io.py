@@ -57,6 +57,46 @@ def refusal_rows(turn: Turn, refusal_ids: Sequence[int]) -> list[Row]:
     return [Row([*head, token], len(head)) for head in heads for token in refusal_ids]
 
 
+def check_encoded(
+    chat: ChatFormat, name: str, token_ids: Sequence[int], *, new_tokens: int, positions: int | None, embeddings: int
+) -> None:
+    """Validate that a model can read a prompt and continue it.
+
+    Args:
+        chat: Chat format with the tokenizer.
+        name: Name of the prompt in errors.
+        token_ids: The encoded prompt.
+        new_tokens: Number of tokens after the prompt.
+        positions: Maximum number of the model's positions; None without a limit.
+        embeddings: Number of the model's embeddings; the tokenizer may have tokens that the model lacks.
+
+    Raises:
+        ModelError: The prompt has no token, a token without an embedding, or more tokens than positions.
+    """
+    if not token_ids:
+        raise ModelError(f"{name} has no token that this tokenizer knows; remove it")
+    check_ids(chat, name, token_ids, embeddings=embeddings)
+    if positions is not None and len(token_ids) + new_tokens > positions:
+        raise ModelError(
+            f"{name}: {len(token_ids)} tokens and {new_tokens} after them are more than the model's {positions} "
+            "positions; shorten the prompt or lower max_new_tokens"
+        )
+
+
+def check_ids(chat: ChatFormat, name: str, token_ids: Sequence[int], *, embeddings: int) -> None:
+    """Validate that each token has an embedding.
+
+    Raises:
+        ModelError: A token has none.
+    """
+    unknown = max(token_ids, default=0)
+    if unknown >= embeddings:
+        raise ModelError(
+            f"{name}: expected tokens below the model's {embeddings} embeddings, got {unknown} "
+            f"({chat.tokenizer.decode([unknown])!r}); pass the tokenizer that the model was trained with"
+        )
+
+
 def check_scores(log_probs: Sequence[float | None], *, source: str) -> list[float]:
     """Return log-probabilities after a check that each is a number.
 

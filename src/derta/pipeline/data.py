@@ -8,6 +8,7 @@ from os.path import isdir, isfile
 from pathlib import Path
 from random import Random
 
+from derta.chat import ChatFormat, prompt_text
 from derta.config import DataSection, EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.helpful import read_examples
 from derta.data.mixture import sample
@@ -15,7 +16,9 @@ from derta.data.preferences import Preference, load_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
 from derta.data.triples import read_triples
+from derta.errors import ModelError
 from derta.files import read_records
+from derta.pipeline.models import load_format
 from derta.provenance import model_files
 from derta.records import Example, Prompt, Request, Triple
 
@@ -27,7 +30,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     """
     data = recipe.data
     triples, dropped_triples = read_source_triples(data, data.triples)
-    examples, dropped_examples = read_source_examples(data.helpful)
+    examples, dropped_examples = read_source_examples(data.helpful, recipe)
     prepared = prepare(
         triples,
         examples,
@@ -111,10 +114,41 @@ def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> 
     return [triple for one in read for triple in one.triples], sum((one.dropped for one in read), Counter[str]())
 
 
-def read_source_examples(sources: Sequence[SourceSection]) -> tuple[list[Example], Counter[str]]:
-    """Return the helpful examples of some sources, and the number of dropped ones by reason."""
-    read = [read_examples(s.path, format=s.format, split=s.split, limit=s.limit) for s in sources]
+def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> tuple[list[Example], Counter[str]]:
+    """Return the helpful examples of some sources, and the number of dropped ones by reason.
+
+    Conversations that the chat template of the recipe's model refuses, as one that starts with the assistant, are
+    dropped.
+    """
+    fault_of = _TemplateFaults(recipe)
+    read = [read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=fault_of) for s in sources]
     return [example for one in read for example in one.examples], sum((one.dropped for one in read), Counter[str]())
+
+
+class _TemplateFaults:
+    """Faults of conversations with the template of a recipe's model, by their roles.
+
+    The tokenizer is loaded for the first conversation that is not a question with its answer; `chat_format` checks
+    those.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._chat: ChatFormat | None = None
+        self._faults: dict[tuple[str, ...], str | None] = {(): None, ("user", "assistant"): None}
+
+    def __call__(self, example: Example) -> str | None:
+        """Return the template's message on a conversation with these roles, or None."""
+        roles = tuple(message.role for message in example.messages)
+        if roles not in self._faults:
+            self._chat = self._chat or load_format(self._recipe).chat
+            try:
+                prompt_text(self._chat, example.messages[:-1])
+            except ModelError as error:
+                self._faults[roles] = str(error)
+            else:
+                self._faults[roles] = None
+        return self._faults[roles]
 
 
 def _read_preferences(recipe: Recipe) -> list[Preference]:

@@ -71,6 +71,13 @@ def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, pr
     return scores
 
 
+def scored_texts(recipe: Recipe, prepared: PreparedData) -> list[tuple[Prompt, str]]:
+    """Return the prompts of the likelihoods, each with the answer that is scored."""
+    harmful, helpful = scored_requests(recipe, prepared), prepared.held_out_examples
+    answers = [(direct_prompt(one), one.harmful or "") for one in harmful]
+    return [*answers, *((_example_prompt(one), one.messages[-1].content) for one in helpful)]
+
+
 def direct_prompt(request: Request) -> Prompt:
     """Return a request as a prompt, without any attack."""
     return Prompt.model_validate(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
+from derta.chat import ChatFormat, RefusalTokens, chat_format, encode_after, encode_prompt, refusal_tokens
 from derta.config import Recipe
 from derta.data.preferences import EncodedPair, cut_pair
 from derta.data.preparation import PreparedData
 from derta.data.rows import Instance, max_tokens
 from derta.engines import check_settings, engine_producer, load_engine
+from derta.engines.token_io import check_encoded
 from derta.errors import EngineError, ModelError, RecipeError
 from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
@@ -91,6 +93,47 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
             check_longest(row.id, max_tokens(row, config=config), limit=limit)
         elif isinstance(row, EncodedPair):
             check_longest(row.id, cut_pair(row, max_length=config.max_length).longest, limit=limit)
+
+
+def check_prompts(recipe: Recipe, prompts: Sequence[Prompt], *, new_tokens: Mapping[str, int]) -> None:
+    """Validate, before any model is trained, that its template and its positions admit the prompts of a run.
+
+    Args:
+        recipe: The recipe.
+        prompts: The prompts, also those of likelihoods.
+        new_tokens: Number of tokens after each prompt, by id.
+
+    Raises:
+        ModelError: the chat template refuses a prompt, or it is too long; the message names it.
+    """
+    from derta.loading import load_config, position_limit
+
+    if not prompts:
+        return
+    chat, _ = load_format(recipe)
+    config = load_config(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
+    positions, embeddings = position_limit(config), int(config.get_text_config().vocab_size)
+    for prompt in prompts:
+        name = f"prompt {prompt.id!r}"
+        try:
+            token_ids = encode_prompt(chat, prompt)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+        new = new_tokens[prompt.id]
+        check_encoded(chat, name, token_ids, new_tokens=new, positions=positions, embeddings=embeddings)
+
+
+def check_scored(recipe: Recipe, texts: Sequence[tuple[Prompt, str]]) -> None:
+    """Validate that the template and the positions of a recipe's model admit prompts with the answers to score.
+
+    Raises:
+        ModelError: the chat template refuses one, or it is too long; the message names it.
+    """
+    if not texts:
+        return
+    chat, _ = load_format(recipe)
+    lengths = {prompt.id: len(encode_after(chat, prompt, text).response_ids) for prompt, text in texts if text}
+    check_prompts(recipe, [prompt for prompt, _ in texts], new_tokens=Counter(lengths))
 
 
 def train_method(

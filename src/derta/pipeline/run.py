@@ -26,6 +26,7 @@ from derta.pipeline.generate import check_decoding, expected_replies, generate_m
 from derta.pipeline.likelihoods import score_held_out, scored_requests, scores_provenance
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
+from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
 from derta.pipeline.resuming import Expected, store_prompts, supersede
@@ -203,6 +204,15 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
             untrained=untrained,
         ),
         notes=(*recipe.notes, *notes),
+    )
+    check_evaluation(
+        recipe,
+        prompts,
+        prepared=prepared,
+        folder=folder,
+        homes=homes,
+        registry=registry,
+        judges=contents.judges,
     )
     return RunPlan(recipe, registry, prepared, models, judges, attack_data, prompts, contents)
 

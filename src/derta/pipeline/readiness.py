@@ -1,0 +1,153 @@
+"""Checks, before any training, of what a run needs only after it: prompts, judges, attackers and their servers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from derta.chat import chat_format, prompt_text
+from derta.config import EngineConfig, Recipe, SectionKey
+from derta.data.preparation import PreparedData
+from derta.engines import load_engine
+from derta.errors import EngineError, ModelError
+from derta.files import drop_torn_line, read_records
+from derta.judges.llm import RUBRICS
+from derta.pipeline.data import section_requests
+from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
+from derta.pipeline.likelihoods import direct_prompt, scored_texts
+from derta.pipeline.models import check_prompts, check_scored
+from derta.pipeline.registry import Registry
+from derta.records import Message, Prompt, Verdict
+
+
+def check_evaluation(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    *,
+    prepared: PreparedData,
+    folder: Path,
+    homes: Sequence[Path],
+    registry: Registry,
+    judges: Mapping[SectionKey, Sequence[str]],
+) -> None:
+    """Validate the prompts, judges and attackers of the models whose replies or verdicts are not complete.
+
+    Args:
+        recipe: The recipe.
+        prompts: The prompts of all models.
+        prepared: The prepared data, with the held-out rows that likelihoods are measured on.
+        folder: The run's folder.
+        homes: The models' folders.
+        registry: The caller's attacks and judges.
+        judges: The names of the judges of each evaluation.
+
+    Raises:
+        ModelError: the chat template refuses a prompt, a prompt is too long, or a judge's model does not exist.
+        EngineError: a server does not answer, or the package of an engine is missing.
+    """
+    incomplete = not all(is_complete(home, prompts) for home in homes)
+    if incomplete:
+        limits = token_limits(recipe, prompts)
+        check_prompts(recipe, prompts, new_tokens=limits)
+        check_scored(recipe, scored_texts(recipe, prepared))
+        _check_searched(recipe, prepared, registry)
+    left = {
+        name
+        for name in {name for names in judges.values() for name in names}
+        if incomplete or _is_left(name, prompts, folder=folder, homes=homes, judges=judges)
+    }
+    for config, raw in _needed_models(recipe, left, incomplete=incomplete):
+        check_model(config, raw=raw)
+
+
+def _check_searched(recipe: Recipe, prepared: PreparedData, registry: Registry) -> None:
+    """Check the requests of search attacks, whose prompts are not known yet, and the templates of their attackers."""
+    for section in recipe.evaluate:
+        if section.prompts is None and (attack := registry.attack(section)).searches:
+            if attack.needs_attacker and section.search.attacker is not None:
+                _check_roles(section.search.attacker)
+            requests = section_requests(section, held_out=prepared.held_out_requests, seed=recipe.seeds[0])
+            prompts = [direct_prompt(request) for request in requests]
+            limit = section.max_new_tokens or recipe.generate.max_new_tokens
+            check_prompts(recipe, prompts, new_tokens=dict.fromkeys((one.id for one in prompts), limit))
+
+
+def _check_roles(attacker: EngineConfig) -> None:
+    """Check that the template of a local attacker takes a system message, which its instructions are."""
+    if attacker.engine == "api":
+        return
+    from derta.loading import load_tokenizer
+
+    names = ("template", "template_kwargs")
+    options = {name: attacker.settings[name] for name in names if name in attacker.settings}
+    chat = chat_format(load_tokenizer(str(attacker.settings.get("tokenizer", attacker.model))), **options)
+    try:
+        prompt_text(chat, [Message(role="system", content="Hello."), Message(role="user", content="Hello.")])
+    except ModelError as error:
+        raise ModelError(f"attacker {attacker.model}: {error}") from error
+
+
+def _is_left(
+    name: str,
+    prompts: Sequence[Prompt],
+    *,
+    folder: Path,
+    homes: Sequence[Path],
+    judges: Mapping[SectionKey, Sequence[str]],
+) -> bool:
+    """Return whether a judge lacks verdicts on replies."""
+    for home in homes:
+        path, own = home / f"verdicts.{name}.jsonl", prompts_path(folder, home)
+        model_prompts = list(read_records(own, Prompt)) if own.parent == home else prompts
+        required = {prompt.id for prompt in model_prompts if name in judges_of(prompt, judges)}
+        if required and not path.exists():
+            return True
+        if required:
+            drop_torn_line(path)
+            required -= {verdict.prompt_id for verdict in read_records(path, Verdict) if not verdict.retry}
+        if required:
+            return True
+    return False
+
+
+def _needed_models(recipe: Recipe, judges: Collection[str], *, incomplete: bool) -> Iterator[tuple[EngineConfig, bool]]:
+    """Yield the models of judges and attackers, and whether each completes raw text; equal ones once."""
+    seen: list[tuple[EngineConfig, bool]] = []
+    for section in recipe.evaluate:
+        configs = [judge for judge in section.judges if judge.name in judges]
+        if incomplete and section.search.judge_config is not None:
+            configs.append(section.search.judge_config)
+        models = [
+            (judge.engine_config, judge.name in RUBRICS and RUBRICS[judge.name].mode == "raw") for judge in configs
+        ]
+        models.append((section.search.attacker if incomplete else None, False))
+        for config, raw in models:
+            if config is not None and (config, raw) not in seen:
+                seen.append((config, raw))
+                yield config, raw
+
+
+def check_model(config: EngineConfig, *, raw: bool = False) -> None:
+    """Validate that a judge's or an attacker's model can be used: its server answers, or its folder exists.
+
+    Raises:
+        EngineError: the server does not answer, or a package is missing.
+        ModelError: the folder has no model.
+    """
+    if config.engine == "api":
+        from derta.engines.openai import ApiEngine, check_answers
+
+        engine: Any = load_engine(config.model, engine="api", **config.settings)
+        if isinstance(engine, ApiEngine):
+            check_answers(engine, raw=raw)
+        return
+    if config.engine == "vllm" and find_spec("vllm") is None:
+        raise EngineError(
+            f"{config.model}: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
+        )
+    if config.engine in ("hf", "vllm"):
+        from derta.loading import check_model_path
+
+        check_model_path(config.model, needs="config.json")
