@@ -98,6 +98,19 @@ def test_the_notes_count_preferences_where_there_are_or_were_any() -> None:
         assert prepare(TRIPLES, preferences=pairs, requests=requests).notes[3:] == [note]
 
 
+def test_the_identity_of_prepared_data_is_that_of_its_rows_in_order_and_of_its_counts() -> None:
+    pair = Preference(query="Tea?", chosen="Yes.", rejected="No.")
+    base = prepare(TRIPLES, EXAMPLES, preferences=[pair], helpful_per_safety=1)
+    assert prepare(TRIPLES, EXAMPLES, preferences=[pair], helpful_per_safety=1).identity() == base.identity()
+    others = [
+        base._replace(triples=base.triples[::-1]),
+        base._replace(examples=base.examples[1:]),
+        base._replace(preferences=[]),
+        base._replace(counts=base.counts._replace(helpful=1)),
+    ]
+    assert len({base.identity(), *(other.identity() for other in others)}) == 5
+
+
 def test_a_training_set_holds_all_preferences() -> None:
     pairs = [Preference(query=query, chosen="Yes.", rejected="No.") for query in ("Tea?", "Salt?")]
     prepared = prepare(TRIPLES, preferences=pairs)
