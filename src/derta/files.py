@@ -19,8 +19,10 @@ from derta.records import Record
 R = TypeVar("R", bound=Record)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, complete_lines: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text) of each line that is not blank, without loading the whole file.
+
+    With `complete_lines`, a last line without its newline is left out.
 
     Raises:
         DataError: the file is missing, or a line is not UTF-8.
@@ -28,6 +30,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
+                if complete_lines and not raw.endswith(b"\n"):
+                    return
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError as error:
@@ -64,9 +68,9 @@ def decode(raw: bytes, *, where: str) -> str:
         ) from error
 
 
-def read_objects(path: Path) -> Iterator[tuple[int, Any]]:
+def read_objects(path: Path, *, complete_lines: bool = False) -> Iterator[tuple[int, Any]]:
     """Yield (line number, parsed JSON) of each line; the error for an invalid or incomplete line names its number."""
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, complete_lines=complete_lines):
         try:
             yield number, parse_json(line)
         except (ValueError, RecursionError) as error:
@@ -127,8 +131,10 @@ def parse_record(kind: type[R], value: object, *, where: str) -> R:
         ) from error
 
 
-def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:
+def read_records(path: Path | str, kind: type[R], *, complete_lines: bool = False) -> Iterator[R]:
     """Yield the records of a JSONL file one by one, without loading the whole file.
+
+    With `complete_lines`, an incomplete last line is left out: another process may be writing it, or was killed.
 
     >>> from tempfile import TemporaryDirectory
     >>> from derta.records import Request
@@ -140,7 +146,7 @@ def read_records(path: Path | str, kind: type[R]) -> Iterator[R]:
     Raises:
         DataError: a row is not a valid `kind`; the error names the file and the line.
     """
-    for number, value in read_objects(Path(path)):
+    for number, value in read_objects(Path(path), complete_lines=complete_lines):
         yield parse_record(kind, value, where=f"{path}:{number}")
 
 

@@ -20,7 +20,9 @@ from derta.records import Prompt, Reply, short_hash
 
 Producer = Mapping[str, str]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+SUPERSEDED = ".superseded"
+"""End of the stem of a file with results that would be made differently today."""
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _NO_MODEL_FILES = ("train_log.json", "training_args.json", "trainer_state.json")
 
 
@@ -57,7 +59,7 @@ def case_hash(prompt: Prompt, reply: Reply) -> str:
 
 
 def model_files(path: str | Path) -> list[Path]:
-    """Return the files of a local model folder that its output depends on: weights, configuration, tokenizer, template.
+    """Return the files of a local model folder that its output depends on: weights, config, tokenizer, template, code.
 
     Empty for a hub id.
     """
@@ -74,7 +76,7 @@ def model_files(path: str | Path) -> list[Path]:
 def model_hash(path: str | Path) -> str:
     """Return the identity of a model: a hash of its files' content, or the hub id with its cached commit.
 
-    The hash of an unchanged file (path, size, time of change) is computed once a process.
+    The hash of an unchanged file (inode, size, times of change) is computed once a process.
 
     Raises:
         ModelError: a file cannot be read.
@@ -88,13 +90,14 @@ def model_hash(path: str | Path) -> str:
         raise ModelError(f"{path}: cannot read it ({error.strerror}); check the folder") from error
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what differs after any change of a file; a copy may keep the time of modification, but not `st_ctime`."""
     status = file.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)
-def _cached_hash(file: Path, _size: int, _changed: int) -> str:
+def _cached_hash(file: Path, *_stamp: int) -> str:
     return hash_file(file)
 
 

@@ -132,14 +132,12 @@ def record_origin(
     """
     origin_path = _origin_path(model)
     origin: dict[str, Any] = {"recipe": json.loads(json.dumps(recipe)), "inputs": file_hashes(inputs, name_of)}
-    for folder in _existing_outputs(model):
-        if not origin_path.exists():
-            raise RunError(f"{folder}: expected a new folder, found one; choose another --out, or delete it")
-        _check_same(folder, _read_manifest(origin_path), recipe=origin["recipe"], inputs=origin["inputs"])
     if not is_main_process:
+        _check_origin(model, origin)
         yield
         return
     with lock(origin_path):
+        _check_origin(model, origin)
         write_text(origin_path, json.dumps(origin, indent=2) + "\n")
     with lock(origin_path):  # the file is new
         finished = False
@@ -149,6 +147,14 @@ def record_origin(
         finally:
             if finished or not _existing_outputs(model):
                 origin_path.unlink()
+
+
+def _check_origin(model: Path, origin: Mapping[str, Any]) -> None:
+    path = _origin_path(model)
+    for folder in _existing_outputs(model):
+        if not path.exists() or not path.stat().st_size:
+            raise RunError(f"{folder}: expected a new folder, found one; choose another --out, or delete it")
+        _check_same(folder, _read_manifest(path), recipe=origin["recipe"], inputs=origin["inputs"])
 
 
 def _existing_outputs(model: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def test_a_judge_is_measured_and_its_errors_are_stored(labels: Path, tmp_path: P
         ("class", "comply"),
         ("class", "refuse"),
     ]
-    assert read_calibration(tmp_path / "refusal.json", judge="refusal") == found
+    assert read_calibration(tmp_path / "refusal.json", judge=REFUSED) == found
     assert calibration_table(found).row_count == 5
 
 
@@ -56,16 +56,16 @@ def test_a_rate_is_corrected_for_the_errors(labels: Path):
 def test_a_calibration_of_another_judge_is_refused(labels: Path, tmp_path: Path):
     calibrate_file(labels, judge=REFUSED, out=tmp_path / "c.json")
     with pytest.raises(DataError, match="expected the calibration of judge 'harm', got that of 'refusal'"):
-        read_calibration(tmp_path / "c.json", judge="harm")
+        read_calibration(tmp_path / "c.json", judge=find_judge("harm"))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", '{"judge": 3}'])
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str):
     (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match="not a calibration"):
-        read_calibration(tmp_path / "c.json", judge="harm")
+        read_calibration(tmp_path / "c.json", judge=REFUSED)
     with pytest.raises(DataError, match="cannot read it"):
-        read_calibration(tmp_path / "missing.json", judge="harm")
+        read_calibration(tmp_path / "missing.json", judge=REFUSED)
 
 
 def test_labels_without_yes_or_no_are_refused(tmp_path: Path):

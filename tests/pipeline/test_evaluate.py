@@ -105,7 +105,7 @@ def test_a_torn_last_reply_is_missing(tmp_path):
     whole = (tmp_path / "replies.jsonl").read_bytes()
     (tmp_path / "replies.jsonl").write_bytes(whole[:-1])
     assert not is_complete(tmp_path, PROMPTS)
-    assert (tmp_path / "replies.jsonl").read_bytes() == whole.splitlines(keepends=True)[0]
+    assert (tmp_path / "replies.jsonl").read_bytes() == whole[:-1]  # another process may be writing it
 
 
 def test_a_searched_model_is_complete_with_replies_to_the_prompts_of_its_own_folder(tmp_path):

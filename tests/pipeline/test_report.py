@@ -10,8 +10,11 @@ import pytest
 
 from derta.config import load_recipe
 from derta.errors import RunError
+from derta.files import read_records, write_records
 from derta.pipeline.report import report
 from derta.pipeline.run import run
+from derta.provenance import prompt_hash
+from derta.records import Prompt, Reply
 from derta.reporting import read_summary
 
 
@@ -31,6 +34,14 @@ def seeded(folder, seed):
         entry |= {"seed": seed, "folder": entry["folder"].replace("-seed0", f"-seed{seed}")}
     (copy / "run.json").write_text(json.dumps(contents))
     return copy
+
+
+def answered(folder):
+    """Make the replies of a run those to its prompts of today."""
+    hashes = {one.id: prompt_hash(one) for one in read_records(folder / "prompts.jsonl", Prompt)}
+    for path in folder.glob("*/replies.jsonl"):
+        replies = list(read_records(path, Reply))
+        write_records(path, [one.model_copy(update={"input_hash": hashes[one.prompt_id]}) for one in replies])
 
 
 def test_a_report_needs_neither_data_nor_model_nor_recipe_nor_torch(recipe, tmp_path):
@@ -56,6 +67,7 @@ def test_runs_of_other_seeds_are_pooled_and_keep_their_own_prompts(copied, tmp_p
         # another world: what is asked under the same ids is something else
         prompts = (path / "prompts.jsonl").read_text()
         (path / "prompts.jsonl").write_text(prompts.replace("now?", f"in {path.name}?"))
+        answered(path)
         contents = json.loads((path / "run.json").read_text())
         contents["notes"][0] = f"a note of {path.name} alone"
         (path / "run.json").write_text(json.dumps(contents))

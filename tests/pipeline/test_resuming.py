@@ -52,15 +52,15 @@ def test_prompts_are_stored_once_and_again_when_they_change(tmp_path):
     assert list(read_records(path, Prompt)) == [prompt("z")]
 
 
-def test_records_are_read_by_prompt_and_sample_and_a_torn_line_is_removed(tmp_path):
+def test_records_are_read_by_prompt_and_sample_and_a_torn_line_is_left_to_its_writer(tmp_path):
     path = tmp_path / "replies.jsonl"
     assert read_keyed(path, Reply, prompts=PROMPTS) == {}
     replies = [Reply(prompt_id="b", text="1"), Reply(prompt_id="b", sample=1, text="2")]
     write_records(path, replies)
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"prompt_id": "a", "te')
+    torn = path.read_bytes() + b'{"prompt_id": "a", "te'
+    path.write_bytes(torn)
     assert read_keyed(path, Reply, prompts=PROMPTS) == {("b", 0): replies[0], ("b", 1): replies[1]}
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == torn
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,18 @@ def test_results_of_another_producer_or_of_no_prompt_are_superseded_unless_only_
     kept = [producer, removed] if only_changed_inputs else []
     assert supersede(path, Verdict, EXPECTED, only_changed_inputs=only_changed_inputs) == 3 - len(kept)
     assert list(read_records(path, Verdict)) == kept
+
+
+def test_a_superseded_result_that_is_current_again_moves_back(tmp_path):
+    path = tmp_path / "verdicts.harm.jsonl"
+    other = {key: one._replace(producer={"judge": "harm", "model": "b"}) for key, one in EXPECTED.items()}
+    paid = [stamped(verdict(name, harmful=True)) for name in "ab"]
+    write_records(path, paid)
+    assert supersede(path, Verdict, other) == 2
+    assert list(read_records(path, Verdict)) == []
+    write_records(path, [other["c", 0].stamp(verdict("c"))])
+    assert supersede(path, Verdict, EXPECTED) == 1
+    assert list(read_records(path, Verdict)) == paid
 
 
 def test_a_repeated_result_is_neither_superseded_nor_counted(tmp_path):

@@ -169,7 +169,8 @@ def test_a_search_resumes_only_with_the_options_and_models_of_its_start(
         sections = {"generate": generate | section.pop("generate", {}), "evaluate": [section]}
         queried.clear()
         loaded = load_recipe(changed(recipe, **sections))
-        return list(add_searched_prompts(loaded, [], engine=engine, home=tmp_path, held_out=held_out))
+        target = {"dtype": loaded.generate.dtype}
+        return list(add_searched_prompts(loaded, [], engine=engine, target=target, home=tmp_path, held_out=held_out))
 
     prompts = search(dict(SECTION))
     assert len(queried) == 1

@@ -10,7 +10,7 @@ from derta.errors import DataError
 from derta.files import read_records
 from derta.formats.replies import read_cases
 from derta.protocols import Case
-from derta.provenance import case_hash
+from derta.provenance import SUPERSEDED, case_hash
 from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
 
 
@@ -47,19 +47,17 @@ def read_judged_cases(
         cell: Load only the replies of this cell; by default all.
 
     Raises:
-        DataError: a judge has no file of verdicts or two verdicts on one reply, or the cell has no replies.
+        DataError: a judge has no file of verdicts, two verdicts on one reply or another judge's, or the cell has no
+            replies.
     """
-    verdict_paths = {
-        path.name.removeprefix("verdicts.").removesuffix(".jsonl"): path
-        for path in sorted(replies.parent.glob("verdicts.*.jsonl"))
-    }
+    verdict_paths = _verdict_paths(replies)
     missing = [judge for judge in judges if judge not in verdict_paths]
     if missing:
         raise DataError(
             f"{replies}: expected verdicts.{missing[0]}.jsonl in its folder, found none; write it with "
             f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
         )
-    verdicts = {judge: _by_key(path) for judge, path in verdict_paths.items() if not judges or judge in judges}
+    verdicts = {judge: _by_key(path, judge) for judge, path in verdict_paths.items() if not judges or judge in judges}
     replies_and_prompts = list(read_cases(replies, prompts_path=prompts))
     for judge, by_key in verdicts.items():
         _check_current(judge, by_key, replies_and_prompts, replies)
@@ -76,9 +74,23 @@ def read_judged_cases(
     return selected
 
 
-def _by_key(path: Path) -> dict[ReplyKey, Verdict]:
+def case_files(replies: Path, *, prompts: Path | None = None) -> list[Path]:
+    """Return the files that `read_judged_cases` may read for a file of replies."""
+    beside = [folder / "prompts.jsonl" for folder in (replies.parent, replies.parent.parent)]
+    return [replies, *(beside if prompts is None else [prompts]), *_verdict_paths(replies).values()]
+
+
+def _verdict_paths(replies: Path) -> dict[str, Path]:
+    """Return the files of verdicts next to a file of replies, by judge."""
+    paths = sorted(replies.parent.glob("verdicts.*.jsonl"))
+    return {path.stem.removeprefix("verdicts."): path for path in paths if not path.stem.endswith(SUPERSEDED)}
+
+
+def _by_key(path: Path, judge: str) -> dict[ReplyKey, Verdict]:
     verdicts: dict[ReplyKey, Verdict] = {}
     for verdict in read_records(path, Verdict):
+        if verdict.judge != judge:
+            raise DataError(f"{path}: expected verdicts of {judge!r}, got one of {verdict.judge!r}; rename the file")
         if verdict.key in verdicts:
             raise DataError(f"{path}: expected one verdict per reply, got two on {verdict.prompt_id!r}; judge again")
         verdicts[verdict.key] = verdict

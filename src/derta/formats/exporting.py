@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 
 from derta.errors import DataError, did_you_mean
 from derta.files import write_text
-from derta.formats.cases import JudgedCase, read_judged_cases
+from derta.formats.cases import JudgedCase, case_files, read_judged_cases
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
 from derta.formats.jailbreakbench import AttackType, artifact, read_behaviors
@@ -87,7 +87,7 @@ def export(
         return [out]
     source, written = Path(source), list[Path]()
     for file, path in _files(source, out, entry.suffix):
-        check_output(path, [file, prompts, behaviors])
+        check_output(path, [*case_files(file, prompts=prompts), behaviors])
         cases = read_judged_cases(file, judges=judges, prompts=prompts, cell=cell)
         entry.write(path, cases, model or file.parent.name or file.stem, options)
         written.append(path)

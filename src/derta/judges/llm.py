@@ -143,8 +143,10 @@ class ModelJudge:
     def producer(self) -> dict[str, str]:
         """Return the provenance of the verdicts: the judge, a hash of its rubric, and its model's provenance."""
         rubric = RUBRICS[self.name]
-        texts = [] if rubric.template is None else [_template(rubric.template)]
-        identity = short_hash(*texts, rubric.mode, str(rubric.lines), str(rubric.max_new_tokens))
+        names = [] if rubric.template is None else [rubric.template]
+        names += ["harmbench_contextual"] if rubric.template == "harmbench" else []
+        lines = "" if rubric.lines is None else rubric.lines.pattern
+        identity = short_hash(*map(load_template, names), rubric.mode, lines, str(rubric.max_new_tokens))
         return {"judge": self.name, "rubric": identity, **self.engine_producer()}
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
@@ -175,7 +177,7 @@ def model_judge(rubric: str, *, engine: Engine | Callable[[], Engine]) -> Judge:
 
 
 @cache
-def _template(name: str) -> str:
+def load_template(name: str) -> str:
     """Load the prompt template of a judge (cached)."""
     return (files("derta.judges") / "texts" / f"judge_{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
 
@@ -217,7 +219,7 @@ def fill(template: str, **parts: str) -> str:
     while any(nonce in part for part in parts.values()):
         nonce = short_hash(nonce)
     values = parts | {"nonce": nonce}
-    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda match: values[match[1]], _template(template))
+    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda match: values[match[1]], load_template(template))
 
 
 def _judge_chunk(model: JudgeModel, judge_name: str, cases: Sequence[Case]) -> Iterator[Verdict]:

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from derta.judges.harm import valid_request
-from derta.judges.llm import CHUNK, VERDICT, JudgeModel, defuse, fill
+from derta.judges.llm import CHUNK, VERDICT, JudgeModel, defuse, fill, load_template
 from derta.protocols import Engine
-from derta.records import Message, Prompt, Record, Reply, ReplyKey
+from derta.records import Message, Prompt, Record, Reply, ReplyKey, short_hash
 
 MAX_NEW_TOKENS = 512
 Better = Literal["ours", "theirs", "tie"]
@@ -73,6 +73,11 @@ def parse_preference(text: str, *, cut_off: bool = False) -> tuple[Better | None
         return None, "no verdict in the judge's reply"
     better = _VERDICTS.get(words[-1].lower())
     return better, "" if better else f"invalid verdict: {words[-1].lower()}"
+
+
+def rubric_hash() -> str:
+    """Return a hash of what a preference depends on, besides the model and the replies."""
+    return short_hash(load_template("pairwise"), str(MAX_NEW_TOKENS))
 
 
 def pair_prompt(pair: Pair, *, swapped: bool, prompt_id: str) -> Prompt:

@@ -78,4 +78,4 @@ def steps_judge(*, share: float = SHARE) -> Judge:
     def judge_one(prompt: Prompt, reply: Reply) -> Verdict:
         return judge_steps(prompt, reply, share=share)
 
-    return FunctionJudge("steps", "harmful", judge_one)
+    return FunctionJudge("steps", "harmful", judge_one, version=f"share {share}")

@@ -58,6 +58,7 @@ class Calibration(Record):
 
     `derta calibrate` writes it as JSON, and `derta judge --calibration` loads it.
 
+    `producer` is the provenance of its verdicts (see `derta.judges.judge_producer`); None if it is unknown.
     `recall` is the judge's sensitivity. Intervals are Wilson's; that of kappa is a percentile bootstrap.
     """
 
@@ -75,6 +76,7 @@ class Calibration(Record):
     specificity: Share
     kappa: Share
     groups: tuple[Group, ...] = ()
+    producer: dict[str, str] | None = None
 
 
 class CorrectedRate(NamedTuple):

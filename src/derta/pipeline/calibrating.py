@@ -12,13 +12,14 @@ from derta.errors import DataError
 from derta.files import format_validation_error, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
-from derta.judges import judge_cases
+from derta.judges import judge_cases, judge_producer
 from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
 from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
+from derta.provenance import changed_keys
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell
 from derta.stats import Rate
@@ -50,16 +51,18 @@ def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
     ]
     calibration = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
+    calibration = calibration.model_copy(update={"producer": judge_producer(judge)})
     if out is not None:
         write_text(out, calibration.model_dump_json(indent=2) + "\n")
     return calibration
 
 
-def read_calibration(path: Path, *, judge: str) -> Calibration:
+def read_calibration(path: Path, *, judge: Judge) -> Calibration:
     """Load a calibration file and validate it.
 
     Raises:
-        DataError: the file is missing, is no calibration, or belongs to another judge.
+        DataError: the file is missing, is no calibration, or belongs to another judge, or to another model, rubric or
+            version of it.
     """
     try:
         calibration = Calibration.model_validate_json(path.read_bytes())
@@ -69,8 +72,13 @@ def read_calibration(path: Path, *, judge: str) -> Calibration:
         raise DataError(
             f"{path}: not a calibration: {format_validation_error(error)}; write it with `derta calibrate`"
         ) from error
-    if calibration.judge != judge:
-        raise DataError(f"{path}: expected the calibration of judge {judge!r}, got that of {calibration.judge!r}")
+    if calibration.judge != judge.name:
+        raise DataError(f"{path}: expected the calibration of judge {judge.name!r}, got that of {calibration.judge!r}")
+    if differences := changed_keys(calibration.producer, judge_producer(judge)):
+        raise DataError(
+            f"{path}: expected the calibration of this {judge.name}, got that of another one ({'; '.join(differences)})"
+            "; run `derta calibrate` again"
+        )
     return calibration
 
 
@@ -126,7 +134,7 @@ def judge_with_checks(
     verdicts: list[Verdict] | None = None if against is None else []
     cells = [judge_file(path, judge=judge, prompts_path=prompts_path, out=out, collect_into=verdicts, display=display)]
     if calibration is not None:
-        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge.name), display=display))
+        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge), display=display))
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:

@@ -77,10 +77,15 @@ def input_files(recipe: Recipe) -> list[Path]:
 
 
 def training_files(recipe: Recipe) -> list[Path]:
-    """Return the local files that the models of a run are trained from: the base model and the training data."""
+    """Return the local files that the models of a run are trained from: base model, chat template, training data."""
     sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
-    return [*model_files(recipe.model.path), *_files_of([source.path for source in sources])]
+    return [*model_inputs(recipe), *_files_of([source.path for source in sources])]
+
+
+def model_inputs(recipe: Recipe) -> list[Path]:
+    """Return the local files of a recipe's base model, with its chat template."""
+    return [*model_files(recipe.model.path), *_files_of([recipe.model.template])]
 
 
 def _files_of(names: Sequence[str]) -> list[Path]:

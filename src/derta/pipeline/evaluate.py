@@ -8,7 +8,7 @@ from pathlib import Path
 from derta.attacks.prompts import as_suite
 from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
-from derta.files import drop_torn_line, read_records
+from derta.files import read_records
 from derta.judges import judge_cases
 from derta.pipeline.data import section_requests
 from derta.pipeline.judge import expected_verdicts
@@ -76,31 +76,31 @@ def token_limits(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, int]:
     return {prompt.id: next(limits[key] for key in section_keys(prompt) if key in limits) for prompt in prompts}
 
 
-def is_current(home: Path, expected: Mapping[ReplyKey, Expected], *, model: Path | None, scores: str) -> bool:
-    """Return whether a model's replies are all there and are those that it would give today.
+def recorded_weights(home: Path) -> dict[str, str]:
+    """Return the part of a producer that identifies the weights of the model that gave the replies in a folder.
 
-    Where its weights were deleted after its evaluation, they are taken to be those that replied.
+    It replaces that of a model whose weights were deleted after its evaluation. Empty without replies.
+    """
+    path = home / "replies.jsonl"
+    replies = read_records(path, Reply, complete_lines=True) if path.exists() else iter(())
+    producer = next((reply.producer for reply in replies if reply.producer), {})
+    key = "adapter" if "adapter" in producer else "model"
+    return {key: producer[key]} if key in producer else {}
+
+
+def is_current(home: Path, expected: Mapping[ReplyKey, Expected], *, scores: str) -> bool:
+    """Return whether a model's replies and scores are all there and are those that it would give today.
 
     Args:
         home: The model's folder in a run.
         expected: The provenance of each reply.
-        model: The folder of its weights; None for a model that is not trained.
         scores: The provenance of its scores (`likelihoods.scores_provenance`).
     """
     path = home / "replies.jsonl"
-    if not (home / "scores.json").exists() or not path.exists():
+    if not (home / "scores.json").exists() or not path.exists() or read_scores(home).provenance != scores:
         return False
-    drop_torn_line(path)
-    replies = {reply.key: reply for reply in read_records(path, Reply)}
-    if replies.keys() != expected.keys():
-        return False
-    if model is not None and not model.exists():
-        recorded = next((reply.producer for reply in replies.values() if reply.producer), {})
-        weights = {key: recorded[key] for key in ("model", "adapter") if key in recorded}
-        expected = {key: one._replace(producer={**one.producer, **weights}) for key, one in expected.items()}
-    elif read_scores(home).provenance != scores:
-        return False
-    return all(expected[key].fault(reply) is None for key, reply in replies.items())
+    replies = {reply.key: reply for reply in read_records(path, Reply, complete_lines=True)}
+    return replies.keys() == expected.keys() and all(expected[key].fault(one) is None for key, one in replies.items())
 
 
 def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
@@ -111,9 +111,9 @@ def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
     model_prompts_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
     if not (home / "scores.json").exists() or not replies_path.exists():
         return False
-    drop_torn_line(replies_path)
     expected = read_records(model_prompts_path, Prompt) if model_prompts_path.exists() else prompts
-    return {(prompt.id, 0) for prompt in expected} == {reply.key for reply in read_records(replies_path, Reply)}
+    replies = read_records(replies_path, Reply, complete_lines=True)
+    return {(prompt.id, 0) for prompt in expected} == {reply.key for reply in replies}
 
 
 def prompts_path(folder: Path, home: Path) -> Path:

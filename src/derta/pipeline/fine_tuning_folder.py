@@ -20,6 +20,7 @@ from derta.pipeline.fine_tuning import (
     read_attack_data,
 )
 from derta.protocols import Display
+from derta.provenance import model_files
 from derta.run_folder import check_new_model, record_origin
 
 
@@ -68,7 +69,7 @@ def _attack(
     data = read_attack_data(recipe, attack.section, evaluated=evaluated_texts(recipe))
     display.logger.info(data.note)
     origin = recipe.model_dump(mode="json") | {"start": str(init_from), "seed": seed}
-    with record_origin(out, recipe=origin, inputs=input_files(recipe)):
+    with record_origin(out, recipe=origin, inputs=[*input_files(recipe), *model_files(init_from)]):
         cost_path = out / COST_FILE
         fine_tune(
             recipe,

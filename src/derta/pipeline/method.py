@@ -18,6 +18,7 @@ from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
+from derta.provenance import model_files
 from derta.run_folder import check_new_model, record_origin
 
 
@@ -63,6 +64,7 @@ def train_one(
     with ExitStack() as stack:
         paths = stack.enter_context(expanded_paths(recipe))
         prepared, inputs = prepare_data(paths.recipe), input_files(paths.recipe)
+        inputs += [] if init_from is None else model_files(init_from)
         stack.enter_context(
             record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
         )
@@ -82,12 +84,12 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
 
     `labels` are unshifted, -100 at positions without a loss. The rows of a tree are written separately.
     """
-    check_output(out, input_files(recipe))
     if recipe.train.rows.reference:
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
     with expanded_paths(recipe) as paths:
+        check_output(out, input_files(paths.recipe))
         return _export_rows(paths.recipe, method=method, seed=seed, epoch=epoch, out=out, display=display)
 
 

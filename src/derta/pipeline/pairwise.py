@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
 from derta.formats.replies import read_cases
-from derta.judges.pairwise import Pair, Preference, compare_replies
+from derta.judges.pairwise import Pair, Preference, compare_replies, rubric_hash
 from derta.locks import check_output
 from derta.metrics.comparisons import (
     JUDGE,
@@ -106,7 +106,7 @@ def _preferences(pairs: list[Pair], model: EngineConfig, out: Path | None, displ
     """The preferences on all pairs; with a file, only those that it lacks are asked for."""
     load = engine_loader(model)
     if out is not None:
-        producer = {"judge": JUDGE, **load.producer()}
+        producer = {"judge": JUDGE, "rubric": rubric_hash(), **load.producer()}
         expected = {pair.ours.key: Expected(_pair_hash(pair), producer) for pair in pairs}
         if old := supersede(out, Preference, expected, only_changed_inputs=True):
             display.logger.info("%s: %d preferences on other replies are superseded", out, old)

@@ -18,12 +18,12 @@ from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
 from derta.judges import JUDGES, build_judge, uses_model
 from derta.metrics.summaries import Outcome, summarize, transcripts
-from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path
+from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, section_keys
 from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import search_notes
-from derta.provenance import case_hash
+from derta.provenance import Producer, case_hash, changed_keys, prompt_hash
 from derta.records import NAME, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
@@ -155,7 +155,8 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
     """Return the summary and the outcomes of runs of the same models with different seeds.
 
     Raises:
-        RunError: a stage is not finished, or runs differ in models, judges or comparisons, or share a seed.
+        RunError: a stage is not finished, runs differ in models, judges or comparisons, or share a seed, or two models
+            have results with other settings or by another judge.
     """
     runs = {folder: read_contents(folder) for folder in folders}
     _check_poolable(runs)
@@ -169,6 +170,7 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
     labels = list(dict.fromkeys(entry.label for entry in first.models))
     results.sort(key=lambda one: labels.index(one.outcome.method))
     outcomes = [one.outcome for one in results]
+    _check_comparable(outcomes)
     scores = {(one.outcome.method, one.outcome.seed): one.scores for one in results}
     summary = summarize(
         outcomes,
@@ -185,14 +187,21 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     """Load the replies, verdicts and scores of one model of a run.
 
     Raises:
-        RunError: something is missing.
+        RunError: something is missing, or was made from other prompts or replies.
     """
     home = folder / entry.folder
-    path = prompts_path(folder, home)
+    path, shared_path = prompts_path(folder, home), folder / "prompts.jsonl"
     prompts = list(read_records(path, Prompt)) if path.exists() else []
     if not path.exists() or not is_complete(home, prompts):
         raise RunError(f"{folder}: {entry.label} seed {entry.seed} is not finished; `derta run` resumes it")
+    shared = prompts if path == shared_path else list(read_records(shared_path, Prompt))
     replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
+    old = sum(replies[one.id, 0].input_hash not in {None, prompt_hash(one)} for one in prompts)
+    if old or prompts[: len(shared)] != shared:
+        raise RunError(
+            f"{folder}: {entry.label} seed {entry.seed}: {old or 'the'} replies are to prompts that have changed "
+            "since; `derta run` generates them again"
+        )
     required = [judges_of(prompt, contents.judges) for prompt in prompts]
     verdicts: dict[str, list[Verdict | None]] = {}
     for judge in contents.measures:
@@ -226,11 +235,14 @@ def _current_verdicts(
     """Return a judge's verdicts on a model's replies; replies that changed since are judged again if that is free.
 
     Raises:
-        RunError: replies have changed, and the judge queries a model or is a user's own.
+        RunError: replies have changed, and the judge queries a model or is a user's own, or a verdict is another
+            judge's.
     """
     home = folder / entry.folder
     path = home / f"verdicts.{judge}.jsonl"
     verdicts = read_keyed(path, Verdict, prompts=prompts)
+    if other := next((one.judge for one in verdicts.values() if one.judge != judge), None):
+        raise RunError(f"{path}: expected verdicts of {judge}, got one of {other}; `derta run` judges them again")
     changed = sum(
         (prompt.id, 0) in verdicts and verdicts[prompt.id, 0].input_hash != case_hash(prompt, replies[prompt.id, 0])
         for prompt in prompts
@@ -241,6 +253,38 @@ def _current_verdicts(
         raise RunError(f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them")
     judge_models(build_judge(judge), {entry.label: home}, folder=folder, judges=contents.judges)
     return read_keyed(path, Verdict, prompts=prompts)
+
+
+def _check_comparable(outcomes: Sequence[Outcome]) -> None:
+    """Check that all models have the same judges, and replies with the same settings, as the first model.
+
+    They differ if a run was stopped after its recipe changed, or if runs of different recipes are pooled.
+
+    Raises:
+        RunError: they differ; the message names the model and what differs.
+    """
+    first: dict[tuple[object, ...], Producer] = {}
+    for outcome in outcomes:
+        name = f"{outcome.method} seed {outcome.seed}"
+        for judge, verdicts in outcome.verdicts.items():
+            for producer in (one.producer for one in verdicts if one is not None and one.producer is not None):
+                if differences := _differences(first.setdefault(("judge", judge), producer), producer):
+                    raise RunError(
+                        f"report: {name}: expected the verdicts of {judge} by the same judge as the other models', got "
+                        f"another ({differences}); `derta run` judges them again"
+                    )
+        for prompt, reply in zip(outcome.prompts, outcome.replies, strict=True):
+            settings = {key: value for key, value in (reply.producer or {}).items() if key not in {"model", "adapter"}}
+            others = first.setdefault(section_keys(prompt)[0], settings) if settings else settings
+            if differences := _differences(others, settings):
+                raise RunError(
+                    f"report: {name}: expected replies with the settings of the other models, got others "
+                    f"({differences}); `derta run` generates them again"
+                )
+
+
+def _differences(first: Producer, other: Producer) -> str:
+    return "; ".join(changed_keys(first, other)) if first != other else ""
 
 
 def _distinguish_ids(runs: Mapping[str, list[ModelResults]]) -> list[ModelResults]:

@@ -14,7 +14,7 @@ from derta.files import Appender, drop_torn_line, read_records, write_records
 from derta.judges.pairwise import Preference
 from derta.locks import lock
 from derta.protocols import Display
-from derta.provenance import Producer, changed_keys
+from derta.provenance import SUPERSEDED, Producer, changed_keys
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 
 R = TypeVar("R", Reply, Verdict)
@@ -59,15 +59,16 @@ def store_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
 
 
 def read_keyed(path: Path, kind: type[R], *, prompts: Iterable[Prompt]) -> dict[ReplyKey, R]:
-    """Return a file's replies or verdicts by prompt id and sample; an incomplete last line of a killed run is cut off.
+    """Return a file's replies or verdicts by prompt id and sample, without an incomplete last line.
+
+    The file is not changed: another process may be writing it.
 
     Raises:
         DataError: a record for no prompt, or two for one.
     """
     valid_ids = {prompt.id for prompt in prompts}
-    drop_torn_line(path)
     records: dict[ReplyKey, R] = {}
-    for record in read_records(path, kind) if path.exists() else ():
+    for record in read_records(path, kind, complete_lines=True) if path.exists() else ():
         if record.prompt_id not in valid_ids or record.key in records:
             problem = "twice" if record.key in records else "which no prompt has"
             raise DataError(f"{path}: got prompt id {record.prompt_id!r} {problem}; the file belongs to other prompts")
@@ -101,8 +102,9 @@ def supersede(
 ) -> int:
     """Move the results that a stage would make differently today to `*.superseded.jsonl`, and return their number.
 
-    A run's folder uses this where its evaluations changed. A file outside a run uses it with `only_changed_inputs`:
-    results of the same producer on the same keys, whose input changed. Nothing is lost.
+    Results there that it would make the same today move back, so that a setting that is changed and changed back costs
+    nothing. A run's folder uses this where its evaluations changed. A file outside a run uses it with
+    `only_changed_inputs`: results of the same producer on the same keys, whose input changed. Nothing is lost.
 
     Raises:
         RunError: a result is there twice, or another process writes the file.
@@ -121,11 +123,15 @@ def supersede(
                 superseded.append(record)
             else:
                 current[record.key] = record
+        store = path.with_suffix(f"{SUPERSEDED}{path.suffix}")
+        earlier = list(read_records(store, kind, complete_lines=True)) if store.exists() else []
         if superseded:
-            with Appender(path.with_suffix(".superseded.jsonl")) as file:
+            with Appender(store) as file:
                 for record in superseded:
                     file.add(record)
-            write_records(path, list(current.values()))
+        restored = {one.key: one for one in earlier if one.key in expected and expected[one.key].fault(one) is None}
+        if superseded or restored.keys() - current.keys():
+            write_records(path, list((restored | current).values()))
     return len(superseded)
 
 

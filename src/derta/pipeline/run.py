@@ -8,10 +8,17 @@ from typing import Any, NamedTuple
 
 from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
-from derta.errors import RecipeError
+from derta.errors import RecipeError, RunError
 from derta.methods import Method, check_package, check_settings
-from derta.pipeline.data import input_files, prepare_data, training_files
-from derta.pipeline.evaluate import craft_prompts, is_current, judge_models, recipe_judges, token_limits
+from derta.pipeline.data import input_files, model_inputs, prepare_data, training_files
+from derta.pipeline.evaluate import (
+    craft_prompts,
+    is_current,
+    judge_models,
+    recipe_judges,
+    recorded_weights,
+    token_limits,
+)
 from derta.pipeline.fine_tuning import (
     COST_FILE,
     AttackData,
@@ -32,7 +39,7 @@ from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report
 from derta.pipeline.resuming import Expected, store_prompts, supersede
 from derta.pipeline.search import add_searched_prompts, check_searches, searched_prompts
 from derta.protocols import Display, Judge
-from derta.provenance import Producer, hash_value
+from derta.provenance import Producer, file_hashes, hash_value
 from derta.records import Prompt, Reply, ReplyKey
 from derta.results import Summary
 from derta.run_folder import open_run
@@ -130,8 +137,14 @@ def _run(paths: ExpandedRecipe, *, original: Recipe, folder: Path, registry: Reg
     with open_run(folder, recipe=origin, training=training, inputs=inputs, fixed=fixed, name_of=paths.name):
         write_contents(folder, plan.contents)
         store_prompts(folder / "prompts.jsonl", plan.prompts)
+        base_files = file_hashes(model_inputs(loaded))
         for model in plan.models:
             generate_replies(plan, model, folder=folder, display=display)
+            if file_hashes(model_inputs(loaded)) != base_files:
+                raise RunError(
+                    f"{loaded.model.path}: expected the same files during the whole run, but they have changed, so "
+                    f"{model.label} seed {model.seed} may be of either version; start again with another --out"
+                )
         homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
         for name in plan.contents.measures:
             # popped: the model of a judge, if it has one, is released before the next is loaded
@@ -237,27 +250,31 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     out = home / "model" if plan.registry.method(model.method).trains else None
     harmful, helpful = scored_requests(recipe, plan.prepared), plan.prepared.held_out_examples
     producer = LazyEngine(recipe, out).producer()
+    if out is not None and not out.exists():
+        producer |= recorded_weights(home)
     stored = searched_prompts(
-        recipe, plan.prompts, home=home, held_out=plan.prepared.held_out_requests, registry=plan.registry
+        recipe,
+        plan.prompts,
+        target=producer,
+        home=home,
+        held_out=plan.prepared.held_out_requests,
+        registry=plan.registry,
     )
-    if stored is not None and is_current(
-        home,
-        _expected(recipe, stored, producer),
-        model=out,
-        scores=scores_provenance(harmful, helpful, producer=producer),
-    ):
+    scores = scores_provenance(harmful, helpful, producer=producer)
+    if stored is not None and is_current(home, _expected(recipe, stored, producer), scores=scores):
         return
     engine = LazyEngine(recipe, train_model(plan, model, folder=folder, display=display))
+    producer = engine.producer()
     prompts = add_searched_prompts(
         recipe,
         plan.prompts,
         engine=engine,
+        target=producer,
         home=home,
         held_out=plan.prepared.held_out_requests,
         registry=plan.registry,
         display=display,
     )
-    producer = engine.producer()
     expected = _expected(recipe, prompts, producer)
     path = home / "replies.jsonl"
     if old := supersede(path, Reply, expected):

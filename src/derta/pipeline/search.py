@@ -24,8 +24,8 @@ from derta.pipeline.data import section_requests
 from derta.pipeline.judge import engine_loader, find_judge
 from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import check_unique
-from derta.protocols import Display, Engine, Judge, ProgressTask
-from derta.provenance import hash_value
+from derta.protocols import Display, Engine, EngineLoader, Judge, ProgressTask
+from derta.provenance import Producer, file_hashes, hash_value
 from derta.records import Cost, Prompt, Record, Request, short_hash
 
 SEARCHES = "searches.json"
@@ -87,11 +87,6 @@ def _search_file(
     state = out.with_name(out.name + ".attempts.jsonl")
     target = engine_loader(models.target)
     attacker = None if models.attacker is None else engine_loader(models.attacker)
-    producers = [
-        target.producer(),
-        None if attacker is None else attacker.producer(),
-        None if judge is None else judge_producer(judge),
-    ]
     with lock(state):
         searched = attack.search(
             request_list,
@@ -99,7 +94,7 @@ def _search_file(
             attacker=None if attacker is None else attacker(),
             judge=judge,
             state=state,
-            key=hash_value(producers),
+            key=hash_value(_producers(target.producer(), attacker, judge, attack.options)),
             seed=seed,
         )
         with display.progress.task(f"{attack.name}: requests", total=len(request_list)) as task:
@@ -110,8 +105,20 @@ def _search_file(
     return SearchSummary(prompts=len(prompts), cost=total(attempts), success_by_budget=budgets)
 
 
+def _producers(
+    target: Producer, attacker: EngineLoader | None, judge: Judge | None, options: Mapping[str, Any]
+) -> list[object]:
+    """Return the provenance of a search: its models, its judge, and the content of the files in its options."""
+    return [
+        dict(target),
+        None if attacker is None else dict(attacker.producer()),
+        None if judge is None else judge_producer(judge),
+        [*file_hashes(_option_files(options)).values()],
+    ]
+
+
 def _option_files(options: Mapping[str, Any]) -> list[Path]:
-    return [Path(value) for value in options.values() if isinstance(value, str) and isfile(value)]  # noqa: PTH113
+    return [Path(value) for value in options.values() if isinstance(value, str | Path) and isfile(value)]  # noqa: PTH113
 
 
 def _write_prompts(out: Path, prompts: Sequence[Prompt]) -> None:
@@ -180,6 +187,7 @@ def add_searched_prompts(
     prompts: Sequence[Prompt],
     *,
     engine: Engine,
+    target: Producer,
     home: Path,
     held_out: Sequence[Request],
     registry: Registry = Registry(),
@@ -187,13 +195,14 @@ def add_searched_prompts(
 ) -> Sequence[Prompt]:
     """Return one model's prompts: those of all models, and those that search attacks find for this one.
 
-    They are computed once and cached in `home/prompts.jsonl`, with the attempts next to it.
+    They are computed once and cached in `home/prompts.jsonl`, with the attempts next to it. `target` is the engine's
+    producer.
     """
-    stored = searched_prompts(recipe, prompts, home=home, held_out=held_out, registry=registry)
+    stored = searched_prompts(recipe, prompts, target=target, home=home, held_out=held_out, registry=registry)
     if stored is not None:
         return stored
     results: list[Prompt] = []
-    keys = _search_keys(recipe, held_out=held_out, registry=registry)
+    keys = _search_keys(recipe, target=target, held_out=held_out, registry=registry)
     for section in _search_sections(recipe, registry):
         requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
         name = _search_name(section)
@@ -212,6 +221,7 @@ def searched_prompts(
     recipe: Recipe,
     prompts: Sequence[Prompt],
     *,
+    target: Producer,
     home: Path,
     held_out: Sequence[Request],
     registry: Registry = Registry(),
@@ -220,7 +230,7 @@ def searched_prompts(
 
     Without a search in the recipe, these are the prompts of all models.
     """
-    keys = _search_keys(recipe, held_out=held_out, registry=registry)
+    keys = _search_keys(recipe, target=target, held_out=held_out, registry=registry)
     path, searches_path = home / "prompts.jsonl", home / SEARCHES
     if not keys:
         path.unlink(missing_ok=True)  # of a search that the recipe has no more; the attempts are kept
@@ -240,20 +250,23 @@ def _search_name(section: EvaluationSection) -> str:
     return section.name or section.attack
 
 
-def _search_keys(recipe: Recipe, *, held_out: Sequence[Request], registry: Registry) -> dict[str, str]:
-    """Return a hash of all that each search against a model depends on, by its name; a run's model is fixed."""
-    target = recipe.generate.model_dump(mode="json")
-    return {
-        _search_name(section): hash_value(
+def _search_keys(
+    recipe: Recipe, *, target: Producer, held_out: Sequence[Request], registry: Registry
+) -> dict[str, str]:
+    """Return a hash of all that each search against a model depends on, by its name."""
+    keys: dict[str, str] = {}
+    for section in _search_sections(recipe, registry):
+        attacker = None if section.search.attacker is None else engine_loader(section.search.attacker)
+        requests = section_requests(section, held_out=held_out, seed=recipe.seeds[0])
+        keys[_search_name(section)] = hash_value(
             [
                 section.model_dump(mode="json"),
                 registry.attack(section).identity,
-                [request.text for request in section_requests(section, held_out=held_out, seed=recipe.seeds[0])],
-                target,
+                [request.model_dump(mode="json") for request in requests],
+                _producers(target, attacker, _search_judge(section, registry), section.options),
             ]
         )
-        for section in _search_sections(recipe, registry)
-    }
+    return keys
 
 
 def _search(
