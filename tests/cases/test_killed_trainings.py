@@ -27,8 +27,6 @@ PLACES = (
     "torch:save:2",  # in the first checkpoint
     "derta.train.checkpoint_files:delete_older:2",
     "derta.train.checkpoints:finish_folder:1",  # all steps are trained, in the middle of an epoch
-    "derta.train.checkpoints:clean_up_training:1",
-    "shutil:rmtree:6",
 )
 
 
