@@ -174,6 +174,17 @@ def test_a_conversation_that_the_template_refuses_is_dropped_and_named(derta, tm
     assert len(out.read_text().splitlines()) > 0
 
 
+def test_a_mixture_that_lacks_the_dropped_row_names_it(derta, tmp_path, strict_model_dir):
+    recipe = strict_data(tmp_path, strict_model_dir)
+    counts = ("--set", "data.num_helpful=12", "--set", "data.held_out_helpful=0")
+    called = derta("data", recipe, "--method", "derta", "--out", tmp_path / "rows.jsonl", *counts)
+    assert called.code == 2
+    last = called.err.splitlines()[-1]
+    assert "only 11 are available" in last
+    assert "1 rows were dropped:" in last
+    assert "sharegpt.jsonl:8: the chat template refused a conversation" in last
+
+
 def test_a_run_trains_without_it_and_the_report_counts_it(derta, tmp_path, strict_model_dir):
     called = derta("run", strict_data(tmp_path, strict_model_dir), "--out", tmp_path / "run")
     assert called.code == 0, called.err

@@ -21,10 +21,14 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 
 
 class ReadExamples(NamedTuple):
-    """Output of `read_examples`: the helpful examples of a dataset, and counts of the dropped rows by reason."""
+    """Output of `read_examples`: the helpful examples of a dataset, and counts of the dropped rows by reason.
+
+    `first_fault` names the first row that the chat template refused, with the template's message; empty without one.
+    """
 
     examples: list[Example]
     dropped: Counter[str]
+    first_fault: str = ""
 
 
 class HelpfulFormat(NamedTuple):
@@ -105,7 +109,7 @@ def read_examples(
         raise DataError(
             f"{source}: expected helpful rows, found none ({dict(dropped)}); {first_fault or 'check the format'}"
         )
-    return ReadExamples(examples[:limit], dropped)
+    return ReadExamples(examples[:limit], dropped, first_fault)
 
 
 def _format_content(content: list[tuple[str, str]] | str) -> dict[str, object]:

@@ -10,13 +10,13 @@ from random import Random
 
 from derta.chat import ChatFormat, prompt_text
 from derta.config import DataSection, EvaluationSection, PrepareConfig, Recipe, SourceSection
-from derta.data.helpful import read_examples
+from derta.data.helpful import REFUSED, ReadExamples, read_examples
 from derta.data.mixture import sample
 from derta.data.preferences import Preference, load_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
 from derta.data.triples import read_triples
-from derta.errors import ModelError
+from derta.errors import DataError, ModelError
 from derta.files import read_records
 from derta.pipeline.models import load_format
 from derta.provenance import model_files
@@ -30,19 +30,26 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     """
     data = recipe.data
     triples, dropped_triples = read_source_triples(data, data.triples)
-    examples, dropped_examples = read_source_examples(data.helpful, recipe)
-    prepared = prepare(
-        triples,
-        examples,
-        requests=evaluated_texts(recipe),
-        preferences=_read_preferences(recipe),
-        refusal_words=recipe.model.refusal_words,
-        seed=recipe.seeds[0],
-        **{name: getattr(data, name) for name in PrepareConfig.model_fields},
-    )
+    helpful = read_source_examples(data.helpful, recipe)
+    settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
+    requests, preferences = evaluated_texts(recipe), _read_preferences(recipe)
+    try:
+        prepared = prepare(
+            triples,
+            helpful.examples,
+            requests=requests,
+            preferences=preferences,
+            refusal_words=recipe.model.refusal_words,
+            seed=recipe.seeds[0],
+            **settings,
+        )
+    except DataError as error:
+        if not helpful.first_fault:
+            raise
+        raise DataError(f"{error}; {helpful.dropped[REFUSED]} rows were dropped: {helpful.first_fault}") from error
     return prepared._replace(
         dropped_triples=dropped_triples + prepared.dropped_triples,
-        dropped_examples=dropped_examples + prepared.dropped_examples,
+        dropped_examples=helpful.dropped + prepared.dropped_examples,
     )
 
 
@@ -119,7 +126,7 @@ def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> 
     return [triple for one in read for triple in one.triples], sum((one.dropped for one in read), Counter[str]())
 
 
-def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> tuple[list[Example], Counter[str]]:
+def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> ReadExamples:
     """Return the helpful examples of some sources, and the number of dropped ones by reason.
 
     Conversations that the chat template of the recipe's model refuses, as one that starts with the assistant, are
@@ -127,7 +134,11 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> tu
     """
     fault_of = _TemplateFaults(recipe)
     read = [read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=fault_of) for s in sources]
-    return [example for one in read for example in one.examples], sum((one.dropped for one in read), Counter[str]())
+    return ReadExamples(
+        [example for one in read for example in one.examples],
+        sum((one.dropped for one in read), Counter[str]()),
+        next((one.first_fault for one in read if one.first_fault), ""),
+    )
 
 
 class _TemplateFaults:

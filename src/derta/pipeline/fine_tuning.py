@@ -97,7 +97,7 @@ def read_attack_data(
     Raises:
         DataError: the dataset is empty.
     """
-    examples, dropped_examples = read_source_examples(section.helpful, recipe)
+    examples, dropped_examples, _ = read_source_examples(section.helpful, recipe)
     helpful = clean_examples(examples, evaluation_requests=evaluated)
     remaining = [example for example in helpful.examples if example.id not in held_out]
     triples, dropped_triples = read_source_triples(recipe.data, section.harmful)
