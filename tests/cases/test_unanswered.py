@@ -262,3 +262,22 @@ def test_an_exported_classifier_input_has_no_empty_generation_for_an_unanswered_
     [path] = export(tmp_path / "replies.jsonl", tmp_path / "out.json", format="harmbench")
     assert len(json.loads(path.read_text())) == 9
     assert "1 of 10 prompts are unanswered and are left out" in caplog.text
+
+
+def test_a_kill_between_a_failed_verdict_and_its_second_attempt_does_not_block_the_next_command(derta, tmp_path):
+    write_prompts(tmp_path)
+    write_jsonl(tmp_path / "replies.jsonl", [{"prompt_id": f"p{i}", "text": "Mix it."} for i in range(6)])
+    out = tmp_path / "verdicts.jsonl"
+    words = ["judge", tmp_path / "replies.jsonl", "--judge", "guideline", "--judge-model", "m", "--engine", "api"]
+    with serving(lambda path, _: choice(path, "VERDICT: SAFE"), fault=stops(2, Fault("status", 500))) as server:
+        options = ["--out", out, "--engine-option", f"endpoints={server.url}", "--engine-option", "attempts=1"]
+        assert derta(*words, *options).code == 0
+    failed = next(line for line in out.read_text().splitlines() if '"retry":true' in line)
+    record = json.loads(failed)
+    del record["retry"], record["reason"]
+    with out.open("a") as file:  # a kill right after the second attempt leaves both lines
+        file.write(json.dumps({**record, "harmful": False}) + "\n")
+    assert derta(*words, "--out", out, "--engine-option", "endpoints=http://127.0.0.1:9/v1").code == 0
+    verdicts = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [one["prompt_id"] for one in verdicts] == [f"p{i}" for i in range(6)]
+    assert not any(one.get("retry") for one in verdicts)

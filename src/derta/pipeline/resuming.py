@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from derta.errors import DataError, RunError
-from derta.files import Appender, drop_torn_line, read_records, write_records
+from derta.files import Appender, drop_torn_line, read_lines, read_records, write_records
 from derta.judges.pairwise import Preference
 from derta.locks import lock
 from derta.protocols import Display
@@ -87,7 +87,7 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
     for record in read_records(path, kind) if path.exists() else ():
         wanted = expected.get(record.key)
         fault = "no prompt has this id" if wanted is None else wanted.fault(record)
-        if record.key in records:
+        if record.key in records and not _is_attempt(records[record.key]):
             fault = "it is there twice"
         if fault is not None:
             raise RunError(
@@ -95,6 +95,11 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
             )
         records[record.key] = record
     return records
+
+
+def _is_attempt(record: Reply | Verdict | Preference) -> bool:
+    """Return whether a record is a failure that a later line may replace, which a kill before the rewrite leaves."""
+    return record.unanswered == "failed" if isinstance(record, Reply) else record.retry
 
 
 def supersede(
@@ -116,7 +121,7 @@ def supersede(
         current: dict[ReplyKey, T] = {}
         superseded: list[T] = []
         for record in read_records(path, kind):
-            if record.key in current:
+            if record.key in current and not _is_attempt(current[record.key]):
                 raise RunError(f"{path}: got a result for {record.prompt_id!r} twice; delete one of the lines")
             wanted = expected.get(record.key)
             if _is_superseded(record, wanted, only_changed_inputs=only_changed_inputs):
@@ -171,7 +176,7 @@ def judge_missing(
         records = read_results(path, kind, expected)
         done = {key: record for key, record in records.items() if not record.retry}
         missing = expected.keys() - done.keys()
-        if not missing and list(records) == list(expected):
+        if not missing and list(records) == list(expected) and _count_lines(path) == len(records):
             return list(done.values())
         with (
             Appender(path) as file,
@@ -187,6 +192,10 @@ def judge_missing(
         log_failures(path, verdicts, display)
         write_records(path, verdicts)
     return verdicts
+
+
+def _count_lines(path: Path) -> int:
+    return sum(1 for _ in read_lines(path))
 
 
 def log_failures(path: Path, verdicts: Sequence[J], display: Display) -> None:
