@@ -44,6 +44,18 @@ def test_logits_far_apart_neither_overflow_nor_underflow(monkeypatch, scale, voc
     assert torch.isfinite(refusing).all()
 
 
+def test_every_token_is_learned_as_a_target_also_at_the_edges_of_the_blocks(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)  # blocks of 64, 64 and 22 tokens
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(150, 8), torch.randn(150, 8), torch.arange(150)
+    losses, grad_hidden, grad_weight, refusing = ours(hidden, weight, targets)
+    expected = cross_entropy_by_hand(hidden, weight, targets)
+    assert torch.allclose(losses, expected[0], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(grad_hidden, expected[1], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(grad_weight, expected[2], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(refusing, (hidden @ weight.T).softmax(dim=-1)[:, list(REFUSALS)].sum(dim=1), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sure", [0.0, 6.0])
 def test_in_16_bits_the_losses_and_gradients_stay_as_close_as_their_inputs_allow(monkeypatch, dtype, sure):
@@ -132,6 +144,7 @@ def test_the_logits_of_a_chunk_of_positions_fit_into_their_memory(monkeypatch, r
 @pytest.mark.parametrize(
     ("positions", "dtype", "widths"),
     [
+        (1, torch.float32, [1984, 1016]),
         (1, torch.float32, [200]),
         (10, torch.float32, [192, 8]),  # 2,000 scores are 200 tokens of 10 positions, rounded down to a multiple of 64
         (20, torch.bfloat16, [64, 64, 64, 8]),
@@ -142,7 +155,7 @@ def test_the_logits_of_a_chunk_of_positions_fit_into_their_memory(monkeypatch, r
 )
 def test_the_scores_of_a_block_of_the_vocabulary_fit_into_a_cache(monkeypatch, positions, dtype, widths):
     monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 2000)
-    blocks = cross_entropy._Projection(torch.zeros(200, 8), None, Head(), dtype).blocks(positions)
+    blocks = cross_entropy._Projection(torch.zeros(sum(widths), 8), None, Head(), dtype).blocks(positions)
     assert [place.stop - place.start for place in blocks] == widths
     assert [place.start for place in blocks] == [sum(widths[:i]) for i in range(len(widths))]
 
