@@ -197,9 +197,9 @@ class PairTrainer(DPOTrainer):
             _drop_reference(self.model)
         super().save_model(output_dir, _internal_call)
 
-    def _run_epoch(self, **arguments: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not stop_if_trained(self):
-            super()._run_epoch(**arguments)
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self._get_output_dir(trial=trial)))

@@ -271,9 +271,9 @@ class DertaTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
 
-    def _run_epoch(self, **arguments: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not stop_if_trained(self):
-            super()._run_epoch(**arguments)
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self._get_output_dir(trial=trial)))
