@@ -153,10 +153,11 @@ def test_by_row_every_row_counts_the_same_however_many_labels_it_has(some_rows):
 
 @pytest.mark.parametrize(("given", "length"), [(None, 24), (40, 40), (400, 400)])
 def test_reference_dropout_is_drawn_over_a_length_that_is_given(given, length):
-    row = TrainRow("r", "rto", [1] * 17, [IGNORE] + [5] * 16, redraw="key")
-    batch = collate([row], capacity=0, pad_id=0, padded_length=given)
-    expected = reference_dropout(row.labels, padded_length=length, redraw="key")
-    assert (batch["label_positions"] + 1).tolist() == [i for i, label in enumerate(expected) if label != IGNORE]
+    for redraw in map(str, range(20)):
+        row = TrainRow("r", "rto", [1] * 17, [IGNORE] + [5] * 16, redraw=redraw)
+        batch = collate([row], capacity=0, pad_id=0, padded_length=given)
+        expected = reference_dropout(row.labels, padded_length=length, redraw=redraw)
+        assert (batch["label_positions"] + 1).tolist() == [i for i, label in enumerate(expected) if label != IGNORE]
 
 
 @pytest.mark.parametrize("lengths", [(9, 16), (17, 3), (33, 40)])
