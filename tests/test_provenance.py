@@ -85,7 +85,8 @@ def test_a_model_is_known_by_the_content_of_its_files(tmp_path):
 
 
 def test_a_hub_id_without_a_cached_snapshot_counts_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert model_hash("org/name") == "org/name"
     assert model_hash("served-name") == "served-name"
 
@@ -139,6 +140,7 @@ def test_a_model_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
 def test_a_hub_id_counts_with_the_commit_of_its_cached_snapshot(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     home, commit = tmp_path / "models--org--name", "0123456789abcdef0123456789abcdef01234567"
     missing = "adapter_config.json" if name == "config.json" else "config.json"

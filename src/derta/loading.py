@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from derta.errors import ModelError, is_out_of_memory
-from derta.provenance import HUB_ID
+from derta.provenance import HUB_ID, hub_commit
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,12 @@ def check_model_path(path: str, *, needs: str) -> None:
         )
 
 
+def _pinned(path: str) -> dict[str, str]:
+    """Return the loaders' argument for the commit of a hub id that provenance records; empty for a folder."""
+    commit = hub_commit(path)
+    return {} if commit is None else {"revision": commit}
+
+
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
@@ -85,7 +91,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
 
     check_model_path(path, needs="config.json")
     with _as_model_error(path, "its tokenizer"):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **_pinned(path))
 
 
 def load_model(
@@ -132,6 +138,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **_pinned(path),
         )
     if missing := sorted(loading_info["missing_keys"]):
         raise ModelError(
@@ -150,7 +157,7 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
 
     check_model_path(path, needs="config.json")
     with _as_model_error(path, "the config"):
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **_pinned(path))
 
 
 def position_limit(config: Any) -> int | None:
@@ -169,7 +176,7 @@ def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) 
 
     check_model_path(path, needs="adapter_model.safetensors")
     with _as_model_error(path, "the adapter"), without_false_warnings():
-        return PeftModel.from_pretrained(model, path, is_trainable=trainable).eval()
+        return PeftModel.from_pretrained(model, path, is_trainable=trainable, **_pinned(path)).eval()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SUPERSEDED = ".superseded"
 """End of the stem of a file with results that would be made differently today."""
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+_CONFIGS = ("config.json", "adapter_config.json")
 _NO_MODEL_FILES = ("train_log.json", "training_args.json", "trainer_state.json")
 
 
@@ -102,14 +103,40 @@ def _cached_hash(file: Path, *_stamp: int) -> str:
 
 
 def _hub_identity(name: str) -> str:
-    """Return a hub id with the commit of the cached snapshot; the name alone where no snapshot is cached."""
-    if not HUB_ID.fullmatch(name):
-        return name
+    """Return a hub id with the commit that is loaded; the name alone for a model that cannot be fetched.
+
+    The config of a model that is not cached is downloaded, so that the commit is known before the model is loaded.
+    """
+    commit = hub_commit(name)
+    if commit is None and HUB_ID.fullmatch(name):
+        _download_config(name)
+        commit = hub_commit(name)
+    return name if commit is None else f"{name}@{commit}"
+
+
+def hub_commit(name: str) -> str | None:
+    """Return the commit of a hub id's cached snapshot, which the loaders use; None for a folder, or without one."""
+    if Path(name).is_dir() or not HUB_ID.fullmatch(name):
+        return None
     from huggingface_hub import try_to_load_from_cache
 
-    files = (try_to_load_from_cache(name, file) for file in ("config.json", "adapter_config.json"))
+    files = (try_to_load_from_cache(name, file) for file in _CONFIGS)
     cached = next((file for file in files if isinstance(file, str)), None)
-    return name if cached is None else f"{name}@{Path(cached).parent.name}"
+    return None if cached is None else Path(cached).parent.name
+
+
+def _download_config(name: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for file in _CONFIGS:
+        try:
+            hf_hub_download(name, file)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                return  # no connection: the loader reports it
+        except OSError:  # no such model, or no access: the loader reports it
+            return
 
 
 def changed_keys(old: Producer | None, new: Producer) -> list[str]:

@@ -1,11 +1,13 @@
 """Results that were made from something else than what is there today are in no report, export or comparison."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub.errors import EntryNotFoundError
 
 from derta.config import load_recipe
 from derta.data.requests import Request
@@ -14,10 +16,11 @@ from derta.errors import DataError, RunError
 from derta.files import read_records, write_records
 from derta.formats.cases import read_judged_cases
 from derta.judges import build_judge, judge_producer
+from derta.loading import load_config as load_model_config
 from derta.pipeline import fine_tuning_folder, method
 from derta.pipeline import run as run_module
 from derta.pipeline.calibrating import calibrate_file, read_calibration
-from derta.pipeline.data import training_files
+from derta.pipeline.data import hub_base, training_files
 from derta.pipeline.report import report
 from derta.pipeline.run import run
 from derta.pipeline.search import add_searched_prompts
@@ -254,8 +257,6 @@ def test_a_share_of_steps_is_part_of_the_judge():
 
 
 def test_a_models_own_code_and_a_file_that_keeps_its_time_and_size_change_its_hash(tmp_path):
-    import os
-
     (tmp_path / "model.safetensors").write_text("first")
     (tmp_path / "modeling.py").write_text("1")
     hashes = [model_hash(tmp_path)]
@@ -266,3 +267,32 @@ def test_a_models_own_code_and_a_file_that_keeps_its_time_and_size_change_its_ha
     (tmp_path / "modeling.py").write_text("2")
     hashes.append(model_hash(tmp_path))
     assert len(set(hashes)) == 3
+
+
+def test_the_commit_of_a_hub_model_is_known_before_its_first_use_and_is_the_one_that_is_loaded(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached, loaded = [], []
+
+    def download(name, file):
+        if file == "adapter_config.json":
+            raise EntryNotFoundError("404")
+        cached.append(str(tmp_path / commit / file))
+
+    def from_pretrained(path, **settings):
+        loaded.append((path, settings.get("revision")))
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: next(iter(cached), None))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
+    load_model_config("org/name")
+    assert model_hash("org/name") == f"org/name@{commit}"
+    load_model_config("org/name")
+    assert loaded == [("org/name", None), ("org/name", commit)]
+
+
+def test_models_are_not_trained_further_from_another_commit_of_a_hub_model(recipe, tmp_path, monkeypatch):
+    loaded = load_recipe(recipe)
+    assert hub_base(loaded) == {}
+    monkeypatch.setattr("derta.pipeline.data.model_hash", lambda path: f"{path}@1")
+    model = loaded.model.model_copy(update={"path": "org/name"})
+    assert hub_base(loaded.model_copy(update={"model": model})) == {"base_model": "org/name@1"}

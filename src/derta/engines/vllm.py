@@ -26,6 +26,7 @@ from derta.engines.token_io import (
 )
 from derta.errors import EngineError, ModelError
 from derta.loading import DTYPES, check_model_path, load_tokenizer
+from derta.provenance import hub_commit
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -177,6 +178,8 @@ def load(
         "trust_remote_code": trust_remote_code,
         **(settings or {}),
     }
+    if commit := hub_commit(str(model)):
+        chosen |= {"revision": commit, "tokenizer_revision": commit}
     lora = None
     if adapter is not None:
         chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(adapter)}

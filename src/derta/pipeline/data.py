@@ -19,7 +19,7 @@ from derta.data.triples import read_triples
 from derta.errors import DataError, ModelError
 from derta.files import read_records
 from derta.pipeline.models import load_format
-from derta.provenance import model_files
+from derta.provenance import model_files, model_hash
 from derta.records import Example, Prompt, Request, Triple
 
 
@@ -93,6 +93,11 @@ def training_files(recipe: Recipe) -> list[Path]:
 def model_inputs(recipe: Recipe) -> list[Path]:
     """Return the local files of a recipe's base model, with its chat template."""
     return [*model_files(recipe.model.path), *_files_of([recipe.model.template])]
+
+
+def hub_base(recipe: Recipe) -> dict[str, str]:
+    """Return the commit of a base model from the hub, for the origin of a training; empty for a local folder."""
+    return {} if Path(recipe.model.path).is_dir() else {"base_model": model_hash(recipe.model.path)}
 
 
 def _files_of(names: Sequence[str]) -> list[Path]:

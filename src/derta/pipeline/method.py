@@ -13,7 +13,7 @@ from derta.errors import DataError, RecipeError
 from derta.files import write_text
 from derta.locks import check_output
 from derta.methods import find_method, method_config
-from derta.pipeline.data import input_files, prepare_data
+from derta.pipeline.data import hub_base, input_files, prepare_data
 from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
@@ -60,9 +60,9 @@ def train_one(
     """
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
-    origin = recipe.model_dump(mode="json") | overrides
     with ExitStack() as stack:
         paths = stack.enter_context(expanded_paths(recipe))
+        origin = recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe)
         prepared, inputs = prepare_data(paths.recipe), input_files(paths.recipe)
         inputs += [] if init_from is None else model_files(init_from)
         stack.enter_context(

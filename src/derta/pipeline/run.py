@@ -10,7 +10,7 @@ from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError, RunError
 from derta.methods import Method, check_package, check_settings
-from derta.pipeline.data import input_files, model_inputs, prepare_data, training_files
+from derta.pipeline.data import hub_base, input_files, model_inputs, prepare_data, training_files
 from derta.pipeline.evaluate import (
     craft_prompts,
     is_current,
@@ -164,6 +164,7 @@ def training_origin(
     values = (recipe or plan.recipe).model_dump(mode="json", include=set(TRAINING_KEYS))
     data = hash_value([plan.prepared.identity(), {name: one.identity for name, one in plan.attack_data.items()}])
     methods = identities.get("methods")
+    values |= hub_base(plan.recipe)
     return {**values, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
 
 
