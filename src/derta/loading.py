@@ -71,7 +71,7 @@ def check_model_path(path: str, *, needs: str) -> None:
         )
 
 
-def _pinned(path: str) -> dict[str, str]:
+def _pinned(path: str) -> dict[str, Any]:
     """Return the loaders' argument for the commit of a hub id that provenance records; empty for a folder."""
     commit = hub_commit(path)
     return {} if commit is None else {"revision": commit}

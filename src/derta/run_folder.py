@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import json
 import platform
@@ -9,10 +10,10 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from derta.errors import RunError
 from derta.files import sync_folder, write_text
@@ -225,11 +226,14 @@ def clean_up_training(model: Path) -> None:
 def identify(function: Callable[..., object], *, version: str | None = None) -> str:
     """Return the identity of a user's function for a manifest: its name with a hash of its source, or its `version`.
 
-    A resumed run compares these identities, so an edited function is a different one. Values that a function captures
-    are not part of its source: pass a `version` to distinguish them.
+    A resumed run compares these identities, so an edited function is a different one. Plain values that it reads (see
+    `plain_settings`) are part of its identity; objects that it reads are not: pass a `version` to distinguish them.
 
     >>> identify(commit) == identify(commit), identify(commit, version="2")
     (True, 'commit@2')
+    >>> first, second = [lambda text, limit=limit: len(text) > limit for limit in (8, 9)]
+    >>> identify(first) == identify(second)
+    False
 
     Raises:
         RunError: the source cannot be read (a builtin, or a function from a console), and there is no `version`.
@@ -244,4 +248,39 @@ def identify(function: Callable[..., object], *, version: str | None = None) -> 
             f"{name}: expected a function whose source can be read, so that a resumed run can detect changes, "
             f"got none; give it a `version=`"
         ) from error
-    return f"{name}@{short_hash(textwrap.dedent(source))}"
+    settings = plain_settings(function)
+    values = [json.dumps(settings, sort_keys=True)] if settings else []
+    return f"{name}@{short_hash(textwrap.dedent(source), *values)}"
+
+
+def plain_settings(function: object) -> dict[str, object]:
+    """Return the numbers, texts and tuples of them that a function or an object was created with.
+
+    For a function: its defaults, and the captured and global variables that it reads and does not set. For an object:
+    the arguments of its class that it keeps under their name.
+
+    >>> threshold = 0.5
+    >>> def long(text: str, *, limit: int = 8) -> bool:
+    ...     return len(text) > limit * threshold
+    >>> plain_settings(long)["limit"]
+    8
+    """
+    if isinstance(function, type):
+        return {}
+    if not inspect.isfunction(function := inspect.unwrap(function) if callable(function) else function):
+        values = {name: getattr(function, name, None) for name in inspect.signature(type(function)).parameters}
+        return {name: value for name, value in values.items() if _is_plain(value)}
+    code = function.__code__
+    sets = {one.argval for one in dis.get_instructions(function) if one.opname in {"STORE_DEREF", "STORE_GLOBAL"}}
+    values: dict[str, object] = {name: function.__globals__.get(name) for name in code.co_names}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # an empty cell
+            values[name] = cell.cell_contents
+    values |= {one.name: one.default for one in inspect.signature(function).parameters.values()}
+    return {name: value for name, value in values.items() if name not in sets and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, cast("tuple[object, ...]", value)))
+    return isinstance(value, str | int | float | bool)

@@ -296,3 +296,52 @@ def test_models_are_not_trained_further_from_another_commit_of_a_hub_model(recip
     monkeypatch.setattr("derta.pipeline.data.model_hash", lambda path: f"{path}@1")
     model = loaded.model.model_copy(update={"path": "org/name"})
     assert hub_base(loaded.model_copy(update={"model": model})) == {"base_model": "org/name@1"}
+
+
+LIMIT = 8
+
+
+def longer_than(limit):
+    return lambda prompt, reply: len(reply.text) > limit
+
+
+def test_values_that_a_users_judge_reads_are_part_of_it(monkeypatch):
+    def is_long(prompt, reply):
+        return len(reply.text) > LIMIT
+
+    def identity(judge):
+        return judge_producer(build_judge(judge, name="long"))
+
+    assert identity(longer_than(8)) == identity(longer_than(8)) != identity(longer_than(9))
+    before = identity(is_long)
+    monkeypatch.setitem(globals(), "LIMIT", 9)
+    assert identity(is_long) != before
+
+
+def test_a_judge_that_counts_its_calls_stays_the_same():
+    calls = 0
+
+    def counts(prompt, reply):
+        nonlocal calls
+        calls += 1
+
+    judge = build_judge(counts, name="counts")
+    before = judge_producer(judge)
+    counts(None, None)
+    assert judge_producer(judge) == before
+
+
+class Longer:
+    """A judge object with a setting."""
+
+    name, measures, uses_model = "longer", "harmful", False
+
+    def __init__(self, limit):
+        self.limit, self.calls = limit, 0
+
+    def judge(self, cases):
+        return iter(())
+
+
+def test_settings_of_a_users_judge_object_are_part_of_it():
+    assert judge_producer(Longer(8)) == judge_producer(Longer(8)) != judge_producer(Longer(9))

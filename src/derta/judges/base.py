@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.errors import DataError
 from derta.protocols import Case, Judge, JudgeFunction
-from derta.records import NAME, NAME_LETTERS, Measure, Prompt, Reply, Verdict
-from derta.run_folder import identify
+from derta.records import NAME, NAME_LETTERS, Measure, Prompt, Reply, Verdict, short_hash
+from derta.run_folder import identify, plain_settings
 
 
 def judge_cases(judge: Judge, cases: Iterable[Case]) -> Iterator[Verdict]:
@@ -125,11 +126,12 @@ def from_function(
 
 
 def identify_judge(judge: Judge) -> str:
-    """Return the identity of a judge for a manifest: the source or version of its function, or the source of its class.
+    """Return the identity of a judge for a manifest: that of its function, or the source and settings of its class.
 
     >>> identify_judge(from_function(lambda prompt, reply: True, name="all", version="2"))
     'all: <lambda>@2'
     """
     if isinstance(judge, FunctionJudge):
         return f"{judge.name}: {identify(judge.function, version=judge.version)}"
-    return f"{judge.name}: {identify(type(judge))}"
+    settings = json.dumps(plain_settings(judge), sort_keys=True)
+    return f"{judge.name}: {identify(type(judge))} {short_hash(settings)}"
