@@ -18,6 +18,7 @@ from derta.data.rows import (
     draw_row,
     helpful_row,
     instances,
+    max_tokens,
     reference_dropout,
     reference_rto_row,
     rto_row,
@@ -299,6 +300,30 @@ def test_the_prefix_gives_way_to_the_longest_form_of_the_safe_response():
         row = safe_row(triple, k=k, max_length=40)
         assert decoded_k(row) == min(k, 10)  # 40 - 10 - 20
         assert learned(row) == list(range(1100, 1120))
+
+
+@pytest.mark.parametrize("method", ROW_METHODS)
+@given(triple=triples, example=examples, settings=row_settings, seed=st.integers(0, 99))
+def test_no_row_is_longer_than_the_maximum_of_its_instance(method, triple, example, settings, seed):
+    for one in instances_of(method, triples=[triple], examples=[example]):
+        length = len(draw_row(one, config=settings, seed=seed, epoch=seed % 5).input_ids)
+        longest = max_tokens(one, config=settings)
+        assert length <= longest if one.harmful_prefix else length == longest
+
+
+def test_the_maximum_of_tokens_by_hand():
+    triple = triple_of(num_prompt=10, num_safe=6, num_harmful=30, trailing_blank=True)  # a harmful prompt of 11
+    longer = replace(triple, safe_spaced_ids=tuple(range(1100, 1120)))
+
+    def longest(term, source, *, prefix=False, **settings):
+        return max_tokens(Instance(term, source, prefix, 0), config=RowConfig(**settings))
+
+    assert longest("helpful", example_of()) == 28
+    assert (longest("rto", triple), longest("rto", triple, reference=True)) == (41, 43)
+    assert (longest("safe", triple), longest("safe", triple, prefix=True)) == (18, 49)
+    assert longest("safe", longer, prefix=True) == len(safe_row(longer, k=30, max_length=1024).input_ids) == 61
+    assert longest("safe", longer, prefix=True, max_length=40) == 40
+    assert max_tokens(TrainRow("r", "safe", [1] * 2000, [1] * 2000), config=RowConfig()) == 2000
 
 
 def test_an_overlong_answer_leaves_the_prompt_half_of_the_row():
