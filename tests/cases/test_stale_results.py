@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub.errors import EntryNotFoundError
 
+from derta import run_folder
 from derta.config import load_recipe
 from derta.data.requests import Request
 from derta.engines.scripted import ScriptedModel
@@ -345,3 +346,20 @@ class Longer:
 
 def test_settings_of_a_users_judge_object_are_part_of_it():
     assert judge_producer(Longer(8)) == judge_producer(Longer(8)) != judge_producer(Longer(9))
+
+
+def test_a_model_that_another_process_finishes_before_the_lock_is_not_taken_for_this_training(tmp_path, monkeypatch):
+    model, real = tmp_path / "model", run_folder.lock
+
+    def lock_after_the_other(path):
+        model.mkdir(exist_ok=True)
+        (model / "config.json").write_text("{}")
+        return real(path)
+
+    monkeypatch.setattr(run_folder, "lock", lock_after_the_other)
+    with (
+        pytest.raises(RunError, match="expected a new folder, found one"),
+        run_folder.record_origin(model, recipe={}, inputs=[]),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [model]
