@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,23 @@ def test_the_place_of_an_mmlu_row_names_the_archive_and_the_file_in_it(tmp_path:
     broken = mmlu_zip(tmp_path / "broken.zip", {"data/test/tea_test.csv": b"Hot?,a,b,c,d,B\n\xff"})
     with pytest.raises(DataError, match=rf"{broken}:data/test/tea_test.csv:2: expected UTF-8"):
         list(mmlu_rows(broken))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Bake?", "input": "rye", "output": "Yes.", "dataset": "food"},
+        {"question": "2?", "answer": "#### 2"},
+        {"prompt": "Bake?", "category": "food"},
+        {"id": "r", "text": "Bake?", "category": "food", "answer": "Yes.", "harmful": "Flour."},
+    ],
+)
+def test_only_a_column_that_no_field_is_read_from_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: dict[str, Any]
+) -> None:
+    caplog.set_level(logging.INFO, "derta")
+    load_requests(write(tmp_path / "a.jsonl", [row]))
+    assert caplog.messages == []
+    if "id" not in row:
+        load_requests(write(tmp_path / "b.jsonl", [row | {"note": "mine"}]))
+        assert ["note" in message for message in caplog.messages] == [True]
