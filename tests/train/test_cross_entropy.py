@@ -141,6 +141,39 @@ def test_the_logits_of_a_chunk_of_positions_fit_into_their_memory(monkeypatch, r
     assert found == sizes
 
 
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_each_block_is_multiplied_once_and_again_only_after_an_overflow(monkeypatch, scale):
+    monkeypatch.setattr(cross_entropy, "BLOCK_SCORES", 1)
+    products, stock = [], cross_entropy._Projection.scores
+
+    def scores(projection, states, rows):
+        if isinstance(rows, slice):
+            products.append(rows.start)
+        return stock(projection, states, rows)
+
+    monkeypatch.setattr(cross_entropy._Projection, "scores", scores)
+    torch.manual_seed(0)
+    weight = torch.randn(200, 8) * scale
+    weight[:64] *= 1e-3  # at 300, the shift of the first block is too small for the others
+    ours(torch.randn(20, 8), weight, torch.randint(0, 64, (20,)))
+    blocks = [0, 64, 128, 192]
+    assert products == (blocks if scale == 1 else [*blocks, *blocks[1:], *blocks])
+
+
+def test_a_block_of_the_weights_is_cast_when_it_is_used_and_the_limits_are_those_of_the_docs(monkeypatch):
+    dtypes, stock = [], cross_entropy._chunk
+
+    def chunk(projection, states, *rest, **named):
+        dtypes.append((projection.matrix.dtype, projection.part(slice(0, 2)).dtype, states.dtype))
+        return stock(projection, states, *rest, **named)
+
+    monkeypatch.setattr(cross_entropy, "_chunk", chunk)
+    ours(torch.randn(7, 8), torch.randn(70, 8), torch.randint(0, 70, (7,)), dtype=torch.bfloat16)
+    assert dtypes == [(torch.float32, torch.bfloat16, torch.bfloat16)]
+    assert 1024 * 262_144 * torch.bfloat16.itemsize == cross_entropy.MAX_CHUNK_BYTES  # positions of Gemma's vocabulary
+    assert cross_entropy.BLOCK_SCORES * torch.bfloat16.itemsize == 4 * 2**20
+
+
 @pytest.mark.parametrize(
     ("positions", "dtype", "widths"),
     [
