@@ -284,7 +284,7 @@ def test_the_head_computes_in_the_dtype_of_autocast_and_otherwise_in_that_of_the
 def test_a_tree_has_the_losses_and_counts_of_its_rows(model_of, some_rows):
     rto = max((row for row in some_rows if row.term == "rto"), key=lambda row: len(row.input_ids))
     safe = TrainRow("s", "safe", [*rto.input_ids[:9], 7, 8, 9], [IGNORE] * 9 + [7, 8, 9])
-    rows = [rto, safe, safe, TrainRow("t", "safe", [*rto.input_ids[:3], 6, 8], [IGNORE] * 3 + [6, 8])]
+    rows = [rto, rto, safe, safe, TrainRow("t", "safe", [*rto.input_ids[:3], 6, 8], [IGNORE] * 3 + [6, 8])]
     separate, grads = our_step(model_of("llama"), rows)
     merged, tree_grads = our_step(model_of("llama"), [tree_of(rows)])
     assert merged.counts.tolist() == separate.counts.tolist()
