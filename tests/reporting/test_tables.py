@@ -72,8 +72,18 @@ def test_the_mean_counts_the_variants_of_an_attack_once(make_cell):
         make_cell([True, False], name="prefill@10%", attack="prefill", variant="10%"),
     ]
     (table,) = rate_tables(cells)
-    assert table.means == ((0.375, 1.0, "prefill@50%"),)
+    assert table.means == ((0.375, 1.0, "prefill@50%", None),)
     assert (table.num_attacks, table.num_names) == (2, 3)
+
+
+def test_a_mean_over_rates_with_bounds_has_the_mean_of_the_bounds(make_cell):
+    # code: 1 of 2 scored, 2 unscored: 1/4 to 3/4; direct: 0 without bounds; means 0.25, 0.125, 0.375
+    cells = [
+        make_cell([False, False], name="direct", attack="direct"),
+        make_cell([True, False, None, None], name="code", attack="code"),
+    ]
+    (table,) = rate_tables(cells)
+    assert table.means == ((0.25, 0.5, "code", (0.125, 0.375)),)
 
 
 def test_the_name_of_a_dataset_is_not_parsed(make_cell):
@@ -88,7 +98,7 @@ def test_the_name_of_a_dataset_is_not_parsed(make_cell):
 
 def test_the_worst_of_a_rate_where_higher_is_better_is_the_lowest(make_cell):
     cells = [make_cell([hit], suite="helpfulness", measure="correct", name=n) for n, hit in (("a", True), ("b", False))]
-    assert rate_tables(cells)[0].means == ((0.5, 0.0, "b"),)
+    assert rate_tables(cells)[0].means == ((0.5, 0.0, "b", None),)
 
 
 def test_methods_are_averaged_over_the_names_that_all_of_them_have(make_cell):

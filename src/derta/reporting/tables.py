@@ -76,11 +76,16 @@ class RateTable:
 
 
 class Mean(NamedTuple):
-    """Mean of a method over attacks, and its worst attack; fractions."""
+    """Mean of a method over attacks, and its worst attack; fractions.
+
+    `bounds` is the mean of the rates if none, and if all, of the unscored and unanswered cases counted; None where no
+    averaged rate has bounds.
+    """
 
     value: float
     worst: float
     worst_name: str
+    bounds: tuple[float, float] | None = None
 
 
 def label_of(cell: Cell | Comparison | Place) -> Label:
@@ -210,18 +215,26 @@ def _means(
     Only names with a value for every method are averaged. Variants and datasets of one attack count as one.
     """
     values: dict[tuple[str, str], float] = {}
+    bounds: dict[tuple[str, str], tuple[float, float]] = {}
     for (method, name, category), by_seed in cells_by_key.items():
         cell = _pooled_cell(by_seed)
         if category is None and cell is not None and cell.value is not None:
             values[method, name] = cell.value
+            if cell.bounds is not None:
+                bounds[method, name] = cell.bounds
     shared = [[name for name in names if all((m, name) in values for m in methods)] for names in attacks.values()]
     averaged = tuple(name for names in shared for name in names)
     if not averaged:
         return (), tuple(None for _ in methods)
     means: list[Mean] = []
     for method in methods:
-        rates = [[values[method, name] for name in members] for members in shared if members]
-        mean = sum(sum(members) / len(members) for members in rates) / len(rates)
+
+        def mean_of(rates: Mapping[tuple[str, str], float], method: str = method) -> float:
+            of_attacks = [[rates[method, name] for name in members] for members in shared if members]
+            return sum(sum(members) / len(members) for members in of_attacks) / len(of_attacks)
+
         worst = (min if better == "higher" else max)(averaged, key=lambda name: values[method, name])
-        means.append(Mean(mean, values[method, worst], worst))
+        low, high = (mean_of(values | {key: each[side] for key, each in bounds.items()}) for side in (0, 1))
+        has_bounds = any((method, name) in bounds for name in averaged)
+        means.append(Mean(mean_of(values), values[method, worst], worst, (low, high) if has_bounds else None))
     return averaged, tuple(means)
