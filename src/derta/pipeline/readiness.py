@@ -12,7 +12,7 @@ from derta.config import EngineConfig, Recipe, SectionKey
 from derta.data.preparation import PreparedData
 from derta.engines import load_engine
 from derta.errors import EngineError, ModelError
-from derta.files import drop_torn_line, read_records
+from derta.files import read_records
 from derta.judges.llm import RUBRICS
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
@@ -105,8 +105,8 @@ def _is_left(
         if required and not path.exists():
             return True
         if required:
-            drop_torn_line(path)
-            required -= {verdict.prompt_id for verdict in read_records(path, Verdict) if not verdict.retry}
+            verdicts = read_records(path, Verdict, complete_lines=True)
+            required -= {verdict.prompt_id for verdict in verdicts if not verdict.retry}
         if required:
             return True
     return False
