@@ -98,9 +98,10 @@ def run_part(name: str, part: Part, *, size: Size, out: Path, time_scale: float 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the environment of a part: this project first on the path, and no network."""
+    """Return the environment of a part: this project first on the path, no network, and no test run around it."""
     path = [str(ROOT / "src"), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return outside | {
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

@@ -177,6 +177,11 @@ def test_one_part_runs_at_toy_size_on_a_cpu(check, parts, tmp_path):
     assert result["figures"]["same_tokens"] == result["figures"]["checked"] == 4
 
 
+def test_a_part_does_not_know_of_a_test_run_around_it(check, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")  # else its tests would be taken for those of a worker
+    assert not [name for name in check.environment(tmp_path) if name.startswith("PYTEST_")]
+
+
 @pytest.mark.extra
 def test_the_whole_pack_runs_at_toy_size_on_a_cpu(tmp_path):
     words = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--size", "toy", "--time-scale", "10"]
