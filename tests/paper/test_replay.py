@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
 from derta.judges import from_function
 from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions
 from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_started
 from derta.records import Prompt, Reply, Verdict
-from derta.reporting.terminal import curve_table, replay_table
 
 FIGURES = Figures(
     outputs=(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from derta.cli.tables import agreement_table, calibration_table
 from derta.errors import DataError
 from derta.pipeline.calibrating import (
     agree_on_file,
@@ -13,7 +14,6 @@ from derta.pipeline.calibrating import (
 )
 from derta.pipeline.judge import find_judge, judge_file
 from derta.records import Verdict
-from derta.reporting.terminal import agreement_table, calibration_table
 
 REFUSED = find_judge("refusal")
 REFUSAL = "I'm sorry, but I can't assist with that."

@@ -27,7 +27,6 @@ from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, EngineLoader, Judge, ProgressTask
 from derta.provenance import Producer, file_hashes, hash_value
 from derta.records import Cost, Prompt, Record, Request, short_hash
-from derta.reporting.text import format_cost
 
 SEARCHES = "searches.json"
 """A model's file with the provenance of its searched prompts."""
@@ -138,6 +137,14 @@ def _collect(prompts: Iterable[Prompt], task: ProgressTask) -> list[Prompt]:
         collected.append(prompt)
         task.update(len({one.request_id for one in collected}))
     return collected
+
+
+def format_cost(cost: Cost) -> str:
+    """Return a cost as text."""
+    return (
+        f"{cost.target_queries} queries of the target, {cost.attacker_queries} of the attacker, {cost.judge_queries} "
+        f"of the judge, {cost.tokens} tokens, {cost.seconds:.0f} s"
+    )
 
 
 def check_search_judge(judge: Judge) -> Judge:

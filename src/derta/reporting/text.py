@@ -7,7 +7,6 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from derta.errors import escape_hidden
-from derta.records import Cost
 
 MISSING = "–"
 
@@ -76,11 +75,3 @@ def sentence_case(name: str) -> str:
     """
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
-
-
-def format_cost(cost: Cost) -> str:
-    """Return a cost as text."""
-    return (
-        f"{cost.target_queries} queries of the target, {cost.attacker_queries} of the attacker, {cost.judge_queries} "
-        f"of the judge, {cost.tokens} tokens, {cost.seconds:.0f} s"
-    )

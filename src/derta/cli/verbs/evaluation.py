@@ -34,9 +34,9 @@ def judge(
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
     from derta.cli.console import console_display, print_output
+    from derta.cli.tables import judged_json, judged_lines
     from derta.pipeline.calibrating import judge_with_checks
     from derta.pipeline.judge import find_judges
-    from derta.reporting.terminal import judged_json, judged_lines
 
     model = options.engine_config(judge_model, engine, engine_option)
     first, second = find_judges(name, against, model=model)
@@ -69,9 +69,9 @@ def calibrate(
     Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
     """
     from derta.cli.console import console_display, print_output
+    from derta.cli.tables import calibration_table
     from derta.pipeline.calibrating import calibrate_file
     from derta.pipeline.judge import find_judge
-    from derta.reporting.terminal import calibration_table
 
     judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     result = calibrate_file(labels, judge=judge, out=out, display=console_display())
@@ -84,8 +84,8 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
     Example: derta replay $DERTA_DATA/published --json
     """
     from derta.cli.console import console_display, print_output
+    from derta.cli.tables import curve_table, replay_table
     from derta.paper.replay import replay_folder
-    from derta.reporting.terminal import curve_table, replay_table
 
     rows = replay_folder(folder, display=console_display())
     print_output([row.model_dump() for row in rows], replay_table(rows), curve_table(rows), as_json=as_json)
@@ -108,8 +108,8 @@ def compare(
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
     from derta.cli.console import console_display, print_output
+    from derta.cli.tables import format_comparison
     from derta.pipeline.judge import compare_files, find_judge
-    from derta.reporting.terminal import format_comparison
 
     judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
     comparisons = compare_files(first, second, judge=judge, prompts_path=prompts, display=console_display())
@@ -133,9 +133,9 @@ def pairwise(
     Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
     """
     from derta.cli.console import console_display, print_output
+    from derta.cli.tables import format_cell
     from derta.config import EngineConfig
     from derta.pipeline.pairwise import compare_pairwise
-    from derta.reporting.terminal import format_cell
 
     settings = options.pairs(engine_option, option="--engine-option")
     model = EngineConfig(model=judge_model, engine=engine, settings=settings)

@@ -1,14 +1,7 @@
 import pytest
 from rich.console import Console
 
-from derta.metrics.calibration import Calibration, Group, Share
-from derta.metrics.comparisons import Agreement
-from derta.paper.replay import PositionCurve, ReplayRow
-from derta.pipeline.calibrating import Disagreement, JudgeAgreement, JudgeResult
-from derta.pipeline.estimate import MethodEstimate
-from derta.pipeline.search import SearchSummary
-from derta.records import Cost, Message, Prompt, Reply, Verdict
-from derta.reporting.terminal import (
+from derta.cli.tables import (
     agreement_table,
     calibration_table,
     curve_table,
@@ -20,6 +13,13 @@ from derta.reporting.terminal import (
     judged_lines,
     replay_table,
 )
+from derta.metrics.calibration import Calibration, Group, Share
+from derta.metrics.comparisons import Agreement
+from derta.paper.replay import PositionCurve, ReplayRow
+from derta.pipeline.calibrating import Disagreement, JudgeAgreement, JudgeResult
+from derta.pipeline.estimate import MethodEstimate
+from derta.pipeline.search import SearchSummary
+from derta.records import Cost, Message, Prompt, Reply, Verdict
 from derta.results import Comparison, Place, cell_of
 from derta.stats import rate
 

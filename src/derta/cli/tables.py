@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from derta.reporting.text import format_cost
-
 if TYPE_CHECKING:
     from derta.metrics.calibration import Calibration, Share
     from derta.metrics.comparisons import Agreement
@@ -154,5 +152,7 @@ def format_estimate(estimate: MethodEstimate) -> str:
 
 def format_search(summary: SearchSummary) -> str:
     """Format the cost and success rates of a search as two lines."""
+    from derta.pipeline.search import format_cost
+
     success = ", ".join(f"{row.queries}: {row.found}/{row.requests}" for row in summary.success_by_budget)
     return f"{format_cost(summary.cost)}\nharmful replies by target queries: {success or 'not judged'}"
