@@ -108,6 +108,7 @@ def try_saving(trainer: Trainer, out: Path) -> None:
             "Fix the model's folder, or choose another --out"
         ) from error
     finally:
+        trainer.accelerator.wait_for_everyone()  # sharded processes all write into the folder
         if trainer.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
 
