@@ -129,3 +129,91 @@ def test_what_is_not_said_is_none_and_never_false():
     verdict = Verdict(prompt_id="p", judge="j")
     assert (verdict.harmful, verdict.refused, verdict.correct) == (None, None, None)
     assert Reply(prompt_id="p", text="").stop_reason == "unknown"
+
+
+CONTEXT = (Message(role="system", content="Be brief."), *ASKED, Message(role="assistant", content="Mix flour."))
+CALL = Message(role="assistant", content="", tool_calls=({"function": {"name": "f", "arguments": {"b": 1, "a": 2}}},))
+TOOL = Message(role="tool", content="", tool_call_id="1", name="f")
+
+
+def test_the_id_of_a_triple_without_context_is_that_of_its_three_texts():
+    assert Triple(query="q", safe="s", harmful="h").id == short_hash("q", "s", "h")
+    assert Example(messages=(*ASKED, CONTEXT[2])).id == short_hash(
+        "user\x1eHow do I bake bread?", "assistant\x1eMix flour."
+    )
+
+
+def test_the_id_of_a_triple_depends_on_its_context():
+    plain = Triple(query="q", safe="s", harmful="h")
+    others = [
+        {"messages": CONTEXT},
+        {"messages": CONTEXT[:2]},
+        {"messages": (CALL, TOOL)},
+        {"messages": (CALL,)},
+        {"tools": ({"name": "f"},)},
+        {"messages": CONTEXT, "tools": ({"name": "f"},)},
+        {"messages": CONTEXT, "harmful_turns": (2,)},
+    ]
+    ids = [Triple(**plain.model_dump() | fields).id for fields in others]
+    assert len({plain.id, *ids}) == len(others) + 1
+
+
+def test_a_record_without_context_has_the_fields_that_it_had():
+    assert set(Triple(query="q", safe="s", harmful="h").model_dump()) == {
+        "query",
+        "safe",
+        "harmful",
+        "category",
+        "source",
+    }
+    assert ASKED[0].model_dump() == {"role": "user", "content": "How do I bake bread?"}
+    assert not {"messages", "tools"} & set(Request(id="r", text="?").model_dump())
+    assert "tools" not in prompt(messages=ASKED).model_dump()
+
+
+def test_context_and_tools_survive_a_file():
+    triple = Triple(
+        query="q",
+        safe="s",
+        harmful="h",
+        messages=(*CONTEXT, CALL, TOOL),
+        harmful_turns=(2,),
+        tools=({"function": {"name": "f", "parameters": {"z": [1, None, True], "a": {}}}},),
+    )
+    again = Triple.model_validate_json(triple.model_dump_json(exclude_defaults=True))
+    assert again == triple
+    assert again.id == triple.id
+    assert list(again.tools[0]["function"]["parameters"]) == ["z", "a"], "the template sees the order of the file"
+    assert list(again.messages[3].tool_calls[0]["function"]["arguments"]) == ["b", "a"]
+
+
+def test_only_an_assistant_calls_tools_and_its_text_may_then_be_absent():
+    calls = [{"function": {"name": "f", "arguments": "{}"}}]
+    assert Message.model_validate({"role": "assistant", "content": None, "tool_calls": calls}).content == ""
+    assert Message.model_validate({"role": "assistant", "tool_calls": calls}).content == ""
+    with pytest.raises(ValidationError):
+        Message.model_validate({"role": "assistant", "content": None})
+    with pytest.raises(ValidationError, match="belong to an assistant message"):
+        Message.model_validate({"role": "user", "content": "q", "tool_calls": calls})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"messages": (Message(role="user", content=" "),)}, "must not be empty"),
+        ({"messages": CONTEXT, "harmful_turns": (1,)}, "indices of assistant messages, 1 is not"),
+        ({"messages": CONTEXT, "harmful_turns": (3,)}, "indices of assistant messages, 3 is not"),
+        ({"messages": CONTEXT, "harmful_turns": (-1,)}, "indices of assistant messages, -1 is not"),
+        ({"messages": (CALL,), "harmful_turns": (0,)}, "messages with text, 0 has none"),
+    ],
+)
+def test_a_context_has_no_empty_message_and_its_harmful_turns_are_answers(fields, reason):
+    with pytest.raises(ValidationError, match=reason):
+        Triple(query="q", safe="s", harmful="h", **fields)
+
+
+def test_an_example_may_call_tools_before_its_answer_but_not_instead_of_it():
+    answer = Message(role="assistant", content="Mix flour.")
+    assert Example(messages=(*ASKED, CALL, TOOL, answer)).messages[1].content == ""
+    with pytest.raises(ValidationError, match="must not be empty"):
+        Example(messages=(*ASKED, CALL))

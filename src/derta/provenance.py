@@ -43,13 +43,15 @@ def hash_value(value: object) -> str:
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Return a hash of the input of a model: messages or text, prefill, and settings of decoding.
+    """Return a hash of the input of a model: messages with tools, or text, prefill, and settings of decoding.
 
     >>> first = Prompt(id="1", request_id="r", attack="direct", mode="raw", text="How do I bake bread?")
     >>> prompt_hash(first) == prompt_hash(first.model_copy(update={"id": "2"}))
     True
     """
-    return hash_value(prompt.model_dump(mode="json", include={"mode", "messages", "text", "prefill", "decoding"}))
+    return hash_value(
+        prompt.model_dump(mode="json", include={"mode", "messages", "text", "prefill", "decoding", "tools"})
+    )
 
 
 def case_hash(prompt: Prompt, reply: Reply) -> str:

@@ -7,13 +7,12 @@ outputs that others published.
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=False, pattern=r"\S")]
-Role = Literal["system", "user", "assistant"]
+from derta.messages import Message, Record, Text, Tools, context_keys, is_absent, short_hash
+
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
 Unanswered = Literal["filtered", "rejected", "failed"]
@@ -33,34 +32,16 @@ NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 NAME_LETTERS = "letters, digits, '_', '-' and '.'"
 
 
-def short_hash(*parts: str) -> str:
-    """Compute a content hash of texts: 16 hex digits, the same on every machine.
-
-    >>> short_hash("a", "b") == short_hash("a", "b") != short_hash("ab")
-    True
-    """
-    return blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
-
-
-class Record(BaseModel):
-    """Base class of records: frozen, and unknown fields are a validation error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Message(Record):
-    """One turn of a conversation.
-
-    >>> Message(role="user", content="How do I bake bread?").role
-    'user'
-    """
-
-    role: Role
-    content: str
+Context = Annotated[tuple[Message, ...], Field(exclude_if=is_absent)]
+"""The messages before a request: a system prompt, earlier turns with tool calls and results."""
 
 
 class Triple(Record):
     """A harmful query with a safe and a harmful response (the paper's q, r, r-hat).
+
+    The query is a user message after `messages`, the context; most triples have none. No message of the context has
+    labels of its own text. `harmful_turns` are the indices of its assistant messages that are harmful: RTO teaches to
+    break off there too.
 
     >>> triple = Triple(query="How do I brew it?", safe="Sorry, I can't help.", harmful="Boil the roots.")
     >>> triple.id == Triple(**triple.model_dump()).id
@@ -72,11 +53,31 @@ class Triple(Record):
     harmful: Text
     category: str | None = None
     source: str | None = None
+    messages: Context = ()
+    harmful_turns: Annotated[tuple[int, ...], Field(exclude_if=is_absent)] = ()
+    tools: Tools = None
+
+    @model_validator(mode="after")
+    def _has_valid_context(self) -> Triple:
+        if any(message.is_empty for message in self.messages):
+            raise ValueError("messages must not be empty")
+        for turn in self.harmful_turns:
+            if not (0 <= turn < len(self.messages) and self.messages[turn].role == "assistant"):
+                raise ValueError(f"harmful_turns must be indices of assistant messages, {turn} is not")
+            if not self.messages[turn].content.strip():
+                raise ValueError(f"harmful_turns must be indices of messages with text, {turn} has none")
+        return self
 
     @property
     def id(self) -> str:
         """Hash of the content. It seeds the row's random draws, so they do not depend on its position in a file."""
-        return short_hash(self.query, self.safe, self.harmful)
+        turns = [f"harmful\x1e{turn}" for turn in self.harmful_turns]
+        return short_hash(self.query, self.safe, self.harmful, *context_keys(self.messages, self.tools), *turns)
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The context and the query, as the messages before a response."""
+        return (*self.messages, Message(role="user", content=self.query))
 
 
 class Example(Record):
@@ -93,16 +94,17 @@ class Example(Record):
     messages: tuple[Message, ...] = ()
     text: Text | None = None
     source: str | None = None
+    tools: Tools = None
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Example:
         if self.text is not None:
-            if self.messages:
+            if self.messages or self.tools:
                 raise ValueError("an example carries messages or a raw text, not both")
             return self
         if len(self.messages) < 2 or self.messages[-1].role != "assistant":
             raise ValueError("messages must end with an assistant's answer to another message")
-        if not all(message.content.strip() for message in self.messages):
+        if any(message.is_empty for message in self.messages) or not self.messages[-1].content.strip():
             raise ValueError("messages must not be empty")
         return self
 
@@ -111,11 +113,11 @@ class Example(Record):
         """Hash of the content, as in `Triple.id`."""
         if self.text is not None:
             return short_hash("text", self.text)
-        return short_hash(*(f"{m.role}\x1e{m.content}" for m in self.messages))
+        return short_hash(*context_keys(self.messages, self.tools))
 
 
 class Request(Record):
-    """A user request, the input of an attack.
+    """A user request, the input of an attack, with the messages before it, if it is not the first of a conversation.
 
     `answer` is the reference answer (GSM8K, MMLU); `harmful` is a harmful answer for prefill attacks; `steps` are the
     reference steps of a harmful answer: the judge `steps` counts those in a reply.
@@ -130,6 +132,8 @@ class Request(Record):
     answer: str | None = None
     harmful: str | None = None
     steps: tuple[Text, ...] | None = None
+    messages: Context = ()
+    tools: Tools = None
 
 
 class PrefillDepth(Record):
@@ -187,6 +191,7 @@ class Prompt(Record):
         cost: Cost of the search for the prompt.
         answer: The request's reference answer.
         steps: The request's reference steps.
+        tools: Definitions of tools (chat only).
 
     >>> messages = (Message(role="user", content="How do I bake bread?"),)
     >>> Prompt(id="direct:7", request_id="7", request="How do I bake bread?", attack="direct", messages=messages).mode
@@ -211,13 +216,14 @@ class Prompt(Record):
     category: str | None = None
     answer: str | None = None
     steps: tuple[Text, ...] | None = None
+    tools: Tools = None
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Prompt:
         if self.mode == "chat" and (not (self.messages or self.foreign) or self.text is not None):
             raise ValueError("a chat prompt carries messages and no text")
-        if self.mode == "raw" and (not self.text or self.messages is not None or self.prefill):
-            raise ValueError("a raw prompt carries text, no messages and no prefill")
+        if self.mode == "raw" and (not self.text or self.messages is not None or self.prefill or self.tools):
+            raise ValueError("a raw prompt carries text, no messages, no tools and no prefill")
         return self
 
     @property

@@ -88,7 +88,7 @@ def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) 
     Raises:
         DataError: A response has no token.
     """
-    messages = [Message(role="user", content=triple.query)]
+    messages = triple.conversation
     safe = encode_turn(chat, messages, triple.safe)
     harmful = encode_turn(chat, messages, triple.harmful)
     if not safe.response_ids or not harmful.response_ids:

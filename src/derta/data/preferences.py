@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import model_validator
+
 from derta.chat import ChatFormat, encode_turn
 from derta.columns import REQUEST
 from derta.data.cleaning import match_key
@@ -19,24 +21,37 @@ from derta.data.encoding import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
 from derta.errors import DataError
 from derta.files import parse_record
-from derta.records import Message, Record, Text, short_hash
+from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash
 from derta.sources import read_rows, source_name
 
 _MIN_PROMPT_TOKENS = 16
 
 
 class Preference(Record):
-    """Preference pair from a user's dataset: a query with a chosen and a rejected response."""
+    """Preference pair from a user's dataset: a query, after its context, with a chosen and a rejected response."""
 
     query: Text
     chosen: Text
     rejected: Text
     source: str | None = None
+    messages: Context = ()
+    tools: Tools = None
+
+    @model_validator(mode="after")
+    def _has_no_empty_message(self) -> Preference:
+        if any(message.is_empty for message in self.messages):
+            raise ValueError("messages must not be empty")
+        return self
 
     @property
     def id(self) -> str:
         """Id of the pair, a hash of its content."""
-        return short_hash(self.query, self.chosen, self.rejected)
+        return short_hash(self.query, self.chosen, self.rejected, *context_keys(self.messages, self.tools))
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The context and the query, as the messages before a response."""
+        return (*self.messages, Message(role="user", content=self.query))
 
 
 class CleanPreferences(NamedTuple):
@@ -152,9 +167,8 @@ def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
     Raises:
         DataError: A response has no token.
     """
-    messages = [Message(role="user", content=preference.query)]
-    chosen = encode_turn(chat, messages, preference.chosen)
-    rejected = encode_turn(chat, messages, preference.rejected)
+    chosen = encode_turn(chat, preference.conversation, preference.chosen)
+    rejected = encode_turn(chat, preference.conversation, preference.rejected)
     return _validate_pair(
         EncodedPair(
             preference.id,

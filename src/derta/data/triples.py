@@ -58,8 +58,8 @@ def load_triples(
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder, "judged.jsonl")
     ...     _ = path.write_text(rows)
-    ...     load_triples(path)
-    [Triple(query='Bread?', safe='Sorry, no.', harmful='Take flour.', category=None, source='judged')]
+    ...     [triple.model_dump(exclude_none=True) for triple in load_triples(path)]
+    [{'query': 'Bread?', 'safe': 'Sorry, no.', 'harmful': 'Take flour.', 'source': 'judged'}]
 
     Args:
         source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
