@@ -13,6 +13,7 @@ from derta.data.preferences import load_preferences
 from derta.data.requests import load_requests
 from derta.data.triples import load_triples, read_triples
 from derta.errors import DataError
+from derta.records import Example, Request
 
 SPLITS = ("train", "test")
 Loader = Any
@@ -36,7 +37,9 @@ LOADERS: dict[str, tuple[Loader, str, dict[str, str]]] = {
 
 def text_of(row: Any) -> str:
     """The text that differs between the rows."""
-    return row.messages[0].content if hasattr(row, "messages") else row.id if hasattr(row, "text") else row.query
+    if isinstance(row, Example):
+        return row.messages[0].content
+    return row.id if isinstance(row, Request) else row.query
 
 
 @pytest.fixture(scope="module")
