@@ -11,7 +11,6 @@ from derta.data.cleaning import (
     begin_with_word,
     clean_examples,
     clean_triples,
-    match_key,
     opens_with_refusal,
 )
 from derta.errors import DataError
@@ -104,18 +103,6 @@ def test_an_unknown_policy_and_an_opener_that_does_not_refuse_are_errors() -> No
 def test_the_opener_matters_only_where_it_is_prepended() -> None:
     clean = clean_triples([triple()], evaluation_requests=[], policy="drop", opener="Sure.")
     assert clean.triples == [triple()]
-
-
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [("How do I bake?", "how do i  bake"), ("“Bake”—now!", "bake now"), ("Ｂａｋｅ", "bake"), ("烤面包？", "烤面包")],
-)
-def test_case_spacing_and_punctuation_make_no_other_request(text: str, same: str) -> None:
-    assert match_key(text) == match_key(same)
-
-
-def test_texts_without_letters_stay_apart() -> None:
-    assert match_key("?") != match_key("!")
 
 
 def example(*turns: str) -> Example:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -11,6 +10,7 @@ from importlib.resources import files
 from typing import NamedTuple, get_args
 
 from derta.config import DEFAULT_OPENER, SafePolicy
+from derta.data.matching import match_key
 from derta.errors import DataError
 from derta.records import Example, Triple
 
@@ -32,16 +32,6 @@ class CleanExamples(NamedTuple):
 
     examples: list[Example]
     dropped: Counter[str]
-
-
-def match_key(text: str) -> str:
-    """Return the text without case, punctuation and spacing; requests with the same key are the same request.
-
-    >>> match_key("How do I  bake BREAD?") == match_key("how do I bake bread")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"[^\W_]+", folded)) or folded.strip()
 
 
 def clean_triples(

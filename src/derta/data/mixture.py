@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from derta.config import PrepareConfig
-from derta.data.cleaning import match_key
+from derta.data.matching import match_key
 from derta.data.preferences import Preference
 from derta.errors import DataError
 from derta.records import Example, Request, Triple, short_hash
@@ -126,7 +126,7 @@ def sample(items: Sequence[Item], count: int, *, rng: Random) -> list[Item]:
 def hold_out_requests(triples: Sequence[Triple], count: int, *, rng: Random) -> HeldOut:
     """Split `count` requests off the training data, with all of their triples.
 
-    Requests that differ only in case, spacing or punctuation are the same request. Each held-out request is returned
+    Requests with the same normal form (`match_key`) are the same request. Each held-out request is returned
     with the harmful response of its first triple.
 
     Raises:

@@ -16,9 +16,9 @@ from pydantic import model_validator
 
 from derta.chat import ChatFormat, encode_turn
 from derta.columns import REQUEST
-from derta.data.cleaning import match_key
 from derta.data.encoding import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
+from derta.data.matching import match_key
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash

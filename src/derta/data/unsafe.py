@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from derta.chat import ChatFormat, encode_turn
-from derta.data.cleaning import match_key
 from derta.data.encoding import EncodedExample
+from derta.data.matching import match_key
 from derta.data.rows import Instance
 from derta.errors import DataError
 from derta.records import Message, Triple, short_hash
