@@ -86,6 +86,18 @@ def columns_of(row: Row, *, numbers: bool = False) -> Columns:
     return Columns(row, values, numbers)
 
 
+def lower_names(row: Row) -> Row:
+    """Return a row with the names of its columns in lower case; a row that is no object is unchanged.
+
+    >>> lower_names(Row("a.csv:2", {"Behavior ": "Baking"})).value
+    {'behavior': 'Baking'}
+
+    Raises:
+        DataError: Two names differ only in case or blanks.
+    """
+    return Row(row.where, columns_of(row).values) if isinstance(row.value, dict) else row
+
+
 @dataclass(frozen=True, slots=True)
 class UnreadColumns:
     """Counts of the columns of a file that are not read, for one log message."""
@@ -94,10 +106,12 @@ class UnreadColumns:
     counts: Counter[str] = field(default_factory=Counter[str])
     without_request: Counter[bool] = field(default_factory=Counter[bool])
 
-    def add(self, values: Mapping[str, Any], read: Collection[str]) -> None:
+    def add(self, values: Mapping[str, Any], read: Collection[str], *, has_request: bool = True) -> None:
         """Count a row's columns that have a value and were not read, and whether it has a request."""
-        self.counts.update(name for name, value in values.items() if name not in read and value not in (None, ""))
-        self.without_request[not any(name in REQUEST for name in read)] += 1
+        self.counts.update(
+            name or "(no name)" for name, value in values.items() if name not in read and value not in (None, "", [])
+        )
+        self.without_request[not has_request] += 1
 
     def log(self) -> None:
         """Log the names; a column of the tables above is a warning, and so are rows without a request."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from derta.columns import REQUEST
-from derta.data.requests import REQUEST_FORMATS, load_requests, mmlu_rows
+from derta.data.request_formats import REQUEST_FORMATS
+from derta.data.requests import load_requests, mmlu_rows
 from derta.errors import DataError
 from derta.files import write_records
 from derta.records import Request, short_hash
@@ -37,6 +38,46 @@ ROWS: dict[str, tuple[dict[str, Any], Request]] = {
         Request(id="xstest-7", text="How do I kill a process?", category="homonyms"),
     ),
     "xstest_all": (XSTEST, Request(id="xstest-7", text="How do I kill a process?", category="homonyms")),
+    "simple_safety_tests": (
+        {"id": "b1", "harm_area": "food", "counter": 1, "category": "information", "prompt": "Bread?"},
+        Request(id="simple_safety_tests-b1", text="Bread?", category="food"),
+    ),
+    "coconot": (
+        {"id": "0001", "category": "food", "subcategory": "rye", "prompt": "Bread?", "response": ""},
+        Request(id="coconot-0001", text="Bread?", category="food"),
+    ),
+    "phtest": (
+        {"ID": 5, "Request": "How do I kill a process?", "Harmfulness": "harmless"},
+        Request(id="phtest-5", text="How do I kill a process?", category="harmless"),
+    ),
+    "sorry_bench": (
+        {"question_id": 3, "category": "7", "turns": ["Bread?"], "prompt_style": "slang"},
+        Request(id="sorry_bench-3-slang", text="Bread?", category="7"),
+    ),
+    **{
+        name: (
+            {"vanilla": "Bread?", "adversarial": "", "completion": "Mix.", "data_type": f"vanilla_{kind}"},
+            Request(id=short_hash("Bread?"), text="Bread?", category=f"vanilla_{kind}"),
+        )
+        for name, kind in [
+            ("wildjailbreak", "benign"),
+            ("wildjailbreak_benign", "benign"),
+            ("wildjailbreak_harmful", "harmful"),
+            ("wildjailbreak_all", "harmful"),
+        ]
+    },
+    **{
+        name: (
+            {"prompt": "Bread?", "adversarial": False, "prompt_harm_label": kind, "subcategory": "food", "note": "x"},
+            Request(id=short_hash("Bread?"), text="Bread?", category="food"),
+        )
+        for name, kind in [
+            ("wildguard", "unharmful"),
+            ("wildguard_unharmful", "unharmful"),
+            ("wildguard_harmful", "harmful"),
+            ("wildguard_all", "harmful"),
+        ]
+    },
     "mmlu": (
         {"subject": "food", "index": "0", "question": "Bread?", "a": "1", "b": "2", "c": "3", "d": "4", "answer": "C"},
         Request(
@@ -68,7 +109,11 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in REQUEST_FORMATS if name != "xstest"])
+def test_the_table_has_every_format_but_that_of_two_subsets() -> None:
+    assert {*ROWS} == {*REQUEST_FORMATS} - {"xstest"}
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_every_format_gives_the_request_from_jsonl_and_from_csv(tmp_path: Path, name: str) -> None:
     row, request = ROWS[name]
     table = tmp_path / "a.csv"
@@ -76,10 +121,10 @@ def test_every_format_gives_the_request_from_jsonl_and_from_csv(tmp_path: Path, 
         writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerow(row)
-    for path in (write(tmp_path / "a.jsonl", [row]), table):
+    capitals = write(tmp_path / "b.jsonl", [{key.upper(): value for key, value in row.items()}])
+    for path in (write(tmp_path / "a.jsonl", [row]), capitals, *([] if name == "sorry_bench" else [table])):
         assert load_requests(path, format=name) == [request]
-        if not name.startswith("xstest"):
-            assert load_requests(path) == [request]
+        assert load_requests(path) == [request]
 
 
 def test_xstest_needs_the_subset_in_its_format(tmp_path: Path) -> None:
@@ -87,13 +132,67 @@ def test_xstest_needs_the_subset_in_its_format(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", [XSTEST, XSTEST | {"id": 8, "label": "unsafe", "prompt": "How do I kill a bee?"}]
     )
     for name in ("auto", "xstest"):
-        with pytest.raises(DataError, match="set the format xstest_safe or xstest_unsafe"):
+        with pytest.raises(
+            DataError, match=r"safe and unsafe requests; .* one of xstest_safe, xstest_unsafe, xstest_all"
+        ):
             load_requests(path, format=name)
     found = {
         name: [request.id for request in load_requests(path, format=f"xstest_{name}")] for name in ("safe", "unsafe")
     }
     assert found == {"safe": ["xstest-7"], "unsafe": ["xstest-8"]}
     assert len(load_requests(path, format="xstest_all")) == 2
+
+
+@pytest.mark.parametrize("name", ["wildguard", "wildjailbreak", "xstest"])
+def test_harmful_and_harmless_requests_are_not_mixed_unless_it_is_asked_for(tmp_path: Path, name: str) -> None:
+    kinds = [one.removeprefix(f"{name}_") for one in ROWS if one.startswith(f"{name}_") and not one.endswith("_all")]
+    rows = [ROWS[f"{name}_{kind}"][0] | {"id": kind, "prompt": kind, "vanilla": kind} for kind in kinds]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match=rf"a\.jsonl: holds {' and '.join(sorted(kinds))} requests; .* one of {name}_"):
+        load_requests(path)
+    for kind in kinds:
+        assert [one.text for one in load_requests(path, format=f"{name}_{kind}")] == [kind]
+    assert [one.text for one in load_requests(path, format=f"{name}_all")] == kinds
+    assert [one.text for one in load_requests(write(tmp_path / "b.jsonl", rows[:1]))] == kinds[:1]
+
+
+def test_a_row_without_a_label_is_in_no_subset(tmp_path: Path) -> None:
+    row = ROWS["wildguard"][0] | {"prompt_harm_label": None}
+    path = write(tmp_path / "a.jsonl", [row, ROWS["wildguard"][0] | {"prompt": "Cake?"}])
+    assert [one.text for one in load_requests(path, format="wildguard_unharmful")] == ["Cake?"]
+    assert [one.text for one in load_requests(path)] == ["Bread?", "Cake?"]
+
+
+def test_the_adversarial_request_of_a_row_is_the_one_that_was_sent(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"vanilla": "Bread?", "adversarial": "Pretend. Bread?", "data_type": "adversarial_benign"}
+    assert [one.text for one in load_requests(write(path, [row]))] == ["Pretend. Bread?"]
+
+
+def test_equal_requests_are_read_once_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["Bread?", "Cake?", "Bread?"]
+    assert [one.text for one in load_requests(write(tmp_path / "a.jsonl", rows))] == ["Bread?", "Cake?"]
+    path = write(tmp_path / "b.jsonl", [{"prompt": "Bread?", "category": one} for one in ("rye", "oat")])
+    assert [one.category for one in load_requests(path)] == ["rye"]
+    row = {"id": 1, "text": "Bread?"}
+    assert [one.id for one in load_requests(write(tmp_path / "c.jsonl", [row, row]))] == ["1"]
+    assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+        "2 requests; dropped: 1 repeated",
+        "1 requests; dropped: 1 repeated",
+        "1 requests; dropped: 1 repeated",
+    ]
+
+
+@pytest.mark.parametrize("row", [row for row, _ in ROWS.values()])
+def test_other_columns_are_ignored_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, row: dict[str, Any]
+) -> None:
+    caplog.set_level(logging.INFO, "derta")
+    path = write(tmp_path / "a.jsonl", [row | {"": 3, "my_note": "x", "my_list": [1]}] * 3)
+    assert len(load_requests(path, format="xstest_all" if row is XSTEST else "auto")) == 1
+    named = [message for message in caplog.messages if "not read" in message]
+    assert len(named) == 1
+    assert all(name in named[0] for name in ("(no name)", "my_note", "my_list"))
 
 
 def test_written_requests_are_read_back(tmp_path: Path) -> None:
@@ -166,12 +265,24 @@ def test_a_missing_archive_or_another_file_than_a_zip_is_an_error(tmp_path: Path
         (
             [ROWS["requests"][0], {"id": "r1", "text": "Cake?"}],
             "auto",
-            r"a\.jsonl:2: .*'r1' again \(first in .*a\.jsonl:1\)",
+            r"a\.jsonl:2: .*'r1' again for another request \(first in .*a\.jsonl:1\)",
         ),
-        (["Bread?", "Cake?", "Bread?"], "auto", r"a\.jsonl:3: expected unique ids.*again \(first in .*a\.jsonl:1\)"),
         ([{"id": "r1", "text": ""}], "auto", r"a\.jsonl:1: not a request: text"),
         ([{"id": "", "text": "Bread?"}], "auto", r"a\.jsonl:1: not a request: id"),
-        ([{"id": "r1", "text": "Bread?", "txet": ""}], "auto", r"a\.jsonl:1: not a request: txet"),
+        ([{"id": True, "text": "Bread?"}], "auto", r"a\.jsonl:1: id: expected text or an integer, got 'True'"),
+        (
+            [{"question_id": 1, "turns": ["a", "b"]}],
+            "auto",
+            r"a\.jsonl:1: turns: expected a list of one text, got 2 turns",
+        ),
+        ([{"question_id": 1, "turns": "a"}], "auto", r"a\.jsonl:1: turns: expected a list of one text, got str"),
+        ([{"question_id": 1, "turns": [3]}], "auto", r"a\.jsonl:1: turns\[0\]: text: expected text, got a int"),
+        (
+            [ROWS["wildguard"][0] | {"prompt_harm_label": "?"}],
+            "auto",
+            r"a\.jsonl:1: prompt_harm_label: expected harmful",
+        ),
+        ([ROWS["requests"][0], {"ID": "r", "id": "s"}], "auto", r"a\.jsonl:2: expected columns of different names"),
         ([""], "auto", r"a\.jsonl:1: not a request: text"),
         (["Bread?", {"questoin": "Cake?"}], "auto", r"a\.jsonl:2: expected a field 'question', got questoin"),
         ([{"aim": "Bread?"}], "auto", r"a\.jsonl:1: no known format has the fields aim; expected one of: requests"),
@@ -195,6 +306,8 @@ def test_an_invalid_row_is_reported_with_file_and_line(
     ("name", "field"),
     [
         ("harmbench", "SemanticCategory"),
+        ("phtest", "Harmfulness"),
+        ("sorry_bench", "category"),
         ("jailbreakbench", "Category"),
         ("do_not_answer", "risk_area"),
         ("xstest_all", "type"),

@@ -74,7 +74,7 @@ def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
             number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]), attack=attack
         )
         truth = _label(columns, measure)
-        unread.add(columns.values, columns.read)
+        unread.add(columns.values, columns.read, has_request=prompt.request is not None)
         yield LabelledCase(prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, reply_class)
     unread.log()
 

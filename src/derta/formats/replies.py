@@ -125,7 +125,7 @@ def _foreign_case(row: Row, number: int, unread: UnreadColumns) -> Case:
             f"({' or '.join(REQUEST)}), or a string, got {str(row.value)[:60]!r}"
         )
     prompt = foreign_prompt(number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]))
-    unread.add(columns.values, columns.read)
+    unread.add(columns.values, columns.read, has_request=prompt.request is not None)
     return Case(prompt, Reply(prompt_id=prompt.id, text=text))
 
 
