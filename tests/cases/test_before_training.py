@@ -198,3 +198,31 @@ def test_a_template_that_takes_such_conversations_keeps_them(derta, tmp_path, ti
     called = derta("data", recipe, "--method", "derta", "--out", tmp_path / "rows.jsonl")
     assert called.code == 0, called.err
     assert "refused_by_template" not in called.err
+
+
+def contexts(folder, model):
+    """Change a small recipe's triples: one has a system prompt, one calls a tool, and one has an earlier turn."""
+    path = small(folder, model)
+    values = yaml.safe_load(path.read_text())
+    source = Path(values["data"]["triples"][0]["path"])
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    turns = [{"role": "user", "content": "What is dough?"}, {"role": "assistant", "content": "Flour and water."}]
+    rows[1]["system"] = "Be brief."
+    rows[2]["messages"] = [turns[0], call, {"role": "tool", "content": "Flour."}, turns[1]]
+    rows[3]["messages"] = turns
+    values["data"]["triples"] = [{"path": str(write_jsonl(folder / "contexts.jsonl", rows))}]
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_triples_whose_context_the_template_refuses_are_dropped_and_the_first_is_named(
+    derta, tmp_path, strict_model_dir
+):
+    recipe, out = contexts(tmp_path, strict_model_dir), tmp_path / "rows.jsonl"
+    called = derta("data", recipe, "--method", "vanilla", "--out", out)
+    assert called.code == 0, called.err
+    text = " ".join(called.err.split())
+    assert "contexts.jsonl:2: the chat template refused a conversation" in text
+    assert "System role not supported" in text
+    assert "dropped: 2 refused_by_template" in text, "the earlier turn is accepted"

@@ -105,7 +105,7 @@ def test_rows_without_an_answer_or_with_an_empty_turn_are_dropped_and_counted(tm
         ([{"messages": "bread?"}], r"a\.json\[0\]: messages: expected a list of turns, got a str"),
         ([{"messages": ["bread?"]}], r"a\.json\[0\]: messages\[0\]: expected an object"),
         ([{"messages": [{"role": "user"}]}], r"a\.json\[0\]: messages\[0\]: expected a field 'content', got role"),
-        ([{"messages": [{"role": "tool", "content": "x"}, ROWS["messages"]["messages"][1]]}], r"not a example: .*role"),
+        ([{"messages": [{"role": "cook", "content": "x"}, ROWS["messages"]["messages"][1]]}], r"not a example: .*role"),
         (
             [{"instruction": "bread?", "output": " "}],
             r"a\.json: expected helpful rows, found none \(\{'empty_turn': 1\}\)",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from derta.errors import DataError, escape_hidden
 from derta.sources import Row, fields_of
@@ -21,8 +22,41 @@ class Format(Protocol):
         ...
 
 
+REFUSED = "refused_by_template"
 logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Format)
+R = TypeVar("R")
+
+
+@dataclass
+class RefusedRows(Generic[R]):
+    """Rows of a file that `fault_of` has a message on, such as that the chat template refuses them.
+
+    They are dropped: `count` is their number, and `first_fault` names the first one with its message.
+    """
+
+    fault_of: Callable[[R], str | None] | None
+    count: int = 0
+    first_fault: str = ""
+
+    def has(self, record: R, *, where: str) -> bool:
+        """Return whether a record is refused, and count it."""
+        fault = None if self.fault_of is None else self.fault_of(record)
+        if not fault:
+            return False
+        self.count += 1
+        self.first_fault = self.first_fault or f"{where}: {fault}"
+        return True
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """The count by reason, empty without refused rows."""
+        return Counter({REFUSED: self.count} if self.count else {})
+
+    def log(self) -> None:
+        """Log the first refused row and their number as a warning."""
+        if self.count:
+            logger.warning("%s (%d rows of this file are dropped for such a reason)", self.first_fault, self.count)
 
 
 def value_of(row: Row, name: str) -> Any:

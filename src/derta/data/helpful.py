@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from derta.data.fields import log_dropped, pick_format, text_of, value_of
+from derta.data.fields import RefusedRows, log_dropped, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Example
 from derta.sources import Row, fields_of, read_rows, source_name
-
-REFUSED = "refused_by_template"
-logger = logging.getLogger(__name__)
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -88,7 +84,7 @@ def read_examples(
     name = source_name(source)
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
-    first_fault = ""
+    refused = RefusedRows(fault_of)
     for row in rows:
         content = layout.read(row)
         if content is None:
@@ -98,18 +94,16 @@ def read_examples(
             dropped[reason] += 1
             continue
         example = parse_record(Example, {**_format_content(content), "source": name}, where=row.where)
-        if fault_of is not None and (fault := fault_of(example)):
-            dropped[REFUSED] += 1
-            first_fault = first_fault or f"{row.where}: {fault}"
-        else:
+        if not refused.has(example, where=row.where):
             examples.append(example)
-    if first_fault:
-        logger.warning("%s (%d rows of this file are dropped for such a reason)", first_fault, dropped[REFUSED])
+    refused.log()
+    dropped += refused.dropped
     if not examples:
         raise DataError(
-            f"{source}: expected helpful rows, found none ({dict(dropped)}); {first_fault or 'check the format'}"
+            f"{source}: expected helpful rows, found none ({dict(dropped)}); "
+            f"{refused.first_fault or 'check the format'}"
         )
-    return ReadExamples(examples[:limit], dropped, first_fault)
+    return ReadExamples(examples[:limit], dropped, refused.first_fault)
 
 
 def _format_content(content: list[tuple[str, str]] | str) -> dict[str, object]:

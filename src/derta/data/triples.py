@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from derta.columns import REQUEST
-from derta.data.fields import flag_of, log_dropped, pick_format, text_of, value_of
+from derta.data.context import CONTEXT_FIELDS, context_of
+from derta.data.fields import RefusedRows, flag_of, log_dropped, pick_format, text_of, value_of
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Triple
@@ -17,10 +18,14 @@ from derta.sources import Row, fields_of, read_rows, source_name
 
 
 class ReadTriples(NamedTuple):
-    """Output of `read_triples`: the triples of a dataset, and counts of the dropped data by reason."""
+    """Output of `read_triples`: the triples of a dataset, and counts of the dropped data by reason.
+
+    `first_fault` names the first row that the chat template refused, with the template's message; empty without one.
+    """
 
     triples: list[Triple]
     dropped: Counter[str]
+    first_fault: str = ""
 
 
 class JudgedResponse(NamedTuple):
@@ -83,11 +88,13 @@ def read_triples(
     format: str = "auto",
     limit: int | None = None,
     max_pairs_per_request: int = 1,
+    fault_of: Callable[[Triple], str | None] | None = None,
 ) -> ReadTriples:
     """Load the triples of a dataset, with counts of the dropped data; for the arguments see `load_triples`.
 
     Rows that are triples are returned unchanged, and an empty field in one is an error. Of labelled responses, empty
-    ones are dropped and counted, and the others are paired.
+    ones are dropped and counted, and the others are paired. A triple for which `fault_of` returns a message, such as
+    that the chat template refuses its context, is dropped and counted; the first is named in the log.
 
     Raises:
         DataError: Unknown format, a missing or invalid field, or no triple in the dataset.
@@ -97,7 +104,7 @@ def read_triples(
     rows = read_rows(source, split=split)
     _, layout, rows = pick_format(rows, TRIPLE_FORMATS, name=format, source=source)
     if layout.judged is None:
-        return ReadTriples([_triple(row) for row in rows][:limit], Counter())
+        return _accepted(rows, fault_of=fault_of, source=source, limit=limit)
     responses = (response for row in rows for response in layout.judged(row))
     read = pair_responses(responses, max_pairs_per_request=max_pairs_per_request, source=source_name(source))
     if not read.triples:
@@ -146,9 +153,22 @@ def pair_responses(
     return ReadTriples(triples, +dropped)
 
 
+def _accepted(
+    rows: Iterable[Row], *, fault_of: Callable[[Triple], str | None] | None, source: object, limit: int | None
+) -> ReadTriples:
+    """Parse rows that are triples, without those that `fault_of` has a message on."""
+    refused = RefusedRows(fault_of)
+    parsed = [(_triple(row), row.where) for row in rows]
+    triples = [triple for triple, where in parsed if not refused.has(triple, where=where)]
+    refused.log()
+    if not triples:
+        raise DataError(f"{source}: expected triples, found none; {refused.first_fault}")
+    return ReadTriples(triples[:limit], refused.dropped, refused.first_fault)
+
+
 def _triple(row: Row) -> Triple:
     """Parse a row as a triple; of a list of responses the first is used, as in slices of PKU-SafeRLHF."""
-    fields = fields_of(row)
+    fields = {key: value for key, value in fields_of(row).items() if key not in CONTEXT_FIELDS}
     first = {
         key: cast("list[Any]", value)[0] if isinstance(value, list) and value else value
         for key, value in fields.items()
@@ -156,7 +176,8 @@ def _triple(row: Row) -> Triple:
     if "query" not in first:
         name = next(name for name in REQUEST if name in first)
         first["query"] = first.pop(name)
-    return parse_record(Triple, {key: value for key, value in first.items() if value is not None}, where=row.where)
+    filled = {key: value for key, value in first.items() if value is not None}
+    return parse_record(Triple, filled | context_of(row), where=row.where)
 
 
 def _pku_saferlhf(row: Row) -> Iterator[JudgedResponse]:

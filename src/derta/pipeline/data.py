@@ -9,18 +9,19 @@ from pathlib import Path
 from random import Random
 
 from derta.chat import ChatFormat, prompt_text
-from derta.config import DataSection, EvaluationSection, PrepareConfig, Recipe, SourceSection
-from derta.data.helpful import REFUSED, ReadExamples, read_examples
+from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
+from derta.data.fields import REFUSED
+from derta.data.helpful import ReadExamples, read_examples
 from derta.data.mixture import sample
 from derta.data.preferences import Preference, load_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
-from derta.data.triples import read_triples
+from derta.data.triples import ReadTriples, read_triples
 from derta.errors import DataError, ModelError
 from derta.files import read_records
 from derta.pipeline.models import load_format
 from derta.provenance import model_files, model_hash
-from derta.records import Example, Prompt, Request, Triple
+from derta.records import Example, Message, Prompt, Request, Tools, Triple
 
 
 def prepare_data(recipe: Recipe) -> PreparedData:
@@ -29,13 +30,14 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     All seeds hold out the same rows, because all models get the same prompts.
     """
     data = recipe.data
-    triples, dropped_triples = read_source_triples(data, data.triples)
-    helpful = read_source_examples(data.helpful, recipe)
+    faults = TemplateFaults(recipe)
+    safety = read_source_triples(data.triples, recipe, faults=faults)
+    helpful = read_source_examples(data.helpful, recipe, faults=faults)
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
     requests, preferences = evaluated_texts(recipe), _read_preferences(recipe)
     try:
         prepared = prepare(
-            triples,
+            safety.triples,
             helpful.examples,
             requests=requests,
             preferences=preferences,
@@ -44,11 +46,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
             **settings,
         )
     except DataError as error:
-        if not helpful.first_fault:
+        first_fault = safety.first_fault or helpful.first_fault
+        if not first_fault:
             raise
-        raise DataError(f"{error}; {helpful.dropped[REFUSED]} rows were dropped: {helpful.first_fault}") from error
+        count = safety.dropped[REFUSED] + helpful.dropped[REFUSED]
+        raise DataError(f"{error}; {count} rows were dropped: {first_fault}") from error
     return prepared._replace(
-        dropped_triples=dropped_triples + prepared.dropped_triples,
+        dropped_triples=safety.dropped + prepared.dropped_triples,
         dropped_examples=helpful.dropped + prepared.dropped_examples,
     )
 
@@ -120,25 +124,39 @@ def section_requests(section: EvaluationSection, *, held_out: Sequence[Request],
     return requests if limit is None else sample(requests, limit, rng=Random(f"{seed}:requests"))  # noqa: S311
 
 
-def read_source_triples(data: DataSection, sources: Sequence[SourceSection]) -> tuple[list[Triple], Counter[str]]:
-    """Return the triples of some sources, and the number of dropped ones by reason."""
+def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults) -> ReadTriples:
+    """Return the triples of some sources, and the number of dropped ones by reason.
+
+    Triples whose context the chat template of the recipe's model refuses, as one with a system prompt, are dropped.
+    """
     read = [
         read_triples(
-            s.path, format=s.format, split=s.split, limit=s.limit, max_pairs_per_request=data.max_pairs_per_request
+            s.path,
+            format=s.format,
+            split=s.split,
+            limit=s.limit,
+            max_pairs_per_request=recipe.data.max_pairs_per_request,
+            fault_of=faults.of_triple,
         )
         for s in sources
     ]
-    return [triple for one in read for triple in one.triples], sum((one.dropped for one in read), Counter[str]())
+    return ReadTriples(
+        [triple for one in read for triple in one.triples],
+        sum((one.dropped for one in read), Counter[str]()),
+        next((one.first_fault for one in read if one.first_fault), ""),
+    )
 
 
-def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> ReadExamples:
+def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults) -> ReadExamples:
     """Return the helpful examples of some sources, and the number of dropped ones by reason.
 
     Conversations that the chat template of the recipe's model refuses, as one that starts with the assistant, are
     dropped.
     """
-    fault_of = _TemplateFaults(recipe)
-    read = [read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=fault_of) for s in sources]
+    read = [
+        read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=faults.of_example)
+        for s in sources
+    ]
     return ReadExamples(
         [example for one in read for example in one.examples],
         sum((one.dropped for one in read), Counter[str]()),
@@ -146,30 +164,41 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe) -> Re
     )
 
 
-class _TemplateFaults:
+class TemplateFaults:
     """Faults of conversations with the template of a recipe's model, by their roles.
 
-    The tokenizer is loaded for the first conversation that is not a question with its answer; `chat_format` checks
-    those.
+    The tokenizer is loaded for the first conversation that is not one question; `chat_format` checks those. Of
+    conversations with tools each is rendered, because templates check the form of definitions, calls and results.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._chat: ChatFormat | None = None
-        self._faults: dict[tuple[str, ...], str | None] = {(): None, ("user", "assistant"): None}
+        self._faults: dict[tuple[str, ...], str | None] = {(): None, ("user",): None}
 
-    def __call__(self, example: Example) -> str | None:
-        """Return the template's message on a conversation with these roles, or None."""
-        roles = tuple(message.role for message in example.messages)
+    def of_example(self, example: Example) -> str | None:
+        """Return the template's message on the turns before an example's answer, or None."""
+        return self._of(example.messages[:-1], example.tools)
+
+    def of_triple(self, triple: Triple) -> str | None:
+        """Return the template's message on a triple's context and query, or None."""
+        return self._of(triple.conversation, triple.tools)
+
+    def _of(self, messages: Sequence[Message], tools: Tools) -> str | None:
+        if tools or any(message.tool_calls or message.role == "tool" for message in messages):
+            return self._render(messages, tools)
+        roles = tuple(message.role for message in messages)
         if roles not in self._faults:
-            self._chat = self._chat or load_format(self._recipe).chat
-            try:
-                prompt_text(self._chat, example.messages[:-1])
-            except ModelError as error:
-                self._faults[roles] = str(error)
-            else:
-                self._faults[roles] = None
+            self._faults[roles] = self._render(messages, tools)
         return self._faults[roles]
+
+    def _render(self, messages: Sequence[Message], tools: Tools) -> str | None:
+        self._chat = self._chat or load_format(self._recipe).chat
+        try:
+            prompt_text(self._chat, messages)
+        except ModelError as error:
+            return str(error)
+        return None
 
 
 def _read_preferences(recipe: Recipe) -> list[Preference]:

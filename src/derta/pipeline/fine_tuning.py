@@ -18,7 +18,7 @@ from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.files import write_text
 from derta.methods import METHODS, method_config, tune
-from derta.pipeline.data import evaluated_texts, read_source_examples, read_source_triples
+from derta.pipeline.data import TemplateFaults, evaluated_texts, read_source_examples, read_source_triples
 from derta.pipeline.models import load_format
 from derta.protocols import Display
 from derta.records import Example, short_hash
@@ -97,10 +97,11 @@ def read_attack_data(
     Raises:
         DataError: the dataset is empty.
     """
-    examples, dropped_examples, _ = read_source_examples(section.helpful, recipe)
+    faults = TemplateFaults(recipe)
+    examples, dropped_examples, _ = read_source_examples(section.helpful, recipe, faults=faults)
     helpful = clean_examples(examples, evaluation_requests=evaluated)
     remaining = [example for example in helpful.examples if example.id not in held_out]
-    triples, dropped_triples = read_source_triples(recipe.data, section.harmful)
+    triples, dropped_triples, _ = read_source_triples(section.harmful, recipe, faults=faults)
     clean = unsafe_pairs(triples, evaluation_requests=evaluated)
     dropped = dropped_examples + helpful.dropped + dropped_triples + clean.dropped
     dropped += Counter(held_out=len(helpful.examples) - len(remaining))
