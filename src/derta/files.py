@@ -29,20 +29,24 @@ def read_lines(path: Path, *, complete_lines: bool = False) -> Iterator[tuple[in
     """
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                if complete_lines and not raw.endswith(b"\n"):
-                    return
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: expected UTF-8 text, got byte 0x{raw[error.start]:02x}; "
-                        "convert the file to UTF-8"
-                    ) from error
-                if line:
-                    yield number, line
+            yield from lines_of(file, where=path, complete_lines=complete_lines)
     except OSError as error:
         raise DataError(f"{path}: cannot read it ({error.strerror}); check the path") from error
+
+
+def lines_of(file: Iterable[bytes], *, where: object, complete_lines: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield the lines of an open file as `read_lines` does; errors start with the file's name `where`."""
+    for number, raw in enumerate(file, start=1):
+        if complete_lines and not raw.endswith(b"\n"):
+            return
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}:{number}: expected UTF-8 text, got byte 0x{raw[error.start]:02x}; convert the file to UTF-8"
+            ) from error
+        if line:
+            yield number, line
 
 
 def read_bytes(path: Path) -> bytes:
@@ -70,12 +74,17 @@ def decode(raw: bytes, *, where: str) -> str:
 
 def read_objects(path: Path, *, complete_lines: bool = False) -> Iterator[tuple[int, Any]]:
     """Yield (line number, parsed JSON) of each line; the error for an invalid or incomplete line names its number."""
-    for number, line in read_lines(path, complete_lines=complete_lines):
+    return objects_of(read_lines(path, complete_lines=complete_lines), where=path)
+
+
+def objects_of(lines: Iterable[tuple[int, str]], *, where: object) -> Iterator[tuple[int, Any]]:
+    """Parse numbered lines of JSON; errors start with the file's name `where`."""
+    for number, line in lines:
         try:
             yield number, parse_json(line)
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path}:{number}: expected one JSON object per line, got text that is not JSON "
+                f"{where}:{number}: expected one JSON object per line, got text that is not JSON "
                 f"({format_json_error(error)}); fix or remove the line"
             ) from error
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from derta import sources
+from derta.sources import archives
 from derta.data.requests import load_requests
 from derta.errors import DataError
 from derta.formats.inspect import sample_id
@@ -51,7 +51,7 @@ def test_an_archive_that_expands_to_a_huge_text_is_refused_unread(tmp_path, monk
     path = tmp_path / "mmlu.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("test/a_test.csv", ROW * 100_000)
-    monkeypatch.setattr(sources, "MAX_ARCHIVE_BYTES", 2**20)
+    monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 2**20)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("read"))
     assert path.stat().st_size < 2**14
     with pytest.raises(DataError, match="expected at most 1 MiB of files in the archive, got 1; unpack"):

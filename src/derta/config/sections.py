@@ -21,13 +21,24 @@ class Section(BaseModel):
 
 
 class SourceSection(Section):
-    """Configuration of a data source: a file (JSON, JSONL, CSV, Parquet, zip) or hub dataset, and its format."""
+    """Configuration of a data source: a file, a folder of `datasets` or a hub dataset, and its format.
+
+    Attributes:
+        path: Path of a file or folder, or a hub id (`org/name`); see `derta.sources.read_rows`.
+        format: Name of the format, or `auto` to detect it from the names of the columns.
+        split: Split of a folder or a hub dataset.
+        config: Configuration of a folder or a hub dataset that has several.
+        columns: Names of columns in the source, by the names that the format has: `{prompt: question}`.
+        limit: Maximum number of rows to use; None uses all.
+    """
 
     PATHS = ("path",)
 
     path: str
     format: str = "auto"
     split: str = "train"
+    config: str | None = Field(default=None, min_length=1)
+    columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
 
 

@@ -63,8 +63,10 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
         ("a.jsonl", '{"a": 1}\n{"a": 2', r"a\.jsonl:2: expected one JSON object per line"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: expected UTF-8 text, got byte 0xff"),
         ("a.json", '[{"a": 1},\n{"a": 2', r"a\.json:2: expected one JSON list.*cut short"),
-        ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json:2: .*rename it to \.jsonl"),
-        ("a.json", '{"a": 1}', r"expected a JSON list of rows, got a dict"),
+        ("a.json", '{"a": 1} {"a": 2}', r"a\.json:1: expected one JSON list.*put each object on a line"),
+        ("a.json", '{"a": 1}\n{"a": 2', r"a\.json:2: expected one JSON object per line"),
+        ("a.json", "7", r"expected a JSON list of rows, got a int"),
+        ("a.jsonl", "[1,\n2", r"a\.jsonl:2: expected one JSON list"),
         ("a.json", "[" * 100_000, r"nested too deeply"),
         ("a.json", f"[{'9' * 5000}]", r"4300 digits"),
         ("a.json", r'[{"text": "half \ud83d"}]', r"surrogates not allowed"),
@@ -75,7 +77,8 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
         ("a.csv", 'a,b\n1,"two', r"a\.csv:2: not CSV"),
         ("a.csv", b"a,b\n1,\xfc\n", r"a\.csv:2: expected UTF-8 text, got byte 0xfc"),
         ("a.parquet", "no parquet", r"a\.parquet: not a parquet file"),
-        ("a.txt", "text", r"expected a file ending in \.json \.jsonl \.csv \.parquet, got '\.txt'"),
+        ("a.log", "text", r"expected a file ending in \.json \.jsonl \.csv .*, got '\.log'"),
+        ("a.txt", " \n", r"a\.txt: expected rows, the file holds none"),
         ("a.jsonl", "", r"a\.jsonl: expected rows, the file holds none"),
         ("a.json", "", r"a\.json: expected rows, the file holds none"),
         ("a.json", "[]", r"a\.json: expected rows, the file holds none"),
@@ -170,12 +173,11 @@ def test_a_folder_without_the_split_or_without_rows_is_one_line(tmp_path: Path) 
         list(read_rows(tmp_path / "bad", split="tset"))
 
 
-def test_a_text_file_is_parted_only_where_a_separator_is_given(tmp_path: Path) -> None:
+def test_a_text_file_is_parted_by_a_separator_or_else_by_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "one\n\ntwo \n=====\n\n=====\nthree")
     assert list(read_rows(path, separator="=====")) == [Row(f"{path}:1", "one\n\ntwo"), Row(f"{path}:7", "three")]
     assert read_entries(path, separator="===") == [path.read_text()]
-    with pytest.raises(DataError, match=r"expected a file ending in \.json"):
-        list(read_rows(path))
+    assert [row.value for row in read_rows(path)] == ["one", "two", "=====", "=====", "three"]
 
 
 def test_a_source_is_named_by_its_file_or_its_hub_id(tmp_path: Path) -> None:
