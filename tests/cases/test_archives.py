@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from derta.sources import archives
 from derta.data.requests import load_requests
 from derta.errors import DataError
 from derta.formats.inspect import sample_id
+from derta.sources import archives
 
 ROW = "Rye?,1,2,3,4,A\n"
 

@@ -183,3 +183,78 @@ def test_a_text_file_is_parted_by_a_separator_or_else_by_lines(tmp_path: Path) -
 def test_a_source_is_named_by_its_file_or_its_hub_id(tmp_path: Path) -> None:
     names = [source_name(source) for source in (tmp_path / "a.json", "folder/a.csv", "org/name-1.5")]
     assert names == ["a", "a", "org/name-1.5"]
+
+
+def test_json_lines_and_json_lists_are_told_apart_by_what_they_contain(tmp_path: Path) -> None:
+    lines, pretty = "".join(json.dumps(value) + "\n" for value in VALUES), json.dumps(VALUES, indent=1)
+    for name, text in (("a.json", lines), ("b.jsonl", pretty), ("c.jsonl", json.dumps(VALUES)), ("d.json", pretty)):
+        for mark in (b"", b"\xef\xbb\xbf", b"\n \n"):
+            assert [row.value for row in read_rows(write(tmp_path / name, mark + text.encode()))] == VALUES
+    one = write(tmp_path / "one.json", json.dumps(VALUES[0]))
+    assert list(read_rows(one)) == [Row(f"{one}", VALUES[0])]
+    lists = write(tmp_path / "lists.jsonl", "[1]\n[2]\n")
+    assert list(read_rows(lists)) == [Row(f"{lists}:1", [1]), Row(f"{lists}:2", [2])]
+
+
+def test_a_cell_may_be_longer_than_the_default_of_the_csv_module(tmp_path: Path) -> None:
+    long = "a" * 200_000
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        path = write(tmp_path / name, f'x{separator}y\n1{separator}"{long}"\n')
+        assert [row.value for row in read_rows(path)] == [{"x": "1", "y": long}]
+
+
+def test_a_column_without_a_name_is_numbered(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ",query,\n0,tea?,\n")
+    assert [row.value for row in read_rows(path)] == [{"unnamed 1": "0", "query": "tea?", "unnamed 3": ""}]
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.csv", "a\n1\n")
+    for source in ("~/a.csv", Path("~/a.csv")):
+        assert [row.value for row in read_rows(source)] == [{"a": "1"}]
+
+
+def test_a_configuration_reaches_the_hub_and_a_folder_and_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[object] = []
+
+    def load(*names: str, split: str) -> Any:
+        requested.append((*names, split))
+        return datasets.Dataset.from_list(VALUES)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (tmp_path / "folder").mkdir()
+    assert len(list(read_rows("org/name", config="behaviors", split="harmful"))) == 2
+    assert len(list(read_rows(tmp_path / "folder", config="behaviors"))) == 2
+    assert requested == [("org/name", "behaviors", "harmful"), (str(tmp_path / "folder"), "behaviors", "train")]
+    datasets.Dataset.from_list(VALUES).save_to_disk(tmp_path / "saved")
+    for source in (write(tmp_path / "a.csv", "a\n1\n"), tmp_path / "saved"):
+        with pytest.raises(DataError, match=r"expected no `config` for .*, got 'behaviors'; remove it"):
+            list(read_rows(source, config="behaviors"))
+
+
+def test_the_error_lists_the_configurations_that_a_hub_data_set_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, *, split: str) -> Any:
+        raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['easy', 'hard']")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=r"available configs: \['easy', 'hard'\].*`config`"):
+        list(read_rows("org/name"))
+
+
+def test_columns_are_renamed_and_a_name_that_is_none_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "a.jsonl", '{"Frage": "tea?", "prompt": "x", "n": 1}\n{"Frage": "salt?", "System": "s"}\n')
+    with caplog.at_level("INFO", logger="derta"):
+        rows = list(read_rows(path, columns={"prompt": "Frage", "system": "System"}))
+    assert [row.value for row in rows] == [{"n": 1, "prompt": "tea?"}, {"prompt": "salt?", "system": "s"}]
+    assert caplog.messages == [f"{path}: columns that are not read, because `columns` names others: prompt"]
+    swapped = read_rows(path, columns={"prompt": "Frage", "Frage": "prompt"})
+    assert next(swapped).value == {"n": 1, "prompt": "tea?", "Frage": "x"}
+    with pytest.raises(
+        DataError, match=r"columns: expected a column of the file for 'query', got 'Frag'; did you mean 'Frage'"
+    ):
+        list(read_rows(path, columns={"query": "Frag"}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from derta.columns import UnreadColumns, lower_names
@@ -16,7 +16,13 @@ from derta.sources import Row, csv_records, fields_of, read_rows, read_zip
 
 
 def load_requests(
-    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Request]:
     """Load the requests of a file (also MMLU's `.zip` and lists of strings), a `datasets` folder or a Hub dataset.
 
@@ -31,18 +37,24 @@ def load_requests(
     [('How many are 2 + 2?', '4')]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        source: A file, a folder of `datasets` or a Hub id, see `derta.sources.read_rows`; or MMLU's archive.
         split: Split of a folder or a Hub dataset.
         format: Key of `REQUEST_FORMATS`, or `auto` to detect the format from the field names. Where a file has
             harmful and harmless requests (XSTest, WildGuardMix, WildJailbreak), the subset must be set (`xstest_safe`,
             `xstest_unsafe` or `xstest_all`).
         limit: Maximum number of requests, counted from the first; None returns all.
+        config: Configuration of a folder or a Hub dataset that has several.
+        columns: Names of columns in the source, by the names that the format has: `{"prompt": "text"}`.
 
     Raises:
         DataError: Unknown format, a missing, empty or invalid field, or two different requests with the same id.
     """
     zipped = Path(source).suffix.lower() == ".zip"
-    rows = mmlu_rows(Path(source)) if zipped else map(_bare_question, read_rows(source, split=split))
+    rows = (
+        mmlu_rows(Path(source))
+        if zipped
+        else map(_bare_question, read_rows(source, split=split, config=config, columns=columns))
+    )
     key, layout, rows = pick_format(map(lower_names, rows), REQUEST_FORMATS, name=format, source=source)
     requests: dict[str, tuple[str, Request]] = {}
     kinds: set[str] = set()

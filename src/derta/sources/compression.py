@@ -68,7 +68,7 @@ def read_contents(path: Path) -> bytes:
                 contents += chunk
                 if len(contents) > MAX_UNPACKED_BYTES:
                     raise DataError(
-                        f"{path}: expected at most {MAX_UNPACKED_BYTES >> 20} MiB of contents, got more; unpack it first"
+                        f"{path}: expected at most {MAX_UNPACKED_BYTES >> 20} MiB of contents, got more; unpack it"
                     )
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
