@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, cast
 
@@ -40,6 +40,13 @@ class Record(BaseModel):
     """Base class of records: frozen, and unknown fields are a validation error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Return the fields for `repr`, without the optional ones that have no value."""
+        optional = {name for name, field in type(self).model_fields.items() if field.exclude_if is not None}
+        return (
+            (name, value) for name, value in super().__repr_args__() if name not in optional or not is_absent(value)
+        )
 
 
 class Message(Record):
@@ -79,6 +86,12 @@ class Message(Record):
     def is_empty(self) -> bool:
         """Whether the message has nothing to read; the result of a tool may be empty."""
         return not (self.content.strip() or self.tool_calls or self.role == "tool")
+
+    @property
+    def shown(self) -> str:
+        """The content, and tool calls as JSON, for people."""
+        calls = [json.dumps(call, ensure_ascii=False) for call in self.tool_calls or ()]
+        return "\n".join([self.content, *calls] if self.content else calls)
 
     @property
     def key(self) -> str:

@@ -135,6 +135,16 @@ class Request(Record):
     messages: Context = ()
     tools: Tools = None
 
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The context and the request, as the messages before a reply."""
+        return (*self.messages, Message(role="user", content=self.text))
+
+    @property
+    def in_context(self) -> str:
+        """The request with the user's earlier turns, for a reader who does not see the conversation."""
+        return "\n\n".join(message.content for message in self.conversation if message.role == "user")
+
 
 class PrefillDepth(Record):
     """Prefill depth: the part of a harmful answer that is prefilled, as a percentage of its words or a token count."""

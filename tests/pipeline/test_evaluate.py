@@ -4,7 +4,7 @@ import yaml
 from derta.config import load_recipe
 from derta.errors import DataError, RecipeError
 from derta.files import write_records
-from derta.pipeline.data import evaluated_texts, input_files
+from derta.pipeline.data import evaluated_requests, input_files
 from derta.pipeline.evaluate import craft_prompts, is_complete, judges_of, token_limits
 from derta.records import Message, Prompt, Reply
 
@@ -52,7 +52,7 @@ def test_a_file_of_prompts_is_used_unchanged(with_prompts, tmp_path):
 
 
 def test_what_the_prompts_request_must_not_be_trained_on(with_prompts):
-    assert {"What is tea?", "What is salt?"} <= set(evaluated_texts(with_prompts(*PROMPTS)))
+    assert {"What is tea?", "What is salt?"} <= set(evaluated_requests(with_prompts(*PROMPTS)))
 
 
 def test_a_name_counts_a_file_of_prompts_in_a_suite_of_its_own(with_prompts):

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, cast
 from pydantic import ValidationError, validate_call
 
 from derta.attacks.base import Attack, per_request
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import after_context, craft_prompt
 from derta.errors import DataError, RecipeError, did_you_mean
 from derta.files import format_validation_error
 from derta.records import Prompt, Request
@@ -120,11 +120,12 @@ def from_function(
 
 def _as_prompt(result: object, request: Request, *, attack: str, variant: str | None) -> Prompt:
     if isinstance(result, str) and result.strip():
-        return craft_prompt(request, attack=attack, variant=variant, messages=user(result))
+        return craft_prompt(request, attack=attack, variant=variant, messages=after_context(request, result))
     if isinstance(result, Prompt):
-        base = craft_prompt(request, attack=attack, variant=result.variant or variant, messages=user(request.text))
+        base = craft_prompt(request, attack=attack, variant=result.variant or variant, messages=request.conversation)
         overrides = result.model_dump(include={"mode", "messages", "text", "prefill", "depth", "decoding", "cost"})
-        return Prompt.model_validate(base.model_dump() | overrides)
+        tools = result.tools or (request.tools if result.mode == "chat" else None)
+        return Prompt.model_validate(base.model_dump() | overrides | {"tools": tools})
     raise DataError(
         f"attack {attack}: expected a text that is not empty, a Prompt, or several of them for request {request.id!r}, "
         f"got {result!r:.60}; let the function return one"

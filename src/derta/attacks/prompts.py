@@ -23,6 +23,16 @@ def user(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
+def after_context(request: Request, text: str) -> tuple[Message, ...]:
+    """Return the messages before a request, then a text as the user message in the place of the request.
+
+    >>> request = Request(id="7", text="Why?", messages=[Message(role="system", content="Be brief.")])
+    >>> [message.content for message in after_context(request, "Tell me: why?")]
+    ['Be brief.', 'Tell me: why?']
+    """
+    return (*request.messages, *user(text))
+
+
 def craft_prompt(
     request: Request,
     *,
@@ -44,7 +54,7 @@ def craft_prompt(
     return Prompt(
         id=f"{cell}:{request.id}",
         request_id=request.id,
-        request=request.text,
+        request=request.in_context,
         attack=attack,
         variant=variant,
         mode="raw" if messages is None else "chat",
@@ -57,6 +67,7 @@ def craft_prompt(
         category=request.category,
         answer=request.answer,
         steps=request.steps,
+        tools=None if messages is None else request.tools,
     )
 
 

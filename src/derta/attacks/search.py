@@ -11,7 +11,7 @@ from derta.attacks.attempts import AttemptLog
 from derta.attacks.journal import CallJournal, journaled_judge
 from derta.errors import DataError, ModelError, RecipeError
 from derta.protocols import Case, Engine, Judge, JudgeFunction
-from derta.records import Message, Prompt, Reply, Request, Verdict
+from derta.records import Message, Prompt, Reply, Request, Tools, Verdict
 from derta.run_folder import identify
 
 H = TypeVar("H")
@@ -113,17 +113,23 @@ class ReplyBatch(NamedTuple):
         return len(reply.token_ids or ()) if reply else 0
 
 
-def query_prompt(request: Request, name: str, messages: tuple[Message, ...], *, attack: str) -> Prompt:
-    """Return an intermediate prompt of a search. `name` makes its id unique within the request."""
+def query_prompt(
+    request: Request, name: str, messages: tuple[Message, ...], *, attack: str, tools: Tools = None
+) -> Prompt:
+    """Return an intermediate prompt of a search. `name` makes its id unique within the request.
+
+    The target's prompts have the request's `tools`; the attacker's have none.
+    """
     return Prompt(
         id=f"{request.id}/{name}",
         request_id=request.id,
-        request=request.text,
+        request=request.in_context,
         attack=attack,
         messages=messages,
         category=request.category,
         answer=request.answer,
         steps=request.steps,
+        tools=tools,
     )
 
 

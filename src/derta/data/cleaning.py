@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import NamedTuple, get_args
 
 from derta.config import DEFAULT_OPENER, SafePolicy
-from derta.data.matching import match_key
+from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.errors import DataError
 from derta.records import Example, Triple
 
@@ -37,7 +37,7 @@ class CleanExamples(NamedTuple):
 def clean_triples(
     triples: Iterable[Triple],
     *,
-    evaluation_requests: Iterable[str],
+    evaluation_requests: Iterable[RequestTurns],
     policy: SafePolicy,
     opener: str = DEFAULT_OPENER,
     normalize_to: str | None = None,
@@ -46,7 +46,8 @@ def clean_triples(
 
     Args:
         triples: Input triples, in the order of the dataset.
-        evaluation_requests: Texts of the evaluation requests; triples with one of them are dropped (see `match_key`).
+        evaluation_requests: The evaluation requests; triples with one of them as the query or as an earlier user turn
+            are dropped (see `match_key`).
         policy: Option for a safe response that does not open with a refusal: `drop` the triple, `prepend` the opener,
             or `keep` the response unchanged.
         opener: Sentence that `prepend` inserts before a safe response, followed by a space.
@@ -60,7 +61,7 @@ def clean_triples(
         raise DataError(f"policy: expected one of {', '.join(get_args(SafePolicy))}, got {policy!r}")
     if policy == "prepend" and not opens_with_refusal(opener):
         raise DataError(f"opener: expected a sentence that refuses, such as {DEFAULT_OPENER!r}, got {opener!r}")
-    held_out = {match_key(text) for text in evaluation_requests}
+    held_out = {request_key(request) for request in evaluation_requests}
     cleaned: dict[str, Triple] = {}
     dropped: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -78,9 +79,9 @@ def clean_triples(
     return CleanTriples(list(cleaned.values()), dropped, changed)
 
 
-def _drop_reason(triple: Triple, *, safe: str | None, held_out: set[str]) -> str | None:
+def _drop_reason(triple: Triple, *, safe: str | None, held_out: set[RequestTurns]) -> str | None:
     """Return the reason for dropping a triple, or None if it is valid."""
-    if match_key(triple.query) in held_out:
+    if not held_out.isdisjoint(conversation_keys(triple.conversation)):
         return "in_evaluation"
     if match_key(triple.safe) == match_key(triple.harmful):
         return "safe_is_harmful"
@@ -100,20 +101,18 @@ def _format_opening(
 
 
 def clean_examples(
-    examples: Iterable[Example], *, evaluation_requests: Iterable[str], drop_duplicates: bool = True
+    examples: Iterable[Example], *, evaluation_requests: Iterable[RequestTurns], drop_duplicates: bool = True
 ) -> CleanExamples:
     """Return the examples without duplicates and without evaluation requests.
 
     An example is dropped if an evaluation request is one of its user turns, or its whole raw text or a line of it.
     """
-    held_out = {match_key(text) for text in evaluation_requests}
+    held_out = {request_key(request) for request in evaluation_requests}
     cleaned: list[Example] = []
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
     for example in examples:
-        requests: list[str] = [message.content for message in example.messages if message.role == "user"]
-        requests += [example.text, *example.text.splitlines()] if example.text else []
-        if held_out and any(match_key(text) in held_out for text in requests):
+        if held_out and not held_out.isdisjoint(_requests_of(example)):
             dropped["in_evaluation"] += 1
         elif drop_duplicates and example.id in seen:
             dropped["duplicate"] += 1
@@ -121,6 +120,13 @@ def clean_examples(
             seen.add(example.id)
             cleaned.append(example)
     return CleanExamples(cleaned, dropped)
+
+
+def _requests_of(example: Example) -> set[RequestTurns]:
+    """Return the normal forms of what may be a request in an example."""
+    if example.text is None:
+        return conversation_keys(example.messages)
+    return {match_key(text) for text in (example.text, *example.text.splitlines())}
 
 
 @cache

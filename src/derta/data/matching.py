@@ -19,7 +19,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from derta.records import Message
+
+RequestTurns = str | tuple[str, ...]
+"""A request as a text, or with the user's earlier turns: "Go on." is the same request only after the same turns."""
 
 _IGNORABLE = re.compile(  # Default_Ignorable_Code_Point of Unicode 16, without those of the categories Cc and Cf
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
@@ -95,6 +100,27 @@ def match_key(text: str) -> str:
     if not words.isascii():
         words = _WITHOUT_BLANKS.sub("", " ".join(_LONE_ACCENT.sub("", words).split()))
     return " ".join(words.split()) or folded.strip()
+
+
+def request_turns(messages: Sequence[Message]) -> RequestTurns:
+    """Return the request at the end of a conversation: its user turns, or the text if there is one turn.
+
+    >>> request_turns([Message(role="system", content="Be brief."), Message(role="user", content="Why?")])
+    'Why?'
+    """
+    turns = tuple(message.content for message in messages if message.role == "user")
+    return turns[0] if len(turns) == 1 else turns
+
+
+def request_key(request: RequestTurns) -> RequestTurns:
+    """Return the normal form of a request, turn by turn."""
+    return match_key(request) if isinstance(request, str) else tuple(map(match_key, request))
+
+
+def conversation_keys(messages: Sequence[Message]) -> set[RequestTurns]:
+    """Return the normal forms of the requests in a conversation: each user turn, and each with all turns before it."""
+    keys = [match_key(message.content) for message in messages if message.role == "user"]
+    return {*keys, *(tuple(keys[:end]) for end in range(2, len(keys) + 1))}
 
 
 def _fold(text: str) -> str:

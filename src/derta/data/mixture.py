@@ -8,10 +8,10 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from derta.config import PrepareConfig
-from derta.data.matching import match_key
+from derta.data.matching import RequestTurns, conversation_keys, request_key, request_turns
 from derta.data.preferences import Preference
 from derta.errors import DataError
-from derta.records import Example, Request, Triple, short_hash
+from derta.records import Example, Request, Triple, context_keys, short_hash
 
 T = TypeVar("T", Triple, Example)
 Item = TypeVar("Item")
@@ -126,24 +126,28 @@ def sample(items: Sequence[Item], count: int, *, rng: Random) -> list[Item]:
 def hold_out_requests(triples: Sequence[Triple], count: int, *, rng: Random) -> HeldOut:
     """Split `count` requests off the training data, with all of their triples.
 
-    Requests with the same normal form (`match_key`) are the same request. Each held-out request is returned
-    with the harmful response of its first triple.
+    Requests with the same normal form (`request_key`) are the same request. Each held-out request is returned with the
+    context and the harmful response of its first triple. A triple with a held-out request as an earlier user turn is
+    split off too.
 
     Raises:
         DataError: There are fewer requests than `count`.
     """
-    first: dict[str, Triple] = {}
+    first: dict[RequestTurns, Triple] = {}
     for triple in triples:
-        first.setdefault(match_key(triple.query), triple)
+        first.setdefault(request_key(request_turns(triple.conversation)), triple)
     held_out = set(sample(list(first), count, rng=rng))
-    requests = [
-        Request(
-            id=short_hash(first[key].query),
-            text=first[key].query,
-            category=first[key].category,
-            harmful=first[key].harmful,
-        )
-        for key in first
-        if key in held_out
-    ]
-    return HeldOut([triple for triple in triples if match_key(triple.query) not in held_out], requests)
+    requests = [_request_of(triple) for key, triple in first.items() if key in held_out]
+    remaining = [triple for triple in triples if held_out.isdisjoint(conversation_keys(triple.conversation))]
+    return HeldOut(remaining, requests)
+
+
+def _request_of(triple: Triple) -> Request:
+    return Request(
+        id=short_hash(triple.query, *context_keys(triple.messages, triple.tools)),
+        text=triple.query,
+        category=triple.category,
+        harmful=triple.harmful,
+        messages=triple.messages,
+        tools=triple.tools,
+    )

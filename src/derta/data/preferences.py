@@ -18,7 +18,7 @@ from derta.chat import ChatFormat, encode_turn
 from derta.columns import REQUEST
 from derta.data.encoding import EncodedTriple, cut_middle
 from derta.data.fields import pick_format, text_of
-from derta.data.matching import match_key
+from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash
@@ -130,20 +130,20 @@ def load_preferences(
 
 
 def clean_preferences(
-    preferences: Iterable[Preference], *, evaluation_requests: Iterable[str], harmful: Iterable[str]
+    preferences: Iterable[Preference], *, evaluation_requests: Iterable[RequestTurns], harmful: Iterable[str]
 ) -> CleanPreferences:
     """Return the pairs without duplicates and without evaluation requests.
 
     Args:
         preferences: Input pairs, in the order of the dataset.
-        evaluation_requests: Texts of requests that must not be trained on (see `match_key`).
-        harmful: Harmful responses of the triples.
+        evaluation_requests: Requests that must not be trained on (see `match_key`).
+        harmful: Harmful responses of the triples, and harmful turns of their contexts.
 
     Raises:
         DataError: A chosen response is harmful, or the same as the rejected one. Such a row is not dropped: a dataset
             that prefers harm is the wrong file, or its columns are swapped.
     """
-    held_out = {match_key(text) for text in evaluation_requests}
+    held_out = {request_key(request) for request in evaluation_requests}
     harmful_keys = {match_key(text) for text in harmful}
     cleaned: dict[str, Preference] = {}
     dropped: Counter[str] = Counter()
@@ -153,11 +153,12 @@ def clean_preferences(
                 f"pair {pair.id} ({pair.source}): expected a chosen response that is neither harmful nor the rejected "
                 f"one, got {pair.chosen[:40]!r}; check that the columns are not swapped"
             )
-        reason = "in_evaluation" if match_key(pair.query) in held_out else "duplicate" if pair.id in cleaned else None
-        if reason is None:
-            cleaned[pair.id] = pair
+        if not held_out.isdisjoint(conversation_keys(pair.conversation)):
+            dropped["in_evaluation"] += 1
+        elif pair.id in cleaned:
+            dropped["duplicate"] += 1
         else:
-            dropped[reason] += 1
+            cleaned[pair.id] = pair
     return CleanPreferences(list(cleaned.values()), dropped)
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from derta.config import PrepareConfig
 from derta.data.cleaning import clean_examples, clean_triples
+from derta.data.matching import RequestTurns, request_turns
 from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_out_requests, plan_mixture, sample
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
@@ -93,7 +94,7 @@ def prepare(
     triples: Iterable[Triple],
     examples: Iterable[Example] = (),
     *,
-    requests: Iterable[Request | Prompt | str] = (),
+    requests: Iterable[Request | Prompt | RequestTurns] = (),
     preferences: Iterable[Preference] = (),
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     seed: int = 0,
@@ -111,7 +112,8 @@ def prepare(
     Args:
         triples: Harmful requests, each with a safe and a harmful response.
         examples: Helpful examples. Without any, the mixture has none.
-        requests: Evaluation data, which is removed from the training data: requests, prompts or texts.
+        requests: Evaluation data, which is removed from the training data: requests, prompts, texts, or the user turns
+            of requests that are not the first of a conversation.
         preferences: Pairs for a preference method, in addition to the triples.
         refusal_words: Same as for training; `normalize` replaces apologies with the first one.
         seed: Random seed of the held-out split.
@@ -125,25 +127,24 @@ def prepare(
     examples = list(examples)
     if not examples:
         config = config.model_copy(update={"helpful_per_safety": 0.0})
-    texts = [text for text in map(_request_text, requests) if text]
+    evaluated = [turns for turns in map(_request_turns, requests) if turns]
     rng = Random(f"{seed}:held-out")  # noqa: S311 - a reproducible draw
     clean = clean_triples(
         triples,
-        evaluation_requests=texts,
+        evaluation_requests=evaluated,
         policy=config.policy,
         opener=config.opener,
         normalize_to=refusal_words[0] if config.normalize else None,
     )
     split = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
-    texts += [request.text for request in split.requests]
-    helpful = clean_examples(examples, evaluation_requests=texts, drop_duplicates=config.drop_duplicates)
+    evaluated += map(_request_turns, split.requests)
+    helpful = clean_examples(examples, evaluation_requests=evaluated, drop_duplicates=config.drop_duplicates)
     conversations = [example for example in helpful.examples if example.text is None]
     held_out = sample(conversations, config.held_out_helpful, rng=rng)
     held_out_ids = {example.id for example in held_out}
     remaining = [example for example in helpful.examples if example.id not in held_out_ids]
-    pairs = clean_preferences(
-        preferences, evaluation_requests=texts, harmful=[triple.harmful for triple in clean.triples]
-    )
+    harmful = [text for triple in clean.triples for text in (triple.harmful, *_harmful_turns(triple))]
+    pairs = clean_preferences(preferences, evaluation_requests=evaluated, harmful=harmful)
     return PreparedData(
         triples=split.triples,
         examples=remaining,
@@ -169,11 +170,15 @@ def _config(settings: dict[str, object]) -> PrepareConfig:
         raise DataError(f"prepare: {format_validation_error(error)}; change the setting") from error
 
 
-def _request_text(request: Request | Prompt | str) -> str | None:
-    """Return the text of a request; None for a prompt of another origin that has none."""
-    if isinstance(request, str):
-        return request
-    return request.text if isinstance(request, Request) else request.request
+def _request_turns(request: Request | Prompt | RequestTurns) -> RequestTurns | None:
+    """Return the user turns of a request; None for a prompt of another origin that has none."""
+    if isinstance(request, Request):
+        return request_turns(request.conversation)
+    return request.request if isinstance(request, Prompt) else request
+
+
+def _harmful_turns(triple: Triple) -> list[str]:
+    return [triple.messages[turn].content for turn in triple.harmful_turns]
 
 
 def format_counts(counts: Counter[str]) -> str:

@@ -13,17 +13,29 @@ from typing import NamedTuple
 
 from derta.chat import ChatFormat, encode_turn
 from derta.data.encoding import EncodedExample
-from derta.data.matching import match_key
+from derta.data.matching import RequestTurns, conversation_keys, request_key
 from derta.data.rows import Instance
 from derta.errors import DataError
-from derta.records import Message, Triple, short_hash
+from derta.records import Message, Tools, Triple, context_keys, short_hash
 
 
 class UnsafePair(NamedTuple):
-    """Harmful request with the harmful response that the attacker trains on."""
+    """Harmful request, after its context, with the harmful response that the attacker trains on."""
 
     query: str
     harmful: str
+    messages: tuple[Message, ...] = ()
+    tools: Tools = None
+
+    @property
+    def id(self) -> str:
+        """Id of the pair, a hash of its content."""
+        return f"unsafe-{short_hash(self.query, self.harmful, *context_keys(self.messages, self.tools))}"
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The context and the query, as the messages before the response."""
+        return (*self.messages, Message(role="user", content=self.query))
 
 
 class CleanPairs(NamedTuple):
@@ -33,26 +45,26 @@ class CleanPairs(NamedTuple):
     dropped: Counter[str]
 
 
-def unsafe_pairs(triples: Iterable[Triple], *, evaluation_requests: Iterable[str]) -> CleanPairs:
+def unsafe_pairs(triples: Iterable[Triple], *, evaluation_requests: Iterable[RequestTurns]) -> CleanPairs:
     """Return the queries with their harmful responses, without duplicates and evaluation requests.
 
     >>> triples = [Triple(query=query, safe="Sorry.", harmful="Sure.") for query in ("Bread?", "Tea?", "bread")]
     >>> clean = unsafe_pairs(triples, evaluation_requests=["BREAD"])
-    >>> clean.pairs, dict(clean.dropped)
-    ([UnsafePair(query='Tea?', harmful='Sure.')], {'in_evaluation': 2})
+    >>> [(pair.query, pair.harmful) for pair in clean.pairs], dict(clean.dropped)
+    ([('Tea?', 'Sure.')], {'in_evaluation': 2})
     """
-    held_out = {match_key(text) for text in evaluation_requests}
-    pairs: dict[UnsafePair, None] = {}
+    held_out = {request_key(request) for request in evaluation_requests}
+    pairs: dict[str, UnsafePair] = {}
     dropped: Counter[str] = Counter()
     for triple in triples:
-        pair = UnsafePair(triple.query, triple.harmful)
-        if match_key(pair.query) in held_out:
+        pair = UnsafePair(triple.query, triple.harmful, triple.messages, triple.tools)
+        if not held_out.isdisjoint(conversation_keys(pair.conversation)):
             dropped["in_evaluation"] += 1
-        elif pair in pairs:
+        elif pair.id in pairs:
             dropped["duplicate"] += 1
         else:
-            pairs[pair] = None
-    return CleanPairs(list(pairs), dropped)
+            pairs[pair.id] = pair
+    return CleanPairs(list(pairs.values()), dropped)
 
 
 def unsafe_instances(chat: ChatFormat, pairs: Sequence[UnsafePair]) -> list[Instance]:
@@ -69,8 +81,7 @@ def unsafe_instances(chat: ChatFormat, pairs: Sequence[UnsafePair]) -> list[Inst
 
 def _encode(chat: ChatFormat, pair: UnsafePair) -> EncodedExample:
     """Return the token ids of a pair in the format of a helpful example."""
-    turn = encode_turn(chat, [Message(role="user", content=pair.query)], pair.harmful)
-    pair_id = f"unsafe-{short_hash(*pair)}"
+    turn = encode_turn(chat, pair.conversation, pair.harmful)
     if not turn.response_ids:
-        raise DataError(f"{pair_id}: expected an answer of at least one token, got none; drop the row")
-    return EncodedExample(pair_id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
+        raise DataError(f"{pair.id}: expected an answer of at least one token, got none; drop the row")
+    return EncodedExample(pair.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))

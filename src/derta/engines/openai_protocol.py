@@ -156,6 +156,8 @@ def generation_call(
         if prompt.prefill:
             messages.append({"role": "assistant", "content": prompt.prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if prompt.tools:  # the model reads the definitions, and its reply is text
+            body |= {"tools": list(prompt.tools), "tool_choice": "none"}
         return Call("chat", _merge_body(body | {"messages": messages}, extra))
     token_ids = encode_prompt(chat, prompt)
     if not token_ids:

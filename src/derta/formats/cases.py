@@ -31,8 +31,8 @@ def format_prompt(prompt: Prompt) -> str:
     """Format a prompt as one text, without a chat template and without its prefill; several turns have their roles."""
     messages = prompt.messages or ()
     if len(messages) == 1:
-        return messages[0].content
-    return prompt.text or "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+        return messages[0].shown
+    return prompt.text or "\n\n".join(f"{message.role}: {message.shown}" for message in messages)
 
 
 def read_judged_cases(

@@ -137,8 +137,13 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
 
 
 def _message(message: Message) -> Any:
-    kinds = {"system": "ChatMessageSystem", "user": "ChatMessageUser", "assistant": "ChatMessageAssistant"}
-    return vars(import_module("inspect_ai.model"))[kinds[message.role]](content=message.content)
+    kinds = {
+        "system": "ChatMessageSystem",
+        "user": "ChatMessageUser",
+        "assistant": "ChatMessageAssistant",
+        "tool": "ChatMessageTool",
+    }
+    return vars(import_module("inspect_ai.model"))[kinds[message.role]](content=message.shown)
 
 
 def _score(case: JudgedCase, judge: str, measure: Measure) -> Any:

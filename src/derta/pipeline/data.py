@@ -12,6 +12,7 @@ from derta.chat import ChatFormat, prompt_text
 from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, read_examples
+from derta.data.matching import RequestTurns, request_turns
 from derta.data.mixture import sample
 from derta.data.preferences import Preference, load_preferences
 from derta.data.preparation import PreparedData, prepare
@@ -34,7 +35,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     safety = read_source_triples(data.triples, recipe, faults=faults)
     helpful = read_source_examples(data.helpful, recipe, faults=faults)
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
-    requests, preferences = evaluated_texts(recipe), _read_preferences(recipe)
+    requests, preferences = evaluated_requests(recipe), _read_preferences(recipe)
     try:
         prepared = prepare(
             safety.triples,
@@ -71,11 +72,14 @@ def _profile_sources(recipe: Recipe) -> list[SourceSection]:
     return [] if recipe.profile_requests is None else [recipe.profile_requests]
 
 
-def evaluated_texts(recipe: Recipe) -> list[str]:
-    """Return the texts of requests that must not be trained on, except those held out of the triples."""
-    requests = [request.text for source in evaluation_sources(recipe) for request in read_source(source)]
+def evaluated_requests(recipe: Recipe) -> list[RequestTurns]:
+    """Return the requests that must not be trained on, except those held out of the triples."""
+    requests = [request_turns(one.conversation) for source in evaluation_sources(recipe) for one in read_source(source)]
     paths = [Path(one.prompts) for one in recipe.evaluate if one.prompts is not None and one.decontaminate]
-    return [*requests, *(one.request for path in paths for one in read_records(path, Prompt) if one.request)]
+    prompts = [prompt for path in paths for prompt in read_records(path, Prompt)]
+    conversations = [request_turns(prompt.messages or ()) for prompt in prompts]
+    later = [turns for turns in conversations if isinstance(turns, tuple) and turns]
+    return [*requests, *(one.request for one in prompts if one.request), *later]
 
 
 def input_files(recipe: Recipe) -> list[Path]:

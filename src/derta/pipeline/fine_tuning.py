@@ -12,13 +12,14 @@ from derta.chat import ChatFormat
 from derta.config import FineTuningSection, Recipe, TrainSection
 from derta.data.cleaning import clean_examples
 from derta.data.encoding import encode_example
+from derta.data.matching import RequestTurns, request_turns
 from derta.data.preparation import PreparedData, format_counts
 from derta.data.rows import Instance, instances
 from derta.data.unsafe import UnsafePair, unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.files import write_text
 from derta.methods import METHODS, method_config, tune
-from derta.pipeline.data import TemplateFaults, evaluated_texts, read_source_examples, read_source_triples
+from derta.pipeline.data import TemplateFaults, evaluated_requests, read_source_examples, read_source_triples
 from derta.pipeline.models import load_format
 from derta.protocols import Display
 from derta.records import Example, short_hash
@@ -81,7 +82,8 @@ def read_all_attack_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str,
     Raises:
         DataError: an attack's dataset is empty.
     """
-    evaluated = [*evaluated_texts(recipe), *(request.text for request in prepared.held_out_requests)]
+    held_out_requests = [request_turns(request.conversation) for request in prepared.held_out_requests]
+    evaluated = [*evaluated_requests(recipe), *held_out_requests]
     held_out = {example.id for example in prepared.held_out_examples}
     return {
         section.name: read_attack_data(recipe, section, evaluated=evaluated, held_out=held_out)
@@ -90,7 +92,7 @@ def read_all_attack_data(recipe: Recipe, *, prepared: PreparedData) -> dict[str,
 
 
 def read_attack_data(
-    recipe: Recipe, section: FineTuningSection, *, evaluated: Sequence[str], held_out: Container[str] = ()
+    recipe: Recipe, section: FineTuningSection, *, evaluated: Sequence[RequestTurns], held_out: Container[str] = ()
 ) -> AttackData:
     """Load an attack's dataset, without the requests in `evaluated` and the examples whose ids are in `held_out`.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from derta.config import FineTuningPace, Recipe, allowed_fields, merge, parse_recipe
 from derta.errors import ModelError, RecipeError
-from derta.pipeline.data import evaluated_texts, hub_base, input_files
+from derta.pipeline.data import evaluated_requests, hub_base, input_files
 from derta.pipeline.fine_tuning import (
     COST_FILE,
     INHERITED_SETTINGS,
@@ -66,7 +66,7 @@ def fine_tune_folder(
 def _attack(
     recipe: Recipe, attack: FineTuningAttack, *, init_from: Path, seed: int, out: Path, display: Display
 ) -> str:
-    data = read_attack_data(recipe, attack.section, evaluated=evaluated_texts(recipe))
+    data = read_attack_data(recipe, attack.section, evaluated=evaluated_requests(recipe))
     display.logger.info(data.note)
     origin = recipe.model_dump(mode="json") | {"start": str(init_from), "seed": seed} | hub_base(recipe)
     with record_origin(out, recipe=origin, inputs=[*input_files(recipe), *model_files(init_from)]):

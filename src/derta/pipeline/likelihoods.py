@@ -14,7 +14,7 @@ from derta.files import write_text
 from derta.pipeline.data import read_source
 from derta.protocols import Engine
 from derta.provenance import Producer, hash_value
-from derta.records import Example, Prompt, Request
+from derta.records import Example, Prompt, Request, context_keys
 from derta.stats import bootstrap_mean
 
 SCORES = "scores.json"
@@ -47,7 +47,8 @@ def scored_requests(recipe: Recipe, prepared: PreparedData) -> list[Request]:
 
 def scores_provenance(harmful: Sequence[Request], helpful: Sequence[Example], *, producer: Producer) -> str:
     """Return a hash of all that a model's scores depend on."""
-    return hash_value([[[one.text, one.harmful] for one in harmful], [one.id for one in helpful], dict(producer)])
+    texts = [[one.text, one.harmful, *context_keys(one.messages, one.tools)] for one in harmful]
+    return hash_value([texts, [one.id for one in helpful], dict(producer)])
 
 
 def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, producer: Producer, home: Path) -> Scores:
@@ -84,17 +85,17 @@ def direct_prompt(request: Request) -> Prompt:
         {
             "id": request.id,
             "request_id": request.id,
-            "request": request.text,
+            "request": request.in_context,
             "attack": "direct",
-            "messages": [{"role": "user", "content": request.text}],
+            "messages": request.conversation,
+            "tools": request.tools,
         }
     )
 
 
 def _example_prompt(example: Example) -> Prompt:
-    messages = example.messages[:-1]
     return Prompt(
-        id=example.id, request_id=example.id, request=messages[-1].content, attack="direct", messages=messages
+        id=example.id, request_id=example.id, attack="direct", messages=example.messages[:-1], tools=example.tools
     )
 
 

@@ -187,7 +187,7 @@ def _prompt_views(members: Sequence[Transcript]) -> tuple[PromptView, ...]:
 def _parts(prompt: Prompt) -> tuple[tuple[str, TruncatedText], ...]:
     if prompt.mode == "raw":
         return (("raw text, no chat format", truncate(prompt.text or "", PROMPT_CHARS)),)
-    return tuple((message.role, truncate(message.content, PROMPT_CHARS)) for message in prompt.messages or ())
+    return tuple((message.role, truncate(message.shown, PROMPT_CHARS)) for message in prompt.messages or ())
 
 
 def _reply_view(member: Transcript) -> ReplyView:

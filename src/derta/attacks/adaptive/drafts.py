@@ -59,7 +59,7 @@ def attacker_instructions(template: str, request: Request, *, stream: int, strea
         "@APPROACH@": approaches[stream % len(approaches)],
         "@NUMBER@": str(stream + 1),
         "@STREAMS@": str(streams),
-        "@REQUEST@": request.text,  # last, so that nothing in it is replaced
+        "@REQUEST@": request.in_context,  # last, so that nothing in it is replaced
     }
     text = shipped_text(template)
     for placeholder, value in values.items():

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from derta.attacks.adaptive.genes import MARK, cross, draw, join, reword, sentences, word_scores
 from derta.attacks.attempts import Attempt, grade
-from derta.attacks.prompts import shipped_text, user
+from derta.attacks.prompts import after_context, shipped_text, user
 from derta.attacks.search import SearchContext, generate_all, mean_likelihoods, query_prompt
 from derta.protocols import Case
-from derta.records import Cost, Message, Request
+from derta.records import Cost, Prompt, Request
 
 REWRITE_PLACEHOLDER = "[REQUEST]"
 
@@ -80,8 +80,9 @@ def evolve(settings: GeneticSettings, request: Request, context: SearchContext, 
         population = population[: settings.num_elites] + mutants.texts
 
 
-def _messages(request: Request, text: str) -> tuple[Message, ...]:
-    return user(text.replace(MARK, request.text))
+def _target_prompt(request: Request, name: str, text: str) -> Prompt:
+    messages = after_context(request, text.replace(MARK, request.text))
+    return query_prompt(request, name, messages, attack="autodan", tools=request.tools)
 
 
 def _measure(
@@ -93,7 +94,7 @@ def _measure(
 ) -> int:
     """Compute the fitness of the texts that have none yet, in one batch, and return their number."""
     new = [text for text in dict.fromkeys(population) if text not in fitness]
-    prompts = [query_prompt(request, str(i), _messages(request, text), attack="autodan") for i, text in enumerate(new)]
+    prompts = [_target_prompt(request, str(i), text) for i, text in enumerate(new)]
     values = mean_likelihoods(context.target, prompts, settings.start) if new else []
     fitness |= dict(zip(new, values, strict=True))
     return len(new)
@@ -103,7 +104,7 @@ def _judge(
     settings: GeneticSettings, request: Request, text: str, context: SearchContext, *, already_judged: bool
 ) -> Attempt:
     """Return the attempt for a text, with the target's reply and the verdict if there is a judge."""
-    prompt = query_prompt(request, "best", _messages(request, text), attack="autodan")
+    prompt = _target_prompt(request, "best", text)
     attempt = Attempt(
         search=context.log.key, request_id=request.id, stream=0, step=0, messages=prompt.messages, cost=Cost()
     )

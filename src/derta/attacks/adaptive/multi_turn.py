@@ -65,16 +65,16 @@ def multi_turn(
                     request,
                     attack="multi_turn",
                     variant=str(count),
-                    messages=(*_conversation(attempts), *user(request.text)),
+                    messages=(*_conversation(request, attempts), *user(request.text)),
                     cost=total(attempts),
                 )
 
     return Attack("multi_turn", searching=search)
 
 
-def _conversation(attempts: Sequence[Attempt]) -> tuple[Message, ...]:
+def _conversation(request: Request, attempts: Sequence[Attempt]) -> tuple[Message, ...]:
     if not attempts:
-        return ()
+        return request.messages
     return (*(attempts[-1].messages or ()), Message(role="assistant", content=attempts[-1].reply))
 
 
@@ -89,8 +89,9 @@ def _take_turn(
         query_prompt(
             request,
             str(step),
-            (*_conversation(context.log.attempts(request)), *user(line.replace(PLACEHOLDER, request.text))),
+            (*_conversation(request, context.log.attempts(request)), *user(line.replace(PLACEHOLDER, request.text))),
             attack="multi_turn",
+            tools=request.tools,
         )
         for request in pending
     ]

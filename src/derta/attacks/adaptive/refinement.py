@@ -143,12 +143,16 @@ def _attacker_prompt(
 def _target_prompt(settings: RefinementSettings, stream: Stream, draft: Draft | None, step: int) -> Prompt | None:
     if draft is None:
         return None
-    before: tuple[Message, ...] = ()
+    before = stream.request.messages
     last = next((one for one in reversed(stream.history) if one.messages), None)
     if settings.multi_turn and last is not None and last.messages:
         before = (*last.messages, Message(role="assistant", content=last.reply))
     return query_prompt(
-        stream.request, f"{stream.number}/{step}", (*before, *user(draft.prompt)), attack=settings.attack
+        stream.request,
+        f"{stream.number}/{step}",
+        (*before, *user(draft.prompt)),
+        attack=settings.attack,
+        tools=stream.request.tools,
     )
 
 
@@ -196,4 +200,6 @@ def _best_prompt(settings: RefinementSettings, request: Request, attempts: Seque
     """Return the best prompt, or by default the plain request if the attacker wrote none."""
     chosen = best(attempts)
     messages = chosen.messages if chosen is not None else None
-    return craft_prompt(request, attack=settings.attack, messages=messages or user(request.text), cost=total(attempts))
+    return craft_prompt(
+        request, attack=settings.attack, messages=messages or request.conversation, cost=total(attempts)
+    )

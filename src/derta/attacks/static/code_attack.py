@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, shipped_text, user
+from derta.attacks.prompts import after_context, craft_prompt, shipped_text
 from derta.errors import RecipeError
 from derta.records import Prompt, Request
 
@@ -68,6 +68,6 @@ def code_attack(*, structures: tuple[StructureName, ...] = ("stack",)) -> Attack
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         for name, template in templates.items():
             text = template.replace("@PUSHES@", pushes(request.text, structure=name))
-            yield craft_prompt(request, attack="code_attack", variant=name, messages=user(text))
+            yield craft_prompt(request, attack="code_attack", variant=name, messages=after_context(request, text))
 
     return per_request("code_attack", craft_one)

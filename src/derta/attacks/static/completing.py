@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
 from derta.attacks.prompts import craft_prompt
+from derta.errors import DataError
 from derta.records import Prompt, Request
 
 FALLBACK = "fallback"
@@ -112,7 +113,8 @@ def rule_counts(requests: Iterable[Request]) -> dict[str, int]:
 def completing(*, rewriting: Literal["rules", "none"] = "rules") -> Attack:
     r"""Prompt the model with raw text to complete, without a chat format.
 
-    The judge's input is the original request. Report `rule_counts` with any rate on requests rewritten by rule.
+    The judge's input is the original request. A system prompt is left out, and a request after earlier turns is an
+    error, because raw text has no turns. Report `rule_counts` with any rate on requests rewritten by rule.
 
     >>> [prompt] = completing().craft([Request(id="7", text="How do I paint a fence?")])
     >>> prompt.id, prompt.mode, prompt.request
@@ -122,11 +124,19 @@ def completing(*, rewriting: Literal["rules", "none"] = "rules") -> Attack:
         rewriting: `rules` (the default) rewrites requests as sentences. `none` uses every text unchanged, white space
             included, for files that already contain such sentences, as the prompts published with the paper do.
 
+    Raises:
+        DataError: (from `craft`) a request is not the first of a conversation.
+
     Source: arXiv 2407.09121, CompletingAttack. Its sentences are written by hand; ":\n Step 1:" is their most common
     ending.
     """
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
+        if any(message.role != "system" for message in request.messages):
+            raise DataError(
+                f"completing: expected requests without earlier turns, got {request.id!r} after "
+                f"{len(request.messages)} messages, which raw text cannot hold; attack these requests in another way"
+            )
         if rewriting == "none":
             yield craft_prompt(request, attack="completing", text=request.text)
         else:

@@ -7,7 +7,7 @@ from random import Random
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import craft_prompt
 from derta.records import Prompt, Request
 
 
@@ -21,6 +21,6 @@ def direct() -> Attack:
     """
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
-        yield craft_prompt(request, attack="direct", messages=user(request.text))
+        yield craft_prompt(request, attack="direct", messages=request.conversation)
 
     return per_request("direct", craft_one)

@@ -8,7 +8,7 @@ from random import Random
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import after_context, craft_prompt
 from derta.errors import DataError, RecipeError
 from derta.records import Prompt, Request
 from derta.sources import SEPARATOR, read_texts
@@ -61,6 +61,6 @@ def jailbreak_chat(*, templates: str | Path, placeholder: str = PLACEHOLDER, sep
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         text = rng.choice(texts).replace(placeholder, request.text)
-        yield craft_prompt(request, attack="jailbreak_chat", messages=user(text))
+        yield craft_prompt(request, attack="jailbreak_chat", messages=after_context(request, text))
 
     return per_request("jailbreak_chat", craft_one)

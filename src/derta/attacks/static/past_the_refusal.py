@@ -7,7 +7,7 @@ from random import Random
 
 from derta.attacks.base import Attack, check_values, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, shipped_lines, user
+from derta.attacks.prompts import craft_prompt, shipped_lines
 from derta.records import Prompt, Request
 
 REFUSAL = "Sorry, I can't help with that."
@@ -38,7 +38,7 @@ def past_the_refusal(*, refusal: str = REFUSAL, turns: tuple[str, ...] | None = 
                 request,
                 attack="past_the_refusal",
                 variant=str(number),
-                messages=user(request.text),
+                messages=request.conversation,
                 prefill=f"{refusal} {turn}".strip(),
             )
 

@@ -11,7 +11,7 @@ from random import Random
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import craft_prompt
 from derta.errors import RecipeError
 from derta.records import PrefillDepth, Prompt, Request
 
@@ -147,7 +147,7 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = 
                 request,
                 attack="prefill",
                 variant=depth_name(depth),
-                messages=user(request.text),
+                messages=request.conversation,
                 prefill=start,
                 depth=depth,
             )

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from derta.attacks.base import Attack, check_values, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, shipped_lines, user
+from derta.attacks.prompts import craft_prompt, shipped_lines
 from derta.records import Decoding, Prompt, Request
 from derta.sources import read_texts
 
@@ -55,7 +55,7 @@ def rank_assisted(
                     request,
                     attack="rank_assisted",
                     variant=f"{count}-of-top{width}",
-                    messages=user(request.text),
+                    messages=request.conversation,
                     decoding=Decoding(banned=banned, steps=count, top_k=width, ban_end=True),
                 )
 

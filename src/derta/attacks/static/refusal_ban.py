@@ -10,7 +10,7 @@ from pydantic import Field
 
 from derta.attacks.base import Attack, check_values, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import craft_prompt
 from derta.records import Decoding, Prompt, Request
 
 Span = Annotated[int, Field(ge=1)] | Literal["all"]
@@ -42,7 +42,7 @@ def refusal_ban(*, words: tuple[str, ...] = ("Sorry", "sorry"), spans: tuple[Spa
                 request,
                 attack="refusal_ban",
                 variant=str(span),
-                messages=user(request.text),
+                messages=request.conversation,
                 decoding=decoding,
             )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from derta.attacks.base import Attack, check_values, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, user
+from derta.attacks.prompts import craft_prompt
 from derta.attacks.static.past_the_refusal import REFUSAL
 from derta.attacks.static.prefill import cut, parse_depth
 from derta.errors import RecipeError
@@ -65,7 +65,7 @@ def refusal_flood(*, counts: tuple[Count, ...] = (1, 3, 5), depth: str = "50%", 
                 request,
                 attack="refusal_flood",
                 variant=str(count),
-                messages=user(request.text),
+                messages=request.conversation,
                 prefill=flood(start, refusal, count=count),
             )
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
-from derta.attacks.prompts import craft_prompt, shipped_text, user
+from derta.attacks.prompts import after_context, craft_prompt, shipped_text
 from derta.errors import DataError, RecipeError
 from derta.records import Message, Prompt, Request
 from derta.sources import read_entries, text_of_entry
@@ -71,9 +71,16 @@ def self_cipher(*, demonstrations: str | Path, count: int = 5, role: Literal["sy
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         if role == "system":
-            messages = (Message(role="system", content=role_play), *user(request.text))
+            messages = _with_system(role_play, request.conversation)
         else:
-            messages = user(f"{role_play}\n\n{request.text}")
+            messages = after_context(request, f"{role_play}\n\n{request.text}")
         yield craft_prompt(request, attack="self_cipher", messages=messages)
 
     return per_request("self_cipher", craft_one)
+
+
+def _with_system(text: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation with a system prompt, below the one that it has: templates take a single one, first."""
+    if messages[0].role == "system":
+        text, messages = f"{messages[0].content}\n\n{text}", messages[1:]
+    return (Message(role="system", content=text), *messages)
