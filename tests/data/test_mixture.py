@@ -44,6 +44,24 @@ def test_counts_scale_with_the_data(
     assert plan_mixture(config, available_triples=triples, available_helpful=helpful) == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (PrepareConfig(num_triples=10), (10, None, 200)),
+        (PrepareConfig(num_triples=10, match_instances=False), (10, None, 200)),
+        (PrepareConfig(), (10, None, 200)),
+        (PrepareConfig(num_helpful=40), (2, None, 40)),
+    ],
+)
+def test_without_vanilla_no_triples_are_reserved_for_it(
+    config: PrepareConfig, expected: tuple[int, int | None, int]
+) -> None:
+    counts = plan_mixture(config, available_triples=10, available_helpful=200, triples_per_unit=1)
+    assert counts == expected
+    with pytest.raises(DataError, match=r"expected 11 triples \(num_triples 11, helpful_per_safety 10\)"):
+        plan_mixture(PrepareConfig(num_triples=11), available_triples=10, available_helpful=999, triples_per_unit=1)
+
+
 @given(
     st.integers(min_value=0, max_value=10**6),
     st.integers(min_value=0, max_value=10**6),
@@ -57,6 +75,7 @@ def test_default_counts_never_ask_for_more_than_there_is(triples: int, helpful: 
     except DataError as error:
         assume("are too few for one triple" not in str(error))
         raise
+    assert counts.vanilla_triples is not None
     assert 0 < counts.triples <= counts.vanilla_triples <= triples
     assert counts.helpful <= helpful
     assert abs(counts.helpful - 2 * ratio * counts.triples) <= 0.5

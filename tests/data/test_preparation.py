@@ -53,6 +53,16 @@ def test_methods_share_their_examples_and_vanilla_holds_every_method_s_triples(s
     assert derta == prepared.training_set(seed=seed)
 
 
+def test_data_that_was_prepared_without_vanilla_has_all_triples_and_none_for_it() -> None:
+    prepared = prepare(TRIPLES, num_triples=12, triples_per_unit=1)
+    assert len(prepared.training_set().triples) == 12
+    assert prepared.notes[2] == "Each method trains on 12 triples and 0 helpful examples."
+    with pytest.raises(DataError, match=r"expected triples_per_unit 1, .* got 2; add vanilla to the methods"):
+        prepared.training_set(triples_per_unit=2)
+    with pytest.raises(DataError, match=r"expected 24 triples .*, only 12 are available"):
+        prepare(TRIPLES, num_triples=12)
+
+
 def test_without_examples_the_mixture_holds_none() -> None:
     counts = prepare(TRIPLES).counts
     assert (counts.triples, counts.helpful) == (6, 0)

@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from derta.config import load_recipe
+from derta.errors import DataError
 from derta.pipeline.data import prepare_data
 
 
@@ -38,3 +41,24 @@ def test_only_a_section_that_decontaminates_takes_its_requests_out_of_training(r
         prepared = prepare_data(load_recipe(recipe, overrides={"evaluate": evaluate}))
         kept = {example.messages[0].content for example in prepared.examples}
         assert (trained in kept) is not decontaminate
+
+
+@pytest.mark.parametrize(
+    ("methods", "counts"),
+    [
+        (["derta"], (6, None)),
+        (["harmful_prefix", "rto", "vanilla_half"], (6, None)),
+        (["derta", "vanilla"], (3, 6)),
+        (["dpo"], (3, 6)),  # it is initialised from vanilla
+    ],
+)
+def test_triples_are_reserved_for_vanilla_only_where_it_is_trained(recipe, methods, counts):
+    values = {"methods": methods, "data.num_triples": None, "data.num_helpful": 8, "data.helpful_per_safety": 0.5}
+    assert prepare_data(load_recipe(recipe, overrides=values)).counts[:2] == counts
+
+
+def test_a_recipe_without_vanilla_may_train_on_all_triples(recipe):
+    values = {"data.num_triples": 6, "data.num_helpful": 8}
+    assert prepare_data(load_recipe(recipe, overrides={**values, "methods": ["derta"]})).counts.triples == 6
+    with pytest.raises(DataError, match=r"expected 12 triples .*, only 6 are available"):
+        prepare_data(load_recipe(recipe, overrides=values))

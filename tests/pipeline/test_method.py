@@ -84,3 +84,34 @@ def test_rows_of_pairs_are_not_exported(derta, recipe, tmp_path):
     assert called.code == 2
     assert "dpo: expected a method that trains on rows, got one of pairs" in called.err
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.fixture
+def with_and_without_vanilla(recipe):
+    """Two recipes without `num_triples`, of which the second has twice as many triples for each method."""
+    settings = {"data.num_triples": None, "data.num_helpful": 8, "data.helpful_per_safety": 0.5}
+    return [
+        load_recipe(recipe, overrides={**settings, "methods": names}) for names in (["vanilla", "derta"], ["derta"])
+    ]
+
+
+def test_the_rows_of_a_method_depend_on_the_methods_of_the_recipe(with_and_without_vanilla, tmp_path):
+    both, alone = with_and_without_vanilla
+    cases = (both, "derta"), (both, "vanilla"), (alone, "derta"), (alone, "rto"), (alone, "vanilla")
+    rows = [len(export(one, tmp_path / "rows.jsonl", method=method)) for one, method in cases]
+    # 6 triples are not held out; derta and rto have two rows of a triple
+    assert rows == [3 * 2 + 8, 6 + 8, 6 * 2 + 8, 6 * 2 + 8, 6 + 8]
+
+
+def test_a_stopped_training_is_not_resumed_with_other_triples(with_and_without_vanilla, tmp_path, monkeypatch):
+    def stop(*_, out, **__):
+        (out.with_name("model.checkpoints") / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("derta.pipeline.method.train_method", stop)
+    both, alone = with_and_without_vanilla
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_one(both, method="derta", out=tmp_path / "model")
+    with pytest.raises(RunError, match=r"holds the run of another recipe \(differs in training_data\)"):
+        train_one(alone, method="derta", out=tmp_path / "model")

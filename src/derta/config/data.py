@@ -26,7 +26,8 @@ class PrepareConfig(Section):
             has 60,000.
         helpful_per_safety: Number of helpful examples per safety instance.
         match_instances: Train vanilla on 2n triples, once each, so that it has as many safety instances as DeRTa (2n),
-            as in the paper. Otherwise vanilla has the same n triples.
+            as in the paper. Otherwise vanilla has the same n triples. It has no effect if no method of the recipe has
+            vanilla's number of triples.
         drop_duplicates: Drop duplicate helpful examples. Otherwise each copy is a training example.
         held_out_requests: Number of requests held out from training, with their triples, for evaluation.
         held_out_helpful: Number of helpful conversations held out from training, for perplexity.

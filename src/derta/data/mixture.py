@@ -19,10 +19,13 @@ _INSTANCES_PER_TRIPLE = 2  # the paper counts (q, r) and (q, r-hat)
 
 
 class MixtureCounts(NamedTuple):
-    """Size of the training set of every method: `triples` (vanilla: `vanilla_triples`) and `helpful` examples."""
+    """Size of the training set of every method: `triples` (vanilla: `vanilla_triples`) and `helpful` examples.
+
+    `vanilla_triples` is None if no method that is trained has vanilla's number of triples.
+    """
 
     triples: int
-    vanilla_triples: int
+    vanilla_triples: int | None
     helpful: int
 
 
@@ -33,19 +36,34 @@ class TrainingSet(NamedTuple):
     examples: Sequence[Example] = ()
     preferences: Sequence[Preference] = ()
 
+    def identity(self) -> str:
+        """Return a hash of the content, in order.
 
-def plan_mixture(config: PrepareConfig, *, available_triples: int, available_helpful: int) -> MixtureCounts:
+        >>> TrainingSet([Triple(query="Bread?", safe="No.", harmful="Flour.")]).identity() == TrainingSet().identity()
+        False
+        """
+        return short_hash(*(",".join(one.id for one in rows) for rows in self))
+
+
+def plan_mixture(
+    config: PrepareConfig, *, available_triples: int, available_helpful: int, triples_per_unit: int = 2
+) -> MixtureCounts:
     """Compute the mixture counts from the numbers of available triples and examples.
+
+    `triples_per_unit` is the largest one of the methods to train (see `Method.triples_per_unit`). If it is 1, as
+    without vanilla, no triples are reserved for `match_instances`.
 
     With the paper's 6,000 triples and 60,000 helpful examples, the defaults give the paper's counts:
 
     >>> plan_mixture(PrepareConfig(), available_triples=6000, available_helpful=60000)
     MixtureCounts(triples=3000, vanilla_triples=6000, helpful=60000)
+    >>> plan_mixture(PrepareConfig(), available_triples=3000, available_helpful=60000, triples_per_unit=1)
+    MixtureCounts(triples=3000, vanilla_triples=None, helpful=60000)
 
     Raises:
         DataError: The config requires more data than is available, or no triple remains.
     """
-    share = 2 if config.match_instances else 1
+    share = 2 if config.match_instances and triples_per_unit > 1 else 1
     per_triple = config.helpful_per_safety * _INSTANCES_PER_TRIPLE
     triples, helpful = config.num_triples, config.num_helpful
     if triples is None:
@@ -53,29 +71,34 @@ def plan_mixture(config: PrepareConfig, *, available_triples: int, available_hel
         triples = available_triples // share
         # the tolerance absorbs rounding errors such as 0.1 * 30 = 3.0000000000000004
         triples = floor(min(triples, most / per_triple + 1e-9)) if per_triple else triples
-    counts = MixtureCounts(triples, triples * share, helpful if helpful is not None else round(triples * per_triple))
+    counts = MixtureCounts(
+        triples,
+        triples * share if triples_per_unit > 1 else None,
+        helpful if helpful is not None else round(triples * per_triple),
+    )
+    settings = _settings(config, doubled=share > 1)
     for name, required, available in (
-        ("triples", counts.vanilla_triples, available_triples),
+        ("triples", triples * share, available_triples),
         ("helpful examples", counts.helpful, available_helpful),
     ):
         if required > available:
             raise DataError(
-                f"mixture: expected {required} {name} ({_settings(config)}), only {available} are available; "
+                f"mixture: expected {required} {name} ({settings}), only {available} are available; "
                 f"lower the counts or the ratio, or add {name}"
             )
     if counts.triples == 0:
         raise DataError(
             f"mixture: {available_triples} triples and {available_helpful} helpful examples are too few for one triple "
-            f"to train on ({_settings(config)}); add data, lower `helpful_per_safety`, or set `num_triples`"
+            f"to train on ({settings}); add data, lower `helpful_per_safety`, or set `num_triples`"
         )
     return counts
 
 
-def _settings(config: PrepareConfig) -> str:
-    """Format the mixture options of a config for an error message."""
+def _settings(config: PrepareConfig, *, doubled: bool) -> str:
+    """Format the mixture options of a config for an error message; `doubled`: vanilla uses twice as many triples."""
     parts = [f"num_triples {config.num_triples}" if config.num_triples is not None else "triples by the ratio"]
     parts += [f"helpful_per_safety {config.helpful_per_safety:g}"] if config.num_helpful is None else []
-    parts += ["vanilla uses twice as many, unless `match_instances: false`"] if config.match_instances else []
+    parts += ["vanilla uses twice as many, unless `match_instances: false`"] if doubled else []
     return ", ".join(parts)
 
 

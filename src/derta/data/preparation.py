@@ -48,20 +48,20 @@ class PreparedData(NamedTuple):
 
     def identity(self) -> str:
         """Return a hash of the data that training sets are sampled from."""
-        ids = [[one.id for one in rows] for rows in (self.triples, self.examples, self.preferences)]
-        return short_hash(*(",".join(each) for each in ids), str(self.counts))
+        data = TrainingSet(self.triples, self.examples, self.preferences)
+        return short_hash(data.identity(), str(self.counts))
 
     @property
     def notes(self) -> list[str]:
         """Summary of the remaining, dropped and changed data and of a method's training set, as sentences."""
         counts = self.counts
+        vanilla = "" if counts.vanilla_triples is None else f" (vanilla: {counts.vanilla_triples})"
         notes = [
             f"{len(self.triples)} triples remain for training; dropped: {format_counts(self.dropped_triples)}; "
             f"changed: {format_counts(self.changed_triples)}.",
             f"{len(self.examples)} helpful examples remain for training; "
             f"dropped: {format_counts(self.dropped_examples)}.",
-            f"Each method trains on {counts.triples} triples (vanilla: {counts.vanilla_triples}) and {counts.helpful} "
-            "helpful examples.",
+            f"Each method trains on {counts.triples} triples{vanilla} and {counts.helpful} helpful examples.",
         ]
         if self.preferences or self.dropped_preferences:
             notes.append(
@@ -78,8 +78,16 @@ class PreparedData(NamedTuple):
                 (`METHODS["vanilla"].triples_per_unit`), which gets twice as many triples with `match_instances`.
             seed: Random seed. All methods get the same examples for one seed, and each method's triples are a subset of
                 vanilla's.
+
+        Raises:
+            DataError: The data was prepared for methods with one triple per unit only.
         """
         num_triples = self.counts.vanilla_triples if triples_per_unit > 1 else self.counts.triples
+        if num_triples is None:
+            raise DataError(
+                f"training set: expected triples_per_unit 1, for which the data was prepared, got {triples_per_unit}; "
+                "add vanilla to the methods, or prepare the data with the same triples_per_unit"
+            )
         drawn = draw_mixture(
             triples=self.triples,
             examples=self.examples,
@@ -98,6 +106,7 @@ def prepare(
     preferences: Iterable[Preference] = (),
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     seed: int = 0,
+    triples_per_unit: int = 2,
     **settings: object,
 ) -> PreparedData:
     """Return data for training and evaluation: clean, decontaminate, hold out, and compute the mixture.
@@ -117,6 +126,8 @@ def prepare(
         preferences: Pairs for a preference method, in addition to the triples.
         refusal_words: Same as for training; `normalize` replaces apologies with the first one.
         seed: Random seed of the held-out split.
+        triples_per_unit: Largest `triples_per_unit` of the methods to train. With 1, as without vanilla, no triples are
+            reserved for `match_instances`.
         **settings: Fields of `PrepareConfig`.
 
     Raises:
@@ -150,7 +161,12 @@ def prepare(
         examples=remaining,
         held_out_requests=split.requests,
         held_out_examples=held_out,
-        counts=plan_mixture(config, available_triples=len(split.triples), available_helpful=len(remaining)),
+        counts=plan_mixture(
+            config,
+            available_triples=len(split.triples),
+            available_helpful=len(remaining),
+            triples_per_unit=triples_per_unit,
+        ),
         dropped_triples=clean.dropped,
         changed_triples=clean.changed,
         dropped_examples=helpful.dropped,

@@ -21,12 +21,13 @@ from derta.data.triples import ReadTriples, read_triples
 from derta.errors import DataError, ModelError
 from derta.files import read_records
 from derta.pipeline.models import load_format
+from derta.pipeline.registry import Registry
 from derta.provenance import model_files, model_hash
 from derta.records import Example, Message, Prompt, Request, Tools, Triple
 
 
-def prepare_data(recipe: Recipe) -> PreparedData:
-    """Load a recipe's sources and return the prepared data.
+def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedData:
+    """Load a recipe's sources and return the prepared data, in the quantities that the recipe's methods need.
 
     All seeds hold out the same rows, because all models get the same prompts.
     """
@@ -44,6 +45,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
             preferences=preferences,
             refusal_words=recipe.model.refusal_words,
             seed=recipe.seeds[0],
+            triples_per_unit=registry.triples_per_unit(recipe.methods),
             **settings,
         )
     except DataError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from derta.config import Recipe
+from derta.data.preparation import PreparedData
 from derta.data.rows import check_row, draw_row
 from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
@@ -49,6 +51,8 @@ def train_one(
 ) -> Path:
     """Train the model of one method of a recipe, resumably, and return its folder.
 
+    Its data is that of a run of the recipe: with `match_instances`, n depends on whether the recipe has vanilla.
+
     Args:
         recipe: The recipe.
         method: The method's name.
@@ -58,12 +62,16 @@ def train_one(
         is_main_process: True in the one process that records the model's origin.
         display: Shows progress.
     """
+    methods = (*recipe.methods, method)
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     with ExitStack() as stack:
         paths = stack.enter_context(expanded_paths(recipe))
-        origin = recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe)
-        prepared, inputs = prepare_data(paths.recipe), input_files(paths.recipe)
+        prepared, inputs = _prepare_for(paths.recipe, methods), input_files(paths.recipe)
+        data = prepared.training_set(triples_per_unit=find_method(method).triples_per_unit, seed=seed)
+        origin = (
+            recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe) | {"training_data": data.identity()}
+        )
         inputs += [] if init_from is None else model_files(init_from)
         stack.enter_context(
             record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
@@ -77,6 +85,10 @@ def train_one(
             init_from=init_from,
             display=display,
         )
+
+
+def _prepare_for(recipe: Recipe, methods: Sequence[str]) -> PreparedData:
+    return prepare_data(recipe.model_copy(update={"methods": methods}))
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
@@ -101,7 +113,7 @@ def _export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Pat
         )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)
-    prepared = prepare_data(recipe)
+    prepared = _prepare_for(recipe, (*recipe.methods, method))
     for note in prepared.notes:
         display.logger.info(note)
     config = method_config(definition, recipe.train, model=recipe.model, seed=seed, output_dir=out)

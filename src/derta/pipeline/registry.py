@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, cast
@@ -53,6 +53,16 @@ class Registry:
             return find_method(name, self.methods)
         except RecipeError as error:
             raise RecipeError(f"methods: {error}") from error
+
+    def triples_per_unit(self, names: Iterable[str]) -> int:
+        """Return the largest `triples_per_unit` of some methods and of those that they are initialised from.
+
+        >>> Registry().triples_per_unit(["derta"]), Registry().triples_per_unit(["derta", "dpo"])
+        (1, 2)
+        """
+        methods = [self.method(name) for name in names]
+        methods += [self.method(one.init_from) for one in methods if one.init_from is not None]
+        return max((one.triples_per_unit for one in methods), default=1)
 
     def attack(self, section: EvaluationSection) -> Attack:
         """Return the attack of an evaluation, built with its options.

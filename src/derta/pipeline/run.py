@@ -184,7 +184,7 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str, *, env: Collect
 def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:
     """Return the plan of a run: load its data, craft its prompts, and validate all models that are not trained yet."""
     judges = check_recipe(recipe, registry)
-    prepared = prepare_data(recipe)
+    prepared = prepare_data(recipe, registry)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_all_attack_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *(data.note for data in attack_data.values())]
