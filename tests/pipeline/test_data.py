@@ -4,7 +4,7 @@ import pytest
 
 from derta.config import load_recipe
 from derta.errors import DataError
-from derta.pipeline.data import prepare_data
+from derta.pipeline.data import limit_notes, prepare_data, section_requests
 
 
 def test_no_seed_is_trained_on_the_prompts_of_all_seeds(recipe):
@@ -62,3 +62,23 @@ def test_a_recipe_without_vanilla_may_train_on_all_triples(recipe):
     assert prepare_data(load_recipe(recipe, overrides={**values, "methods": ["derta"]})).counts.triples == 6
     with pytest.raises(DataError, match=r"expected 12 triples .*, only 6 are available"):
         prepare_data(load_recipe(recipe, overrides=values))
+
+
+def test_a_limit_beyond_the_rows_takes_them_all_and_says_so_once(recipe, tmp_path, caplog):
+    requests = {"path": str(tmp_path / "asked.jsonl"), "limit": 250}
+    loaded = load_recipe(recipe, overrides={"evaluate": [{"attack": "direct", "requests": requests}]})
+    [section] = loaded.evaluate
+    assert [request.id for request in section_requests(section, held_out=[], seed=0)] == ["q0", "q1", "q2"]
+    assert limit_notes(loaded) == [f"{tmp_path}/asked.jsonl: 3 requests are fewer than the limit of 250: all are used."]
+    exact = [{"attack": "direct", "requests": {**requests, "limit": 3}}]
+    assert limit_notes(load_recipe(recipe, overrides={"evaluate": exact})) == []
+    sources = {
+        "data.triples": [{"path": str(tmp_path / "triples.jsonl"), "limit": 9}],
+        "data.helpful": [{"path": str(tmp_path / "helpful.jsonl"), "limit": 12}],
+    }
+    with caplog.at_level("INFO"):
+        prepared = prepare_data(load_recipe(recipe, overrides=sources))
+    assert (len(prepared.triples), len(prepared.examples)) == (6, 10)  # two of each are held out
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/triples.jsonl: 8 triples are fewer than the limit of 9: all are used."
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os.path import isdir, isfile
 from pathlib import Path
 from random import Random
@@ -24,6 +25,8 @@ from derta.pipeline.models import load_format
 from derta.pipeline.registry import Registry
 from derta.provenance import model_files, model_hash
 from derta.records import Example, Message, Prompt, Request, Tools, Triple
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedData:
@@ -122,12 +125,35 @@ def read_source(source: SourceSection) -> list[Request]:
 
 
 def section_requests(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> list[Request]:
-    """Return the requests of an evaluation; with a limit, a sample of that size that depends on the seed alone."""
+    """Return the requests of an evaluation; with a limit, a sample of that size that depends on the seed alone.
+
+    All requests of a source with fewer than its limit are returned (see `limit_notes`).
+    """
     if not isinstance(section.requests, SourceSection):
         return list(held_out)
     requests = read_source(section.requests)
-    limit = section.requests.limit
-    return requests if limit is None else sample(requests, limit, rng=Random(f"{seed}:requests"))  # noqa: S311
+    limit = min(section.requests.limit or len(requests), len(requests))
+    return sample(requests, limit, rng=Random(f"{seed}:requests"))  # noqa: S311 - a reproducible draw
+
+
+def limit_notes(recipe: Recipe) -> list[str]:
+    """Return a note for each evaluation whose source has fewer requests than its limit, which are all used."""
+    sources = [section.requests for section in recipe.evaluate if isinstance(section.requests, SourceSection)]
+    limited = [source for source in sources if source.limit is not None]
+    notes = [_limit_note(source, len(read_source(source)), "requests") for source in limited]
+    return list(dict.fromkeys(note for note in notes if note is not None))
+
+
+def _limit_note(source: SourceSection, count: int, what: str) -> str | None:
+    if source.limit is None or count >= source.limit:
+        return None
+    return f"{source.path}: {count} {what} are fewer than the limit of {source.limit}: all are used."
+
+
+def _log_limits(sources: Sequence[SourceSection], counts: Iterable[int], what: str) -> None:
+    for source, count in zip(sources, counts, strict=True):
+        if note := _limit_note(source, count, what):
+            logger.info(note)
 
 
 def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults) -> ReadTriples:
@@ -146,6 +172,7 @@ def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, fau
         )
         for s in sources
     ]
+    _log_limits(sources, (len(one.triples) for one in read), "triples")
     return ReadTriples(
         [triple for one in read for triple in one.triples],
         sum((one.dropped for one in read), Counter[str]()),
@@ -163,6 +190,7 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, fa
         read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=faults.of_example)
         for s in sources
     ]
+    _log_limits(sources, (len(one.examples) for one in read), "helpful examples")
     return ReadExamples(
         [example for one in read for example in one.examples],
         sum((one.dropped for one in read), Counter[str]()),
@@ -210,4 +238,5 @@ class TemplateFaults:
 def _read_preferences(recipe: Recipe) -> list[Preference]:
     """Return the preference pairs of a recipe's `data.preferences`."""
     read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.data.preferences]
+    _log_limits(recipe.data.preferences, map(len, read), "preferences")
     return [pair for pairs in read for pair in pairs]

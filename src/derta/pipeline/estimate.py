@@ -11,7 +11,7 @@ from derta.config import Recipe, TrainSection
 from derta.data.preparation import PreparedData
 from derta.methods import Method, method_config
 from derta.methods import estimate as estimate_training
-from derta.pipeline.data import prepare_data
+from derta.pipeline.data import limit_notes, prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.models import load_format
 from derta.pipeline.paths import expanded_paths
@@ -71,7 +71,7 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
     check_recipe(loaded, registry)
     prepared = prepare_data(loaded, registry)
     attack_data = read_all_attack_data(loaded, prepared=prepared)
-    for note in [*prepared.notes, *(data.note for data in attack_data.values())]:
+    for note in [*prepared.notes, *limit_notes(loaded), *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
     trained = [method for method in map(registry.method, loaded.methods) if method.trains]

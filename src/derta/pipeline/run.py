@@ -10,7 +10,7 @@ from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError, RunError
 from derta.methods import Method, check_package, check_settings
-from derta.pipeline.data import hub_base, input_files, model_inputs, prepare_data, training_files
+from derta.pipeline.data import hub_base, input_files, limit_notes, model_inputs, prepare_data, training_files
 from derta.pipeline.evaluate import (
     craft_prompts,
     is_current,
@@ -187,7 +187,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
     prepared = prepare_data(recipe, registry)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_all_attack_data(recipe, prepared=prepared)
-    notes = [*prepared.notes, *(data.note for data in attack_data.values())]
+    notes = [*prepared.notes, *limit_notes(recipe), *(data.note for data in attack_data.values())]
     for note in notes:
         display.logger.info(note)
     prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)

@@ -69,7 +69,10 @@ def test_an_interrupted_training_resumes_only_with_the_same_method(recipe, tmp_p
         patched.setattr("derta.train.checkpoints.save", _interrupt)
         assert derta(*words, "vanilla").code == 130
     called = derta(*words, "derta")
-    assert (called.code, "out.checkpoints: holds the run of another recipe (differs in methods)" in called.err) == (
+    assert (
+        called.code,
+        "out.checkpoints: holds the run of another recipe (differs in methods, training_data)" in called.err,
+    ) == (
         2,
         True,
     )
