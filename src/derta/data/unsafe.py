@@ -28,9 +28,14 @@ class UnsafePair(NamedTuple):
     tools: Tools = None
 
     @property
+    def texts(self) -> list[str]:
+        """Content of the pair as texts, for hashes."""
+        return [self.query, self.harmful, *context_keys(self.messages, self.tools)]
+
+    @property
     def id(self) -> str:
         """Id of the pair, a hash of its content."""
-        return f"unsafe-{short_hash(self.query, self.harmful, *context_keys(self.messages, self.tools))}"
+        return f"unsafe-{short_hash(*self.texts)}"
 
     @property
     def conversation(self) -> tuple[Message, ...]:

@@ -51,7 +51,7 @@ class AttackData(NamedTuple):
     @property
     def identity(self) -> str:
         """Hash of the data."""
-        return short_hash(*(example.id for example in self.examples), *(text for pair in self.pairs for text in pair))
+        return short_hash(*(example.id for example in self.examples), *(text for pair in self.pairs for text in pair.texts))
 
 
 class FineTuningAttack(NamedTuple):
