@@ -148,7 +148,7 @@ def prepare(
         normalize_to=refusal_words[0] if config.normalize else None,
     )
     split = hold_out_requests(clean.triples, config.held_out_requests, rng=rng)
-    evaluated += map(_request_turns, split.requests)
+    evaluated += [request_turns(request.conversation) for request in split.requests]
     helpful = clean_examples(examples, evaluation_requests=evaluated, drop_duplicates=config.drop_duplicates)
     conversations = [example for example in helpful.examples if example.text is None]
     held_out = sample(conversations, config.held_out_helpful, rng=rng)

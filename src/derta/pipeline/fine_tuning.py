@@ -51,7 +51,8 @@ class AttackData(NamedTuple):
     @property
     def identity(self) -> str:
         """Hash of the data."""
-        return short_hash(*(example.id for example in self.examples), *(text for pair in self.pairs for text in pair.texts))
+        texts = [text for pair in self.pairs for text in pair.texts]
+        return short_hash(*(example.id for example in self.examples), *texts)
 
 
 class FineTuningAttack(NamedTuple):
