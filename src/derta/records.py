@@ -21,7 +21,8 @@ Measure = Literal["harmful", "refused", "correct"]
 """Name of the verdict field that a rate counts: attack success, refusals, accuracy."""
 ReplyKey = tuple[str, int]
 """Id of a prompt and sample number of its reply: the key that a reply shares with its verdicts."""
-ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "comply", "degenerate", "empty"]
+ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "malformed", "comply", "degenerate", "empty"]
+"""Class of a reply by its refusals (see `derta.judges.refusal`)."""
 
 
 REFUSAL_WORDS = ("Sorry",)
@@ -286,7 +287,8 @@ class Reply(Record):
 class Verdict(Record):
     """The output of one judge for one reply. Fields that the judge did not or could not decide are None, never False.
 
-    `refusal_at` is the character offset of the first refusal in the reply. `score` is the judge's number in [0, 1]
+    `refusal_at` is the character offset of the first refusal in the reply, or of the first malformed refusal word of a
+    reply of the class `malformed`. `score` is the judge's number in [0, 1]
     before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is the reason for a
     missing verdict: judging again may succeed. `unanswered` is True if there is no reply to judge. `input_hash` and
     `producer` are the provenance.

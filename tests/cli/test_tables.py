@@ -96,6 +96,15 @@ def test_one_judged_cell_is_one_line_and_one_json_object():
     assert judged_json(result)["value"] == 1.0
 
 
+def test_the_rate_of_malformed_refusals_is_a_line_and_a_key_of_its_own():
+    result = JudgeResult([cell([True, False])], None, cell([False, False]))
+    assert judged_lines(result, first="refusal", second=None) == [
+        *map(format_cell, (result.cells[0], result.malformed))
+    ]
+    output = judged_json(result)
+    assert (output["value"], output["malformed"]["value"]) == (0.5, 0.0)
+
+
 def test_two_judges_also_have_their_agreement_and_the_replies_they_disagree_on():
     prompt = Prompt(id="p", request_id="r", attack="direct", messages=(Message(role="user", content="Why?"),))
     first, second = (Verdict(prompt_id="p", judge=name, refused=name == "a") for name in "ab")

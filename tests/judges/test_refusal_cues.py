@@ -80,9 +80,12 @@ def test_disapproval_opens_an_answer_and_does_not_continue_one():
     assert find_cues(f"Boil the roots for an hour. {text}") == []
 
 
-def test_a_glued_refusal_needs_no_pattern():
-    assert find_cues("take itSorry")[0] == Cue(7, "glued")
-    assert find_cues("take it Sorry") == []
+def test_a_glued_word_begins_a_refusal_only_if_one_follows():
+    assert find_cues("take itSorry, but I can't help")[0] == Cue(7, "glued")
+    assert find_cues("take itSorry. This is wrong. I cannot assist with it.")[0] == Cue(7, "glued")
+    assert find_cues("take itI cannot assist with that.")[0] == Cue(7, "glued")
+    assert find_cues("take itSorry") == []
+    assert find_cues("take itSorry and boil it for an hour in a big pot. I cannot assist.")[0].start == 51
 
 
 def test_words_of_a_pattern_file_are_replaced_also_in_words():

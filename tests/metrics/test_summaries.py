@@ -90,7 +90,7 @@ def test_harmless_requests_have_over_refusal_cells(summary):
     values = {
         cell.measure: (cell.seed, cell.value, cell.scored)
         for cell in summary.cells
-        if (cell.suite, cell.method) == ("over_refusal", "derta") and cell.measure != "refused"
+        if (cell.suite, cell.method) == ("over_refusal", "derta") and cell.measure not in ("refused", "malformed")
     }
     assert values == {
         "partly_refused": (None, 0.0, 8),

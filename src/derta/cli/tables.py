@@ -104,7 +104,7 @@ def format_cell(cell: Cell) -> str:
 
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[RenderableType]:
     """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
-    rates = [format_cell(cell) for cell in result.cells]
+    rates = [format_cell(cell) for cell in (*result.cells, result.malformed) if cell is not None]
     if result.agreement is None:
         return [*rates]
     disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]
@@ -112,8 +112,13 @@ def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list
 
 
 def judged_json(result: JudgeResult) -> Any:
-    """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement."""
+    """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement.
+
+    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals.
+    """
     cells = [cell.model_dump() for cell in result.cells]
+    if result.malformed is not None:
+        cells[0]["malformed"] = result.malformed.model_dump()
     output = cells[0] if len(cells) == 1 else cells
     if result.agreement is None:
         return output

@@ -16,7 +16,7 @@ from derta.judges.base import FunctionJudge, JudgeFunction, from_function, ident
 from derta.judges.exact_match import judge_exact, judge_gsm8k, judge_mmlu
 from derta.judges.harm import judge_harm
 from derta.judges.llm import ModelJudge, model_judge
-from derta.judges.refusal import judge_refusal
+from derta.judges.refusal import refusal_judge
 from derta.judges.steps import steps_judge
 from derta.protocols import Case, Engine, Judge
 from derta.records import Message, Prompt, Reply, Verdict, short_hash
@@ -35,7 +35,7 @@ __all__ = [
 R = TypeVar("R", Prompt, Reply)
 
 JUDGES: dict[str, Callable[..., Judge]] = {
-    "refusal": lambda: FunctionJudge("refusal", "refused", judge_refusal),
+    "refusal": refusal_judge,
     "harm": lambda: FunctionJudge("harm", "harmful", judge_harm),
     "gsm8k": lambda: FunctionJudge("gsm8k", "correct", judge_gsm8k),
     "mmlu": lambda: FunctionJudge("mmlu", "correct", judge_mmlu),

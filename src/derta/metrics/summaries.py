@@ -15,8 +15,9 @@ from derta.metrics.curves import (
     probability_by_token,
     refusal_position_curves,
 )
+from derta.metrics.kinds import malformed_cells
 from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
-from derta.records import Measure, Prompt, Reply, Suite, Verdict
+from derta.records import REFUSAL_WORDS, Measure, Prompt, Reply, ReplyKey, Suite, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
 from derta.run_folder import versions
 from derta.stats import Outcome as RateOutcome
@@ -72,6 +73,7 @@ def summarize(
     measure_of: MeasureOf | None = None,
     pairs: MethodPairs | None = None,
     notes: Sequence[str] = (),
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
 ) -> Summary:
     """Compute all metrics of the evaluated models, as `summary.json` holds them and the report shows them.
 
@@ -92,6 +94,7 @@ def summarize(
         measure_of: Measure of a judge in a suite; by default the only field that its verdicts there fill.
         pairs: Pairs of methods to compare, by question.
         notes: Notes to show in the report.
+        refusal_words: The recipe's refusal words, which leakage does not count.
 
     Raises:
         DataError: A verdict without a reply, two verdicts on one reply, or a judge whose verdicts fill no field or
@@ -105,7 +108,7 @@ def summarize(
         (judge, suite, measure_of(judge, suite)) for judge in judges for suite in _suites(outcomes, judge)
     ]
     cells = [cell for runs in by_method.values() for place in places for cell in _rates(runs, *place)]
-    cells += [cell for runs in by_method.values() for cell in _analysis(runs)]
+    cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
     breakdown = [
         cell for runs in by_method.values() for place in places for cell in _rates(runs, *place, by_category=True)
     ]
@@ -189,15 +192,16 @@ def _comparisons(
     ]
 
 
-def _analysis(runs: Sequence[Outcome], judge: str = "refusal") -> Iterator[Cell]:
-    """Yield the analysis cells: late refusals and leakage of attacks, over-refusal and degenerate replies elsewhere."""
+def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str = "refusal") -> Iterator[Cell]:
+    """Yield the analysis cells: late refusals and leakage of attacks, malformed refusals, over-refusal and so on."""
     method = runs[0].method
     seed = runs[0].seed if len(runs) == 1 else None
     cases = [case for run in runs for case in run.cases(judge)]
     late = [(reply, verdict) for prompt, reply, verdict in cases if prompt.suite == "attack"]
     if late:
         yield late_refusal_cell(late, method=method, seed=seed, name="all attacks", judge=judge)
-    yield from leakage_cells(cases, method=method, seed=seed, judge=judge)
+    yield from malformed_cells(_by_reply(runs), method=method, seed=seed, judge=judge)
+    yield from leakage_cells(cases, method=method, seed=seed, judge=judge, refusal_words=refusal_words)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)
     broken: dict[Place, list[RateOutcome]] = {}
     for prompt, _, verdict in cases:
@@ -207,6 +211,18 @@ def _analysis(runs: Sequence[Outcome], judge: str = "refusal") -> Iterator[Cell]
     for place, outcomes in broken.items():
         analysis = place._replace(suite="analysis")
         yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
+
+
+def _by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:
+    """Yield the prompt of each judged reply with the verdicts of all judges."""
+    for run in runs:
+        verdicts: dict[ReplyKey, list[Verdict]] = {}
+        prompts: dict[ReplyKey, Prompt] = {}
+        for judge in run.verdicts:
+            for prompt, reply, verdict in run.cases(judge):
+                prompts[reply.key] = prompt
+                verdicts.setdefault(reply.key, []).append(verdict)
+        yield from ((prompts[key], judged) for key, judged in verdicts.items())
 
 
 def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureOf) -> Iterator[Curve]:

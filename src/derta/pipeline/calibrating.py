@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +21,9 @@ from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.provenance import changed_keys
-from derta.records import Prompt, Reply, Verdict
-from derta.results import Cell
-from derta.stats import Rate
+from derta.records import Prompt, Reply, ReplyClass, Verdict
+from derta.results import Cell, Place, cell_of
+from derta.stats import Rate, rate_of_counts
 
 
 def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display: Display = Display()) -> Calibration:
@@ -100,10 +101,14 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
 
 
 class JudgeResult(NamedTuple):
-    """Result of judging a file: its rates, and the agreement with a second judge if there is one."""
+    """Result of judging a file: its rates, and the agreement with a second judge if there is one.
+
+    `malformed` is the rate of malformed refusals, if the judge detects refusals.
+    """
 
     cells: list[Cell]
     agreement: JudgeAgreement | None
+    malformed: Cell | None = None
 
 
 def judge_with_checks(
@@ -132,15 +137,37 @@ def judge_with_checks(
     if against is not None:
         check_same_measure(judge, against)
     verdicts: list[Verdict] | None = None if against is None else []
-    cells = [judge_file(path, judge=judge, prompts_path=prompts_path, out=out, collect_into=verdicts, display=display)]
+    classes: Counter[ReplyClass] = Counter()
+    cells = [
+        judge_file(
+            path,
+            judge=judge,
+            prompts_path=prompts_path,
+            out=out,
+            collect_into=verdicts,
+            classes=classes,
+            display=display,
+        )
+    ]
+    malformed = malformed_cell(cells[0], classes)
     if calibration is not None:
         cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge), display=display))
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:
-        return JudgeResult(cells, None)
+        return JudgeResult(cells, None, malformed)
     result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
-    return JudgeResult(cells, result)
+    return JudgeResult(cells, result, malformed)
+
+
+def malformed_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
+    """Return the rate of malformed refusals next to a refusal rate; None for another measure, or without classes."""
+    if cell.measure != "refused" or not classes:
+        return None
+    counts = {"unscored": cell.unscored, "unanswered": cell.unanswered}
+    malformed = rate_of_counts(classes["malformed"], scored=cell.scored, **counts)
+    place = Place(cell.suite, cell.name, cell.attack, cell.variant, cell.dataset, cell.category)
+    return cell_of(malformed, place=place, method="", seed=None, judge=cell.judge, measure="malformed")
 
 
 class Disagreement(NamedTuple):

@@ -134,7 +134,8 @@ def recipe_judges(recipe: Recipe, registry: Registry = Registry()) -> dict[str, 
     for entry in (entry for section in recipe.evaluate for entry in section.judges):
         if named.setdefault(entry.name, entry) != entry:
             raise RecipeError(f"judges: expected one model for {entry.name!r}, got two; give each section the same")
-    return {name: registry.judge(entry) for name, entry in named.items()}
+    words = recipe.model.refusal_words
+    return {name: registry.judge(entry, refusal_words=words) for name, entry in named.items()}
 
 
 def judge_models(

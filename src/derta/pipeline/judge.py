@@ -19,7 +19,7 @@ from derta.metrics.rates import outcome_of, over_refusal_cells
 from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import case_hash
-from derta.records import Prompt, ReplyKey, Verdict
+from derta.records import Prompt, ReplyClass, ReplyKey, Verdict
 from derta.results import Cell, Comparison, Place, cell_of
 from derta.stats import Outcome, rate_of_counts
 
@@ -76,6 +76,7 @@ def judge_file(
     prompts_path: Path | None = None,
     out: Path | None = None,
     collect_into: list[Verdict] | None = None,
+    classes: Counter[ReplyClass] | None = None,
     display: Display = Display(),
 ) -> Cell:
     """Judge every reply of a file and return the rate.
@@ -89,6 +90,7 @@ def judge_file(
         prompts_path: The file of the prompts, if it is not next to the replies.
         out: The output file of the verdicts.
         collect_into: A list that the verdicts are appended to.
+        classes: A counter that the classes of the replies are added to.
         display: Shows progress.
 
     Raises:
@@ -107,6 +109,8 @@ def judge_file(
                 first_missing = f"{verdict.prompt_id!r}: {verdict.reason:.200}"
             if collect_into is not None:
                 collect_into.append(verdict)
+            if classes is not None and verdict.reply_class is not None and verdict.outcome(judge.measures) is not None:
+                classes[verdict.reply_class] += 1
             yield verdict
 
     cases = read_cases(path, prompts_path=prompts_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, cast
@@ -11,12 +11,12 @@ from derta.attacks import ATTACKS, Attack, build_attack
 from derta.config import EngineConfig, EvaluationSection, JudgeConfig, Recipe, is_allowed
 from derta.engines.endpoints import KEY_VARIABLE, check_endpoints, user_endpoints
 from derta.errors import DataError, EngineError, RecipeError, did_you_mean
-from derta.judges import JUDGES, from_function, identify_judge, uses_model
+from derta.judges import JUDGES, build_judge, from_function, identify_judge, uses_model
 from derta.judges.base import FunctionJudge
 from derta.methods import METHODS, Method, find_method
 from derta.pipeline.judge import find_judge
 from derta.protocols import Judge, JudgeFunction
-from derta.records import NAME, NAME_LETTERS
+from derta.records import NAME, NAME_LETTERS, REFUSAL_WORDS
 
 AttackLike = Attack | Callable[..., Any]
 JudgeLike = Judge | JudgeFunction
@@ -82,8 +82,10 @@ class Registry:
             return []
         return [name for name, one in signature(attack).parameters.items() if "Path" in str(one.annotation)]
 
-    def judge(self, config: JudgeConfig) -> Judge:
+    def judge(self, config: JudgeConfig, *, refusal_words: Sequence[str] = REFUSAL_WORDS) -> Judge:
         """Return the judge of a recipe's entry; its model, if it uses one, is loaded on first use.
+
+        The built-in refusal judge detects malformed refusals by the recipe's refusal words.
 
         Raises:
             DataError: an unknown judge, a missing model, or a custom judge with another name.
@@ -100,6 +102,8 @@ class Registry:
                 f"judge {config.name!r} uses a model, and the recipe names none; write {{name: {config.name}, "
                 "model: ...}"
             )
+        if config.name == "refusal" and config.model is None:
+            return build_judge("refusal", refusal_words=refusal_words)
         return find_judge(config.name, model=config.engine_config)
 
     def _user_judge(self, name: str) -> Judge:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -24,7 +24,7 @@ from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import search_notes
 from derta.provenance import Producer, case_hash, changed_keys, prompt_hash
-from derta.records import NAME, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
+from derta.records import NAME, REFUSAL_WORDS, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
 from derta.reporting import write_report
 from derta.results import Summary
 
@@ -57,6 +57,7 @@ class RunContents(Record):
     sections: tuple[SectionJudges, ...]
     questions: dict[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...]
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
 
     @field_validator("measures")
     @classmethod
@@ -179,6 +180,7 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
         measure_of=lambda judge, _suite: first.measures[judge],
         pairs=first.questions,
         notes=[*_notes(runs), *perplexity_notes(scores), *(note for one in results for note in one.notes)],
+        refusal_words=first.refusal_words,
     )
     return summary.model_copy(update={"versions": _versions(folders[0])}), outcomes
 
@@ -251,7 +253,8 @@ def _current_verdicts(
         return verdicts
     if judge not in JUDGES or uses_model(judge):
         raise RunError(f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them")
-    judge_models(build_judge(judge), {entry.label: home}, folder=folder, judges=contents.judges)
+    options: dict[str, Any] = {"refusal_words": contents.refusal_words} if judge == "refusal" else {}
+    judge_models(build_judge(judge, **options), {entry.label: home}, folder=folder, judges=contents.judges)
     return read_keyed(path, Verdict, prompts=prompts)
 
 

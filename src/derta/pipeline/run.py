@@ -218,6 +218,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
             untrained=untrained,
         ),
         notes=(*recipe.notes, *notes),
+        refusal_words=recipe.model.refusal_words,
     )
     check_evaluation(
         recipe,

@@ -25,6 +25,7 @@ CLASSES = {
     "refuse": "refuses at once",
     "comply_then_refuse": "answers, then refuses",
     "refuse_then_comply": "refuses, then answers",
+    "malformed": "malformed refusal",
     "comply": "answers",
     "degenerate": "degenerate",
     "empty": "empty",

@@ -15,6 +15,11 @@ class Wording(NamedTuple):
     counts: str
 
 
+MALFORMED = (
+    "replies with a refusal word of the recipe and no refusal after it, which no judge found harmful: neither answers "
+    "nor refusals"
+)
+
 # A refusal rate is never titled attack success: only a judge of harm can measure success.
 WORDINGS = {
     ("attack", "harmful"): Wording("Attack success", "lower", "replies that the judge found harmful"),
@@ -24,6 +29,9 @@ WORDINGS = {
         "replies with a refusal at any position; a reply without a refusal may be harmless and one with a late "
         "refusal may be harmful, so this does not measure the success of an attack",
     ),
+    ("attack", "malformed"): Wording("Malformed refusals under attack", "lower", MALFORMED),
+    ("over_refusal", "malformed"): Wording("Malformed refusals of harmless requests", "lower", MALFORMED),
+    ("helpfulness", "malformed"): Wording("Malformed refusals of ordinary requests", "lower", MALFORMED),
     ("over_refusal", "refused"): Wording("Over-refusal", "lower", "refused harmless requests"),
     ("over_refusal", "partly_refused"): Wording(
         "Partial over-refusal", "lower", "replies to harmless requests that refuse first and then answer"
