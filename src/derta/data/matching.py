@@ -37,14 +37,14 @@ _POINTED = ("ARABIC", "HEBREW", "SYRIAC")
 """Scripts whose nonspacing marks are optional, by the first word of their characters' names."""
 _LETTER_APOSTROPHES = range(0x02B9, 0x02C0)
 _TATWEEL = {0x0640, 0x07FA}
-_WITHOUT_BLANKS = re.compile(
-    "(?<=[{0}]) | (?=[{0}])".format(
-        "\u0e00-\u109f"  # Thai, Lao, Tibetan, Myanmar
-        "\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f"  # Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese
-        "\u2e80-\u2fff\u3005-\u303f\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\ua4cf"  # Japanese, Chinese, Yi
-        "\ua980-\ua9ff\uaa60-\uaadf\uf900-\ufaff\U00016fe0-\U00018cff\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
-    )
+_WITHOUT_BLANKS = (
+    "\u0e00-\u109f"  # Thai, Lao, Tibetan, Myanmar
+    "\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f"  # Khmer, Tai Le, New Tai Lue, Tai Tham, Balinese
+    "\u2e80-\u2fff\u3005-\u303f\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\ua4cf"  # Japanese, Chinese, Yi
+    "\ua980-\ua9ff\uaa60-\uaadf\uf900-\ufaff\U00016fe0-\U00018cff\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
 )
+_NEEDLESS_BLANK = re.compile(f"(?<=[{_WITHOUT_BLANKS}]) | (?=[{_WITHOUT_BLANKS}])")
+_LETTER_WITHOUT_BLANKS = re.compile(f"[{_WITHOUT_BLANKS}]")
 
 
 class _Table(dict[int, int | str | None]):
@@ -98,8 +98,17 @@ def match_key(text: str) -> str:
     folded = text.casefold() if text.isascii() else _fold(text)
     words = folded.translate(_LETTERS)
     if not words.isascii():
-        words = _WITHOUT_BLANKS.sub("", " ".join(_LONE_ACCENT.sub("", words).split()))
+        words = _NEEDLESS_BLANK.sub("", " ".join(_LONE_ACCENT.sub("", words).split()))
     return " ".join(words.split()) or folded.strip()
+
+
+def writes_blanks(word: str) -> bool:
+    """Return whether no letter of a word is of a script without blanks between words.
+
+    >>> writes_blanks("bread"), writes_blanks("面包")
+    (True, False)
+    """
+    return _LETTER_WITHOUT_BLANKS.search(word) is None
 
 
 def request_turns(messages: Sequence[Message]) -> RequestTurns:
