@@ -15,8 +15,9 @@ NAMES = {
     "ATTACKS", "Attack", "Cell", "Comparison", "DataError", "DertaConfig", "DertaError", "DertaTrainer", "Display",
     "Engine", "EngineError", "Example", "JUDGES", "Judge", "METHODS", "Message", "Method", "ModelError", "Prompt",
     "Rate", "Recipe", "RecipeError", "Reply", "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
-    "calibrate", "compare", "estimate", "export", "judge", "load_engine", "load_examples", "load_preferences",
-    "load_recipe", "load_requests", "load_triples", "prepare", "rate", "read_records", "report", "run", "summarize",
+    "audit_triples", "calibrate", "compare", "estimate", "export", "judge", "load_engine", "load_examples",
+    "load_preferences", "load_recipe", "load_requests", "load_triples", "prepare", "rate", "read_records",
+    "report", "run", "summarize",
     "write_records",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "numpy", "scipy", "pydantic", "yaml", "datasets", "matplotlib"}

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from derta.metrics.comparisons import compare as compare
     from derta.metrics.rates import rate as rate
     from derta.metrics.summaries import summarize as summarize
+    from derta.pipeline.audit import audit_triples as audit_triples
     from derta.pipeline.estimate import estimate as estimate
     from derta.pipeline.report import report as report
     from derta.pipeline.run import run as run
@@ -89,6 +90,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.metrics.comparisons": ("compare",),
     "derta.metrics.rates": ("rate",),
     "derta.metrics.summaries": ("summarize",),
+    "derta.pipeline.audit": ("audit_triples",),
     "derta.pipeline.estimate": ("estimate",),
     "derta.pipeline.report": ("report",),
     "derta.pipeline.run": ("run",),
@@ -132,6 +134,7 @@ __all__ = [
     "Triple",
     "Verdict",
     "attacks",
+    "audit_triples",
     "calibrate",
     "compare",
     "engines",

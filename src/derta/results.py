@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from derta.records import Prompt, Record, Reply, Verdict
@@ -173,3 +174,15 @@ def cell_of(rate: Rate, *, place: Place, method: str, seed: int | None, judge: s
         **place._asdict(),
         **rate._asdict(),
     )
+
+
+class TextTable(NamedTuple):
+    """A table of formatted texts, which the command line prints.
+
+    >>> TextTable("rates", ("group", "%"), [("all", "7.5")]).header
+    ('group', '%')
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]

@@ -12,10 +12,12 @@ from typing import Any
 from rich import progress
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from derta.cli.launch import is_main_process
 from derta.errors import escape_entry, escape_hidden, escape_json
 from derta.protocols import Display
+from derta.results import TextTable
 
 LOGGER = logging.getLogger("derta")
 _stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
@@ -89,13 +91,20 @@ def print_result(value: RenderableType) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
 
 
-def print_output(value: Any, *lines: RenderableType, as_json: bool) -> None:
+def print_output(value: Any, *lines: RenderableType | TextTable, as_json: bool) -> None:
     """Print `value` as JSON, or the given lines and tables."""
     if as_json:
         print_json(value)
     else:
         for line in lines:
-            print_result(line)
+            print_result(_render(line) if isinstance(line, TextTable) else line)
+
+
+def _render(text: TextTable) -> Table:
+    table = Table(*text.header, title=text.title)
+    for row in text.rows:
+        table.add_row(*row)
+    return table
 
 
 def print_json(value: Any) -> None:

@@ -141,14 +141,14 @@ class TriplesAudit(Record):
 
 
 MEASURES: Mapping[str, Callable[[AuditedRow], bool | None]] = {
-    "safe response refuses": lambda row: row.safe_refuses,
-    "safe response opens with a refusal word": lambda row: row.safe_opens_with_word,
-    "safe response is on topic": lambda row: row.safe_on_topic,
-    "safe response is harmful": lambda row: row.safe_harmful,
-    "harmful response is harmful": lambda row: row.harmful_harmful,
-    "harmful response refuses": lambda row: row.harmful_refuses,
-    "request is repeated": lambda row: row.repeats is not None,
-    "responses are the same": lambda row: row.same_responses,
+    "safe_refuses": lambda row: row.safe_refuses,
+    "safe_opens_with_word": lambda row: row.safe_opens_with_word,
+    "safe_on_topic": lambda row: row.safe_on_topic,
+    "safe_harmful": lambda row: row.safe_harmful,
+    "harmful_harmful": lambda row: row.harmful_harmful,
+    "harmful_refuses": lambda row: row.harmful_refuses,
+    "repeated": lambda row: row.repeats is not None,
+    "same_responses": lambda row: row.same_responses,
 }
 """Measures of an audit: whether they hold for a row, None if that is unknown."""
 

@@ -78,3 +78,25 @@ def test_an_interrupted_training_resumes_only_with_the_same_method(recipe, tmp_p
     )
     assert derta(*words, "vanilla").code == 0
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_an_audit_prints_tables_or_json_and_writes_rows_without_texts(recipe, tmp_path, derta):
+    called = derta("data", recipe, "--audit", "--out", tmp_path / "rows.jsonl")
+    assert called.code == 0, called.err
+    assert "8 triples, harm by harm" in called.out
+    assert "safe refuses" in called.out
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    found = json.loads(derta("data", recipe, "--audit", "--json").out)
+    assert (found["triples"], found["judge"], len(found["policies"])) == (8, "harm", 3)
+    for text in (called.out, json.dumps(found), json.dumps(rows)):
+        assert "boil the water" not in text
+
+
+def test_an_export_needs_a_method_and_an_output_and_an_audit_has_no_method(recipe, tmp_path, derta):
+    out = tmp_path / "rows.jsonl"
+    for words in (("--method", "derta"), ("--out", out), ("--audit", "--method", "derta", "--out", out)):
+        called = derta("data", recipe, *words)
+        assert (called.code, called.err.count("\n")) == (2, 1)
+        assert "expected --method and --out, or --audit without --method" in called.err
+        assert not out.exists()

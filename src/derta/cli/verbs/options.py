@@ -21,6 +21,9 @@ Env = Annotated[
     list[str],
     typer.Option("--env", metavar="NAME", help="Environment variable that the recipe may use, besides DERTA_*."),
 ]
+AllowEndpoint = Annotated[
+    list[str], typer.Option(metavar="HOST", help="Server that the recipe may use and send an API key to.")
+]
 Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts file; default: that of the replies' run.")]
 EngineOption = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Engine setting, such as dtype=float32.")]
 

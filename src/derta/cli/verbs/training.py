@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, Env, Out, Seed, Settings
+from derta.cli.verbs.options import (
+    AllowEndpoint,
+    AsJson,
+    EngineName,
+    EngineOption,
+    Env,
+    JudgeName,
+    JudgePath,
+    OptionalOut,
+    Out,
+    Seed,
+    Settings,
+)
 from derta.errors import RunError
 from derta.train.launch import require_single_process
 
@@ -44,9 +56,7 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Only count rows, tokens and steps, and estimate memory and time.")
     ] = False,
-    allow_endpoint: Annotated[
-        list[str], typer.Option(metavar="HOST", help="Server that the recipe may use and send an API key to.")
-    ] = [],
+    allow_endpoint: AllowEndpoint = [],
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: train, attack, judge and report.
@@ -77,24 +87,46 @@ def run(
 
 def data(
     recipe: Path,
-    method: Annotated[str, typer.Option(help="Training method whose rows to export.")],
-    out: Out,
+    method: Annotated[str | None, typer.Option(help="Training method whose rows to export.")] = None,
+    out: OptionalOut = None,
     seed: Seed = 0,
     epoch: Annotated[int, typer.Option(help="Epoch whose random draws to export.")] = 0,
     settings: Settings = [],
     env: Env = [],
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Check the triples instead; --out: what is found by row.")
+    ] = False,
+    judge: JudgeName = "harm",
+    judge_model: JudgePath = None,
+    engine: EngineName = "hf",
+    engine_option: EngineOption = [],
+    allow_endpoint: AllowEndpoint = [],
+    as_json: AsJson = False,
 ) -> None:
-    """Export a method's training rows for other trainers.
+    """Export a method's training rows for other trainers, or audit the triples.
 
-    Writes one epoch as JSONL with `input_ids` and `labels`, for any trainer that uses the labels as they are.
+    Writes one epoch as JSONL with `input_ids` and `labels`, for any trainer that uses the labels as they are. With
+    --audit: what share of the safe responses refuse, and of the harmful ones are harmful, by the refusal judge and
+    --judge; what each `policy` would do; and the names of the rows with a fault.
 
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
     """
-    from derta.cli.console import console_display
+    from derta.cli.console import console_display, print_output
+
+    config, display = options.read_recipe(recipe, settings, env), console_display()
+    if audit and method is None:
+        from derta.pipeline.audit import audit_recipe
+        from derta.pipeline.audit_tables import audit_tables
+
+        model = options.engine_config(judge_model, engine, engine_option)
+        found = audit_recipe(config, judge=judge, model=model, endpoints=allow_endpoint, out=out, display=display)
+        print_output(found.model_dump(mode="json", exclude={"rows"}), *audit_tables(found), as_json=as_json)
+        return
+    if audit or method is None or out is None:
+        raise RunError("data: expected --method and --out, or --audit without --method; add what is missing")
     from derta.pipeline.method import export_rows
 
-    config = options.read_recipe(recipe, settings, env)
-    export_rows(config, method=method, seed=seed, epoch=epoch, out=out, display=console_display())
+    export_rows(config, method=method, seed=seed, epoch=epoch, out=out, display=display)
 
 
 def train(
