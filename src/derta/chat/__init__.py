@@ -7,6 +7,7 @@ from derta.chat.encoding import (
     encode_prompt,
     encode_turn,
     prompt_text,
+    turn_span,
 )
 from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
@@ -26,4 +27,5 @@ __all__ = [
     "read_template",
     "refusal_tokens",
     "says_sorry",
+    "turn_span",
 ]

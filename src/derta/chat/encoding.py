@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.chat.templates import ChatFormat, render
+from derta.errors import ModelError
 from derta.records import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "Sure"
+_MARK = "derta-turn-7319"
 
 
 class Turn(NamedTuple):
@@ -49,6 +51,33 @@ def encode_turn(chat: ChatFormat, messages: Sequence[Message], response: str) ->
     A token with characters of both belongs to the response: it is the token that the model must predict.
     """
     return _encode_joint(chat, prompt_text(chat, messages), response)
+
+
+def turn_span(chat: ChatFormat, messages: Sequence[Message], index: int) -> range:
+    """Return the positions of an assistant message among the token ids of the prompt that `encode_turn` returns.
+
+    A token with characters of the message and of the template belongs to the message.
+
+    Raises:
+        ModelError: the template drops or rewrites the message.
+    """
+    text = prompt_text(chat, messages)
+    marked = [*messages]
+    marked[index] = messages[index].model_copy(update={"content": _MARK})
+    before, mark, after = prompt_text(chat, marked).partition(_MARK)
+    content = text[len(before) : len(text) - len(after)]
+    if not mark or before + content + after != text or content.strip() != messages[index].content.strip():
+        raise ModelError(
+            f"expected the chat template to write message {index} of a conversation as it is, got "
+            f"{content.strip()[:40]!r}; set another `template`"
+        )
+    start, end = len(before), len(text) - len(after)
+    encoding = chat.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [int(place) for _, place in encoding["offset_mapping"]]
+    num_bos = len(_with_one_bos(chat.tokenizer, [int(token) for token in encoding["input_ids"]])) - len(ends)
+    first = next(i for i, place in enumerate(ends) if place > start)
+    last = next((i for i, place in enumerate(ends) if i > first and ends[i - 1] >= end and place > end), len(ends))
+    return range(num_bos + first, num_bos + last)
 
 
 def encode_after(chat: ChatFormat, prompt: Prompt, continuation: str) -> Turn:

@@ -25,6 +25,8 @@ def _from_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value.startswith("{") else value or {}
 
 
+FOLLOW_UPS = ("Go on.", "Please continue.", "And then?", "What comes next?", "Continue where you stopped.")
+
 if TYPE_CHECKING:
     Words = tuple[str, ...]
     Settings = dict[str, Any]
@@ -65,6 +67,10 @@ class RowConfig:
             released code).
         sorry_dropout: Probability of dropping an RTO label: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
         prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
+        earlier_turn_share: Share of triples that are split over two turns in an epoch: the start of the harmful
+            response is an earlier answer, the user asks to go on, and the model learns to break off now. The paper has
+            none.
+        follow_ups: The user's messages between the two parts; each triple has one of them.
         reference: Use the choices of the released code, for comparison only: k at a word boundary, drawn once; the bare
             refusal token at all positions, the closing token's position included; dropout over the padded row.
         attn_implementation: Attention implementation of a model that is loaded by name.
@@ -89,6 +95,8 @@ class RowConfig:
     normalization: Literal["token", "row", "micro_batch"] = "token"
     sorry_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.95
     prefix_share: Share = 2 / 3
+    earlier_turn_share: Share = 0.0
+    follow_ups: Words = field(default_factory=lambda: FOLLOW_UPS)
     reference: bool = False
     attn_implementation: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = "sdpa"
     compile_layers: bool = False
@@ -154,6 +162,10 @@ def check_rows(config: RowConfig) -> None:
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     if config.reference and config.step_tokens:
         raise RecipeError("the released code has no step_tokens; leave it out", key="reference")
+    if config.earlier_turn_share and config.reference:
+        raise RecipeError("the released code has no earlier_turn_share; leave it out", key="reference")
+    if config.earlier_turn_share and not config.follow_ups:
+        raise RecipeError("expected at least one message of the user, got none", key="follow_ups")
     if config.tree_rows and config.attn_implementation not in ("sdpa", "flex_attention"):
         raise RecipeError(
             f"expected attn_implementation sdpa or flex_attention, got {config.attn_implementation}",

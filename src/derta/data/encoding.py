@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from derta.chat import ChatFormat, RefusalTokens, encode_continuation, encode_turn
+from derta.chat import ChatFormat, RefusalTokens, Turn, encode_continuation, encode_turn, turn_span
+from derta.data.earlier_turns import split_triple
 from derta.errors import DataError, ModelError
 from derta.records import Example, Message, Triple
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class EncodedTriple:
             is for the position after it.
         bare_positions: Positions of the harmful response before which the text ends in white space.
         word_cuts: `word_cuts[n]` is the number of tokens in the first n words of the harmful response.
+        earlier_refusals: The valid refusal tokens at each position of `harmful_prompt_ids`: none outside of harmful
+            earlier turns. Empty if there are no such turns.
+        split: The same triple with the start of its harmful response in an earlier turn (`split_triple`).
     """
 
     id: str
@@ -51,6 +58,8 @@ class EncodedTriple:
     refusal_ids: tuple[tuple[int, ...], ...]
     bare_positions: frozenset[int]
     word_cuts: tuple[int, ...]
+    earlier_refusals: tuple[tuple[int, ...], ...] = ()
+    split: EncodedTriple | None = None
 
 
 def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
@@ -82,12 +91,28 @@ def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
     return EncodedExample(name, (ids[0],), (*ids[1:], int(str(eos))))
 
 
-def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
-    """Return the token ids of a triple's responses, and the valid refusal tokens at each position of the harmful one.
+def encode_triple(
+    chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens, follow_ups: Sequence[str] = ()
+) -> EncodedTriple:
+    """Return the token ids of a triple's responses, and the valid refusal tokens at each position of harmful text.
+
+    With `follow_ups`, the triple is encoded as split over two turns, too.
 
     Raises:
         DataError: A response has no token.
+        ModelError: The chat template refuses the conversation, or rewrites a harmful turn; the message names the
+            triple.
     """
+    try:
+        encoded = _encode_triple(chat, triple, refusals=refusals)
+        later = split_triple(triple, follow_ups) if follow_ups else None
+        split = later and replace(_encode_triple(chat, later, refusals=refusals), id=triple.id)
+    except ModelError as error:
+        raise ModelError(f"triple {triple.id} ({triple.source or 'no source'}): {error}; or drop the row") from error
+    return replace(encoded, split=split)
+
+
+def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
     messages = triple.conversation
     safe = encode_turn(chat, messages, triple.safe)
     harmful = encode_turn(chat, messages, triple.harmful)
@@ -95,7 +120,8 @@ def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) 
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
     closing = chat.closing_ids
     bare_positions = positions_after_space(chat, harmful.response_ids)
-    start_ids = _refusals_at_start(chat, messages, refusals, prompt_ids=harmful.prompt_ids)
+    openings = [encode_turn(chat, messages, word) for word in refusals.words]
+    start_ids = _refusals_at_start(openings, refusals, prompt_ids=harmful.prompt_ids)
     refusal_ids = [refusals.bare if t in bare_positions else refusals.spaced for t in range(len(harmful.response_ids))]
     return EncodedTriple(
         id=triple.id,
@@ -109,6 +135,7 @@ def encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) 
         refusal_ids=(start_ids, *refusal_ids[1:], refusals.bare),
         bare_positions=frozenset(bare_positions),
         word_cuts=tuple(_word_cuts(triple.harmful, harmful.response_ends)),
+        earlier_refusals=_earlier_refusals(chat, triple, refusals, prompt_ids=harmful.prompt_ids),
     )
 
 
@@ -118,12 +145,37 @@ def positions_after_space(chat: ChatFormat, response_ids: Sequence[int]) -> set[
     return {t for t in range(1, len(response_ids) + 1) if blank[response_ids[t - 1]]}
 
 
-def _refusals_at_start(
-    chat: ChatFormat, messages: Sequence[Message], refusals: RefusalTokens, *, prompt_ids: Sequence[int]
-) -> tuple[int, ...]:
-    """Return the refusal tokens right after these prompt ids; a token may include the last blank of the prompt."""
+def _earlier_refusals(
+    chat: ChatFormat, triple: Triple, refusals: RefusalTokens, *, prompt_ids: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the valid refusal tokens at each position of the prompt, none outside of harmful turns."""
+    targets: list[tuple[int, ...]] = [()] * len(prompt_ids)
+    for index in triple.harmful_turns:
+        span = turn_span(chat, triple.conversation, index)
+        openings = [_turn_with(chat, triple.conversation, index, word) for word in refusals.words]
+        bare_positions = positions_after_space(chat, prompt_ids[span.start : span.stop])
+        for t, place in enumerate(span):
+            targets[place] = refusals.bare if t in bare_positions else refusals.spaced
+        targets[span.start] = _refusals_at_start(openings, refusals, prompt_ids=prompt_ids[: span.start])
+    if targets:
+        targets[0] = ()  # it has no context to predict it from
+    return tuple(targets) if triple.harmful_turns else ()
+
+
+def _turn_with(chat: ChatFormat, messages: Sequence[Message], index: int, text: str) -> Turn:
+    """Return the token ids before and of the assistant message `index`, with this text instead of its own."""
+    changed = [*messages[:index], messages[index].model_copy(update={"content": text}), *messages[index + 1 :]]
+    span = turn_span(chat, changed, index)
+    ids = encode_turn(chat, changed, text).prompt_ids
+    return Turn(ids[: span.start], ids[span.start : span.stop], [])
+
+
+def _refusals_at_start(turns: Sequence[Turn], refusals: RefusalTokens, *, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the refusal tokens right after these prompt ids; a token may include the last blank of the prompt.
+
+    `turns` are those with one refusal word each as the response.
+    """
     valid_ids = set(refusals.ids)
-    turns = [encode_turn(chat, messages, word) for word in refusals.words]
     return tuple(
         turn.response_ids[0]
         if turn.prompt_ids == prompt_ids and len(turn.response_ids) == 1 and turn.response_ids[0] in valid_ids
@@ -146,8 +198,11 @@ def _word_cuts(text: str, ends: Sequence[int]) -> list[int]:
     return cuts
 
 
-def cut_middle(ids: Sequence[int], length: int) -> Sequence[int]:
-    """Return the ids truncated to `length` by removing the middle, so that the template's head and tail remain.
+def cut_middle(ids: Sequence[T], length: int) -> Sequence[T]:
+    """Return the ids (or what belongs to each) truncated to `length` by removing the middle.
+
+    So the template's head and tail remain.
+
 
     >>> cut_middle([1, 2, 3, 4, 5], 3)
     [1, 2, 5]

@@ -7,6 +7,7 @@ On harmful text the label is the refusal token or `IGNORE`, never the harmful to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from random import Random
 from typing import Literal, NamedTuple
@@ -72,7 +73,7 @@ def instances(
 
 def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> TrainRow:
     """Return the instance's row in an epoch. It depends on (seed, epoch, id) only, not on the order or the worker."""
-    source = instance.source
+    source = _placed(instance, config=config, seed=seed, epoch=epoch)
     # The released builder samples k once, before training; ours samples it again in every epoch.
     key = f"{seed}:{0 if config.reference else epoch}:{instance.id}"
     rng = Random(key)  # noqa: S311 - reproducible draws, not secrets
@@ -89,6 +90,22 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
     return rto_row(source, max_length=config.max_length, sorry_dropout=config.sorry_dropout, rng=rng)
 
 
+def _placed(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> EncodedExample | EncodedTriple:
+    """Return the source of an instance's row: with `earlier_turn_share`, some triples are split over two turns.
+
+    All rows of a triple in an epoch have the same source.
+    """
+    source = instance.source
+    if isinstance(source, EncodedExample) or source.split is None or not _reads_harm(instance):
+        return source
+    rng = Random(f"{seed}:{epoch}:earlier:{source.id}")  # noqa: S311
+    return source.split if rng.random() < config.earlier_turn_share else source
+
+
+def _reads_harm(instance: Instance) -> bool:
+    return instance.harmful_prefix or instance.term == "rto"
+
+
 def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
     """Return the maximum number of tokens of an instance's rows, over all draws.
 
@@ -99,6 +116,9 @@ def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
     if isinstance(row, TrainRow):
         return len(row.input_ids)
     source = row.source
+    if isinstance(source, EncodedTriple) and source.split is not None and _reads_harm(row):
+        placed = (source.split, replace(source, split=None))
+        return max(max_tokens(row._replace(source=one), config=config) for one in placed)
     if isinstance(source, EncodedExample):
         longest = len(source.prompt_ids) + len(source.response_ids)
     elif row.term == "rto":
@@ -168,15 +188,15 @@ def safe_row(triple: EncodedTriple, *, k: int, max_length: int) -> TrainRow:
 def rto_row(triple: EncodedTriple, *, max_length: int, sorry_dropout: float, rng: Random) -> TrainRow:
     """Return a row whose label is a refusal token at every position of a harmful response (RTO).
 
-    The harmful tokens are inputs only, never labels. Each label is dropped with probability `sorry_dropout`; at least
-    one remains. With several valid refusal words, one is sampled for each position.
+    The harmful tokens are inputs only, never labels. Harmful earlier turns have such labels too. Each label is dropped
+    with probability `sorry_dropout`; at least one of the response's remains. With several valid refusal words, one is
+    sampled for each position.
 
     Source: arXiv 2407.09121, Eq. 2. Eq. 2 stops at |r-hat|, so the closing token's position has no label here; the
     released code relabels it too (see `reference_rto_row`).
     """
-    prompt_ids = cut_middle(
-        triple.harmful_prompt_ids, max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(triple.harmful_ids))
-    )
+    num_prompt = max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(triple.harmful_ids))
+    prompt_ids = cut_middle(triple.harmful_prompt_ids, num_prompt)
     harmful_ids = triple.harmful_ids[: max_length - len(prompt_ids)]
     has_label = [rng.random() >= sorry_dropout for _ in harmful_ids]
     has_label[rng.randrange(len(has_label))] |= not any(has_label)
@@ -184,7 +204,11 @@ def rto_row(triple: EncodedTriple, *, max_length: int, sorry_dropout: float, rng
         rng.choice(valid_ids) if labelled else IGNORE
         for labelled, valid_ids in zip(has_label, triple.refusal_ids[: len(harmful_ids)], strict=True)
     ]
-    return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], [IGNORE] * len(prompt_ids) + targets)
+    earlier = cut_middle(triple.earlier_refusals, num_prompt) or [()] * len(prompt_ids)
+    earlier_targets = [
+        rng.choice(valid_ids) if valid_ids and rng.random() >= sorry_dropout else IGNORE for valid_ids in earlier
+    ]
+    return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], earlier_targets + targets)
 
 
 def reference_rto_row(triple: EncodedTriple, *, max_length: int, redraw: str) -> TrainRow:

@@ -39,9 +39,9 @@ def encode_rows(
     rto: bool = False,
 ) -> Sequence[Instance]:
     """Return a training set, encoded as the instances of `data.rows`."""
-    del config
+    follow_ups = config.follow_ups if config.earlier_turn_share else ()
     return instances(
-        triples=[encode_triple(chat, triple, refusals=refusals) for triple in data.triples],
+        triples=[encode_triple(chat, triple, refusals=refusals, follow_ups=follow_ups) for triple in data.triples],
         examples=[encode_example(chat, example) for example in data.examples],
         harmful_prefix=harmful_prefix,
         rto=rto,
