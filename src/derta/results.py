@@ -186,3 +186,4 @@ class TextTable(NamedTuple):
     title: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    caption: str = ""

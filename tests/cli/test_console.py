@@ -7,6 +7,7 @@ import pytest
 
 import derta
 from derta.cli.console import console_display, print_json, print_output, print_result
+from derta.results import TextTable
 from small_run import forget_console
 
 SOURCE = Path(derta.__file__).parent
@@ -64,3 +65,16 @@ def test_nothing_outside_the_command_line_prints_or_imports_it():
     assert len(outside) > 50
     assert [str(path) for path in outside if _prints(path)] == []
     assert _prints(SOURCE / "cli/console.py")
+
+
+def test_a_table_has_its_title_caption_and_all_of_its_text_and_no_control_sequence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    long = "a" * 100
+    print_result(TextTable("rates", ("group", "%"), [(long, "7.5"), ("[b]\x1b[2J", "–")], "two groups"))
+    printed = capsys.readouterr().out
+    assert printed.count("a" * 20) >= 1
+    assert sum(line.count("a") for line in printed.splitlines() if "│" in line) == 100
+    for text in ("rates", "group", "7.5", "two groups", "[b]⟨U+001B⟩[2J"):
+        assert text in printed
+    print_result(TextTable("", ("group", "%"), []))
+    assert "group" in capsys.readouterr().out

@@ -1,16 +1,14 @@
 import json
 import os
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from derta.cli.tables import curve_table, replay_table
 from derta.errors import DataError
 from derta.judges import from_function
 from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions
 from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_started
+from derta.paper.tables import curve_table, replay_table
 from derta.records import Prompt, Reply, Verdict
 
 FIGURES = Figures(
@@ -149,6 +147,5 @@ def test_the_published_outputs_are_replayed():
     vanilla = by_file["refusal_position_vanilla"].curve
     assert vanilla is not None
     assert all(abs(a - b) <= 5 for a, b in zip(vanilla.ours[1:], vanilla.paper[1:], strict=True))
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(replay_table(rows), curve_table(rows))
-    assert "gsm8k_llama3-8b_derta" in console.export_text()
+    assert "gsm8k_llama3-8b_derta" in {name for name, *_ in replay_table(rows).rows}
+    assert len(curve_table(rows).rows) == 2 * sum(row.curve is not None for row in rows)

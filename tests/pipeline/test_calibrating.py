@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from derta.cli.tables import agreement_table, calibration_table
 from derta.errors import DataError
+from derta.metrics.tables import agreement_table, calibration_table
 from derta.pipeline.calibrating import (
     agree_on_file,
     calibrate_file,
@@ -42,7 +42,7 @@ def test_a_judge_is_measured_and_its_errors_are_stored(labels: Path, tmp_path: P
         ("class", "refuse"),
     ]
     assert read_calibration(tmp_path / "refusal.json", judge=REFUSED) == found
-    assert calibration_table(found).row_count == 5
+    assert len(calibration_table(found).rows) == 5
 
 
 def test_a_rate_is_corrected_for_the_errors(labels: Path):
@@ -91,7 +91,7 @@ def test_two_judges_and_the_replies_they_differ_on(tmp_path: Path, monkeypatch: 
     assert [one.reply.text for one in found.disagreements] == [REFUSAL, "Yes."]
     assert found.disagreements[0].first.refused is True
     assert found.disagreements[0].second.refused is False
-    assert agreement_table(found.table, first="refusal", second="length").row_count == 2
+    assert len(agreement_table(found.table, first="refusal", second="length").rows) == 2
 
 
 def test_judges_of_different_things_cannot_agree():

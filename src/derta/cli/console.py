@@ -85,23 +85,27 @@ class _Escaped:
             yield Segment(text, segment.style, segment.control)
 
 
-def print_result(value: RenderableType) -> None:
+def print_result(value: str | TextTable) -> None:
     """Print a line or a table to standard output; text is never parsed as markup."""
-    output = escape_entry(value) if isinstance(value, str) else _Escaped(value)
+    output = escape_entry(value) if isinstance(value, str) else _Escaped(_render(value))
     Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
 
 
-def print_output(value: Any, *lines: RenderableType | TextTable, as_json: bool) -> None:
+def print_output(value: Any, *lines: str | TextTable, as_json: bool) -> None:
     """Print `value` as JSON, or the given lines and tables."""
     if as_json:
         print_json(value)
     else:
         for line in lines:
-            print_result(_render(line) if isinstance(line, TextTable) else line)
+            print_result(line)
 
 
 def _render(text: TextTable) -> Table:
-    table = Table(*text.header, title=text.title)
+    """Return a table whose cells are folded and never cut."""
+    table = Table(title=text.title or None, caption=text.caption or None)
+    names = [row[0] for row in text.rows]
+    for number, name in enumerate(text.header):
+        table.add_column(name, overflow="fold", min_width=None if number else min(24, max(map(len, names), default=0)))
     for row in text.rows:
         table.add_row(*row)
     return table

@@ -34,8 +34,8 @@ def judge(
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import judged_json, judged_lines
     from derta.pipeline.calibrating import judge_with_checks
+    from derta.pipeline.formatting import judged_json, judged_lines
     from derta.pipeline.judge import find_judges
 
     model = options.engine_config(judge_model, engine, engine_option)
@@ -69,7 +69,7 @@ def calibrate(
     Example: derta calibrate --judge harm --labels labels.csv --out harm.calibration.json
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import calibration_table
+    from derta.metrics.tables import calibration_table
     from derta.pipeline.calibrating import calibrate_file
     from derta.pipeline.judge import find_judge
 
@@ -84,8 +84,8 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
     Example: derta replay $DERTA_DATA/published --json
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import curve_table, replay_table
     from derta.paper.replay import replay_folder
+    from derta.paper.tables import curve_table, replay_table
 
     rows = replay_folder(folder, display=console_display())
     print_output([row.model_dump() for row in rows], replay_table(rows), curve_table(rows), as_json=as_json)
@@ -108,7 +108,7 @@ def compare(
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import format_comparison
+    from derta.metrics.tables import format_comparison
     from derta.pipeline.judge import compare_files, find_judge
 
     judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
@@ -133,8 +133,8 @@ def pairwise(
     Example: derta pairwise mine.jsonl alpaca_eval.json --judge-model org/judge --out preferences.jsonl
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import format_cell
     from derta.config import EngineConfig
+    from derta.metrics.tables import format_cell
     from derta.pipeline.pairwise import compare_pairwise
 
     settings = options.pairs(engine_option, option="--engine-option")

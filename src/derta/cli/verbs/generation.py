@@ -38,7 +38,7 @@ def attack(
     Example: derta attack code_attack --requests requests.csv --option 'structures=[stack, list]' --out prompts.jsonl
     """
     from derta.cli.console import console_display, print_output
-    from derta.cli.tables import format_search
+    from derta.pipeline.formatting import format_search
     from derta.pipeline.search import SearchModels, attack_file
 
     settings, display = options.pairs(option, option="--option"), console_display()

@@ -71,8 +71,8 @@ def run(
     require_single_process("run")
     config = options.read_recipe(recipe, settings, env)
     if dry:
-        from derta.cli.tables import format_estimate
         from derta.pipeline.estimate import estimate
+        from derta.pipeline.formatting import format_estimate
 
         estimates = estimate(config, display=console_display())
         print_output([row._asdict() for row in estimates], *map(format_estimate, estimates), as_json=as_json)

@@ -1,0 +1,64 @@
+"""Results of judging, estimates and searches as lines, tables and JSON for the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from derta.metrics.tables import agreement_table, format_cell
+from derta.results import TextTable
+
+if TYPE_CHECKING:
+    from derta.pipeline.calibrating import JudgeAgreement, JudgeResult
+    from derta.pipeline.estimate import MethodEstimate
+    from derta.pipeline.search import SearchSummary
+
+
+def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[TextTable | str]:
+    """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
+    rates = [format_cell(cell) for cell in (*result.cells, result.malformed) if cell is not None]
+    if result.agreement is None:
+        return [*rates]
+    disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]
+    return [*rates, agreement_table(result.agreement.table, first=first, second=str(second)), *disagreements]
+
+
+def judged_json(result: JudgeResult) -> Any:
+    """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement.
+
+    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals.
+    """
+    cells = [cell.model_dump() for cell in result.cells]
+    if result.malformed is not None:
+        cells[0]["malformed"] = result.malformed.model_dump()
+    output = cells[0] if len(cells) == 1 else cells
+    if result.agreement is None:
+        return output
+    table = result.agreement.table._asdict()
+    return {"cells": output, "agreement": table, "differing": _disagreements(result.agreement)}
+
+
+def _disagreements(agreement: JudgeAgreement) -> list[dict[str, Any]]:
+    return [
+        {name: record.model_dump(exclude_none=True) for name, record in case._asdict().items()}
+        for case in agreement.disagreements
+    ]
+
+
+def format_estimate(estimate: MethodEstimate) -> str:
+    """Format a method's size, time and memory estimate as one line."""
+    minutes, seconds = divmod(round(estimate.seconds), 60)
+    return (
+        f"{estimate.method}: {estimate.rows:,} {estimate.unit}, {estimate.tokens:,} tokens ({estimate.labels:,} "
+        f"labelled), {estimate.steps:,} steps, {estimate.padding:.1%} padding; estimated from a short probe on this "
+        f"machine: {minutes:,} min {seconds} s of training without loading and checkpoints, {estimate.peak_gib} GiB "
+        "peak memory"
+    )
+
+
+def format_search(summary: SearchSummary) -> str:
+    """Format the cost and success rates of a search as two lines."""
+    from derta.pipeline.search import format_cost
+
+    success = ", ".join(f"{row.queries}: {row.found}/{row.requests}" for row in summary.success_by_budget)
+    return f"{format_cost(summary.cost)}\nharmful replies by target queries: {success or 'not judged'}"
