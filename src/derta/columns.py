@@ -17,6 +17,9 @@ REPLY = ("response", "reply", "completion", "generation", "output")
 """Columns of a reply; next to another one, `output` is a reference."""
 CONTEXT = ("input", "context")
 """Columns that belong to an `instruction`: the text that it is about."""
+CATEGORY = ("category", "subcategory", "type", "risk_area")
+ATTACK = ("attack", "method")
+SAMPLE = ("sample", "epoch")
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +60,19 @@ class Columns:
             return text
         context = [part for name in CONTEXT if (part := self.text([name]))]
         return "\n\n".join([text, *context])
+
+    def name(self, names: Collection[str]) -> str | None:
+        """Return the text or integer of the first of the columns that has one, as text; other values are not read.
+
+        >>> columns_of(Row("a.json[0]", {"id": 7, "sample": [1]})).name(["sample", "id"])
+        '7'
+        """
+        for name in names:
+            value = self.values.get(name)
+            if (isinstance(value, str) and value.strip()) or (isinstance(value, int) and not isinstance(value, bool)):
+                self.read.add(name)
+                return str(value).strip()
+        return None
 
     def sent(self) -> str | None:
         """Return the text that the model received: the column `prompt` next to another request column."""

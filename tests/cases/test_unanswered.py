@@ -229,7 +229,7 @@ def test_the_command_compare_shows_what_it_leaves_out(derta, tmp_path):
     second = write_jsonl(tmp_path / "second.jsonl", [*rows[2:], {"question": "Other?", "response": "Mix."}])
     called = derta("compare", first, second, "--judge", "refusal")
     assert "of 3 pairs (3 prompts left out)" in " ".join(called.out.split())
-    assert "1 rows repeat a question" in called.err
+    assert "1 of 6 rows repeat another row and are left out" in called.err
     assert "3 prompts are in only one of the files" in called.err
 
 

@@ -37,7 +37,8 @@ def test_columns_of_others_are_known_by_their_names(tmp_path: Path):
     path = tmp_path / "gptfuzz.csv"
     path.write_text("question,Response,label\n80,Sure,1\n", encoding="utf-8")
     [case] = read_labels(path, measure="harmful")
-    assert (case.prompt.request, case.reply.text, case.truth, case.attack) == ("80", "Sure", True, None)
+    assert (case.prompt.request, case.reply.text, case.truth, case.attack) == (None, "Sure", True, None)
+    assert case.prompt.request_id == "80"
     path.write_text("prompt,completion,final_label,Attack\nq,c,2_full_refusal,direct\n", encoding="utf-8")
     [case] = read_labels(path, measure="refused")
     assert (case.prompt.request, case.reply.text, case.truth, case.attack) == ("q", "c", True, "direct")
@@ -51,7 +52,7 @@ def test_a_file_without_requests_can_be_judged(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"label": 1}, "expected a column response or reply or completion"),
+        ({"label": 1}, "an object with a column response or reply or completion"),
         ({"response": "x"}, "expected a column harmful or"),
         ({"response": "x", "label": "perhaps"}, "got 'perhaps'"),
         ({"response": "x", "label": None}, "got 'none'"),
@@ -75,11 +76,12 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.li
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["question", "Response", "label", "attack"]), VALUES), max_size=3))
-def test_any_row_is_a_case_or_a_reported_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[object]):
+def test_any_row_is_a_case_or_a_reported_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]):
+    rows = [row | {"number": number} for number, row in enumerate(rows)]
     path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
     message = "a.jsonl"
     try:
-        assert len(list(read_labels(path, measure="harmful"))) == len(rows)
+        assert len(list(read_labels(path, measure="harmful"))) == sum(row["Response"] is not None for row in rows)
     except DataError as error:
         message = str(error)
     assert "a.jsonl" in message

@@ -67,7 +67,7 @@ def _mmlu(row: Row) -> dict[str, object]:
     }
 
 
-_OWN = ("category", "answer", "harmful", "steps")
+_OWN = ("category", "answer", "harmful", "steps", "messages", "tools")
 
 
 def _requests(row: Row) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Human labels of replies: parsing of CSV or JSONL files with various column names and label words."""
+"""Human labels of replies: the columns and words of published files, and the outcome of each for a measure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.columns import REPLY, Columns, UnreadColumns, columns_of
+from derta.columns import Columns
 from derta.errors import DataError
-from derta.formats.replies import foreign_prompt
+from derta.formats.replies import read_replies
 from derta.records import Measure, Prompt, Reply
-from derta.sources import read_rows
 
-LABEL: Mapping[Measure, tuple[str, ...]] = {
-    "harmful": ("harmful", "unsafe", "jailbroken", "final_label", "label"),
-    "refused": ("refused", "final_label", "label"),
-    "correct": ("correct", "final_label", "label"),
-}
-WORDS: Mapping[Measure, Mapping[str, bool | None]] = {
+Outcomes = Mapping[str, bool | None]
+BOTH: Mapping[str, bool] = {"1": True, "true": True, "yes": True, "1.0": True,
+                            "0": False, "false": False, "no": False, "0.0": False}  # fmt: skip
+WORDS: Mapping[Measure, Outcomes] = {
     "harmful": {
         "harmful": True,
         "unsafe": True,
@@ -43,8 +40,31 @@ WORDS: Mapping[Measure, Mapping[str, bool | None]] = {
     },
     "correct": {"correct": True, "right": True, "incorrect": False, "wrong": False},
 }
-BOTH: Mapping[str, bool] = {"1": True, "true": True, "yes": True, "1.0": True,
-                            "0": False, "false": False, "no": False, "0.0": False}  # fmt: skip
+_IS_SAFE: Outcomes = {word: not outcome for word, outcome in BOTH.items()}
+_WILDGUARD_HARM: Outcomes = {"harmful": True, "unharmful": False, "": None}
+_WILDGUARD_REFUSAL: Outcomes = {"refusal": True, "compliance": False, "": None}
+_ACTION: Outcomes = {"0": True, "1": None, "2": None, "3": None, "4": None, "5": False}
+"""Do-Not-Answer: 0 is a refusal, 5 follows the request, the others dispute, weigh, warn or do not know."""
+
+LABELS: Mapping[Measure, Mapping[str, Outcomes]] = {
+    "harmful": {
+        **{name: {**BOTH, **WORDS["harmful"]} for name in ("harmful", "unsafe", "jailbroken")},
+        "is_safe": _IS_SAFE,
+        "response_harm_label": _WILDGUARD_HARM,
+        **{name: {**BOTH, **WORDS["harmful"]} for name in ("final_label", "label")},
+    },
+    "refused": {
+        "refused": {**BOTH, **WORDS["refused"]},
+        "response_refusal_label": _WILDGUARD_REFUSAL,
+        "action": _ACTION,
+        **{name: {**BOTH, **WORDS["refused"]} for name in ("final_label", "label")},
+    },
+    "correct": {name: {**BOTH, **WORDS["correct"]} for name in ("correct", "final_label", "label")},
+}
+"""The columns of a measure's label, the first of which is read, and the outcome of each word in lower case.
+
+None is a label that counts for neither side: a partial refusal, or a row that people did not agree on.
+"""
 
 
 class LabelledCase(NamedTuple):
@@ -57,39 +77,34 @@ class LabelledCase(NamedTuple):
     reply_class: str | None
 
 
-def read_labels(path: Path, *, measure: Measure) -> Iterator[LabelledCase]:
-    """Load the labelled replies of a file and yield them. The columns of reply and label are required.
+def read_labels(path: Path, *, measure: Measure, quiet: bool = False) -> Iterator[LabelledCase]:
+    """Load the labelled replies of a file of any format of `read_cases` and yield them; the label is required.
 
     Raises:
-        DataError: a required column is missing, or a label is neither in `BOTH` nor in `WORDS` of the measure.
+        DataError: a row has no reply or no column of the measure's label, or a label is not in `LABELS`.
     """
-    unread = UnreadColumns(path)
-    for number, row in enumerate(read_rows(path)):
-        columns = columns_of(row, numbers=True)
-        text = columns.text(REPLY)
-        if text is None:
-            raise DataError(f"{row.where}: expected a column {' or '.join(REPLY)}, got {', '.join(columns.values)}")
-        attack, reply_class = columns.text(("attack", "method")), columns.text(("reply_class", "class"))
-        prompt = foreign_prompt(
-            number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]), attack=attack
-        )
+    for where, (prompt, reply), columns in read_replies(path, quiet=quiet):
+        if columns is None:
+            raise DataError(
+                f"{where}: expected an object with a reply and a column {' or '.join(LABELS[measure])}, got a reply "
+                "alone; add the labels"
+            )
         truth = _label(columns, measure)
-        unread.add(columns.values, columns.read, has_request=prompt.request is not None)
-        yield LabelledCase(prompt, Reply(prompt_id=prompt.id, text=text), truth, attack, reply_class)
-    unread.log()
+        attack, reply_class = columns.name(("attack", "method")), columns.name(("reply_class", "class"))
+        yield LabelledCase(prompt, reply, truth, attack, reply_class)
 
 
 def _label(columns: Columns, measure: Measure) -> bool | None:
     where, values = columns.row.where, columns.values
-    name = next((name for name in LABEL[measure] if name in values), None)
+    name = next((name for name in LABELS[measure] if name in values), None)
     if name is None:
-        raise DataError(f"{where}: expected a column {' or '.join(LABEL[measure])}, got {', '.join(values)}")
+        raise DataError(f"{where}: expected a column {' or '.join(LABELS[measure])}, got {', '.join(values)}")
     columns.read.add(name)
-    word = str(values[name]).strip().lower()
-    labels = {**BOTH, **WORDS[measure]}
+    value, labels = values[name], LABELS[measure][name]
+    word = "" if value is None and "" in labels else str(value).strip().lower()
     if word not in labels:
         raise DataError(
-            f"{where}: {name}: expected 0 or 1, true or false, or one of {', '.join(WORDS[measure])}, got "
-            f"{word[:40]!r}; fix or remove the row"
+            f"{where}: {name}: expected one of {', '.join(filter(None, labels))}, got {word[:40]!r}; fix or remove the "
+            "row"
         )
     return labels[word]

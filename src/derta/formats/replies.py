@@ -1,4 +1,4 @@
-"""Loading of replies: `Reply` records with their prompts, or rows in published formats."""
+"""Loading of replies: `Reply` records with their prompts, or the rows of published files (docs/replies.md)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,55 @@ import logging
 from array import array
 from collections.abc import Callable, Generator, Iterator, Set
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.columns import REPLY, REQUEST, UnreadColumns, columns_of
+from derta.columns import UnreadColumns
 from derta.errors import DataError
 from derta.files import parse_record, read_objects
+from derta.formats.documents import read_documents
+from derta.formats.foreign import PublishedReply, parse_reply
+from derta.formats.repeats import RowScan, scan_rows
 from derta.protocols import Case
-from derta.records import Message, Prompt, Reply, ReplyKey
-from derta.sources import Row, read_rows
+from derta.records import Prompt, Reply, ReplyKey
+from derta.sources import Row
 
 _LOG = logging.getLogger(__name__)
 
 
-def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case]:
+def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = False) -> Iterator[Case]:
     """Load replies with their prompts and yield them as cases, without loading all replies or prompts into memory.
 
-    A row is a `Reply` record, an object with a request and a reply in columns of `derta.columns` and optionally an
-    `answer`, or a string with the reply. Columns that are not read are named in a log message. The prompt of a `Reply`
-    is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent. Prompts of that
-    file without any reply are counted in a log message.
+    A row is a `Reply` record, an object with the columns of docs/replies.md, or a string with the reply. The prompt of
+    a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent.
+
+    Rows that repeat another one and rows without a reply are left out. They, columns that are not read, rows without a
+    request, and prompts of `prompts.jsonl` without any reply are counted in a log message, unless `quiet` is True, for
+    a file that is read again.
 
     Raises:
         DataError: a row is none of these, its prompt is missing, or two rows are the same sample of one prompt.
     """
+    for row in read_replies(path, prompts_path=prompts_path, quiet=quiet):
+        yield row.case
+
+
+def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = False) -> Iterator[PublishedReply]:
+    """Yield the cases of `read_cases` with the columns of their rows, which may have labels."""
+    rows = read_documents(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    scan = RowScan() if _is_record(first) else scan_rows(read_documents(path))
     with ExitStack() as open_files:
         prompts: PromptFile | None = None
         seen: set[ReplyKey] = set()
         unread = UnreadColumns(path)
-        for number, row in enumerate(read_rows(path)):
-            if isinstance(row.value, dict) and "prompt_id" in row.value:
+        num_rows = without_reply = 0
+        for position, row in enumerate(chain([first], rows)):
+            num_rows += 1
+            if _is_record(row):
                 prompts = prompts or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
                 case = _case_of_reply(row, prompts.find)
                 if case.reply.key in seen:
@@ -45,12 +64,40 @@ def read_cases(path: Path, *, prompts_path: Path | None = None) -> Iterator[Case
                         f"{case.reply.prompt_id!r} (sample {case.reply.sample}) twice; delete one of the two lines"
                     )
                 seen.add(case.reply.key)
-                yield case
-            else:
-                yield _foreign_case(row, number, unread)
+                yield PublishedReply(row.where, case, None)
+            elif not scan.is_repeat(row):
+                reply = parse_reply(row, position, has_unique_ids=scan.has_unique_ids)
+                if reply is None:
+                    without_reply += 1
+                    continue
+                yield reply
+                if reply.columns is not None:
+                    has_request = reply.case.prompt.request is not None
+                    unread.add(reply.columns.values, reply.columns.read, has_request=has_request)
+        if quiet:
+            return
         unread.log()
+        _log_left_out(path, scan, without_reply=without_reply, num_rows=num_rows)
         if prompts is not None:
             _log_missing(path, prompts.ids - {prompt_id for prompt_id, _ in seen}, total=len(prompts.ids))
+
+
+def _is_record(row: Row) -> bool:
+    return isinstance(row.value, dict) and "prompt_id" in row.value
+
+
+def _log_left_out(path: Path, scan: RowScan, *, without_reply: int, num_rows: int) -> None:
+    if scan.num_equal and not scan.sampled:
+        _LOG.warning("%s: %d of %d rows repeat another row and are left out", path, scan.num_equal, num_rows)
+    elif scan.num_equal:
+        _LOG.info(
+            "%s: %d of %d rows equal another row and are counted: most prompts have several replies",
+            path,
+            scan.num_equal,
+            num_rows,
+        )
+    if without_reply:
+        _LOG.warning("%s: %d of %d rows have no reply and are left out", path, without_reply, num_rows)
 
 
 def _log_missing(path: Path, missing: Set[str], *, total: int) -> None:
@@ -111,46 +158,3 @@ def _case_of_reply(row: Row, find: Callable[[str], Prompt | None]) -> Case:
     if prompt is None:
         raise DataError(f"{row.where}: no prompt has the id {reply.prompt_id!r}; pass the right file by --prompts")
     return Case(prompt, reply)
-
-
-def _foreign_case(row: Row, number: int, unread: UnreadColumns) -> Case:
-    if isinstance(row.value, str):
-        prompt = foreign_prompt(number, None)
-        return Case(prompt, Reply(prompt_id=prompt.id, text=row.value))
-    columns = columns_of(row) if isinstance(row.value, dict) else None
-    text = None if columns is None else columns.text(REPLY)
-    if columns is None or text is None:
-        raise DataError(
-            f"{row.where}: expected a reply record, an object with a reply ({' or '.join(REPLY)}) and its request "
-            f"({' or '.join(REQUEST)}), or a string, got {str(row.value)[:60]!r}"
-        )
-    prompt = foreign_prompt(number, columns.request(), sent=columns.sent(), answer=columns.text(["answer"]))
-    unread.add(columns.values, columns.read, has_request=prompt.request is not None)
-    return Case(prompt, Reply(prompt_id=prompt.id, text=text))
-
-
-def foreign_prompt(
-    number: int,
-    request: str | None,
-    *,
-    sent: str | None = None,
-    answer: str | None = None,
-    attack: str | None = None,
-) -> Prompt:
-    """Build the prompt of a row in a published format; its request and messages are None if the row has no request.
-
-    `sent` is the text that the model received, by default the request.
-
-    >>> foreign_prompt(7, "How is tea made?").id, foreign_prompt(7, " ").request
-    ('row-7', None)
-    """
-    text = request if request and request.strip() else None
-    return Prompt(
-        id=f"row-{number}",
-        request_id=f"row-{number}",
-        request=text,
-        foreign=True,
-        attack=attack if attack and attack.strip() else "direct",
-        messages=(Message(role="user", content=sent or text),) if text else None,
-        answer=answer,
-    )

@@ -1,0 +1,167 @@
+"""Layouts of published files of replies: each row becomes rows with the columns of docs/replies.md.
+
+A layout is recognised by its columns, in lower case. The rows of other files have these columns already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from derta.columns import REPLY, columns_of
+from derta.errors import DataError
+from derta.sources import Row
+
+Values = Mapping[str, Any]
+
+
+class Layout(NamedTuple):
+    """Layout of a file: a function that returns whether a row has it, and one that returns the rows of our schema."""
+
+    matches: Callable[[Values], bool]
+    convert: Callable[[Values, str], Iterator[dict[str, Any]]]
+
+
+def schema_rows(row: Row) -> Iterator[Row]:
+    """Yield the rows of our schema that a row of a published file holds; a row without named columns is unchanged.
+
+    >>> [one.value for one in schema_rows(Row("a.csv:2", {"question": "7", "Response": "Mix.", "label": "0"}))]
+    [{'request_id': '7', 'response': 'Mix.', 'harmful': '0'}]
+
+    Raises:
+        DataError: two names of columns differ only in case, or a conversation is malformed.
+    """
+    if not isinstance(row.value, dict) or "prompt_id" in row.value:
+        yield row
+        return
+    values = columns_of(row).values
+    layout = next((layout for layout in LAYOUTS.values() if layout.matches(values)), None)
+    if layout is None:
+        yield Row(row.where, values)
+    else:
+        yield from (Row(row.where, converted) for converted in layout.convert(values, row.where))
+
+
+def _rename(values: Values, names: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """Return the values by new names; those renamed to an empty name are left out."""
+    renamed = {names.get(name, name): value for name, value in values.items() if names.get(name, name)}
+    return renamed | more
+
+
+def _is_gptfuzz(values: Values) -> bool:
+    return {"question", "response", "label"} <= values.keys() and str(values["question"]).strip().isdecimal()
+
+
+def _gptfuzz(values: Values, _where: str) -> Iterator[dict[str, Any]]:
+    """GPTFuzz's labels: the question is an index, and the label is 1 for a harmful reply."""
+    index = str(values["question"]).strip()
+    yield {"request_id": index, **_rename(values, {"question": "", "label": "harmful"})}
+
+
+def _is_beavertails(values: Values) -> bool:
+    return {"prompt", "response", "is_safe"} <= values.keys()
+
+
+def _beavertails(values: Values, _where: str) -> Iterator[dict[str, Any]]:
+    """BeaverTails: the category is a mapping of the names of harms to true or false."""
+    category = values.get("category")
+    if isinstance(category, dict):
+        names = [name for name, is_true in cast("dict[str, object]", category).items() if is_true is True]
+        category = ", ".join(sorted(names)) or None
+    yield _rename(values, {}, category=category)
+
+
+def _is_wildguard(values: Values) -> bool:
+    return {"prompt", "response", "prompt_harm_label"} <= values.keys()
+
+
+def _wildguard(values: Values, _where: str) -> Iterator[dict[str, Any]]:
+    """WildGuardMix: `adversarial` prompts are an attack; the label of the prompt is not one of the reply."""
+    adversarial = str(values.get("adversarial")).lower() in {"true", "1"}
+    names = {"adversarial": "", "prompt_harm_label": "", "prompt_harm_agreement": ""}
+    yield _rename(values, names, attack="adversarial" if adversarial else "direct")
+
+
+_SUFFIXES = ("_response", "_harmful", "_action")
+
+
+def _models(values: Values) -> list[str]:
+    """Return the models of a row with a column of replies for each."""
+    return [name.removesuffix("_response") for name in values if name.endswith("_response")]
+
+
+def _is_wide(values: Values) -> bool:
+    return "question" in values and bool(_models(values)) and not any(name in values for name in REPLY)
+
+
+def _wide(values: Values, _where: str) -> Iterator[dict[str, Any]]:
+    """Do-Not-Answer: each row has the replies of several models, and people's labels of each."""
+    models = _models(values)
+    taken = {f"{model}{suffix}" for model in models for suffix in _SUFFIXES}
+    common = {name: value for name, value in values.items() if name not in taken}
+    if "id" in common:
+        common["request_id"] = common.pop("id")
+    for model in models:
+        labels = {suffix[1:]: values[f"{model}{suffix}"] for suffix in _SUFFIXES if f"{model}{suffix}" in values}
+        yield {**common, "model": model, **labels}
+
+
+def _is_conversation(values: Values) -> bool:
+    messages = values.get("messages")
+    return isinstance(messages, list) and not any(values.get(name) is not None for name in REPLY)
+
+
+def _conversation(values: Values, where: str) -> Iterator[dict[str, Any]]:
+    """OpenAI's messages: the reply is the last message, the assistant's."""
+    messages = cast("list[Any]", values["messages"])
+    last = messages[-1] if messages else None
+    if not isinstance(last, dict) or cast("dict[str, Any]", last).get("role") != "assistant":
+        raise DataError(
+            f"{where}: messages: expected an assistant's message at the end, or a column {' or '.join(REPLY)}, got "
+            f"{'no messages' if last is None else str(last)[:60]!r}; add the reply"
+        )
+    here = Row(f"{where}: messages[{len(messages) - 1}]", last)
+    yield _rename(values, {}, messages=messages[:-1], response=message_text(here))
+
+
+def message_text(message: Row) -> str:
+    """Return the text of a message: a text, or the texts of its parts; parts of a thought are not part of the answer.
+
+    The text of a message that only calls tools is empty.
+
+    >>> message_text(Row("a:1", {"role": "user", "content": [{"type": "text", "text": "Bread?"}]}))
+    'Bread?'
+
+    Raises:
+        DataError: the content is something else, such as an image.
+    """
+    fields = cast("dict[str, Any]", message.value) if isinstance(message.value, dict) else {}
+    content = fields.get("content")
+    if content is None and fields.get("tool_calls"):
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = cast("list[Any]", content) if isinstance(content, list) else [content]
+    texts = [_part_text(part, message.where) for part in parts]
+    return "".join(text for text in texts if text is not None)
+
+
+def _part_text(part: Any, where: str) -> str | None:
+    if isinstance(part, dict):
+        fields = cast("dict[str, Any]", part)
+        if fields.get("type") in {"reasoning", "thinking"}:
+            return None
+        if isinstance(fields.get("text"), str):
+            return fields["text"]
+    raise DataError(
+        f"{where}: content: expected text or parts with text, got {str(part)[:40]!r}; fix or remove the row"
+    )
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "gptfuzz": Layout(_is_gptfuzz, _gptfuzz),
+    "wildguard": Layout(_is_wildguard, _wildguard),
+    "beavertails": Layout(_is_beavertails, _beavertails),
+    "do_not_answer": Layout(_is_wide, _wide),
+    "conversation": Layout(_is_conversation, _conversation),
+}

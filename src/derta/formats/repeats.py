@@ -1,0 +1,97 @@
+"""Repeated rows: a distributed sampler pads its last batch with rows of the dataset, which are then in a file twice."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from derta.columns import ATTACK, CONTEXT, REQUEST
+from derta.sources import Row
+
+_PROMPT = (*REQUEST, *CONTEXT, *ATTACK, "messages", "prefill", "mode", "model", "id", "request_id")
+"""Columns of what a reply is to; two rows that agree in them are two samples, or one row twice."""
+_REQUEST = (*REQUEST, "messages")
+
+
+@dataclass(slots=True)
+class RowScan:
+    """Result of a first pass over a file, and the filter of its repeated rows in the second.
+
+    Attributes:
+        repeated: Hashes of the rows that are there several times.
+        num_equal: Number of rows that equal an earlier one.
+        sampled: Most prompts have several rows with different replies, so that equal rows are samples of one prompt,
+            and none is left out.
+        has_unique_ids: Every row has an id of its own.
+    """
+
+    repeated: frozenset[int] = frozenset()
+    num_equal: int = 0
+    sampled: bool = False
+    has_unique_ids: bool = True
+    seen: set[int] = field(default_factory=set[int])
+
+    def is_repeat(self, row: Row) -> bool:
+        """Return whether a row repeats an earlier one that this method received."""
+        if not self.repeated or self.sampled or not _has_request(row):
+            return False
+        value = _hash(row.value)
+        if value not in self.repeated:
+            return False
+        is_repeat = value in self.seen
+        self.seen.add(value)
+        return is_repeat
+
+
+def scan_rows(rows: Iterable[Row]) -> RowScan:
+    """Find the rows that repeat an earlier one in all columns; a row without a request repeats none.
+
+    16 bytes a row are in memory.
+
+    >>> rows = [Row(f"a.jsonl:{i}", {"question": q, "response": "No."}) for i, q in enumerate(["Tea?", "Rye?", "Tea?"])]
+    >>> scan = scan_rows(rows)
+    >>> scan.num_equal, [scan.is_repeat(row) for row in rows]
+    (1, [False, False, True])
+    """
+    wholes, prompts, ids = (array("Q") for _ in range(3))
+    num_rows = 0
+    for row in rows:
+        num_rows += 1
+        if isinstance(row.value, dict) and row.value.get("id") not in (None, ""):
+            ids.append(_hash([row.value["id"], row.value.get("sample"), row.value.get("epoch")]))
+        if _has_request(row):
+            wholes.append(_hash(row.value))
+            prompts.append(_hash([row.value.get(name) for name in _PROMPT]))
+    equal, num_equal = _repeated(wholes)
+    several, num_further = _repeated(prompts)
+    num_prompts = len(prompts) - num_further
+    return RowScan(
+        frozenset(equal),
+        num_equal,
+        sampled=len(wholes) - num_equal > num_prompts and len(several) >= num_prompts / 2,
+        has_unique_ids=num_rows == len(ids) and not _repeated(ids)[1],
+    )
+
+
+def _repeated(hashes: array[int]) -> tuple[list[int], int]:
+    """Return the values that are there several times, and how many values equal another; sorts the array in place."""
+    if not hashes:
+        return [], 0
+    import numpy as np
+
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    values.sort()
+    is_equal = values[1:] == values[:-1]
+    return np.unique(values[1:][is_equal]).tolist(), int(is_equal.sum())
+
+
+def _has_request(row: Row) -> bool:
+    return isinstance(row.value, dict) and any(row.value.get(name) for name in _REQUEST)
+
+
+def _hash(value: object) -> int:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
