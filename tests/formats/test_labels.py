@@ -76,7 +76,9 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.li
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["question", "Response", "label", "attack"]), VALUES), max_size=3))
-def test_any_row_is_a_case_or_a_reported_mistake(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]):
+def test_any_row_is_a_case_or_a_reported_mistake(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+):
     rows = [row | {"number": number} for number, row in enumerate(rows)]
     path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
     message = "a.jsonl"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, cast
 
 from derta.errors import DataError
-from derta.files import decode, parse_json, read_bytes
+from derta.files import decode, parse_json
 from derta.formats.inspect_logs import archive_rows, is_log, log_rows
 from derta.formats.layouts import schema_rows
 from derta.sources import Row, fields_of, read_rows
+from derta.sources.compression import plain_name, read_contents
 
 _NOT_IN_SCHEMA = ("behavior", "number_of_queries", "queries_to_jailbreak", "prompt_tokens", "response_tokens")
 
@@ -21,7 +23,7 @@ def read_documents(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file is missing or malformed, or has no rows.
     """
-    for row in _rows(path):
+    for row in _rows(Path(expanduser(path))):  # noqa: PTH111 - Path.expanduser raises where there is no home
         yield from schema_rows(row)
 
 
@@ -29,7 +31,7 @@ def _rows(path: Path) -> Iterator[Row]:
     if path.suffix.lower() == ".eval":
         yield from archive_rows(path)
         return
-    document = _json_object(path) if path.suffix.lower() == ".json" else None
+    document = _json_object(path) if plain_name(path).suffix.lower() == ".json" else None
     if is_completions(document):
         yield from completion_rows(document, where=str(path))
     elif is_artifact(document):
@@ -42,7 +44,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _json_object(path: Path) -> Any:
     """Return the content of a JSON file with one object; None for lists, JSON Lines and malformed files."""
-    text = decode(read_bytes(path), where=str(path))
+    text = decode(read_contents(path), where=str(path))
     if not text.lstrip().startswith("{"):
         return None
     try:

@@ -17,7 +17,7 @@ from derta.judges import judge_cases, judge_producer
 from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
-from derta.pipeline.judge import judge_file, over_refusal_file
+from derta.pipeline.judge import judge_groups, over_refusal_file
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.provenance import changed_keys
@@ -103,12 +103,14 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
 class JudgeResult(NamedTuple):
     """Result of judging a file: its rates, and the agreement with a second judge if there is one.
 
-    `malformed` is the rate of malformed refusals, if the judge detects refusals.
+    `malformed` is the rate of malformed refusals, if the judge detects refusals. `groups` are the rates by model and
+    attack of a file with several.
     """
 
     cells: list[Cell]
     agreement: JudgeAgreement | None
     malformed: Cell | None = None
+    groups: Sequence[Cell] = ()
 
 
 def judge_with_checks(
@@ -138,26 +140,24 @@ def judge_with_checks(
         check_same_measure(judge, against)
     verdicts: list[Verdict] | None = None if against is None else []
     classes: Counter[ReplyClass] = Counter()
-    cells = [
-        judge_file(
-            path,
-            judge=judge,
-            prompts_path=prompts_path,
-            out=out,
-            collect_into=verdicts,
-            classes=classes,
-            display=display,
-        )
-    ]
-    malformed = malformed_cell(cells[0], classes)
+    cell, *groups = judge_groups(
+        path,
+        judge=judge,
+        prompts_path=prompts_path,
+        out=out,
+        collect_into=verdicts,
+        classes=classes,
+        display=display,
+    )
+    cells, malformed = [cell], malformed_cell(cell, classes)
     if calibration is not None:
         cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge), display=display))
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:
-        return JudgeResult(cells, None, malformed)
+        return JudgeResult(cells, None, malformed, groups)
     result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
-    return JudgeResult(cells, result, malformed)
+    return JudgeResult(cells, result, malformed, groups)
 
 
 def malformed_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
@@ -208,7 +208,7 @@ def agree_on_file(
     display: Display = Display(),
 ) -> JudgeAgreement:
     """Judge a file with a second judge, and return its agreement with the first judge's verdicts."""
-    cases = list(read_cases(path, prompts_path=prompts_path))
+    cases = list(read_cases(path, prompts_path=prompts_path, quiet=True))
     others = list(judge_cases(second, cases))
     log_failures(path, others, display)
     table = agreement(verdicts, others, measure=second.measures)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from derta.engines import check_settings, engine_producer, load_engine
 from derta.errors import DataError, RunError
 from derta.files import read_records, write_records
+from derta.formats.pairing import keyed_case, pair_cases
 from derta.formats.replies import read_cases
 from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
 from derta.locks import check_output, lock
@@ -20,7 +21,7 @@ from derta.pipeline.resuming import Expected, judge_missing, log_failures, super
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import case_hash
 from derta.records import Prompt, ReplyClass, ReplyKey, Verdict
-from derta.results import Cell, Comparison, Place, cell_of
+from derta.results import Cell, Comparison, Place, cell_of, place_of
 from derta.stats import Outcome, rate_of_counts
 
 if TYPE_CHECKING:
@@ -76,10 +77,25 @@ def judge_file(
     prompts_path: Path | None = None,
     out: Path | None = None,
     collect_into: list[Verdict] | None = None,
-    classes: Counter[ReplyClass] | None = None,
     display: Display = Display(),
 ) -> Cell:
-    """Judge every reply of a file and return the rate.
+    """Judge every reply of a file and return the rate; see `judge_groups`."""
+    return judge_groups(
+        path, judge=judge, prompts_path=prompts_path, out=out, collect_into=collect_into, display=display
+    )[0]
+
+
+def judge_groups(
+    path: Path,
+    *,
+    judge: Judge,
+    prompts_path: Path | None = None,
+    out: Path | None = None,
+    collect_into: list[Verdict] | None = None,
+    classes: Counter[ReplyClass] | None = None,
+    display: Display = Display(),
+) -> list[Cell]:
+    """Judge every reply of a file and return the rate of all, and of each model and attack if there are several.
 
     Replies are streamed, unless the judge uses a model: then all are held in memory, each verdict is appended to `out`
     as soon as it exists, and only missing verdicts are requested.
@@ -98,13 +114,20 @@ def judge_file(
             process writes it.
     """
     check_output(out, [path, prompts_path])
-    counts: Counter[Outcome] = Counter()
+    groups: dict[_Group, Counter[Outcome]] = {}
+    read: deque[_Group] = deque()  # of the cases without a verdict yet
     first_missing = ""
+
+    def grouped() -> Iterator[Case]:
+        for case in read_cases(path, prompts_path=prompts_path):
+            model = (case.reply.producer or {}).get("model", "") if case.prompt.foreign else ""
+            read.append((model, place_of(case.prompt)))
+            yield case
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
         nonlocal first_missing
         for verdict in verdicts:
-            counts[outcome_of(verdict, judge.measures)] += 1
+            groups.setdefault(read.popleft(), Counter())[outcome_of(verdict, judge.measures)] += 1
             if verdict.unanswered and not first_missing:
                 first_missing = f"{verdict.prompt_id!r}: {verdict.reason:.200}"
             if collect_into is not None:
@@ -113,35 +136,38 @@ def judge_file(
                 classes[verdict.reply_class] += 1
             yield verdict
 
-    cases = read_cases(path, prompts_path=prompts_path)
     if judge.uses_model:
-        deque(counted(_model_verdicts(judge, list(cases), path=path, out=out, display=display)), maxlen=0)
+        deque(counted(_model_verdicts(judge, list(grouped()), path=path, out=out, display=display)), maxlen=0)
     elif out is None:
-        deque(counted(judge_cases(judge, cases)), maxlen=0)
+        deque(counted(judge_cases(judge, grouped())), maxlen=0)
     else:
         with lock(out):
-            write_records(out, counted(_judge_again(judge, cases, out)))
-    if counts["unanswered"]:
+            write_records(out, counted(_judge_again(judge, grouped(), out)))
+    total = sum(groups.values(), Counter[Outcome]())
+    if total["unanswered"]:
         display.logger.warning(
             "%s: %d of %d prompts are unanswered and have no verdict (%s)",
             path,
-            counts["unanswered"],
-            counts.total(),
+            total["unanswered"],
+            total.total(),
             first_missing,
         )
-    return cell_of(
-        rate_of_counts(
-            counts[True],
-            scored=counts[True] + counts[False],
-            unscored=counts[None],
-            unanswered=counts["unanswered"],
-        ),
-        place=Place("helpfulness" if judge.measures == "correct" else "attack", path.stem),
-        method="",
-        seed=None,
-        judge=judge.name,
-        measure=judge.measures,
+    place = Place("helpfulness" if judge.measures == "correct" else "attack", path.stem)
+    cells = [_cell_of_counts(total, judge, place)]
+    if len(groups) > 1:
+        cells += [_cell_of_counts(counts, judge, place, model) for (model, place), counts in groups.items()]
+    return cells
+
+
+_Group = tuple[str, Place]
+"""A model, empty if it is unknown, and the attack or dataset of a prompt."""
+
+
+def _cell_of_counts(counts: Counter[Outcome], judge: Judge, place: Place, model: str = "") -> Cell:
+    rate = rate_of_counts(
+        counts[True], scored=counts[True] + counts[False], unscored=counts[None], unanswered=counts["unanswered"]
     )
+    return cell_of(rate, place=place, method=model, seed=None, judge=judge.name, measure=judge.measures)
 
 
 def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Verdict]:
@@ -177,7 +203,7 @@ def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[C
     fields = {"suite": "over_refusal", "dataset": path.stem}
     cases = (
         (case.prompt.model_copy(update=fields), case.reply, next(judge_cases(JUDGES["refusal"](), [case])))
-        for case in read_cases(path, prompts_path=prompts_path)
+        for case in read_cases(path, prompts_path=prompts_path, quiet=True)
     )
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")
 
@@ -219,10 +245,16 @@ def compare_files(
 ) -> list[Comparison]:
     """Compare two files' replies to the same prompts, and return a comparison for each cell.
 
+    The rows of other projects' files are paired by their request and prompt, see `derta.formats.pairing`.
+
     Raises:
-        DataError: the files have no prompt in common.
+        DataError: the files have no prompt in common, or a file has neither requests nor ids.
     """
-    cases = [named_cases(path, prompts_path=prompts_path, display=display) for path in (first, second)]
+    files = [(path, list(read_cases(path, prompts_path=prompts_path))) for path in (first, second)]
+    keyed, unpaired = pair_cases(files)
+    cases = [{key: keyed_case(key, case) for key, case in one.items()} for one in keyed]
+    for path, count in unpaired.items():
+        display.logger.warning("%s: %d rows have no request or id and are left out", path, count)
     judged = [_judge_cases(one, judge) for one in cases]
     for path, one in zip((first, second), judged, strict=True):
         log_failures(path, [verdict for _, verdict in one], display)
@@ -247,26 +279,6 @@ def compare_files(
 def side_name(path: Path) -> str:
     """Return the name of a file in a comparison: the folder of a run's replies, or the file's stem."""
     return path.parent.name if path.name == "replies.jsonl" else path.stem
-
-
-def named_cases(path: Path, *, prompts_path: Path | None = None, display: Display = Display()) -> dict[ReplyKey, Case]:
-    """Return a file's cases by prompt id and sample.
-
-    Rows of other formats are matched by their question; of a repeated question the first row is used, and the others
-    are counted in a log message.
-    """
-    repeated = 0
-    cases: dict[ReplyKey, Case] = {}
-    for prompt, reply in read_cases(path, prompts_path=prompts_path):
-        name = f"question-{prompt.request}" if prompt.foreign and prompt.request else prompt.id
-        named = reply.model_copy(update={"prompt_id": name})
-        if named.key in cases:
-            repeated += 1
-        else:
-            cases[named.key] = Case(prompt.model_copy(update={"id": name}), named)
-    if repeated:
-        display.logger.warning("%s: %d rows repeat a question and are left out", path, repeated)
-    return cases
 
 
 def _judge_cases(cases: Mapping[ReplyKey, Case], judge: Judge) -> list[tuple[Prompt, Verdict]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
+from derta.formats.pairing import pair_cases, request_key
 from derta.formats.replies import read_cases
 from derta.judges.pairwise import Pair, Preference, compare_replies, rubric_hash
 from derta.locks import check_output
@@ -21,7 +22,7 @@ from derta.pipeline.judge import engine_loader, side_name
 from derta.pipeline.resuming import Expected, judge_missing, supersede
 from derta.protocols import Case, Display
 from derta.provenance import case_hash
-from derta.records import short_hash
+from derta.records import ReplyKey, short_hash
 from derta.results import Cell, Comparison
 
 if TYPE_CHECKING:
@@ -77,25 +78,21 @@ def match_pairs(
     Of a repeated request the first reply is used. The others, and requests in only one file, are counted in a log
     message.
     """
-    ours, theirs = (list(read_cases(path, prompts_path=prompts_path)) for path in (first, second))
-    by_id = not any(case.prompt.foreign for case in (*ours, *theirs))
-    by_name = [{_match_key(case, by_id=by_id): case for case in reversed(cases)} for cases in (ours, theirs)]
-    pairs = [
-        Pair(case.prompt, case.reply, by_name[1][name].reply)
-        for name, case in reversed(by_name[0].items())
-        if name in by_name[1]
-    ]
+    files = [(path, list(read_cases(path, prompts_path=prompts_path))) for path in (first, second)]
+    keyed, unpaired = pair_cases(files, key=request_key)
+    ours, theirs = (_first_samples(one) for one in keyed)
+    pairs = [Pair(*case, theirs[name].reply) for name, case in reversed(ours.items()) if name in theirs]
     if not pairs:
         raise DataError(f"{first} and {second}: expected replies to the same requests, got none in common")
-    if repeated := len(ours) + len(theirs) - len(by_name[0]) - len(by_name[1]):
+    if repeated := sum(map(len, keyed)) - len(ours) - len(theirs):
         display.logger.warning("%d replies to repeated requests are ignored", repeated)
-    if unmatched := len(by_name[0]) + len(by_name[1]) - 2 * len(pairs):
+    if unmatched := len(ours) + len(theirs) - 2 * len(pairs) + unpaired.total():
         display.logger.warning("%d replies to requests in only one of the files are ignored", unmatched)
     return pairs
 
 
-def _match_key(case: Case, *, by_id: bool) -> str:
-    return case.prompt.id if by_id else (case.prompt.request or "").strip()
+def _first_samples(cases: dict[ReplyKey, Case]) -> dict[str, Case]:
+    return {name: case for (name, _), case in reversed(cases.items())}
 
 
 def _pair_hash(pair: Pair) -> str:
