@@ -28,8 +28,9 @@ def judge(
 ) -> None:
     """Judge replies and print the rate.
 
-    The file contains derta's own replies, rows of {question, response[, answer]}, or bare strings. For other names of
-    these columns see docs/glossary.md; columns that are not read are named.
+    The file contains derta's own replies, or those of others: rows of {question, response[, answer]}, texts, or a
+    published format of docs/replies.md. Columns that are not read are named. A file with several models or attacks has
+    a rate of each.
 
     Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
     """
@@ -54,7 +55,7 @@ def judge(
 
 
 def calibrate(
-    labels: Annotated[Path, typer.Option(help="CSV or JSONL with a question, a response and a human label.")],
+    labels: Annotated[Path, typer.Option(help="File with replies and human labels: docs/replies.md.")],
     name: JudgeName,
     out: OptionalOut = None,
     judge_model: JudgePath = None,
@@ -103,7 +104,7 @@ def compare(
 ) -> None:
     """Compare two models on the same prompts.
 
-    Prints both rates, the prompts on which only one model is counted, and the exact paired p-value.
+    Replies of others are paired by request and prompt, or by id; see docs/replies.md. Prints both rates, the prompts on which only one model is counted, and the exact paired p-value.
 
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
