@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from derta.sources import Row
 _PROMPT = (*REQUEST, *CONTEXT, *ATTACK, "messages", "prefill", "mode", "model", "id", "request_id")
 """Columns of what a reply is to; two rows that agree in them are two samples, or one row twice."""
 _REQUEST = (*REQUEST, "messages")
+_PARTS = 16
 
 
 @dataclass(slots=True)
@@ -65,27 +67,28 @@ def scan_rows(rows: Iterable[Row]) -> RowScan:
         if _has_request(row):
             wholes.append(_hash(row.value))
             prompts.append(_hash([row.value.get(name) for name in _PROMPT]))
-    equal, num_equal = _repeated(wholes)
-    several, num_further = _repeated(prompts)
-    num_prompts = len(prompts) - num_further
+    equal, num_wholes = _repeated(wholes)
+    several, num_prompts = _repeated(prompts)
     return RowScan(
-        frozenset(equal),
-        num_equal,
-        sampled=len(wholes) - num_equal > num_prompts and len(several) >= num_prompts / 2,
-        has_unique_ids=num_rows == len(ids) and not _repeated(ids)[1],
+        equal,
+        len(wholes) - num_wholes,
+        sampled=num_wholes > num_prompts and len(several) >= num_prompts / 2,
+        has_unique_ids=num_rows == len(ids) and not _repeated(ids)[0],
     )
 
 
-def _repeated(hashes: array[int]) -> tuple[list[int], int]:
-    """Return the values that are there several times, and how many values equal another; sorts the array in place."""
-    if not hashes:
-        return [], 0
-    import numpy as np
+def _repeated(hashes: array[int]) -> tuple[frozenset[int], int]:
+    """Return the values that are there several times, and the number of different values.
 
-    values = np.frombuffer(hashes, dtype=np.uint64)
-    values.sort()
-    is_equal = values[1:] == values[:-1]
-    return np.unique(values[1:][is_equal]).tolist(), int(is_equal.sum())
+    A part of the values at a time is in a table: the array is a tenth of the size of a table of all.
+    """
+    repeated: set[int] = set()
+    num_different = 0
+    for part in range(_PARTS):
+        counts = Counter(value for value in hashes if value % _PARTS == part)
+        num_different += len(counts)
+        repeated.update(value for value, count in counts.items() if count > 1)
+    return frozenset(repeated), num_different
 
 
 def _has_request(row: Row) -> bool:

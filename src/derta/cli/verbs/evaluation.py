@@ -104,7 +104,8 @@ def compare(
 ) -> None:
     """Compare two models on the same prompts.
 
-    Replies of others are paired by request and prompt, or by id; see docs/replies.md. Prints both rates, the prompts on which only one model is counted, and the exact paired p-value.
+    Prints both rates, the prompts on which only one model is counted, and the exact paired p-value. Replies of others
+    are paired by request and prompt, or by id; see docs/replies.md.
 
     Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
     """
