@@ -30,7 +30,7 @@ LOADERS: dict[str, tuple[Loader, str, dict[str, str]]] = {
         "alpaca",
         {"instruction": "{}", "output": "Flour."},
     ),
-    "preferences": (load_preferences, "query", {"query": "{}", "chosen": "Flour.", "rejected": "No."}),
+    "preferences": (load_preferences, "preference", {"query": "{}", "chosen": "Flour.", "rejected": "No."}),
     "requests": (load_requests, "requests", {"id": "{}", "text": "{}"}),
 }
 

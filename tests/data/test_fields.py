@@ -1,18 +1,10 @@
 from collections import Counter
-from typing import NamedTuple
 
 import pytest
 
-from derta.data.fields import flag_of, log_dropped, pick_format, text_of
+from derta.data.fields import flag_of, log_dropped, text_of
 from derta.errors import DataError
 from derta.sources import Row, fields_of
-
-
-class Layout(NamedTuple):
-    fields: tuple[str, ...]
-
-
-LAYOUTS = {"long": Layout(("a", "b")), "short": Layout(("a",))}
 
 
 @pytest.mark.parametrize("value", [True, "true", "True", 1, "1"])
@@ -46,37 +38,6 @@ def test_a_missing_field_names_those_that_are_there() -> None:
 def test_a_row_that_is_no_object_is_refused(value: object) -> None:
     with pytest.raises(DataError, match="f:1: expected an object with named fields"):
         fields_of(Row("f:1", value))
-
-
-def test_the_first_layout_whose_fields_are_there_is_picked_and_no_row_is_lost() -> None:
-    rows = [Row("f:1", {"a": 1, "c": 2}), Row("f:2", {"a": 2})]
-    name, layout, again = pick_format(iter(rows), LAYOUTS, name="auto", source="f")
-    assert (name, layout) == ("short", LAYOUTS["short"])
-    assert list(again) == rows
-    assert pick_format(iter([Row("f:1", {"b": 1, "a": 1})]), LAYOUTS, name="auto", source="f")[0] == "long"
-
-
-def test_a_layout_that_is_named_is_taken_also_where_another_matches() -> None:
-    rows = [Row("f:1", {"a": 1, "b": 2})]
-    name, layout, again = pick_format(iter(rows), LAYOUTS, name="short", source="f")
-    assert (name, layout, list(again)) == ("short", LAYOUTS["short"], rows)
-
-
-def test_unknown_fields_list_every_layout() -> None:
-    with pytest.raises(
-        DataError, match=r"f:1: no known format has the fields q; expected one of: long \(a, b\); short"
-    ):
-        pick_format(iter([Row("f:1", {"q": 1})]), LAYOUTS, name="auto", source="f")
-
-
-def test_an_unknown_layout_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="f: expected a format of auto, long, short, got 'lnog'"):
-        pick_format(iter([]), LAYOUTS, name="lnog", source="f")
-
-
-def test_a_file_without_rows_is_an_error() -> None:
-    with pytest.raises(DataError, match="f: expected rows"):
-        pick_format(iter([]), LAYOUTS, name="auto", source="f")
 
 
 def test_dropped_rows_are_logged_by_reason_and_none_not_at_all(caplog: pytest.LogCaptureFixture) -> None:

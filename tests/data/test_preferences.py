@@ -1,11 +1,13 @@
 """Pairs for DPO. In ids: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, closing 8 and 9."""
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_files import every_kind
 from derta.chat import prompt_text, refusal_tokens
 from derta.data.encoding import EncodedTriple, encode_triple
 from derta.data.preferences import (
@@ -15,6 +17,7 @@ from derta.data.preferences import (
     cut_pair,
     encode_preference,
     load_preferences,
+    read_preferences,
     triple_pair,
 )
 from derta.errors import DataError
@@ -165,6 +168,124 @@ def write(path, *rows):
     return path
 
 
+PKU = {
+    "prompt": "How is tea made?",
+    "response_0": "Boil it.",
+    "response_1": "No.",
+    "is_response_0_safe": True,
+    "is_response_1_safe": True,
+    "safer_response_id": 1,
+    "better_response_id": 0,
+}
+
+
+def messages(*texts):
+    return [{"role": "user" if i % 2 == 0 else "assistant", "content": text} for i, text in enumerate(texts)]
+
+
+def transcript(*texts):
+    return "".join(f"\n\n{'Human' if i % 2 == 0 else 'Assistant'}: {text}" for i, text in enumerate(texts))
+
+
+FORMS = {
+    "text": {"prompt": "Tea?", "chosen": "Boil it.", "rejected": "No."},
+    "messages": {
+        "prompt": messages("Tea?"),
+        "chosen": messages("", "Boil it.")[1:],
+        "rejected": messages("", "No.")[1:],
+    },
+    "ultrafeedback": {
+        "prompt": "Tea?",
+        "prompt_id": "1",
+        "chosen": messages("Tea?", "Boil it."),
+        "rejected": messages("Tea?", "No."),
+        "messages": messages("Tea?", "Boil it."),
+        "score_chosen": 9.0,
+        "score_rejected": 1.0,
+    },
+    "implicit": {"chosen": messages("Tea?", "Boil it."), "rejected": messages("Tea?", "No.")},
+    "implicit text": {"chosen": "Tea? Boil it.", "rejected": "Tea? Bring it."},
+    "hh": {"chosen": transcript("Tea?", "Boil it."), "rejected": transcript("Tea?", "No.")},
+    "hh prompt": {"prompt": transcript("Tea?", ""), "chosen": " Boil it.", "rejected": " No."},
+    "llama factory": {
+        "conversations": [{"from": "human", "value": "Tea?"}],
+        "chosen": {"from": "gpt", "value": "Boil it."},
+        "rejected": {"from": "gpt", "value": "No."},
+    },
+    "alpaca": {"instruction": "Tea?", "input": "", "chosen": "Boil it.", "rejected": "No."},
+    "cells": {
+        key: str(value)
+        for key, value in (("chosen", messages("Tea?", "Boil it.")), ("rejected", messages("Tea?", "No.")))
+    },
+    "pku better": PKU | {"prompt": "Tea?", "safer_response_id": 0},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_pairs_are_read_in_every_published_form(tmp_path, name):
+    read = read_preferences(write(tmp_path / "mine.jsonl", FORMS[name]))
+    rejected = "Bring it." if name == "implicit text" else "No."
+    assert read.preferences == [Preference(query="Tea?", chosen="Boil it.", rejected=rejected, source="mine")]
+    assert not read.dropped
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_files_of_every_kind_have_the_same_pairs(tmp_path, name):
+    rows = [json.loads(json.dumps(FORMS[name]).replace("Tea?", f"Tea {i}?")) for i in range(5)]
+    for path in every_kind(tmp_path, rows):
+        read = read_preferences(path)
+        assert [(pair.query, pair.chosen) for pair in read.preferences] == [(f"Tea {i}?", "Boil it.") for i in range(5)]
+        assert not read.dropped
+
+
+def test_earlier_turns_of_both_sides_are_the_context(tmp_path):
+    said = ("Tea?", "Boil it.", "How long?")
+    rows = (
+        {"chosen": transcript(*said, "An hour."), "rejected": transcript(*said, "No.")},
+        {"chosen": messages(*said, "An hour."), "rejected": messages(*said, "No.")},
+    )
+    for row in rows:
+        [pair] = load_preferences(write(tmp_path / "mine.jsonl", row))
+        assert (pair.query, pair.chosen, pair.rejected) == ("How long?", "An hour.", "No.")
+        assert [(m.role, m.content) for m in pair.messages] == [("user", "Tea?"), ("assistant", "Boil it.")]
+
+
+def test_rows_that_are_no_pair_are_dropped_and_counted(tmp_path, caplog):
+    good = FORMS["implicit"]
+    rows = [
+        good,
+        {"chosen": messages("Tea?", "Boil it."), "rejected": messages("Why?", "No.")},
+        {"chosen": messages("Tea?", "Boil it."), "rejected": messages("Tea?", "Boil it.")},
+        {"chosen": messages("Tea?", "Boil it."), "rejected": messages("Tea?", "")},
+        {"chosen": messages("Tea?"), "rejected": messages("Tea?")},
+        {"chosen": messages("Tea?", "Boil it.")[1:], "rejected": messages("Tea?", "No.")[1:]},
+        {"chosen": messages("", "Boil it."), "rejected": messages("", "No.")},
+    ]
+    path = write(tmp_path / "mine.jsonl", *rows)
+    read = read_preferences(path)
+    assert len(read.preferences) == 1
+    reasons = ("different_prompts", "same_responses", "empty_response", "no_answer", "no_request", "empty_turn")
+    assert read.dropped == Counter(dict.fromkeys(reasons, 1))
+    assert len(load_preferences(path)) == 1
+    assert "mine.jsonl: 1 preferences; dropped: 1 different_prompts, 1 empty_response" in caplog.text
+
+
+def test_of_pku_the_safer_response_is_chosen_and_an_unsafe_one_never(tmp_path):
+    path = write(tmp_path / "mine.jsonl", PKU, PKU | {"is_response_1_safe": False}, PKU | {"prompt": ""})
+    read = read_preferences(path)
+    assert [pair.chosen for pair in read.preferences] == ["No."]
+    assert read.dropped == Counter(chosen_is_unsafe=1, empty_turn=1)
+    assert [pair.chosen for pair in load_preferences(path, format="pku_saferlhf_better")] == ["Boil it.", "Boil it."]
+
+
+def test_a_pair_that_a_check_refuses_is_dropped_counted_and_named(tmp_path, caplog):
+    path = write(tmp_path / "mine.jsonl", FORMS["text"], FORMS["text"] | {"system": "Be brief."})
+    read = read_preferences(path, fault_of=lambda pair: "no system role" if pair.messages else None)
+    assert (len(read.preferences), read.dropped) == (1, Counter(refused_by_template=1))
+    assert read.first_fault == f"{path}:2: no system role"
+    assert f"{read.first_fault} (1 rows of this file" in caplog.text
+
+
 @pytest.mark.parametrize("field", ["query", "prompt"])
 def test_pairs_are_read_by_either_name_of_the_query(tmp_path, field):
     path = write(tmp_path / "mine.jsonl", {field: "How is tea made?", "chosen": "Boil it.", "rejected": "No.", "x": 1})
@@ -177,8 +298,10 @@ def test_pairs_are_read_by_either_name_of_the_query(tmp_path, field):
     ("row", "message"),
     [
         ({"query": "a", "chosen": "b"}, "no known format has the fields query, chosen"),
-        ({"query": "a", "chosen": "b", "rejected": " "}, "mine.jsonl:1.*rejected"),
-        ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": "c"}, "chosen: expected text, got a list"),
+        ({"query": "a", "chosen": "b", "rejected": " "}, r"expected pairs .*found none \(\{'empty_response': 1\}\)"),
+        ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": "c"}, r"1: chosen\[0\]: expected a field 'content'"),
+        ({"prompt": "a", "chosen": ["b"], "rejected": "c"}, r"mine.jsonl:1: chosen: expected text, got a list"),
+        ({**PKU, "safer_response_id": 2}, r"mine.jsonl:1: safer_response_id: expected 0 or 1, got '2'"),
     ],
 )
 def test_an_invalid_pair_is_reported_with_its_place(tmp_path, row, message):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_files import every_kind
 from derta.columns import REQUEST
 from derta.data.triples import TRIPLE_FORMATS, JudgedResponse, load_triples, pair_responses, read_triples
 from derta.errors import DataError
@@ -18,11 +19,6 @@ from derta.records import Triple
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "triples": [{"query": "q", "safe": "no", "harmful": "yes", "category": "craft"}],
-    **{
-        f"triples_{name}": [{name: "q", "safe": "no", "harmful": "yes", "category": "craft"}]
-        for name in REQUEST
-        if name != "query"
-    },
     "pku_saferlhf": [
         {
             "prompt": "q",
@@ -39,6 +35,18 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "q", "response": "no", "is_safe": True, "category": {"other": False, "craft": False}},
         {"prompt": "q", "response": "yes", "is_safe": False, "category": {"other": False, "craft": True}},
     ],
+    "wildguard": [
+        {"prompt": "q", "response": said, "response_harm_label": harm, "response_refusal_label": label}
+        for said, harm, label in (("no", "unharmful", "refusal"), ("yes", "harmful", "compliance"))
+    ],
+    "preference": [{"prompt": "q", "chosen": "no", "rejected": "yes", "category": "craft"}],
+    "implicit_preference": [
+        {
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "no"}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}],
+        }
+    ],
+    "hh": [{"chosen": "\n\nHuman: q\n\nAssistant: no", "rejected": "\n\nHuman: q\n\nAssistant: yes"}],
     "aisafetylab": [
         {"input": "bread?", "output": "flour", "label": 0},
         {"input": "q", "output": "no", "label": 1},
@@ -59,12 +67,84 @@ def texts(triples: list[Triple]) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("name", TRIPLE_FORMATS)
 def test_every_format_is_detected_by_its_fields_and_parsed_as_the_triple(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "safety.jsonl", ROWS[name])
-    read = read_triples(path)
+    read = read_triples(path, format="hh" if name == "hh" else "auto")
     assert texts(read.triples) == [("q", "no", "yes")]
     assert read == read_triples(path, format=name)
-    assert not read.dropped
-    assert read.triples[0].category == (None if name == "aisafetylab" else "craft")
-    assert read.triples[0].source == (None if name.startswith("triples") else "safety")
+    assert read.dropped == (Counter(helpful_answer=1) if name == "aisafetylab" else Counter())
+    has_category = name in {"triples", "pku_saferlhf", "beavertails", "preference"}
+    assert read.triples[0].category == ("craft" if has_category else None)
+    assert read.triples[0].source == (None if name == "triples" else "safety")
+
+
+@pytest.mark.parametrize("name", TRIPLE_FORMATS)
+def test_files_of_every_kind_have_the_same_triples(tmp_path: Path, name: str) -> None:
+    rows = [
+        json.loads(json.dumps(row).replace('"q"', f'"q{i}"').replace(": q\\", f": q{i}\\"))
+        for i in range(5)
+        for row in ROWS[name]
+    ]
+    for path in every_kind(tmp_path, rows):
+        read = read_triples(path, format="hh" if name == "hh" else "auto")
+        assert texts(read.triples) == [(f"q{i}", "no", "yes") for i in range(5)], path
+        assert read.dropped == (Counter(helpful_answer=5) if name == "aisafetylab" else Counter())
+
+
+@pytest.mark.parametrize("query", REQUEST)
+@pytest.mark.parametrize(("safe", "harmful"), [("safe", "harmful"), ("safe_response", "unsafe_response")])
+def test_the_columns_of_a_triple_have_several_names(tmp_path: Path, query: str, safe: str, harmful: str) -> None:
+    read = read_triples(write(tmp_path / "a.jsonl", [{query.title(): "q", safe: "no", harmful: "yes"}]))
+    assert texts(read.triples) == [("q", "no", "yes")]
+
+
+def test_the_input_of_an_instruction_is_part_of_the_query(tmp_path: Path) -> None:
+    row = {"instruction": "Sort.", "input": "b, a", "safe": "no", "harmful": "yes"}
+    assert texts(read_triples(write(tmp_path / "a.jsonl", [row])).triples) == [("Sort.\n\nb, a", "no", "yes")]
+
+
+def test_other_columns_are_left_out_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**ROWS["triples"][0], "__index_level_0__": i, "note": "x", "empty": None} for i in range(3)]
+    with caplog.at_level("INFO", logger="derta"):
+        path = write(tmp_path / "a.jsonl", rows)
+        assert len(read_triples(path).triples) == 3
+    assert caplog.messages == [f"{path}: columns that are not read: __index_level_0__, note"]
+
+
+def test_a_category_and_a_source_may_be_numbers(tmp_path: Path) -> None:
+    [triple] = read_triples(write(tmp_path / "a.jsonl", [{**ROWS["triples"][0], "category": 3, "source": 7}])).triples
+    assert (triple.category, triple.source) == ("3", "7")
+
+
+def test_a_preference_with_earlier_turns_is_a_triple_with_context(tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": "bread?"}, {"role": "assistant", "content": "flour"}]
+    row = {"prompt": [*prompt, {"role": "user", "content": "q"}], "chosen": "no", "rejected": "yes", "system": "Be."}
+    [triple] = read_triples(write(tmp_path / "a.jsonl", [row])).triples
+    assert texts([triple]) == [("q", "no", "yes")]
+    assert [message.role for message in triple.messages] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize("column", ["score_chosen", "chosen_model"])
+def test_preferences_between_harmless_responses_are_triples_only_by_name(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path / "a.jsonl", [{**ROWS["preference"][0], column: "x"}])
+    with pytest.raises(DataError, match=f"those of the format preference, but {column} may .*`format: preference`"):
+        read_triples(path)
+    assert len(read_triples(path, format="preference").triples) == 1
+
+
+def test_transcripts_are_triples_only_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl:1: chosen: .*got a transcript.*set `format: hh`"):
+        read_triples(write(tmp_path / "a.jsonl", ROWS["hh"]))
+
+
+def test_of_wildguard_harmful_responses_and_refusals_are_used(tmp_path: Path) -> None:
+    labels = [("unharmful", "compliance"), (None, None), ("unharmful", None)]
+    rows = [
+        {"prompt": "q", "response": f"r{i}", "response_harm_label": harm, "response_refusal_label": label}
+        for i, (harm, label) in enumerate(labels)
+    ]
+    alone = {**rows[1], "response": None}
+    read = read_triples(write(tmp_path / "a.jsonl", [*rows, alone, *ROWS["wildguard"]]))
+    assert texts(read.triples) == [("q", "no", "yes")]
+    assert read.dropped == Counter(harmless_answer=1, unlabelled=2, no_response=1)
 
 
 def test_csv_and_parquet_hold_flags_and_categories_too(tmp_path: Path) -> None:
@@ -80,7 +160,9 @@ def test_csv_and_parquet_hold_flags_and_categories_too(tmp_path: Path) -> None:
 
 def test_of_a_list_of_responses_the_first_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"query": "q", "safe": ["no", "never"], "harmful": ["yes"]}])
-    assert texts(read_triples(path).triples) == [("q", "no", "yes")]
+    read = read_triples(path)
+    assert texts(read.triples) == [("q", "no", "yes")]
+    assert read.dropped == Counter(further_responses=1), "what is not used is counted"
 
 
 def test_a_null_category_is_none_and_a_category_of_text_is_itself(tmp_path: Path) -> None:
@@ -167,7 +249,11 @@ def test_both_responses_of_a_pku_row_count_over_all_rows_of_the_prompt(tmp_path:
         ([ROWS["triples"][0], {"query": "q", "safe": "no"}], r"a\.jsonl:2: not a triple: harmful"),
         ([{"query": "q", "safe": " ", "harmful": "yes"}], r"a\.jsonl:1: not a triple: safe"),
         ([{"query": "q", "safe": [], "harmful": "yes"}], r"a\.jsonl:1: not a triple: safe"),
-        ([{"query": "q", "safe": "no", "harmful": "yes", "hramful": "x"}], r"a\.jsonl:1: not a triple: hramful"),
+        ([{"query": "q", "safe": "no", "hramful": "x"}], r"the nearest is triples, without 'harmful' or 'harmful_resp"),
+        ([{**ROWS["wildguard"][0], "response_harm_label": "x"}], r"expected harmful or unharmful, got 'x'"),
+        ([{"query": "q", "Query": "q", "safe": "no", "harmful": "x"}], r"expected columns of different names"),
+        ([{**ROWS["beavertails"][0], "category": "{" * 100_000}], r"a\.jsonl:1: category: expected a mapping"),
+        ([{"prompt": "q", "chosen": "no", "rejected": "no"}], r"found none \(\{'same_responses': 1\}\)"),
         (["bare"], r"a\.jsonl:1: expected an object"),
         ([{"prompt": "q", "response": "a", "is_safe": "maybe"}], r"a\.jsonl:1: is_safe: expected true or false"),
         ([ROWS["beavertails"][0], {"prompt": "q", "is_safe": 1}], r"a\.jsonl:2: expected a field 'response'"),

@@ -32,6 +32,15 @@ def context_of(row: Row) -> dict[str, object]:
     return {"messages": messages, "harmful_turns": turns, "tools": tools or None}
 
 
+def tools_of(row: Row) -> tuple[Any, ...] | None:
+    """Return the tool definitions of a row, or None if it has none.
+
+    Raises:
+        DataError: The column is no list, or a text that is not JSON.
+    """
+    return tuple(_list_of(row, "tools")) or None
+
+
 def _list_of(row: Row, name: str) -> list[Any]:
     """Return the list in a column; empty if the column is missing, null or an empty text."""
     value = fields_of(row).get(name)

@@ -1,30 +1,29 @@
-"""Validation of dataset columns: required fields, text, booleans, and detection of the dataset format."""
+"""Values of dataset columns: required fields, text and booleans; and counts of the rows that are dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from derta.errors import DataError, escape_hidden
 from derta.sources import Row, fields_of
 
 
-class Format(Protocol):
-    """Protocol of a dataset format, which is detected by its required fields."""
+class DroppedRowError(Exception):
+    """A valid row that is not used; `reason` is its name in the counts of dropped rows."""
 
-    @property
-    def fields(self) -> Collection[str]:
-        """Names of the required fields."""
-        ...
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 REFUSED = "refused_by_template"
+WILDGUARD_HARM = {"harmful": True, "unharmful": False}
+WILDGUARD_REFUSAL = {"refusal": True, "compliance": False}
 logger = logging.getLogger(__name__)
-F = TypeVar("F", bound=Format)
 R = TypeVar("R")
 
 
@@ -109,30 +108,32 @@ def flag_of(row: Row, name: str) -> bool:
     return flag
 
 
-def pick_format(
-    rows: Iterator[Row], formats: Mapping[str, F], *, name: str, source: object
-) -> tuple[str, F, Iterator[Row]]:
-    """Return the name, the format and all rows; with `auto`, detect the format from the fields of the first row.
+def label_of(row: Row, name: str, values: Mapping[str, bool]) -> bool | None:
+    """Return the value of a label's word; None if the label is empty.
 
     Raises:
-        DataError: Unknown format name, or no format matches; the error message lists all formats.
+        DataError: The word is not one of `values`.
     """
-    if name != "auto":
-        if name not in formats:
-            raise DataError(f"{source}: expected a format of {', '.join(('auto', *formats))}, got {name!r}")
-        return name, formats[name], rows
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{source}: expected rows, the file holds none; check that it was written whole")
-    fields = fields_of(first)
-    for key, format in formats.items():
-        if all(field in fields for field in format.fields):
-            return key, format, chain([first], rows)
-    listed = "; ".join(f"{key} ({', '.join(format.fields)})" for key, format in formats.items())
-    raise DataError(
-        f"{first.where}: no known format has the fields {', '.join(fields)}; expected one of: {listed}; "
-        "rename the fields"
-    )
+    word = text_of(row, name).lower()
+    if word and word not in values:
+        raise DataError(f"{row.where}: {name}: expected {' or '.join(values)}, got {word[:40]!r}; fix the row")
+    return values.get(word)
+
+
+def name_of(row: Row, names: Sequence[str]) -> str:
+    """Return the first of the names that is a field with a value, or else the first that is a field.
+
+    Raises:
+        DataError: None of them is a field.
+    """
+    fields = fields_of(row)
+    present = [name for name in names if name in fields]
+    if not present:
+        raise DataError(
+            f"{row.where}: expected a field {' or '.join(map(repr, names))}, got {', '.join(fields) or 'none'}; "
+            "fix or remove the row"
+        )
+    return next((name for name in present if fields[name] not in (None, "")), present[0])
 
 
 def log_dropped(source: object, *, summary: str, dropped: Counter[str]) -> None:

@@ -8,17 +8,19 @@ likelihood increases.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import model_validator
 
 from derta.chat import ChatFormat, encode_turn
-from derta.columns import REQUEST
+from derta.columns import lower_names
+from derta.data.detection import parse_rows, pick_format
 from derta.data.encoding import EncodedTriple, cut_middle
-from derta.data.fields import pick_format, text_of
+from derta.data.fields import RefusedRows, log_dropped
 from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
+from derta.data.pair_formats import PAIR_FORMATS
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash
@@ -82,19 +84,27 @@ class EncodedPair(NamedTuple):
         )
 
 
-class _PairFormat(NamedTuple):
-    fields: tuple[str, ...]
+class ReadPreferences(NamedTuple):
+    """Output of `read_preferences`: the pairs of a dataset, and counts of the dropped rows by reason.
 
+    `first_fault` names the first row that the chat template refused, with the template's message; empty without one.
+    """
 
-PAIR_FORMATS = {name: _PairFormat((name, "chosen", "rejected")) for name in REQUEST}
+    preferences: list[Preference]
+    dropped: Counter[str]
+    first_fault: str = ""
 
 
 def load_preferences(
-    source: str | Path, *, split: str = "train", format: str = "auto", limit: int | None = None
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Preference]:
-    """Load pairs with the fields {query, chosen, rejected} from a file, folder or Hub dataset.
-
-    `query` may have another name of `derta.columns.REQUEST`, such as `prompt`.
+    """Load the preference pairs of a file, a `datasets` folder or a Hub dataset; dropped rows are logged.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -104,29 +114,55 @@ def load_preferences(
     [('Bread?', 'Take flour.')]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        source: A file, a folder or a Hub id, see `derta.sources.read_rows`.
         split: Split of a folder or a Hub dataset.
         format: Key of `PAIR_FORMATS`, or `auto` to detect the format from the field names.
         limit: Maximum number of pairs, counted from the first; None returns all.
+        config: Configuration of a folder or a Hub dataset that has several.
+        columns: Names of columns in the source, by the names that the format has: `{"chosen": "good"}`.
 
     Raises:
-        DataError: Unknown format, a missing or empty field, or no row in the dataset.
+        DataError: See `read_preferences`.
     """
-    key, _, rows = pick_format(read_rows(source, split=split), PAIR_FORMATS, name=format, source=source)
-    pairs = [
-        parse_record(
-            Preference,
-            {
-                "query": text_of(row, key),
-                "chosen": text_of(row, "chosen"),
-                "rejected": text_of(row, "rejected"),
-                "source": source_name(source),
-            },
-            where=row.where,
+    read = read_preferences(source, split=split, format=format, limit=limit, config=config, columns=columns)
+    log_dropped(source, summary=f"{len(read.preferences)} preferences", dropped=read.dropped)
+    return read.preferences
+
+
+def read_preferences(
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    fault_of: Callable[[Preference], str | None] | None = None,
+) -> ReadPreferences:
+    """Load the pairs of a dataset, with counts of the dropped rows; for the arguments see `load_preferences`.
+
+    A row with an empty text, two equal responses or two different prompts is dropped and counted. So is one for which
+    `fault_of` returns a message, such as that the chat template refuses its context; the first is named in the log.
+
+    Raises:
+        DataError: Unknown format, a missing or invalid field, or no pair in the dataset.
+    """
+    rows = map(lower_names, read_rows(source, split=split, config=config, columns=columns))
+    _, layout, rows = pick_format(rows, PAIR_FORMATS, name=format, source=source, columns=columns or ())
+    dropped, refused, name = Counter[str](), RefusedRows(fault_of), source_name(source)
+    pairs: list[Preference] = []
+    for row, pair in parse_rows(rows, layout.read, format=layout, source=source, dropped=dropped):
+        preference = parse_record(Preference, {**pair._asdict(), "source": name}, where=row.where)
+        if not refused.has(preference, where=row.where):
+            pairs.append(preference)
+    refused.log()
+    dropped += refused.dropped
+    if not pairs:
+        raise DataError(
+            f"{source}: expected pairs of a chosen and a rejected response, found none ({dict(dropped)}); "
+            f"{refused.first_fault or 'check the format'}"
         )
-        for row in rows
-    ]
-    return pairs[:limit]
+    return ReadPreferences(pairs[:limit], dropped, refused.first_fault)
 
 
 def clean_preferences(

@@ -11,8 +11,8 @@ from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
 from derta.columns import REQUEST
+from derta.data.conversations import instruction_of
 from derta.data.fields import text_of, value_of
-from derta.data.helpful import instruction_of
 from derta.errors import DataError
 from derta.sources import Row, fields_of
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from derta.columns import UnreadColumns, lower_names
-from derta.data.fields import log_dropped, pick_format
+from derta.data.detection import pick_format
+from derta.data.fields import log_dropped
 from derta.data.request_formats import REQUEST_FORMATS
 from derta.errors import DataError
 from derta.files import decode, parse_record

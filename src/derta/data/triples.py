@@ -1,20 +1,19 @@
-"""Loading of safety datasets: triples, and responses labelled safe or unsafe, which are paired into triples."""
+"""Loading of safety datasets: triples, preferences, and responses labelled safe or unsafe, which are paired."""
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from derta.columns import REQUEST
-from derta.data.context import CONTEXT_FIELDS, context_of
-from derta.data.fields import RefusedRows, flag_of, log_dropped, pick_format, text_of, value_of
+from derta.columns import lower_names
+from derta.data.detection import parse_rows, pick_format
+from derta.data.fields import RefusedRows, log_dropped
+from derta.data.triple_formats import TRIPLE_FORMATS, UNCERTAIN, JudgedResponse, further_responses
 from derta.errors import DataError
-from derta.files import parse_record
 from derta.records import Triple
-from derta.sources import Row, fields_of, read_rows, source_name
+from derta.sources import read_rows, source_name
 
 
 class ReadTriples(NamedTuple):
@@ -28,31 +27,14 @@ class ReadTriples(NamedTuple):
     first_fault: str = ""
 
 
-class JudgedResponse(NamedTuple):
-    """Response to a query with its safety label in the dataset."""
-
-    query: str
-    response: str
-    safe: bool
-    category: str | None = None
-
-
-class TripleFormat(NamedTuple):
-    """Format of a safety dataset: the required fields, and the parser of a row.
-
-    The parser `judged` returns the labelled responses of a row, to be paired; None if rows are triples.
-    """
-
-    fields: tuple[str, ...]
-    judged: Callable[[Row], Iterator[JudgedResponse]] | None
-
-
 def load_triples(
     source: str | Path,
     *,
     split: str = "train",
     format: str = "auto",
     limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
     max_pairs_per_request: int = 1,
 ) -> list[Triple]:
     r"""Load the triples of a file, a `datasets` folder or a Hub dataset; dropped rows are logged.
@@ -67,16 +49,26 @@ def load_triples(
     [{'query': 'Bread?', 'safe': 'Sorry, no.', 'harmful': 'Take flour.', 'source': 'judged'}]
 
     Args:
-        source: A `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder that `datasets` can load, or a Hub id.
+        source: A file, a folder or a Hub id, see `derta.sources.read_rows`.
         split: Split of a folder or a Hub dataset.
         format: Key of `TRIPLE_FORMATS`, or `auto` to detect the format from the field names.
         limit: Maximum number of triples; None returns all.
+        config: Configuration of a folder or a Hub dataset that has several.
+        columns: Names of columns in the source, by the names that the format has: `{"query": "question"}`.
         max_pairs_per_request: Maximum number of pairs of a query, 1 in the paper; ignored if rows are triples.
 
     Raises:
         DataError: See `read_triples`.
     """
-    read = read_triples(source, split=split, format=format, limit=limit, max_pairs_per_request=max_pairs_per_request)
+    read = read_triples(
+        source,
+        split=split,
+        format=format,
+        limit=limit,
+        config=config,
+        columns=columns,
+        max_pairs_per_request=max_pairs_per_request,
+    )
     log_dropped(source, summary=f"{len(read.triples)} triples", dropped=read.dropped)
     return read.triples
 
@@ -87,32 +79,48 @@ def read_triples(
     split: str = "train",
     format: str = "auto",
     limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
     max_pairs_per_request: int = 1,
     fault_of: Callable[[Triple], str | None] | None = None,
 ) -> ReadTriples:
     """Load the triples of a dataset, with counts of the dropped data; for the arguments see `load_triples`.
 
-    Rows that are triples are returned unchanged, and an empty field in one is an error. Of labelled responses, empty
-    ones are dropped and counted, and the others are paired. A triple for which `fault_of` returns a message, such as
-    that the chat template refuses its context, is dropped and counted; the first is named in the log.
+    Rows that are triples are returned unchanged, and an empty field in one is an error. Preferences and labelled
+    responses that are empty are dropped and counted, and labelled responses are paired. A triple for which `fault_of`
+    returns a message, such as that the chat template refuses its context, is dropped and counted; the first is named
+    in the log.
 
     Raises:
         DataError: Unknown format, a missing or invalid field, or no triple in the dataset.
     """
     if max_pairs_per_request < 1:
         raise DataError(f"max_pairs_per_request: expected at least 1, got {max_pairs_per_request}; 1 is the paper's")
-    rows = read_rows(source, split=split)
-    _, layout, rows = pick_format(rows, TRIPLE_FORMATS, name=format, source=source)
-    if layout.judged is None:
-        return _accepted(rows, fault_of=fault_of, source=source, limit=limit)
-    responses = (response for row in rows for response in layout.judged(row))
-    read = pair_responses(responses, max_pairs_per_request=max_pairs_per_request, source=source_name(source))
-    if not read.triples:
+    rows = map(lower_names, read_rows(source, split=split, config=config, columns=columns))
+    _, layout, rows = pick_format(
+        rows, TRIPLE_FORMATS, name=format, source=source, columns=columns or (), uncertain=UNCERTAIN
+    )
+    dropped, refused, name = Counter[str](), RefusedRows(fault_of), source_name(source)
+    parsed = parse_rows(rows, layout.read, format=layout, source=source, dropped=dropped)
+    triples: list[Triple] = []
+    responses: list[JudgedResponse] = []
+    for row, value in parsed:
+        if isinstance(value, Triple):
+            dropped["further_responses"] += further_responses(row)
+            if not refused.has(value, where=row.where):
+                triples.append(value if layout.has_source else value.model_copy(update={"source": name}))
+        else:
+            responses += value
+    paired = pair_responses(responses, max_pairs_per_request=max_pairs_per_request, source=name)
+    refused.log()
+    triples += paired.triples
+    dropped = +dropped + paired.dropped + refused.dropped
+    if not triples:
         raise DataError(
-            f"{source}: expected queries with a safe and a harmful response, found none ({dict(read.dropped)}); "
-            "check the labels"
+            f"{source}: expected triples, or queries with a safe and a harmful response, found none ({dict(dropped)}); "
+            f"{refused.first_fault or 'check the labels'}"
         )
-    return read._replace(triples=read.triples[:limit])
+    return ReadTriples(triples[:limit], dropped, refused.first_fault)
 
 
 def pair_responses(
@@ -151,77 +159,3 @@ def pair_responses(
             triples.append(Triple(query=query, safe=paired, harmful=text, category=category, source=source))
         dropped["beyond_max_pairs"] += max(0, len(harmful) - max_pairs_per_request)
     return ReadTriples(triples, +dropped)
-
-
-def _accepted(
-    rows: Iterable[Row], *, fault_of: Callable[[Triple], str | None] | None, source: object, limit: int | None
-) -> ReadTriples:
-    """Parse rows that are triples, without those that `fault_of` has a message on."""
-    refused = RefusedRows(fault_of)
-    parsed = [(_triple(row), row.where) for row in rows]
-    triples = [triple for triple, where in parsed if not refused.has(triple, where=where)]
-    refused.log()
-    if not triples:
-        raise DataError(f"{source}: expected triples, found none; {refused.first_fault}")
-    return ReadTriples(triples[:limit], refused.dropped, refused.first_fault)
-
-
-def _triple(row: Row) -> Triple:
-    """Parse a row as a triple; of a list of responses the first is used, as in slices of PKU-SafeRLHF."""
-    fields = {key: value for key, value in fields_of(row).items() if key not in CONTEXT_FIELDS}
-    first = {
-        key: cast("list[Any]", value)[0] if isinstance(value, list) and value else value
-        for key, value in fields.items()
-    }
-    if "query" not in first:
-        name = next(name for name in REQUEST if name in first)
-        first["query"] = first.pop(name)
-    filled = {key: value for key, value in first.items() if value is not None}
-    return parse_record(Triple, filled | context_of(row), where=row.where)
-
-
-def _pku_saferlhf(row: Row) -> Iterator[JudgedResponse]:
-    """Parse a row with two responses."""
-    fields = fields_of(row)
-    for side in ("response_0", "response_1"):
-        category = _category(fields.get(f"{side}_harm_category"), where=row.where)
-        safe = flag_of(row, f"is_{side}_safe")
-        yield JudgedResponse(text_of(row, "prompt"), text_of(row, side), safe, category)
-
-
-def _beavertails(row: Row) -> Iterator[JudgedResponse]:
-    """Parse a row with one response."""
-    category = _category(fields_of(row).get("category"), where=row.where)
-    yield JudgedResponse(text_of(row, "prompt"), text_of(row, "response"), flag_of(row, "is_safe"), category)
-
-
-def _aisafetylab(row: Row) -> Iterator[JudgedResponse]:
-    """Parse a row with label 1 (refusal) or 2 (harmful); helpful answers (0) are loaded as helpful data."""
-    label = str(value_of(row, "label"))
-    if label not in {"0", "1", "2"}:
-        raise DataError(f"{row.where}: label: expected 0 (helpful), 1 (refusal) or 2 (harmful), got {label!r}")
-    if label != "0":
-        yield JudgedResponse(text_of(row, "input"), text_of(row, "output"), label == "1")
-
-
-def _category(value: object, *, where: str) -> str | None:
-    """Parse the first true category of a mapping from category to boolean (a string of one in CSV files)."""
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: category: expected a mapping to True or False, got {value[:40]!r}") from error
-    if isinstance(value, dict):
-        return next((str(key) for key, holds in cast("dict[Any, Any]", value).items() if holds), None)
-    return str(value) if value else None
-
-
-TRIPLE_FORMATS: dict[str, TripleFormat] = {
-    "triples": TripleFormat(("query", "safe", "harmful"), None),
-    **{f"triples_{name}": TripleFormat((name, "safe", "harmful"), None) for name in REQUEST if name != "query"},
-    "pku_saferlhf": TripleFormat(
-        ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe"), _pku_saferlhf
-    ),
-    "beavertails": TripleFormat(("prompt", "response", "is_safe"), _beavertails),
-    "aisafetylab": TripleFormat(("input", "output", "label"), _aisafetylab),
-}

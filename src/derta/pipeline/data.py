@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from os.path import isdir, isfile
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from derta.chat import ChatFormat, prompt_text
 from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
@@ -15,7 +16,7 @@ from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, read_examples
 from derta.data.matching import RequestTurns, request_turns
 from derta.data.mixture import sample
-from derta.data.preferences import Preference, load_preferences
+from derta.data.preferences import Preference, ReadPreferences, read_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
 from derta.data.triples import ReadTriples, read_triples
@@ -39,27 +40,28 @@ def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedDat
     safety = read_source_triples(data.triples, recipe, faults=faults)
     helpful = read_source_examples(data.helpful, recipe, faults=faults)
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
-    requests, preferences = evaluated_requests(recipe), _read_preferences(recipe)
+    requests, pairs = evaluated_requests(recipe), _read_preferences(recipe, faults=faults)
     try:
         prepared = prepare(
             safety.triples,
             helpful.examples,
             requests=requests,
-            preferences=preferences,
+            preferences=pairs.preferences,
             refusal_words=recipe.model.refusal_words,
             seed=recipe.seeds[0],
             triples_per_unit=registry.triples_per_unit(recipe.methods),
             **settings,
         )
     except DataError as error:
-        first_fault = safety.first_fault or helpful.first_fault
+        first_fault = safety.first_fault or helpful.first_fault or pairs.first_fault
         if not first_fault:
             raise
-        count = safety.dropped[REFUSED] + helpful.dropped[REFUSED]
+        count = sum(read.dropped[REFUSED] for read in (safety, helpful, pairs))
         raise DataError(f"{error}; {count} rows were dropped: {first_fault}") from error
     return prepared._replace(
         dropped_triples=safety.dropped + prepared.dropped_triples,
         dropped_examples=helpful.dropped + prepared.dropped_examples,
+        dropped_preferences=pairs.dropped + prepared.dropped_preferences,
     )
 
 
@@ -119,9 +121,14 @@ def _files_of(names: Sequence[str]) -> list[Path]:
     return [*files, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())]
 
 
+def _layout(source: SourceSection) -> dict[str, Any]:
+    """Return the arguments of a reader for all rows of a source."""
+    return source.model_dump(include={"format", "split", "config", "columns"})
+
+
 def read_source(source: SourceSection) -> list[Request]:
     """Load all requests of a source; its limit is ignored."""
-    return load_requests(source.path, format=source.format, split=source.split)
+    return load_requests(source.path, **_layout(source))
 
 
 def section_requests(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> list[Request]:
@@ -164,9 +171,8 @@ def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, fau
     read = [
         read_triples(
             s.path,
-            format=s.format,
-            split=s.split,
             limit=s.limit,
+            **_layout(s),
             max_pairs_per_request=recipe.data.max_pairs_per_request,
             fault_of=faults.of_triple,
         )
@@ -187,7 +193,12 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, fa
     dropped.
     """
     read = [
-        read_examples(s.path, format=s.format, split=s.split, limit=s.limit, fault_of=faults.of_example)
+        read_examples(
+            s.path,
+            limit=s.limit,
+            **_layout(s),
+            fault_of=faults.of_example,
+        )
         for s in sources
     ]
     _log_limits(sources, (len(one.examples) for one in read), "helpful examples")
@@ -218,6 +229,10 @@ class TemplateFaults:
         """Return the template's message on a triple's context and query, or None."""
         return self._of(triple.conversation, triple.tools)
 
+    def of_preference(self, pair: Preference) -> str | None:
+        """Return the template's message on a pair's context and query, or None."""
+        return self._of(pair.conversation, pair.tools)
+
     def _of(self, messages: Sequence[Message], tools: Tools) -> str | None:
         if tools or any(message.tool_calls or message.role == "tool" for message in messages):
             return self._render(messages, tools)
@@ -235,8 +250,21 @@ class TemplateFaults:
         return None
 
 
-def _read_preferences(recipe: Recipe) -> list[Preference]:
-    """Return the preference pairs of a recipe's `data.preferences`."""
-    read = [load_preferences(s.path, format=s.format, split=s.split, limit=s.limit) for s in recipe.data.preferences]
-    _log_limits(recipe.data.preferences, map(len, read), "preferences")
-    return [pair for pairs in read for pair in pairs]
+def _read_preferences(recipe: Recipe, *, faults: TemplateFaults) -> ReadPreferences:
+    """Return the preference pairs of a recipe's `data.preferences`, and the number of dropped ones by reason."""
+    sources = recipe.data.preferences
+    read = [
+        read_preferences(
+            s.path,
+            limit=s.limit,
+            **_layout(s),
+            fault_of=faults.of_preference,
+        )
+        for s in sources
+    ]
+    _log_limits(sources, (len(one.preferences) for one in read), "preferences")
+    return ReadPreferences(
+        [pair for one in read for pair in one.preferences],
+        sum((one.dropped for one in read), Counter[str]()),
+        next((one.first_fault for one in read if one.first_fault), ""),
+    )
