@@ -15,6 +15,8 @@ from derta.messages import Message, Record, Text, Tools, context_keys, is_absent
 
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
+Place = Literal["answer", "thought"]
+"""Part of an assistant's turn."""
 Unanswered = Literal["filtered", "rejected", "failed"]
 """Cause of a missing reply: a content filter, a request that the server does not accept, or failed attempts."""
 Measure = Literal["harmful", "refused", "correct"]
@@ -197,6 +199,7 @@ class Prompt(Record):
             if the file has replies only.
         variant: Setting of the attack, such as `50%` of a prefill or `stack` of a CodeAttack.
         prefill: Start of the assistant's turn (chat only); the reply continues it.
+        prefill_in: The part of the turn that the prefill begins: the answer, or the thought before it.
         depth: The part of the harmful answer in the prefill.
         decoding: Settings of an attack on the decoding loop.
         cost: Cost of the search for the prompt.
@@ -221,6 +224,7 @@ class Prompt(Record):
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     prefill: str | None = None
+    prefill_in: Annotated[Place, Field(exclude_if=lambda place: place == "answer")] = "answer"
     depth: PrefillDepth | None = None
     decoding: Decoding | None = None
     cost: Cost | None = None
@@ -256,7 +260,8 @@ class Reply(Record):
     With `unanswered`, the text is empty and `reason` is the server's; judges return no outcome for such a reply, and it
     counts as unanswered in every rate. `token_starts[i]` is the character offset of token i in `text`, which converts
     positions in the text to tokens; replies that others published have neither token ids nor offsets. `sample` numbers
-    the replies to one prompt.
+    the replies to one prompt. `answer_at` is the character offset at which the answer of a model that thinks begins:
+    the length of the text if the thought is not closed, None if the model has no thoughts or the format is unknown.
     `input_hash` and `producer` are the provenance (`derta.provenance`); None for replies of other origin.
 
     >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
@@ -271,6 +276,7 @@ class Reply(Record):
     reason: str = ""
     token_ids: tuple[int, ...] | None = None
     token_starts: tuple[int, ...] | None = None
+    answer_at: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
     input_hash: str | None = None
     producer: dict[str, str] | None = None
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from derta import template_probe
-from derta.chat import chat_format, prompt_text
+from derta.chat import answer_head, chat_format
 from derta.errors import ModelError
 from derta.records import Message
 from derta.template_probe import check_template
@@ -59,11 +59,11 @@ def with_template(tiny_tokenizer, tmp_path):
 
 @pytest.mark.parametrize("escape", ESCAPES)
 def test_a_template_reads_no_file_and_reaches_no_code(with_template, escape, monkeypatch):
-    monkeypatch.setattr("derta.chat.check_template", lambda *_, **__: None)  # the sandbox alone
+    monkeypatch.setattr("derta.chat.formats.check_template", lambda *_, **__: None)  # the sandbox alone
     user = (Message(role="user", content="Hello."),)
     for template in (escape + PLAIN, PLAIN + "{% if messages|length == 1 %}" + escape + "{% endif %}"):
         try:
-            text = prompt_text(with_template(template), user)
+            text = answer_head(with_template(template), user).text
         except ModelError as error:
             text = str(error)
         assert not any(hint in text for hint in (SECRET, "<class", "<module", "<function", "<code", "\n"))

@@ -8,12 +8,12 @@ from transformers import ByT5Tokenizer
 from derta.chat import (
     ChatFormat,
     RefusalTokens,
+    answer_head,
     chat_format,
     encode_after,
     encode_continuation,
     encode_prompt,
     encode_turn,
-    prompt_text,
     read_template,
     refusal_tokens,
 )
@@ -40,14 +40,14 @@ def decoded(chat: ChatFormat, ids: list[int]) -> str:
 
 
 def test_auto_is_the_tokenizers_own_template(tiny_chat):
-    assert prompt_text(tiny_chat, ASKED) == "<s><|user|>\nHow do I bake bread?<|end|>\n<|assistant|>\n"
+    assert answer_head(tiny_chat, ASKED).text == "<s><|user|>\nHow do I bake bread?<|end|>\n<|assistant|>\n"
 
 
 def test_paper_and_paper_eval_are_the_released_formats(tiny_tokenizer):
     paper = chat_format(tiny_tokenizer, template="paper")
     paper_eval = chat_format(tiny_tokenizer, template="paper_eval")
-    assert prompt_text(paper, ASKED) == "<s>[INST] How do I bake bread? [\\INST] "
-    assert prompt_text(paper_eval, ASKED) == "<s>[INST] \nHow do I bake bread?\n\n [\\INST] "
+    assert answer_head(paper, ASKED).text == "<s>[INST] How do I bake bread? [\\INST] "
+    assert answer_head(paper_eval, ASKED).text == "<s>[INST] \nHow do I bake bread?\n\n [\\INST] "
 
 
 def test_a_jinja_file_is_a_template(tiny_tokenizer, tmp_path):
@@ -94,7 +94,7 @@ def test_a_tokenizer_without_bos_gets_none(make_tokenizer):
 
 def test_a_prefill_continues_and_is_not_closed(tiny_chat):
     ids = encode_prompt(tiny_chat, chat_prompt("Sure, here are"))
-    assert decoded(tiny_chat, ids) == prompt_text(tiny_chat, ASKED) + "Sure, here are"
+    assert decoded(tiny_chat, ids) == answer_head(tiny_chat, ASKED).text + "Sure, here are"
 
 
 def test_a_blank_that_ends_the_template_is_left_to_the_answers_first_token(tiny_tokenizer):
@@ -103,7 +103,7 @@ def test_a_blank_that_ends_the_template_is_left_to_the_answers_first_token(tiny_
     turn = encode_turn(chat, ASKED, "Sorry")
     assert turn.response_ids == [spaced_sorry]
     assert turn.prompt_ids == encode_prompt(chat, chat_prompt())
-    assert decoded(chat, turn.prompt_ids) == prompt_text(chat, ASKED).rstrip(" ")
+    assert decoded(chat, turn.prompt_ids) == answer_head(chat, ASKED).text.rstrip(" ")
 
 
 def test_a_token_across_the_border_belongs_to_the_response(tiny_tokenizer):
@@ -117,14 +117,14 @@ def test_a_token_across_the_border_belongs_to_the_response(tiny_tokenizer):
 @given(response=plain_text)
 def test_prompt_and_response_ids_decode_to_the_whole_text(tiny_chat, response):
     turn = encode_turn(tiny_chat, ASKED, response)
-    assert decoded(tiny_chat, turn.prompt_ids + turn.response_ids) == prompt_text(tiny_chat, ASKED) + response
+    assert decoded(tiny_chat, turn.prompt_ids + turn.response_ids) == answer_head(tiny_chat, ASKED).text + response
 
 
 @shared_fixture
 @given(prefill=plain_text, continuation=plain_text)
 def test_a_continuation_is_split_off_behind_the_prefill(tiny_chat, prefill, continuation):
     turn = encode_after(tiny_chat, chat_prompt(prefill or None), continuation)
-    whole = prompt_text(tiny_chat, ASKED) + prefill + continuation
+    whole = answer_head(tiny_chat, ASKED).text + prefill + continuation
     assert decoded(tiny_chat, turn.prompt_ids + turn.response_ids) == whole
     assert not turn.response_ids or turn.response_ends[-1] == len(continuation)
 
@@ -169,13 +169,13 @@ def test_a_template_that_knows_no_system_role_says_so(make_tokenizer):
     )
     chat = chat_format(make_tokenizer(chat_template=template))
     with pytest.raises(ModelError, match=r"refused a conversation of \['system', 'user'\]: no system role"):
-        prompt_text(chat, (Message(role="system", content="Be kind."), *ASKED))
+        answer_head(chat, (Message(role="system", content="Be kind."), *ASKED))
 
 
 def test_settings_reach_the_template(make_tokenizer):
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if thinking %}<think>{% endif %}"
-    chat = chat_format(make_tokenizer(chat_template=template), template_kwargs={"thinking": True})
-    assert prompt_text(chat, ASKED).endswith("<think>")
+    template = "{% if brief %}Be brief. {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    chat = chat_format(make_tokenizer(chat_template=template), template_kwargs={"brief": True})
+    assert answer_head(chat, ASKED).text.startswith("Be brief. How")
 
 
 def test_shipped_templates_have_no_line_break_at_their_end():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.chat import prompt_text, refusal_tokens
+from derta.chat import answer_head, refusal_tokens
 from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.encoding import encode_triple
 from derta.data.matching import conversation_keys, match_key, request_key, request_turns
@@ -133,7 +133,7 @@ def test_pairs_have_context_and_no_chosen_response_is_a_harmful_turn():
 def test_every_row_of_a_triple_has_its_context_in_the_prompt(tiny_chat):
     chat, refusals = tiny_chat, refusal_tokens(tiny_chat)
     one = triple(messages=(SYSTEM, *DOUGH))
-    prompt = chat.tokenizer.encode(prompt_text(chat, one.conversation), add_special_tokens=False)
+    prompt = chat.tokenizer.encode(answer_head(chat, one.conversation).text, add_special_tokens=False)
     encoded = encode_triple(chat, one, refusals=refusals)
     assert list(encoded.prompt_ids) == list(encoded.harmful_prompt_ids) == prompt
     assert list(triple_pair(encoded).chosen_prompt_ids) == prompt

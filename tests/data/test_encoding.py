@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.chat import chat_format, prompt_text, refusal_tokens
+from derta.chat import answer_head, chat_format, refusal_tokens
 from derta.config import RowConfig
 from derta.data.encoding import cut_middle, encode_example, encode_triple, positions_after_space
 from derta.data.rows import IGNORE, Instance, draw_row, helpful_row, rto_row, safe_row
@@ -31,7 +31,7 @@ def chat_of(make_tokenizer):
     """Built before the first example is drawn: hypothesis times the examples."""
     formats = {(k, t): chat_format(make_tokenizer(kind=k), template=t) for k in KINDS for t in TEMPLATES}
     for chat in formats.values():
-        prompt_text(chat, [Message(role="user", content="compiles the template")])
+        answer_head(chat, [Message(role="user", content="compiles the template")])
     return lambda kind, template: formats[kind, template]
 
 
@@ -42,7 +42,7 @@ def encode(chat, *, query=QUERY, safe=SAFE, harmful=HARMFUL, words=("Sorry",)):
 
 def joint_ids(chat, response, *, query=QUERY):
     """The whole text encoded at once, with one BOS: what a model that goes on from this prompt reads."""
-    text = prompt_text(chat, [Message(role="user", content=query)]) + response
+    text = answer_head(chat, [Message(role="user", content=query)]).text + response
     ids = chat.tokenizer.encode(text, add_special_tokens=False)
     return ids if ids[0] == chat.tokenizer.bos_token_id else [chat.tokenizer.bos_token_id, *ids]
 
@@ -166,7 +166,7 @@ def test_only_the_last_answer_of_a_conversation_is_learned(chat_of):
     row = helpful_row(encode_example(chat, example), max_length=256)
     learned = [label for label in row.labels if label != IGNORE]
     assert decode(chat, learned) == "It woke.<|end|>"
-    assert decode(chat, row.input_ids) == prompt_text(chat, example.messages[:-1]) + "It woke.<|end|>"
+    assert decode(chat, row.input_ids) == answer_head(chat, example.messages[:-1]).text + "It woke.<|end|>"
     assert row.input_ids.count(chat.tokenizer.bos_token_id) == 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_files import every_kind
-from derta.chat import prompt_text, refusal_tokens
+from derta.chat import answer_head, refusal_tokens
 from derta.data.encoding import EncodedTriple, encode_triple
 from derta.data.preferences import (
     EncodedPair,
@@ -110,7 +110,7 @@ def test_a_pair_reads_as_the_template_has_it_with_one_bos_and_its_closing_tokens
     decode = chat.tokenizer.decode
     triple = Triple(query=QUERY, safe=SAFE, harmful=HARMFUL)
     pair = triple_pair(encode_triple(chat, triple, refusals=refusal_tokens(chat)))
-    head = prompt_text(chat, [Message(role="user", content=QUERY)])
+    head = answer_head(chat, [Message(role="user", content=QUERY)]).text
     for prompt_ids, ids, response in (
         (pair.chosen_prompt_ids, pair.chosen_ids, SAFE),
         (pair.rejected_prompt_ids, pair.rejected_ids, HARMFUL),

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from derta.chat import encode_prompt, prompt_text
+from derta.chat import answer_head, encode_prompt
 from derta.engines import load_engine
 from derta.engines.hf import HfEngine, stop_tokens
 from derta.errors import EngineError, ModelError
@@ -193,7 +193,7 @@ def test_a_model_in_memory_has_the_same_settings_and_needs_its_tokenizer(engine,
         engine.model, tokenizer=tokenizer, template="paper", refusal_words=["Sure"], max_batch_tokens=9
     )
     assert (loaded.model, loaded.refusal_words, loaded.max_batch_tokens) == (engine.model, ("Sure",), 9)
-    assert "[INST]" in prompt_text(loaded.chat, [Message(role="user", content="Tea?")])
+    assert "[INST]" in answer_head(loaded.chat, [Message(role="user", content="Tea?")]).text
     assert replies(load_engine(engine.model, tokenizer=str(tiny_model_dir)), PROMPTS) == replies(engine, PROMPTS)
     with pytest.raises(EngineError, match="expected `tokenizer` with a LlamaForCausalLM in memory, got none"):
         load_engine(engine.model)
@@ -275,14 +275,15 @@ def test_threads_are_set_only_by_the_setting(tiny_model_dir):
 
 
 def test_the_template_has_the_same_variables_in_generation_and_training(make_model_dir):
-    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{% if quiet %} Sorry{% endif %}"
+    template = "{{ bos_token }}{% if quiet %}Hush. {% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
     folder = make_model_dir(tokenizer={"chat_template": template})
     messages = [Message(role="user", content="The cat sleeps.")]
 
     plain = load_engine(folder)
     quiet = load_engine(folder, template_kwargs={"quiet": True})
 
-    assert prompt_text(quiet.chat, messages) == prompt_text(plain.chat, messages) + " Sorry"
+    assert answer_head(quiet.chat, messages).text == "<s>Hush. The cat sleeps."
+    assert answer_head(plain.chat, messages).text == "<s>The cat sleeps."
 
 
 def test_a_model_with_the_training_loss_generates_the_same_replies(engine, training):

@@ -6,19 +6,24 @@ from derta.chat.encoding import (
     encode_continuation,
     encode_prompt,
     encode_turn,
-    prompt_text,
     turn_span,
 )
 from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
-from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
+from derta.chat.templates import DEFAULT_DATE, SHIPPED_TEMPLATES, ChatFormat, read_template
+from derta.chat.thoughts import answer_start
+from derta.chat.turns import answer_head, continuation_head, prompt_text
 
 __all__ = [
+    "DEFAULT_DATE",
     "SHIPPED_TEMPLATES",
     "ChatFormat",
     "RefusalTokens",
     "Turn",
+    "answer_head",
+    "answer_start",
     "chat_format",
+    "continuation_head",
     "encode_after",
     "encode_continuation",
     "encode_prompt",

@@ -1,19 +1,31 @@
-"""Tokenization of prompts and responses, with BOS and EOS handling."""
+"""Tokenization of prompts and responses: BOS, the split between both, and markup in contents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.chat.templates import ChatFormat, render
+from derta.chat.templates import ChatFormat
+from derta.chat.turns import (
+    Span,
+    Text,
+    answer_content,
+    answer_head,
+    content_span,
+    continuation_head,
+    has_markup,
+    prompt_text,
+)
 from derta.errors import ModelError
-from derta.records import Message, Prompt
+from derta.messages import Message, Tools
+from derta.records import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "Sure"
-_MARK = "derta-turn-7319"
+_ANCHORS = (".", "\n", "a", "|", "5", "\u00e9")
 
 
 class Turn(NamedTuple):
@@ -27,9 +39,58 @@ class Turn(NamedTuple):
     response_ends: list[int]
 
 
+class Encoded(NamedTuple):
+    """Token ids of a text; `ends[i]` is the number of characters in tokens 0 … i."""
+
+    ids: list[int]
+    ends: list[int]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the token ids of a text, without BOS and EOS."""
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def encode_text(chat: ChatFormat, text: Text) -> Encoded:
+    """Return the token ids of a text, without BOS and EOS.
+
+    Markup in contents, such as `</s>` in a request, is encoded as plain text: it is cut after its first character, and
+    the parts are encoded one by one. The template's own control tokens are unchanged.
+    """
+    cuts = [cut for span in text.spans for cut in _markup_cuts(chat.markup, text.text, span)]
+    if not cuts:
+        return _encode_part(chat.tokenizer, text.text)
+    ids: list[int] = []
+    ends: list[int] = []
+    for start, end in zip([0, *cuts], [*cuts, len(text.text)], strict=True):
+        part = text.text[start:end]
+        encoded = _encode_part(chat.tokenizer, part) if start == 0 else _encode_after_text(chat.tokenizer, part)
+        ids += encoded.ids
+        ends += [start + place for place in encoded.ends]
+    return Encoded(ids, ends)
+
+
+def _markup_cuts(markup: re.Pattern[str] | None, text: str, span: Span) -> Iterator[int]:
+    """Yield the offset after the first character of each control token in a span, also of overlapping ones."""
+    start, end = span
+    while markup is not None and (match := markup.search(text, start, end)):
+        yield match.start() + 1
+        start = match.start() + 1
+
+
+def _encode_part(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Encoded([int(token) for token in encoding["input_ids"]], [int(end) for _, end in encoding["offset_mapping"]])
+
+
+def _encode_after_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    """Encode text that continues other text: after an anchor that no token shares with it."""
+    for anchor in _ANCHORS:
+        joint = _encode_part(tokenizer, anchor + text)
+        if len(anchor) in joint.ends:
+            split = max(i for i, end in enumerate(joint.ends) if end == len(anchor)) + 1
+            return Encoded(joint.ids[split:], [end - len(anchor) for end in joint.ends[split:]])
+    raise ModelError(f"cannot encode {text[:20]!r} as a continuation with this tokenizer; remove markup from the text")
 
 
 def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
@@ -40,20 +101,20 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[in
     return [int(str(bos)), *ids]
 
 
-def prompt_text(chat: ChatFormat, messages: Sequence[Message]) -> str:
-    """Return the formatted conversation, up to the start of the assistant's response."""
-    return render(chat, messages, add_generation_prompt=True)
-
-
-def encode_turn(chat: ChatFormat, messages: Sequence[Message], response: str) -> Turn:
+def encode_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None) -> Turn:
     """Encode a conversation and its response as one text, and split the token ids at the start of the response.
 
-    A token with characters of both belongs to the response: it is the token that the model must predict.
+    A token with characters of both belongs to the response: it is the token that the model must predict. The response
+    is as the template writes it, without white space at its ends if the template removes it.
+
+    Raises:
+        ModelError: the template refuses the conversation, or its generation prompt contradicts a finished turn.
     """
-    return _encode_joint(chat, prompt_text(chat, messages), response)
+    head = answer_head(chat, messages, tools=tools)
+    return encode_response(chat, head, answer_content(chat, messages, response, tools=tools))
 
 
-def turn_span(chat: ChatFormat, messages: Sequence[Message], index: int) -> range:
+def turn_span(chat: ChatFormat, messages: Sequence[Message], index: int, *, tools: Tools = None) -> range:
     """Return the positions of an assistant message among the token ids of the prompt that `encode_turn` returns.
 
     A token with characters of the message and of the template belongs to the message.
@@ -61,48 +122,39 @@ def turn_span(chat: ChatFormat, messages: Sequence[Message], index: int) -> rang
     Raises:
         ModelError: the template drops or rewrites the message.
     """
-    text = prompt_text(chat, messages)
-    marked = [*messages]
-    marked[index] = messages[index].model_copy(update={"content": _MARK})
-    before, mark, after = prompt_text(chat, marked).partition(_MARK)
-    content = text[len(before) : len(text) - len(after)]
-    if not mark or before + content + after != text or content.strip() != messages[index].content.strip():
-        raise ModelError(
-            f"expected the chat template to write message {index} of a conversation as it is, got "
-            f"{content.strip()[:40]!r}; set another `template`"
-        )
-    start, end = len(before), len(text) - len(after)
-    encoding = chat.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [int(place) for _, place in encoding["offset_mapping"]]
-    num_bos = len(_with_one_bos(chat.tokenizer, [int(token) for token in encoding["input_ids"]])) - len(ends)
+    head = answer_head(chat, messages, tools=tools)
+    start, end = content_span(chat, messages, index, head=head.text, tools=tools)
+    ids, ends = encode_text(chat, head)
+    num_bos = len(_with_one_bos(chat.tokenizer, ids)) - len(ids)
     first = next(i for i, place in enumerate(ends) if place > start)
     last = next((i for i, place in enumerate(ends) if i > first and ends[i - 1] >= end and place > end), len(ends))
     return range(num_bos + first, num_bos + last)
 
 
 def encode_after(chat: ChatFormat, prompt: Prompt, continuation: str) -> Turn:
-    """Encode a prompt (raw, chat, or chat with prefill) and its continuation, split as in `encode_turn`."""
-    if prompt.mode == "raw":
-        return _encode_joint(chat, prompt.text or "", continuation)
-    return _encode_joint(chat, prompt_text(chat, prompt.messages or ()) + (prompt.prefill or ""), continuation)
+    """Encode a prompt (raw, chat, or chat with prefill) and its continuation, split as in `encode_turn`.
+
+    The continuation of a chat prompt without a prefill is an answer, after an empty thought if the model thinks.
+    """
+    return encode_response(chat, continuation_head(chat, prompt), continuation)
 
 
-def _encode_joint(chat: ChatFormat, head: str, text: str) -> Turn:
-    encoding = chat.tokenizer(head + text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = [int(token) for token in encoding["input_ids"]]
-    ends = [int(end) for _, end in encoding["offset_mapping"]]
-    split = next((i for i, end in enumerate(ends) if end > len(head)), len(ids))
-    return Turn(_with_one_bos(chat.tokenizer, ids[:split]), ids[split:], [end - len(head) for end in ends[split:]])
+def encode_response(chat: ChatFormat, head: Text, response: str) -> Turn:
+    """Encode a text and its continuation as one text, and split the token ids between them."""
+    start = len(head.text)
+    spans = (*head.spans, (start, start + len(response))) if has_markup(chat, response) else head.spans
+    ids, ends = encode_text(chat, Text(head.text + response, spans))
+    split = next((i for i, end in enumerate(ends) if end > start), len(ids))
+    return Turn(_with_one_bos(chat.tokenizer, ids[:split]), ids[split:], [end - start for end in ends[split:]])
 
 
 def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool) -> list[int]:
     """Encode text that continues other text: with a leading space, or without one as after a line break."""
     anchor = "." if spaced else ".\n"
     joint = anchor + (" " if spaced else "") + text
-    encoding = chat.tokenizer(joint, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [int(end) for _, end in encoding["offset_mapping"]]
+    ids, ends = encode_text(chat, Text(joint, ((len(anchor), len(joint)),)))
     split = next((i for i, end in enumerate(ends) if end > len(anchor)), len(ends))
-    return [int(token) for token in encoding["input_ids"][split:]]
+    return ids[split:]
 
 
 def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:
@@ -110,10 +162,7 @@ def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:
 
     A space at the end of the template is removed if the tokenizer merges it into the first token of the response.
     """
-    if prompt.mode == "raw":
-        return _with_one_bos(chat.tokenizer, encode(chat.tokenizer, prompt.text or ""))
-    messages = prompt.messages or ()
-    if prompt.prefill:
-        turn = encode_turn(chat, messages, prompt.prefill)
-        return turn.prompt_ids + turn.response_ids
-    return encode_turn(chat, messages, _PROBE).prompt_ids
+    text = prompt_text(chat, prompt)
+    if prompt.mode == "raw" or prompt.prefill:
+        return _with_one_bos(chat.tokenizer, encode_text(chat, text).ids)
+    return encode_response(chat, text, _PROBE).prompt_ids

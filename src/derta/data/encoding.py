@@ -10,7 +10,7 @@ from typing import TypeVar
 from derta.chat import ChatFormat, RefusalTokens, Turn, encode_continuation, encode_turn, turn_span
 from derta.data.earlier_turns import split_triple
 from derta.errors import DataError, ModelError
-from derta.records import Example, Message, Triple
+from derta.records import Example, Triple
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
     if example.text is not None:
         return _encode_text(chat, example.id, example.text)
     try:
-        turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content)
+        turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content, tools=example.tools)
     except ModelError as error:
         raise ModelError(f"example {example.id} ({example.source or 'no source'}): {error}; or drop the row") from error
     if not turn.response_ids:
@@ -114,13 +114,13 @@ def encode_triple(
 
 def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
     messages = triple.conversation
-    safe = encode_turn(chat, messages, triple.safe)
-    harmful = encode_turn(chat, messages, triple.harmful)
+    safe = encode_turn(chat, messages, triple.safe, tools=triple.tools)
+    harmful = encode_turn(chat, messages, triple.harmful, tools=triple.tools)
     if not safe.response_ids or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
     closing = chat.closing_ids
     bare_positions = positions_after_space(chat, harmful.response_ids)
-    openings = [encode_turn(chat, messages, word) for word in refusals.words]
+    openings = [encode_turn(chat, messages, word, tools=triple.tools) for word in refusals.words]
     start_ids = _refusals_at_start(openings, refusals, prompt_ids=harmful.prompt_ids)
     refusal_ids = [refusals.bare if t in bare_positions else refusals.spaced for t in range(len(harmful.response_ids))]
     return EncodedTriple(
@@ -151,8 +151,8 @@ def _earlier_refusals(
     """Return the valid refusal tokens at each position of the prompt, none outside of harmful turns."""
     targets: list[tuple[int, ...]] = [()] * len(prompt_ids)
     for index in triple.harmful_turns:
-        span = turn_span(chat, triple.conversation, index)
-        openings = [_turn_with(chat, triple.conversation, index, word) for word in refusals.words]
+        span = turn_span(chat, triple.conversation, index, tools=triple.tools)
+        openings = [_turn_with(chat, triple, index, word) for word in refusals.words]
         bare_positions = positions_after_space(chat, prompt_ids[span.start : span.stop])
         for t, place in enumerate(span):
             targets[place] = refusals.bare if t in bare_positions else refusals.spaced
@@ -162,11 +162,12 @@ def _earlier_refusals(
     return tuple(targets) if triple.harmful_turns else ()
 
 
-def _turn_with(chat: ChatFormat, messages: Sequence[Message], index: int, text: str) -> Turn:
+def _turn_with(chat: ChatFormat, triple: Triple, index: int, text: str) -> Turn:
     """Return the token ids before and of the assistant message `index`, with this text instead of its own."""
+    messages = triple.conversation
     changed = [*messages[:index], messages[index].model_copy(update={"content": text}), *messages[index + 1 :]]
-    span = turn_span(chat, changed, index)
-    ids = encode_turn(chat, changed, text).prompt_ids
+    span = turn_span(chat, changed, index, tools=triple.tools)
+    ids = encode_turn(chat, changed, text, tools=triple.tools).prompt_ids
     return Turn(ids[: span.start], ids[span.start : span.stop], [])
 
 

@@ -204,8 +204,8 @@ def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
     Raises:
         DataError: A response has no token.
     """
-    chosen = encode_turn(chat, preference.conversation, preference.chosen)
-    rejected = encode_turn(chat, preference.conversation, preference.rejected)
+    chosen = encode_turn(chat, preference.conversation, preference.chosen, tools=preference.tools)
+    rejected = encode_turn(chat, preference.conversation, preference.rejected, tools=preference.tools)
     return _validate_pair(
         EncodedPair(
             preference.id,

@@ -86,7 +86,7 @@ def unsafe_instances(chat: ChatFormat, pairs: Sequence[UnsafePair]) -> list[Inst
 
 def _encode(chat: ChatFormat, pair: UnsafePair) -> EncodedExample:
     """Return the token ids of a pair in the format of a helpful example."""
-    turn = encode_turn(chat, pair.conversation, pair.harmful)
+    turn = encode_turn(chat, pair.conversation, pair.harmful, tools=pair.tools)
     if not turn.response_ids:
         raise DataError(f"{pair.id}: expected an answer of at least one token, got none; drop the row")
     return EncodedExample(pair.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))

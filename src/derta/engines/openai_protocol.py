@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from derta.chat import ChatFormat, encode_prompt, prompt_text
+from derta.chat import ChatFormat, continuation_head, encode_prompt, prompt_text
 from derta.engines.scheduler import RejectedError, RetryableError
 from derta.engines.token_io import STOP_REASONS, Row, check_scores, reply_from_tokens
 from derta.errors import EngineError, ModelError
@@ -123,12 +123,6 @@ def server_text(chat: ChatFormat, text: str, token_ids: Sequence[int]) -> str:
     )
 
 
-def _rendered_prompt(chat: ChatFormat, prompt: Prompt) -> str:
-    if prompt.mode == "raw":
-        return prompt.text or ""
-    return prompt_text(chat, prompt.messages or ()) + (prompt.prefill or "")
-
-
 def generation_call(
     prompt: Prompt, *, send: Send, chat: ChatFormat | None, max_new_tokens: int, extra: Mapping[str, Any]
 ) -> Call:
@@ -165,7 +159,7 @@ def generation_call(
     if send == "text":
         return Call(
             "completions",
-            _merge_body(body | {"prompt": server_text(chat, _rendered_prompt(chat, prompt), token_ids)}, extra),
+            _merge_body(body | {"prompt": server_text(chat, prompt_text(chat, prompt).text, token_ids)}, extra),
         )
     body |= {
         "prompt": token_ids,
@@ -190,7 +184,7 @@ def _merge_body(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
 
 def likelihood_text(chat: ChatFormat, prompt: Prompt, continuation: str, row: Row) -> str:
     """Return a prompt with its continuation as one text that the server tokenizes to the row's ids."""
-    return server_text(chat, _rendered_prompt(chat, prompt) + continuation, row.token_ids)
+    return server_text(chat, continuation_head(chat, prompt).text + continuation, row.token_ids)
 
 
 def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: ChatFormat | None) -> Reply:

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from derta.chat import ChatFormat, prompt_text
+from derta.chat import ChatFormat, answer_head
 from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, read_examples
@@ -244,7 +244,7 @@ class TemplateFaults:
     def _render(self, messages: Sequence[Message], tools: Tools) -> str | None:
         self._chat = self._chat or load_format(self._recipe).chat
         try:
-            prompt_text(self._chat, messages)
+            answer_head(self._chat, messages, tools=tools)
         except ModelError as error:
             return str(error)
         return None

@@ -1,0 +1,133 @@
+"""Thoughts of reasoning models: the text around them in a chat template, and the start of the answer in a reply."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+THOUGHT_MARKERS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+)
+"""Marker before a thought and marker after it, in the chat templates of published reasoning models."""
+
+_ANSWER_HEADERS = ("<|channel|>final<|message|>",)
+"""Markers that precede an answer also where there is no thought (harmony, the format of gpt-oss)."""
+
+
+class Thought(NamedTuple):
+    """Format of the thoughts of a chat template.
+
+    Attributes:
+        open: Text that begins a thought after the generation prompt; empty if the generation prompt itself ends with
+            an open thought.
+        close: Text between a thought and the answer, as the template writes it.
+        marker: The part of `close` that ends a thought in a reply, without white space.
+    """
+
+    open: str
+    close: str
+    marker: str
+
+
+class OpenTail(NamedTuple):
+    """A thought at the end of a generation prompt: its offset, and whether it is closed (an empty thought)."""
+
+    start: int
+    closed: bool
+    open: str
+    close: str
+
+
+def thought_at_end(prompt: str) -> OpenTail | None:
+    """Return the open or empty thought that ends a generation prompt, or None.
+
+    >>> thought_at_end("<|user|>Hi<|assistant|><think>")
+    OpenTail(start=23, closed=False, open='<think>', close='</think>')
+    """
+    for opening, closing in THOUGHT_MARKERS:
+        start = prompt.rfind(opening)
+        rest = prompt[start + len(opening) :].strip()
+        if start >= 0 and rest in {"", closing}:
+            return OpenTail(start, bool(rest), opening, closing)
+    return None
+
+
+def lead_of(prompt: str, head: str, *, thought: Thought | None) -> str | None:
+    r"""Return the text between a generation prompt and the answer; None if the two contradict each other.
+
+    Templates write some text there themselves: a blank (Llama 2), a channel (gpt-oss), an empty thought (Qwen3). A
+    thought that the generation prompt opens is closed, because the rendering of a finished turn may have none.
+
+    Args:
+        prompt: The conversation with the generation prompt.
+        head: The conversation with a finished assistant turn, up to its content.
+        thought: Format of the template's thoughts.
+
+    >>> lead_of("[INST] Hi [/INST]", "[INST] Hi [/INST] ", thought=None)
+    ' '
+    >>> lead_of("Hi<|bot|><think>\n", "Hi<|bot|>", thought=None)
+    '\n</think>\n\n'
+    """
+    if head.startswith(prompt):
+        return head[len(prompt) :]
+    tail = thought_at_end(prompt)
+    if tail is None or not head.startswith(prompt[: tail.start]):
+        return None
+    finished = head[tail.start :]
+    inner = finished.removeprefix(tail.open).lstrip()
+    has_close = inner.startswith(tail.close)
+    after = inner[len(tail.close) :] if has_close else finished
+    if tail.closed:
+        return after
+    if has_close:
+        return tail.close + after
+    close = thought.close if thought else f"\n{tail.close}\n\n"
+    return close if close.endswith(after) else close + after
+
+
+def answer_start(text: str, *, marker: str | None = None, is_open: bool = False) -> int | None:
+    r"""Return the character offset of the answer in a reply: 0 without a thought, None if a thought is not closed.
+
+    Args:
+        text: The reply.
+        marker: What ends a thought in the model's format. None for a reply of unknown format: its thought begins with
+            one of `THOUGHT_MARKERS` at the start of the text, or the prompt has opened it and one closing marker is in
+            the text.
+        is_open: Whether the prompt ends with an open thought.
+
+    >>> answer_start("<think>\nBread is fine.\n</think>\n\nMix flour."), answer_start("Mix flour.")
+    (33, 0)
+    >>> answer_start("Bread is", marker="</think>", is_open=True) is None
+    True
+    """
+    start = len(text) - len(text.lstrip())
+    for opening, closing in THOUGHT_MARKERS:
+        if text.startswith(opening, start):
+            return _after(text, marker or closing, start + len(opening))
+    if marker is not None and is_open:
+        return _after(text, marker, 0)
+    for header in _ANSWER_HEADERS:
+        if text.startswith(header, start):
+            return start + len(header)
+    if marker is None:
+        for opening, closing in THOUGHT_MARKERS[:-1]:
+            if text.count(closing) == 1 and opening not in text:
+                return _after(text, closing, 0)
+    return 0
+
+
+def _after(text: str, marker: str, start: int) -> int | None:
+    place = text.find(marker, start)
+    if place < 0:
+        return None
+    end = place + len(marker)
+    return end + len(text[end:]) - len(text[end:].lstrip())
