@@ -82,6 +82,11 @@ class Triple(Record):
         """The context and the query, as the messages before a response."""
         return (*self.messages, Message(role="user", content=self.query))
 
+    @property
+    def in_context(self) -> str:
+        """The query with the user's earlier turns, for a reader who does not see the conversation."""
+        return "\n\n".join(message.content for message in self.conversation if message.role == "user")
+
 
 class Example(Record):
     """A helpful training example: a conversation that ends with an assistant message, or raw text.

@@ -74,3 +74,25 @@ def test_a_complete_answer_is_parsed():
 )
 def test_retry_after_is_parsed_from_seconds_and_dates(value, seconds):
     assert retry_after({"retry-after": value}, now=NOW) == seconds
+
+
+def test_a_server_gets_tools_calls_and_results_unchanged_and_its_reply_is_text():
+    tools = ({"type": "function", "function": {"name": "look", "parameters": {}}},)
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = (
+        Message(role="user", content="Tea?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="Green.", tool_call_id="1", name="look"),
+    )
+    prompt = Prompt(id="p", request_id="r", attack="a", messages=messages, tools=tools)
+    body = generation_call(prompt, send="messages", chat=None, max_new_tokens=3, extra={}).body
+    assert (body["tools"], body["tool_choice"]) == (list(tools), "none")
+    assert body["messages"] == [
+        {"role": "user", "content": "Tea?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Green.", "tool_call_id": "1", "name": "look"},
+    ]
+    plain = prompt.model_copy(update={"tools": None, "messages": messages[:1]})
+    body = generation_call(plain, send="messages", chat=None, max_new_tokens=3, extra={}).body
+    assert not {"tools", "tool_choice"} & set(body)
+    assert body["messages"] == [{"role": "user", "content": "Tea?"}]

@@ -40,6 +40,18 @@ def folder(tmp_path):
             prompt(mode="chat", text=None, messages=turns("Tea?", "Yes.", "How?")),
             "user: Tea?\n\nassistant: Yes.\n\nuser: How?",
         ),
+        (
+            prompt(
+                mode="chat",
+                text=None,
+                messages=(
+                    *turns("Tea?"),
+                    Message(role="assistant", content="", tool_calls=({"name": "look"},)),
+                    Message(role="tool", content="Green.", name="look"),
+                ),
+            ),
+            'user: Tea?\n\nassistant: {"name": "look"}\n\ntool: Green.',
+        ),
     ],
 )
 def test_a_prompt_is_one_text_without_template_and_prefill(source, expected):

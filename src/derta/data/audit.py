@@ -189,7 +189,7 @@ def audit_rows(
                 safe_class=on_safe.refusal.reply_class,
                 safe_refuses=on_safe.refusal.refused,
                 safe_opens_with_word=opens_with_word(trained, refusal_words),
-                safe_on_topic=shares_topic(triple.query, triple.safe),
+                safe_on_topic=shares_topic(triple.in_context, triple.safe),
                 safe_harmful=on_safe.harm.harmful,
                 harmful_refuses=on_harmful.refusal.refused,
                 harmful_harmful=on_harmful.harm.harmful,

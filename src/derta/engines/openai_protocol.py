@@ -146,7 +146,7 @@ def generation_call(
     if chat is None or send == "messages":
         if prompt.mode == "raw":
             return Call("completions", _merge_body(body | {"prompt": prompt.text}, extra))
-        messages = [message.model_dump() for message in prompt.messages or ()]
+        messages = [message.model_dump(mode="json") for message in prompt.messages or ()]
         if prompt.prefill:
             messages.append({"role": "assistant", "content": prompt.prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}

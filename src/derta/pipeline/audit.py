@@ -194,7 +194,7 @@ def _case(triple: Triple, response: str, name: str) -> Case:
     prompt = Prompt(
         id=name,
         request_id=name,
-        request=triple.query,
+        request=triple.in_context,
         attack="direct",
         messages=triple.conversation,
         tools=triple.tools,
