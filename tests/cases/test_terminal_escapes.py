@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from openai_server import Fault, serving
-from rich.table import Table
 
 from derta.cli.console import console_display, print_json, print_output, print_result
 from derta.errors import DataError, RecipeError
 from derta.records import Message, Prompt, Reply
+from derta.results import TextTable
 from small_run import forget_console, write_jsonl
 
 CLEAR = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u2066\r"
@@ -38,9 +38,7 @@ def test_log_lines_bars_results_tables_and_json_are_clean(display, capfd):
     display.logger.info(HOSTILE)
     with display.progress.task(f"replies of {HOSTILE}", total=1) as task:
         task.update(1)
-    table = Table("file", HOSTILE, title=HOSTILE, caption=HOSTILE)
-    table.add_row(HOSTILE, "x")
-    print_result(table)
+    print_result(TextTable(HOSTILE, ("file", HOSTILE), [(HOSTILE, "x")], HOSTILE))
     print_result(f"asr: 1 {HOSTILE}")
     print_output({HOSTILE: HOSTILE}, f"line {HOSTILE}", as_json=False)
     out, err = capfd.readouterr()
