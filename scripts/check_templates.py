@@ -93,6 +93,12 @@ def faults(chat: ChatFormat) -> Iterator[str]:
         yield f"markup is lost: {decoded[-80:]!r}"
 
 
+def without_bos_text(chat: ChatFormat, text: str) -> str:
+    """Return text without a BOS token."""
+    bos = chat.tokenizer.bos_token
+    return text.removeprefix(str(bos)) if bos else text
+
+
 def conversation_faults(chat: ChatFormat, messages: Sequence[Message], start: str) -> Iterator[str]:
     """Yield what is wrong with the rows and prompts of one conversation."""
     tokenizer: Any = chat.tokenizer
@@ -106,20 +112,24 @@ def conversation_faults(chat: ChatFormat, messages: Sequence[Message], start: st
     start_ids = without_bos(chat, tokenizer.encode(start.rstrip(), add_special_tokens=False))
     if ids[: len(start_ids) - 1] != start_ids[:-1]:
         yield f"the prompt does not begin with the generation prompt: {text[-60:]!r}"
-    full_ids = without_bos(chat, tokenizer.encode(finished, add_special_tokens=False))
-    row = [*ids, *chat.closing_ids]
-    if full_ids[: len(row)] != row:
-        ours, theirs = (EMPTY_THOUGHT.sub("", tokenizer.decode(x)) for x in (row, full_ids))
-        if not re.sub(r"\s+", " ", theirs).startswith(re.sub(r"\s+", " ", ours).rstrip()):
-            yield f"the row is not the template's rendering: {ours[-60:]!r} against {theirs[-60:]!r}"
-        elif tokenizer.decode(row) == tokenizer.decode(full_ids)[: len(tokenizer.decode(row))]:
+    closed = encode_turn(chat, messages, ANSWER, closed=True)
+    row = without_bos(chat, closed.prompt_ids + closed.response_ids)
+    row_text = without_bos_text(chat, tokenizer.decode(row, clean_up_tokenization_spaces=False))
+    full_text = without_bos_text(chat, finished)
+    if not full_text[full_text.rindex(ANSWER) + len(ANSWER) :].strip():  # the template closes nothing: EOS does
+        row, row_text = ids, without_bos_text(chat, text)
+    if full_text.startswith(row_text):
+        if without_bos(chat, tokenizer.encode(full_text[: len(row_text)], add_special_tokens=False)) != row:
             yield "other tokens for the same text"
+    else:
+        ours, theirs = ("".join(EMPTY_THOUGHT.sub("", part).split()) for part in (row_text, full_text))
+        if not theirs.startswith(ours) or chat.lead == "":
+            yield f"the row is not the template's rendering: {row_text[-60:]!r} against {full_text[-60:]!r}"
     prefill = Prompt(id="p", request_id="p", attack="prefill", messages=tuple(messages), prefill=ANSWER)
     if without_bos(chat, encode_prompt(chat, prefill)) != ids:
         yield "a prefill is not the start of the answer"
-    rest = tokenizer.decode(row)[len(text) :]
-    if "assistant" in rest.lower() or "user" in rest.lower():
-        yield f"the closing tokens hold the next turn's header: {rest!r}"
+    if re.search(r"(?<!/)assistant|user|START_OF_TURN|start_header|im_start", chat.closing):
+        yield f"the closing tokens hold the next turn's header: {chat.closing!r}"
 
 
 def check(tokenizer: Any, template: str) -> str:

@@ -12,7 +12,7 @@ from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
 from derta.chat.templates import DEFAULT_DATE, SHIPPED_TEMPLATES, ChatFormat, read_template
 from derta.chat.thoughts import answer_start
-from derta.chat.turns import answer_head, continuation_head, prompt_text
+from derta.chat.turns import answer_content, answer_head, continuation_head, prompt_text
 
 __all__ = [
     "DEFAULT_DATE",
@@ -20,6 +20,7 @@ __all__ = [
     "ChatFormat",
     "RefusalTokens",
     "Turn",
+    "answer_content",
     "answer_head",
     "answer_start",
     "chat_format",

@@ -101,17 +101,20 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[in
     return [int(str(bos)), *ids]
 
 
-def encode_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None) -> Turn:
+def encode_turn(
+    chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None, closed: bool = False
+) -> Turn:
     """Encode a conversation and its response as one text, and split the token ids at the start of the response.
 
     A token with characters of both belongs to the response: it is the token that the model must predict. The response
-    is as the template writes it, without white space at its ends if the template removes it.
+    is as the template writes it, without white space at its ends if the template removes it. With `closed`, the
+    closing tokens follow.
 
     Raises:
         ModelError: the template refuses the conversation, or its generation prompt contradicts a finished turn.
     """
     head = answer_head(chat, messages, tools=tools)
-    return encode_response(chat, head, answer_content(chat, messages, response, tools=tools))
+    return encode_response(chat, head, answer_content(chat, messages, response, tools=tools), closed=closed)
 
 
 def turn_span(chat: ChatFormat, messages: Sequence[Message], index: int, *, tools: Tools = None) -> range:
@@ -139,20 +142,22 @@ def encode_after(chat: ChatFormat, prompt: Prompt, continuation: str) -> Turn:
     return encode_response(chat, continuation_head(chat, prompt), continuation)
 
 
-def encode_response(chat: ChatFormat, head: Text, response: str) -> Turn:
+def encode_response(chat: ChatFormat, head: Text, response: str, *, closed: bool = False) -> Turn:
     """Encode a text and its continuation as one text, and split the token ids between them."""
     start = len(head.text)
     spans = (*head.spans, (start, start + len(response))) if has_markup(chat, response) else head.spans
-    ids, ends = encode_text(chat, Text(head.text + response, spans))
+    text = head.text + response + (chat.closing if closed else "")
+    ids, ends = encode_text(chat, Text(text, spans))
     split = next((i for i, end in enumerate(ends) if end > start), len(ids))
     return Turn(_with_one_bos(chat.tokenizer, ids[:split]), ids[split:], [end - start for end in ends[split:]])
 
 
-def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool) -> list[int]:
+def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool, closed: bool = False) -> list[int]:
     """Encode text that continues other text: with a leading space, or without one as after a line break."""
     anchor = "." if spaced else ".\n"
     joint = anchor + (" " if spaced else "") + text
-    ids, ends = encode_text(chat, Text(joint, ((len(anchor), len(joint)),)))
+    spans = ((len(anchor), len(joint)),)
+    ids, ends = encode_text(chat, Text(joint + (chat.closing if closed else ""), spans))
     split = next((i for i, end in enumerate(ends) if end > len(anchor)), len(ends))
     return ids[split:]
 

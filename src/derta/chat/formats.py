@@ -112,7 +112,7 @@ def _closing(chat: ChatFormat) -> str:
     try:
         longer = render(chat, [_USER, _ANSWER, _LAST_USER], add_generation_prompt=True)
     except ModelError:
-        return tail.strip()
+        return _stripped(tail)
     between = longer.rpartition(_SENTINEL)[2].partition(_LAST_USER["content"])[0]
     before_user = _SEGMENT.findall(longer.partition(_USER["content"])[0])
     ours, theirs = _SEGMENT.findall(tail), _SEGMENT.findall(between)
@@ -122,8 +122,12 @@ def _closing(chat: ChatFormat) -> str:
         place = len(before_user) - 1 - before_user[::-1].index(theirs[len(shared)])
         if shared and place and before_user[place - 1] == shared[-1]:
             shared.pop()
-    closing = "".join(shared).strip()
-    return closing or tail.strip()
+    return _stripped("".join(shared)) or _stripped(tail)
+
+
+def _stripped(closing: str) -> str:
+    """Return a closing text without the white space behind it; what precedes its token belongs to it."""
+    return closing.rstrip()
 
 
 def _shared(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:

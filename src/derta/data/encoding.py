@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from derta.chat import ChatFormat, RefusalTokens, Turn, encode_continuation, encode_turn, turn_span
+from derta.chat import ChatFormat, RefusalTokens, Turn, answer_content, encode_continuation, encode_turn, turn_span
 from derta.data.earlier_turns import split_triple
 from derta.errors import DataError, ModelError
-from derta.records import Example, Triple
+from derta.records import Example, Message, Tools, Triple
 
 T = TypeVar("T")
 
@@ -72,12 +72,20 @@ def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
     if example.text is not None:
         return _encode_text(chat, example.id, example.text)
     try:
-        turn = encode_turn(chat, example.messages[:-1], example.messages[-1].content, tools=example.tools)
+        turn = closed_turn(chat, example.messages[:-1], example.messages[-1].content, tools=example.tools)
     except ModelError as error:
         raise ModelError(f"example {example.id} ({example.source or 'no source'}): {error}; or drop the row") from error
-    if not turn.response_ids:
+    if turn is None:
         raise DataError(f"example {example.id}: expected an answer of at least one token, got none; drop the row")
-    return EncodedExample(example.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
+    return EncodedExample(example.id, tuple(turn.prompt_ids), tuple(turn.response_ids))
+
+
+def closed_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None) -> Turn | None:
+    """Encode a conversation with its response and the closing tokens; None if the response has no token."""
+    turn = encode_turn(chat, messages, response, tools=tools, closed=True)
+    if len(turn.response_ids) > len(chat.closing_ids) or chat.tokenizer.encode(response, add_special_tokens=False):
+        return turn
+    return None
 
 
 def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
@@ -114,11 +122,11 @@ def encode_triple(
 
 def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
     messages = triple.conversation
-    safe = encode_turn(chat, messages, triple.safe, tools=triple.tools)
+    safe = closed_turn(chat, messages, triple.safe, tools=triple.tools)
     harmful = encode_turn(chat, messages, triple.harmful, tools=triple.tools)
-    if not safe.response_ids or not harmful.response_ids:
+    if safe is None or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
-    closing = chat.closing_ids
+    safe_text = answer_content(chat, messages, triple.safe, tools=triple.tools).lstrip()
     bare_positions = positions_after_space(chat, harmful.response_ids)
     openings = [encode_turn(chat, messages, word, tools=triple.tools) for word in refusals.words]
     start_ids = _refusals_at_start(openings, refusals, prompt_ids=harmful.prompt_ids)
@@ -127,11 +135,11 @@ def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens)
         id=triple.id,
         prompt_ids=tuple(safe.prompt_ids),
         harmful_prompt_ids=tuple(harmful.prompt_ids),
-        safe_ids=(*safe.response_ids, *closing),
-        safe_spaced_ids=(*encode_continuation(chat, triple.safe.lstrip(), spaced=True), *closing),
-        safe_bare_ids=(*encode_continuation(chat, triple.safe.lstrip(), spaced=False), *closing),
+        safe_ids=tuple(safe.response_ids),
+        safe_spaced_ids=tuple(encode_continuation(chat, safe_text, spaced=True, closed=True)),
+        safe_bare_ids=tuple(encode_continuation(chat, safe_text, spaced=False, closed=True)),
         harmful_ids=tuple(harmful.response_ids),
-        closing_ids=closing,
+        closing_ids=chat.closing_ids,
         refusal_ids=(start_ids, *refusal_ids[1:], refusals.bare),
         bare_positions=frozenset(bare_positions),
         word_cuts=tuple(_word_cuts(triple.harmful, harmful.response_ends)),

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from pydantic import model_validator
 
-from derta.chat import ChatFormat, encode_turn
+from derta.chat import ChatFormat
 from derta.columns import lower_names
 from derta.data.detection import parse_rows, pick_format
-from derta.data.encoding import EncodedTriple, cut_middle
+from derta.data.encoding import EncodedTriple, closed_turn, cut_middle
 from derta.data.fields import RefusedRows, log_dropped
 from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.data.pair_formats import PAIR_FORMATS
@@ -202,19 +202,22 @@ def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
     """Return the token ids of a user's pair, formatted with the model's chat template.
 
     Raises:
-        DataError: A response has no token.
+        DataError: A response has no token, or both are the same.
     """
-    chosen = encode_turn(chat, preference.conversation, preference.chosen, tools=preference.tools)
-    rejected = encode_turn(chat, preference.conversation, preference.rejected, tools=preference.tools)
+    chosen, rejected = (
+        closed_turn(chat, preference.conversation, response, tools=preference.tools)
+        for response in (preference.chosen, preference.rejected)
+    )
+    if chosen is None or rejected is None:
+        raise DataError(f"pair {preference.id}: expected responses of at least one token, got none; drop the pair")
     return _validate_pair(
         EncodedPair(
             preference.id,
             tuple(chosen.prompt_ids),
-            (*chosen.response_ids, *chat.closing_ids),
+            tuple(chosen.response_ids),
             tuple(rejected.prompt_ids),
-            (*rejected.response_ids, *chat.closing_ids),
-        ),
-        num_closing=len(chat.closing_ids),
+            tuple(rejected.response_ids),
+        )
     )
 
 
@@ -238,7 +241,7 @@ def triple_pair(triple: EncodedTriple) -> EncodedPair:
     )
 
 
-def _validate_pair(pair: EncodedPair, *, num_closing: int) -> EncodedPair:
+def _validate_pair(pair: EncodedPair, *, num_closing: int = 0) -> EncodedPair:
     """Return the pair after validation; an empty response or two equal ones are an error."""
     chosen, rejected = pair.chosen_prompt_ids + pair.chosen_ids, pair.rejected_prompt_ids + pair.rejected_ids
     if min(len(pair.chosen_ids), len(pair.rejected_ids)) <= num_closing or chosen == rejected:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from derta.chat import ChatFormat, encode_turn
-from derta.data.encoding import EncodedExample
+from derta.chat import ChatFormat
+from derta.data.encoding import EncodedExample, closed_turn
 from derta.data.matching import RequestTurns, conversation_keys, request_key
 from derta.data.rows import Instance
 from derta.errors import DataError
@@ -86,7 +86,7 @@ def unsafe_instances(chat: ChatFormat, pairs: Sequence[UnsafePair]) -> list[Inst
 
 def _encode(chat: ChatFormat, pair: UnsafePair) -> EncodedExample:
     """Return the token ids of a pair in the format of a helpful example."""
-    turn = encode_turn(chat, pair.conversation, pair.harmful, tools=pair.tools)
-    if not turn.response_ids:
+    turn = closed_turn(chat, pair.conversation, pair.harmful, tools=pair.tools)
+    if turn is None:
         raise DataError(f"{pair.id}: expected an answer of at least one token, got none; drop the row")
-    return EncodedExample(pair.id, tuple(turn.prompt_ids), (*turn.response_ids, *chat.closing_ids))
+    return EncodedExample(pair.id, tuple(turn.prompt_ids), tuple(turn.response_ids))
