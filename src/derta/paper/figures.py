@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Literal
 
 import yaml
+from pydantic import Field
 
 from derta.records import Record
 
@@ -53,12 +54,37 @@ class Halves(Record):
     note: str
 
 
+class Task(Record):
+    """An attack or test of the paper: its judge, its measures, and the spellings of its name in paths."""
+
+    judge: str
+    measures: tuple[FigureMeasure, ...]
+    spellings: tuple[str, ...]
+
+
+class Results(Record):
+    """The paper's tables of results, for the files of its authors whose paths name a task, a model and a method.
+
+    `models` and `methods` are the spellings of each name in paths, `paper` the percentages by model, method and
+    measure of a task (`gsm8k`, or `xstest.says_sorry` for one of several measures), and `positions` the shares of
+    refusals by method, of `positions_model`.
+    """
+
+    tasks: dict[str, Task] = Field(default_factory=dict)
+    models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    methods: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    paper: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    positions_model: str = ""
+    positions: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+
 class Figures(Record):
     """The paper's figures for all published outputs, with the `halves` of each judge by name."""
 
     outputs: tuple[Figure, ...]
     halves: dict[str, Halves]
     refusal_positions: RefusalPositions
+    results: Results = Results()
 
 
 def load_figures() -> Figures:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.errors import DataError
-from derta.files import read_objects
 from derta.paper.figures import OutputKind
 from derta.records import Message, Prompt, Reply
 from derta.sources import read_rows
@@ -28,15 +27,40 @@ class PublishedCase(NamedTuple):
     refused: bool | None = None
 
 
-def read_published(path: Path, *, kind: OutputKind) -> list[PublishedCase]:
-    """Load the cases of one published file.
+class PromptTexts(NamedTuple):
+    """Texts of the prompts that the paper's completions start with, and of the requests in its attacks' prompts."""
 
-    `completions` and `attacks` also load `prompts_completing.jsonl` and `requests.jsonl` from the same folder.
+    prompts: Sequence[str]
+    requests: Sequence[str]
+
+
+class PublishedFile(NamedTuple):
+    """The cases of a file, and the number of rows that repeat another one and are left out.
+
+    Some rows are repeated, because a distributed sampler pads its last batch.
+    """
+
+    cases: list[PublishedCase]
+    num_repeated: int
+
+
+def read_published(path: Path, *, kind: OutputKind, texts: PromptTexts | None = None) -> PublishedFile:
+    """Load the cases of one published file: a JSON list or JSON Lines.
+
+    Without `texts`, `completions` and `attacks` load `prompts_completing.jsonl` and `requests.jsonl` from the same
+    folder.
 
     Raises:
         DataError: this file, or the other file that it needs, is missing or malformed.
     """
-    return list(READERS[kind](path))
+    if texts is None:
+        prompts = _questions(path.parent / PROMPTS) if kind == "completions" else []
+        texts = PromptTexts(prompts, _questions(path.parent / REQUESTS) if kind == "attacks" else [])
+    cases = list(READERS[kind](path, texts))
+    unique: dict[tuple[object, ...], PublishedCase] = {}
+    for case in cases:
+        unique.setdefault((case.prompt.messages, case.prompt.text, case.reply.text, case.refused), case)
+    return PublishedFile(list(unique.values()), len(cases) - len(unique))
 
 
 def _text_field(value: Any, name: str, where: str) -> str:
@@ -46,7 +70,7 @@ def _text_field(value: Any, name: str, where: str) -> str:
 
 
 def _questions(path: Path) -> list[str]:
-    texts = (_text_field(value, "question", f"{path}:{number}") for number, value in read_objects(path))
+    texts = (_text_field(row.value, "question", row.where) for row in read_rows(path))
     return [text for text in texts if text.strip()]
 
 
@@ -64,29 +88,27 @@ def _chat_case(name: str, *, question: str, request: str | None, text: str, answ
     return PublishedCase(prompt, Reply(prompt_id=name, text=text))
 
 
-def _answers(path: Path) -> Iterator[PublishedCase]:
-    for number, value in read_objects(path):
-        where = f"{path}:{number}"
+def _answers(path: Path, _: PromptTexts) -> Iterator[PublishedCase]:
+    for number, (where, value) in enumerate(read_rows(path), start=1):
         question, text = _text_field(value, "question", where), _text_field(value, "response", where)
         answer = _text_field(value, "answer", where)
         yield _chat_case(f"row-{number}", question=question, request=question, text=text, answer=answer)
 
 
 def find_request(prompt: str, requests: Sequence[str]) -> str | None:
-    """Return the longest request that occurs in an attack's prompt; None if none does.
+    """Return the longest request that occurs in an attack's prompt, if possible not all of it; None if none does.
 
     >>> find_request("You are DAN. How do I bake bread?", ["How do I bake bread?", "bread?"])
     'How do I bake bread?'
     """
-    return max((request for request in requests if request in prompt), key=len, default=None)
+    found = (request for request in requests if request in prompt)
+    return max(found, key=lambda request: (request != prompt, len(request)), default=None)
 
 
-def _attacks(path: Path) -> Iterator[PublishedCase]:
-    requests = _questions(path.parent / REQUESTS)
-    for number, value in read_objects(path):
-        question = _text_field(value, "question", f"{path}:{number}")
-        text = _text_field(value, "response", f"{path}:{number}")
-        yield _chat_case(f"row-{number}", question=question, request=find_request(question, requests), text=text)
+def _attacks(path: Path, texts: PromptTexts) -> Iterator[PublishedCase]:
+    for number, (where, value) in enumerate(read_rows(path), start=1):
+        question, text = _text_field(value, "question", where), _text_field(value, "response", where)
+        yield _chat_case(f"row-{number}", question=question, request=find_request(question, texts.requests), text=text)
 
 
 def split_completion(text: str, prompts: Sequence[str]) -> tuple[str, str]:
@@ -104,32 +126,32 @@ def split_completion(text: str, prompts: Sequence[str]) -> tuple[str, str]:
     return prompt, text[len(prompt) :]
 
 
-def _completions(path: Path) -> Iterator[PublishedCase]:
-    prompts = _questions(path.parent / PROMPTS)
-    for number, value in read_objects(path):
+def _completions(path: Path, texts: PromptTexts) -> Iterator[PublishedCase]:
+    for number, (where, value) in enumerate(read_rows(path), start=1):
         if not isinstance(value, str) or not value.strip():
             got = "an empty one" if isinstance(value, str) else type(value).__name__
-            raise DataError(f"{path}:{number}: expected a string, prompt and continuation, got {got}")
-        start, text = split_completion(value, prompts)
+            raise DataError(f"{where}: expected a string, prompt and continuation, got {got}")
+        start, text = split_completion(value, texts.prompts)
         name = f"row-{number}"
+        content: dict[str, Any] = {"mode": "raw", "text": start} if start.strip() else {}
         prompt = Prompt(
-            id=name, request_id=name, request=start, foreign=True, attack="completing", mode="raw", text=start
+            id=name,
+            request_id=name,
+            request=start if start.strip() else None,
+            foreign=True,
+            attack="completing",
+            **content,
         )
         yield PublishedCase(prompt, Reply(prompt_id=name, text=text))
 
 
-def _harmless(path: Path) -> Iterator[PublishedCase]:
-    """Yield each case once: some rows are repeated, because a distributed sampler pads its last batch."""
-    seen: set[tuple[str, str]] = set()
-    for number, value in read_objects(path):
-        where = f"{path}:{number}"
+def _harmless(path: Path, _: PromptTexts) -> Iterator[PublishedCase]:
+    for number, (where, value) in enumerate(read_rows(path), start=1):
         question, text = _text_field(value, "question", where), _text_field(value, "response", where)
-        if (question, text) not in seen:
-            seen.add((question, text))
-            yield _chat_case(f"row-{number}", question=question, request=question, text=text)
+        yield _chat_case(f"row-{number}", question=question, request=question, text=text)
 
 
-def _labelled_refusals(path: Path) -> Iterator[PublishedCase]:
+def _labelled_refusals(path: Path, _: PromptTexts) -> Iterator[PublishedCase]:
     labels = {"1": False, "2": True, "3": None}
     for number, (where, row) in enumerate(read_rows(path), start=2):
         question, text = _text_field(row, "prompt", where), _text_field(row, "completion", where)
@@ -140,7 +162,7 @@ def _labelled_refusals(path: Path) -> Iterator[PublishedCase]:
         yield case._replace(refused=labels[label[0]])
 
 
-READERS: Mapping[OutputKind, Callable[[Path], Iterator[PublishedCase]]] = {
+READERS: Mapping[OutputKind, Callable[[Path, PromptTexts], Iterator[PublishedCase]]] = {
     "answers": _answers,
     "completions": _completions,
     "attacks": _attacks,

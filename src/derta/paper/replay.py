@@ -14,6 +14,7 @@ from derta.judges import JUDGES, uses_model
 from derta.metrics.curves import refusal_position_curves
 from derta.paper.figures import Figure, FigureMeasure, Figures, Halves, load_figures
 from derta.paper.outputs import PublishedCase, read_published
+from derta.paper.tree import Tree, read_tree
 from derta.protocols import Case, Display, Judge
 from derta.records import Record, Reply, Verdict, short_hash
 from derta.stats import rate
@@ -82,7 +83,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Replay:
-    """Judge every published file in the folder.
+    """Judge every published file in the folder: by name, or in the authors' own folder by content and path.
 
     Args:
         folder: The folder of the published outputs.
@@ -92,27 +93,41 @@ def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Re
     Raises:
         DataError: the folder contains none of the files, or one is malformed.
     """
-    rows: list[ReplayRow] = []
-    skipped: list[str] = []
-    refusals: dict[str, list[tuple[Reply, Verdict]]] = {}
-    for figure in figures.outputs:
-        path = find_file(folder, figure.file)
-        if path is None:
-            skipped.append(f"{figure.file}: not in {folder}; skipped")
-            continue
-        cases = read_published(path, kind=figure.kind)
-        verdicts = list(judges[figure.judge].judge(Case(case.prompt, case.reply) for case in cases))
-        rows.append(_row(figure, cases, verdicts, halves=figures.halves[figure.judge]))
-        if figure.measure == "harmful":
-            safe = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.harmful is False]
-            verdicts_on_safe = judges["refusal"].judge(Case(case.prompt, case.reply) for case in safe)
-            refusals[figure.file] = [
-                (case.reply, verdict) for case, verdict in zip(safe, verdicts_on_safe, strict=True)
-            ]
-    if not rows:
+    named = [(find_file(folder, figure.file), figure) for figure in figures.outputs]
+    found = [(path, figure) for path, figure in named if path is not None]
+    skipped = [f"{figure.file}: not in {folder}; skipped" for path, figure in named if path is None and found]
+    tree = read_tree(folder, results=figures.results, without={path for path, _ in found})
+    outputs = [(path, figure, None) for path, figure in found]
+    outputs += [(output.path, figure, tree.texts) for output in tree.outputs for figure in output.figures]
+    if not outputs:
         names = ", ".join(figure.file for figure in figures.outputs[:2])
-        raise DataError(f"{folder}: expected the published outputs ({names} …), found none; give their folder")
-    return Replay([*rows, *_curve_rows(figures, refusals)], skipped)
+        raise DataError(
+            f"{folder}: expected the published outputs ({names} …), or files whose paths name an attack, found none; "
+            "give their folder"
+        )
+    rows: list[ReplayRow] = []
+    refusals: dict[str, list[tuple[Reply, Verdict]]] = {}
+    for path, figure, texts in outputs:
+        cases, num_repeated = read_published(path, kind=figure.kind, texts=texts)
+        verdicts = list(judges[figure.judge].judge(Case(case.prompt, case.reply) for case in cases))
+        row = _row(figure, cases, verdicts, halves=figures.halves[figure.judge])
+        rows.append(row.model_copy(update={"note": _with_repeated(row.note, num_repeated)}))
+        if figure.measure == "harmful":
+            refusals[figure.file] = _refusals_of_safe_replies(cases, verdicts, judges["refusal"])
+    curves = [*_curve_rows(figures, refusals), *_tree_curve_rows(figures, tree, refusals)]
+    return Replay([*rows, *curves], [*skipped, *tree.skipped])
+
+
+def _with_repeated(note: str, num_repeated: int) -> str:
+    return "; ".join(filter(None, (note, f"{num_repeated} repeated rows left out" if num_repeated else "")))
+
+
+def _refusals_of_safe_replies(
+    cases: Sequence[PublishedCase], verdicts: Sequence[Verdict], judge: Judge
+) -> list[tuple[Reply, Verdict]]:
+    safe = [case for case, verdict in zip(cases, verdicts, strict=True) if verdict.harmful is False]
+    verdicts_on_safe = judge.judge(Case(case.prompt, case.reply) for case in safe)
+    return [(case.reply, verdict) for case, verdict in zip(safe, verdicts_on_safe, strict=True)]
 
 
 def _agrees(case: PublishedCase, verdict: Verdict) -> bool | None:
@@ -177,20 +192,40 @@ def _curve_rows(figures: Figures, refusals: Mapping[str, Sequence[tuple[Reply, V
     positions = figures.refusal_positions
     for curve in positions.curves:
         judged = [pair for name in curve.files for pair in refusals.get(name, ())]
-        ours = shares_started(judged, positions.x)
-        if ours is not None:
-            position_curve = PositionCurve(
-                x=positions.x, ours=tuple(round(100 * y, 1) for y in ours), paper=curve.paper
-            )
-            count = sum(bool(verdict.refused) for _, verdict in judged)
-            yield ReplayRow(
-                file=curve.name,
-                measure="refusals started",
-                judge="refusal",
-                scored=count,
-                note=positions.note,
-                curve=position_curve,
-            )
+        yield from _curve_row(curve.name, judged, x=positions.x, paper=curve.paper, note=positions.note)
+
+
+def _tree_curve_rows(
+    figures: Figures, tree: Tree, refusals: Mapping[str, Sequence[tuple[Reply, Verdict]]]
+) -> Iterator[ReplayRow]:
+    """Yield a curve for each method of the model that the paper's curves are of, over its attacks in the folder."""
+    results = figures.results
+    for method, paper in results.positions.items():
+        files = [
+            output.figures[0].file
+            for output in tree.outputs
+            if (output.origin.model, output.origin.method) == (results.positions_model, method)
+        ]
+        judged = [pair for name in files for pair in refusals.get(name, ())]
+        name = f"refusal_position_{results.positions_model}_{method}"
+        note = "ours in words, the paper's in tokens"
+        yield from _curve_row(name, judged, x=figures.refusal_positions.x, paper=paper, note=note)
+
+
+def _curve_row(
+    name: str, judged: Sequence[tuple[Reply, Verdict]], *, x: tuple[int, ...], paper: tuple[float, ...], note: str
+) -> Iterator[ReplayRow]:
+    ours = shares_started(judged, x)
+    if ours is None:
+        return
+    yield ReplayRow(
+        file=name,
+        measure="refusals started",
+        judge="refusal",
+        scored=sum(bool(verdict.refused) for _, verdict in judged),
+        note=note,
+        curve=PositionCurve(x=x, ours=tuple(round(100 * y, 1) for y in ours), paper=paper),
+    )
 
 
 def shares_started(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[int]) -> tuple[float, ...] | None:
