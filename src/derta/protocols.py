@@ -86,9 +86,11 @@ class Engine(Protocol):
         ...
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the probability that the next token is a refusal token, at each position of each continuation.
+        """Return the probability that a refusal word comes next, at each position of each continuation.
 
-        Each list has one entry more than its continuation has tokens: the last is the probability after all tokens.
+        It is the sum over the words in both forms, bare and after a space; a form of several tokens has the product of
+        their probabilities. Each list has one entry more than its continuation has tokens: the last is the probability
+        after all tokens.
         """
         ...
 

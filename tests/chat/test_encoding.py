@@ -7,7 +7,6 @@ from transformers import ByT5Tokenizer
 
 from derta.chat import (
     ChatFormat,
-    RefusalTokens,
     answer_head,
     chat_format,
     encode_after,
@@ -15,7 +14,6 @@ from derta.chat import (
     encode_prompt,
     encode_turn,
     read_template,
-    refusal_tokens,
 )
 from derta.errors import ModelError
 from derta.records import Message, Prompt
@@ -183,35 +181,8 @@ def test_shipped_templates_have_no_line_break_at_their_end():
     assert all(not path.read_text().endswith("\n") for path in folder.glob("*.jinja"))
 
 
-def test_a_refusal_word_has_a_bare_and_a_spaced_token(tiny_chat):
-    refusals = refusal_tokens(tiny_chat)
-    decode = tiny_chat.tokenizer.decode
-    assert [decode([token]) for token in refusals.bare] == ["Sorry"]
-    assert [decode([token]) for token in refusals.spaced] == [" Sorry"]
-    assert refusals.ids == refusals.bare + refusals.spaced
-
-
-@pytest.mark.parametrize("kind", ["spm", "word"])
-def test_a_form_that_is_no_single_token_gives_way_to_the_one_that_is(make_tokenizer, kind):
-    refusals = refusal_tokens(chat_format(make_tokenizer(kind=kind)))
-    assert refusals.bare == refusals.spaced
-    assert len(refusals.ids) == 1
-
-
-def test_each_id_counts_once_in_order():
-    assert RefusalTokens(words=("a", "b"), bare=(5, 7), spaced=(6, 7)).ids == (5, 7, 6)
-
-
-def test_a_word_of_several_tokens_is_refused_with_the_way_out(tiny_chat):
-    with pytest.raises(ModelError, match=r"'Unfortunately' to be one token, got \d+ \(bare\) and \d+ .*refusal_words"):
-        refusal_tokens(tiny_chat, ["Sorry", "Unfortunately"])
-
-
-def test_an_unknown_word_is_no_refusal_token(make_tokenizer):
-    with pytest.raises(ModelError, match="'Unfortunately' to be one token"):
-        refusal_tokens(chat_format(make_tokenizer(kind="word")), ["Unfortunately"])
-
-
-def test_no_words_are_refused(tiny_chat):
-    with pytest.raises(ModelError, match="expected at least one word"):
-        refusal_tokens(tiny_chat, [])
+@pytest.mark.parametrize("word", ["Sorry", "Sure", "Step"])
+def test_a_bare_continuation_contains_nothing_of_the_text_before_it(make_tokenizer, word):
+    chat = chat_format(make_tokenizer(kind="spm"))  # has a token of a line break and "S"
+    assert "\nS" in chat.tokenizer.get_vocab()
+    assert decoded(chat, encode_continuation(chat, word, spaced=False)) == word

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.chat import answer_head, chat_format, refusal_tokens
+from derta.chat import answer_head, chat_format, decode_continuation, refusal_tokens
 from derta.config import RowConfig
-from derta.data.encoding import cut_middle, encode_example, encode_triple, positions_after_space
-from derta.data.rows import IGNORE, Instance, draw_row, helpful_row, rto_row, safe_row
+from derta.data.encoding import cut_middle, encode_example, encode_triple
+from derta.data.rows import IGNORE, Instance, draw_row, helpful_row, reference_rto_row, rto_row, safe_row
 from derta.errors import DataError
 from derta.records import Example, Message, Triple
 from method_rows import ROW_METHODS, instances_of
@@ -20,7 +20,7 @@ KINDS = ("bpe", "spm", "word")
 TEMPLATES = ("auto", "paper", "paper_eval")
 
 words = st.sampled_from(["Sure", "boil", "the", "water.", "1.", "Step", "tea,", "é", "ASAP"])
-gaps = st.sampled_from([" ", "\n", "\n\n", ",", " - "])
+gaps = st.sampled_from([" ", "\n", "\n\n", ",", " - ", "  ", " \n ", "\u00a0", "\u3000"])
 answers = st.tuples(st.sampled_from(["", "\n"]), words, st.lists(st.tuples(gaps, words), max_size=8)).map(
     lambda drawn: drawn[0] + drawn[1] + "".join(gap + word for gap, word in drawn[2])
 )
@@ -108,33 +108,57 @@ def test_every_refusal_word_has_its_form_at_every_place(make_tokenizer):
     assert [decode(chat, [token]) for token in encoded.refusal_ids[0]] == ["Sorry", "Sure"]
 
 
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
 @given(harmful=answers, safe=st.sampled_from([SAFE, "  " + SAFE, "Sorry."]))
-def test_a_safe_response_continues_any_prefix_naturally(chat_of, harmful, safe):
-    chat = chat_of("bpe", "auto")
+def test_a_safe_response_continues_any_prefix_with_one_blank_after_text_and_none_after_white_space(
+    chat_of, kind, harmful, safe
+):
+    chat = chat_of(kind, "auto")
     encoded = encode(chat, harmful=harmful, safe=safe)
     head = len(encoded.harmful_prompt_ids)
     for k in range(1, len(encoded.harmful_ids) + 1):
         row = safe_row(encoded, k=k, max_length=512)
-        prefix = chat.tokenizer.decode(encoded.harmful_ids[:k])
+        prefix = decode_continuation(chat.tokenizer, encoded.harmful_ids[:k])
         join = "" if prefix[-1].isspace() else " "
         closing = decode(chat, chat.closing_ids)
-        assert decode(chat, row.input_ids[head:]) == prefix + join + safe.strip() + closing
+        assert decode_continuation(chat.tokenizer, row.input_ids[head:]) == prefix + join + safe.strip() + closing
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_positions_after_space_count_what_the_text_ends_in(chat_of, kind):
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [*((kind, word) for kind in ("bpe", "spm") for word in ("Sorry", "Sure", "Unfortunately")), ("word", "Sorry")],
+)
+@given(harmful=answers, rest=st.sampled_from([".", ", I cannot help with that.", "", "\nNo."]))
+def test_rto_and_safe_rows_have_one_target_for_one_place(chat_of, *, kind, word, template, harmful, rest):
+    chat = chat_of(kind, template)
+    encoded = encode(chat, harmful=harmful, safe=word + rest, words=(word,))
+    row = rto_row(encoded, max_length=512, sorry_dropout=0, rng=Random(0))
+    targets = [label for label in row.labels if label != IGNORE]
+    assert len(targets) == len(encoded.harmful_ids)
+    same_prompt = encoded.prompt_ids == encoded.harmful_prompt_ids  # else the places are different
+    for t in range(0 if same_prompt else 1, len(targets)):
+        safe = safe_row(encoded, k=t, max_length=512)
+        assert (
+            safe.input_ids[: len(row.input_ids) - len(targets) + t]
+            == row.input_ids[: len(row.labels) - len(targets) + t]
+        )
+        assert next(label for label in safe.labels if label != IGNORE) == targets[t]
+
+
+def test_with_several_words_the_one_that_opens_the_safe_response_has_its_first_token(chat_of):
+    chat = chat_of("bpe", "auto")
+    chat_words = ("Sorry", "Sure")
+    encoded = encode(chat, safe="Sure. No.", words=chat_words)
+    refusals = refusal_tokens(chat, chat_words)
+    assert encoded.refusal_ids[1] == (refusals.spaced[0][0], encoded.safe_spaced_ids[0])
+
+
+@pytest.mark.parametrize(("kind", "word", "token"), [("bpe", "Sure", "Sure"), ("spm", "Sorry", "▁Sorry")])
+def test_reference_rows_have_the_form_of_one_token_at_all_places(chat_of, kind, word, token):
     chat = chat_of(kind, "auto")
-    encode_plain = chat.tokenizer.encode("a\nb.", add_special_tokens=False)
-    found = positions_after_space(chat, encode_plain)
-    decoded = [chat.tokenizer.decode(encode_plain[:t]) for t in range(1, len(encode_plain) + 1)]
-    assert found == {t for t, text in enumerate(decoded, start=1) if text.endswith("\n")}
-
-
-def test_a_token_of_text_that_ends_in_white_space_counts_and_one_that_begins_with_it_does_not(make_tokenizer):
-    tokenizer = make_tokenizer(kind="bpe")
-    tokenizer.add_tokens(["tea\n", "\ntea"])
-    ids = tokenizer.convert_tokens_to_ids(["tea\n", "\ntea", "tea\n"])
-    assert positions_after_space(chat_format(tokenizer), ids) == {1, 3}
+    row = reference_rto_row(encode(chat, safe=word + ".", words=(word,)), max_length=512, redraw="x")
+    assert {chat.tokenizer.convert_ids_to_tokens(label) for label in row.labels if label != IGNORE} == {token}
 
 
 @pytest.mark.parametrize(

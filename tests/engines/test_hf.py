@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+from math import exp
 
 import pytest
 import torch
@@ -253,10 +254,25 @@ def test_the_refusal_probability_at_a_position_is_the_likelihood_of_a_refusal_th
     assert engine.refusal_probability([prompt], [""])[0] == pytest.approx(results[:1], rel=1e-3)
 
 
-def test_a_refusal_word_of_several_tokens_is_an_error_when_it_is_used(engine):
-    other = HfEngine(engine.model, engine.chat, refusal_words=("Unfortunately",))
+def test_a_refusal_word_of_several_tokens_has_the_probability_of_all_of_them(engine):
+    prompt, continuation = chat_prompt("How do I bake bread?"), "Sure, here are the steps."
+    other = HfEngine(engine.model, engine.chat, refusal_words=("Sure", "Sorry"))  # "Sure" is one token, " Sure" three
+    [results] = other.refusal_probability([prompt], [continuation])
+    [tokens] = engine.log_likelihood([prompt], [continuation])
+    words = [
+        engine.log_likelihood([prompt], [continuation + word])[0][len(tokens) :]
+        for word in ("Sure", " Sure", "Sorry", " Sorry")
+    ]
+    assert [len(word) for word in words] == [1, 3, 1, 1]
+    assert results[-1] == pytest.approx(sum(exp(sum(word)) for word in words), rel=1e-3)
+    assert len(results) == len(tokens) + 1
+    assert other.refusal_probability([prompt] * 2, ["", continuation])[1] == pytest.approx(results, rel=1e-3)
+
+
+def test_an_unknown_refusal_word_is_an_error_when_it_is_used(make_model_dir):
+    other = load_engine(make_model_dir(tokenizer={"kind": "word"}), device="cpu", refusal_words=("Unfortunately",))
     assert len(replies(other, PROMPTS[:1])) == 1
-    with pytest.raises(ModelError, match="'Unfortunately' to be one token"):
+    with pytest.raises(ModelError, match="knows, got 'Unfortunately'"):
         other.refusal_probability(PROMPTS[:1], ["Sure"])
 
 

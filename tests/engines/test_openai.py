@@ -122,7 +122,11 @@ def test_likelihoods_and_refusal_probabilities_equal_those_of_the_local_engine(h
             for row, other in zip(results, expected, strict=True):
                 assert row == pytest.approx(other, abs=logit_tolerance(torch.tensor(other)))
         refusal = ids.refusal_probability(PROMPTS[:2], continuations[:2])
-    for row, other in zip(refusal, hf.refusal_probability(PROMPTS[:2], continuations[:2]), strict=True):
+        words = ("Sorry", "Sure")  # " Sure" is three tokens
+        several = replace(ids, refusal_words=words).refusal_probability(PROMPTS[:2], continuations[:2])
+    expected = hf.refusal_probability(PROMPTS[:2], continuations[:2])
+    expected += replace(hf, refusal_words=words).refusal_probability(PROMPTS[:2], continuations[:2])
+    for row, other in zip([*refusal, *several], expected, strict=True):
         assert row == pytest.approx(other, rel=1e-3)
 
 

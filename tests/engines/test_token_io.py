@@ -128,16 +128,18 @@ def test_a_stop_token_in_the_middle_or_at_the_limit_is_part_of_the_reply(tiny_ch
 
 
 @given(
-    response=st.lists(st.integers(10, 19), max_size=6), refusal_ids=st.lists(st.integers(5, 7), min_size=1, unique=True)
+    response=st.lists(st.integers(10, 19), max_size=6),
+    forms=st.lists(st.lists(st.integers(5, 7), min_size=1, max_size=3), min_size=1, max_size=3),
 )
-def test_each_position_of_a_response_has_a_row_for_each_refusal_token(response, refusal_ids):
-    rows = refusal_rows(Turn([1, 2], response, []), refusal_ids)
-    assert len(rows) == (len(response) + 1) * len(refusal_ids)
+def test_each_position_of_a_response_has_a_row_for_each_form_of_a_refusal_word(response, forms):
+    rows = refusal_rows(Turn([1, 2], response, []), forms)
+    assert len(rows) == (len(response) + 1) * len(forms)
     assert {tuple(row.token_ids[: row.start]) for row in rows} == {
         (1, 2, *response[:place]) for place in range(len(response) + 1)
     }
-    assert [row.token_ids[row.start :] for row in rows] == [
-        [token] for _ in range(len(response) + 1) for token in refusal_ids
-    ]
-    assert len(refusal_probabilities([log(0.1)] * len(rows), len(refusal_ids))) == len(response) + 1
+    assert [row.token_ids[row.start :] for row in rows] == [form for _ in range(len(response) + 1) for form in forms]
+    probabilities = refusal_probabilities(
+        [[log(0.25)] * len(form) for _ in range(len(response) + 1) for form in forms], len(forms)
+    )
+    assert probabilities == pytest.approx([sum(0.25 ** len(form) for form in forms)] * (len(response) + 1))
     assert likelihood_row(Turn([1, 2], response, [])) == ([1, 2, *response], 2)

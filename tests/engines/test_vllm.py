@@ -1,6 +1,7 @@
 """vLLM needs an accelerator and is not run here: a strict stand-in accepts only documented arguments."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from vllm_stand_in import LLM, Logprob, installed
@@ -48,6 +49,14 @@ def test_scores_equal_those_of_the_local_engine(vllm, hf, tiny_model_dir):
         results, expected = getattr(engine, name)(PROMPTS, CONTINUATIONS), getattr(hf, name)(PROMPTS, CONTINUATIONS)
         for row, other in zip(results, expected, strict=True):
             assert row == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_a_refusal_word_of_several_tokens_scores_as_in_the_local_engine(vllm, hf, tiny_model_dir):
+    words = ("Sorry", "Sure")
+    engine = load_engine(str(tiny_model_dir), refusal_words=words)
+    expected = replace(hf, refusal_words=words).refusal_probability(PROMPTS, CONTINUATIONS)
+    for row, other in zip(engine.refusal_probability(PROMPTS, CONTINUATIONS), expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
 def test_a_model_with_nan_logits_gives_no_score(vllm, tiny_model_dir, monkeypatch):

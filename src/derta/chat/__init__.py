@@ -1,5 +1,6 @@
 """Chat templates and tokenization: prompt and response token ids, BOS and EOS handling, and refusal tokens."""
 
+from derta.chat.decoding import UNFINISHED, decode_continuation, positions_after_space
 from derta.chat.encoding import (
     Turn,
     encode_after,
@@ -17,6 +18,7 @@ from derta.chat.turns import answer_content, answer_head, continuation_head, pro
 __all__ = [
     "DEFAULT_DATE",
     "SHIPPED_TEMPLATES",
+    "UNFINISHED",
     "ChatFormat",
     "RefusalTokens",
     "Turn",
@@ -25,10 +27,12 @@ __all__ = [
     "answer_start",
     "chat_format",
     "continuation_head",
+    "decode_continuation",
     "encode_after",
     "encode_continuation",
     "encode_prompt",
     "encode_turn",
+    "positions_after_space",
     "prompt_text",
     "read_template",
     "refusal_tokens",

@@ -153,13 +153,30 @@ def encode_response(chat: ChatFormat, head: Text, response: str, *, closed: bool
 
 
 def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool, closed: bool = False) -> list[int]:
-    """Encode text that continues other text: with a leading space, or without one as after a line break."""
-    anchor = "." if spaced else ".\n"
-    joint = anchor + (" " if spaced else "") + text
+    """Encode text that continues other text: with a leading space, or without one as after white space.
+
+    The text before it is a line break, or a tab if the tokenizer merges the line break into the text.
+    """
+    joint = (" " if spaced else "") + text
+    anchors = (".",) if spaced else (".\n", ".\t")
+    behind = (_encode_behind(chat, anchor, joint, closed=closed) for anchor in anchors)
+    first = next(behind)
+    return first.ids if first.is_separate else next((other.ids for other in behind if other.is_separate), first.ids)
+
+
+class _Continuation(NamedTuple):
+    """Token ids of a text behind an anchor; `is_separate` if a token ends with the anchor."""
+
+    ids: list[int]
+    is_separate: bool
+
+
+def _encode_behind(chat: ChatFormat, anchor: str, text: str, *, closed: bool) -> _Continuation:
+    joint = anchor + text
     spans = ((len(anchor), len(joint)),)
     ids, ends = encode_text(chat, Text(joint + (chat.closing if closed else ""), spans))
     split = next((i for i, end in enumerate(ends) if end > len(anchor)), len(ends))
-    return ids[split:]
+    return _Continuation(ids[split:], len(anchor) in ends)
 
 
 def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:

@@ -45,7 +45,7 @@ class RowConfig:
 
     Attributes:
         method: A name of `derta.methods.METHODS`, or a custom `Method`.
-        refusal_words: Words that start a refusal; each must be one token.
+        refusal_words: Words that start a refusal; their first tokens are the RTO labels.
         template: Chat template: `auto` (the tokenizer's), `paper`, `paper_eval`, or the path of a Jinja file.
         template_kwargs: Keyword arguments of the chat template.
         trust_remote_code: Run the Python code of a model that is loaded by name.

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from derta.chat import ChatFormat, RefusalTokens, Turn, answer_content, encode_continuation, encode_turn, turn_span
+from derta.chat import (
+    ChatFormat,
+    RefusalTokens,
+    Turn,
+    answer_content,
+    encode_continuation,
+    encode_turn,
+    positions_after_space,
+    turn_span,
+)
 from derta.data.earlier_turns import split_triple
 from derta.errors import DataError, ModelError
 from derta.records import Example, Message, Tools, Triple
@@ -38,8 +47,8 @@ class EncodedTriple:
         safe_bare_ids: Safe response after white space.
         harmful_ids: Harmful response, without closing ids.
         closing_ids: Tokens that end a response.
-        refusal_ids: `refusal_ids[t]` are the valid refusal tokens at position t of the harmful response; the last entry
-            is for the position after it.
+        refusal_ids: `refusal_ids[t]` are the valid refusal tokens at position t of the harmful response: the first
+            token of each word there. The last entry is for reference rows: their label at all positions.
         bare_positions: Positions of the harmful response before which the text ends in white space.
         word_cuts: `word_cuts[n]` is the number of tokens in the first n words of the harmful response.
         earlier_refusals: The valid refusal tokens at each position of `harmful_prompt_ids`: none outside of harmful
@@ -126,31 +135,44 @@ def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens)
     harmful = encode_turn(chat, messages, triple.harmful, tools=triple.tools)
     if safe is None or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
-    safe_text = answer_content(chat, messages, triple.safe, tools=triple.tools).lstrip()
-    bare_positions = positions_after_space(chat, harmful.response_ids)
-    openings = [encode_turn(chat, messages, word, tools=triple.tools) for word in refusals.words]
-    start_ids = _refusals_at_start(openings, refusals, prompt_ids=harmful.prompt_ids)
-    refusal_ids = [refusals.bare if t in bare_positions else refusals.spaced for t in range(len(harmful.response_ids))]
+    content = answer_content(chat, messages, triple.safe, tools=triple.tools)
+    safe_spaced_ids = encode_continuation(chat, content.lstrip(), spaced=True, closed=True)
+    safe_bare_ids = encode_continuation(chat, content.lstrip(), spaced=False, closed=True)
+    opening = refusals.opening(content.lstrip())
+    bare_ids = _first_ids(refusals.bare, opening, safe_ids=safe_bare_ids)
+    spaced_ids = _first_ids(refusals.spaced, opening, safe_ids=safe_spaced_ids)
+    opening = refusals.opening(content)  # None if it starts with white space
+    turns = [
+        safe if i == opening else encode_turn(chat, messages, word, tools=triple.tools)
+        for i, word in enumerate(refusals.words)
+    ]
+    start_ids = _first_ids_at_start(turns, bare_ids, prompt_ids=harmful.prompt_ids)
+    bare_positions = positions_after_space(chat.tokenizer, harmful.response_ids)
+    places = range(1, len(harmful.response_ids))
     return EncodedTriple(
         id=triple.id,
         prompt_ids=tuple(safe.prompt_ids),
         harmful_prompt_ids=tuple(harmful.prompt_ids),
         safe_ids=tuple(safe.response_ids),
-        safe_spaced_ids=tuple(encode_continuation(chat, safe_text, spaced=True, closed=True)),
-        safe_bare_ids=tuple(encode_continuation(chat, safe_text, spaced=False, closed=True)),
+        safe_spaced_ids=tuple(safe_spaced_ids),
+        safe_bare_ids=tuple(safe_bare_ids),
         harmful_ids=tuple(harmful.response_ids),
         closing_ids=chat.closing_ids,
-        refusal_ids=(start_ids, *refusal_ids[1:], refusals.bare),
+        refusal_ids=(start_ids, *(bare_ids if t in bare_positions else spaced_ids for t in places), refusals.single),
         bare_positions=frozenset(bare_positions),
         word_cuts=tuple(_word_cuts(triple.harmful, harmful.response_ends)),
         earlier_refusals=_earlier_refusals(chat, triple, refusals, prompt_ids=harmful.prompt_ids),
     )
 
 
-def positions_after_space(chat: ChatFormat, response_ids: Sequence[int]) -> set[int]:
-    """Return the positions t of a response before which the text ends in white space, so no space is inserted there."""
-    blank = {token: str(chat.tokenizer.decode([token]))[-1:].isspace() for token in set(response_ids)}
-    return {t for t in range(1, len(response_ids) + 1) if blank[response_ids[t - 1]]}
+def _first_ids(
+    forms: Sequence[Sequence[int]], opening: int | None = None, *, safe_ids: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Return the first token of each refusal word at a place, given the ids of words and of the safe response there.
+
+    For the word that opens the safe response it is the first token of the response, so that RTO and safe rows agree.
+    """
+    return tuple((safe_ids if i == opening else form)[0] for i, form in enumerate(forms))
 
 
 def _earlier_refusals(
@@ -158,13 +180,14 @@ def _earlier_refusals(
 ) -> tuple[tuple[int, ...], ...]:
     """Return the valid refusal tokens at each position of the prompt, none outside of harmful turns."""
     targets: list[tuple[int, ...]] = [()] * len(prompt_ids)
+    bare_ids, spaced_ids = _first_ids(refusals.bare), _first_ids(refusals.spaced)
     for index in triple.harmful_turns:
         span = turn_span(chat, triple.conversation, index, tools=triple.tools)
         openings = [_turn_with(chat, triple, index, word) for word in refusals.words]
-        bare_positions = positions_after_space(chat, prompt_ids[span.start : span.stop])
+        bare_positions = positions_after_space(chat.tokenizer, prompt_ids[span.start : span.stop])
         for t, place in enumerate(span):
-            targets[place] = refusals.bare if t in bare_positions else refusals.spaced
-        targets[span.start] = _refusals_at_start(openings, refusals, prompt_ids=prompt_ids[: span.start])
+            targets[place] = bare_ids if t in bare_positions else spaced_ids
+        targets[span.start] = _first_ids_at_start(openings, bare_ids, prompt_ids=prompt_ids[: span.start])
     if targets:
         targets[0] = ()  # it has no context to predict it from
     return tuple(targets) if triple.harmful_turns else ()
@@ -179,17 +202,17 @@ def _turn_with(chat: ChatFormat, triple: Triple, index: int, text: str) -> Turn:
     return Turn(ids[: span.start], ids[span.start : span.stop], [])
 
 
-def _refusals_at_start(turns: Sequence[Turn], refusals: RefusalTokens, *, prompt_ids: Sequence[int]) -> tuple[int, ...]:
-    """Return the refusal tokens right after these prompt ids; a token may include the last blank of the prompt.
+def _first_ids_at_start(
+    turns: Sequence[Turn], bare_ids: Sequence[int], *, prompt_ids: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the first token of each refusal word right after these prompt ids; it may include the prompt's last blank.
 
-    `turns` are those with one refusal word each as the response.
+    If the prompt ids contain this blank as a token, the word is bare. `turns` have one response that starts with each
+    word.
     """
-    valid_ids = set(refusals.ids)
     return tuple(
-        turn.response_ids[0]
-        if turn.prompt_ids == prompt_ids and len(turn.response_ids) == 1 and turn.response_ids[0] in valid_ids
-        else bare
-        for turn, bare in zip(turns, refusals.bare, strict=True)
+        turn.response_ids[0] if turn.prompt_ids == prompt_ids else bare
+        for turn, bare in zip(turns, bare_ids, strict=True)
     )
 
 

@@ -1,13 +1,14 @@
-"""Batching by token budget, padding, and a forward pass with a KV cache."""
+"""Batching by token budget, padding, eval mode, and a forward pass with a KV cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from derta.errors import DertaError
 
@@ -94,3 +95,16 @@ def select_rows(places: Sequence[int], *, mask: Int[Tensor, "row token"], cache:
     selected = torch.tensor(places, dtype=torch.long, device=mask.device)
     cache.reorder_cache(selected)
     return mask[selected]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Generator[None]:
+    """Set a model in training mode to eval mode within the block, and restore the mode of each module afterwards."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +11,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from derta.chat import ChatFormat, Turn, chat_format, encode_after, encode_prompt, refusal_tokens
-from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, token_batches
+from derta.chat import ChatFormat, Turn, chat_format, encode_prompt, refusal_tokens
+from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, eval_mode, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
-from derta.engines.token_io import check_encoded, check_ids, detokenize
+from derta.engines.token_io import (
+    check_encoded,
+    check_ids,
+    detokenize,
+    encode_turns,
+    refusal_probabilities,
+    refusal_rows,
+)
 from derta.errors import EngineError, ModelError
 from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer, position_limit
 from derta.records import REFUSAL_WORDS, Prompt, Reply
@@ -67,17 +73,35 @@ class HfEngine:
         Raises:
             EngineError: The logits are NaN or infinite.
         """
-        return [scored.log_probs for scored in self._score(prompts, continuations, refusal_ids=())]
+        return [scored.log_probs for scored in self._score(prompts, encode_turns(self.chat, prompts, continuations))]
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of a refusal word at each token of each continuation, and after the last.
+
+        A form of a word that is several tokens needs a separate row for each position.
 
         Raises:
-            ModelError: A refusal word is not a single token.
+            ModelError: The tokenizer cannot encode a refusal word.
             EngineError: The logits are NaN or infinite.
         """
-        refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
-        return [scored.refusal_probs for scored in self._score(prompts, continuations, refusal_ids=refusal_ids)]
+        forms = refusal_tokens(self.chat, self.refusal_words).forms
+        self._check_ids("refusal_words", [token for form in forms for token in form])
+        turns = encode_turns(self.chat, prompts, continuations)
+        single_ids, longer = [form[0] for form in forms if len(form) == 1], [form for form in forms if len(form) > 1]
+        parts = [[scored.refusal_probs for scored in self._score(prompts, turns, refusal_ids=single_ids)]]
+        if longer:
+            parts.append(self._score_words(prompts, turns, forms=longer))
+        return [[min(1.0, sum(place)) for place in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)]
+
+    def _score_words(
+        self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, forms: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return the probability of forms of several tokens at each position of each turn."""
+        groups = [refusal_rows(turn, forms) for turn in turns]
+        words = [Turn(row.token_ids[: row.start], row.token_ids[row.start :], []) for rows in groups for row in rows]
+        named = [prompt for prompt, rows in zip(prompts, groups, strict=True) for _ in rows]
+        scores = iter(self._score(named, words))
+        return [refusal_probabilities([next(scores).log_probs for _ in rows], len(forms)) for rows in groups]
 
     def _banned(self, prompts: Sequence[Prompt]) -> list[BannedTokens | None]:
         stop_ids = stop_tokens(self.model, self.chat)
@@ -119,17 +143,12 @@ class HfEngine:
                 )
 
     def _score(
-        self, prompts: Sequence[Prompt], continuations: Sequence[str], *, refusal_ids: Sequence[int]
+        self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, refusal_ids: Sequence[int] = ()
     ) -> list[RowScores]:
-        turns = [
-            encode_after(self.chat, prompt, text) if text else Turn(encode_prompt(self.chat, prompt), [], [])
-            for prompt, text in zip(prompts, continuations, strict=True)
-        ]
         prompt_ids, response_ids = [turn.prompt_ids for turn in turns], [turn.response_ids for turn in turns]
         self._check_prompts(prompts, prompt_ids, [len(ids) for ids in response_ids])
         for prompt, ids in zip(prompts, response_ids, strict=True):
             self._check_ids(f"prompt {prompt.id!r}: its continuation", ids)
-        self._check_ids("refusal_words", refusal_ids)
         by_index: dict[int, RowScores] = {}
         prefixes = find_prefixes(self.model, prompt_ids)
         lengths = [len(turn.prompt_ids) + len(turn.response_ids) for turn in turns]
@@ -170,19 +189,6 @@ def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[
     for index in batch:
         prefixes[index] = None
     return batch_prefixes
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Generator[None]:
-    """Set a model in training mode to eval mode within the block, and restore the mode of each module afterwards."""
-    training = [module for module in model.modules() if module.training] if model.training else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _in_eval_mode(model: Any, results: Iterator[T], prompts: Sequence[Prompt]) -> Iterator[T]:

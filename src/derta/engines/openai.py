@@ -97,20 +97,20 @@ class ApiEngine:
         return self._scores(rows, texts)
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of a refusal word at each token of each continuation, and after the last.
 
-        Each position and refusal token needs a separate request, as servers report only the most likely tokens.
+        Each position and form of a word needs a separate request, as servers report only the most likely tokens.
 
         Raises:
             EngineError: `send` is not `ids`, or the server returns no log-probabilities of prompts.
-            ModelError: A refusal word is not a single token.
+            ModelError: The tokenizer cannot encode a refusal word.
         """
         chat = self._require_tokenizer("refusal probabilities", send=("ids",))
-        refusal_ids = refusal_tokens(chat, self.refusal_words).ids
-        groups = [refusal_rows(turn, refusal_ids) for turn in encode_turns(chat, prompts, continuations)]
+        forms = refusal_tokens(chat, self.refusal_words).forms
+        groups = [refusal_rows(turn, forms) for turn in encode_turns(chat, prompts, continuations)]
         rows = [row for group in groups for row in group]
         scores = iter(self._scores(rows, [None] * len(rows)))
-        return [refusal_probabilities([next(scores)[0] for _ in group], len(refusal_ids)) for group in groups]
+        return [refusal_probabilities([next(scores) for _ in group], len(forms)) for group in groups]
 
     def _require_tokenizer(self, output: str, *, send: tuple[Send, ...]) -> ChatFormat:
         if self.chat is None or self.send not in send:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import exp, isnan
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.chat import ChatFormat, Turn, encode_after, encode_prompt
+from derta.chat import UNFINISHED, ChatFormat, Turn, decode_continuation, encode_after, encode_prompt
 from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply, StopReason
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP_REASONS: dict[str | None, StopReason] = {"stop": "eos", "length": "length"}
-_UNFINISHED = "\ufffd"
 
 
 class Row(NamedTuple):
@@ -45,16 +44,16 @@ def likelihood_row(turn: Turn) -> Row:
     return Row(turn.prompt_ids + turn.response_ids, len(turn.prompt_ids))
 
 
-def refusal_rows(turn: Turn, refusal_ids: Sequence[int]) -> list[Row]:
-    """Return a row for each position of a response and each refusal token, which replaces the response's token there.
+def refusal_rows(turn: Turn, forms: Sequence[Sequence[int]]) -> list[Row]:
+    """Return a row for each position of a response and each form of a refusal word, which replaces the rest there.
 
-    A server reports the probabilities of the input tokens and of a few likely ones, so each refusal token is an input.
+    A server reports the probabilities of the input tokens and of a few likely ones, so each refusal word is an input.
 
-    >>> [row.token_ids for row in refusal_rows(Turn([1, 2], [7], [1]), [5])]
-    [[1, 2, 5], [1, 2, 7, 5]]
+    >>> [row.token_ids for row in refusal_rows(Turn([1, 2], [7], [1]), [(5,), (6, 4)])]
+    [[1, 2, 5], [1, 2, 6, 4], [1, 2, 7, 5], [1, 2, 7, 6, 4]]
     """
     heads = [turn.prompt_ids + turn.response_ids[:place] for place in range(len(turn.response_ids) + 1)]
-    return [Row([*head, token], len(head)) for head in heads for token in refusal_ids]
+    return [Row([*head, *form], len(head)) for head in heads for form in forms]
 
 
 def check_encoded(
@@ -116,15 +115,17 @@ def check_scores(log_probs: Sequence[float | None], *, source: str) -> list[floa
     return numbers
 
 
-def refusal_probabilities(log_probs: Sequence[float], num_tokens: int) -> list[float]:
-    """Return the probability of any refusal token at each position, from the scores of `refusal_rows`.
+def refusal_probabilities(log_probs: Sequence[Sequence[float]], num_forms: int) -> list[float]:
+    """Return the probability of any refusal word at each position, from the scores of `refusal_rows`.
 
     >>> from math import log
-    >>> [round(p, 6) for p in refusal_probabilities([log(0.25), log(0.5), log(0.125), log(0.125)], 2)]
-    [0.75, 0.25]
+    >>> scores = [[log(0.25)], [log(0.5), log(0.5)], [log(0.125)], [log(0.5), log(0.25)]]
+    >>> [round(p, 6) for p in refusal_probabilities(scores, 2)]
+    [0.5, 0.25]
     """
-    places = range(0, len(log_probs), num_tokens)
-    return [sum(exp(one) for one in log_probs[place : place + num_tokens]) for place in places]
+    words = [exp(sum(tokens)) for tokens in log_probs]
+    # no form starts with another, so only rounding exceeds 1
+    return [min(1.0, sum(words[place : place + num_forms])) for place in range(0, len(words), num_forms)]
 
 
 def reply_from_tokens(
@@ -190,35 +191,20 @@ def detokenize(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> 
     text after a special token. Tokens that share a character, such as the bytes of an emoji, have the same start.
     Invalid bytes become U+FFFD; there a start may be that of the whole sequence of invalid bytes.
     """
-    text = _after_anchor(tokenizer, token_ids)
+    text = decode_continuation(tokenizer, token_ids)
     starts: list[int] = []
     settled, settled_chars = 0, 0
     for i in range(len(token_ids)):
-        piece = _after_anchor(tokenizer, token_ids[settled:i])
+        piece = decode_continuation(tokenizer, token_ids[settled:i])
         shared = _shared_length(piece, text[settled_chars:])
         starts.append(settled_chars + shared)
-        if shared == len(piece) and not piece.endswith(_UNFINISHED):
+        if shared == len(piece) and not piece.endswith(UNFINISHED):
             settled, settled_chars = i, settled_chars + shared
     # invalid bytes may merge when decoded together: no token may begin after a later one
     return DecodedText(text, tuple(accumulate(reversed(starts), min))[::-1])
-
-
-def _after_anchor(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Decode ids after an EOS token, so that the decoder does not treat them as the start of a text."""
-    if not token_ids:
-        return ""
-    anchor = [int(str(tokenizer.eos_token_id))]
-    joint = _decode(tokenizer, [*anchor, *token_ids])
-    head = _decode(tokenizer, anchor)
-    assert joint.startswith(head), (joint, head)  # noqa: S101 - no decoder looks ahead
-    return joint[len(head) :]
 
 
 def _shared_length(piece: str, text: str) -> int:
     if text.startswith(piece):
         return len(piece)
     return next((i for i, (a, b) in enumerate(zip(piece, text, strict=False)) if a != b), min(len(piece), len(text)))
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

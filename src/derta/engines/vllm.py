@@ -74,17 +74,17 @@ class VllmEngine:
         return self._scores([likelihood_row(turn) for turn in encode_turns(self.chat, prompts, continuations)])
 
     def refusal_probability(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the probability of any refusal token at each token of each continuation, and after the last.
+        """Return the probability of a refusal word at each token of each continuation, and after the last.
 
-        Each position and refusal token needs a separate row, as for a served model.
+        Each position and form of a word needs a separate row, as for a served model.
 
         Raises:
-            ModelError: A refusal word is not a single token.
+            ModelError: The tokenizer cannot encode a refusal word.
         """
-        refusal_ids = refusal_tokens(self.chat, self.refusal_words).ids
-        groups = [refusal_rows(turn, refusal_ids) for turn in encode_turns(self.chat, prompts, continuations)]
+        forms = refusal_tokens(self.chat, self.refusal_words).forms
+        groups = [refusal_rows(turn, forms) for turn in encode_turns(self.chat, prompts, continuations)]
         scores = iter(self._scores([row for group in groups for row in group]))
-        return [refusal_probabilities([next(scores)[0] for _ in group], len(refusal_ids)) for group in groups]
+        return [refusal_probabilities([next(scores) for _ in group], len(forms)) for group in groups]
 
     def _replies(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], params: Any) -> Iterator[Reply]:
         for prompt, output in zip(prompts, self._outputs(encoded, params), strict=True):

@@ -35,7 +35,7 @@ def load_format(recipe: Recipe) -> Format:
     """Load the tokenizer and validate it for training.
 
     Raises:
-        ModelError: no model, no chat template, no EOS token, or a refusal word that is not a single token.
+        ModelError: no model, no chat template, no EOS token, or a refusal word that the tokenizer cannot encode.
     """
     from derta.loading import load_tokenizer
 
@@ -131,8 +131,10 @@ def check_scored(recipe: Recipe, texts: Sequence[tuple[Prompt, str]]) -> None:
     """
     if not texts:
         return
-    chat, _ = load_format(recipe)
-    lengths = {prompt.id: len(encode_after(chat, prompt, text).response_ids) for prompt, text in texts if text}
+    chat, refusals = load_format(recipe)
+    longest = max(map(len, refusals.forms))
+    word = longest if longest > 1 else 0  # scored after the answer, as tokens of their own
+    lengths = {prompt.id: len(encode_after(chat, prompt, text).response_ids) + word for prompt, text in texts if text}
     check_prompts(recipe, [prompt for prompt, _ in texts], new_tokens=Counter(lengths))
 
 

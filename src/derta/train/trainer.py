@@ -47,13 +47,13 @@ from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluatio
 class DertaTrainer(Trainer):
     """Trainer of a model with one of derta's methods, or a custom one.
 
-    `log` adds `loss_helpful`, `loss_safe`, `loss_rto` and `refusal_probability`; `evaluate` returns the same for the
-    evaluation set. A step's loss is divided by the sum of `items` over its micro-batches on all devices, so the size of
-    micro-batches never changes a step. With `normalization="micro_batch"` each micro-batch is averaged instead, as in
-    the released code (a micro-batch without labels is NaN there, and 0 here). Checkpoints, schedulers, mixed precision,
-    `report_to`, resuming and pushing are the Trainer's. Training arguments are saved as JSON without secrets. The files
-    `optimizer.pt`, `scheduler.pt` and `rng_state.pth` of a checkpoint are loaded with `weights_only`; a final model's
-    folder has none of them.
+    `log` adds `loss_helpful`, `loss_safe`, `loss_rto` and `refusal_probability` (of the refusal words' first tokens);
+    `evaluate` returns the same for the evaluation set. A step's loss is divided by the sum of `items` over its
+    micro-batches on all devices, so the size of micro-batches never changes a step. With `normalization="micro_batch"`
+    each micro-batch is averaged instead, as in the released code (a micro-batch without labels is NaN there, and 0
+    here). Checkpoints, schedulers, mixed precision, `report_to`, resuming and pushing are the Trainer's. Training
+    arguments are saved as JSON without secrets. The files `optimizer.pt`, `scheduler.pt` and `rng_state.pth` of a
+    checkpoint are loaded with `weights_only`; a final model's folder has none of them.
 
     >>> from tempfile import mkdtemp
     >>> from derta.demo import corpus, model, world
