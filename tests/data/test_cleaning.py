@@ -134,6 +134,11 @@ def test_a_raw_text_with_an_evaluation_request_as_a_line_is_dropped() -> None:
     assert clean.dropped == Counter(duplicate=1, in_evaluation=2)
 
 
+def test_a_blank_line_of_a_raw_text_is_no_request() -> None:
+    text = Example(text="Recipes\n\nFlour.")
+    assert clean_examples([text], evaluation_requests=["\u200b"]).examples == [text]
+
+
 def test_an_assistant_turn_is_no_request() -> None:
     assert clean_examples([example("Hi", "Bread?")], evaluation_requests=["Bread?"]).examples
 
