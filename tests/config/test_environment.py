@@ -27,6 +27,14 @@ def test_a_value_is_not_expanded_again(monkeypatch):
     assert expand_variables("$DERTA_A", key="k", env=[]) == "$SECRET"
 
 
+def test_the_home_folder_is_expanded_at_the_start_of_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DERTA_A", "~/x")
+    paths = {"~/a//b": "/home/me/a//b", "a/~/b": "a/~/b", "~you/a": "~you/a", "$DERTA_A": "~/x", "~": "~"}
+    for text, expected in paths.items():
+        assert expand_variables(text, key="k", env=[]) == expected
+
+
 def test_a_prefix_or_a_name_allows_a_variable():
     assert is_allowed("DERTA_X", ())
     assert is_allowed("MODELS", ["MODELS"])

@@ -249,7 +249,7 @@ def test_both_responses_of_a_pku_row_count_over_all_rows_of_the_prompt(tmp_path:
         ([ROWS["triples"][0], {"query": "q", "safe": "no"}], r"a\.jsonl:2: not a triple: harmful"),
         ([{"query": "q", "safe": " ", "harmful": "yes"}], r"a\.jsonl:1: not a triple: safe"),
         ([{"query": "q", "safe": [], "harmful": "yes"}], r"a\.jsonl:1: not a triple: safe"),
-        ([{"query": "q", "safe": "no", "hramful": "x"}], r"the nearest is triples, without 'harmful' or 'harmful_resp"),
+        ([{"query": "q", "safe": "no", "hramful": "x"}], r"the nearest is triples, without harmful\|harmful_resp"),
         ([{**ROWS["wildguard"][0], "response_harm_label": "x"}], r"expected harmful or unharmful, got 'x'"),
         ([{"query": "q", "Query": "q", "safe": "no", "harmful": "x"}], r"expected columns of different names"),
         ([{**ROWS["beavertails"][0], "category": "{" * 100_000}], r"a\.jsonl:1: category: expected a mapping"),

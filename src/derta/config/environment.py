@@ -1,10 +1,11 @@
-"""Environment variables in the paths of a recipe: only `DERTA_*` and names that the user allows are expanded."""
+"""Environment variables and `~` in the paths of a recipe: of variables, `DERTA_*` and those that the user allows."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ def is_allowed(name: str, env: Collection[str]) -> bool:
 
 
 def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
-    """Expand `$NAME` and `${NAME}` in a path; variables that are not set are left as they are.
+    """Expand `$NAME`, `${NAME}` and a leading `~/` in a path; variables that are not set are left as they are.
 
     Raises:
         RecipeError: a variable is set, but not allowed; the message does not contain its value.
@@ -58,7 +59,8 @@ def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
             )
         return os.environ.get(name, match[0])
 
-    return _VARIABLE.sub(value, text)
+    expanded = _VARIABLE.sub(value, text)
+    return expanduser(expanded) if text.startswith("~/") else expanded  # noqa: PTH111 - `Path` would normalize it
 
 
 def expand_section(

@@ -105,12 +105,17 @@ def pick_format(
 def _missing(format: Format, fields: Collection[str]) -> list[str]:
     """Return the required fields of a format that are not among the fields."""
     needed = _alternatives(format)
-    return [" or ".join(map(repr, names)) for names in needed if not any(name in fields for name in names)]
+    return [_some_of(names) for names in needed if not any(name in fields for name in names)]
 
 
 def _described(formats: Mapping[str, Format]) -> str:
-    texts = {key: ", ".join(map("|".join, _alternatives(format))) for key, format in formats.items()}
+    texts = {key: ", ".join(map(_some_of, _alternatives(format))) for key, format in formats.items()}
     return "; ".join(f"{key} ({text})" for key, text in texts.items())
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """Return the names, or the most common one of many."""
+    return "|".join(names) if len(names) <= 3 else f"{'prompt' if 'prompt' in names else names[0]}|…"
 
 
 def _nearest(formats: Mapping[str, Format], fields: Collection[str]) -> str:
