@@ -47,6 +47,23 @@ def test_context_is_read_from_lists_and_from_json_in_texts(tmp_path, columns):
     assert load_triples(tmp_path / "triples.jsonl") == [TRIPLE]
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [
+            {"role": "user", "content": [{"type": "text", "text": "What is dough?"}]},
+            {"role": "assistant", "content": "?"},
+        ],
+        [{"from": "human", "value": "What is dough?"}, {"from": "gpt", "value": "?"}],
+        {"role": ["user", "assistant"], "content": ["What is dough?", "?"]},
+    ],
+)
+def test_context_is_read_from_parts_from_sharegpt_and_from_lists_by_key(tmp_path, messages):
+    (tmp_path / "triples.jsonl").write_text(json.dumps(FIELDS | {"messages": messages}))
+    [triple] = load_triples(tmp_path / "triples.jsonl")
+    assert [(one.role, one.content) for one in triple.messages] == [("user", "What is dough?"), ("assistant", "?")]
+
+
 def test_context_is_read_from_csv_where_rows_without_it_have_empty_cells(tmp_path):
     rows = [FIELDS | TEXTS, FIELDS | dict.fromkeys(TEXTS, "")]
     with (tmp_path / "triples.csv").open("w", newline="") as file:
@@ -78,6 +95,8 @@ def test_context_is_read_from_parquet_where_messages_have_null_fields(tmp_path):
         ({"tools": {"name": "look"}}, "tools: expected a list, got a dict"),
         ({"messages": '{"role": "user"}'}, "messages: expected a list, got a dict"),
         ({"messages": [{"role": "cook", "content": "Hi."}]}, "not a triple: messages.0.role"),
+        ({"messages": [{"from": "cook", "value": "Hi."}]}, "messages[0]: expected a known role and parts with texts"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "(part_is_no_text); fix or remove it"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages must not be empty"),
         ({"messages": TURNS, "harmful_turns": [0]}, "harmful_turns must be indices of assistant messages"),
         ({"messages": TURNS, "harmful_turns": ["x"]}, "not a triple: harmful_turns.0"),

@@ -1,10 +1,15 @@
+import re
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from derta.data.detection import parse_rows, pick_format
 from derta.data.fields import DroppedRowError
+from derta.data.helpful_formats import HELPFUL_FORMATS
+from derta.data.pair_formats import PAIR_FORMATS
+from derta.data.triple_formats import TRIPLE_FORMATS
 from derta.errors import DataError
 from derta.sources import Row
 
@@ -106,3 +111,16 @@ def test_of_alternative_fields_those_that_are_not_read_are_named(caplog: pytest.
         for row in rows:
             list(parse_rows([row], lambda row: row, format=layout, source=row.where, dropped=Counter()))
     assert caplog.messages == ["f:1: columns that are not read: input, instruction"]
+
+
+def test_the_page_of_training_data_names_all_formats_and_no_others() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2:5] for line in page.splitlines() if line.count("|") == 5]
+    columns = list(zip(*rows[2:], strict=True))
+    assert rows[0][0].strip() == "triples"
+    for cells, formats in zip(columns, (TRIPLE_FORMATS, HELPFUL_FORMATS, PAIR_FORMATS), strict=True):
+        assert {name for cell in cells for name in re.findall("`(\\w+)`", cell)} - LABEL_NAMES == {*formats}
+
+
+LABEL_NAMES = {"history", "system", "label", "final_label"}
+"""Names of columns in the table."""
