@@ -126,7 +126,8 @@ def _requests_of(example: Example) -> set[RequestTurns]:
     """Return the normal forms of what may be a request in an example."""
     if example.text is None:
         return conversation_keys(example.messages)
-    return {match_key(text) for text in (example.text, *example.text.splitlines())} - {""}  # blank lines
+    lines = (line for line in example.text.splitlines() if line.strip())
+    return {match_key(text) for text in (example.text, *lines)}
 
 
 @cache
