@@ -83,9 +83,14 @@ class Message(Record):
         return self
 
     @property
+    def is_text(self) -> bool:
+        """Whether the content is more than white space."""
+        return bool(self.content.strip())
+
+    @property
     def is_empty(self) -> bool:
         """Whether the message has nothing to read; the result of a tool may be empty."""
-        return not (self.content.strip() or self.tool_calls or self.role == "tool")
+        return not (self.is_text or self.tool_calls or self.role == "tool")
 
     @property
     def shown(self) -> str:

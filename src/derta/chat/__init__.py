@@ -11,6 +11,7 @@ from derta.chat.encoding import (
 )
 from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
+from derta.chat.support import TemplateSupport
 from derta.chat.templates import DEFAULT_DATE, SHIPPED_TEMPLATES, ChatFormat, read_template
 from derta.chat.thoughts import answer_start
 from derta.chat.turns import answer_content, answer_head, continuation_head, prompt_text
@@ -21,6 +22,7 @@ __all__ = [
     "UNFINISHED",
     "ChatFormat",
     "RefusalTokens",
+    "TemplateSupport",
     "Turn",
     "answer_content",
     "answer_head",

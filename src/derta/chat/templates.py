@@ -106,14 +106,14 @@ def render(
     """
     from jinja2 import TemplateError
 
-    options: dict[str, Any] = {"tools": list(tools) if tools else None}
+    options: dict[str, Any] = {"tools": None, **chat.template_kwargs, **({"tools": list(tools)} if tools else {})}
     try:
         text = chat.tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=chat.template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **{**options, **chat.template_kwargs},
+            **options,
         )
     except (TemplateError, *TEMPLATE_ERRORS) as error:
         roles, reason = [message["role"] for message in messages], " ".join(str(error).split())

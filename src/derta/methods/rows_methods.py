@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from derta.chat import TemplateSupport
 from derta.data.encoding import encode_example, encode_triple
 from derta.data.rows import Instance, instances
+from derta.errors import ModelError
 from derta.methods.method import Method
 
 if TYPE_CHECKING:
@@ -38,7 +40,12 @@ def encode_rows(
     harmful_prefix: bool = False,
     rto: bool = False,
 ) -> Sequence[Instance]:
-    """Return a training set, encoded as the instances of `data.rows`."""
+    """Return a training set, encoded as the instances of `data.rows`.
+
+    Raises:
+        ModelError: the chat template does not support a conversation; the message names it.
+    """
+    _check_conversations(data, TemplateSupport(chat))
     follow_ups = config.follow_ups if config.earlier_turn_share else ()
     return instances(
         triples=[encode_triple(chat, triple, refusals=refusals, follow_ups=follow_ups) for triple in data.triples],
@@ -46,6 +53,14 @@ def encode_rows(
         harmful_prefix=harmful_prefix,
         rto=rto,
     )
+
+
+def _check_conversations(data: TrainingSet, support: TemplateSupport) -> None:
+    conversations = [(f"triple {one.id}", one.source, one.conversation, one.tools) for one in data.triples]
+    conversations += [(f"example {one.id}", one.source, one.messages[:-1], one.tools) for one in data.examples]
+    for name, source, messages, tools in conversations:
+        if messages and (fault := support.fault(messages, tools)):
+            raise ModelError(f"{name} ({source or 'no source'}): {fault}; or drop the row")
 
 
 BASE = replace(row_method("base"), trains=False)

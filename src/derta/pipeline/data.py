@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from derta.chat import ChatFormat, answer_head
+from derta.chat import TemplateSupport
 from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, read_examples
@@ -20,7 +20,7 @@ from derta.data.preferences import Preference, ReadPreferences, read_preferences
 from derta.data.preparation import PreparedData, prepare
 from derta.data.requests import load_requests
 from derta.data.triples import ReadTriples, read_triples
-from derta.errors import DataError, ModelError
+from derta.errors import DataError
 from derta.files import read_records
 from derta.pipeline.models import load_format
 from derta.pipeline.registry import Registry
@@ -210,16 +210,14 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, fa
 
 
 class TemplateFaults:
-    """Faults of conversations with the template of a recipe's model, by their roles.
+    """Faults of conversations with the template of a recipe's model (`TemplateSupport`).
 
-    The tokenizer is loaded for the first conversation that is not one question; `chat_format` checks those. Of
-    conversations with tools each is rendered, because templates check the form of definitions, calls and results.
+    The tokenizer is loaded for the first conversation that is not one question; `chat_format` checks those.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._chat: ChatFormat | None = None
-        self._faults: dict[tuple[str, ...], str | None] = {(): None, ("user",): None}
+        self._support: TemplateSupport | None = None
 
     def of_example(self, example: Example) -> str | None:
         """Return the template's message on the turns before an example's answer, or None."""
@@ -234,20 +232,10 @@ class TemplateFaults:
         return self._of(pair.conversation, pair.tools)
 
     def _of(self, messages: Sequence[Message], tools: Tools) -> str | None:
-        if tools or any(message.tool_calls or message.role == "tool" for message in messages):
-            return self._render(messages, tools)
-        roles = tuple(message.role for message in messages)
-        if roles not in self._faults:
-            self._faults[roles] = self._render(messages, tools)
-        return self._faults[roles]
-
-    def _render(self, messages: Sequence[Message], tools: Tools) -> str | None:
-        self._chat = self._chat or load_format(self._recipe).chat
-        try:
-            answer_head(self._chat, messages, tools=tools)
-        except ModelError as error:
-            return str(error)
-        return None
+        if not tools and [message.role for message in messages] in ([], ["user"]):
+            return None
+        self._support = self._support or TemplateSupport(load_format(self._recipe).chat)
+        return self._support.fault(messages, tools)
 
 
 def _read_preferences(recipe: Recipe, *, faults: TemplateFaults) -> ReadPreferences:
