@@ -1,4 +1,7 @@
-"""Messages of a conversation, with tool calls, tool results and tool definitions in OpenAI's JSON format."""
+"""Messages of a conversation, and the training data that consist of them: triples and examples.
+
+Tool calls, tool results and tool definitions have OpenAI's JSON format.
+"""
 
 from __future__ import annotations
 
@@ -108,3 +111,101 @@ class Message(Record):
 def context_keys(messages: Sequence[Message], tools: tuple[JsonObject, ...] | None) -> list[str]:
     """Return the content of messages and tool definitions as texts, for hashes; empty without any."""
     return [message.key for message in messages] + ([f"tools\x1e{json.dumps(tools, sort_keys=True)}"] if tools else [])
+
+
+def in_context(messages: Sequence[Message]) -> str:
+    r"""Return the user's turns as one text.
+
+    >>> in_context([Message(role="user", content=text) for text in ("What is dough?", "And bread?")])
+    'What is dough?\n\nAnd bread?'
+    """
+    return "\n\n".join(message.content for message in messages if message.role == "user")
+
+
+Context = Annotated[tuple[Message, ...], Field(exclude_if=is_absent)]
+"""The messages before a request: a system prompt, earlier turns with tool calls and results."""
+
+
+class Triple(Record):
+    """A harmful query with a safe and a harmful response (the paper's q, r, r-hat).
+
+    The query is a user message after `messages`, the context; most triples have none. No message of the context has
+    labels of its own text. `harmful_turns` are the indices of its assistant messages that are harmful: RTO teaches to
+    break off there too.
+
+    >>> triple = Triple(query="How do I brew it?", safe="Sorry, I can't help.", harmful="Boil the roots.")
+    >>> triple.id == Triple(**triple.model_dump()).id
+    True
+    """
+
+    query: Text
+    safe: Text
+    harmful: Text
+    category: str | None = None
+    source: str | None = None
+    messages: Context = ()
+    harmful_turns: Annotated[tuple[int, ...], Field(exclude_if=is_absent)] = ()
+    tools: Tools = None
+
+    @model_validator(mode="after")
+    def _has_valid_context(self) -> Triple:
+        if any(message.is_empty for message in self.messages):
+            raise ValueError("messages must not be empty")
+        for turn in self.harmful_turns:
+            if not (0 <= turn < len(self.messages) and self.messages[turn].role == "assistant"):
+                raise ValueError(f"harmful_turns must be indices of assistant messages, {turn} is not")
+            if not self.messages[turn].content.strip():
+                raise ValueError(f"harmful_turns must be indices of messages with text, {turn} has none")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Hash of the content. It seeds the row's random draws, so they do not depend on its position in a file."""
+        turns = [f"harmful\x1e{turn}" for turn in self.harmful_turns]
+        return short_hash(self.query, self.safe, self.harmful, *context_keys(self.messages, self.tools), *turns)
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The context and the query, as the messages before a response."""
+        return (*self.messages, Message(role="user", content=self.query))
+
+    @property
+    def in_context(self) -> str:
+        """The query with the user's earlier turns, for a reader who does not see the conversation."""
+        return in_context(self.conversation)
+
+
+class Example(Record):
+    """A helpful training example: a conversation that ends with an assistant message, or raw text.
+
+    Only the last message of a conversation has labels. A raw `text` is formatted by no template, and all of its tokens
+    and the EOS token after it have labels.
+
+    >>> question, answer = Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")
+    >>> Example(messages=(question, answer)).messages[-1].content, Example(text="A guide to bread.").messages
+    ('Bake it.', ())
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: Text | None = None
+    source: str | None = None
+    tools: Tools = None
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Example:
+        if self.text is not None:
+            if self.messages or self.tools:
+                raise ValueError("an example carries messages or a raw text, not both")
+            return self
+        if len(self.messages) < 2 or self.messages[-1].role != "assistant":
+            raise ValueError("messages must end with an assistant's answer to another message")
+        if any(message.is_empty for message in self.messages) or not self.messages[-1].content.strip():
+            raise ValueError("messages must not be empty")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Hash of the content, as in `Triple.id`."""
+        if self.text is not None:
+            return short_hash("text", self.text)
+        return short_hash(*context_keys(self.messages, self.tools))

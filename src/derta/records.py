@@ -11,7 +11,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from derta.messages import Message, Record, Text, Tools, context_keys, is_absent, short_hash
+from derta.messages import (  # noqa: F401 - names of this module
+    Context,
+    Example,
+    Message,
+    Record,
+    Text,
+    Tools,
+    Triple,
+    context_keys,
+    in_context,
+    is_absent,
+    short_hash,
+)
 
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
@@ -33,95 +45,6 @@ REFUSAL_WORDS = ("Sorry",)
 NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 """Format of the names of attacks, judges and methods, which are part of file names."""
 NAME_LETTERS = "letters, digits, '_', '-' and '.'"
-
-
-Context = Annotated[tuple[Message, ...], Field(exclude_if=is_absent)]
-"""The messages before a request: a system prompt, earlier turns with tool calls and results."""
-
-
-class Triple(Record):
-    """A harmful query with a safe and a harmful response (the paper's q, r, r-hat).
-
-    The query is a user message after `messages`, the context; most triples have none. No message of the context has
-    labels of its own text. `harmful_turns` are the indices of its assistant messages that are harmful: RTO teaches to
-    break off there too.
-
-    >>> triple = Triple(query="How do I brew it?", safe="Sorry, I can't help.", harmful="Boil the roots.")
-    >>> triple.id == Triple(**triple.model_dump()).id
-    True
-    """
-
-    query: Text
-    safe: Text
-    harmful: Text
-    category: str | None = None
-    source: str | None = None
-    messages: Context = ()
-    harmful_turns: Annotated[tuple[int, ...], Field(exclude_if=is_absent)] = ()
-    tools: Tools = None
-
-    @model_validator(mode="after")
-    def _has_valid_context(self) -> Triple:
-        if any(message.is_empty for message in self.messages):
-            raise ValueError("messages must not be empty")
-        for turn in self.harmful_turns:
-            if not (0 <= turn < len(self.messages) and self.messages[turn].role == "assistant"):
-                raise ValueError(f"harmful_turns must be indices of assistant messages, {turn} is not")
-            if not self.messages[turn].content.strip():
-                raise ValueError(f"harmful_turns must be indices of messages with text, {turn} has none")
-        return self
-
-    @property
-    def id(self) -> str:
-        """Hash of the content. It seeds the row's random draws, so they do not depend on its position in a file."""
-        turns = [f"harmful\x1e{turn}" for turn in self.harmful_turns]
-        return short_hash(self.query, self.safe, self.harmful, *context_keys(self.messages, self.tools), *turns)
-
-    @property
-    def conversation(self) -> tuple[Message, ...]:
-        """The context and the query, as the messages before a response."""
-        return (*self.messages, Message(role="user", content=self.query))
-
-    @property
-    def in_context(self) -> str:
-        """The query with the user's earlier turns, for a reader who does not see the conversation."""
-        return "\n\n".join(message.content for message in self.conversation if message.role == "user")
-
-
-class Example(Record):
-    """A helpful training example: a conversation that ends with an assistant message, or raw text.
-
-    Only the last message of a conversation has labels. A raw `text` is formatted by no template, and all of its tokens
-    and the EOS token after it have labels.
-
-    >>> question, answer = Message(role="user", content="Bread?"), Message(role="assistant", content="Bake it.")
-    >>> Example(messages=(question, answer)).messages[-1].content, Example(text="A guide to bread.").messages
-    ('Bake it.', ())
-    """
-
-    messages: tuple[Message, ...] = ()
-    text: Text | None = None
-    source: str | None = None
-    tools: Tools = None
-
-    @model_validator(mode="after")
-    def _has_one_form(self) -> Example:
-        if self.text is not None:
-            if self.messages or self.tools:
-                raise ValueError("an example carries messages or a raw text, not both")
-            return self
-        if len(self.messages) < 2 or self.messages[-1].role != "assistant":
-            raise ValueError("messages must end with an assistant's answer to another message")
-        if any(message.is_empty for message in self.messages) or not self.messages[-1].content.strip():
-            raise ValueError("messages must not be empty")
-        return self
-
-    @property
-    def id(self) -> str:
-        """Hash of the content, as in `Triple.id`."""
-        if self.text is not None:
-            return short_hash("text", self.text)
-        return short_hash(*context_keys(self.messages, self.tools))
 
 
 class Request(Record):
@@ -151,7 +74,7 @@ class Request(Record):
     @property
     def in_context(self) -> str:
         """The request with the user's earlier turns, for a reader who does not see the conversation."""
-        return "\n\n".join(message.content for message in self.conversation if message.role == "user")
+        return in_context(self.conversation)
 
 
 class PrefillDepth(Record):

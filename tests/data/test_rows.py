@@ -1,4 +1,7 @@
-"""Rows from ids alone: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, refusals 1 to 4."""
+"""Rows from ids alone: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, refusals 1 to 4.
+
+Harmful text of an earlier turn is from 5500.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -36,15 +39,29 @@ FIRST_SAFE = {1000, 1100, 1200}  # at the start, after text, after white space
 
 
 def triple_of(
-    *, name="t", num_prompt=20, num_safe=6, num_harmful=12, num_words=4, bare_positions=(), trailing_blank=False
+    *,
+    name="t",
+    num_prompt=20,
+    num_safe=6,
+    num_harmful=12,
+    num_words=4,
+    bare_positions=(),
+    trailing_blank=False,
+    num_earlier=0,
 ):
     bare = frozenset(bare_positions)
     allowed = [(BARE, BARE_2) if t in bare or t == 0 else (SPACED, SPACED_2) for t in range(num_harmful)]
-    prompt_ids = tuple(range(10, 10 + num_prompt))
+    start = tuple(range(10, 10 + num_prompt))
+    earlier = tuple(HARMFUL[500 : 500 + num_earlier])
+    prompt_ids = (*start, *earlier, *start) if earlier else start
+    harmful_prompt_ids = (*prompt_ids, 999) if trailing_blank else prompt_ids
     return EncodedTriple(
         id=name,
         prompt_ids=prompt_ids,
-        harmful_prompt_ids=(*prompt_ids, 999) if trailing_blank else prompt_ids,
+        harmful_prompt_ids=harmful_prompt_ids,
+        earlier_refusals=tuple((SPACED, SPACED_2) if token in earlier else () for token in harmful_prompt_ids)
+        if earlier
+        else (),
         safe_ids=(*range(1000, 1000 + num_safe), *CLOSING),
         safe_spaced_ids=(*range(1100, 1100 + num_safe), *CLOSING),
         safe_bare_ids=(*range(1200, 1200 + num_safe), *CLOSING),
@@ -67,6 +84,7 @@ triples = st.builds(
     num_harmful=st.integers(1, 90),
     bare_positions=st.sets(st.integers(1, 90)),
     trailing_blank=st.booleans(),
+    num_earlier=st.integers(0, 40),
 )
 examples = st.builds(example_of, num_prompt=st.integers(1, 90), num_response=st.integers(1, 90))
 row_settings = st.builds(
@@ -89,7 +107,7 @@ def learned(row):
 
 def decoded_k(row):
     """How many tokens of the harmful response a safe row reads."""
-    return sum(token in HARMFUL for token in row.input_ids)
+    return sum(token in HARMFUL[:500] for token in row.input_ids)
 
 
 # --- what holds for every method ---------------------------------------------------------------------------------
