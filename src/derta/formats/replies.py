@@ -16,6 +16,7 @@ from derta.errors import DataError
 from derta.files import parse_record, read_objects
 from derta.formats.documents import read_documents
 from derta.formats.foreign import PublishedReply, parse_reply
+from derta.formats.joining import join_requests, read_requests
 from derta.formats.repeats import RowScan, scan_rows
 from derta.protocols import Case
 from derta.records import Prompt, Reply, ReplyKey
@@ -28,7 +29,8 @@ def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = Fa
     """Load replies with their prompts and yield them as cases, without loading all replies or prompts into memory.
 
     A row is a `Reply` record, an object with the columns of docs/replies.md, or a string with the reply. The prompt of
-    a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent.
+    a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent. For
+    other rows, `prompts_path` is a file of requests: see `derta.formats.joining`.
 
     Rows that repeat another one and rows without a reply are left out. They, columns that are not read, rows without a
     request, and prompts of `prompts.jsonl` without any reply are counted in a log message, unless `quiet` is True, for
@@ -43,27 +45,18 @@ def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = Fa
 
 def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = False) -> Iterator[PublishedReply]:
     """Yield the cases of `read_cases` with the columns of their rows, which may have labels."""
-    rows = read_documents(path)
-    first = next(rows, None)
-    if first is None:
-        return
-    scan = RowScan() if _is_record(first) else scan_rows(read_documents(path))
+    rows, scan = _scanned(path, requests_path=prompts_path, quiet=quiet)
     with ExitStack() as open_files:
         prompts: PromptFile | None = None
         seen: set[ReplyKey] = set()
         unread = UnreadColumns(path)
         num_rows = without_reply = 0
-        for position, row in enumerate(chain([first], rows)):
+        for position, row in enumerate(rows):
             num_rows += 1
             if _is_record(row):
                 prompts = prompts or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
                 case = _case_of_reply(row, prompts.find)
-                if case.reply.key in seen:
-                    raise DataError(
-                        f"{row.where}: expected one reply to each prompt and sample, got prompt id "
-                        f"{case.reply.prompt_id!r} (sample {case.reply.sample}) twice; delete one of the two lines"
-                    )
-                seen.add(case.reply.key)
+                _check_first(case.reply, seen, row.where)
                 yield PublishedReply(row.where, case, None)
             elif not scan.is_repeat(row):
                 reply = parse_reply(row, position, has_unique_ids=scan.has_unique_ids)
@@ -80,6 +73,28 @@ def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = 
         _log_left_out(path, scan, without_reply=without_reply, num_rows=num_rows)
         if prompts is not None:
             _log_missing(path, prompts.ids - {prompt_id for prompt_id, _ in seen}, total=len(prompts.ids))
+
+
+def _scanned(path: Path, *, requests_path: Path | None, quiet: bool) -> tuple[Iterator[Row], RowScan]:
+    """Return the rows of a file and the result of a first pass over them, which a file of `Reply` records has not."""
+    rows = read_documents(path)
+    first = next(rows, None)
+    if first is None or _is_record(first):
+        return chain([] if first is None else [first], rows), RowScan()
+    if requests_path is None:
+        return chain([first], rows), scan_rows(read_documents(path))
+    table = read_requests(requests_path)
+    scan = scan_rows(join_requests(read_documents(path), table, quiet=True))
+    return join_requests(chain([first], rows), table, quiet=quiet), scan
+
+
+def _check_first(reply: Reply, seen: set[ReplyKey], where: str) -> None:
+    if reply.key in seen:
+        raise DataError(
+            f"{where}: expected one reply to each prompt and sample, got prompt id {reply.prompt_id!r} (sample "
+            f"{reply.sample}) twice; delete one of the two lines"
+        )
+    seen.add(reply.key)
 
 
 def _is_record(row: Row) -> bool:

@@ -24,7 +24,9 @@ Env = Annotated[
 AllowEndpoint = Annotated[
     list[str], typer.Option(metavar="HOST", help="Server that the recipe may use and send an API key to.")
 ]
-Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts file; default: that of the replies' run.")]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", help="Prompts of a run (default: its own), or requests of other replies.")
+]
 EngineOption = Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Engine setting, such as dtype=float32.")]
 
 JudgeName = Annotated[
