@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from derta.metrics.tables import agreement_table, format_cell
-from derta.results import TextTable
+from derta.results import Cell, TextTable
 
 if TYPE_CHECKING:
     from derta.pipeline.calibrating import JudgeAgreement, JudgeResult
@@ -17,20 +17,28 @@ if TYPE_CHECKING:
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[TextTable | str]:
     """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
     rates = [format_cell(cell) for cell in (*result.cells, result.malformed) if cell is not None]
+    rates += [f"{_group_name(cell)}: {format_cell(cell)}" for cell in result.groups]
     if result.agreement is None:
         return [*rates]
     disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]
     return [*rates, agreement_table(result.agreement.table, first=first, second=str(second)), *disagreements]
 
 
+def _group_name(cell: Cell) -> str:
+    return f"{cell.method}, {cell.name}" if cell.method else cell.name
+
+
 def judged_json(result: JudgeResult) -> Any:
     """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement.
 
-    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals.
+    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals, and of a file with
+    several models or attacks the rate of each in `groups`.
     """
     cells = [cell.model_dump() for cell in result.cells]
     if result.malformed is not None:
         cells[0]["malformed"] = result.malformed.model_dump()
+    if result.groups:
+        cells[0]["groups"] = [cell.model_dump() for cell in result.groups]
     output = cells[0] if len(cells) == 1 else cells
     if result.agreement is None:
         return output
