@@ -8,7 +8,7 @@ from derta.config import DataSection, PrepareConfig
 from derta.data.preferences import Preference
 from derta.data.preparation import prepare
 from derta.errors import DataError
-from derta.records import Example, Message, Prompt, Request, Triple
+from derta.records import Example, Message, Prompt, Request, Triple, short_hash
 
 TRIPLES = [Triple(query=f"Paint {i}?", safe="I'm sorry, but no.", harmful=f"Step {i}.") for i in range(12)]
 
@@ -112,6 +112,8 @@ def test_the_identity_of_prepared_data_is_that_of_its_rows_in_order_and_of_its_c
     pair = Preference(query="Tea?", chosen="Yes.", rejected="No.")
     base = prepare(TRIPLES, EXAMPLES, preferences=[pair], helpful_per_safety=1)
     assert prepare(TRIPLES, EXAMPLES, preferences=[pair], helpful_per_safety=1).identity() == base.identity()
+    ids = [",".join(one.id for one in rows) for rows in (base.triples, base.examples, base.preferences)]
+    assert base.identity() == short_hash(*ids, str(base.counts))  # that of existing runs
     others = [
         base._replace(triples=base.triples[::-1]),
         base._replace(examples=base.examples[1:]),

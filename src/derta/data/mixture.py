@@ -36,13 +36,13 @@ class TrainingSet(NamedTuple):
     examples: Sequence[Example] = ()
     preferences: Sequence[Preference] = ()
 
-    def identity(self) -> str:
-        """Return a hash of the content, in order.
+    def identity(self, *settings: str) -> str:
+        """Return a hash of the content, in order, and of `settings`.
 
         >>> TrainingSet([Triple(query="Bread?", safe="No.", harmful="Flour.")]).identity() == TrainingSet().identity()
         False
         """
-        return short_hash(*(",".join(one.id for one in rows) for rows in self))
+        return short_hash(*(",".join(one.id for one in rows) for rows in self), *settings)
 
 
 def plan_mixture(

@@ -16,7 +16,7 @@ from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_ou
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
 from derta.files import format_validation_error
-from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple, short_hash
+from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
 
 
 class PreparedData(NamedTuple):
@@ -48,8 +48,7 @@ class PreparedData(NamedTuple):
 
     def identity(self) -> str:
         """Return a hash of the data that training sets are sampled from."""
-        data = TrainingSet(self.triples, self.examples, self.preferences)
-        return short_hash(data.identity(), str(self.counts))
+        return TrainingSet(self.triples, self.examples, self.preferences).identity(str(self.counts))
 
     @property
     def notes(self) -> list[str]:
