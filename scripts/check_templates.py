@@ -123,7 +123,7 @@ def conversation_faults(chat: ChatFormat, messages: Sequence[Message], start: st
             yield "other tokens for the same text"
     else:
         ours, theirs = ("".join(EMPTY_THOUGHT.sub("", part).split()) for part in (row_text, full_text))
-        if not theirs.startswith(ours) or chat.lead == "":
+        if not theirs.startswith(ours) or not EMPTY_THOUGHT.search(row_text):
             yield f"the row is not the template's rendering: {row_text[-60:]!r} against {full_text[-60:]!r}"
     prefill = Prompt(id="p", request_id="p", attack="prefill", messages=tuple(messages), prefill=ANSWER)
     if without_bos(chat, encode_prompt(chat, prefill)) != ids:

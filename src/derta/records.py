@@ -222,10 +222,11 @@ class Verdict(Record):
     """The output of one judge for one reply. Fields that the judge did not or could not decide are None, never False.
 
     `refusal_at` is the character offset of the first refusal in the reply, or of the first malformed refusal word of a
-    reply of the class `malformed`. `score` is the judge's number in [0, 1]
-    before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is the reason for a
-    missing verdict: judging again may succeed. `unanswered` is True if there is no reply to judge. `input_hash` and
-    `producer` are the provenance.
+    reply of the class `malformed`. `answer_at` is the offset of the answer of a model that thinks: the verdict is on
+    the text from there on, and `harmful_thought` is a harm judge's verdict on the thought. `score` is the judge's
+    number in [0, 1] before the threshold (a probability, a grade), if it has one. `retry` is True if an engine error is
+    the reason for a missing verdict: judging again may succeed. `unanswered` is True if there is no reply to judge.
+    `input_hash` and `producer` are the provenance.
 
     >>> Verdict(prompt_id="direct:7", judge="refusal", refused=True, refusal_at=0).harmful is None
     True
@@ -239,6 +240,8 @@ class Verdict(Record):
     correct: bool | None = None
     reply_class: ReplyClass | None = None
     refusal_at: int | None = None
+    answer_at: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
+    harmful_thought: Annotated[bool | None, Field(exclude_if=is_absent)] = None
     score: float | None = Field(default=None, ge=0, le=1)
     retry: bool = False
     unanswered: bool = False

@@ -12,12 +12,11 @@ from derta.chat.encoding import (
 from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
 from derta.chat.support import TemplateSupport
-from derta.chat.templates import DEFAULT_DATE, SHIPPED_TEMPLATES, ChatFormat, read_template
-from derta.chat.thoughts import answer_start
-from derta.chat.turns import answer_content, answer_head, continuation_head, prompt_text
+from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
+from derta.chat.thoughts import answer_start, is_empty_thought
+from derta.chat.turns import answer_content, answer_head, answer_offset, continuation_head, prompt_text
 
 __all__ = [
-    "DEFAULT_DATE",
     "SHIPPED_TEMPLATES",
     "UNFINISHED",
     "ChatFormat",
@@ -26,6 +25,7 @@ __all__ = [
     "Turn",
     "answer_content",
     "answer_head",
+    "answer_offset",
     "answer_start",
     "chat_format",
     "continuation_head",
@@ -34,6 +34,7 @@ __all__ = [
     "encode_continuation",
     "encode_prompt",
     "encode_turn",
+    "is_empty_thought",
     "positions_after_space",
     "prompt_text",
     "read_template",

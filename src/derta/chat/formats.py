@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from derta.chat.encoding import encode
-from derta.chat.templates import DEFAULT_DATE, SHIPPED_TEMPLATES, ChatFormat, fix_date, read_template, render
+from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, fix_date, read_template, render
 from derta.chat.thoughts import Thought, thought_at_end
 from derta.chat.turns import answer_head
+from derta.config import RowConfig
 from derta.errors import ModelError
 from derta.messages import Message
 from derta.template_probe import check_template
@@ -34,7 +35,7 @@ def chat_format(
     *,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
-    date: str = DEFAULT_DATE,
+    date: str = RowConfig.template_date,
     thinking: bool = True,
 ) -> ChatFormat:
     """Validate a tokenizer and return it with its chat template and closing tokens.

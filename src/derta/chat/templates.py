@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHIPPED_TEMPLATES = ("paper", "paper_eval")
-DEFAULT_DATE = "2024-07-26"
-"""Default of the date in templates that write one; the templates of Llama 3.1 to 3.3 have the same default."""
 _CLOCK = "strftime_now"
 """Function that Transformers offers to templates for today's date."""
 

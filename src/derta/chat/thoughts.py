@@ -125,6 +125,17 @@ def answer_start(text: str, *, marker: str | None = None, is_open: bool = False)
     return 0
 
 
+def is_empty_thought(text: str) -> bool:
+    r"""Return whether the text before an answer has nothing but markers.
+
+    >>> is_empty_thought("<think>\n\n</think>\n\n"), is_empty_thought("Hm.</think>")
+    (True, False)
+    """
+    for marker in (part for pair in THOUGHT_MARKERS for part in pair):
+        text = text.replace(marker, "")
+    return not text.strip()
+
+
 def _after(text: str, marker: str, start: int) -> int | None:
     place = text.find(marker, start)
     if place < 0:

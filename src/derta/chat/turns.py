@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from derta.chat.templates import ChatFormat, render
-from derta.chat.thoughts import lead_of
+from derta.chat.thoughts import answer_start, lead_of
 from derta.errors import ModelError
 from derta.messages import Message, Tools
 from derta.records import Prompt
@@ -156,6 +156,17 @@ def prompt_text(chat: ChatFormat, prompt: Prompt) -> Text:
     if prompt.prefill or chat.thought is None or not chat.thinking:
         return _extend(start, chat.lead, prompt.prefill or "")
     return start
+
+
+def answer_offset(chat: ChatFormat, prompt: Prompt, reply: str) -> int | None:
+    """Return the offset of the answer in a reply to this prompt (see `Reply.answer_at`)."""
+    if chat.thought is None or prompt.mode == "raw":
+        return None
+    in_thought = prompt.prefill_in == "thought" if prompt.prefill else chat.thinking
+    if not in_thought:
+        return 0
+    start = answer_start(reply, marker=chat.thought.marker, is_open=bool(prompt.prefill) or not chat.thought.open)
+    return len(reply) if start is None else start
 
 
 def continuation_head(chat: ChatFormat, prompt: Prompt) -> Text:

@@ -28,13 +28,27 @@ _TYPES = {"model_type": "a mapping of keys", "dict_type": "a mapping of keys", "
 
 
 class ModelSection(Section):
-    """The `model` section of a recipe: the model to tune, a local folder or a hub id."""
+    """The `model` section of a recipe: the model to tune, a local folder or a hub id.
+
+    Attributes:
+        path: Folder or hub id.
+        template: Chat template: `auto` (the tokenizer's), the name of one of its templates, `paper`, `paper_eval`, or
+            the path of a Jinja file.
+        template_kwargs: Variables of the template, such as `enable_thinking: false`.
+        template_date: The date that a template writes instead of today's, as YYYY-MM-DD.
+        thinking: Whether replies of a model that thinks begin with its thought, as in use. Otherwise they follow an
+            empty thought, as in the training rows.
+        refusal_words: Words that start a refusal.
+        trust_remote_code: Run the Python code of the model.
+    """
 
     PATHS = ("path", "template")
 
     path: str
     template: str = RowConfig.template
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    template_date: str = RowConfig.template_date
+    thinking: bool = True
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
     trust_remote_code: bool = RowConfig.trust_remote_code
 

@@ -48,6 +48,8 @@ class RowConfig:
         refusal_words: Words that start a refusal; their first tokens are the RTO labels.
         template: Chat template: `auto` (the tokenizer's), `paper`, `paper_eval`, or the path of a Jinja file.
         template_kwargs: Keyword arguments of the chat template.
+        template_date: The date that a template writes instead of today's, as YYYY-MM-DD, so that rows are the same on
+            every day. The default is the one of Llama 3.1's template.
         trust_remote_code: Run the Python code of a model that is loaded by name.
         max_length: Maximum length of a row in tokens; `data.rows` documents the truncation.
         global_batch_size: Rows of an optimizer step, over all processes and accumulated micro-batches.
@@ -82,6 +84,7 @@ class RowConfig:
     refusal_words: Words = field(default_factory=lambda: REFUSAL_WORDS)
     template: str = "auto"
     template_kwargs: Settings = field(default_factory=dict)
+    template_date: str = "2024-07-26"
     trust_remote_code: bool = False
     max_length: Annotated[int, Field(ge=32)] = 1024
     global_batch_size: Count = 128

@@ -79,6 +79,7 @@ ELSEWHERE: Mapping[str, str] = {
     "output_dir": "set the run folder by --out",
     "template": "set `model.template`",
     "template_kwargs": "set `model.template_kwargs`",
+    "template_date": "set `model.template_date`",
     "refusal_words": "set `model.refusal_words`",
     "trust_remote_code": "set `model.trust_remote_code`",
     "disable_tqdm": "the command line shows the progress",

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from derta.chat import ChatFormat, Turn, chat_format, encode_prompt, refusal_tokens
+from derta.chat import ChatFormat, Turn, answer_offset, chat_format, encode_prompt, refusal_tokens
+from derta.config import RowConfig
 from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, eval_mode, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
@@ -140,6 +141,7 @@ class HfEngine:
                     stop_reason=one.stop_reason,
                     token_ids=tuple(one.token_ids),
                     token_starts=detokenized.token_starts,
+                    answer_at=answer_offset(self.chat, prompts[batch[one.row]], detokenized.text),
                 )
 
     def _score(
@@ -231,6 +233,8 @@ def load(
     adapter: str | Path | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
+    template_date: str = RowConfig.template_date,
+    thinking: bool = True,
     dtype: str = "auto",
     device: str = "auto",
     max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -246,6 +250,8 @@ def load(
         adapter: Folder or hub id of a PEFT adapter. It is not merged: merging would round it in bfloat16.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
         template_kwargs: Additional variables of the template, such as `enable_thinking: false`.
+        template_date: The date of a template that writes today's, as YYYY-MM-DD.
+        thinking: Whether replies of a model that thinks begin with its thought, or after an empty one.
         dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
         device: `auto` (all accelerators if there are any, else the CPU), `cpu`, `cuda:1`, and so on.
         max_batch_tokens: Maximum of rows times tokens in a batch.
@@ -265,7 +271,9 @@ def load(
     if not isinstance(model, str | Path):
         _check_in_memory(name, adapter=adapter, dtype=dtype, device=device)
     loaded = _load_tokenizer(model, tokenizer, trust_remote_code=trust_remote_code)
-    chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
+    chat = chat_format(
+        loaded, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
+    )
     net: Any = model
     if isinstance(model, str | Path):
         if adapter is not None:

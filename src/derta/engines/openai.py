@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
 from derta.chat import ChatFormat, chat_format, refusal_tokens
+from derta.config import RowConfig
 from derta.engines.endpoints import DEFAULT_ENDPOINT, KEY_VARIABLE, parse_host
 from derta.engines.openai_protocol import (
     Call,
@@ -253,6 +254,8 @@ def load(
     tokenizer: str | Path | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
+    template_date: str = RowConfig.template_date,
+    thinking: bool = True,
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     body: Mapping[str, Any] | None = None,
     api_key_env: str | None = None,
@@ -272,6 +275,8 @@ def load(
         tokenizer: Folder or hub id of the served model, to render prompts locally.
         template: Chat template: `auto`, `paper`, `paper_eval` or a Jinja file.
         template_kwargs: Additional variables of the template.
+        template_date: The date of a template that writes today's, as YYYY-MM-DD.
+        thinking: Whether replies of a model that thinks begin with its thought, or after an empty one.
         refusal_words: Words that `refusal_probability` counts as the start of a refusal.
         body: Fields to add to each request; null removes a field.
         api_key_env: Environment variable with the API key; by default OPENAI_API_KEY, if it is set.
@@ -314,7 +319,9 @@ def load(
         from derta.loading import load_tokenizer
 
         loaded = load_tokenizer(str(tokenizer), trust_remote_code=trust_remote_code)
-        chat = chat_format(loaded, template=template, template_kwargs=template_kwargs)
+        chat = chat_format(
+            loaded, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
+        )
     limits = Limits(
         concurrency=concurrency, requests_per_minute=requests_per_minute, attempts=attempts, patience=patience
     )

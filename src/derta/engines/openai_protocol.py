@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from derta.chat import ChatFormat, continuation_head, encode_prompt, prompt_text
+from derta.chat import ChatFormat, answer_offset, continuation_head, encode_prompt, prompt_text
 from derta.engines.scheduler import RejectedError, RetryableError
 from derta.engines.token_io import STOP_REASONS, Row, check_scores, reply_from_tokens
 from derta.errors import EngineError, ModelError
@@ -147,6 +147,8 @@ def generation_call(
         if prompt.mode == "raw":
             return Call("completions", _merge_body(body | {"prompt": prompt.text}, extra))
         messages = [message.model_dump(mode="json") for message in prompt.messages or ()]
+        if prompt.prefill_in == "thought":
+            raise ModelError(f"prompt {prompt.id!r} has a prefill in the thought, which needs send=ids or send=text")
         if prompt.prefill:
             messages.append({"role": "assistant", "content": prompt.prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -200,7 +202,12 @@ def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: 
         )
     else:
         text = choice.text
-    return Reply(prompt_id=prompt.id, text=text, stop_reason=STOP_REASONS.get(choice.finish_reason, "unknown"))
+    return Reply(
+        prompt_id=prompt.id,
+        text=text,
+        stop_reason=STOP_REASONS.get(choice.finish_reason, "unknown"),
+        answer_at=None if chat is None else answer_offset(chat, prompt, text),
+    )
 
 
 def _content(choice: TextChoice | ChatChoice) -> str:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import exp, isnan
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.chat import UNFINISHED, ChatFormat, Turn, decode_continuation, encode_after, encode_prompt
+from derta.chat import UNFINISHED, ChatFormat, Turn, answer_offset, decode_continuation, encode_after, encode_prompt
 from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply, StopReason
 
@@ -156,6 +156,7 @@ def reply_from_tokens(
         stop_reason=STOP_REASONS.get(finish_reason, "unknown"),
         token_ids=tuple(reply_ids),
         token_starts=decoded.token_starts,
+        answer_at=answer_offset(chat, prompt, decoded.text),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.chat import ChatFormat, chat_format, encode_prompt, refusal_tokens
+from derta.config import RowConfig
 from derta.engines.token_io import (
     Row,
     check_prompts,
@@ -134,6 +135,8 @@ def load(
     adapter: str | None = None,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
+    template_date: str = RowConfig.template_date,
+    thinking: bool = True,
     dtype: str = "auto",
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     tensor_parallel_size: int = 1,
@@ -149,6 +152,8 @@ def load(
         adapter: Folder of a LoRA adapter; vLLM applies it unmerged.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
         template_kwargs: Additional variables of the template.
+        template_date: The date of a template that writes today's, as YYYY-MM-DD.
+        thinking: Whether replies of a model that thinks begin with its thought, or after an empty one.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         refusal_words: Words that `refusal_probability` counts as the start of a refusal.
         tensor_parallel_size: Number of accelerators that share the model.
@@ -168,7 +173,9 @@ def load(
     if dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(str(model), trust_remote_code=trust_remote_code)
-    chat = chat_format(tokenizer, template=template, template_kwargs=template_kwargs)
+    chat = chat_format(
+        tokenizer, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
+    )
     chosen: dict[str, Any] = {
         "model": str(model),
         "dtype": dtype,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.errors import DataError
+from derta.judges.thoughts import ReplyParts, split_reply
 from derta.protocols import Case, Judge, JudgeFunction
 from derta.records import NAME, NAME_LETTERS, Measure, Prompt, Reply, Verdict, short_hash
 from derta.run_folder import identify, plain_settings
@@ -22,30 +23,57 @@ def judge_cases(judge: Judge, cases: Iterable[Case]) -> Iterator[Verdict]:
     >>> verdict.unanswered, verdict.harmful, verdict.reason
     (True, None, 'no reply (filtered): 400 content_filter')
     """
-    return only_answered(judge.name, judge.judge, cases)
+    return only_answered(judge.name, judge.judge, cases, measures=judge.measures)
 
 
 def only_answered(
-    name: str, judge: Callable[[Iterable[Case]], Iterator[Verdict]], cases: Iterable[Case]
+    name: str, judge: Callable[[Iterable[Case]], Iterator[Verdict]], cases: Iterable[Case], *, measures: Measure
 ) -> Iterator[Verdict]:
-    """Yield one verdict for each case, in order, where `judge` receives the cases with a reply.
+    """Yield one verdict for each case, in order, where `judge` receives only answers.
 
-    `judge` may read ahead: it yields one verdict for each case that it receives, in order.
+    It receives no case without a reply, and of the reply of a model that thinks the text after the thought. A judge of
+    harm receives the thought as another case, for `Verdict.harmful_thought`. `judge` may read ahead: it yields one
+    verdict for each case that it receives, in order.
     """
-    verdicts: deque[Verdict | None] = deque()  # of unanswered replies; None: the judge's next verdict
+    waiting: deque[Verdict | ReplyParts] = deque()  # verdicts without the judge, and cases that it has received
 
-    def answered() -> Iterator[Case]:
+    def answers() -> Iterator[Case]:
         for case in cases:
-            missing = case.reply.unanswered is not None
-            verdicts.append(_unanswered_verdict(name, case) if missing else None)
-            if not missing:
-                yield case
+            parts = split_reply(case)
+            if case.reply.unanswered is not None:
+                waiting.append(_unanswered_verdict(name, case))
+                continue
+            if parts is None:
+                waiting.append(_without_answer(name, case))
+                continue
+            parts = parts if measures == "harmful" else parts._replace(thought=None)
+            waiting.append(parts)
+            yield parts.answer
+            if parts.thought is not None:
+                yield parts.thought
 
-    for verdict in judge(answered()):
-        while (earlier := verdicts.popleft()) is not None:
-            yield earlier
-        yield verdict
-    yield from (verdict for verdict in verdicts if verdict is not None)
+    verdicts = judge(answers())
+    for verdict in verdicts:
+        while isinstance(first := waiting.popleft(), Verdict):
+            yield first
+        yield _merge(first, verdict, None if first.thought is None else next(verdicts))
+    yield from (verdict for verdict in waiting if isinstance(verdict, Verdict))
+
+
+def _merge(parts: ReplyParts, verdict: Verdict, of_thought: Verdict | None) -> Verdict:
+    """Return the verdict on an answer with positions in the whole reply, and the verdict on the thought."""
+    if not parts.answer_at:
+        return verdict
+    at = None if verdict.refusal_at is None else verdict.refusal_at + parts.answer_at
+    update: dict[str, object] = {"refusal_at": at, "answer_at": parts.answer_at}
+    if of_thought is not None:
+        update |= {"harmful_thought": of_thought.harmful, "retry": verdict.retry or of_thought.retry}
+    return verdict.model_copy(update=update)
+
+
+def _without_answer(name: str, case: Case) -> Verdict:
+    reason = "the thought is not closed, so there is no answer; raise max_new_tokens"
+    return Verdict(prompt_id=case.prompt.id, sample=case.reply.sample, judge=name, reason=reason)
 
 
 def _unanswered_verdict(name: str, case: Case) -> Verdict:
@@ -77,7 +105,7 @@ class FunctionJudge:
         Raises:
             DataError: The function did not return a boolean, None or a verdict.
         """
-        return only_answered(self.name, self._judge, cases)
+        return only_answered(self.name, self._judge, cases, measures=self.measures)
 
     def _judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         for prompt, reply in cases:

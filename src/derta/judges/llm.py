@@ -156,7 +156,7 @@ class ModelJudge:
         empty, has no valid verdict or is truncated before it. Cases without an output because of an engine error are
         unscored too, with `retry`. After the loss of the engine's servers, no further request is sent.
         """
-        return only_answered(self.name, self._judge, cases)
+        return only_answered(self.name, self._judge, cases, measures=self.measures)
 
     def _judge(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         remaining, model = iter(cases), JudgeModel(self.load)

@@ -158,7 +158,9 @@ def _build(
 
     rows: Sequence[Any] = data  # type: ignore[assignment]
     if isinstance(data, TrainingSet):
-        chat = chat_format(tokenizer, template=config.template, template_kwargs=config.template_kwargs)
+        chat = chat_format(
+            tokenizer, template=config.template, template_kwargs=config.template_kwargs, date=config.template_date
+        )
         refusals = refusal_tokens(chat, config.refusal_words)
         rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
     build = method.trainer or row_trainer

@@ -6,7 +6,7 @@ Probabilities are the output of `Engine.refusal_probability`, averaged over harm
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -30,7 +30,9 @@ class Position(NamedTuple):
 
 
 def refusal_position(reply: Reply, verdict: Verdict) -> Position | None:
-    """Return the position at which a reply begins to refuse, or None if it does not refuse. A prefill is not counted.
+    """Return the position in the answer at which a reply begins to refuse, or None if it does not refuse.
+
+    A prefill and a thought are not counted.
 
     >>> reply = Reply(prompt_id="1", text="Take itSorry, but", token_starts=(0, 4, 7, 12, 13))
     >>> refusal_position(reply, Verdict(prompt_id="1", judge="refusal", refused=True, refusal_at=7))
@@ -39,9 +41,11 @@ def refusal_position(reply: Reply, verdict: Verdict) -> Position | None:
     at = verdict.refusal_at
     if not verdict.refused or at is None:
         return None
+    start = verdict.answer_at or 0
     if reply.token_starts:
-        return Position(max(1, bisect_right(reply.token_starts, at)), "tokens")
-    return Position(len(reply.text[:at].split()) + 1, "words")
+        before = bisect_left(reply.token_starts, start) if start else 0
+        return Position(max(1, bisect_right(reply.token_starts, at) - before), "tokens")
+    return Position(len(reply.text[start:at].split()) + 1, "words")
 
 
 def refusal_position_curves(judged: Iterable[tuple[Reply, Verdict]], *, method: str, name: str) -> list[Curve]:

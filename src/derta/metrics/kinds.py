@@ -38,6 +38,16 @@ def kind_of(verdicts: Iterable[Verdict]) -> ReplyKind | None:
     return "other" if any(one.harmful is False or one.refused is False for one in verdicts) else None
 
 
+def thought_cells(cases: Iterable[tuple[Prompt, Verdict]], *, method: str, seed: int | None, judge: str) -> list[Cell]:
+    """Compute the rate of harmful thoughts for each attack or dataset, over the replies with a thought."""
+    outcomes: OutcomesByCell = {}
+    for prompt, verdict in cases:
+        if verdict.harmful_thought is not None:
+            by_prompt = outcomes.setdefault((place_of(prompt), "harmful_thought"), {})
+            by_prompt.setdefault(prompt.id, []).append(verdict.harmful_thought)
+    return cells_of(outcomes, method=method, seed=seed, judge=judge)
+
+
 def malformed_cells(
     cases: Iterable[tuple[Prompt, Sequence[Verdict]]], *, method: str, seed: int | None, judge: str
 ) -> list[Cell]:

@@ -241,7 +241,8 @@ def leaked_words(reply: Reply, verdict: Verdict, *, refusal_words: Sequence[str]
     if verdict.refused is None or verdict.reply_class == "degenerate":
         return None
     end = len(reply.text) if verdict.reply_class == "malformed" else verdict.refusal_at
-    return sum(_count_without(token, refusal_words) for token in reply.text[:end].split())
+    answer = reply.text[verdict.answer_at or 0 : end]
+    return sum(_count_without(token, refusal_words) for token in answer.split())
 
 
 def _count_without(token: str, refusal_words: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from derta.metrics.curves import (
     probability_by_token,
     refusal_position_curves,
 )
-from derta.metrics.kinds import malformed_cells
+from derta.metrics.kinds import malformed_cells, thought_cells
 from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.records import REFUSAL_WORDS, Measure, Prompt, Reply, ReplyKey, Suite, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
@@ -200,6 +200,9 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
     late = [(reply, verdict) for prompt, reply, verdict in cases if prompt.suite == "attack"]
     if late:
         yield late_refusal_cell(late, method=method, seed=seed, name="all attacks", judge=judge)
+    for name in dict.fromkeys(name for run in runs for name in run.verdicts):
+        thoughts = [(prompt, verdict) for run in runs for prompt, _, verdict in run.cases(name)]
+        yield from thought_cells(thoughts, method=method, seed=seed, judge=name)
     yield from malformed_cells(_by_reply(runs), method=method, seed=seed, judge=judge)
     yield from leakage_cells(cases, method=method, seed=seed, judge=judge, refusal_words=refusal_words)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)

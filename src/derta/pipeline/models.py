@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from derta.chat import ChatFormat, RefusalTokens, chat_format, encode_after, encode_prompt, refusal_tokens
-from derta.config import Recipe
+from derta.config import ModelSection, Recipe
 from derta.data.preferences import EncodedPair, cut_pair
 from derta.data.preparation import PreparedData
 from derta.data.rows import Instance, max_tokens
@@ -40,7 +40,13 @@ def load_format(recipe: Recipe) -> Format:
     from derta.loading import load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
-    chat = chat_format(tokenizer, template=recipe.model.template, template_kwargs=recipe.model.template_kwargs)
+    chat = chat_format(
+        tokenizer,
+        template=recipe.model.template,
+        template_kwargs=recipe.model.template_kwargs,
+        date=recipe.model.template_date,
+        thinking=recipe.model.thinking,
+    )
     return Format(chat, refusal_tokens(chat, recipe.model.refusal_words))
 
 
@@ -205,6 +211,7 @@ def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
         "adapter": adapter,
         "template": recipe.model.template,
         "template_kwargs": recipe.model.template_kwargs,
+        **_changed(recipe.model, "template_date", "thinking"),
         "dtype": recipe.generate.dtype,
         "refusal_words": recipe.model.refusal_words,
         "trust_remote_code": recipe.model.trust_remote_code,
@@ -212,6 +219,11 @@ def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
     if recipe.generate.engine == "hf":
         settings |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
     return settings
+
+
+def _changed(model: ModelSection, *names: str) -> dict[str, Any]:
+    """Return the settings of a model that differ from their defaults."""
+    return {name: getattr(model, name) for name in names if name in model.model_fields_set}
 
 
 class LazyEngine:

@@ -175,6 +175,7 @@ def train_config(
             disable_tqdm=True,
             template=model.template,
             template_kwargs=model.template_kwargs,
+            template_date=model.template_date,
             refusal_words=model.refusal_words,
             trust_remote_code=model.trust_remote_code,
             **values,

@@ -54,7 +54,9 @@ def tokenizer_of(model: Any, config: DertaConfig) -> PreTrainedTokenizerBase:
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> ChatFormat:
     """Return the chat format of the tokenizer with the config's template."""
-    return chat_format(tokenizer, template=config.template, template_kwargs=config.template_kwargs)
+    return chat_format(
+        tokenizer, template=config.template, template_kwargs=config.template_kwargs, date=config.template_date
+    )
 
 
 def encode(
