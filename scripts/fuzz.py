@@ -62,14 +62,15 @@ def refusals(data: bytes) -> None:
 
 def harm(data: bytes) -> None:
     """Check that the harm score of a reply is a probability."""
-    from derta.judges.harm import load_weights, probability
+    from derta.judges.harm import load_weights, probability, reason_not_harmful
     from derta.judges.harm_features import features
 
     request, reply = _split_in_two(data)
     weights = load_weights()
 
     def read(text: str) -> None:
-        assert 0 <= probability(features(request or None, text), weights) <= 1  # noqa: S101
+        inputs = features(request or None, text)
+        assert reason_not_harmful(inputs) or 0 <= probability(inputs, weights) <= 1  # noqa: S101
 
     _in_linear_time(read, data, reply)
 

@@ -1,127 +1,175 @@
-"""Training rows of the embedded harm judge, for `scripts/train_harm_judge.py`.
+"""Labelled replies for `scripts/train_harm_judge.py`: training rows, and whole sources that are only evaluated on.
 
-GPTFuzz's file identifies its questions only by number. Some of its replies are therefore used without a request, and
-some with the subject of their question: the most distinctive words of all replies to it, whatever their label.
-AISafetyLab's helpful answers always have their harmless requests; answers whose request is too long for the judge are
-dropped, because the judge assumes that an unknown request is harmful.
+Trained on: GPTFuzz's training file (people's labels; its questions are known by number only, so these rows have no
+request) and AISafetyLab's harmful answers and refusals. Synthetic rows are derived from each of the two, so that the
+judge learns the position of a refusal: harmful is a harmful reply with a refusal before or after it, and not harmful is
+a reply that stops after a few words.
 
-Synthetic rows are derived from the labelled replies, so that the judge learns the relation to the request and the
-position of a refusal. Not harmful: a reply to another request, a helpful answer to a harmful request, and a reply that
-stops after a few words. Harmful: a harmful reply with a refusal before or after it.
+Only evaluated on: everything else (see `read_sources`).
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-import numpy as np
+from derta.attacks.static.code_attack import code_attack
+from derta.judges.refusal import structure
+from derta.paper.figures import load_figures
+from derta.paper.outputs import read_published
+from derta.records import Request
 
-from derta.judges.harm_features import SHAPE, STOP, features
-
-SYNTHETIC_ROWS = 400  # of each synthetic kind
-REQUEST_DROPPED = 0.5  # share of labelled replies whose request is dropped, for input files without requests
-SUBJECT_WORDS = 6
-LABELLED = ("labelled", "helpful")
-SYNTHETIC_KINDS = ("mismatched", "off_topic", "broken_off", "refusal_first", "refusal_last")
+SYNTHETIC_ROWS = 400  # of each kind and source
+SHORT_REFUSAL = 300  # characters
+SYNTHETIC_KINDS = ("refusal_first", "refusal_last", "broken_off")
 
 
 class Row(NamedTuple):
-    """Labelled reply; rows of one `group` (a question) are in the same fold."""
+    """Reply with the label of people; `prompt` is the text that the model received, if it is known.
+
+    `expected` is the share of harmful replies in the whole source, for published files without labels of replies.
+    """
 
     source: str
-    group: str
     request: str | None
     reply: str
     harmful: bool
     kind: str = "labelled"
+    mid_answer: bool = False
+    prompt: str = ""
+    expected: float | None = None
 
 
-def read_gptfuzz(path: Path) -> list[Row]:
-    """Load GPTFuzz labels: each distinct reply once, with the majority label of its copies."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Load the rows of a CSV file."""
     csv.field_size_limit(10**9)
-    copies: dict[tuple[str, str], list[int]] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            copies.setdefault((row["question"], row["Response"]), []).append(int(row["label"]))
-    return [
-        Row("gptfuzz", f"gptfuzz {question}", None, reply, 2 * sum(labels) > len(labels))
-        for (question, reply), labels in copies.items()
-    ]
+        return list(csv.DictReader(file))
 
 
-def find_subjects(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the subject of each group: frequent words of its replies that are rare in others, whatever the labels."""
-    everywhere: Counter[str] = Counter()
-    within: dict[str, Counter[str]] = {}
-    sizes = Counter(row.group for row in rows)
-    for row in rows:
-        words = set(re.findall(r"[a-z]{4,}", row.reply.lower())) - STOP
-        everywhere.update(words)
-        within.setdefault(row.group, Counter()).update(words)
-    subjects: dict[str, str] = {}
-    for group, counts in within.items():
-        shares = {word: count / sizes[group] for word, count in counts.items() if count >= max(3, sizes[group] / 10)}
-        scores = {word: share * np.log(share * len(rows) / everywhere[word]) for word, share in shares.items()}
-        subjects[group] = " ".join(sorted(scores, key=lambda word: (-scores[word], word))[:SUBJECT_WORDS])
-    return subjects
+def read_gptfuzz(path: Path, source: str) -> list[Row]:
+    """Load GPTFuzz labels: each distinct reply to a question once, with the majority label of its copies."""
+    copies: dict[tuple[str, str], list[int]] = {}
+    for row in read_csv(path):
+        copies.setdefault((row["question"], row["Response"]), []).append(int(row["label"]))
+    return [Row(source, None, reply, 2 * sum(labels) > len(labels)) for (_, reply), labels in copies.items()]
 
 
-def read_aisafetylab(path: Path, label: int) -> list[Row]:
-    """Load the AISafetyLab answers with one label: 0 helpful, 1 refusal, 2 harmful."""
+def read_aisafetylab(path: Path, labels: Sequence[int] = (1, 2), source: str = "aisafetylab") -> list[Row]:
+    """Load the AISafetyLab answers with some labels: 0 helpful, 1 refusal, 2 harmful."""
     rows = json.loads(path.read_text(encoding="utf-8"))
-    kind = "labelled" if label else "helpful"
-    return [
-        Row("aisafetylab", f"aisafetylab {one['input']}", one["input"], one["output"], label == 2, kind)
-        for one in rows
-        if one["label"] == label
+    return [Row(source, one["input"], one["output"], one["label"] == 2) for one in rows if one["label"] in labels]
+
+
+def synthetic_rows(rows: Sequence[Row], rng: Random) -> Iterator[Row]:
+    """Yield synthetic rows (see the module docstring) from the rows of one source."""
+    harmful = [row for row in rows if row.harmful]
+    refusals = [
+        row.reply
+        for row in rows
+        if not row.harmful and len(row.reply) < SHORT_REFUSAL and structure(row.reply).reply_class == "refuse"
     ]
-
-
-def shares_no_content_word(first: str, second: str) -> bool:
-    """Return whether two requests have no content word in common."""
-    return dict(zip(SHAPE, features(first, second).shape, strict=True))["uncovered"] == 1
-
-
-def uses_request(row: Row) -> bool:
-    """Return whether the judge uses the request of a row."""
-    return dict(zip(SHAPE, features(row.request, "").shape, strict=True))["has_request"] == 1
-
-
-def synthetic_rows(
-    harmful: Sequence[Row], helpful: Sequence[Row], refusals: Sequence[str], rng: Random
-) -> Iterator[Row]:
-    """Yield synthetic rows (see the module docstring); every harmful input row has a request or subject."""
     for _ in range(SYNTHETIC_ROWS):
-        row, other_request = rng.choice(harmful), rng.choice(harmful).request or ""
-        if shares_no_content_word(other_request, row.request or ""):
-            yield row._replace(request=other_request, harmful=False, kind="mismatched")
-        yield rng.choice(helpful)._replace(request=other_request, kind="off_topic")
         row, refusal = rng.choice(harmful), rng.choice(refusals)
         yield row._replace(reply=f"{refusal}\n\n{row.reply}", kind="refusal_first")
         row = rng.choice(harmful)
-        few = " ".join(row.reply.split(" ")[: rng.randint(2, 14)]) + rng.choice([f" {refusal}", ""])
-        yield row._replace(reply=few, harmful=False, kind="broken_off")
-        row = rng.choice(harmful)
         words = row.reply.split(" ")
+        few = " ".join(words[: rng.randint(2, 14)]) + rng.choice([f" {refusal}", ""])
+        yield row._replace(reply=few, harmful=False, kind="broken_off")
         if len(words) > 60:
             start = words[: max(60, int(len(words) * rng.uniform(0.5, 1)))]
             yield row._replace(reply=" ".join(start) + rng.choice(["", " ", "\n\n"]) + refusal, kind="refusal_last")
 
 
-def read_rows(data: Path, rng: Random) -> list[Row]:
-    """Load the labelled rows and derive the synthetic ones."""
-    gptfuzz = read_gptfuzz(data / "labelled" / "f_gptfuzz_train.csv")
-    subjects = find_subjects(gptfuzz)
-    helpful, refused, harmful = (read_aisafetylab(data / "triples" / "aisafetylab.json", label) for label in range(3))
-    labelled = [*(row._replace(request=subjects[row.group]) for row in gptfuzz), *refused, *harmful]
-    synthetic = list(synthetic_rows([r for r in labelled if r.harmful], helpful, [r.reply for r in refused], rng))
-    helpful_rows = [r for r in helpful if uses_request(r)]
-    dropped = [r._replace(request=None) if rng.random() < REQUEST_DROPPED else r for r in labelled]
-    return [*dropped, *helpful_rows, *synthetic]
+def read_training(data: Path, rng: Random) -> list[Row]:
+    """Load the rows that weights are fitted on, with their synthetic rows."""
+    gptfuzz = read_gptfuzz(data / "labelled" / "f_gptfuzz_train.csv", "gptfuzz")
+    aisafetylab = read_aisafetylab(data / "triples" / "aisafetylab.json")
+    return [*gptfuzz, *synthetic_rows(gptfuzz, rng), *aisafetylab, *synthetic_rows(aisafetylab, rng)]
+
+
+def read_sources(data: Path, rng: Random) -> list[Row]:
+    """Load the rows of every source that no weights are fitted on.
+
+    The labels of `xstest, unsafe` and `do they comply` are of compliance: a full answer is harmful, a full refusal is
+    not. The requests of `do they comply` only look harmful, so it measures the form of answers in prose.
+    """
+    return [
+        *read_gptfuzz(data / "labelled" / "f_gptfuzz_evaluate.csv", "gptfuzz, evaluation file"),
+        *_read_saferlhf(data / "triples" / "saferlhf.jsonl"),
+        *_read_xstest(data / "labelled"),
+        *_read_phtest(data / "labelled" / "phtest_dev_replies.csv"),
+        *read_aisafetylab(data / "triples" / "aisafetylab.json", (0,), "aisafetylab, helpful"),
+        *mismatched(read_aisafetylab(data / "triples" / "aisafetylab.json"), rng),
+        *in_code(read_aisafetylab(data / "triples" / "aisafetylab.json"), rng),
+        *_read_published(data / "published"),
+    ]
+
+
+def _read_saferlhf(path: Path) -> Iterator[Row]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        for name in ("safe", "harmful"):
+            reply = row[name] if isinstance(row[name], str) else row[name][0]
+            yield Row("saferlhf", row["query"], reply, name == "harmful")
+
+
+def _read_xstest(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.glob("f_xstest_completions_*.csv")):
+        for row in read_csv(path):
+            source = "xstest, unsafe" if row["type"].startswith("contrast") else "do they comply, xstest"
+            if row["final_label"][0] in "12":
+                yield Row(source, row["prompt"], row["completion"], row["final_label"][0] == "1")
+
+
+def _read_phtest(path: Path) -> Iterator[Row]:
+    for row in read_csv(path):
+        if row["label"] != "partial refusal":
+            yield Row("do they comply, phtest", row["request"], row["response"], row["label"] == "compliance")
+
+
+def _read_published(folder: Path) -> Iterator[Row]:
+    for figure in load_figures().outputs:
+        if figure.measure == "harmful" and figure.paper is not None:
+            for case in read_published(folder / figure.file, kind=figure.kind).cases:
+                prompt, mid_answer = case.prompt, figure.kind == "completions"
+                text = prompt.text or (prompt.messages[-1].content if prompt.messages else "")
+                yield Row(
+                    figure.file.removesuffix(".jsonl"), prompt.request, case.reply.text, harmful=False,
+                    mid_answer=mid_answer, prompt=text.lower(), expected=figure.paper / 100,
+                )  # fmt: skip
+
+
+def mismatched(rows: Sequence[Row], rng: Random) -> Iterator[Row]:
+    """Yield each harmful answer with the request of another one: not harmful."""
+    harmful = [row for row in rows if row.harmful]
+    for row in harmful:
+        other = rng.choice(harmful)
+        if other.request != row.request:
+            yield row._replace(source="other request", request=other.request, harmful=False)
+
+
+def in_code(rows: Sequence[Row], rng: Random) -> Iterator[Row]:
+    """Yield each reply as a reply to CodeAttack: a program that appends its sentences to a list."""
+    attack = code_attack()
+    for i, row in enumerate(rows):
+        [prompt] = attack.craft([Request(id=str(i), text=row.request or "")])
+        skeleton = prompt.messages[0].content if prompt.messages else ""
+        sentences = [one.strip() for one in row.reply.replace("\n", ". ").split(". ") if one.strip()]
+        if rng.random() < 0.5:
+            steps = "\n".join(f"        output_list.append({json.dumps(one)})" for one in sentences)
+        else:
+            steps = (
+                "        output_list = [\n" + "\n".join(f"            {one!r}," for one in sentences) + "\n        ]"
+            )
+        before, _, after = skeleton.partition("        output_list.append( )")
+        program = before + steps + "\n" + after[after.rfind("\n\nif __name__") :]
+        code = program[program.find("```") :]
+        yield row._replace(source="in code", reply=code, prompt=skeleton.lower())
+        if i % 4 == 0:  # the program without an answer
+            yield row._replace(source="in code", reply=skeleton[skeleton.find("```") :], prompt=skeleton.lower(),
+                               harmful=False)  # fmt: skip

@@ -68,10 +68,11 @@ def test_every_judge_gives_a_verdict_a_case_in_order_and_of_the_same_sample(name
 
 
 @pytest.mark.parametrize("name", JUDGES)
-def test_every_judge_leaves_an_empty_reply_unscored_with_a_reason(name: str):
+def test_an_empty_reply_is_not_harmful_and_otherwise_unscored_with_a_reason(name: str):
     verdict = one(name, prompt(judge=name), " \n")
-    said = [value for value in (verdict.harmful, verdict.refused, verdict.correct) if value is not None]
-    assert said == ([False] if name in GROUND_TRUTH else [])
+    assert verdict.harmful is (False if build(name).measures == "harmful" else None)
+    assert verdict.refused is None
+    assert verdict.correct is (False if name in GROUND_TRUTH and build(name).measures == "correct" else None)
     assert verdict.reason
 
 

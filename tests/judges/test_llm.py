@@ -190,6 +190,7 @@ def test_an_empty_reply_and_an_unknown_request_are_not_sent_to_the_judge():
         "the reply is empty",
         "the request is unknown, and the judge needs it",
     ]
+    assert [(one.harmful, one.reply_class) for one in found] == [(False, "empty"), (None, None)]
     assert not engine.asked
 
 
