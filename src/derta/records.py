@@ -123,8 +123,8 @@ class Prompt(Record):
 
     Attributes:
         request: The original request, the judges' input; None if it is unknown.
-        foreign: The prompt of a reply that others published. Its id is its position in the file, and it has no messages
-            if the file has replies only.
+        foreign: The prompt of a reply that others published. Its id is the row's or its position in the file. It has no
+            messages if the file has replies only.
         variant: Setting of the attack, such as `50%` of a prefill or `stack` of a CodeAttack.
         prefill: Start of the assistant's turn (chat only); the reply continues it.
         prefill_in: The part of the turn that the prefill begins: the answer, or the thought before it.

@@ -7,6 +7,7 @@ import pytest
 
 from derta.errors import DataError
 from derta.formats.joining import read_requests
+from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
 from small_run import write_jsonl
 
@@ -33,6 +34,8 @@ def test_an_index_of_a_question_becomes_the_question(tmp_path: Path):
     path.write_text("question,Response,label\n1,Mix.,1\n0,No.,0\n0,No.,0\n")
     assert [case.prompt.request for case in read_cases(path, prompts_path=table)] == [RYE, TEA]  # the last repeats
     assert [case.prompt.request for case in read_cases(path)] == [None] * 3
+    labelled = read_labels(path, measure="harmful", prompts_path=table)
+    assert [(case.prompt.request, case.truth) for case in labelled] == [(RYE, True), (TEA, False)]
 
 
 def test_a_text_is_split_where_its_prompt_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -58,6 +61,14 @@ def test_the_command_takes_a_file_of_requests(derta, tmp_path: Path):
     assert called.code == 0, called.err
     [row] = json.loads(called.out)
     assert (row["pairs"], row["only_second"]) == (2, 2)
+    rows = [{"request_id": "tea", "response": "Sorry, I cannot help with that.", "refused": 1}]
+    labels, table = (
+        write_jsonl(tmp_path / "l.jsonl", rows),
+        write_jsonl(tmp_path / "t.jsonl", [{"id": "tea", "text": TEA}]),
+    )
+    called = derta("calibrate", "--labels", labels, "--judge", "refusal", "--prompts", table, "--json")
+    assert json.loads(called.out)["accuracy"]["value"] == 1, called.err
+    assert "no request" not in called.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, NamedTuple, cast, get_args
 
@@ -13,6 +14,7 @@ from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, Unanswered
 from derta.sources import Row
 
+_SAMPLE = re.compile("[0-9]{1,9}")
 _ROLES = {"developer": "system", "human": "user", "model": "assistant"}
 
 
@@ -52,13 +54,12 @@ def parse_reply(row: Row, position: int, *, has_unique_ids: bool = False) -> Pub
 
 
 def _reply(columns: Columns, prompt_id: str, text: str) -> Reply:
-    sample, model, unanswered = (columns.name([name]) for name in ("sample", "model", "unanswered"))
-    sample = columns.name(SAMPLE)
+    sample, model, unanswered = columns.name(SAMPLE), columns.name(["model"]), columns.name(["unanswered"])
     missing = unanswered in get_args(Unanswered)
     fields = {
         "prompt_id": prompt_id,
         "text": text,
-        "sample": int(sample) if sample is not None and sample.isdecimal() else 0,
+        "sample": int(sample) if sample is not None and _SAMPLE.fullmatch(sample) else 0,
         "producer": {"model": model} if model else None,
         "unanswered": unanswered if missing else None,
         "reason": (columns.name(["reason"]) or "") if missing else "",

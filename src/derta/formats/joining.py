@@ -49,7 +49,7 @@ def read_requests(path: Path) -> RequestTable:
 
 def _request(columns: Columns) -> str | None:
     """Return the request of a row; a contextual behaviour of HarmBench is below its context, as in its baselines."""
-    text, context = columns.request(), columns.text(["contextstring"])
+    text, context = columns.request() or columns.text(["text"]), columns.text(["contextstring"])
     return f"{context}\n\n---\n\n{text}" if text and context else text
 
 

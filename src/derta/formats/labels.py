@@ -77,13 +77,15 @@ class LabelledCase(NamedTuple):
     reply_class: str | None
 
 
-def read_labels(path: Path, *, measure: Measure, quiet: bool = False) -> Iterator[LabelledCase]:
+def read_labels(
+    path: Path, *, measure: Measure, prompts_path: Path | None = None, quiet: bool = False
+) -> Iterator[LabelledCase]:
     """Load the labelled replies of a file of any format of `read_cases` and yield them; the label is required.
 
     Raises:
         DataError: a row has no reply or no column of the measure's label, or a label is not in `LABELS`.
     """
-    for where, (prompt, reply), columns in read_replies(path, quiet=quiet):
+    for where, (prompt, reply), columns in read_replies(path, prompts_path=prompts_path, quiet=quiet):
         if columns is None:
             raise DataError(
                 f"{where}: expected an object with a reply and a column {' or '.join(LABELS[measure])}, got a reply "

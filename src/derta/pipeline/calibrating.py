@@ -26,16 +26,19 @@ from derta.results import Cell, Place, cell_of
 from derta.stats import Rate, rate_of_counts
 
 
-def calibrate_file(path: Path, *, judge: Judge, out: Path | None = None, display: Display = Display()) -> Calibration:
+def calibrate_file(
+    path: Path, *, judge: Judge, prompts_path: Path | None = None, out: Path | None = None, display: Display = Display()
+) -> Calibration:
     """Judge a labelled file and return the judge's error rates.
 
-    With `out` they are also written to a file, for `derta judge … --calibration`.
+    With `out` they are also written to a file, for `derta judge … --calibration`. `prompts_path` is a file of requests
+    for rows without one, see `derta.formats.joining`.
 
     Raises:
         DataError: the file has no usable labels.
     """
-    check_output(out, [path])
-    cases_read = list(read_labels(path, measure=judge.measures))
+    check_output(out, [path, prompts_path])
+    cases_read = list(read_labels(path, measure=judge.measures, prompts_path=prompts_path))
     labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
     if len(labelled) < len(cases_read):
         display.logger.info(

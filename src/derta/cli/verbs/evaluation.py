@@ -57,6 +57,7 @@ def judge(
 def calibrate(
     labels: Annotated[Path, typer.Option(help="File with replies and human labels: docs/replies.md.")],
     name: JudgeName,
+    prompts: Prompts = None,
     out: OptionalOut = None,
     judge_model: JudgePath = None,
     engine: EngineName = "hf",
@@ -75,7 +76,7 @@ def calibrate(
     from derta.pipeline.judge import find_judge
 
     judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
-    result = calibrate_file(labels, judge=judge, out=out, display=console_display())
+    result = calibrate_file(labels, judge=judge, prompts_path=prompts, out=out, display=console_display())
     print_output(result.model_dump(), calibration_table(result), as_json=as_json)
 
 
