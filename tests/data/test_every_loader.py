@@ -1,5 +1,6 @@
 """What all loaders of datasets have in common: the split, the format and the limit."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -74,3 +75,19 @@ def test_a_format_that_is_named_is_the_one_that_is_used(folder_of: Callable[[str
     assert load(folder, format=format) == load(folder)
     with pytest.raises(DataError, match=r"expected a format of auto, .*, got 'tables'"):
         load(folder, format="tables")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_columns_are_named_and_a_configuration_is_for_folders_and_the_hub(tmp_path: Path, name: str) -> None:
+    load, _, fields = LOADERS[name]
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({f"Spalte {key}": value for key, value in fields.items()}), encoding="utf-8")
+    columns = {key: f"Spalte {key}" for key in fields}
+    [row] = load(path, columns=columns)
+    assert text_of(row) == "{}"
+    with pytest.raises(DataError, match="columns: unknown name 'colour'"):
+        load(path, columns={**columns, "colour": "Spalte 1"})
+    with pytest.raises(DataError, match=r"columns: expected a column of the file for .*, got 'Zeile'"):
+        load(path, columns=dict.fromkeys(fields, "Zeile"))
+    with pytest.raises(DataError, match="expected no `config` for a file, got 'easy'; remove it"):
+        load(path, config="easy")

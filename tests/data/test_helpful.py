@@ -220,9 +220,10 @@ def test_turns_of_unknown_roles_and_parts_that_are_no_text_are_dropped_and_count
         ROWS["messages"],
         {"messages": [{"role": "cook", "content": "x"}, answer]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, answer]},
+        {"messages": [{"role": "system", "content": "Be kind."}, *ROWS["messages"]["messages"]], "system": "Be brief."},
     ]
     read = read_examples(write(tmp_path / "a.json", rows))
-    assert (len(read.examples), read.dropped) == (1, Counter(unknown_role=1, part_is_no_text=1))
+    assert (len(read.examples), read.dropped) == (1, Counter(unknown_role=1, part_is_no_text=1, two_system_prompts=1))
 
 
 def test_keys_of_turns_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

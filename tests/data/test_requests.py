@@ -221,6 +221,13 @@ def mmlu_zip(path: Path, files: dict[str, str | bytes]) -> Path:
     return path
 
 
+def test_an_archive_has_no_configurations_and_its_columns_have_names(tmp_path: Path) -> None:
+    path = mmlu_zip(tmp_path / "mmlu.zip", {"data/test/a_test.csv": "Rye?,1,2,3,4,A\n"})
+    for options in ({"config": "x"}, {"columns": {"question": "q"}}):
+        with pytest.raises(DataError, match="expected no `config` and no `columns` for MMLU's archive; remove them"):
+            load_requests(path, **options)
+
+
 def test_mmlu_reads_the_test_files_of_its_archive_and_keeps_blanks(tmp_path: Path) -> None:
     path = mmlu_zip(
         tmp_path / "mmlu.zip",

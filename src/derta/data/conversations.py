@@ -173,16 +173,17 @@ def request_messages(row: Row, names: Sequence[str]) -> list[Message]:
     ['Be brief.', 'Bread?', 'Flour.', 'And rye?']
 
     Raises:
-        DroppedRowError: See `messages_of`.
+        DroppedRowError: `two_system_prompts`, in its column and in the turns; see also `messages_of`.
         DataError: None of the columns is in the row, or a value has another type.
     """
     fields, name = fields_of(row), name_of(row, names)
     messages = column_messages(row, name, role="user")
     messages = [*_history(row), *messages] if HISTORY in fields else messages
     system = next((text for key in SYSTEM if key in fields and (text := text_of(row, key))), "")
-    if system and not (messages and messages[0].role == "system"):
-        messages = [Message(role="system", content=system), *messages]
-    return messages
+    first = messages[0] if messages and messages[0].role == "system" else None
+    if first is not None and system not in ("", first.content):
+        raise DroppedRowError("two_system_prompts")
+    return [Message(role="system", content=system), *messages] if system and first is None else messages
 
 
 def is_plain(value: object) -> bool:

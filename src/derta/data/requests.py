@@ -50,13 +50,15 @@ def load_requests(
     Raises:
         DataError: Unknown format, a missing, empty or invalid field, or two different requests with the same id.
     """
-    zipped = Path(source).suffix.lower() == ".zip"
-    rows = (
-        mmlu_rows(Path(source))
-        if zipped
-        else map(_bare_question, read_rows(source, split=split, config=config, columns=columns))
+    if Path(source).suffix.lower() == ".zip":
+        if config is not None or columns:
+            raise DataError(f"{source}: expected no `config` and no `columns` for MMLU's archive; remove them")
+        rows = mmlu_rows(Path(source))
+    else:
+        rows = map(_bare_question, read_rows(source, split=split, config=config, columns=columns))
+    key, layout, rows = pick_format(
+        map(lower_names, rows), REQUEST_FORMATS, name=format, source=source, columns=columns or ()
     )
-    key, layout, rows = pick_format(map(lower_names, rows), REQUEST_FORMATS, name=format, source=source)
     requests: dict[str, tuple[str, Request]] = {}
     kinds: set[str] = set()
     unread, repeated = UnreadColumns(source), 0
