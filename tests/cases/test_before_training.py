@@ -80,6 +80,34 @@ def test_a_local_attacker_without_a_system_role_is_found_before(derta, tmp_path,
     assert f"attacker {strict_model_dir}: the chat template refused a conversation" in called.err
 
 
+@pytest.fixture(scope="session")
+def deaf_model_dir(make_model_dir):
+    """A model whose template writes no system prompt, without an error."""
+    template = (
+        "{{ bos_token }}{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    return make_model_dir(tokenizer={"chat_template": template})
+
+
+def test_a_message_that_the_template_leaves_out_is_found_before(derta, tmp_path, deaf_model_dir):
+    demos = write_jsonl(tmp_path / "demos.jsonl", [f"How do I paint fence {i}?" for i in range(5)])
+    evaluate = section(tmp_path, attack="self_cipher", options={"demonstrations": str(demos)}, max_new_tokens=4)
+    called = derta("run", small(tmp_path, deaf_model_dir, evaluate=evaluate), "--out", tmp_path / "run")
+    assert (called.code, trained(tmp_path / "run")) == (2, [])
+    assert "prompt 'self_cipher:q0': the chat template leaves out messages of role system" in called.err
+
+
+def test_instructions_that_an_attackers_template_leaves_out_are_found_before(
+    derta, tmp_path, tiny_model_dir, deaf_model_dir
+):
+    search = {"attacker": {"model": str(deaf_model_dir)}, "judge": "harm"}
+    evaluate = section(tmp_path, attack="pair", search=search, max_new_tokens=4)
+    called = derta("run", small(tmp_path, tiny_model_dir, evaluate=evaluate), "--out", tmp_path / "run")
+    assert (called.code, trained(tmp_path / "run")) == (2, [])
+    assert f"attacker {deaf_model_dir}: the chat template leaves out messages of role system" in called.err
+
+
 @pytest.fixture
 def short_probe(monkeypatch):
     """Limit the request that tests a server to one second."""

@@ -51,6 +51,13 @@ def test_a_template_supports_a_conversation_that_it_writes_whole(support, templa
     assert support[template].fault(messages, tools) == fault
 
 
+def test_what_is_left_out_does_not_depend_on_a_finished_turn(make_tokenizer):
+    late = HEAD + "{% if m.role == 'system' and messages[-1].role != 'user' %}{% else %}" + TURN + "{% endif %}" + END
+    support = TemplateSupport(chat_format(make_tokenizer(chat_template=late)))
+    assert support.left_out([SYSTEM, USER]) is None
+    assert "begin a finished turn" in support.fault([SYSTEM, USER])
+
+
 def test_each_conversation_with_tools_is_rendered(support):
     with_id = CALL.model_copy(update={"tool_calls": ({"id": "abcdef123", "function": {"name": "look"}},)})
     short = CALL.model_copy(update={"tool_calls": ({"id": "1", "function": {"name": "look"}},)})

@@ -10,7 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.chat import ChatFormat, RefusalTokens, chat_format, encode_after, encode_prompt, refusal_tokens
+from derta.chat import (
+    ChatFormat,
+    RefusalTokens,
+    TemplateSupport,
+    chat_format,
+    encode_after,
+    encode_prompt,
+    refusal_tokens,
+)
 from derta.config import ModelSection, Recipe
 from derta.data.preferences import EncodedPair, cut_pair
 from derta.data.preparation import PreparedData
@@ -110,21 +118,26 @@ def check_prompts(recipe: Recipe, prompts: Sequence[Prompt], *, new_tokens: Mapp
         new_tokens: Number of tokens after each prompt, by id.
 
     Raises:
-        ModelError: the chat template refuses a prompt, or it is too long; the message names it.
+        ModelError: the chat template refuses a prompt or leaves out a part of it, or it is too long; the message names
+            it.
     """
     from derta.loading import load_config, position_limit
 
     if not prompts:
         return
     chat, _ = load_format(recipe)
+    support = TemplateSupport(chat)
     config = load_config(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
     positions, embeddings = position_limit(config), int(config.get_text_config().vocab_size)
     for prompt in prompts:
         name = f"prompt {prompt.id!r}"
         try:
             token_ids = encode_prompt(chat, prompt)
+            left_out = support.left_out(prompt.messages, prompt.tools) if prompt.messages else None
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
+        if left_out is not None:
+            raise ModelError(f"{name}: {left_out}")
         new = new_tokens[prompt.id]
         check_encoded(chat, name, token_ids, new_tokens=new, positions=positions, embeddings=embeddings)
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from derta.chat import answer_head, chat_format
+from derta.chat import TemplateSupport, chat_format
 from derta.config import EngineConfig, Recipe, SectionKey
 from derta.data.preparation import PreparedData
 from derta.engines import load_engine
@@ -83,10 +83,9 @@ def _check_roles(attacker: EngineConfig) -> None:
     names = ("template", "template_kwargs")
     options = {name: attacker.settings[name] for name in names if name in attacker.settings}
     chat = chat_format(load_tokenizer(str(attacker.settings.get("tokenizer", attacker.model))), **options)
-    try:
-        answer_head(chat, [Message(role="system", content="Hello."), Message(role="user", content="Hello.")])
-    except ModelError as error:
-        raise ModelError(f"attacker {attacker.model}: {error}") from error
+    instructed = [Message(role="system", content="Hello."), Message(role="user", content="Hello.")]
+    if fault := TemplateSupport(chat).fault(instructed):
+        raise ModelError(f"attacker {attacker.model}: {fault}")
 
 
 def _is_left(
