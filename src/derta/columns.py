@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from derta.errors import DataError
@@ -38,7 +39,7 @@ class Columns:
     numbers: bool = False
     read: set[str] = field(default_factory=set[str])
 
-    def text(self, names: Collection[str]) -> str | None:
+    def text(self, names: Collection[str], *, numbers: bool | None = None) -> str | None:
         """Return the text of the first of the columns with a value; with `numbers`, those become text, as in CSV.
 
         Raises:
@@ -49,7 +50,8 @@ class Columns:
             return None
         self.read.add(name)
         value = self.values[name]
-        if not isinstance(value, str) and not (self.numbers and _is_number(value)):
+        numbers = self.numbers if numbers is None else numbers
+        if not isinstance(value, str) and not (numbers and _is_number(value)):
             raise DataError(f"{self.row.where}: {name}: expected text, got {str(value)[:40]!r}; fix or remove the row")
         return str(value)
 
@@ -79,8 +81,15 @@ class Columns:
         return self.text(["prompt"]) if self._first(REQUEST) != "prompt" else None
 
     def _first(self, names: Collection[str]) -> str | None:
-        filled = [name for name in names if self.values.get(name) not in (None, "")]
-        return next((name for name in (*filled, *names) if self.values.get(name) is not None), None)
+        """Return the first name with a value, or else the first with an empty one."""
+        empty = None
+        for name in names:
+            value = self.values.get(name)
+            if value not in (None, ""):
+                return name
+            if value is not None and empty is None:
+                empty = name
+        return empty
 
 
 def _is_number(value: object) -> bool:
@@ -93,13 +102,18 @@ def columns_of(row: Row, *, numbers: bool = False) -> Columns:
     Raises:
         DataError: The row is no object, or two names differ only in case or blanks.
     """
-    values: dict[str, Any] = {}
-    for name, value in fields_of(row).items():
-        key = name.lower().strip()
-        if key in values:
-            raise DataError(f"{row.where}: expected columns of different names, got {name!r} twice; rename one")
-        values[key] = value
-    return Columns(row, values, numbers)
+    fields = fields_of(row)
+    names = _lower(tuple(fields))
+    if len(set(names)) < len(names):
+        name = next(name for name, key in reversed([*zip(fields, names, strict=True)]) if names.count(key) > 1)
+        raise DataError(f"{row.where}: expected columns of different names, got {name!r} twice; rename one")
+    return Columns(row, dict(zip(names, fields.values(), strict=True)), numbers)
+
+
+@lru_cache(maxsize=64)
+def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a row's columns in lower case; the rows of a file have the same (cached)."""
+    return tuple(name.lower().strip() for name in names)
 
 
 def lower_names(row: Row) -> Row:

@@ -32,12 +32,14 @@ def score(derta, path):
 
 def test_every_name_of_the_request_gives_the_same_verdict(derta, tmp_path):
     scores = {
-        name: score(derta, write_jsonl(tmp_path / f"{i}.jsonl", [{name: ASKED, "response": ANSWER}]))
+        name: score(
+            derta, write_jsonl(tmp_path / f"{i}.jsonl", [{name: "How do I repair a chain?", "response": ANSWER}])
+        )
         for i, name in enumerate(NAMES)
     }
     bare = score(derta, write_jsonl(tmp_path / "bare.jsonl", [ANSWER]))
     assert len(set(scores.values())) == 1, scores
-    assert bare not in scores.values()
+    assert bare not in scores.values()  # the reply has nothing to do with the request
 
 
 @pytest.mark.parametrize("request_name", NAMES)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any, NamedTuple, cast, get_args
 
-from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns, columns_of
+from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.formats.layouts import message_text
@@ -27,7 +26,7 @@ class PublishedReply(NamedTuple):
 
 
 def parse_reply(row: Row, position: int, *, has_unique_ids: bool = False) -> PublishedReply | None:
-    """Return the case of a row; None if its column of the reply is null.
+    """Return the case of a row of our schema, with names in lower case; None if its column of the reply is null.
 
     The id of the prompt is the row's, if the ids of the file are unique, and else its position in the file.
 
@@ -38,14 +37,14 @@ def parse_reply(row: Row, position: int, *, has_unique_ids: bool = False) -> Pub
         name = f"row-{position}"
         prompt = Prompt(id=name, request_id=name, foreign=True, attack="direct")
         return PublishedReply(row.where, Case(prompt, Reply(prompt_id=name, text=row.value)), None)
-    columns = columns_of(row, numbers=True) if isinstance(row.value, dict) else None
+    columns = Columns(row, row.value, numbers=True) if isinstance(row.value, dict) else None
     if columns is None or not any(name in columns.values for name in REPLY):
         got = ", ".join(columns.values) if columns is not None else str(row.value)[:60]
         raise DataError(
             f"{row.where}: expected a reply record, a text, or an object with a column {' or '.join(REPLY)} and its "
             f"request ({' or '.join(REQUEST)}), got {got}; rename the columns (docs/replies.md)"
         )
-    text = replace(columns, numbers=False).text(REPLY)
+    text = columns.text(REPLY, numbers=False)
     if text is None:
         columns.read.update(REPLY)
         return None

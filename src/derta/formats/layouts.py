@@ -5,7 +5,8 @@ A layout is recognised by its columns, in lower case. The rows of other files ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from derta.columns import REPLY, columns_of
@@ -16,8 +17,9 @@ Values = Mapping[str, Any]
 
 
 class Layout(NamedTuple):
-    """Layout of a file: a function that returns whether a row has it, and one that returns the rows of our schema."""
+    """Layout of a file: whether its names of columns allow it, whether a row has it, and the rows of our schema."""
 
+    has_names: Callable[[frozenset[str]], bool]
     matches: Callable[[Values], bool]
     convert: Callable[[Values, str], Iterator[dict[str, Any]]]
 
@@ -35,11 +37,17 @@ def schema_rows(row: Row) -> Iterator[Row]:
         yield row
         return
     values = columns_of(row).values
-    layout = next((layout for layout in LAYOUTS.values() if layout.matches(values)), None)
+    layout = next((layout for layout in _layouts_of(frozenset(values)) if layout.matches(values)), None)
     if layout is None:
         yield Row(row.where, values)
     else:
         yield from (Row(row.where, converted) for converted in layout.convert(values, row.where))
+
+
+@lru_cache(maxsize=64)
+def _layouts_of(names: frozenset[str]) -> tuple[Layout, ...]:
+    """Return the layouts that columns of these names may have; the rows of a file have the same names (cached)."""
+    return tuple(layout for layout in LAYOUTS.values() if layout.has_names(names))
 
 
 def _rename(values: Values, names: Mapping[str, str], **more: Any) -> dict[str, Any]:
@@ -48,18 +56,14 @@ def _rename(values: Values, names: Mapping[str, str], **more: Any) -> dict[str, 
     return renamed | more
 
 
-def _is_gptfuzz(values: Values) -> bool:
-    return {"question", "response", "label"} <= values.keys() and str(values["question"]).strip().isdecimal()
+def _is_index(values: Values) -> bool:
+    return str(values["question"]).strip().isdecimal()
 
 
 def _gptfuzz(values: Values, _where: str) -> Iterator[dict[str, Any]]:
     """GPTFuzz's labels: the question is an index, and the label is 1 for a harmful reply."""
     index = str(values["question"]).strip()
     yield {"request_id": index, **_rename(values, {"question": "", "label": "harmful"})}
-
-
-def _is_beavertails(values: Values) -> bool:
-    return {"prompt", "response", "is_safe"} <= values.keys()
 
 
 def _beavertails(values: Values, _where: str) -> Iterator[dict[str, Any]]:
@@ -69,10 +73,6 @@ def _beavertails(values: Values, _where: str) -> Iterator[dict[str, Any]]:
         names = [name for name, is_true in cast("dict[str, object]", category).items() if is_true is True]
         category = ", ".join(sorted(names)) or None
     yield _rename(values, {}, category=category)
-
-
-def _is_wildguard(values: Values) -> bool:
-    return {"prompt", "response", "prompt_harm_label"} <= values.keys()
 
 
 def _wildguard(values: Values, _where: str) -> Iterator[dict[str, Any]]:
@@ -85,13 +85,13 @@ def _wildguard(values: Values, _where: str) -> Iterator[dict[str, Any]]:
 _SUFFIXES = ("_response", "_harmful", "_action")
 
 
-def _models(values: Values) -> list[str]:
+def _models(names: Iterable[str]) -> list[str]:
     """Return the models of a row with a column of replies for each."""
-    return [name.removesuffix("_response") for name in values if name.endswith("_response")]
+    return [name.removesuffix("_response") for name in names if name.endswith("_response")]
 
 
-def _is_wide(values: Values) -> bool:
-    return "question" in values and bool(_models(values)) and not any(name in values for name in REPLY)
+def _is_wide(names: frozenset[str]) -> bool:
+    return "question" in names and bool(_models(names)) and names.isdisjoint(REPLY)
 
 
 def _wide(values: Values, _where: str) -> Iterator[dict[str, Any]]:
@@ -158,10 +158,14 @@ def _part_text(part: Any, where: str) -> str | None:
     )
 
 
+def _always(_values: Values) -> bool:
+    return True
+
+
 LAYOUTS: Mapping[str, Layout] = {
-    "gptfuzz": Layout(_is_gptfuzz, _gptfuzz),
-    "wildguard": Layout(_is_wildguard, _wildguard),
-    "beavertails": Layout(_is_beavertails, _beavertails),
-    "do_not_answer": Layout(_is_wide, _wide),
-    "conversation": Layout(_is_conversation, _conversation),
+    "gptfuzz": Layout(frozenset({"question", "response", "label"}).issubset, _is_index, _gptfuzz),
+    "wildguard": Layout(frozenset({"prompt", "response", "prompt_harm_label"}).issubset, _always, _wildguard),
+    "beavertails": Layout(frozenset({"prompt", "response", "is_safe"}).issubset, _always, _beavertails),
+    "do_not_answer": Layout(_is_wide, _always, _wide),
+    "conversation": Layout(frozenset({"messages"}).issubset, _is_conversation, _conversation),
 }

@@ -7,15 +7,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from typing import Any
 
-from derta.columns import ATTACK, CONTEXT, REQUEST
+from derta.columns import ATTACK, CONTEXT, REQUEST, SAMPLE
 from derta.sources import Row
 
-_PROMPT = (*REQUEST, *CONTEXT, *ATTACK, "messages", "prefill", "mode", "model", "id", "request_id")
+_PROMPT = {*REQUEST, *CONTEXT, *ATTACK, "messages", "prefill", "mode", "model", "id", "request_id"}
 """Columns of what a reply is to; two rows that agree in them are two samples, or one row twice."""
 _REQUEST = (*REQUEST, "messages")
 _PARTS = 16
+_MASK = 2**64 - 1
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class RowScan:
         """Return whether a row repeats an earlier one that this method received."""
         if not self.repeated or self.sampled or not _has_request(row):
             return False
-        value = _hash(row.value)
+        value = _hash(row.value.items())
         if value not in self.repeated:
             return False
         is_repeat = value in self.seen
@@ -62,11 +63,14 @@ def scan_rows(rows: Iterable[Row]) -> RowScan:
     num_rows = 0
     for row in rows:
         num_rows += 1
-        if isinstance(row.value, dict) and row.value.get("id") not in (None, ""):
-            ids.append(_hash([row.value["id"], row.value.get("sample"), row.value.get("epoch")]))
+        if not isinstance(row.value, dict):
+            continue
+        values: dict[str, Any] = row.value
+        if values.get("id") not in (None, ""):
+            ids.append(_hash([(name, values[name]) for name in ("id", *SAMPLE) if name in values]))
         if _has_request(row):
-            wholes.append(_hash(row.value))
-            prompts.append(_hash([row.value.get(name) for name in _PROMPT]))
+            wholes.append(_hash(values.items()))
+            prompts.append(_hash([(name, value) for name, value in values.items() if name in _PROMPT]))
     equal, num_wholes = _repeated(wholes)
     several, num_prompts = _repeated(prompts)
     return RowScan(
@@ -95,6 +99,7 @@ def _has_request(row: Row) -> bool:
     return isinstance(row.value, dict) and any(row.value.get(name) for name in _REQUEST)
 
 
-def _hash(value: object) -> int:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+def _hash(items: Iterable[tuple[str, object]]) -> int:
+    """Return 64 bits of a hash of named values, which differs between processes, as the hash of a text does."""
+    texts = [name if isinstance(value, str) else f"{name}={json.dumps(value, default=str)}" for name, value in items]
+    return hash((*texts, *(value for _, value in items if isinstance(value, str)))) & _MASK
