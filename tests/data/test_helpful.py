@@ -263,15 +263,17 @@ def test_rows_without_an_answer_or_with_an_empty_turn_are_dropped_and_counted(tm
         {"messages": [*ROWS["messages"]["messages"], {"role": "user", "content": "thanks"}]},
         {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "flour"}]},
         {"messages": []},
+        {"messages": None},
     ]
     read = read_examples(write(tmp_path / "a.json", rows))
     assert len(read.examples) == 1
-    assert read.dropped == Counter(no_answer=3, empty_turn=1)
+    assert read.dropped == Counter(no_answer=4, empty_turn=1)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([{}], r"a\.json\[0\]: no known format has the fields none; expected one of: messages"),
         ([{"title": "bread"}], r"a\.json\[0\]: no known format has the fields title; expected one of: messages"),
         ([ROWS["alpaca"], {"instruction": "bread?"}], r"a\.json\[1\]: expected a field 'output', got instruction"),
         ([{"messages": "bread?"}], r"a\.json\[0\]: messages: expected a list of turns, got a str"),

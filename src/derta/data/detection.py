@@ -129,7 +129,7 @@ def _nearest(formats: Mapping[str, Format], fields: Collection[str]) -> str:
 
 
 def _listed(fields: Collection[str]) -> str:
-    names = [name[:40] for name in fields]
+    names = [name[:40] for name in fields] or ["none"]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 

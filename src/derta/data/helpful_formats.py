@@ -56,6 +56,8 @@ class HelpfulFormat(NamedTuple):
 def _turns(row: Row, name: str) -> Conversation:
     """Parse the turns of a conversation, with the system prompt in a column of its own."""
     value = value_of(row, name)
+    if value is None:
+        raise DroppedRowError("no_answer")
     if as_turns(value) is None:
         got = "a list of other values" if isinstance(value, list) else f"a {type(value).__name__}"
         raise DataError(f"{row.where}: {name}: expected a list of turns, got {got}; fix the row")
