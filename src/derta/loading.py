@@ -81,17 +81,32 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
+def load_tokenizer(
+    path: str, *, adapter: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, or that of an adapter on it, which has the chat template of its training.
 
     Raises:
-        ModelError: the folder or hub id has no model, or the model has no tokenizer.
+        ModelError: the folder or hub id has no model or adapter, or the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 
     check_model_path(path, needs="config.json")
-    with _as_model_error(path, "its tokenizer"):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **_pinned(path))
+    source = path
+    if adapter is not None:
+        check_model_path(adapter, needs="adapter_config.json")
+        source = adapter if _has_file(adapter, "tokenizer_config.json") else path
+    with _as_model_error(source, "its tokenizer"):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **_pinned(source))
+
+
+def _has_file(path: str, name: str) -> bool:
+    """Return whether a model's folder has a file, or its repository, from which the file is downloaded."""
+    from transformers.utils.hub import cached_file
+
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    with _as_model_error(path, name):
+        return cached_file(path, name, **missing, **_pinned(path)) is not None
 
 
 def load_model(
@@ -169,14 +184,21 @@ def position_limit(config: Any) -> int | None:
 def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) -> PeftModel:
     """Load an adapter onto a model, in eval mode; with `trainable`, its parameters have gradients.
 
+    A generation config in the adapter's folder replaces the model's: it has the stop tokens of the adapter's training.
+
     Raises:
         ModelError: the folder or hub id has no adapter, or the adapter is for another model.
     """
     from peft import PeftModel
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
 
     check_model_path(path, needs="adapter_model.safetensors")
     with _as_model_error(path, "the adapter"), without_false_warnings():
-        return PeftModel.from_pretrained(model, path, is_trainable=trainable, **_pinned(path)).eval()
+        adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable, **_pinned(path)).eval()
+        if _has_file(path, GENERATION_CONFIG_NAME):
+            model.generation_config = GenerationConfig.from_pretrained(path, **_pinned(path))
+        return adapted
 
 
 @contextmanager

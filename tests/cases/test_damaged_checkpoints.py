@@ -43,7 +43,7 @@ class StoppedError(Exception):
 def stopped(derta, job, tmp_path, monkeypatch):
     """The checkpoints of steps 3 and 4 of a training that was stopped before it saved its model."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise StoppedError
 
     with monkeypatch.context() as patched:

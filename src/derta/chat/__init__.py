@@ -11,6 +11,7 @@ from derta.chat.encoding import (
 )
 from derta.chat.formats import chat_format
 from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
+from derta.chat.saved import saved_template
 from derta.chat.support import TemplateSupport
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
 from derta.chat.thoughts import answer_start, is_empty_thought
@@ -39,6 +40,7 @@ __all__ = [
     "prompt_text",
     "read_template",
     "refusal_tokens",
+    "saved_template",
     "says_sorry",
     "turn_span",
 ]

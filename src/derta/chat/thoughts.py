@@ -61,6 +61,20 @@ def thought_at_end(prompt: str) -> OpenTail | None:
     return None
 
 
+def without_empty_thought(prompt: str) -> str:
+    """Return a generation prompt without the empty thought in it that a header of the answer follows.
+
+    >>> without_empty_thought("Hi<|bot|><think></think><|answer|>")
+    'Hi<|bot|><|answer|>'
+    """
+    for opening, closing in THOUGHT_MARKERS:
+        before, mark, after = prompt.rpartition(opening)
+        inner = after.lstrip()
+        if mark and inner.startswith(closing):
+            return before + inner[len(closing) :]
+    return prompt
+
+
 def lead_of(prompt: str, head: str, *, thought: Thought | None) -> str | None:
     r"""Return the text between a generation prompt and the answer; None if the two contradict each other.
 
@@ -80,7 +94,10 @@ def lead_of(prompt: str, head: str, *, thought: Thought | None) -> str | None:
     if head.startswith(prompt):
         return head[len(prompt) :]
     tail = thought_at_end(prompt)
-    if tail is None or not head.startswith(prompt[: tail.start]):
+    if tail is None:
+        bare = without_empty_thought(prompt)
+        return head[len(bare) :] if bare != prompt and head.startswith(bare) else None
+    if not head.startswith(prompt[: tail.start]):
         return None
     finished = head[tail.start :]
     inner = finished.removeprefix(tail.open).lstrip()

@@ -78,6 +78,8 @@ class RowConfig:
         attn_implementation: Attention implementation of a model that is loaded by name.
         compile_layers: Compile the repeated layers of the model, each once for all batch shapes.
         num_threads: Number of CPU threads of torch; None is torch's default.
+        save_dtype: Dtype of the saved weights, to which they are cast once, after training: `auto` is that of the base
+            model's files (of a loaded model: that of its weights). Checkpoints have the precision of training.
     """
 
     method: Named = "derta"
@@ -104,6 +106,7 @@ class RowConfig:
     attn_implementation: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = "sdpa"
     compile_layers: bool = False
     num_threads: Count | None = None
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     def __post_init__(self) -> None:
         for name, value in validate_values(RowConfig, vars(self)).items():

@@ -246,7 +246,8 @@ def load(
 
     Args:
         model: Folder written by `save_pretrained`, hub id `org/name` (safetensors only), or loaded model.
-        tokenizer: Folder, hub id, or loaded tokenizer; by default that of the model. Required for a model in memory.
+        tokenizer: Folder, hub id, or loaded tokenizer; by default that of the adapter, which has the template that it
+            was trained with, or that of the model. Required for a model in memory.
         adapter: Folder or hub id of a PEFT adapter. It is not merged: merging would round it in bfloat16.
         template: `auto`, `paper`, `paper_eval` or a Jinja file, as for `chat_format`.
         template_kwargs: Additional variables of the template, such as `enable_thinking: false`.
@@ -270,14 +271,14 @@ def load(
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     if not isinstance(model, str | Path):
         _check_in_memory(name, adapter=adapter, dtype=dtype, device=device)
-    loaded = _load_tokenizer(model, tokenizer, trust_remote_code=trust_remote_code)
+    if isinstance(model, str | Path) and adapter is not None:
+        check_model_path(str(adapter), needs="adapter_model.safetensors")
+    loaded = _load_tokenizer(model, tokenizer, adapter=adapter, trust_remote_code=trust_remote_code)
     chat = chat_format(
         loaded, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
     )
     net: Any = model
     if isinstance(model, str | Path):
-        if adapter is not None:
-            check_model_path(str(adapter), needs="adapter_model.safetensors")
         net = load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         net = net if adapter is None else load_adapter(net, str(adapter))
     rows = net.get_input_embeddings().num_embeddings
@@ -290,7 +291,11 @@ def load(
 
 
 def _load_tokenizer(
-    model: str | Path | nn.Module, tokenizer: str | Path | PreTrainedTokenizerBase | None, *, trust_remote_code: bool
+    model: str | Path | nn.Module,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None,
+    *,
+    adapter: str | Path | None,
+    trust_remote_code: bool,
 ) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
@@ -298,7 +303,8 @@ def _load_tokenizer(
     if isinstance(source, nn.Module):
         name = type(source).__name__
         raise EngineError(f"engine hf: expected `tokenizer` with a {name} in memory, got none; pass its tokenizer")
-    return load_tokenizer(str(source), trust_remote_code=trust_remote_code)
+    adapted = None if adapter is None or tokenizer is not None else str(adapter)
+    return load_tokenizer(str(source), adapter=adapted, trust_remote_code=trust_remote_code)
 
 
 def _check_in_memory(name: str, *, adapter: object, dtype: str, device: str) -> None:

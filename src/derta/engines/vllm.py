@@ -172,7 +172,7 @@ def load(
         )
     if dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    tokenizer = load_tokenizer(str(model), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(model), adapter=adapter, trust_remote_code=trust_remote_code)
     chat = chat_format(
         tokenizer, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
     )

@@ -33,14 +33,15 @@ from derta.data.preferences import EncodedPair, cut_pair, encode_preference, tri
 from derta.errors import RecipeError
 from derta.loading import position_limit
 from derta.methods.method import Method
-from derta.train.adapters import is_adapter, load_initial_model
+from derta.train.adapters import initial_path, is_adapter, load_initial_model
 from derta.train.checkpoint_files import save_checkpoint, stop_if_trained
-from derta.train.checkpoints import NonFiniteLossError, save_without_pickle
+from derta.train.checkpoints import NonFiniteLossError
 from derta.train.config import DertaConfig
 from derta.train.estimate import MAX_SAMPLED, BatchShape, Keys, Plan, plan_from_sample
-from derta.train.inputs import check_longest
+from derta.train.inputs import chat_of, check_longest
 from derta.train.memory import TrimMemoryCallback, loading_advice, out_of_memory_as_model_error
 from derta.train.preparation import prepare_process
+from derta.train.saving import dtype_to_save, save_without_pickle
 from derta.train.terms import check_norm
 
 _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
@@ -118,6 +119,8 @@ def pair_trainer(
         processing_class=deepcopy(tokenizer),  # TRL adds a padding token if there is none
         callbacks=[*callbacks, TrimMemoryCallback()],
     )
+    trainer.chat = chat_of(tokenizer, config)
+    trainer.save_dtype = dtype_to_save(initial_path(model, init_from), config)
     if config.precompute_ref_log_probs or init_from is None or not is_adapter(init_from):
         _drop_reference(policy)  # TRL then disables the fresh adapter to compute the reference, cheaper than a copy
     return trainer
@@ -179,6 +182,8 @@ def dpo_arguments(config: DpoConfig) -> DPOConfig:
 class PairTrainer(DPOTrainer):
     """TRL's DPO trainer on pairs of token ids; sends no telemetry, and names the pairs of a failed batch."""
 
+    chat: ChatFormat
+    save_dtype: torch.dtype | None
     _order: Sequence[int] | None = None
 
     def set_micro_batches(self, micro_batches: Sequence[list[int]]) -> None:
@@ -206,7 +211,8 @@ class PairTrainer(DPOTrainer):
         save_checkpoint(self, partial(super()._save_checkpoint, model, trial), folder=folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        save_without_pickle(self, folder, state_dict, chat=self.chat, dtype=self.save_dtype)
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset

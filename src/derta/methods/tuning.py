@@ -181,17 +181,20 @@ def row_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     """Return the trainer of a method that trains on rows."""
-    from derta.train.adapters import load_initial_model
+    from derta.train.adapters import initial_path, load_initial_model
     from derta.train.memory import loading_advice, out_of_memory_as_model_error
     from derta.train.preparation import prepare_process
+    from derta.train.saving import DTYPES, dtype_to_save
     from derta.train.trainer import DertaTrainer
 
     config = copy(config)
     config.method = method
     prepare_process(config)
     with out_of_memory_as_model_error(loading_advice):
+        net = load_initial_model(model, config, lora=lora, init_from=init_from)
+        config.save_dtype = DTYPES[dtype_to_save(initial_path(model, init_from), config)]
         return DertaTrainer(
-            load_initial_model(model, config, lora=lora, init_from=init_from),
+            net,
             config,
             train_dataset=rows,
             processing_class=tokenizer,

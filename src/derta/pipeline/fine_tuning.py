@@ -33,7 +33,7 @@ INHERITED_SETTINGS = (
     "max_length", "pack_tokens", "train_sampling_strategy", "bf16", "fp16", "tf32", "attn_implementation",
     "compile_layers", "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "logging_steps", "logging_strategy", "save_strategy", "save_steps", "report_to",
-    "num_threads", "dataloader_num_workers", "dataloader_pin_memory", "torch_empty_cache_steps",
+    "num_threads", "dataloader_num_workers", "dataloader_pin_memory", "torch_empty_cache_steps", "save_dtype",
 )  # fmt: skip
 """Fields of `train` that an attack inherits, with `lora`.
 
@@ -184,7 +184,8 @@ def fine_tune(
     from derta.pipeline.training import training_progress
     from derta.train.adapters import is_adapter
 
-    chat, _ = load_format(recipe)
+    adapter = init_from if is_adapter(init_from) else None
+    chat, _ = load_format(recipe, adapter=adapter)
     rows = attack_rows(data, chat)
     train = attack_train(recipe.train, attack.section, steps=attack.steps)
     method = METHODS["vanilla"]
@@ -192,13 +193,13 @@ def fine_tune(
     with training_progress(display, f"{description}: fine-tuning") as callback:
         tune(
             method,
-            model=recipe.model.path if is_adapter(init_from) else str(init_from),
+            model=str(init_from) if adapter is None else recipe.model.path,
             config=config,
             data=rows,
             tokenizer=chat.tokenizer,
             out=out,
             lora=train.lora,
-            init_from=init_from if is_adapter(init_from) else None,
+            init_from=adapter,
             callbacks=[callback],
         )
     write_training_cost(out, rows=rows, config=config, path=cost_path)

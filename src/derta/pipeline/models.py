@@ -39,15 +39,19 @@ class Format(NamedTuple):
     refusals: RefusalTokens
 
 
-def load_format(recipe: Recipe) -> Format:
-    """Load the tokenizer and validate it for training.
+def load_format(recipe: Recipe, *, adapter: Path | None = None) -> Format:
+    """Load the tokenizer, of an adapter if it is trained further, and validate it for training.
 
     Raises:
         ModelError: no model, no chat template, no EOS token, or a refusal word that the tokenizer cannot encode.
     """
     from derta.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = load_tokenizer(
+        recipe.model.path,
+        adapter=None if adapter is None else str(adapter),
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     chat = chat_format(
         tokenizer,
         template=recipe.model.template,

@@ -81,8 +81,10 @@ def _check_roles(attacker: EngineConfig) -> None:
     from derta.loading import load_tokenizer
 
     names = ("template", "template_kwargs")
-    options = {name: attacker.settings[name] for name in names if name in attacker.settings}
-    chat = chat_format(load_tokenizer(str(attacker.settings.get("tokenizer", attacker.model))), **options)
+    settings = attacker.settings
+    options = {name: settings[name] for name in names if name in settings}
+    adapter = None if "tokenizer" in settings or "adapter" not in settings else str(settings["adapter"])
+    chat = chat_format(load_tokenizer(str(settings.get("tokenizer", attacker.model)), adapter=adapter), **options)
     instructed = [Message(role="system", content="Hello."), Message(role="user", content="Hello.")]
     if fault := TemplateSupport(chat).fault(instructed):
         raise ModelError(f"attacker {attacker.model}: {fault}")

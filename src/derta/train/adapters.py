@@ -157,6 +157,11 @@ def load_base(path: str, config: DertaConfig, *, adapted: bool = False, four_bit
     return net
 
 
+def initial_path(path: str, init_from: Path | None) -> str:
+    """Return the name or folder whose weights training is initialised from: `init_from`, unless it is an adapter."""
+    return path if init_from is None or is_adapter(init_from) else str(init_from)
+
+
 def load_initial_model(
     path: str, config: DertaConfig, *, lora: LoraSection | None = None, init_from: Path | None = None
 ) -> Any:
@@ -173,19 +178,16 @@ def load_initial_model(
         RecipeError: an adapter to initialise from, and no `lora`.
     """
     adapter = init_from if init_from is not None and is_adapter(init_from) else None
-    if init_from is not None and adapter is None:
-        if not (init_from / "config.json").is_file():
-            raise ModelError(
-                f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path"
-            )
-        path = str(init_from)
+    if init_from is not None and adapter is None and not (init_from / "config.json").is_file():
+        raise ModelError(f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path")
     if adapter is not None and lora is None:
         raise RecipeError(
             f"{adapter}: expected a full model, because there is no `train.lora`, got an adapter; add `lora`, or "
             "use a merged model"
         )
     four_bit = lora is not None and lora.load_in_4bit
-    net = load_base(path, config, adapted=lora is not None, four_bit=four_bit)
+    base = initial_path(path, init_from)
+    net = load_base(base, config, adapted=lora is not None, four_bit=four_bit)
     if lora is None:
         return net
     if adapter is None:

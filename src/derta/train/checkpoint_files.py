@@ -79,21 +79,25 @@ def stop_if_trained(trainer: Trainer) -> bool:
 def save_checkpoint(trainer: Trainer, write: Callable[[], None], *, folder: Path) -> None:
     """Save a checkpoint with the list of its files; older checkpoints are deleted only after it is on the disk.
 
+    Its weights have the precision of training, not that of the saved model.
+
     Args:
         trainer: The trainer.
         write: Saves the checkpoint, as `Trainer._save_checkpoint` does.
         folder: The folder of checkpoints.
     """
     args: Any = trainer.args
+    saving: Any = trainer
     checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     if args.should_save:
         shutil.rmtree(checkpoint, ignore_errors=True)  # incomplete, of a stopped process
     trainer.accelerator.wait_for_everyone()
     limit, args.save_total_limit = args.save_total_limit, None
+    dtype, saving.save_dtype = saving.save_dtype, None
     try:
         write()
     finally:
-        args.save_total_limit = limit
+        args.save_total_limit, saving.save_dtype = limit, dtype
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
         write_arguments(args, checkpoint)  # with the limit

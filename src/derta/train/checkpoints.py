@@ -10,26 +10,25 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import GenerationConfig, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.hub import PushInProgress
 
 from derta.errors import DertaError, RunError, is_out_of_memory
 from derta.run_folder import clean_up_training, finish_folder
 from derta.train.checkpoint_files import FILE_LIST, find_fault, step_of
-from derta.train.config import DertaConfig, write_arguments
+from derta.train.config import DertaConfig
 from derta.train.distributed import is_sharded, save_full_state_dict
 from derta.train.memory import out_of_memory_as_model_error, peak_memory, training_advice
+from derta.train.saving import save_format
 
 _STATE_FILES = (
     "optimizer.*",
@@ -66,7 +65,7 @@ def train_and_save(trainer: Trainer, *, config: DertaConfig, out: Path) -> Path:
         if resume_from is None:
             try_saving(trainer, out)
         trainer.train(resume_from_checkpoint=resume_from or False)
-        check_weights(net)
+        check_weights(net, dtype=vars(trainer).get("save_dtype"))
         save(trainer, out)
     if trainer.is_world_process_zero():
         clean_up_training(out)
@@ -94,7 +93,7 @@ def try_saving(trainer: Trainer, out: Path) -> None:
         if is_sharded():
             net: Any = trainer.model
             net.config.save_pretrained(str(folder))
-            _save_without_weights(trainer, folder)
+            save_format(trainer, folder, chat=vars(trainer).get("chat"))
         else:
             save_model(str(folder), _internal_call=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
@@ -117,16 +116,21 @@ def _partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def check_weights(net: nn.Module) -> None:
-    """Validate that the last update left every trained weight finite.
+def check_weights(net: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+    """Validate that the last update left every trained weight finite, also in the dtype that it is saved in.
 
     Raises:
         NonFiniteLossError: a weight is NaN or infinite, so the model is not saved.
     """
     for name, weight in net.named_parameters():
         local: Any = weight.to_local() if isinstance(weight, DTensor) else weight
-        if weight.requires_grad and not bool(torch.isfinite(local).all()):
-            raise NonFiniteLossError(f"expected finite weights, got NaN or infinity in {name}; lower the learning rate")
+        if not weight.requires_grad or bool(torch.isfinite(local.to(dtype or local.dtype)).all()):
+            continue
+        if bool(torch.isfinite(local).all()):
+            raise NonFiniteLossError(
+                f"expected weights within the range of {dtype}, got a larger one in {name}; set `save_dtype: float32`"
+            )
+        raise NonFiniteLossError(f"expected finite weights, got NaN or infinity in {name}; lower the learning rate")
 
 
 def save(trainer: Trainer, out: Path) -> None:
@@ -177,60 +181,6 @@ def last_complete_checkpoint(folder: Path) -> str | None:
             return str(path)
         logger.warning("%s: this checkpoint %s; resuming from an earlier one, or from the start", path, fault)
     return None
-
-
-def save_without_pickle(trainer: Trainer, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
-    """Save the model, the tokenizer and the training arguments, as `training_args.json` instead of a pickle."""
-    if not trainer.args.should_save:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
-    _drop_padding_without_embedding(net)
-    with _without_generation_config(net):
-        net.save_pretrained(str(folder), state_dict=state_dict)
-    _save_without_weights(trainer, folder)
-
-
-def _drop_padding_without_embedding(net: Any) -> None:
-    """Remove a padding token beyond the embeddings, which the Trainer copies from the tokenizer to the configs.
-
-    Transformers refuses to load a model with one.
-    """
-    if isinstance(net, PeftModel):
-        return
-    for config in (net.config.get_text_config(), net.generation_config):
-        pad_id = getattr(config, "pad_token_id", None)
-        if pad_id is not None and pad_id >= net.get_input_embeddings().num_embeddings:
-            config.pad_token_id = None
-
-
-def _save_without_weights(trainer: Trainer, folder: Path) -> None:
-    """Save the generation config, the tokenizer and the training arguments."""
-    net: Any = trainer.accelerator.unwrap_model(cast("nn.Module", trainer.model), keep_torch_compile=False)
-    tokenizer: Any = trainer.processing_class
-    if not isinstance(net, PeftModel) and net.can_generate():
-        net.generation_config.to_json_file(str(folder / GENERATION_CONFIG_NAME), keys_to_pop=["compile_config"])
-    tokenizer.save_pretrained(str(folder))
-    write_arguments(trainer.args, folder)
-
-
-@contextmanager
-def _without_generation_config(net: Any) -> Generator[None]:
-    """Give a model a default generation config in this block.
-
-    `save_pretrained` refuses a config with a `temperature` and no `do_sample`, which published models have, once the
-    Trainer has set its special tokens. `_save_without_weights` writes the values as they are.
-    """
-    model: Any = net
-    original = None if isinstance(net, PeftModel) else model.generation_config
-    if original is None:
-        yield
-        return
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = original
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> None:

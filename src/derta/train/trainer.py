@@ -19,7 +19,7 @@ from derta.data.rows import TERMS, TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
 from derta.train.checkpoint_files import check_checkpoint, save_checkpoint, stop_if_trained
-from derta.train.checkpoints import NonFiniteLossError, push_checkpoint, save_without_pickle
+from derta.train.checkpoints import NonFiniteLossError, push_checkpoint
 from derta.train.checks import accumulation_steps, invalid_settings_as_recipe_error, num_processes
 from derta.train.collator import Batch
 from derta.train.config import DertaConfig
@@ -41,6 +41,7 @@ from derta.train.inputs import (
 from derta.train.loss import label_loss
 from derta.train.memory import TrimMemoryCallback
 from derta.train.preparation import prepare_model, prepare_process
+from derta.train.saving import dtype_to_save, save_without_pickle
 from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluation_sums, format_loss_error, term_sums
 
 
@@ -124,7 +125,9 @@ class DertaTrainer(Trainer):
         self._loss = method.loss or label_loss
         self._sums = torch.zeros(2 * len(TERMS) + 1)
         self._eval_sums: Tensor | None = None
-        refusal_ids = refusal_tokens(chat_of(tokenizer, args), args.refusal_words).ids
+        self.chat = chat_of(tokenizer, args)
+        self.save_dtype: torch.dtype | None = dtype_to_save(model, args)
+        refusal_ids = refusal_tokens(self.chat, args.refusal_words).ids
         sampler = training_sampler(rows, args)
         collator: Any = collator_of(args)
         self.micro_batches: MicroBatchSampler | Sequence[list[tuple[int, int]]] = sampler
@@ -269,7 +272,8 @@ class DertaTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_without_pickle(self, Path(str(output_dir or self.args.output_dir)), state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        save_without_pickle(self, folder, state_dict, chat=self.chat, dtype=self.save_dtype)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not stop_if_trained(self):
