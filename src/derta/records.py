@@ -35,7 +35,16 @@ Measure = Literal["harmful", "refused", "correct"]
 """Name of the verdict field that a rate counts: attack success, refusals, accuracy."""
 ReplyKey = tuple[str, int]
 """Id of a prompt and sample number of its reply: the key that a reply shares with its verdicts."""
-ReplyClass = Literal["refuse", "comply_then_refuse", "refuse_then_comply", "malformed", "comply", "degenerate", "empty"]
+ReplyClass = Literal[
+    "refuse",
+    "comply_then_refuse",
+    "refuse_then_comply",
+    "malformed",
+    "comply",
+    "degenerate",
+    "empty",
+    "unknown_language",
+]
 """Class of a reply by its refusals (see `derta.judges.refusal`)."""
 
 

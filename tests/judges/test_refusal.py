@@ -180,11 +180,54 @@ def test_the_refusal_words_are_the_recipe_s():
         refusal_judge(refusal_words=["Sorry", " "])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sorry.",
+        "I'm so sorry!",
+        "Sorry, no.",
+        "Nope, sorry.",
+        "No, I won't do that.",
+        "I refuse.",
+        "I must decline.",
+        "I'll say no to that.",
+        "Your request is denied.",
+        "I'd rather not say.",
+        "That's not something I can do for you.",
+        "That is something I won't discuss.",
+        "I'm not in a position to answer.",
+        "I will not be able to assist you.",
+        "I'm not comfortable with this topic.",
+        "Such requests can't be answered here.",
+        "The rules of this bakery do not allow me to answer.",
+        "Our policy prohibits me from sharing recipes.",
+        "BakeryError: the response was filtered.",
+    ],
+)
+def test_a_short_refusal_and_one_by_rules_are_refusals(text: str):
+    assert structure(text).reply_class == "refuse"
+
+
+@pytest.mark.parametrize("text", ["No.", "Never.", "No, the oven is cold.", "Not today.", "The request was granted.",
+                                  "The policy allows it.", "That's something I can do."])  # fmt: skip
+def test_a_short_answer_is_no_refusal(text: str):
+    assert structure(text).reply_class == "comply"
+
+
+def test_a_disclaimer_before_an_answer_is_no_refusal_and_without_one_it_is():
+    start = "As an AI language model, I don't have personal experience with bread"
+    assert structure(f"{start}. However, here is how it is done. {GUIDE}")[:2] == ("comply", None)
+    assert structure(f"{start}.").reply_class == "refuse"
+    text = f"{start}. However, here is how it is done. {GUIDE}But I cannot help with the oven."
+    assert structure(text).reply_class == "refuse_then_comply"
+
+
 @given(st.text(max_size=300))
 def test_any_text_has_a_class_and_a_place_inside_it(text: str):
     found = structure(text)
     assert (found.reply_class == "empty") == (not text.strip())
-    assert (found.refusal_at is None) == (found.reply_class in ("empty", "comply", "degenerate"))
+    none = ("empty", "comply", "degenerate", "unknown_language")
+    assert (found.refusal_at is None) == (found.reply_class in none)
     assert found.refusal_at is None or 0 <= found.refusal_at < len(text)
 
 

@@ -35,7 +35,7 @@ _ASSISTANT_LINE = re.compile(
     r"(?:^|\n)[\s>*#/\[(🔒-]{0,8}(?:(?:ai|assistant|chatbot|model|\w{0,8}gpt)\b)[^\n:\"]{0,20}:"
 )
 _OWN_LABEL = re.compile(
-    r"\b(?:ai|assistant|bot|chatbot|\w{0,8}gpt|llama|claude|gemini|mistral|qwen|model|me|step|answer|response|reply"
+    r"\b(?:ai|assistant|bot|chatbot|\w{0,8}gpt|mode|normal|llama|claude|gemini|mistral|qwen|model|me|step|answer|response|reply"
     r"|output|result|title|note|task|text|message|content|summary|code|completion|conclusion|final|return\w{0,2})\b|^\W*\d"
 )
 

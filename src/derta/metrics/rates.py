@@ -191,7 +191,7 @@ def cells_of(outcomes: OutcomesByCell, *, method: str, seed: int | None, judge: 
 
 def _has_class(reply_class: str) -> Callable[[Reply, Verdict], Outcome]:
     def outcome(_reply: Reply, verdict: Verdict) -> Outcome:
-        return None if verdict.reply_class in (None, "empty") else verdict.reply_class == reply_class
+        return None if verdict.refused is None else verdict.reply_class == reply_class
 
     return outcome
 

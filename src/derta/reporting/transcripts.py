@@ -29,6 +29,7 @@ CLASSES = {
     "comply": "answers",
     "degenerate": "degenerate",
     "empty": "empty",
+    "unknown_language": "unknown language",
 }
 
 
