@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -116,6 +116,15 @@ def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.lower().strip() for name in names)
 
 
+def format_names(names: Iterable[str]) -> str:
+    r"""Format names of columns, which strangers may have written, as one line of at most 300 characters.
+
+    >>> format_names(["prompt", "", "my\nnote"])
+    'prompt, (no name), my note'
+    """
+    return ", ".join(" ".join(name.split()) or "(no name)" for name in names)[:300]
+
+
 def lower_names(row: Row) -> Row:
     """Return a row with the names of its columns in lower case; a row that is no object is unchanged.
 
@@ -138,9 +147,7 @@ class UnreadColumns:
 
     def add(self, values: Mapping[str, Any], read: Collection[str], *, has_request: bool = True) -> None:
         """Count a row's columns that have a value and were not read, and whether it has a request."""
-        self.counts.update(
-            name or "(no name)" for name, value in values.items() if name not in read and value not in (None, "", [])
-        )
+        self.counts.update(name for name, value in values.items() if name not in read and value not in (None, "", []))
         self.without_request[not has_request] += 1
 
     def log(self) -> None:
@@ -152,7 +159,7 @@ class UnreadColumns:
                 self.without_request[True],
                 self.without_request.total(),
                 " or ".join(REQUEST),
-                f"; columns that are not read: {', '.join(sorted(self.counts))}" if self.counts else "",
+                f"; columns that are not read: {format_names(sorted(self.counts))}" if self.counts else "",
             )
         elif self.counts:
             is_warning = not self.counts.keys().isdisjoint((*REQUEST, *REPLY))
@@ -160,5 +167,5 @@ class UnreadColumns:
                 logging.WARNING if is_warning else logging.INFO,
                 "%s: columns that are not read: %s",
                 self.source,
-                ", ".join(sorted(self.counts)),
+                format_names(sorted(self.counts)),
             )

@@ -17,7 +17,7 @@ from small_run import write_jsonl
 COLUMNS = (
     *REQUEST, *REPLY, *CONTEXT, *CATEGORY, *ATTACK, *SAMPLE, "messages", "prefill", "mode", "model", "id", "request_id",
     "answer", "unanswered", "reason", "is_safe", "adversarial", "prompt_harm_label", "m_response", "m_action", "label",
-    *LABELS["harmful"], *LABELS["refused"], "prompt_id", "text", "Prompt",
+    "a\nb", *LABELS["harmful"], *LABELS["refused"], "prompt_id", "text", "Prompt",
 )  # fmt: skip
 PARTS = st.fixed_dictionaries({}, optional={"type": st.sampled_from(["text", "reasoning", "image"]), "text": st.text()})
 MESSAGES = st.fixed_dictionaries(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple, cast, get_args
 
-from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns
+from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns, format_names
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.formats.layouts import message_text
@@ -39,7 +39,7 @@ def parse_reply(row: Row, position: int, *, has_unique_ids: bool = False) -> Pub
         return PublishedReply(row.where, Case(prompt, Reply(prompt_id=name, text=row.value)), None)
     columns = Columns(row, row.value, numbers=True) if isinstance(row.value, dict) else None
     if columns is None or not any(name in columns.values for name in REPLY):
-        got = ", ".join(columns.values) if columns is not None else str(row.value)[:60]
+        got = format_names(columns.values) if columns is not None else repr(row.value)[:60]
         raise DataError(
             f"{row.where}: expected a reply record, a text, or an object with a column {' or '.join(REPLY)} and its "
             f"request ({' or '.join(REQUEST)}), got {got}; rename the columns (docs/replies.md)"

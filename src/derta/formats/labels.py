@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.columns import Columns
+from derta.columns import Columns, format_names
 from derta.errors import DataError
 from derta.formats.replies import read_replies
 from derta.records import Measure, Prompt, Reply
@@ -100,7 +100,7 @@ def _label(columns: Columns, measure: Measure) -> bool | None:
     where, values = columns.row.where, columns.values
     name = next((name for name in LABELS[measure] if name in values), None)
     if name is None:
-        raise DataError(f"{where}: expected a column {' or '.join(LABELS[measure])}, got {', '.join(values)}")
+        raise DataError(f"{where}: expected a column {' or '.join(LABELS[measure])}, got {format_names(values)}")
     columns.read.add(name)
     value, labels = values[name], LABELS[measure][name]
     word = "" if value is None and "" in labels else str(value).strip().lower()

@@ -64,7 +64,7 @@ def pair_cases(
         path = next(path for path, cases in files if not _has_key(cases, key))
         raise DataError(
             f"{path}: expected rows with a request or an id, which pair them with those of the other file, got replies "
-            "alone; add a column request or id"
+            "alone; add a column request or id, or pass a file of requests by --prompts"
         )
     unpaired: Counter[Path] = Counter()
     keyed: list[dict[ReplyKey, Case]] = []

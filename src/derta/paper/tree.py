@@ -53,7 +53,11 @@ def read_tree(folder: Path, *, results: Results, without: Collection[Path] = ())
     outputs: list[Output] = []
     prompts: list[str] = []
     skipped: list[str] = []
-    paths = (path for path in sorted(folder.rglob("*")) if path not in without and plain_name(path).suffix in _SUFFIXES)
+    paths = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path not in without and plain_name(path).suffix in _SUFFIXES and path.is_file()
+    )
     for path in paths:
         name = str(path.relative_to(folder))
         try:
