@@ -33,7 +33,7 @@ FORGETS = (
     "{% if loop.last or m.role == 'user' %}{{ m.content }}{% else %}(an answer){% endif %}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-words = st.sampled_from(["Sure", "boil", "the", "water.", "1.", "Step", "tea,", "é", "水", "a"])
+words = st.sampled_from(["Sure", "boil", "the", "water.", "1.", "Step", "tea,", "é", "水", "a", "</s>", "<|end|>"])
 gaps = st.sampled_from([" ", "\n", "\n\n", "  ", " - "])
 texts = st.tuples(words, st.lists(st.tuples(gaps, words), max_size=8)).map(
     lambda drawn: drawn[0] + "".join(gap + word for gap, word in drawn[1])

@@ -51,7 +51,8 @@ _REFERENCE = "ref"  # TRL's name for its frozen copy of an adapter
 class DpoConfig(DertaConfig):
     """Configuration of DPO training, initialised from the vanilla model; other defaults are those of `DertaConfig`.
 
-    Options of rows (packing, trees, prefixes, RTO, weights, token budgets) and `compile_layers` have no effect here.
+    Options of rows (packing, trees, prefixes, earlier turns, RTO, weights, token budgets) and `compile_layers` have no
+    effect here.
     Paper: learning rate 5e-7 (8B, full), 2e-6 (70B, LoRA).
 
     Attributes:
