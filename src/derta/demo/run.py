@@ -53,7 +53,7 @@ def run_demo(
         recipe_path = write_seed(home, seed=seed, fine_tuning=fine_tuning, overrides=overrides or {}, display=display)
         run(recipe_path, out=home / RUN, display=display)
         runs.append(home / RUN)
-    return report(runs, out=folder, title="derta demo")
+    return report(runs, out=folder, title="derta demo", display=display)
 
 
 def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:

@@ -15,7 +15,7 @@ from derta.metrics.curves import (
     probability_by_token,
     refusal_position_curves,
 )
-from derta.metrics.kinds import malformed_cells, thought_cells
+from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, thought_cells
 from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.records import REFUSAL_WORDS, Measure, Prompt, Reply, ReplyKey, Suite, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
@@ -109,6 +109,8 @@ def summarize(
     ]
     cells = [cell for runs in by_method.values() for place in places for cell in _rates(runs, *place)]
     cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
+    if any(is_empty(reply) for one in outcomes for reply in one.replies):
+        cells += [cell for runs in by_method.values() for cell in _empty(runs)]
     breakdown = [
         cell for runs in by_method.values() for place in places for cell in _rates(runs, *place, by_category=True)
     ]
@@ -127,7 +129,7 @@ def summarize(
         breakdown=tuple(breakdown) if len({cell.category for cell in breakdown}) > 1 else (),
         comparisons=tuple(one for comparisons in answers for one in comparisons),
         curves=tuple(curve for runs in by_method.values() for curve in _curves(runs, judges, measure_of)),
-        notes=(*notes, *power_notes(answers[0])),
+        notes=(*empty_notes(cells), *notes, *power_notes(answers[0])),
     )
 
 
@@ -214,6 +216,13 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
     for place, outcomes in broken.items():
         analysis = place._replace(suite="analysis")
         yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
+
+
+def _empty(runs: Sequence[Outcome]) -> list[Cell]:
+    """Return the shares of empty replies, of all seeds together."""
+    prompts = {prompt.id: prompt for run in runs for prompt in run.prompts}
+    replies = [(prompts[reply.prompt_id], reply) for run in runs for reply in run.replies]
+    return empty_cells(replies, method=runs[0].method, seed=runs[0].seed if len(runs) == 1 else None)
 
 
 def _by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:

@@ -106,14 +106,15 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
 class JudgeResult(NamedTuple):
     """Result of judging a file: its rates, and the agreement with a second judge if there is one.
 
-    `malformed` is the rate of malformed refusals, if the judge detects refusals. `groups` are the rates by model and
-    attack of a file with several.
+    `malformed` is the rate of malformed refusals, if the judge detects refusals, and `empty` the share of empty
+    replies, if there are any. `groups` are the rates by model and attack of a file with several.
     """
 
     cells: list[Cell]
     agreement: JudgeAgreement | None
     malformed: Cell | None = None
     groups: Sequence[Cell] = ()
+    empty: Cell | None = None
 
 
 def judge_with_checks(
@@ -152,25 +153,34 @@ def judge_with_checks(
         classes=classes,
         display=display,
     )
-    cells, malformed = [cell], malformed_cell(cell, classes)
+    cells, malformed, empty = [cell], malformed_cell(cell, classes), empty_cell(cell, classes)
     if calibration is not None:
         cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge), display=display))
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:
-        return JudgeResult(cells, None, malformed, groups)
+        return JudgeResult(cells, None, malformed, groups, empty)
     result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
-    return JudgeResult(cells, result, malformed, groups)
+    return JudgeResult(cells, result, malformed, groups, empty)
 
 
 def malformed_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
     """Return the rate of malformed refusals next to a refusal rate; None for another measure, or without classes."""
-    if cell.measure != "refused" or not classes:
+    if cell.measure != "refused" or not classes.keys() - {"empty"}:
         return None
     counts = {"unscored": cell.unscored, "unanswered": cell.unanswered}
     malformed = rate_of_counts(classes["malformed"], scored=cell.scored, **counts)
     place = Place(cell.suite, cell.name, cell.attack, cell.variant, cell.dataset, cell.category)
     return cell_of(malformed, place=place, method="", seed=None, judge=cell.judge, measure="malformed")
+
+
+def empty_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
+    """Return the share of empty replies next to a rate; None if there are none."""
+    if not classes["empty"]:
+        return None
+    rate = rate_of_counts(classes["empty"], scored=cell.scored + cell.unscored, unanswered=cell.unanswered)
+    place = Place(cell.suite, cell.name, cell.attack, cell.variant, cell.dataset, cell.category)
+    return cell_of(rate, place=place, method="", seed=None, judge="none", measure="empty")
 
 
 class Disagreement(NamedTuple):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[TextTable | str]:
     """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
-    rates = [format_cell(cell) for cell in (*result.cells, result.malformed) if cell is not None]
+    rates = [format_cell(cell) for cell in (*result.cells, result.malformed, result.empty) if cell is not None]
     rates += [f"{_group_name(cell)}: {format_cell(cell)}" for cell in result.groups]
     if result.agreement is None:
         return [*rates]
@@ -31,12 +31,14 @@ def _group_name(cell: Cell) -> str:
 def judged_json(result: JudgeResult) -> Any:
     """Return JSON of a judged file: a cell, a list of cells, or with two judges also their agreement.
 
-    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals, and of a file with
-    several models or attacks the rate of each in `groups`.
+    The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals, the share of empty
+    replies as `empty`, if there are any, and of a file with several models or attacks the rate of each in `groups`.
     """
     cells = [cell.model_dump() for cell in result.cells]
     if result.malformed is not None:
         cells[0]["malformed"] = result.malformed.model_dump()
+    if result.empty is not None:
+        cells[0]["empty"] = result.empty.model_dump()
     if result.groups:
         cells[0]["groups"] = [cell.model_dump() for cell in result.groups]
     output = cells[0] if len(cells) == 1 else cells

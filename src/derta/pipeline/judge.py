@@ -16,6 +16,7 @@ from derta.formats.replies import read_cases
 from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
 from derta.locks import check_output, lock
 from derta.metrics.comparisons import compare_cells, power_notes
+from derta.metrics.kinds import empty_note, is_empty
 from derta.metrics.rates import outcome_of, over_refusal_cells
 from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
@@ -106,7 +107,7 @@ def judge_groups(
         prompts_path: The file of the prompts, if it is not next to the replies.
         out: The output file of the verdicts.
         collect_into: A list that the verdicts are appended to.
-        classes: A counter that the classes of the replies are added to.
+        classes: A counter that the classes of the scored replies, and the number of empty ones, are added to.
         display: Shows progress.
 
     Raises:
@@ -116,12 +117,14 @@ def judge_groups(
     check_output(out, [path, prompts_path])
     groups: dict[_Group, Counter[Outcome]] = {}
     read: deque[_Group] = deque()  # of the cases without a verdict yet
-    first_missing = ""
+    first_missing, num_empty = "", 0
 
     def grouped() -> Iterator[Case]:
+        nonlocal num_empty
         for case in read_cases(path, prompts_path=prompts_path):
             model = (case.reply.producer or {}).get("model", "") if case.prompt.foreign else ""
             read.append((model, place_of(case.prompt)))
+            num_empty += is_empty(case.reply)
             yield case
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -132,8 +135,8 @@ def judge_groups(
                 first_missing = f"{verdict.prompt_id!r}: {verdict.reason:.200}"
             if collect_into is not None:
                 collect_into.append(verdict)
-            if classes is not None and verdict.reply_class is not None and verdict.outcome(judge.measures) is not None:
-                classes[verdict.reply_class] += 1
+            if classes is not None and verdict.reply_class not in (None, "empty"):
+                classes[verdict.reply_class] += verdict.outcome(judge.measures) is not None
             yield verdict
 
     if judge.uses_model:
@@ -152,6 +155,11 @@ def judge_groups(
             total.total(),
             first_missing,
         )
+    num_answered = total.total() - total["unanswered"]
+    if note := empty_note(str(path), share=num_empty / max(1, num_answered), total=num_answered):
+        display.logger.warning("%s", note)
+    if classes is not None and num_empty:
+        classes["empty"] = num_empty
     place = Place("helpfulness" if judge.measures == "correct" else "attack", path.stem)
     cells = [_cell_of_counts(total, judge, place)]
     if len(groups) > 1:

@@ -17,12 +17,14 @@ from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
 from derta.judges import JUDGES, build_judge, uses_model
+from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, section_keys
 from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.search import search_notes
+from derta.protocols import Display
 from derta.provenance import Producer, case_hash, changed_keys, prompt_hash
 from derta.records import NAME, REFUSAL_WORDS, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
 from derta.reporting import write_report
@@ -101,7 +103,11 @@ def read_contents(folder: Path) -> RunContents:
 
 
 def report(
-    source: Path | str | Sequence[Path | str], *, title: str | None = None, out: Path | str | None = None
+    source: Path | str | Sequence[Path | str],
+    *,
+    title: str | None = None,
+    out: Path | str | None = None,
+    display: Display = Display(),
 ) -> Summary:
     """Write the report of a finished run, or of several runs pooled, and return its summary.
 
@@ -118,6 +124,7 @@ def report(
             models with different seeds; their prompts may differ.
         title: The report's title; default: the title of the first run.
         out: The output folder of `summary.json` and `report.html`; default: `source`, if it is one folder.
+        display: Shows warnings.
 
     Returns:
         The contents of `summary.json`.
@@ -138,6 +145,8 @@ def report(
         )
     summary, outcomes = pool(folders, title=title)
     write_report(Path(out), summary, transcripts(outcomes))
+    for note in empty_notes(summary.cells):
+        display.logger.warning("%s", note)
     return summary
 
 

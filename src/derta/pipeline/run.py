@@ -150,7 +150,7 @@ def _run(paths: ExpandedRecipe, *, original: Recipe, folder: Path, registry: Reg
             # popped: the model of a judge, if it has one, is released before the next is loaded
             judge = plan.judges.pop(name)
             judge_models(judge, homes, folder=folder, judges=plan.contents.judges, display=display)
-        return report(folder)
+        return report(folder, display=display)
 
 
 def training_origin(

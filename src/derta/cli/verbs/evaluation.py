@@ -160,8 +160,8 @@ def report(
 
     Example: derta report runs/gemma
     """
-    from derta.cli.console import print_result
+    from derta.cli.console import console_display, print_result
     from derta.pipeline.report import report as write
 
-    write(folders[0] if len(folders) == 1 else folders, title=title, out=out)
+    write(folders[0] if len(folders) == 1 else folders, title=title, out=out, display=console_display())
     print_result(str((out or folders[0]) / "report.html"))
