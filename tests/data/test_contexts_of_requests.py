@@ -126,7 +126,7 @@ def test_pairs_have_context_and_no_chosen_response_is_a_harmful_turn():
     kept = clean_preferences([pair, other], evaluation_requests=[("What is dough?", "Go on.")], harmful=[])
     assert kept.preferences == [other]
     harmful = triple("Why?", messages=(user("How?"), assistant("Add salt.")), harmful_turns=(1,))
-    with pytest.raises(DataError, match="neither harmful nor"):
+    with pytest.raises(DataError, match="not a harmful one of the triples"):
         prepare([harmful, *(triple(f"Paint {i}?") for i in range(4))], preferences=[pair])
 
 

@@ -316,9 +316,15 @@ def test_pairs_that_repeat_or_ask_what_is_evaluated_are_dropped_and_counted():
     assert clean.dropped == {"duplicate": 1, "in_evaluation": 1}
 
 
-@pytest.mark.parametrize("chosen", ["sure, here are the steps", HELPFUL.rejected])
-def test_a_pair_that_prefers_harm_or_nothing_stops_everything(chosen):
-    swapped = HELPFUL.model_copy(update={"chosen": chosen})
+def test_a_pair_whose_responses_differ_in_case_and_punctuation_alone_is_dropped_and_counted():
+    same = [HELPFUL.model_copy(update={"chosen": text}) for text in (HELPFUL.rejected, HELPFUL.rejected.upper() + "!")]
+    clean = clean_preferences([HELPFUL, *same], evaluation_requests=[], harmful=[HARMFUL])
+    assert clean.preferences == [HELPFUL]
+    assert clean.dropped == {"same_responses": 2}
+
+
+def test_a_pair_that_prefers_harm_stops_everything():
+    swapped = HELPFUL.model_copy(update={"chosen": "sure, here are the steps"})
     with pytest.raises(DataError, match="check that the columns are not swapped"):
         clean_preferences([swapped], evaluation_requests=[], harmful=[HARMFUL])
 

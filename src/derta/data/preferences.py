@@ -57,7 +57,10 @@ class Preference(Record):
 
 
 class CleanPreferences(NamedTuple):
-    """Output of `clean_preferences`: the remaining pairs, and counts of dropped ones (`in_evaluation`, `duplicate`)."""
+    """Output of `clean_preferences`: the remaining pairs, and counts of the dropped ones by reason.
+
+    The reasons are `same_responses` (but for case, spacing and punctuation), `in_evaluation` and `duplicate`.
+    """
 
     preferences: list[Preference]
     dropped: Counter[str]
@@ -176,20 +179,22 @@ def clean_preferences(
         harmful: Harmful responses of the triples, and harmful turns of their contexts.
 
     Raises:
-        DataError: A chosen response is harmful, or the same as the rejected one. Such a row is not dropped: a dataset
-            that prefers harm is the wrong file, or its columns are swapped.
+        DataError: A chosen response is harmful. Such a row is not dropped: a dataset that prefers harm is the wrong
+            file, or its columns are swapped.
     """
     held_out = {request_key(request) for request in evaluation_requests}
     harmful_keys = {match_key(text) for text in harmful}
     cleaned: dict[str, Preference] = {}
     dropped: Counter[str] = Counter()
     for pair in preferences:
-        if match_key(pair.chosen) in harmful_keys or match_key(pair.chosen) == match_key(pair.rejected):
+        if match_key(pair.chosen) in harmful_keys:
             raise DataError(
-                f"pair {pair.id} ({pair.source}): expected a chosen response that is neither harmful nor the rejected "
-                f"one, got {pair.chosen[:40]!r}; check that the columns are not swapped"
+                f"pair {pair.id} ({pair.source}): expected a chosen response that is not a harmful one of the triples, "
+                f"got {pair.chosen[:40]!r}; check that the columns are not swapped"
             )
-        if not held_out.isdisjoint(conversation_keys(pair.conversation)):
+        if match_key(pair.chosen) == match_key(pair.rejected):
+            dropped["same_responses"] += 1
+        elif not held_out.isdisjoint(conversation_keys(pair.conversation)):
             dropped["in_evaluation"] += 1
         elif pair.id in cleaned:
             dropped["duplicate"] += 1
