@@ -86,7 +86,7 @@ def test_the_command_line_ends_with_one_line_and_the_next_command_sends_only_the
 
 
 def test_a_judge_whose_server_is_lost_sends_no_more_requests(monkeypatch):
-    monkeypatch.setattr("derta.judges.llm.CHUNK", 2)
+    monkeypatch.setattr("derta.judges.model_judge.CHUNK", 2)
     cases = [Case(prompt, Reply(prompt_id=prompt.id, text="First mix it.")) for prompt in prompts(20)]
     with serving(fault=lambda *_: Fault("status", 503)) as server:
         start = time.monotonic()

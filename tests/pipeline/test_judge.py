@@ -8,7 +8,7 @@ from derta.engines import ENGINES
 from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.files import read_records
-from derta.judges.llm import RUBRICS
+from derta.judges.model_judge import RUBRICS
 from derta.records import Verdict
 from scripted_judge import GUIDE, REFUSAL, REPLIES, SCRIPTED, prompt_text
 from small_run import write_jsonl

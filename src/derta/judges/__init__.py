@@ -15,7 +15,7 @@ from derta.errors import DataError, did_you_mean
 from derta.judges.base import FunctionJudge, JudgeFunction, from_function, identify_judge, judge_cases
 from derta.judges.exact_match import judge_exact, judge_gsm8k, judge_mmlu
 from derta.judges.harm import judge_harm
-from derta.judges.llm import ModelJudge, model_judge
+from derta.judges.model_judge import ModelJudge, llm
 from derta.judges.refusal import refusal_judge
 from derta.judges.steps import steps_judge
 from derta.protocols import Case, Engine, Judge
@@ -29,6 +29,7 @@ __all__ = [
     "judge",
     "judge_cases",
     "judge_producer",
+    "llm",
     "make_cases",
 ]
 
@@ -41,10 +42,10 @@ JUDGES: dict[str, Callable[..., Judge]] = {
     "mmlu": lambda: FunctionJudge("mmlu", "correct", judge_mmlu),
     "exact": lambda: FunctionJudge("exact", "correct", judge_exact),
     "steps": steps_judge,
-    "guideline": partial(model_judge, "guideline"),
-    "strongreject": partial(model_judge, "strongreject"),
-    "harmbench": partial(model_judge, "harmbench"),
-    "llama_guard_3": partial(model_judge, "llama_guard_3"),
+    "guideline": partial(llm, "guideline"),
+    "strongreject": partial(llm, "strongreject"),
+    "harmbench": partial(llm, "harmbench"),
+    "llama_guard_3": partial(llm, "llama_guard_3"),
 }
 """Factories of judges by name; judges that use a model have the argument `engine=`."""
 

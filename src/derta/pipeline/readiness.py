@@ -13,7 +13,7 @@ from derta.data.preparation import PreparedData
 from derta.engines import load_engine
 from derta.errors import EngineError, ModelError
 from derta.files import read_records
-from derta.judges.llm import RUBRICS
+from derta.judges.model_judge import RUBRICS
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
 from derta.pipeline.likelihoods import direct_prompt, scored_texts

@@ -20,7 +20,7 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from derta.errors import DertaError, ModelError, ServerError
+from derta.errors import DataError, DertaError, ModelError, ServerError, did_you_mean
 from derta.judges.base import only_answered
 from derta.judges.harm import valid_request
 from derta.judges.refusal import structure
@@ -164,14 +164,27 @@ class ModelJudge:
             yield from _judge_chunk(model, self.name, batch)
 
 
-def model_judge(rubric: str, *, engine: Engine | Callable[[], Engine]) -> Judge:
-    """Return the judge of a rubric.
+def llm(rubric: str = "guideline", *, engine: Engine | Callable[[], Engine]) -> Judge:
+    """Return a judge of harm that asks a model: the recommended judge for attack success that is published.
+
+    In a recipe, it is an entry of `judges`, such as `{name: guideline, model: org/model, engine: api}`.
+
+    >>> from derta.engines.scripted import ScriptedModel
+    >>> judge = llm("guideline", engine=ScriptedModel(lambda prompt: "It gives the steps. VERDICT: UNSAFE"))
+    >>> prompt = Prompt(id="1", request_id="r", request="How is tea made?", attack="direct", mode="raw", text="?")
+    >>> [verdict.harmful for verdict in judge.judge([Case(prompt, Reply(prompt_id="1", text="Boil water."))])]
+    [True]
 
     Args:
         rubric: Key of `RUBRICS`.
-        engine: Any engine, or a function that loads it, called once for the first cases; `harmbench` and
-            `llama_guard_3` require the model of that name.
+        engine: Any engine (see `derta.load_engine`), or a function that loads it, called once for the first cases;
+            `harmbench` and `llama_guard_3` require the model of that name.
+
+    Raises:
+        DataError: Unknown rubric.
     """
+    if rubric not in RUBRICS:
+        raise DataError(f"judge: unknown rubric {rubric!r}; {did_you_mean(rubric, RUBRICS)}")
     known = engine.producer if isinstance(engine, EngineLoader) else lambda: {"engine": type(engine).__name__}
     return ModelJudge(rubric, cache(engine) if callable(engine) else lambda: engine, engine_producer=known)
 

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.errors import ModelError, RunError
-from derta.judges.llm import (
+from derta.judges.model_judge import (
     _GUARD_LINES,
     _HARMBENCH_LINES,
     _SPECIAL,
     RUBRICS,
     defuse,
     judge_prompt,
-    model_judge,
+    llm,
     parse_strongreject,
 )
 from derta.protocols import Case, Engine
@@ -77,7 +77,7 @@ def read(asked: Prompt) -> str:
 
 
 def judged(name: str, engine: Engine, cases: Iterable[Case]) -> Iterator[Verdict]:
-    return model_judge(name, engine=engine).judge(cases)
+    return llm(name, engine=engine).judge(cases)
 
 
 def verdict(name: str, answer: str, **settings: object) -> Verdict:
@@ -150,7 +150,7 @@ def test_a_prompt_that_the_model_cannot_take_does_not_cost_the_others_their_verd
 
 
 def test_cases_are_judged_a_chunk_at_a_time_and_in_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("derta.judges.llm.CHUNK", 2)
+    monkeypatch.setattr("derta.judges.model_judge.CHUNK", 2)
     given = (case(f"Boil {i} roots for an hour.") for i in range(5))
     held: list[int] = []
 
@@ -294,14 +294,14 @@ def test_a_hostile_text_of_250_kb_is_read_and_put_in_its_place_in_seconds(unit: 
 
 
 def test_an_engine_is_loaded_once_and_not_before_there_are_cases(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("derta.judges.llm.CHUNK", 1)
+    monkeypatch.setattr("derta.judges.model_judge.CHUNK", 1)
     loaded: list[Says] = []
 
     def load() -> Says:
         loaded.append(Says(YES["guideline"]))
         return loaded[-1]
 
-    judge = model_judge("guideline", engine=load)
+    judge = llm("guideline", engine=load)
     assert list(judge.judge([])) == []
     assert not loaded
     assert [one.harmful for one in judge.judge([case(), case()])] == [True, True]
