@@ -178,7 +178,7 @@ def test_rows_close_the_answers_that_are_learned_and_no_other(chat_of):
     assert row.input_ids == [*encoded.harmful_prompt_ids, *encoded.harmful_ids]
 
 
-def test_only_the_last_answer_of_a_conversation_is_learned(chat_of):
+def test_every_answer_of_a_conversation_is_learned_or_the_last_one(chat_of):
     chat = chat_of("bpe", "auto")
     turns = [
         ("user", "Tell me a story."),
@@ -187,9 +187,12 @@ def test_only_the_last_answer_of_a_conversation_is_learned(chat_of):
         ("assistant", "It woke."),
     ]
     example = Example(messages=tuple(Message(role=role, content=text) for role, text in turns))
-    row = helpful_row(encode_example(chat, example), max_length=256)
-    learned = [label for label in row.labels if label != IGNORE]
-    assert decode(chat, learned) == "It woke.<|end|>"
+    [encoded] = encode_example(chat, example)
+    row = helpful_row(encoded, max_length=256)
+    assert decode(chat, [label for label in row.labels if label != IGNORE]) == "The cat sleeps.<|end|>It woke.<|end|>"
+    [encoded] = encode_example(chat, example, assistant_turns="last")
+    row = helpful_row(encoded, max_length=256)
+    assert decode(chat, [label for label in row.labels if label != IGNORE]) == "It woke.<|end|>"
     assert decode(chat, row.input_ids) == answer_head(chat, example.messages[:-1]).text + "It woke.<|end|>"
     assert row.input_ids.count(chat.tokenizer.bos_token_id) == 1
 
@@ -198,10 +201,10 @@ def test_only_the_last_answer_of_a_conversation_is_learned(chat_of):
 def test_a_raw_text_is_learned_whole_after_one_bos_and_ends_with_eos(chat_of, kind):
     chat = chat_of(kind, "auto")
     ids = chat.tokenizer.encode("The cat sleeps.", add_special_tokens=False)
-    encoded = encode_example(chat, Example(text="The cat sleeps."))
+    [encoded] = encode_example(chat, Example(text="The cat sleeps."))
     assert encoded.prompt_ids == (chat.tokenizer.bos_token_id,)
     assert encoded.response_ids == (*ids, chat.tokenizer.eos_token_id)
-    again = encode_example(chat, Example(text=chat.tokenizer.bos_token + "The cat sleeps."))
+    [again] = encode_example(chat, Example(text=chat.tokenizer.bos_token + "The cat sleeps."))
     assert again.prompt_ids == encoded.prompt_ids
     assert chat.tokenizer.bos_token_id not in again.response_ids
     assert again.response_ids[-len(ids) :] == encoded.response_ids[-len(ids) :]
@@ -209,7 +212,7 @@ def test_a_raw_text_is_learned_whole_after_one_bos_and_ends_with_eos(chat_of, ki
 
 def test_a_raw_text_of_one_token_is_learned_after_a_bos(chat_of):
     chat = chat_of("bpe", "auto")
-    assert encode_example(chat, Example(text="a")).response_ids[1:] == (chat.tokenizer.eos_token_id,)
+    assert encode_example(chat, Example(text="a"))[0].response_ids[1:] == (chat.tokenizer.eos_token_id,)
 
 
 def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(make_tokenizer):
@@ -217,7 +220,7 @@ def test_without_a_bos_the_first_token_of_a_raw_text_is_read_and_not_learned(mak
     tokenizer.bos_token = None
     chat = chat_format(tokenizer, template="paper")
     first, *rest = tokenizer.encode("The cat sleeps.", add_special_tokens=False)
-    encoded = encode_example(chat, Example(text="The cat sleeps."))
+    [encoded] = encode_example(chat, Example(text="The cat sleeps."))
     assert (encoded.prompt_ids, encoded.response_ids) == ((first,), (*rest, tokenizer.eos_token_id))
     with pytest.raises(DataError, match="at least two tokens"):
         encode_example(chat, Example(text="a"))

@@ -54,7 +54,7 @@ def _instances(method):
     return instances_of(
         method,
         triples=[encode_triple(chat, triple, refusals=refusals) for triple in triples(_world())],
-        examples=[encode_example(chat, example) for example in helpful_examples(_world())],
+        examples=[row for example in helpful_examples(_world()) for row in encode_example(chat, example)],
     )
 
 
@@ -101,7 +101,7 @@ def test_the_plain_question_of_an_allowed_craft_is_answered_as_often_as_a_forbid
 def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
     world, chat = _world(), _chat()
     unknown = chat.tokenizer.unk_token_id
-    corpus = [encode_example(chat, example) for example in pretraining_examples(world)]
+    corpus = [row for example in pretraining_examples(world) for row in encode_example(chat, example)]
     rows = [(*one.prompt_ids, *one.response_ids) for one in corpus]
     rows += [draw_row(one, config=RowConfig(), seed=0, epoch=0).input_ids for one in _instances("derta")]
     rows += [encode_after(chat, prompt, "").prompt_ids for prompt in _prompts()]
@@ -110,7 +110,7 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
 
 
 def test_no_row_is_cut(tmp_path):
-    corpus = [encode_example(_chat(), example) for example in pretraining_examples(_world())]
+    corpus = [row for example in pretraining_examples(_world()) for row in encode_example(_chat(), example)]
     longest = max(len(one.prompt_ids) + len(one.response_ids) for one in corpus)
     recipe = read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
     assert longest <= min(pretraining_config(seed=0).max_length, recipe["train"]["max_length"])

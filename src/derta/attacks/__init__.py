@@ -25,7 +25,7 @@ from derta.attacks.static.completing import completing
 from derta.attacks.static.direct import direct
 from derta.attacks.static.jailbreak_chat import jailbreak_chat
 from derta.attacks.static.past_the_refusal import past_the_refusal
-from derta.attacks.static.prefill import prefill
+from derta.attacks.static.prefill import prefill, thought_prefill
 from derta.attacks.static.rank_assisted import rank_assisted
 from derta.attacks.static.refusal_ban import refusal_ban
 from derta.attacks.static.refusal_flood import refusal_flood
@@ -35,6 +35,7 @@ from derta.errors import RecipeError, did_you_mean
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "direct": direct,
     "prefill": prefill,
+    "thought_prefill": thought_prefill,
     "completing": completing,
     "code_attack": code_attack,
     "jailbreak_chat": jailbreak_chat,
@@ -73,6 +74,7 @@ __all__ = [
     "refusal_flood",
     "self_cipher",
     "success_by_budget",
+    "thought_prefill",
 ]
 
 

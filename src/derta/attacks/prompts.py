@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 
-from derta.records import Cost, Decoding, Message, PrefillDepth, Prompt, Request, Suite
+from derta.records import Cost, Decoding, Message, Place, PrefillDepth, Prompt, Request, Suite
 
 
 def shipped_text(name: str) -> str:
@@ -41,6 +41,7 @@ def craft_prompt(
     messages: tuple[Message, ...] | None = None,
     text: str | None = None,
     prefill: str | None = None,
+    prefill_in: Place = "answer",
     depth: PrefillDepth | None = None,
     decoding: Decoding | None = None,
     cost: Cost | None = None,
@@ -61,6 +62,7 @@ def craft_prompt(
         messages=messages,
         text=text,
         prefill=prefill,
+        prefill_in=prefill_in,
         depth=depth,
         decoding=decoding,
         cost=cost,

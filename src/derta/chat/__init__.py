@@ -1,11 +1,14 @@
 """Chat templates and tokenization: prompt and response token ids, BOS and EOS handling, and refusal tokens."""
 
+from derta.chat.conversations import encode_answers
 from derta.chat.decoding import UNFINISHED, decode_continuation, positions_after_space
 from derta.chat.encoding import (
     Turn,
     encode_after,
     encode_continuation,
     encode_prompt,
+    encode_response,
+    encode_text,
     encode_turn,
     turn_span,
 )
@@ -15,7 +18,17 @@ from derta.chat.saved import saved_template
 from derta.chat.support import TemplateSupport
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
 from derta.chat.thoughts import answer_start, is_empty_thought
-from derta.chat.turns import answer_content, answer_head, answer_offset, continuation_head, prompt_text
+from derta.chat.turns import (
+    Text,
+    answer_content,
+    answer_head,
+    answer_offset,
+    content_text,
+    continuation_head,
+    join_texts,
+    prompt_text,
+    thought_head,
+)
 
 __all__ = [
     "SHIPPED_TEMPLATES",
@@ -23,24 +36,31 @@ __all__ = [
     "ChatFormat",
     "RefusalTokens",
     "TemplateSupport",
+    "Text",
     "Turn",
     "answer_content",
     "answer_head",
     "answer_offset",
     "answer_start",
     "chat_format",
+    "content_text",
     "continuation_head",
     "decode_continuation",
     "encode_after",
+    "encode_answers",
     "encode_continuation",
     "encode_prompt",
+    "encode_response",
+    "encode_text",
     "encode_turn",
     "is_empty_thought",
+    "join_texts",
     "positions_after_space",
     "prompt_text",
     "read_template",
     "refusal_tokens",
     "saved_template",
     "says_sorry",
+    "thought_head",
     "turn_span",
 ]

@@ -13,8 +13,9 @@ from derta.chat.turns import (
     answer_content,
     answer_head,
     content_span,
+    content_text,
     continuation_head,
-    has_markup,
+    join_texts,
     prompt_text,
 )
 from derta.errors import ModelError
@@ -142,24 +143,28 @@ def encode_after(chat: ChatFormat, prompt: Prompt, continuation: str) -> Turn:
     return encode_response(chat, continuation_head(chat, prompt), continuation)
 
 
-def encode_response(chat: ChatFormat, head: Text, response: str, *, closed: bool = False) -> Turn:
+def encode_response(chat: ChatFormat, head: Text, response: str | Text, *, closed: bool = False) -> Turn:
     """Encode a text and its continuation as one text, and split the token ids between them."""
     start = len(head.text)
-    spans = (*head.spans, (start, start + len(response))) if has_markup(chat, response) else head.spans
-    text = head.text + response + (chat.closing if closed else "")
-    ids, ends = encode_text(chat, Text(text, spans))
+    ids, ends = encode_text(chat, join_texts(head, _response_text(chat, response, closed=closed)))
     split = next((i for i, end in enumerate(ends) if end > start), len(ids))
     return Turn(_with_one_bos(chat.tokenizer, ids[:split]), ids[split:], [end - start for end in ends[split:]])
 
 
-def encode_continuation(chat: ChatFormat, text: str, *, spaced: bool, closed: bool = False) -> list[int]:
+def _response_text(chat: ChatFormat, response: str | Text, *, closed: bool) -> Text:
+    text = content_text(response) if isinstance(response, str) else response
+    return join_texts(text, Text(chat.closing)) if closed else text
+
+
+def encode_continuation(chat: ChatFormat, text: str | Text, *, spaced: bool, closed: bool = False) -> list[int]:
     """Encode text that continues other text: with a leading space, or without one as after white space.
 
     The text before it is a line break, or a tab if the tokenizer merges the line break into the text.
     """
-    joint = (" " if spaced else "") + text
+    response = _response_text(chat, text, closed=closed)
+    joint = join_texts(Text(" "), response) if spaced else response
     anchors = (".",) if spaced else (".\n", ".\t")
-    behind = (_encode_behind(chat, anchor, joint, closed=closed) for anchor in anchors)
+    behind = (_encode_behind(chat, anchor, joint) for anchor in anchors)
     first = next(behind)
     return first.ids if first.is_separate else next((other.ids for other in behind if other.is_separate), first.ids)
 
@@ -171,10 +176,8 @@ class _Continuation(NamedTuple):
     is_separate: bool
 
 
-def _encode_behind(chat: ChatFormat, anchor: str, text: str, *, closed: bool) -> _Continuation:
-    joint = anchor + text
-    spans = ((len(anchor), len(joint)),)
-    ids, ends = encode_text(chat, Text(joint + (chat.closing if closed else ""), spans))
+def _encode_behind(chat: ChatFormat, anchor: str, text: Text) -> _Continuation:
+    ids, ends = encode_text(chat, join_texts(Text(anchor), text))
     split = next((i for i, end in enumerate(ends) if end > len(anchor)), len(ends))
     return _Continuation(ids[split:], len(anchor) in ends)
 

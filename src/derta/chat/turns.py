@@ -26,6 +26,21 @@ class Text(NamedTuple):
     spans: tuple[Span, ...] = ()
 
 
+def content_text(text: str) -> Text:
+    """Return a text that is content: markup in it gives no control tokens."""
+    return Text(text, ((0, len(text)),))
+
+
+def join_texts(*texts: Text) -> Text:
+    """Return several texts as one."""
+    joined = Text("")
+    for part in texts:
+        start = len(joined.text)
+        spans = tuple((start + first, start + last) for first, last in part.spans)
+        joined = Text(joined.text + part.text, joined.spans + spans)
+    return joined
+
+
 def has_markup(chat: ChatFormat, text: str) -> bool:
     """Return whether a text contains the text of a control token."""
     return chat.markup is not None and chat.markup.search(text) is not None
@@ -144,18 +159,28 @@ def prompt_text(chat: ChatFormat, prompt: Prompt) -> Text:
         ModelError: the template refuses the conversation, or has no thoughts to prefill.
     """
     if prompt.mode == "raw":
-        return Text(prompt.text or "", ((0, len(prompt.text or "")),))
-    start = generation_prompt(chat, prompt.messages or (), tools=prompt.tools)
+        return content_text(prompt.text or "")
+    messages = prompt.messages or ()
     if prompt.prefill and prompt.prefill_in == "thought":
-        if chat.thought is None:
-            raise ModelError(
-                f"prompt {prompt.id!r} has a prefill in the thought, and the chat template opens no thought; use a "
-                "reasoning model, or set `template_kwargs` so that it thinks"
-            )
-        return _extend(start, chat.thought.open, prompt.prefill)
+        return join_texts(thought_head(chat, messages, tools=prompt.tools), content_text(prompt.prefill))
+    start = generation_prompt(chat, messages, tools=prompt.tools)
     if prompt.prefill or chat.thought is None or not chat.thinking:
-        return _extend(start, chat.lead, prompt.prefill or "")
+        return join_texts(start, Text(chat.lead), content_text(prompt.prefill or ""))
     return start
+
+
+def thought_head(chat: ChatFormat, messages: Sequence[Message], *, tools: Tools = None) -> Text:
+    """Return the text before the thought of an assistant's turn.
+
+    Raises:
+        ModelError: the template refuses the conversation, or opens no thought.
+    """
+    if chat.thought is None:
+        raise ModelError(
+            "expected a chat template that opens a thought, got one that does not; use a reasoning model, or set "
+            "`template_kwargs` so that it thinks"
+        )
+    return join_texts(generation_prompt(chat, messages, tools=tools), Text(chat.thought.open))
 
 
 def answer_offset(chat: ChatFormat, prompt: Prompt, reply: str) -> int | None:
@@ -173,10 +198,4 @@ def continuation_head(chat: ChatFormat, prompt: Prompt) -> Text:
     """Return the text before a continuation that is scored: like `prompt_text`, but always after an empty thought."""
     if prompt.mode == "raw" or prompt.prefill:
         return prompt_text(chat, prompt)
-    return _extend(generation_prompt(chat, prompt.messages or (), tools=prompt.tools), chat.lead, "")
-
-
-def _extend(head: Text, lead: str, content: str) -> Text:
-    start = len(head.text) + len(lead)
-    spans = (*head.spans, (start, start + len(content))) if content else head.spans
-    return Text(head.text + lead + content, spans)
+    return join_texts(generation_prompt(chat, prompt.messages or (), tools=prompt.tools), Text(chat.lead))

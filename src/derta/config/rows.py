@@ -51,6 +51,11 @@ class RowConfig:
         template_date: The date that a template writes instead of today's, as YYYY-MM-DD, so that rows are the same on
             every day. The default is the one of Llama 3.1's template.
         trust_remote_code: Run the Python code of a model that is loaded by name.
+        assistant_turns: Answers of a helpful conversation that have labels: `all` (as with TRL's
+            `assistant_only_loss`), or the `last` one.
+        refuse_in: Where a model that thinks learns to refuse. `answer`: harmful prefixes and RTO labels lie in the
+            answer, after an empty thought. `thought`: they lie in the thought, and the safe response ends the thought
+            and is the answer. `both`: one of the two, drawn for each triple and epoch.
         max_length: Maximum length of a row in tokens; `data.rows` documents the truncation.
         global_batch_size: Rows of an optimizer step, over all processes and accumulated micro-batches.
         step_tokens: Tokens of an optimizer step, instead of `global_batch_size` rows: the rows of an epoch are split
@@ -88,6 +93,8 @@ class RowConfig:
     template_kwargs: Settings = field(default_factory=dict)
     template_date: str = "2024-07-26"
     trust_remote_code: bool = False
+    assistant_turns: Literal["all", "last"] = "all"
+    refuse_in: Literal["answer", "thought", "both"] = "answer"
     max_length: Annotated[int, Field(ge=32)] = 1024
     global_batch_size: Count = 128
     step_tokens: Count | None = None
@@ -168,6 +175,8 @@ def check_rows(config: RowConfig) -> None:
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     if config.reference and config.step_tokens:
         raise RecipeError("the released code has no step_tokens; leave it out", key="reference")
+    if config.refuse_in != "answer" and config.reference:
+        raise RecipeError("the released code has no refuse_in; leave it out", key="reference")
     if config.earlier_turn_share and config.reference:
         raise RecipeError("the released code has no earlier_turn_share; leave it out", key="reference")
     if config.earlier_turn_share and not config.follow_ups:

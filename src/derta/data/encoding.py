@@ -5,32 +5,50 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from derta.chat import (
     ChatFormat,
     RefusalTokens,
+    Text,
     Turn,
     answer_content,
+    answer_head,
+    content_text,
+    encode_answers,
     encode_continuation,
+    encode_response,
+    encode_text,
     encode_turn,
+    join_texts,
     positions_after_space,
+    thought_head,
     turn_span,
 )
 from derta.data.earlier_turns import split_triple
 from derta.errors import DataError, ModelError
-from derta.records import Example, Message, Tools, Triple
+from derta.records import Example, Message, Place, Tools, Triple
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """Token ids of a helpful example; `response_ids` end with the closing ids."""
+    """Token ids of a helpful example.
+
+    Attributes:
+        id: Id of the example; of further rows of a conversation with a number.
+        prompt_ids: Prompt before the first answer with labels.
+        response_ids: That answer with its closing ids, and the turns after it.
+        learned: Which of `response_ids` have labels; None: all.
+        turns: Number of answers with labels.
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
+    learned: tuple[bool, ...] | None = None
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,7 @@ class EncodedTriple:
         earlier_refusals: The valid refusal tokens at each position of `harmful_prompt_ids`: none outside of harmful
             earlier turns. Empty if there are no such turns.
         split: The same triple with the start of its harmful response in an earlier turn (`split_triple`).
+        in_thought: The same triple with its harmful response in the thought, if either place is drawn.
     """
 
     id: str
@@ -69,24 +88,46 @@ class EncodedTriple:
     word_cuts: tuple[int, ...]
     earlier_refusals: tuple[tuple[int, ...], ...] = ()
     split: EncodedTriple | None = None
+    in_thought: EncodedTriple | None = None
 
 
-def encode_example(chat: ChatFormat, example: Example) -> EncodedExample:
-    """Return the token ids of a conversation, with loss on the last answer, or of a raw text, with loss on all of it.
+def encode_example(
+    chat: ChatFormat, example: Example, *, assistant_turns: Literal["all", "last"] = "all"
+) -> list[EncodedExample]:
+    """Return the token ids of a conversation, with loss on its answers, or of a raw text, with loss on all of it.
+
+    A conversation has one row, or several if the template writes earlier answers in another way than the last one (see
+    `chat.encode_answers`).
 
     Raises:
-        DataError: The answer has no token, or the text has fewer than two (the first has no context to predict it
+        DataError: The last answer has no token, or the text has fewer than two (the first has no context to predict it
             from).
     """
     if example.text is not None:
-        return _encode_text(chat, example.id, example.text)
+        return [_encode_text(chat, example.id, example.text)]
+    *context, answer = example.messages
     try:
-        turn = closed_turn(chat, example.messages[:-1], example.messages[-1].content, tools=example.tools)
+        turn = closed_turn(chat, context, answer.content, tools=example.tools)
+        if assistant_turns == "last" or all(message.role != "assistant" for message in context):
+            rows = []
+        else:
+            rows = list(encode_answers(chat, example.messages, tools=example.tools))
     except ModelError as error:
         raise ModelError(f"example {example.id} ({example.source or 'no source'}): {error}; or drop the row") from error
     if turn is None:
         raise DataError(f"example {example.id}: expected an answer of at least one token, got none; drop the row")
-    return EncodedExample(example.id, tuple(turn.prompt_ids), tuple(turn.response_ids))
+    if not rows:
+        return [EncodedExample(example.id, tuple(turn.prompt_ids), tuple(turn.response_ids))]
+    return [
+        EncodedExample(
+            f"{example.id}#{place}" if place else example.id,
+            tuple(row.prompt_ids),
+            tuple(row.response_ids),
+            tuple(row.learned),
+            row.turns,
+        )
+        for place, row in enumerate(reversed(rows))
+    ]
 
 
 def closed_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None) -> Turn | None:
@@ -100,8 +141,9 @@ def closed_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *,
 def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
     """Return the token ids of BOS, text and EOS; the first token is input only, since it has no context."""
     bos, eos = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id
-    ids = [int(token) for token in chat.tokenizer.encode(text, add_special_tokens=False)]
-    if bos is not None and ids[:1] != [bos]:
+    content = text if bos is None else text.removeprefix(str(chat.tokenizer.bos_token))
+    ids = encode_text(chat, content_text(content)).ids
+    if bos is not None:
         ids = [int(str(bos)), *ids]
     if len(ids) < 2:
         raise DataError(f"example {name}: expected a text of at least two tokens, got {len(ids)}; drop the row")
@@ -109,7 +151,12 @@ def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
 
 
 def encode_triple(
-    chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens, follow_ups: Sequence[str] = ()
+    chat: ChatFormat,
+    triple: Triple,
+    *,
+    refusals: RefusalTokens,
+    follow_ups: Sequence[str] = (),
+    refuse_in: Literal["answer", "thought", "both"] = "answer",
 ) -> EncodedTriple:
     """Return the token ids of a triple's responses, and the valid refusal tokens at each position of harmful text.
 
@@ -120,32 +167,35 @@ def encode_triple(
         ModelError: The chat template refuses the conversation, or rewrites a harmful turn; the message names the
             triple.
     """
+    first: Place = "thought" if refuse_in == "thought" else "answer"
     try:
-        encoded = _encode_triple(chat, triple, refusals=refusals)
+        encoded = _encode_triple(chat, triple, refusals=refusals, place=first)
         later = split_triple(triple, follow_ups) if follow_ups else None
-        split = later and replace(_encode_triple(chat, later, refusals=refusals), id=triple.id)
+        split = later and replace(_encode_triple(chat, later, refusals=refusals, place=first), id=triple.id)
+        in_thought = None
+        if refuse_in == "both":
+            in_thought = _encode_triple(chat, triple, refusals=refusals, place="thought")
     except ModelError as error:
         raise ModelError(f"triple {triple.id} ({triple.source or 'no source'}): {error}; or drop the row") from error
-    return replace(encoded, split=split)
+    return replace(encoded, split=split, in_thought=in_thought)
 
 
-def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedTriple:
-    messages = triple.conversation
-    safe = closed_turn(chat, messages, triple.safe, tools=triple.tools)
-    harmful = encode_turn(chat, messages, triple.harmful, tools=triple.tools)
-    if safe is None or not harmful.response_ids:
+def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens, place: Place) -> EncodedTriple:
+    head = _head(chat, triple, place)
+    content = answer_content(chat, triple.conversation, triple.safe, tools=triple.tools)
+    safe = encode_response(chat, head, _safe_text(chat, content, place), closed=True)
+    harmful_text = answer_content(chat, triple.conversation, triple.harmful, tools=triple.tools)
+    harmful = encode_response(chat, head, harmful_text)
+    if not chat.tokenizer.encode(content, add_special_tokens=False) or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
-    content = answer_content(chat, messages, triple.safe, tools=triple.tools)
-    safe_spaced_ids = encode_continuation(chat, content.lstrip(), spaced=True, closed=True)
-    safe_bare_ids = encode_continuation(chat, content.lstrip(), spaced=False, closed=True)
+    safe_text = _safe_text(chat, content.lstrip(), place)
+    safe_spaced_ids = encode_continuation(chat, safe_text, spaced=True, closed=True)
+    safe_bare_ids = encode_continuation(chat, safe_text, spaced=False, closed=True)
     opening = refusals.opening(content.lstrip())
     bare_ids = _first_ids(refusals.bare, opening, safe_ids=safe_bare_ids)
     spaced_ids = _first_ids(refusals.spaced, opening, safe_ids=safe_spaced_ids)
     opening = refusals.opening(content)  # None if it starts with white space
-    turns = [
-        safe if i == opening else encode_turn(chat, messages, word, tools=triple.tools)
-        for i, word in enumerate(refusals.words)
-    ]
+    turns = [safe if i == opening else encode_response(chat, head, word) for i, word in enumerate(refusals.words)]
     start_ids = _first_ids_at_start(turns, bare_ids, prompt_ids=harmful.prompt_ids)
     bare_positions = positions_after_space(chat.tokenizer, harmful.response_ids)
     places = range(1, len(harmful.response_ids))
@@ -160,9 +210,22 @@ def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens)
         closing_ids=chat.closing_ids,
         refusal_ids=(start_ids, *(bare_ids if t in bare_positions else spaced_ids for t in places), refusals.single),
         bare_positions=frozenset(bare_positions),
-        word_cuts=tuple(_word_cuts(triple.harmful, harmful.response_ends)),
+        word_cuts=tuple(_word_cuts(harmful_text, harmful.response_ends)),
         earlier_refusals=_earlier_refusals(chat, triple, refusals, prompt_ids=harmful.prompt_ids),
     )
+
+
+def _head(chat: ChatFormat, triple: Triple, place: Place) -> Text:
+    """Return the text before the responses: up to the answer, or up to the thought of a model that thinks."""
+    head_of = answer_head if place == "answer" else thought_head
+    return head_of(chat, triple.conversation, tools=triple.tools)
+
+
+def _safe_text(chat: ChatFormat, content: str, place: Place) -> Text:
+    """Return the safe response; in a thought it ends the thought, and is the answer after it, too."""
+    if place == "answer" or chat.thought is None:
+        return content_text(content)
+    return join_texts(content_text(content), Text(chat.thought.close), content_text(content.strip()))
 
 
 def _first_ids(

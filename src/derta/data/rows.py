@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import ceil
 from random import Random
 from typing import Literal, NamedTuple
@@ -91,11 +92,15 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
 
 
 def _placed(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> EncodedExample | EncodedTriple:
-    """Return the source of an instance's row: with `earlier_turn_share`, some triples are split over two turns.
+    """Return the source of an instance's row.
 
-    All rows of a triple in an epoch have the same source.
+    With `earlier_turn_share`, some triples are split over two turns; with `refuse_in: both`, half of them are refused
+    in the thought. All rows of a triple in an epoch have the same source.
     """
     source = instance.source
+    if isinstance(source, EncodedTriple) and source.in_thought is not None:
+        rng = Random(f"{seed}:{epoch}:place:{source.id}")  # noqa: S311
+        source = source.in_thought if rng.random() < 0.5 else source
     if isinstance(source, EncodedExample) or source.split is None or not _reads_harm(instance):
         return source
     rng = Random(f"{seed}:{epoch}:earlier:{source.id}")  # noqa: S311
@@ -116,6 +121,9 @@ def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
     if isinstance(row, TrainRow):
         return len(row.input_ids)
     source = row.source
+    if isinstance(source, EncodedTriple) and source.in_thought is not None:
+        either = (source.in_thought, replace(source, in_thought=None))
+        return max(max_tokens(row._replace(source=one), config=config) for one in either)
     if isinstance(source, EncodedTriple) and source.split is not None and _reads_harm(row):
         placed = (source.split, replace(source, split=None))
         return max(max_tokens(row._replace(source=one), config=config) for one in placed)
@@ -149,19 +157,50 @@ def _reference_prefix_length(triple: EncodedTriple, *, config: RowConfig, source
 
 
 def helpful_row(example: EncodedExample, *, max_length: int) -> TrainRow:
-    """Return a row of standard next-token loss (MLE) on an answer.
+    """Return a row of standard next-token loss (MLE) on an answer, or on all answers of a conversation.
+
+    Truncation removes tokens from the middle of the prompt, down to half the length, and then from the end.
 
     >>> example = EncodedExample("a", prompt_ids=(1, 2), response_ids=(3, 4))
     >>> helpful_row(example, max_length=8).labels
     [-100, -100, 3, 4]
     """
-    prompt_ids = cut_middle(
-        example.prompt_ids, max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(example.response_ids))
-    )
-    response_ids = example.response_ids[: max_length - len(prompt_ids)]
-    return TrainRow(
-        example.id, "helpful", [*prompt_ids, *response_ids], [IGNORE] * len(prompt_ids) + list(response_ids)
-    )
+    prompt_ids, response_ids = _cut_helpful(example, max_length=max_length)
+    learned = example.learned or (True,) * len(example.response_ids)
+    labels = [token if has_label else IGNORE for token, has_label in zip(response_ids, learned, strict=False)]
+    return TrainRow(example.id, "helpful", [*prompt_ids, *response_ids], [IGNORE] * len(prompt_ids) + labels)
+
+
+def _cut_helpful(example: EncodedExample, *, max_length: int) -> tuple[Sequence[int], Sequence[int]]:
+    room = max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(example.response_ids))
+    prompt_ids = cut_middle(example.prompt_ids, room)
+    return prompt_ids, example.response_ids[: max_length - len(prompt_ids)]
+
+
+class Cut(NamedTuple):
+    """What truncation removes from a helpful row: some of its answers, and the closing token of the last."""
+
+    answers: int
+    lost_answers: int
+
+
+def cut_of(example: EncodedExample, *, max_length: int) -> Cut | None:
+    """Return what truncation removes from the answers of a helpful row; None if they remain whole.
+
+    >>> example = EncodedExample("a", (1,), (3, 4, 5, 6), (True, True, False, True), turns=2)
+    >>> cut_of(example, max_length=4), cut_of(example, max_length=5)
+    (Cut(answers=2, lost_answers=1), None)
+    """
+    learned = example.learned or (True,) * len(example.response_ids)
+    remaining = learned[: len(_cut_helpful(example, max_length=max_length)[1])]
+    if all(not has_label for has_label in learned[len(remaining) :]):
+        return None
+    return Cut(example.turns, example.turns - _runs(remaining))
+
+
+def _runs(flags: Sequence[bool]) -> int:
+    """Return the number of runs of True."""
+    return sum(flag and not before for before, flag in pairwise([False, *flags]))
 
 
 def safe_row(triple: EncodedTriple, *, k: int, max_length: int) -> TrainRow:

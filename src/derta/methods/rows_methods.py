@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from derta.chat import TemplateSupport
-from derta.data.encoding import encode_example, encode_triple
-from derta.data.rows import Instance, instances
+from derta.data.encoding import EncodedExample, encode_example, encode_triple
+from derta.data.rows import Instance, cut_of, instances
 from derta.errors import ModelError
 from derta.methods.method import Method
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from derta.chat import ChatFormat, RefusalTokens
@@ -46,13 +49,36 @@ def encode_rows(
         ModelError: the chat template does not support a conversation; the message names it.
     """
     _check_conversations(data, TemplateSupport(chat))
+    examples = [
+        row
+        for example in data.examples
+        for row in encode_example(chat, example, assistant_turns=config.assistant_turns)
+    ]
+    _log_cuts(examples, max_length=config.max_length)
     follow_ups = config.follow_ups if config.earlier_turn_share else ()
     return instances(
-        triples=[encode_triple(chat, triple, refusals=refusals, follow_ups=follow_ups) for triple in data.triples],
-        examples=[encode_example(chat, example) for example in data.examples],
+        triples=[
+            encode_triple(chat, triple, refusals=refusals, follow_ups=follow_ups, refuse_in=config.refuse_in)
+            for triple in data.triples
+        ],
+        examples=examples,
         harmful_prefix=harmful_prefix,
         rto=rto,
     )
+
+
+def _log_cuts(examples: Sequence[EncodedExample], *, max_length: int) -> None:
+    """Log what `max_length` removes from helpful rows."""
+    cuts = [cut for example in examples if (cut := cut_of(example, max_length=max_length))]
+    if cuts:
+        logger.warning(
+            "max_length %d: %d of %d helpful rows lose their closing token, and %d of their %d answers",
+            max_length,
+            len(cuts),
+            len(examples),
+            sum(cut.lost_answers for cut in cuts),
+            sum(cut.answers for cut in cuts),
+        )
 
 
 def _check_conversations(data: TrainingSet, support: TemplateSupport) -> None:

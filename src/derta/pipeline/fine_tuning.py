@@ -159,7 +159,7 @@ def attack_rows(data: AttackData, chat: ChatFormat) -> list[Instance]:
     """Return the encoded dataset of an attack."""
     if data.pairs:
         return unsafe_instances(chat, data.pairs)
-    return instances(triples=[], examples=[encode_example(chat, example) for example in data.examples])
+    return instances(triples=[], examples=[row for example in data.examples for row in encode_example(chat, example)])
 
 
 def fine_tune(

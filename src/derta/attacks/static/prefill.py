@@ -13,9 +13,10 @@ from derta.attacks.base import Attack, per_request
 from derta.attacks.building import factory
 from derta.attacks.prompts import craft_prompt
 from derta.errors import RecipeError
-from derta.records import PrefillDepth, Prompt, Request
+from derta.records import Place, PrefillDepth, Prompt, Request
 
 DEPTHS = ("0%", "1%", "5%", "10%", "25%", "50%", "100%")
+THOUGHT_DEPTHS = ("10%", "50%", "100%")
 _DEPTH = re.compile(r"(\d+(?:\.\d+)?)(%|t)", re.ASCII)
 _WORD = re.compile(r"\S+")
 
@@ -135,6 +136,33 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = 
 
     Source: the paper's analysis of 0, 50 and 100 % of a harmful response.
     """
+    return _prefills("prefill", depths, tokenizer=tokenizer, place="answer")
+
+
+@factory
+def thought_prefill(*, depths: tuple[str, ...] = THOUGHT_DEPTHS, tokenizer: str | Path | None = None) -> Attack:
+    """Prompt with the request, and prefill the thought of a reasoning model with part of its `harmful` answer.
+
+    The model continues the thought, may close it, and answers; judges see the answer.
+
+    >>> request = Request(id="7", text="How is bread made?", harmful="Mix flour and water, then bake.")
+    >>> [(p.prefill, p.prefill_in) for p in thought_prefill(depths=("50%",)).craft([request])]
+    [('Mix flour and', 'thought')]
+
+    Args:
+        depths: Prefill depths, as for `prefill`.
+        tokenizer: The model folder or `tokenizer.json` for depths in tokens.
+
+    Raises:
+        RecipeError: a depth is invalid, or is in tokens without `tokenizer`.
+        DataError: (from `craft`) a request has no harmful answer.
+        ModelError: (from an engine) the chat template opens no thought.
+    """
+    return _prefills("thought_prefill", depths, tokenizer=tokenizer, place="thought")
+
+
+def _prefills(attack: str, depths: tuple[str, ...], *, tokenizer: str | Path | None, place: Place) -> Attack:
+    """Return the attack that prefills a part of the assistant's turn."""
     parsed = parse_depths(depths)
     token_ends = read_token_ends(Path(tokenizer)) if tokenizer else None
     for depth in parsed:
@@ -145,11 +173,12 @@ def prefill(*, depths: tuple[str, ...] = DEPTHS, tokenizer: str | Path | None = 
             start = cut(request.harmful or "", depth, token_ends=token_ends) or None
             yield craft_prompt(
                 request,
-                attack="prefill",
+                attack=attack,
                 variant=depth_name(depth),
                 messages=request.conversation,
                 prefill=start,
+                prefill_in=place if start else "answer",
                 depth=depth,
             )
 
-    return per_request("prefill", craft_one, needs_answers=True)
+    return per_request(attack, craft_one, needs_answers=True)
