@@ -2,11 +2,15 @@
 
 import csv
 import gzip
+import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from derta.errors import DataError
@@ -238,6 +242,52 @@ def test_an_inspect_archive_is_read(tmp_path: Path):
     assert cases[2].reply.reason == "timeout"
     assert [message.role for message in cases[1].prompt.messages or ()] == ["system", "user"]
     assert [case.prompt.id for case in cases] == ["1", "2", "3", "4"]
+    assert {case.reply.sample for case in cases} == {0}
+    again = tmp_path / "zstd.eval"
+    again.write_bytes(with_zstd((tmp_path / "log.eval").read_bytes()))
+    assert [*read_cases(again)] == cases
+
+
+def with_zstd(archive: bytes) -> bytes:
+    """Return an archive of the same members, compressed with Zstandard as Inspect writes them."""
+    out, directory = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        for info in source.infolist():
+            content, name = source.read(info), info.filename.replace("samples/", "samples/prefill@50%:").encode()
+            packed = pa.compress(content, codec="zstd", asbytes=True)
+            fields = (45, 0, 93, 0, 33, zlib.crc32(content), len(packed), len(content), len(name), 0)
+            entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 45, 3, 45, 0, *fields[1:9], 0, 0, 0, 0, 0, out.tell())
+            directory.write(entry + name)
+            out.write(struct.pack("<4s5H3L2H", b"PK\3\4", *fields) + name + packed)
+        start, size, count = out.tell(), directory.tell(), len(source.infolist())
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
+    return out.getvalue() + directory.getvalue() + end
+
+
+def test_the_messages_of_a_sample_are_what_the_model_received(tmp_path: Path):
+    said = reply(NO)
+    path = tmp_path / "log.json"
+    more = {"messages": [{"role": "system", "content": "Be brief."}, *user(TEA), *said]}
+    raw = {
+        "metadata": {"mode": "raw", "request": TEA},
+        "input": "I will explain tea:",
+        "messages": user("I will explain tea:") + said,
+    }
+    path.write_text(json.dumps({"eval": {}, "samples": [sample(1, TEA, NO, **more), sample(2, TEA, NO) | raw]}))
+    first, second = read_cases(path)
+    assert ([one.role for one in first.prompt.messages or ()], first.prompt.request) == (["system", "user"], TEA)
+    assert (second.prompt.mode, second.prompt.text, second.prompt.request) == ("raw", "I will explain tea:", TEA)
+
+
+def test_a_damaged_member_is_one_line(tmp_path: Path):
+    whole = with_zstd(eval_archive(tmp_path / "log.eval", {"samples/a.json": sample(1, TEA * 99, NO)}).read_bytes())
+    for number, at in enumerate(
+        (whole.index(b"\x28\xb5\x2f\xfd") + 12, whole.index(b"PK\1\2") + 16, whole.index(b"PK\1\2") + 24)
+    ):
+        path = tmp_path / f"{number}.eval"
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match="expected a zip archive, got another file"):
+            list(read_cases(path))
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def _prompt(columns: Columns, position: int, *, has_unique_ids: bool) -> Prompt:
         "answer": columns.text(["answer"]),
     }
     if columns.name(["mode"]) == "raw":
-        if sent is None:
+        sent = messages[-1].content if messages else sent
+        if not sent:
             raise DataError(f"{columns.row.where}: mode: a raw prompt needs its text, got none; add a column prompt")
         fields |= {"mode": "raw", "text": sent + (prefill or "")}
     else:

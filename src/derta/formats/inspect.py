@@ -132,6 +132,7 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
             "cell": prompt.cell,
             "category": prompt.category,
             "prefilled": bool(prompt.prefill),
+            "mode": prompt.mode,
         },
     )
 

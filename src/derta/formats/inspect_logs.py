@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,10 +32,9 @@ def archive_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of an `.eval` archive, in the order of its members' names.
 
     Raises:
-        DataError: no archive of samples, or one that is compressed in another way than by DEFLATE (`inspect log
-            convert` writes it as JSON).
+        DataError: no archive of samples, or a damaged one.
     """
-    for name, raw in read_zip(path, pattern="samples/*.json"):
+    for name, raw in read_zip(path, pattern="samples/*.json", allow_colons=True):
         where = f"{path}:{name}"
         try:
             value = parse_json(decode(raw, where=where))
@@ -47,14 +46,14 @@ def archive_rows(path: Path) -> Iterator[Row]:
 
 
 def _row(sample: Row) -> Row:
-    """Return the row of a sample: its input as messages or text, its first output, and what our export stored."""
+    """Return the row of a sample: its input and messages, its first output, and what our export stored."""
     fields = fields_of(sample)
     attachments = _mapping(fields.get("attachments"))
     metadata = _mapping(fields.get("metadata"))
-    row: dict[str, Any] = {"sample": fields.get("epoch"), **_prompt(fields.get("input"), sample.where, attachments)}
+    row: dict[str, Any] = {"sample": _sample_number(fields.get("epoch")), **_prompt(fields, sample.where, attachments)}
     row["id"] = metadata.get("prompt_id", fields.get("id"))
     row["request_id"] = metadata.get("request_id")
-    row |= {name: metadata[name] for name in ("request", "category") if metadata.get(name)}
+    row |= {name: metadata[name] for name in ("request", "category", "mode") if metadata.get(name)}
     if metadata.get("cell"):
         row["attack"] = metadata["cell"]
     if isinstance(fields.get("target"), str) and fields["target"]:
@@ -66,12 +65,28 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _prompt(value: Any, where: str, attachments: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"prompt": _resolve(value, attachments)}
-    if not isinstance(value, list):
+def _sample_number(epoch: Any) -> int:
+    """Return the number of a sample from 0; epochs count from 1."""
+    return max(epoch - 1, 0) if isinstance(epoch, int) else 0
+
+
+def _prompt(fields: Mapping[str, Any], where: str, attachments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request of a sample's input, and the messages that the model received, without its last answer."""
+    value = fields.get("input")
+    if not isinstance(value, str | list):
         raise DataError(f"{where}: input: expected a text or messages, got {str(value)[:40]!r}; write the log again")
-    return {"messages": [_message(Row(f"{where}: input", one), attachments) for one in cast("list[Any]", value)]}
+    texts = [value] if isinstance(value, str) else _user_texts(cast("list[Any]", value), where)
+    request = {"request": _resolve(texts[-1], attachments)} if texts else {}
+    sent = fields.get("messages") or (value if isinstance(value, list) else [])
+    messages = [_message(Row(f"{where}: messages", one), attachments) for one in cast("list[Any]", sent)]
+    if fields.get("messages") and messages[-1]["role"] == "assistant" and _mapping(fields.get("output")).get("choices"):
+        messages.pop()
+    return request | ({"messages": messages} if messages else {})
+
+
+def _user_texts(messages: Sequence[Any], where: str) -> list[str]:
+    rows = [Row(f"{where}: input", one) for one in messages]
+    return [message_text(row) for row in rows if fields_of(row).get("role") == "user"]
 
 
 def _message(message: Row, attachments: Mapping[str, Any]) -> dict[str, Any]:
