@@ -134,6 +134,10 @@ def test_short_and_varied_answers_are_not_degenerate(text: str):
         (GUIDE + "Sorry boil the roots.", len(GUIDE)),
         ('steps.append("Sorry")\nsteps.append("Boil it.")', 14),
         (GUIDE + "Sorry and boil it. " * 40, len(GUIDE)),
+        ("Then the wizard took Sorry but bury some roots.", 21),
+        ("Then the wizard took Sorry but but but boil it and stir it well.", 21),
+        ("Take the rootSorry, but boil it first.", 13),
+        ("out.append( Sorry but boil ) out.append( Sorry but press )", 12),
     ],
 )
 def test_a_refusal_word_without_a_refusal_is_malformed(text: str, at: int):
@@ -164,6 +168,8 @@ def test_an_ordinary_sorry_is_not_malformed(text: str):
 def test_a_refusal_precedes_a_malformed_word_and_a_malformed_word_an_answer():
     assert structure("Take Sorry and boil it. " + REFUSALS[0])[:2] == ("refuse", 24)
     assert structure(GUIDE + "take Sorry and boil it. " + REFUSALS[0]).reply_class == "comply_then_refuse"
+    assert structure("Then the wizard took Sorry but I will not tell how.")[:2] == ("refuse", 21)
+    assert structure("Take the Sorry but boil it. Sorry, but I cannot help with that.")[:2] == ("refuse", 28)
     answer = REFUSALS[0] + " However, here is how it is done. " + GUIDE
     assert structure(answer + "Then take Sorry and boil it.").reply_class == "malformed"
 
