@@ -26,6 +26,7 @@ EXPERTS = LoraSection(r=4, lora_alpha=8, lora_dropout=0, target_modules=("q_proj
 JOBS = {
     "full, stopped": ("llama", {}, {"save_steps": 1}, 2),
     "experts and head": ("mixtral", {}, {"lora": EXPERTS, "activation_checkpointing": True}, None),
+    "bf16 base": ("llama", {"dtype": "bfloat16"}, {}, None),
     "eyes, tied": ("gemma3_vision", {}, {"activation_checkpointing": True}, None),
 }
 
@@ -41,6 +42,7 @@ def weights(folder, *, adapter):
         return {name: tensor for name, tensor in held.items() if not name.endswith("base_layer.weight")}
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {model.dtype}
     return model.state_dict()
 
 
@@ -84,6 +86,7 @@ def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_pa
             one, two = ([entry.get(key) for entry in train_log(folder)] for folder in (single, shared))
             assert two == pytest.approx(one, abs=2e-4), (name, key)
         ours, expected = (weights(folder, adapter=job["lora"] is not None) for folder in (shared, single))
+        assert all(ours[weight].dtype == expected[weight].dtype for weight in expected), name
         assert_trained_alike(ours, expected, learning_rate=TRAIN["learning_rate"], steps=3)
         assert not shared.with_name(shared.name + ".checkpoints").exists()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from derta.errors import DertaError
+from derta.errors import DertaError, EngineError
+from derta.records import Prompt
+
+T = TypeVar("T")
 
 MAX_LOGITS = 2**26
 """Maximum number of logits in memory: 0.25 GB in float32, or 256 positions of a vocabulary of 262,144."""
@@ -108,3 +111,29 @@ def eval_mode(model: nn.Module) -> Generator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def in_eval_mode(model: Any, results: Iterator[T], prompts: Sequence[Prompt]) -> Iterator[T]:
+    """Yield results of a batch, computed with the model in eval mode; the caller has the model in its original mode.
+
+    Raises:
+        EngineError: the logits after a prompt are NaN or infinite; the message names it.
+    """
+    done = object()
+    while True:
+        with eval_mode(model):
+            try:
+                result = next(results, done)
+            except NonFiniteLogitsError as error:
+                raise EngineError(_non_finite(prompts[error.row], model.dtype)) from error
+        if result is done:
+            return
+        yield result  # pyright: ignore[reportReturnType]
+
+
+def _non_finite(prompt: Prompt, dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    hint = "the weights are damaged; use an intact copy, or train the model again with a lower learning rate"
+    if dtype == torch.float16:
+        hint = "float16 overflows in this model; set dtype to bfloat16 or float32"
+    return f"prompt {prompt.id!r}: expected finite logits, got NaN or infinity in {name}; {hint}"

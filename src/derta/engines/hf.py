@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from derta.chat import ChatFormat, Turn, answer_offset, chat_format, encode_prompt, refusal_tokens
 from derta.config import RowConfig
-from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, eval_mode, token_batches
+from derta.engines.batching import MAX_LOGITS, in_eval_mode, token_batches
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes
 from derta.engines.scoring import RowScores, score
@@ -30,8 +30,6 @@ from derta.loading import check_model_path, load_adapter, load_model, load_token
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 MAX_BATCH_TOKENS = 16384
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ class HfEngine:
                 banned=[banned[index] for index in batch],
                 prefixes=_take_prefixes(prefixes, batch),
             )
-            for one in _in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
+            for one in in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)
                 yield Reply(
                     prompt_id=prompts[batch[one.row]].id,
@@ -157,7 +155,7 @@ class HfEngine:
         for batch in self._batches(lengths, prefixes):
             rows = [turns[index] for index in batch]
             scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
-            batch_scores = _in_eval_mode(self.model, scores, [prompts[index] for index in batch])
+            batch_scores = in_eval_mode(self.model, scores, [prompts[index] for index in batch])
             by_index |= {batch[scored.row]: scored for scored in batch_scores}
         return [by_index[index] for index in range(len(turns))]
 
@@ -191,32 +189,6 @@ def _take_prefixes(prefixes: list[Prefix | None], batch: Sequence[int]) -> list[
     for index in batch:
         prefixes[index] = None
     return batch_prefixes
-
-
-def _in_eval_mode(model: Any, results: Iterator[T], prompts: Sequence[Prompt]) -> Iterator[T]:
-    """Yield results of a batch, computed with the model in eval mode; the caller has the model in its original mode.
-
-    Raises:
-        EngineError: the logits after a prompt are NaN or infinite; the message names it.
-    """
-    done = object()
-    while True:
-        with eval_mode(model):
-            try:
-                result = next(results, done)
-            except NonFiniteLogitsError as error:
-                raise EngineError(_non_finite(prompts[error.row], model.dtype)) from error
-        if result is done:
-            return
-        yield result  # pyright: ignore[reportReturnType]
-
-
-def _non_finite(prompt: Prompt, dtype: torch.dtype) -> str:
-    name = str(dtype).removeprefix("torch.")
-    hint = "the weights are damaged; use an intact copy, or train the model again with a lower learning rate"
-    if dtype == torch.float16:
-        hint = "float16 overflows in this model; set dtype to bfloat16 or float32"
-    return f"prompt {prompt.id!r}: expected finite logits, got NaN or infinity in {name}; {hint}"
 
 
 def stop_tokens(model: Any, chat: ChatFormat) -> frozenset[int]:
