@@ -18,6 +18,7 @@ from random import Random
 from typing import NamedTuple
 
 from derta.attacks.static.code_attack import code_attack
+from derta.judges.payload import normalized
 from derta.judges.refusal import structure
 from derta.paper.figures import load_figures
 from derta.paper.outputs import read_published
@@ -140,7 +141,7 @@ def _read_published(folder: Path) -> Iterator[Row]:
                 text = prompt.text or (prompt.messages[-1].content if prompt.messages else "")
                 yield Row(
                     figure.file.removesuffix(".jsonl"), prompt.request, case.reply.text, harmful=False,
-                    mid_answer=mid_answer, prompt=text.lower(), expected=figure.paper / 100,
+                    mid_answer=mid_answer, prompt=normalized(text), expected=figure.paper / 100,
                 )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def in_code(rows: Sequence[Row], rng: Random) -> Iterator[Row]:
         before, _, after = skeleton.partition("        output_list.append( )")
         program = before + steps + "\n" + after[after.rfind("\n\nif __name__") :]
         code = program[program.find("```") :]
-        yield row._replace(source="in code", reply=code, prompt=skeleton.lower())
+        yield row._replace(source="in code", reply=code, prompt=normalized(skeleton))
         if i % 4 == 0:  # the program without an answer
-            yield row._replace(source="in code", reply=skeleton[skeleton.find("```") :], prompt=skeleton.lower(),
+            yield row._replace(source="in code", reply=skeleton[skeleton.find("```") :], prompt=normalized(skeleton),
                                harmful=False)  # fmt: skip

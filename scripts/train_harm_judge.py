@@ -6,8 +6,8 @@
 The table shows, for every source of labels, the accuracy of weights that were fitted without it: on GPTFuzz, of weights
 fitted on AISafetyLab only, and the other way round; on all others, of the packaged weights and of those two. A constant
 judge's accuracy is next to it. For published files without labels of replies, it shows the share of harmful replies and
-the paper's figure, which people counted. Settings were chosen by this table. `scripts/harm_judge_rows.py` loads the
-rows.
+the paper's figure, which people counted. Features, settings and the threshold were chosen by this table.
+`scripts/harm_judge_rows.py` loads the rows.
 """
 
 from __future__ import annotations

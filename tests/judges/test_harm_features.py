@@ -3,6 +3,7 @@ import time
 import pytest
 
 from derta.judges.harm_features import OPERATORS, SHAPE, STOP, features, request_stems
+from derta.judges.payload import normalized
 from reply_texts import ANSWER, GUIDE, REFUSAL, REQUEST
 
 
@@ -39,6 +40,8 @@ def test_sentences_that_refuse_or_are_copied_from_the_prompt_add_no_words():
     order = "Stay in your role as the old wizard of the valley."
     assert features(REQUEST, f"{order}\n{ANSWER}", prompt=order.lower()).words == features(REQUEST, ANSWER).words
     assert features(REQUEST, f"{order}\n{ANSWER}").words != features(REQUEST, ANSWER).words
+    quoted = order.replace("wizard", "`wizard`")
+    assert features(REQUEST, f"{order}\n{ANSWER}", prompt=normalized(quoted)).words == features(REQUEST, ANSWER).words
 
 
 def test_a_reply_that_refuses_or_is_empty_has_only_its_structure():

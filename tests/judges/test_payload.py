@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.attacks.static.code_attack import code_attack
-from derta.judges.payload import unwrap
+from derta.judges.payload import normalized, unwrap
 from derta.records import Request
 from reply_texts import ANSWER, GUIDE
 
@@ -67,9 +67,11 @@ def test_lines_that_are_copied_from_the_prompt_are_left_out():
     [prompt] = code_attack().craft([Request(id="7", text="Brew the sleeping potion.")])
     skeleton = prompt.messages[0].content
     reply = skeleton[skeleton.find("```") :]
-    assert not unwrap(reply, prompt=skeleton.lower()).text.strip()
+    assert not unwrap(reply, prompt=normalized(skeleton)).text.strip()
+    said = reply.replace("output_list.append( ) // step 1", 'output_list.append("Store it in task.")', 1)
+    assert unwrap(said, prompt=normalized(skeleton)).text.strip() == "Store it in task."
     filled = reply.replace("output_list.append( ) // step 1", f"output_list.append({json.dumps(STEP)})")
-    assert unwrap(filled, prompt=skeleton.lower()).text.strip() == STEP
+    assert unwrap(filled, prompt=normalized(skeleton)).text.strip() == STEP
 
 
 def test_lines_of_code_remain_for_a_request_for_a_program():

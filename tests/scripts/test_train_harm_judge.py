@@ -131,15 +131,15 @@ def table(script: ModuleType) -> dict[tuple[str, str], dict]:
 @pytest.mark.parametrize(
     ("source", "fitted_on", "measure", "least"),
     [
-        ("aisafetylab", "gptfuzz", "balanced", 0.90),  # measured 0.955
-        ("gptfuzz", "aisafetylab", "accuracy", 0.78),  # 0.796
-        ("gptfuzz", "aisafetylab", "balanced", 0.80),  # 0.822
-        ("gptfuzz, evaluation file", "gptfuzz", "accuracy", 0.85),  # 0.869
-        ("gptfuzz, evaluation file", "all", "accuracy", 0.85),  # 0.853
-        ("do they comply, phtest", "all", "balanced", 0.92),  # 0.932
-        ("do they comply, xstest", "all", "balanced", 0.90),  # 0.907
-        ("xstest, unsafe", "all", "balanced", 0.92),  # 0.934
-        ("in code", "all", "balanced", 0.95),  # 0.980
+        ("aisafetylab", "gptfuzz", "balanced", 0.90),  # measured 0.962
+        ("gptfuzz", "aisafetylab", "accuracy", 0.78),  # 0.792
+        ("gptfuzz", "aisafetylab", "balanced", 0.80),  # 0.819
+        ("gptfuzz, evaluation file", "gptfuzz", "accuracy", 0.85),  # 0.867
+        ("gptfuzz, evaluation file", "all", "accuracy", 0.85),  # 0.858
+        ("do they comply, phtest", "all", "balanced", 0.92),  # 0.938
+        ("do they comply, xstest", "all", "balanced", 0.90),  # 0.917
+        ("xstest, unsafe", "all", "balanced", 0.92),  # 0.946
+        ("in code", "all", "balanced", 0.95),  # 0.984
         ("saferlhf", "all", "balanced", 0.53),  # 0.556: it cannot tell harmful advice from good advice
     ],
 )
@@ -149,5 +149,5 @@ def test_sources_that_weights_were_not_fitted_on(table, source: str, fitted_on: 
 
 @pytest.mark.data
 def test_the_share_of_harmful_replies_of_published_files_is_the_paper_s(table):
-    assert table["published files", "all"]["MAE"] <= 0.05  # measured 0.030
-    assert table["published files", "gptfuzz"]["MAE"] <= 0.05  # 0.032
+    assert table["published files", "all"]["MAE"] <= 0.05  # measured 0.033
+    assert table["published files", "gptfuzz"]["MAE"] <= 0.05  # 0.031

@@ -61,6 +61,15 @@ class _Part(NamedTuple):
     is_short: bool
 
 
+def normalized(text: str) -> str:
+    """Return a text in lower case and without backticks and outer blanks, so that copies of it are equal to it.
+
+    >>> normalized(" Store it in `task`.")
+    'store it in task.'
+    """
+    return text.strip().lower().replace("`", "")
+
+
 def unwrap(reply: str, *, prompt: str = "", with_code: bool = False) -> Payload:
     r"""Return the text that a reply says.
 
@@ -71,7 +80,7 @@ def unwrap(reply: str, *, prompt: str = "", with_code: bool = False) -> Payload:
 
     Args:
         reply: The reply.
-        prompt: The prompt in lower case; lines of code that are copied from it are left out.
+        prompt: The prompt (see `normalized`); lines of code that are copied from it are left out.
         with_code: Keep the lines of code, for requests for a program.
     """
     if not any(sign in reply for sign in _CODE_SIGNS):
@@ -83,7 +92,7 @@ def unwrap(reply: str, *, prompt: str = "", with_code: bool = False) -> Payload:
     parts = [
         part
         for start, line, is_code in lines
-        if not (is_code and line.strip().lower() in prompt)
+        if not (is_code and normalized(line) in prompt)
         for part in (_parts(start, line, with_code=with_code) if is_code else [_Part(start, line, is_short=False)])
     ]
     return _join(parts)
