@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from derta.chat import ChatFormat, chat_format, encode_prompt, encode_turn
-from derta.chat.thoughts import THOUGHT_MARKERS
+from derta.thoughts import THOUGHT_MARKERS
 from derta.errors import DertaError, ModelError
 from derta.loading import without_progress_bars
 from derta.records import Message, Prompt

@@ -17,7 +17,6 @@ from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
 from derta.chat.saved import saved_template
 from derta.chat.support import TemplateSupport
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
-from derta.chat.thoughts import answer_start, is_empty_thought
 from derta.chat.turns import (
     Text,
     answer_content,
@@ -41,7 +40,6 @@ __all__ = [
     "answer_content",
     "answer_head",
     "answer_offset",
-    "answer_start",
     "chat_format",
     "content_text",
     "continuation_head",
@@ -53,7 +51,6 @@ __all__ = [
     "encode_response",
     "encode_text",
     "encode_turn",
-    "is_empty_thought",
     "join_texts",
     "positions_after_space",
     "prompt_text",

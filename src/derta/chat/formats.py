@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from derta.chat.encoding import encode
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, fix_date, read_template, render
-from derta.chat.thoughts import Thought, thought_at_end
 from derta.chat.turns import answer_head
 from derta.config import RowConfig
 from derta.errors import ModelError
 from derta.messages import Message
 from derta.template_probe import check_template
+from derta.thoughts import Thought, thought_at_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

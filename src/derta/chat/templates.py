@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from derta.chat.thoughts import Thought
 from derta.errors import ModelError
 from derta.messages import Tools
 from derta.template_probe import TEMPLATE_ERRORS, environment
+from derta.thoughts import Thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

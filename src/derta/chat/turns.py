@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from derta.chat.templates import ChatFormat, render
-from derta.chat.thoughts import answer_start, lead_of
 from derta.errors import ModelError
 from derta.messages import Message, Tools
 from derta.records import Prompt
+from derta.thoughts import answer_start, lead_of
 
 _MARK = "derta-sentinel-7319"
 Span = tuple[int, int]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from derta.chat import answer_start, is_empty_thought
 from derta.protocols import Case
 from derta.records import Reply
+from derta.thoughts import answer_start, is_empty_thought
 
 
 class ReplyParts(NamedTuple):

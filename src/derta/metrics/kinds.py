@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from derta.chat import answer_start
 from derta.metrics.rates import OutcomesByCell, cells_of
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell, place_of
+from derta.thoughts import answer_start
 
 ReplyKind = Literal["harmful", "refused", "malformed", "other"]
 MOST_EMPTY = 0.05
