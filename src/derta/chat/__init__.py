@@ -13,7 +13,7 @@ from derta.chat.encoding import (
     turn_span,
 )
 from derta.chat.formats import chat_format
-from derta.chat.refusals import RefusalTokens, refusal_tokens, says_sorry
+from derta.chat.refusals import RefusalTokens, refusal_tokens
 from derta.chat.saved import saved_template
 from derta.chat.support import TemplateSupport
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, read_template
@@ -57,7 +57,6 @@ __all__ = [
     "read_template",
     "refusal_tokens",
     "saved_template",
-    "says_sorry",
     "thought_head",
     "turn_span",
 ]
