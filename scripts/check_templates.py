@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from derta.chat import ChatFormat, chat_format, encode_prompt, encode_turn
-from derta.thoughts import THOUGHT_MARKERS
 from derta.errors import DertaError, ModelError
 from derta.loading import without_progress_bars
 from derta.records import Message, Prompt
+from derta.thoughts import THOUGHT_MARKERS
 
 EMPTY_THOUGHT = re.compile(
     r"\s*(?:"
