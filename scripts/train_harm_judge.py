@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,9 +171,12 @@ def report(training: Sequence[Case], others: Sequence[Case]) -> Iterator[Mapping
 def main() -> None:
     """Parse the command line, print the table, and save the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of public research data")
+    default = os.environ.get("DERTA_DATA")
+    parser.add_argument("data", type=Path, nargs="?", default=default, help="folder of data; default: $DERTA_DATA")
     parser.add_argument("--out", type=Path, help="output path of the weights")
     args = parser.parse_args()
+    if args.data is None:
+        parser.error("expected a folder of public research data, or DERTA_DATA set to it")
     training = build_cases(read_training(args.data, Random(0)))  # noqa: S311
     for line in report(training, build_cases(read_sources(args.data, Random(0)))):  # noqa: S311
         print(json.dumps(line), flush=True)
