@@ -129,7 +129,8 @@ def test_every_layout_is_read_without_loss(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize(
     ("name", "measure", "truths"),
-    [(name, "harmful", [False, True]) for name in sorted(HARMFUL)] + [(name, "refused", [True, False]) for name in sorted(REFUSED)],
+    [(name, "harmful", [False, True]) for name in sorted(HARMFUL)]
+    + [(name, "refused", [True, False]) for name in sorted(REFUSED)],
 )
 def test_labels_are_outcomes_of_their_measure(tmp_path: Path, name: str, measure: Any, truths: list[bool]):
     for path in files_of(tmp_path, name):
