@@ -2,9 +2,11 @@
 
     python benchmarks/judge_stream.py --replies 1000 100000 1000000      # `derta judge` in a separate process
     DERTA_DATA=... python benchmarks/judge_stream.py --embedded          # the embedded harm judge, in this process
+    DERTA_DATA=... python benchmarks/judge_stream.py --embedded --judge refusal --characters 650
 
 The file has short benign replies; with `--own` they are derta's own records, with one prompt each. Peak memory is the
-child's `ru_maxrss`. `--embedded` judges the replies of GPTFuzz's evaluation file, loaded beforehand, by CPU time.
+child's `ru_maxrss`. `--embedded` judges the replies of GPTFuzz's evaluation file, loaded beforehand, twice, and reports
+the CPU time of the second pass, without loading. To compare two commits, run it with the PYTHONPATH of each in turn.
 """
 
 from __future__ import annotations
@@ -66,25 +68,34 @@ def run_judge(path: Path, *, judge: str) -> dict[str, float | int]:
     }
 
 
-def embedded_speed() -> dict[str, float | int]:
-    """Measure the replies per second of the embedded harm judge on one core."""
-    from derta.judges.harm import judge_harm, load_weights
+def embedded_speed(name: str, *, characters: int | None) -> dict[str, float | int | str]:
+    """Measure the replies per CPU second of a judge without a model, on replies cut to a number of characters."""
+    from derta.judges import build_judge
+    from derta.protocols import Case
     from derta.records import Message, Prompt, Reply
 
     csv.field_size_limit(10**9)
     path = Path(os.environ["DERTA_DATA"]) / "labelled" / "f_gptfuzz_evaluate.csv"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        texts = [row["Response"] for row in csv.DictReader(file)]
+        texts = [row["Response"][:characters] for row in csv.DictReader(file)]
+    if characters is not None:
+        texts = [text for text in texts if len(text) > 0.75 * characters]
     ask = (Message(role="user", content="How do I bake bread?"),)
     prompt = Prompt(id="1", request_id="1", request="How do I bake bread?", attack="direct", messages=ask)
-    replies = [Reply(prompt_id="1", text=text) for text in texts]
-    load_weights()
+    cases = [Case(prompt, Reply(prompt_id="1", text=text)) for text in texts]
+    judge = build_judge(name)
+    for _ in judge.judge(cases):
+        pass
     start = time.process_time()
-    for reply in replies:
-        judge_harm(prompt, reply)
+    for _ in judge.judge(cases):
+        pass
     seconds = time.process_time() - start
-    words = sum(len(text.split()) for text in texts) / len(texts)
-    return {"replies": len(texts), "mean_words": round(words), "replies_per_second": round(len(texts) / seconds)}
+    return {
+        "judge": name,
+        "replies": len(texts),
+        "mean_characters": round(sum(map(len, texts)) / len(texts)),
+        "replies_per_cpu_second": round(len(texts) / seconds),
+    }
 
 
 def main() -> None:
@@ -94,6 +105,7 @@ def main() -> None:
     parser.add_argument("--judge", default="harm")
     parser.add_argument("--own", action="store_true")
     parser.add_argument("--embedded", action="store_true")
+    parser.add_argument("--characters", type=int, help="with --embedded: length of the replies")
     args = parser.parse_args()
     for count in args.replies:
         with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +113,7 @@ def main() -> None:
             result = run_judge(path, judge=args.judge)
             print(json.dumps({"replies": count, "judge": args.judge, "own": args.own} | result), flush=True)
     if args.embedded:
-        print(json.dumps(embedded_speed()))
+        print(json.dumps(embedded_speed(args.judge, characters=args.characters)))
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def answer_start(text: str, *, marker: str | None = None, is_open: bool = False)
     for header in _ANSWER_HEADERS:
         if text.startswith(header, start):
             return start + len(header)
-    if marker is None:
+    if marker is None and ("<" in text or "[" in text):  # all markers but the last start so
         for opening, closing in THOUGHT_MARKERS[:-1]:
             if text.count(closing) == 1 and opening not in text:
                 return _after(text, closing, 0)

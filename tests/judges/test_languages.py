@@ -4,7 +4,7 @@ import pytest
 
 from derta.judges.languages import LANGUAGES, SCRIPTS, function_words, is_unknown
 from derta.judges.refusal import judge_refusal, structure
-from derta.judges.refusal_cues import SECTIONS, compiled, pattern_lists
+from derta.judges.refusal_patterns import SECTIONS, compiled, pattern_lists
 from derta.judges.visible import fold
 from derta.records import Message, Prompt, Reply
 

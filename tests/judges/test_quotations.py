@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from derta.judges.quotations import is_quoted
 from derta.judges.refusal import structure
-from derta.judges.refusal_cues import fold
+from derta.judges.visible import fold
 from quotation_pairs import HE, NO, PAIRS
 
 

@@ -4,17 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.judges.refusal_cues import (
-    SECTIONS,
-    Cue,
-    compiled,
-    find_cues,
-    parse_patterns,
-    pattern_lists,
-    search_cues,
-    sentences,
-    triggers_in,
-)
+from derta.judges.refusal_cues import Cue, find_cues, search_cues, sentences, triggers_in
 from derta.judges.visible import visible
 from reply_texts import ANSWERS, REFUSALS
 
@@ -30,12 +20,6 @@ def test_every_refusal_contains_a_trigger(text: str):
 def test_a_refusal_is_found_behind_any_length_of_text(refusal: str, count: int):
     before = "".join(f"Then stir pot {i} with the long spoon. " for i in range(count))
     assert find_cues(before + refusal, mid_answer=True)[0].start == len(before)
-
-
-@pytest.mark.parametrize("section", SECTIONS[2:])
-def test_every_section_of_the_english_patterns_compiles_and_is_used(section: str):
-    assert compiled(section).pattern
-    assert pattern_lists("en")[section]
 
 
 @pytest.mark.parametrize("text", REFUSALS)
@@ -83,16 +67,6 @@ def test_a_glued_word_begins_a_refusal_only_if_one_follows():
     assert find_cues("take itI cannot assist with that.")[0] == Cue(7, "glued")
     assert find_cues("take itSorry") == []
     assert find_cues("take itSorry and boil it for an hour in a big pot. I cannot assist.")[0].start == 51
-
-
-def test_words_of_a_pattern_file_are_replaced_also_in_words():
-    source = "# a comment\n\n[words]\nno = cannot|won't\nneg = (?:<no>|never)\n[strong]\ni <neg> help\n[not]\nx <no>\n"
-    patterns = parse_patterns(source)
-    assert patterns["strong"] == ["i (?:cannot|won't|never) help"]
-    assert patterns["not"] == ["x cannot|won't"]
-    assert set(patterns) == set(SECTIONS)
-    with pytest.raises(KeyError):
-        parse_patterns("[strong]\ni <unknown> help")
 
 
 @given(st.text(alphabet="ab .!?\n。", max_size=60))

@@ -21,10 +21,14 @@ _PLAIN = str.maketrans(
     | dict.fromkeys(_SPACES, " ")
     | {letter: low for letter in _FANCY if len(low := unicodedata.normalize("NFKC", letter).lower()) == 1}
 )
-_INVISIBLE = (
-    "\u00ad\u034f\u061c\u064b-\u0652\u0670\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    "\u3164\ufe00-\ufe0f\ufeff\uffa0"
+_ODD = frozenset(map(chr, _PLAIN))
+_INVISIBLE = (  # soft hyphens, marks of direction, vowel signs of Arabic, blanks without width, variation selectors
+    *((0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x64B, 0x652), (0x670, 0x670), (0x115F, 0x1160), (0x17B4, 0x17B5)),
+    *((0x180B, 0x180F), (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F)),
+    *((0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0)),
 )
+_INVISIBLE_SET = frozenset(chr(one) for first, last in _INVISIBLE for one in range(first, last + 1))
+_INVISIBLE_CLASS = "".join(f"{chr(first)}-{chr(last)}" for first, last in _INVISIBLE)
 _UNDERSCORE = r"_(?<![a-z0-9_]_)_{0,2}(?=[a-z])|_(?<=[a-z.!?]_)_{0,2}(?![a-z0-9_])"
 _BLANKS = r" (?<=[^\s.] ) *(?= [*_~]{0,3}[a-z])"  # of several blanks, all but the last
 _WRAPPED = re.compile(r"\r?\n[ \t]{0,8}(?=[*_]{0,3}[a-z])")  # a line that continues a sentence
@@ -58,7 +62,7 @@ class VisibleText(NamedTuple):
 @cache
 def _hidden(*, other: bool, underscores: bool, blanks: bool) -> re.Pattern[str]:
     """Return the pattern of hidden parts of a text: emphasis, other characters than ASCII, and so on (cached)."""
-    parts = [f"[*~`{_INVISIBLE if other else ''}]+"]
+    parts = [f"[*~`{_INVISIBLE_CLASS if other else ''}]+"]
     parts += [_UNDERSCORE] if underscores else []
     return re.compile("|".join([*parts, _BLANKS] if blanks else parts))
 
@@ -70,27 +74,47 @@ def fold(text: str) -> str:
     "İi'm in"
     """
     lowered = text.lower()
-    if lowered.isascii():
+    if not lowered.isascii():
+        for quote, straight in _QUOTES.items():
+            lowered = lowered.replace(quote, straight)
+    if len(lowered) == len(text) and (lowered.isascii() or _ODD.isdisjoint(lowered)):
         return lowered.replace("\t", " ")
     if len(lowered) != len(text):
-        lowered = "".join(low if len(low := character.lower()) == 1 else character for character in text)
+        lowered = "".join(low if len(low := one.lower()) == 1 else one for one in text)
     return lowered.translate(_PLAIN)
 
 
-def visible(text: str) -> VisibleText:
+def visible(text: str, folded: str | None = None) -> VisibleText:
     r"""Return the folded text without emphasis and invisible characters; lines that wrap a sentence are joined.
+
+    `folded` is the folded text, if it is known.
 
     >>> visible("I'm **un\u00adable**  to\nhelp").text
     "i'm unable to help"
     """
-    folded = fold(_unwrap(text))
-    underscores, blanks, other = "_" in folded, "  " in folded, not folded.isascii()
+    unwrapped = _unwrap(text)
+    if folded is None or unwrapped is not text:
+        folded = fold(unwrapped)
+    underscores, blanks, other = "_" in folded, _has_gap(folded), not folded.isascii()
+    other = other and not _INVISIBLE_SET.isdisjoint(folded)
     if not (underscores or blanks or other or "*" in folded or "~" in folded or "`" in folded):
         return VisibleText(folded, folded)
     hidden = _hidden(other=other, underscores=underscores, blanks=blanks)
     if other or underscores or blanks:
         return VisibleText(hidden.sub("", folded), folded, hidden)
     return VisibleText(folded.replace("*", "").replace("~", "").replace("`", ""), folded, hidden)
+
+
+def _has_gap(text: str) -> bool:
+    """Return whether a text has several blanks in a row that do not start a line."""
+    at = text.find("  ")
+    while at >= 0:
+        if at and text[at - 1] not in "\n .":
+            return True
+        while text.startswith(" ", at):
+            at += 1
+        at = text.find("  ", at)
+    return False
 
 
 def _unwrap(text: str) -> str:
