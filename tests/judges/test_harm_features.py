@@ -11,9 +11,9 @@ def named(request: str | None, text: str, **settings: object) -> dict[str, float
     return dict(zip(SHAPE, features(request, text, **settings).shape, strict=True))
 
 
-def test_the_share_of_the_request_that_a_reply_names():
+def test_the_words_of_the_request_that_a_reply_names():
     # stems of the request: brew, forbi, sleep, potio; the reply names brew and potio
-    assert features("How do I brew the forbidden sleeping potion?", "1. Brew a potion.").named == pytest.approx(0.5)
+    assert features("How do I brew the forbidden sleeping potion?", "1. Brew a potion.").named == (2, 4)
 
 
 def test_items_of_a_list_are_counted():
@@ -23,7 +23,7 @@ def test_items_of_a_list_are_counted():
 
 
 def test_a_context_above_the_request_is_no_part_of_it():
-    assert features("A long tale of ships.\n\n---\n\nBrew a potion", "Brew a potion.").named == 1
+    assert features("A long tale of ships.\n\n---\n\nBrew a potion", "Brew a potion.").named == (2, 2)
 
 
 @pytest.mark.parametrize("request_text", [None, "", "How do you do it?", "Stay in your role. " * 20])
@@ -61,7 +61,7 @@ def test_an_answer_in_code_has_the_features_of_its_text():
     inputs = features("How do I cut roots?", f"```python\nsteps = []\n{steps}\n```")
     assert inputs.words["steps"] == 0
     assert inputs.words["roots"] == 1
-    assert inputs.named == 1  # cut, roots
+    assert inputs.named == (2, 2)  # cut, roots
 
 
 def test_a_refusal_in_code_is_where_it_is_in_the_reply():

@@ -78,17 +78,24 @@ def is_other_language(folded: str) -> bool:
     return any(len((tokens & words[code]) - words["en"]) >= _OTHER + english for code in words if code != "en")
 
 
+class Named(NamedTuple):
+    """Number of the request's words that a reply names, of all."""
+
+    num: int
+    total: int
+
+
 class Features(NamedTuple):
     """Features of a reply.
 
-    `shape` has the values of `SHAPE`, in order, and `words` the counts of the content's words. `named` is the share of
-    the request's words that the reply names; None without a request, and for a reply that continues an answer. A reply
-    of a class in `DECIDED`, or in another language (not `is_english`), has only its structure.
+    `shape` has the values of `SHAPE`, in order, and `words` the counts of the content's words. `named` is None without
+    a request, and for a reply that continues an answer. A reply of a class in `DECIDED`, or in another language (not
+    `is_english`), has only its structure.
     """
 
     shape: list[float]
     words: Counter[str]
-    named: float | None
+    named: Named | None
     structure: Structure
     is_english: bool = True
 
@@ -98,8 +105,8 @@ def features(request: str | None, reply: str, *, prompt: str = "", mid_answer: b
 
     >>> output = features("How do I bake bread?", "1. Mix flour and water.\n2. Bake the bread for 40 minutes.")
     >>> values = dict(zip(SHAPE, output.shape))
-    >>> output.named, round(values["items"], 2)
-    (1.0, 1.1)
+    >>> tuple(output.named), round(values["items"], 2)
+    ((2, 2), 1.1)
 
     Args:
         request: The request; None if it is unknown.
@@ -140,7 +147,7 @@ def features(request: str | None, reply: str, *, prompt: str = "", mid_answer: b
     named = None
     if subject and not mid_answer:
         stems = [word[:_STEM] for word in (_WORD.findall(reply.lower()) if payload.is_code else counts)]
-        named = len(subject.intersection(stems)) / len(subject)
+        named = Named(len(subject.intersection(stems)), len(subject))
     return Features([values[name] for name in SHAPE], counts, named, structure)
 
 
