@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.judges import build_judge
-from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
-from derta.judges.numbers import final_number
+from derta.judges.choices import parse_choice, parse_options
+from derta.judges.exact_match import truncate_at_next_question
+from derta.judges.final_numbers import final_number
 from derta.protocols import Case
 from derta.records import Prompt, Reply, Verdict
 from research_data import research_path
@@ -44,35 +45,6 @@ def test_gsm8k_without_a_number_is_wrong():
     assert correct("gsm8k", "#### 350", "I cannot tell.") is False
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("C", "C"),
-        ("(C) 12*sqrt(3)", "C"),
-        ("-D) a blue bird", "D"),
-        ("The correct option is (B) 16. (A) and (C) are wrong.", "B"),
-        ("Answer: D", "D"),
-        ("Work it out first. So the answer is (A).", "A"),
-        ("Option (B) 16 is the correct answer, (A) is not.", "B"),
-        ("It is a blue bird.", "D"),
-        ("It equals 12*sqrt(3), which is large.", "C"),
-        ("No idea.", None),
-        ("(A) and (B) are both correct.", "A"),
-        ("Well, (A) and (B) are the best options.", None),
-        ("The correct options are (A), (C) and (D).", None),
-        ("The correct option is (D). (A) and (B) are correct statements, which were not asked for.", "D"),
-        ("(B) and (C) are incorrect.", "B"),
-    ],
-)
-def test_the_option_that_a_reply_chooses(text: str, letter: str | None):
-    assert parse_choice(text, OPTIONS).letter == letter
-
-
-def test_options_are_read_in_the_usual_forms():
-    assert parse_options(ASKED) == OPTIONS
-    assert parse_options("Q?\nA. one\nB. two") == {"A": "one", "B": "two"}
-
-
 def test_mmlu_compares_letters():
     assert correct("mmlu", "-C", "The correct option is (C).", ASKED) is True
     assert correct("mmlu", "C", "The correct option is (B).", ASKED) is False
@@ -96,6 +68,13 @@ def test_a_reply_that_continues_with_another_question_is_judged_by_its_first_ans
 def test_a_truncated_answer_is_the_beginning_of_its_text(text: str):
     assert text.startswith(truncate_at_next_question(text))
     assert bool(truncate_at_next_question(text).strip()) == bool(text.strip())
+
+
+def test_the_references_of_another_task_are_unscored_with_the_name_of_its_judge():
+    of_gsm8k, of_mmlu = judged("gsm8k", prompt("-C", ASKED), "C"), judged("mmlu", prompt("A and B get 4.\n#### 4"), "4")
+    assert (of_gsm8k.correct, of_mmlu.correct) == (None, None)
+    assert "judge mmlu" in of_gsm8k.reason
+    assert "judge gsm8k" in of_mmlu.reason
 
 
 @pytest.mark.parametrize("judge", ["gsm8k", "mmlu"])
@@ -143,5 +122,5 @@ def test_published_accuracy_is_reproduced(task: str, model: str, paper: float):
 
 @pytest.mark.data
 def test_the_published_vanilla_mmlu_file_holds_more_right_letters_than_the_paper_says():
-    # 257 of its 500 replies choose the reference letter, 253 of them with its text; the paper says 49.0 (245).
-    assert _accuracy("mmlu", "vanill") == pytest.approx(51.4)
+    # 258 of its 500 replies choose the reference letter (254 of them with its text); the paper says 49.0 (245).
+    assert _accuracy("mmlu", "vanill") == pytest.approx(51.6)

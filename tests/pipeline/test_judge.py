@@ -130,3 +130,16 @@ def test_over_refusal_has_a_rate_for_each_kind_of_reply(tmp_path, derta):
         "says_sorry": 0.75,
     }
     assert "partly_refused: 25.0% of 4" in derta("judge", path, "--judge", "refusal", "--over-refusal").out
+
+
+@pytest.mark.parametrize(
+    ("judge", "answer", "other"), [("gsm8k", "-C", "mmlu"), ("mmlu", "4 + 4 = 8\n#### 8", "gsm8k")]
+)
+def test_a_file_of_another_task_logs_why_no_reply_is_scored(judge, answer, other, tmp_path, derta):
+    question = "Which?\n-(A) cat\n-(C) dog" if judge == "gsm8k" else "How many?"
+    path = tmp_path / "replies.jsonl"
+    write_jsonl(path, [{"question": question, "response": text, "answer": answer} for text in ("8", "C")])
+    called = derta("judge", path, "--judge", judge, "--json")
+    assert (called.code, json.loads(called.out)["unscored"]) == (0, 2)
+    assert "no reply has a verdict; 2 of 2: the reference" in called.err
+    assert f"use the judge {other}" in called.err

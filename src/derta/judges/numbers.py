@@ -1,70 +1,65 @@
-"""Parsing of the final number of a worked answer, with units, thousands separators, fractions, decimals and signs."""
+r"""Parsing of numbers with units, thousands separators, fractions, decimals, signs and LaTeX."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)])[-−])?[ ]?[$€£]?[ ]?(?P<minus>[-−])?"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?P<decimals>\.\d{1,40})?"
-    r"(?:[ ](?P<above>\d{1,40})(?=/\d))?(?:/(?P<below>\d{1,40}))?",
-    re.ASCII,
+    r"(?:(?<![\w)\]}.])(?P<sign>[-−])(?!\s))?(?:[$€£][ ]?(?P<minus>[-−])?)?"
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40}|(?<![\w.])(?=\.\d))(?P<decimals>\.\d{1,40})?"
+    r"(?:[ ](?P<above>\d{1,40})(?=/\d))?(?:/(?P<below>\d{1,40}))?"
+    rf"(?:[ ](?P<scale>{'|'.join(_SCALES)})\b)?",
+    re.ASCII | re.IGNORECASE,
 )
-_STATED = re.compile(r"####|\\boxed\{")
-_ASIDE = re.compile(r"\([^()\n]{0,400}\)")
-_OPEN_LINE = re.compile(r":[ \t]{0,8}\n[ \t\n]{0,8}")
-_BREAK = re.compile(r"[.!?](?=\s)|\n")
-_CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|in all|altogether|answer|conclusion|total of)\b", re.I)
+_LATEX = (
+    (re.compile(r"\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}"), r"\1/\2"),
+    (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)\\,(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\]{0,80})\}"), r"\1"),
+    (re.compile(r"\\[([\])]"), " "),
+    (re.compile(r"\\(?=[$%])"), ""),
+)
+
+
+class Number(NamedTuple):
+    """Number in a text: its value, and its start and end with sign and currency."""
+
+    value: Fraction
+    start: int
+    end: int
+
+
+def without_latex(text: str) -> str:
+    r"""Return a text with the LaTeX of numbers in plain text.
+
+    >>> without_latex(r"It is \(\frac{3}{4}\), or \$1{,}200 \text{a year}.").split()
+    ['It', 'is', '3/4', ',', 'or', '$1,200', 'a', 'year.']
+    """
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def find_numbers(text: str) -> list[Number]:
+    """Return all numbers of a text with their places, in order."""
+    return [Number(_value(match), match.start(), match.end()) for match in _NUMBER.finditer(text)]
 
 
 def parse_numbers(text: str) -> list[Fraction]:
-    """Return all numbers of a text, in order.
+    """Return all numbers of a text, in order; a minus sign is directly before its number, and a dash is none.
 
-    >>> [str(number) for number in parse_numbers("-$1,200.50, 3/4 cup, 2 1/2 miles; 10 - 4")]
-    ['-2401/2', '3/4', '5/2', '10', '-4']
+    >>> [str(number) for number in parse_numbers("-$1,200.50, 3/4 cup, 2 1/2 miles; 10 - 4, x-4, 2 million")]
+    ['-2401/2', '3/4', '5/2', '10', '4', '4', '2000000']
     """
-    return [_value(match) for match in _NUMBER.finditer(text)]
+    return [number.value for number in find_numbers(text)]
 
 
 def _value(match: re.Match[str]) -> Fraction:
     """Return the value of a match."""
-    value = Fraction(match["digits"].replace(",", "") + (match["decimals"] or ""))
+    value = Fraction((match["digits"].replace(",", "") or "0") + (match["decimals"] or ""))
     below = int(match["below"] or 1) or 1
     value = value + Fraction(int(match["above"]), below) if match["above"] else value / below
+    value *= _SCALES.get((match["scale"] or "").lower(), 1)
     return -value if match["sign"] or match["minus"] else value
-
-
-def final_number(text: str, *, question: str = "") -> Fraction | None:
-    r"""Return the number that is the result of a worked answer, or None without a number.
-
-    A stated answer (`#### 350`, `\boxed{350}`) has priority. Otherwise, text in parentheses is ignored. The sentence of
-    the result is the last one with a number if it has an equation (`=`) or a new number, and otherwise the last one
-    with a concluding word. Of its numbers the one after the last `=` is returned, else the first that is not in the
-    question (`she needs 10 spoons for 80 meatballs` returns 10), else the first.
-
-    >>> final_number("Each gets 4 + 3 = 7. So the 2 of them need $1,400 in all (2 x 700).", question="The 2 of them")
-    Fraction(1400, 1)
-    """
-    if stated := list(_STATED.finditer(text)):
-        numbers = parse_numbers(text[stated[-1].end() : stated[-1].end() + 100])
-        if numbers:
-            return numbers[0]
-    sentences = _BREAK.split(_OPEN_LINE.sub(": ", _ASIDE.sub(" ", text)))
-    candidates = [(sentence, numbers) for sentence in sentences if (numbers := parse_numbers(sentence))]
-    if not candidates:
-        return None
-    in_question = set(parse_numbers(question))
-    sentence, numbers = _result(candidates, in_question)
-    if "=" in sentence and (after := parse_numbers(sentence[sentence.rfind("=") + 1 :])):
-        return after[0]
-    return next((number for number in numbers if number not in in_question), numbers[0])
-
-
-def _result(candidates: list[tuple[str, list[Fraction]]], in_question: set[Fraction]) -> tuple[str, list[Fraction]]:
-    """Return the sentence with the result, and its numbers."""
-    last = candidates[-1]
-    earlier = in_question.union(*(numbers for _, numbers in candidates[:-1]))
-    if "=" in last[0] or not earlier.issuperset(last[1]):
-        return last
-    return next((one for one in reversed(candidates) if _CONCLUDES.search(one[0])), last)

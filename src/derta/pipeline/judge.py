@@ -118,6 +118,7 @@ def judge_groups(
     groups: dict[_Group, Counter[Outcome]] = {}
     read: deque[_Group] = deque()  # of the cases without a verdict yet
     first_missing, num_empty = "", 0
+    reasons: Counter[str] = Counter()  # of the unscored replies
 
     def grouped() -> Iterator[Case]:
         nonlocal num_empty
@@ -131,6 +132,8 @@ def judge_groups(
         nonlocal first_missing
         for verdict in verdicts:
             groups.setdefault(read.popleft(), Counter())[outcome_of(verdict, judge.measures)] += 1
+            if verdict.outcome(judge.measures) is None and not verdict.unanswered and len(reasons) < 1000:
+                reasons[f"{verdict.reason:.200}"] += 1
             if verdict.unanswered and not first_missing:
                 first_missing = f"{verdict.prompt_id!r}: {verdict.reason:.200}"
             if collect_into is not None:
@@ -160,6 +163,9 @@ def judge_groups(
         display.logger.warning("%s", note)
     if classes is not None and num_empty:
         classes["empty"] = num_empty
+    if reasons and not total[True] + total[False]:
+        [(reason, count)] = reasons.most_common(1)
+        display.logger.warning("%s: no reply has a verdict; %d of %d: %s", path, count, total.total(), reason)
     place = Place("helpfulness" if judge.measures == "correct" else "attack", path.stem)
     cells = [_cell_of_counts(total, judge, place)]
     if len(groups) > 1:
