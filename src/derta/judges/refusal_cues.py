@@ -191,9 +191,9 @@ def _opening(text: str, first: int) -> list[Cue]:
     The index of a disapproval is the start of the answer.
     """
     begin = len(text) - len(text.lstrip(" \t\r\n\"'"))
-    spans = [_sentence(text, begin)]
+    spans = [first_sentence(text, begin)]
     if compiled("preamble").match(text, begin):
-        spans.append(_sentence(text, spans[0][1]))
+        spans.append(first_sentence(text, spans[0][1]))
     for start, end in spans:
         if compiled("opening").search(text, start, min(end, start + _OPENING)):
             return [Cue(begin, "opening")] if begin < first else []
@@ -205,7 +205,7 @@ def _opening(text: str, first: int) -> list[Cue]:
     return []
 
 
-def _sentence(text: str, start: int) -> tuple[int, int]:
+def first_sentence(text: str, start: int) -> tuple[int, int]:
     """Return the start and end of the first sentence with a letter at or after an index."""
     limit = min(len(text), start + 2 * _OPENING)
     for match in _BREAK.finditer(text, start, limit):

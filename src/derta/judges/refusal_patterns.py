@@ -12,6 +12,8 @@ The patterns of a language are in `texts/refusal_<code>.txt`, a file of regular 
 - `[refusal]`: a refusal to help; not valid in a quotation, nor in a letter that the reply drafts;
 - `[opening]`: disapproval or correction in place of an answer; valid only in the first sentence of an answer;
 - `[denial]`: a denied ability, whatever it is; valid only near the start of the first sentence, if it has no refusal;
+- `[deflection]`: a rule, another topic, or other help in place of an answer; valid only in the first sentence of a
+  reply without an answer;
 - `[whole]`: a refusal that is all of a reply;
 - `[preamble]`: a first sentence without content, after which the second counts as the first;
 - `[not]`: false positives of a refusal at the same position; `[letter]`: a line that opens a letter;
@@ -30,8 +32,8 @@ from functools import cache
 from importlib.resources import files
 
 SECTIONS = (
-    "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "whole", "preamble", "not", "letter", "turn",
-    "disclaimer", "aside",
+    "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "preamble", "not",
+    "letter", "turn", "disclaimer", "aside",
 )  # fmt: skip
 _NAME = re.compile(r"<(\w+)>")
 
