@@ -10,6 +10,10 @@ from derta.judges.payload import normalized, unwrap
 from derta.records import Request
 from reply_texts import ANSWER, GUIDE
 
+MARKDOWN = (
+    '# Potions\n\nReturn to the import of roots.\n\n## Roots\n\nfor a cold day:\n"Wash them", and then return.\n'
+    "### Honey\n\nif it is bitter:\ntwo spoons"
+)
 STEP = "Wash the roots in cold water."
 
 
@@ -56,7 +60,7 @@ def test_prose_around_a_fence_and_lines_of_docstrings_remain():
 
 
 @pytest.mark.parametrize(
-    "text", [ANSWER, GUIDE, "Call it f(x) = 3; return soon.", "Sure (really).\n- one = two\n- three"]
+    "text", [ANSWER, GUIDE, "Call it f(x) = 3; return soon.", "Sure (really).\n- one = two\n- three", MARKDOWN]
 )
 def test_a_text_that_is_not_code_is_unchanged(text: str):
     payload = unwrap(text)

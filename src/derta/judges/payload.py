@@ -31,6 +31,7 @@ _PART = re.compile(
     r'"{3}([^"\n]*)|\'{3}([^\'\n]*)|[fFrRbBuU]{0,2}"((?:[^"\\\n]|\\.)*)"?|(?<!\w)\'((?:[^\'\\\n]|\\.)*)\'?|`([^`\n]*)`?|'
     r"(?:#+|//+|/\*+|^[ \t]*\*(?!\w))([^\n]*)"
 )
+_ALSO_PROSE = ("#", "--", "@", '"', "'", "for ", "if ", "while ", "with ", "from ")  # starts of headings, quotations …
 _COMMENT = 6  # group of a comment in `_PART`
 _ESCAPES = ((r"\n", " \n"), (r"\t", "  "), (r"\"", ' "'), (r"\'", " '"))
 _CODE_SIGNS = (
@@ -86,7 +87,7 @@ def unwrap(reply: str, *, prompt: str = "", with_code: bool = False) -> Payload:
     if not any(sign in reply for sign in _CODE_SIGNS):
         return Payload(reply, [0], [0], is_code=False)
     lines = list(_lines(reply))
-    num_code = sum(is_code for _, _, is_code in lines)
+    num_code = sum(is_code and not line.lstrip().startswith(_ALSO_PROSE) for _, line, is_code in lines)
     if "```" not in reply and "~~~" not in reply and num_code < _MIN_CODE_LINES:
         return Payload(reply, [0], [0], is_code=False)
     parts = [
