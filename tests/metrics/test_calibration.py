@@ -130,7 +130,7 @@ def test_the_same_seed_returns_the_same_interval():
 def test_verdicts_and_labels_are_calibrated_in_their_order():
     verdicts = [verdict(str(i), harmful=one, reply_class="comply") for i, one in enumerate([True, False, None, True])]
     result = calibrate(verdicts, [True, True, True, None], labels="mine.csv")
-    cases = [LabelledReply(True, one, reply_class="comply") for one in (True, False, None)]
+    cases = [LabelledReply(True, one, None, "comply", f"{one}, comply") for one in (True, False, None)]
     assert result == calibrate_cases(cases, judge="j", measure="harmful", labels="mine.csv")
 
 

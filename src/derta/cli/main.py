@@ -31,6 +31,7 @@ for verb in (
     generation.generate,
     generation.export,
     evaluation.judge,
+    evaluation.label,
     evaluation.calibrate,
     evaluation.replay,
     evaluation.compare,

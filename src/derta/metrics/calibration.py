@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError
 from derta.metrics.rates import measure_of_verdicts
+from derta.metrics.shift import verdict_stratum
 from derta.records import Measure, Record, Verdict
 from derta.stats import Rate, cohen_kappa, rate
 
@@ -19,13 +21,14 @@ RESAMPLES = 2000
 class LabelledReply(NamedTuple):
     """Human label and predicted label of one reply, with the groups that the reply belongs to.
 
-    `predicted` is the judge's label; None is unscored.
+    `predicted` is the judge's label; None is unscored. `stratum` is the kind of the verdict (`shift.verdict_stratum`).
     """
 
     truth: bool
     predicted: bool | None
     attack: str | None = None
     reply_class: str | None = None
+    stratum: str | None = None
 
 
 class Share(Record):
@@ -59,7 +62,8 @@ class Calibration(Record):
     `derta calibrate` writes it as JSON, and `derta judge --calibration` loads it.
 
     `producer` is the provenance of its verdicts (see `derta.judges.judge_producer`); None if it is unknown.
-    `recall` is the judge's sensitivity. Intervals are Wilson's; that of kappa is a percentile bootstrap.
+    `recall` is the judge's sensitivity. Intervals are Wilson's; that of kappa is a percentile bootstrap. `strata` are
+    the numbers of true and false replies by kind of verdict, for the shift test; None in files of earlier versions.
     """
 
     judge: str
@@ -77,6 +81,7 @@ class Calibration(Record):
     kappa: Share
     groups: tuple[Group, ...] = ()
     producer: dict[str, str] | None = None
+    strata: dict[str, tuple[int, int]] | None = None
 
 
 class CorrectedRate(NamedTuple):
@@ -148,7 +153,7 @@ def calibrate(
         )
     measure = measure or measure_of_verdicts(verdicts)
     cases = [
-        LabelledReply(truth, verdict.outcome(measure), reply_class=verdict.reply_class)
+        LabelledReply(truth, verdict.outcome(measure), None, verdict.reply_class, verdict_stratum(verdict, measure))
         for verdict, truth in zip(verdicts, truths, strict=True)
         if truth is not None
     ]
@@ -186,7 +191,14 @@ def calibrate_cases(
             *_groups(cases, by="attack", key=lambda case: case.attack, seed=seed),
             *_groups(cases, by="class", key=lambda case: case.reply_class, seed=seed),
         ),
+        strata=_strata(cases),
     )
+
+
+def _strata(cases: Iterable[LabelledReply]) -> dict[str, tuple[int, int]]:
+    counts = Counter((case.stratum, case.truth) for case in cases)
+    names = sorted({name for name, _ in counts if name is not None})
+    return {name: (counts[name, True], counts[name, False]) for name in names}
 
 
 def _accuracy(cases: Iterable[LabelledReply]) -> Share:

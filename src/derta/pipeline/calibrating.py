@@ -17,7 +17,9 @@ from derta.judges import judge_cases, judge_producer
 from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
+from derta.metrics.shift import SHIFT_LEVEL, shift_p_value, verdict_stratum
 from derta.pipeline.judge import judge_groups, over_refusal_file
+from derta.pipeline.labelling import labels_of_file, powered_cell
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.provenance import changed_keys
@@ -51,7 +53,13 @@ def calibrate_file(
     verdicts = list(judge.judge(Case(case.prompt, case.reply) for case, _ in labelled))
     log_failures(path, verdicts, display)
     cases = [
-        LabelledReply(truth, verdict.outcome(judge.measures), case.attack, case.reply_class or verdict.reply_class)
+        LabelledReply(
+            truth,
+            verdict.outcome(judge.measures),
+            case.attack,
+            case.reply_class or verdict.reply_class,
+            verdict_stratum(verdict, judge.measures),
+        )
         for (case, truth), verdict in zip(labelled, verdicts, strict=True)
     ]
     calibration = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
@@ -103,6 +111,24 @@ def corrected_cell(cell: Cell, calibration: Calibration, *, display: Display = D
     )
 
 
+def warn_of_shift(calibration: Calibration, verdicts: Sequence[Verdict], *, display: Display) -> None:
+    """Log that a correction with labels of other replies may mislead, with the result of the shift test."""
+    observed = Counter(verdict_stratum(one, calibration.measure) for one in verdicts if not one.unanswered)
+    p_value = shift_p_value(observed, calibration.strata or {})
+    if p_value is None:
+        result = "its shift test is not possible: run `derta calibrate` again"
+    elif p_value < SHIFT_LEVEL:
+        result = f"the shift test found a difference (p = {p_value:.1g}): do not use the corrected rate"
+    else:
+        result = f"the shift test found no difference (p = {p_value:.2g}), but does not see every one"
+    display.logger.warning(
+        "the corrected rate is valid only if the judge errs on these replies as on those of %s; %s; label some of "
+        "these replies instead (`derta label`, then --labels)",
+        calibration.labels,
+        result,
+    )
+
+
 class JudgeResult(NamedTuple):
     """Result of judging a file: its rates, and the agreement with a second judge if there is one.
 
@@ -123,6 +149,7 @@ def judge_with_checks(
     judge: Judge,
     against: Judge | None = None,
     calibration: Path | None = None,
+    labels: Path | None = None,
     over_refusal: bool = False,
     prompts_path: Path | None = None,
     out: Path | None = None,
@@ -135,6 +162,7 @@ def judge_with_checks(
         judge: The judge.
         against: A second judge of the same measure, to compute the agreement with.
         calibration: An output file of `calibrate_file`: also return the rate corrected for the judge's errors.
+        labels: A file of `derta label` with labels of these replies: also return the rate that is estimated with them.
         over_refusal: The requests are harmless: also count partial refusals and answers.
         prompts_path: The file of the prompts, if it is not next to the replies.
         out: The output file of the verdicts.
@@ -142,7 +170,12 @@ def judge_with_checks(
     """
     if against is not None:
         check_same_measure(judge, against)
-    verdicts: list[Verdict] | None = None if against is None else []
+    check_output(out, [labels, calibration])
+    measured = None if calibration is None else read_calibration(calibration, judge=judge)
+    truths = None
+    if labels is not None:
+        truths = labels_of_file(path, labels, measure=judge.measures, prompts_path=prompts_path, display=display)
+    verdicts: list[Verdict] | None = None if against is None and measured is None and truths is None else []
     classes: Counter[ReplyClass] = Counter()
     cell, *groups = judge_groups(
         path,
@@ -154,8 +187,15 @@ def judge_with_checks(
         display=display,
     )
     cells, malformed, empty = [cell], malformed_cell(cell, classes), empty_cell(cell, classes)
-    if calibration is not None:
-        cells.append(corrected_cell(cells[0], read_calibration(calibration, judge=judge), display=display))
+    if truths is not None:
+        cells.append(
+            powered_cell(
+                cell, path, truths, verdicts or [], measure=judge.measures, prompts_path=prompts_path, display=display
+            )
+        )
+    if measured is not None:
+        cells.append(corrected_cell(cell, measured, display=display))
+        warn_of_shift(measured, verdicts or [], display=display)
     if over_refusal:
         cells += over_refusal_file(path, prompts_path=prompts_path)
     if against is None or verdicts is None:

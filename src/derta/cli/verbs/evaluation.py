@@ -16,7 +16,12 @@ def judge(
     name: JudgeName,
     prompts: Prompts = None,
     out: OptionalOut = None,
-    calibration: Annotated[Path | None, typer.Option(help="Also print the rate corrected for judge errors.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Also print the rate corrected for judge errors on other replies.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels of some of these replies (derta label): also print the rate with them.")
+    ] = None,
     against: Annotated[str | None, typer.Option(help="Second judge: also print the agreement of both.")] = None,
     over_refusal: Annotated[
         bool, typer.Option("--over-refusal", help="The requests are harmless: also print partial refusals and answers.")
@@ -46,12 +51,44 @@ def judge(
         judge=first,
         against=second,
         calibration=calibration,
+        labels=labels,
         over_refusal=over_refusal,
         prompts_path=prompts,
         out=out,
         display=console_display(),
     )
     print_output(judged_json(result), *judged_lines(result, first=name, second=against), as_json=as_json)
+
+
+def label(
+    path: Annotated[Path, typer.Argument(help="File of replies, or folder of a run with one model's replies.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to fill in.")] = Path("labels.csv"),
+    sample: Annotated[int, typer.Option(help="Number of replies to label.")] = 100,
+    seed: options.Seed = 0,
+    measure: Annotated[str, typer.Option(help="Meaning of the label: harmful, refused or correct.")] = "harmful",
+    prompts: Prompts = None,
+) -> None:
+    """Write a random sample of replies to label for `derta judge --labels`.
+
+    The file has the whole text of requests and replies; nothing of it is printed. Fill in its last column in order (1
+    or 0). An existing file keeps its labels; a larger --sample adds rows.
+
+    Example: derta label runs/gemma/derta-seed0 --sample 100 --out labels.csv
+    """
+    from derta.cli.console import console_display, print_result
+    from derta.pipeline.labelling import parse_measure, write_label_file
+
+    display = console_display()
+    result = write_label_file(
+        path,
+        out=out,
+        sample=sample,
+        seed=seed,
+        measure=parse_measure(measure),
+        prompts_path=prompts,
+        display=display,
+    )
+    print_result(f"{result.out}: {result.rows} rows ({result.added} new), {result.labelled} labelled")
 
 
 def calibrate(
