@@ -1,4 +1,5 @@
 import json
+import re
 import time
 
 import pytest
@@ -118,6 +119,16 @@ def _accuracy(task: str, model: str) -> float:
 )
 def test_published_accuracy_is_reproduced(task: str, model: str, paper: float):
     assert abs(_accuracy(task, model) - paper) <= 1.5
+
+
+@pytest.mark.data
+def test_the_final_number_of_a_solution_by_people_is_that_of_its_last_line():
+    lines = research_path("helpfulness", "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    solutions = [(row, *re.sub("<<[^>]*>>", "", row["answer"]).rsplit("####", 1)) for row in rows]
+    hits = [correct("gsm8k", f"#### {number}", text, row["question"]) for row, text, number in solutions]
+    assert None not in hits
+    assert sum(map(bool, hits)) / len(hits) > 0.995  # the others reason in another unit, or to another result
 
 
 @pytest.mark.data

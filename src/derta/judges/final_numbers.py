@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from derta.judges.asked import Asked, parse_asked, stems
-from derta.judges.numbers import parse_numbers, without_latex
+from derta.judges.numbers import Number, parse_numbers, without_latex
 from derta.judges.sentences import Sentence, split_sentences, unit_of
 
 _STATED = re.compile(r"####|\\boxed\{")
@@ -19,7 +19,7 @@ _REMARK = re.compile(
 _PREMISE = re.compile(
     r"[\s*-]{0,8}(?:(?:and|but|so|then|however|now),? )?(?:since|if|because|as|when|given)\s[^,]{0,300},", re.I
 )
-_CLAUSE = re.compile(r"[,;] and\b|;|, (?:but|so|which means)\b", re.I)
+_CLAUSE = re.compile(r"[,;] and\b|;|, (?:but|so|which means|which rounds)\b", re.I)
 _UNIT = re.compile(r"-[a-z]", re.I)
 _BASE = re.compile(r"\bout of (?:[a-z]{1,8} )?$", re.I)
 _LESS = re.compile(r" (?:[a-z]{1,20} )?(?:less|fewer)\b(?![^\n]{0,200}\bthan\b)", re.I)
@@ -86,7 +86,7 @@ def _result(sentences: Sequence[Sentence], in_question: set[Fraction], asked: As
     start = sentence.text.rfind("=") + 1
     after = [number for number in sentence.numbers if number.start >= start]
     if start and after and not any(match.end() <= after[-1].start for match in _CLAUSE.finditer(sentence.text, start)):
-        return after[0].value
+        return _in_asked_unit(sentence, after[0], asked)
     chosen = [*range(len(sentence.numbers))]
 
     def select(condition: Callable[[int], bool]) -> None:
@@ -104,8 +104,14 @@ def _result(sentences: Sequence[Sentence], in_question: set[Fraction], asked: As
     place = dict.fromkeys(in_question, -1)
     place |= {value: i for i, value in enumerate(value for one in sentences[:-1] for value in one.values)}
     k = max(chosen, key=lambda k: (place.get(sentence.numbers[k].value, _NEW), k))
-    number = sentence.numbers[k]
-    return -number.value if asked.more and _LESS.match(sentence.text, number.end) else number.value
+    value = _in_asked_unit(sentence, sentence.numbers[k], asked)
+    return -value if asked.more and _LESS.match(sentence.text, sentence.numbers[k].end) else value
+
+
+def _in_asked_unit(sentence: Sentence, number: Number, asked: Asked) -> Fraction:
+    """Return the value of a number; of an amount in dollars in cents, if the question asks for cents."""
+    in_dollars = "$" in sentence.text[number.start : number.end]
+    return number.value * 100 if in_dollars and "cent" in asked.nouns else number.value
 
 
 def _is_unit(sentence: Sentence, k: int) -> bool:

@@ -18,6 +18,7 @@ _LATEX = (
     (re.compile(r"\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}"), r"\1/\2"),
     (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)\\,(?=\d{3}(?!\d))"), ","),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\]{0,80})\}"), r"\1"),
+    (re.compile(r"\\approx\b|≈"), "="),
     (re.compile(r"\\[([\])]"), " "),
     (re.compile(r"\\(?=[$%])"), ""),
 )
