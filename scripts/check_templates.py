@@ -118,11 +118,15 @@ def conversation_faults(chat: ChatFormat, messages: Sequence[Message], start: st
     full_text = without_bos_text(chat, finished)
     if not full_text[full_text.rindex(ANSWER) + len(ANSWER) :].strip():  # the template closes nothing: EOS does
         row, row_text = ids, without_bos_text(chat, text)
-    if full_text.startswith(row_text):
+    if without_bos(chat, tokenizer.encode(finished, add_special_tokens=False))[: len(row)] == row:
+        pass
+    elif full_text.startswith(row_text):
         if without_bos(chat, tokenizer.encode(full_text[: len(row_text)], add_special_tokens=False)) != row:
             yield "other tokens for the same text"
     else:
-        ours, theirs = ("".join(EMPTY_THOUGHT.sub("", part).split()) for part in (row_text, full_text))
+        # a SentencePiece decoder writes a blank for `▁`
+        texts = (text.replace("▁", " ") for text in (row_text, full_text))
+        ours, theirs = ("".join(EMPTY_THOUGHT.sub("", part).split()) for part in texts)
         if not theirs.startswith(ours) or not EMPTY_THOUGHT.search(row_text):
             yield f"the row is not the template's rendering: {row_text[-60:]!r} against {full_text[-60:]!r}"
     prefill = Prompt(id="p", request_id="p", attack="prefill", messages=tuple(messages), prefill=ANSWER)
