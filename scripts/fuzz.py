@@ -78,7 +78,7 @@ def harm(data: bytes) -> None:
 def exact(data: bytes) -> None:
     """Check that number parsing does not fail, and that a parsed choice is one of the options or None."""
     from derta.judges.exact_match import parse_choice, parse_options, truncate_at_next_question
-    from derta.judges.numbers import final_number
+    from derta.judges.final_numbers import final_number
 
     question, reply = _split_in_two(data)
     options = {"A": question or "a", "B": "12", "C": "a blue bird"} | parse_options(question)
@@ -178,10 +178,12 @@ def table(data: bytes) -> None:
 def published(data: bytes) -> None:
     """Check that files of published outputs are refused or loaded."""
     from derta.errors import DertaError
-    from derta.paper.outputs import READERS
+    from derta.paper.outputs import READERS, PromptTexts
+
+    texts = PromptTexts(prompts=["How is tea made? "], requests=["How is tea made?"])
 
     for name, kind in (("a.jsonl", "answers"), ("a.jsonl", "harmless"), ("a.csv", "labelled_refusals")):
-        _with_file(data, name, lambda path, kind=kind: list(READERS[kind](path)))
+        _with_file(data, name, lambda path, kind=kind: list(READERS[kind](path, texts)))
 
     def with_prompts(path: Path) -> None:
         lines = data.splitlines(keepends=True)
@@ -190,7 +192,7 @@ def published(data: bytes) -> None:
         path.write_bytes(b"".join(lines[1::2]))
         for kind in ("attacks", "completions"):
             with contextlib.suppress(DertaError):
-                list(READERS[kind](path))
+                list(READERS[kind](path, texts))
 
     _with_file(data, "a.jsonl", with_prompts)
 

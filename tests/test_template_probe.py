@@ -9,7 +9,7 @@ from derta.template_probe import TEMPLATE_ERRORS, check_template, environment, r
 
 def test_a_template_is_probed_once_and_shipped_ones_never(tiny_tokenizer, monkeypatch):
     tokenizer = tiny_tokenizer
-    tokenizer.chat_template += "<!-- probed once -->"
+    tokenizer.chat_template = "{# probed once #}" + tokenizer.chat_template
     calls = []
     run = template_probe.subprocess.run
     monkeypatch.setattr(

@@ -37,6 +37,7 @@ def pad_beyond(make_model_dir, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().num_embeddings
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["gnu"])
     assert tokenizer.pad_token_id == rows
     tokenizer.save_pretrained(folder)
     return folder
@@ -66,8 +67,9 @@ def test_a_whole_run_works_with_a_padding_token_without_an_embedding(derta, tmp_
 
 
 def test_generation_names_a_prompt_with_a_token_without_an_embedding(derta, tmp_path, pad_beyond):
+    """A text that spells a special token, such as [PAD], is not encoded as that token."""
     prompts = tmp_path / "prompts.jsonl"
-    texts = {"p": "Tea?", "q": "Tea [PAD]?"}
+    texts = {"p": "Tea [PAD]?", "q": "Tea gnu?"}
     prompts.write_text(
         "".join(
             json.dumps({"id": key, "request_id": "r", "attack": "a", "mode": "raw", "text": text}) + "\n"
@@ -78,7 +80,7 @@ def test_generation_names_a_prompt_with_a_token_without_an_embedding(derta, tmp_
     result = derta(*words)
     assert result.code == 2
     assert "prompt 'q': expected tokens below the model's" in last_line(result.err)
-    assert "'[PAD]'" in last_line(result.err)
+    assert "'gnu'" in last_line(result.err)
     prompts.write_text(prompts.read_text().splitlines()[0] + "\n")
     assert derta(*words).code == 0
 

@@ -222,9 +222,9 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
 def test_yaml_that_cannot_be_a_recipe_is_refused_quickly_in_one_line(tmp_path, derta, text, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    start = time.monotonic()
+    start = time.process_time()  # other work on the machine does not count
     called = derta("run", path, "--out", tmp_path / "run")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert (called.code, called.err.count("\n")) == (2, 1)
     assert message in called.err
     assert not (tmp_path / "run").exists()

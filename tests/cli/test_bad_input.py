@@ -34,7 +34,7 @@ def broken(recipe, tmp_path, derta):
         ("train.num_train_epochs=-1", ["`train.num_train_epochs`", "got -1"]),
         ("data.num_triples=100", ["expected 200 triples", "only 6 are available"]),
         ("data.held_out_requests=100", ["100", "8"]),
-        ("model.refusal_words=[unpronounceable]", ["'unpronounceable'", "one token"]),
+        ("model.refusal_words=[]", ["`model.refusal_words`", "at least 1 item"]),
         ("model.path=nowhere/at/all", ["nowhere/at/all", "model folder"]),
         ("model.template=missing.jinja", ["template", "missing.jinja"]),
         ("methods=[vanilla, dreta]", ["methods", "'dreta'", "derta"]),

@@ -102,7 +102,8 @@ def test_an_older_checkpoint_is_deleted_only_after_the_new_one_is_recorded(tmp_p
     (tmp_path / "checkpoint-4/rest").touch()  # of a stopped process
     args = TrainingArguments(str(tmp_path), save_total_limit=1, report_to="none", use_cpu=True)
     state = SimpleNamespace(global_step=4, best_model_checkpoint=None)
-    trainer = SimpleNamespace(args=args, state=state, accelerator=SimpleNamespace(wait_for_everyone=lambda: None))
+    accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
+    trainer = SimpleNamespace(args=args, state=state, accelerator=accelerator, save_dtype=None)
 
     def write():
         assert args.save_total_limit is None

@@ -49,7 +49,7 @@ class ModelSection(Section):
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
     template_date: str = RowConfig.template_date
     thinking: bool = True
-    refusal_words: tuple[str, ...] = REFUSAL_WORDS
+    refusal_words: tuple[str, ...] = Field(default=REFUSAL_WORDS, min_length=1)
     trust_remote_code: bool = RowConfig.trust_remote_code
 
 

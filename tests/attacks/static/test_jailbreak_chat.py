@@ -61,7 +61,7 @@ def test_a_users_placeholder_and_separator_are_used(write: Write, craft: Any) ->
     ("name", "text", "message"),
     [
         ("t.json", '["[INSERT PROMPT HERE]", "nothing", "nor here"]', r"template 2: expected the placeholder.*2 of 3"),
-        ("t.json", '{"a": 1}', "expected a JSON list of rows, got a dict"),
+        ("t.json", '{"a": 1}', r"text or prompt or template, got the fields \['a'\]"),
         ("t.json", "[", r"t\.json:1: expected one JSON list"),
         ("t.json", "[]", "expected rows, the file holds none"),
         ("t.json", '["[INSERT PROMPT HERE]", 5]', "template 2: expected text"),
