@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from derta.chat import RefusalTokens, chat_format, refusal_tokens
-from derta.chat.refusals import _warn_once
+from derta.chat.logs import warn_once
 from derta.errors import ModelError
 
 
@@ -14,7 +14,7 @@ def pieces(chat, forms):
 @pytest.fixture
 def logged(caplog):
     """The lines of a process that has logged nothing before."""
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
     caplog.set_level(logging.WARNING, logger="derta.chat.refusals")
     return lambda: caplog.messages
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from derta.chat import answer_offset, chat_format, encode_prompt, encode_turn, thought_head
+from derta.chat.logs import warn_once
 from derta.errors import ModelError
 from derta.records import Message, Prompt
 
@@ -117,6 +118,11 @@ EMPTY_THOUGHT = re.compile(r"(<think>)?\s*</think>\s*|<\|START_THINKING\|><\|END
 USER = Message(role="user", content="How do I bake bread?")
 CONTROL = ["<|turn|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<think>", "</think>"]
 CONTROL += ["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>", "<|END_THINKING|>"]
+
+
+@pytest.fixture(autouse=True)
+def _warned_of_nothing():
+    warn_once.cache_clear()
 
 
 @pytest.fixture(params=SHAPES)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from derta.chat.encoding import encode
+from derta.chat.logs import warn_once
 from derta.chat.templates import SHIPPED_TEMPLATES, ChatFormat, fix_date, read_template, render
 from derta.chat.turns import answer_head
 from derta.config import RowConfig
@@ -27,7 +27,6 @@ _ANSWER = {"role": "assistant", "content": _SENTINEL}
 _LAST_USER = {"role": "user", "content": "derta-user-7319"}
 _SEGMENT = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,20}\]|[^<\[]+|.", re.S)
 """Markers such as `<|im_end|>` and `[/INST]`, and the text between them."""
-_LOG = logging.getLogger(__name__)
 
 
 def chat_format(
@@ -64,7 +63,7 @@ def chat_format(
         check_template(source, variables={**tokenizer.special_tokens_map, **kwargs}, where=where)
     dated = fix_date(source, date)
     if dated != source:
-        _LOG.warning("the chat template of %s writes a date: %s is used (template_date)", where, date)
+        warn_once(f"the chat template of {where} writes a date: {date} is used (template_date)")
     chat = ChatFormat(tokenizer, dated, kwargs, thinking=thinking, markup=_markup(tokenizer, source))
     chat = replace(chat, thought=_thought(chat))
     head = answer_head(chat, [Message.model_validate(_USER)]).text
@@ -74,10 +73,9 @@ def chat_format(
     closing_ids = tuple(encode(tokenizer, closing))
     stop_ids = frozenset({int(str(tokenizer.eos_token_id)), *_control_ids(tokenizer, closing_ids, inside=inner)})
     if not stop_ids.intersection(closing_ids):
-        _LOG.warning(
-            "the chat template of %s ends a turn with %r, no control token: replies only stop at the token limit",
-            where,
-            closing,
+        warn_once(
+            f"the chat template of {where} ends a turn with {closing!r}, no control token: replies only stop at the "
+            "token limit"
         )
     return replace(chat, lead=lead, closing=closing, closing_ids=closing_ids, stop_ids=stop_ids)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from derta.chat.decoding import decode_continuation
 from derta.chat.encoding import encode_continuation
+from derta.chat.logs import warn_once
 from derta.chat.templates import ChatFormat
 from derta.errors import ModelError
 from derta.records import REFUSAL_WORDS
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def refusal_tokens(chat: ChatFormat, words: Sequence[str] = REFUSAL_WORDS) -> Re
         for form, place in ((after_text, "after text"), (after_space, "after white space")):
             if len(form) > 1:
                 first = decode_continuation(chat.tokenizer, form[:1])
-                _warn_once(
+                warn_once(
                     f"refusal word {word!r} is {len(form)} tokens {place}: its first token {first!r} is the target "
                     "there"
                 )
@@ -90,8 +87,3 @@ def _encode_word(chat: ChatFormat, word: str, *, spaced: bool) -> tuple[int, ...
             "`refusal_words: [...]`"
         )
     return tuple(ids)
-
-
-@cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)

@@ -33,6 +33,10 @@ class Scores(NamedTuple):
     provenance: str | None = None
 
 
+_DEFINITION = "probability of whole refusal words"
+"""What the scores measure: part of their provenance, so that scores of an earlier definition are measured again."""
+
+
 def read_scores(home: Path) -> Scores:
     """Load a model's scores from its folder."""
     return Scores(**json.loads((home / SCORES).read_text(encoding="utf-8")))
@@ -48,7 +52,7 @@ def scored_requests(recipe: Recipe, prepared: PreparedData) -> list[Request]:
 def scores_provenance(harmful: Sequence[Request], helpful: Sequence[Example], *, producer: Producer) -> str:
     """Return a hash of all that a model's scores depend on."""
     texts = [[one.text, one.harmful, *context_keys(one.messages, one.tools)] for one in harmful]
-    return hash_value([texts, [one.id for one in helpful], dict(producer)])
+    return hash_value([texts, [one.id for one in helpful], dict(producer), _DEFINITION])
 
 
 def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, producer: Producer, home: Path) -> Scores:
