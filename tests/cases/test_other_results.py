@@ -8,6 +8,7 @@ from openai_server import serving
 
 from derta.files import read_records, write_records
 from derta.records import Reply, Verdict
+from small_run import write_jsonl
 
 
 @pytest.fixture
@@ -91,3 +92,20 @@ def test_verdicts_on_replies_that_changed_are_not_exported(finished, tmp_path, d
     called = derta("export", home / "replies.jsonl", "--format", "inspect", "--out", tmp_path / "log.json")
     assert (called.code, "is on another reply; judge the file again" in called.err) == (2, True), called.err
     assert not (tmp_path / "log.json").exists()
+
+
+def test_verdicts_of_another_judge_or_file_are_kept_beside_the_new_ones(tmp_path, derta):
+    """A judge without a model costs nothing: it writes its verdicts, and loses no others."""
+    first = write_jsonl(tmp_path / "first.jsonl", [{"question": "Bread?", "response": "Sorry, I cannot help."}])
+    more = [{"question": "Tea?", "response": "Boil water."}, {"question": "Rye?", "response": "Mix flour."}]
+    second = write_jsonl(tmp_path / "second.jsonl", more)
+    out = tmp_path / "v.jsonl"
+    assert derta("judge", second, "--judge", "refusal", "--out", out).code == 0
+    held = out.read_bytes()
+    called = derta("judge", first, "--judge", "refusal", "--out", out)
+    assert (called.code, "held 2 other verdicts, which are in v.superseded.jsonl now" in called.err) == (0, True)
+    assert [one.refused for one in read_records(out, Verdict)] == [True]
+    assert (tmp_path / "v.superseded.jsonl").read_bytes() == held
+    assert derta("judge", first, "--judge", "harm", "--out", out).code == 0
+    assert [one.judge for one in read_records(out, Verdict)] == ["harm"]
+    assert len(list(read_records(tmp_path / "v.superseded.jsonl", Verdict))) == 3

@@ -43,10 +43,12 @@ def test_verdicts_are_not_written_over_a_file_of_something_else(replies, tmp_pat
     called = derta("judge", replies, "--judge", "refusal", "--out", other)
     assert called.code == 2
     assert other.read_bytes() == before
-    assert derta("judge", replies, "--judge", "refusal", "--out", tmp_path / "verdicts.jsonl").code == 0
-    called = derta("judge", replies, "--judge", "harm", "--out", tmp_path / "verdicts.jsonl")
-    assert (called.code, "got other ones (refusal on 'row-0')" in called.err) == (2, True), called.err
-    assert derta("judge", replies, "--judge", "refusal", "--out", tmp_path / "verdicts.jsonl").code == 0
+    out = tmp_path / "verdicts.jsonl"
+    assert derta("judge", replies, "--judge", "refusal", "--out", out).code == 0
+    held = out.read_bytes()
+    assert derta("judge", replies, "--judge", "harm", "--out", out).code == 0
+    assert (tmp_path / "verdicts.superseded.jsonl").read_bytes() == held  # they are not mixed, and not lost
+    assert b'"judge":"refusal"' not in out.read_bytes()
 
 
 JUDGE, EXPORT = ("judge", "--judge", "refusal"), ("export", "--format", "harmbench", "--out", "x.json")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from derta.engines import check_settings, engine_producer, load_engine
-from derta.errors import DataError, RunError
-from derta.files import read_records, write_records
+from derta.errors import DataError
+from derta.files import Appender, read_records, write_records
 from derta.formats.pairing import keyed_case, pair_cases
 from derta.formats.replies import read_cases
 from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
@@ -20,7 +20,7 @@ from derta.metrics.kinds import empty_note, is_empty
 from derta.metrics.rates import outcome_of, over_refusal_cells
 from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
-from derta.provenance import case_hash
+from derta.provenance import SUPERSEDED, case_hash
 from derta.records import Prompt, ReplyClass, ReplyKey, Verdict
 from derta.results import Cell, Comparison, Place, cell_of, place_of
 from derta.stats import Outcome, rate_of_counts
@@ -111,8 +111,7 @@ def judge_groups(
         display: Shows progress.
 
     Raises:
-        RunError: `out` is an input, holds something else than this judge's verdicts on these replies, or another
-            process writes it.
+        RunError: `out` is an input, holds another judge model's verdicts or none, or another process writes it.
     """
     check_output(out, [path, prompts_path])
     groups: dict[_Group, Counter[Outcome]] = {}
@@ -148,7 +147,7 @@ def judge_groups(
         deque(counted(judge_cases(judge, grouped())), maxlen=0)
     else:
         with lock(out):
-            write_records(out, counted(_judge_again(judge, grouped(), out)))
+            write_records(out, counted(_judge_again(judge, grouped(), out, display=display)))
     total = sum(groups.values(), Counter[Outcome]())
     if total["unanswered"]:
         display.logger.warning(
@@ -184,8 +183,11 @@ def _cell_of_counts(counts: Counter[Outcome], judge: Judge, place: Place, model:
     return cell_of(rate, place=place, method=model, seed=None, judge=judge.name, measure=judge.measures)
 
 
-def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Verdict]:
-    """Yield a function judge's verdicts; those that the file holds must be on the same replies, by the same judge."""
+def _judge_again(judge: Judge, cases: Iterable[Case], out: Path, *, display: Display) -> Iterator[Verdict]:
+    """Yield a function judge's verdicts, which replace those that the file holds.
+
+    Verdicts of another judge, or on other replies, are no earlier version of these: they move to `*.superseded.jsonl`.
+    """
     producer = judge_producer(judge)
     existing = read_records(out, Verdict) if out.stat().st_size else iter(())
     expected: deque[Expected] = deque()
@@ -195,21 +197,19 @@ def _judge_again(judge: Judge, cases: Iterable[Case], out: Path) -> Iterator[Ver
             expected.append(Expected(case_hash(*case), producer))
             yield case
 
+    replaces = True
     for verdict in judge_cases(judge, hashed()):
         stamped = expected.popleft().stamp(verdict)
         old = next(existing, stamped)
-        if (old.key, old.judge) != (stamped.key, stamped.judge):
-            raise _other_results(out, f"{old.judge} on {old.prompt_id!r}")
+        replaces &= (old.key, old.judge) == (stamped.key, stamped.judge)
         yield stamped
-    if (old := next(existing, None)) is not None:
-        raise _other_results(out, f"{old.judge} on {old.prompt_id!r}, which is not among them")
-
-
-def _other_results(out: Path, found: str) -> RunError:
-    return RunError(
-        f"{out}: expected a new file, or this judge's verdicts on these replies, got other ones ({found}); choose "
-        "another --out, or delete the file"
-    )
+    if not replaces or next(existing, None) is not None:
+        store = out.with_suffix(f"{SUPERSEDED}{out.suffix}")
+        others = list(read_records(out, Verdict))
+        with Appender(store) as file:
+            for record in others:
+                file.add(record)
+        display.logger.warning("%s held %d other verdicts, which are in %s now", out, len(others), store.name)
 
 
 def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[Cell]:
