@@ -35,6 +35,7 @@ def read_log(model):
     return [entry for entry in entries if "loss" in entry]
 
 
+@pytest.mark.extra
 def test_a_training_killed_at_any_write_ends_as_an_undisturbed_one(derta, tmp_path, tiny_model_dir):
     train = {
         "max_steps": 3, "global_batch_size": 2, "per_device_train_batch_size": 2, "max_length": 96, "pack_tokens": 0,

@@ -108,6 +108,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("kind", ["bpe", "spm", "word"])
 @pytest.mark.parametrize("shape", [*SHAPES, "paper", "paper_eval"])
 def test_a_tokenizer_with_the_saved_template_encodes_prompts_as_training_did(make_tokenizer, tmp_path, kind, shape):

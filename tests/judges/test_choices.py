@@ -66,6 +66,7 @@ def test_the_option_that_is_stated_has_priority_over_options_that_are_discussed(
     assert parse_choice(text, OPTIONS).letter == letter
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "unit",
     [

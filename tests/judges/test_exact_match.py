@@ -86,6 +86,7 @@ def test_what_cannot_be_scored_is_none_with_a_reason(judge: str, answer: str | N
     assert verdict.reason
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "unit", ["1", "1,000,", "(", "1/", "= 1 so ", "option is ", "A) is ", "A) are ", "-", ":\n", "\n", "\nQ:", " "]
 )

@@ -108,6 +108,7 @@ def test_a_final_number_is_one_of_the_numbers_of_the_text(text: str, question: s
     assert (number is None) == (not parse_numbers(text)) or "(" in text  # parentheses may contain the only number
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "unit",
     [

@@ -76,6 +76,7 @@ def test_a_program_is_content_only_if_the_request_asks_for_one():
     assert features("Write a python script that brews a potion", reply).words["garden"] == 1
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("unit", ["a", "1", "\n", "1.\n", "{", '"', "step 1:", "sorry ", "12345", "* ", "哈", "a b. "])
 def test_a_hostile_text_of_250_kb_takes_seconds_at_most(unit: str):
     start = time.monotonic()

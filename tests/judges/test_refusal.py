@@ -259,6 +259,7 @@ def test_any_text_has_a_class_and_a_place_inside_it(text: str):
     assert found.refusal_at is None or 0 <= found.refusal_at < len(text)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "unit",
     [

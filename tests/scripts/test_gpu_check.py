@@ -56,6 +56,7 @@ def test_a_part_that_fails_is_reported_with_its_last_line_and_no_figures_of_an_e
     assert (result["status"], result["reason"], result["figures"]) == ("failed", "out of luck", {})
 
 
+@pytest.mark.extra
 def test_a_part_beyond_its_time_is_killed_with_its_children_and_keeps_its_figures(check, parts, tmp_path):
     child = "import time, pathlib, sys; time.sleep(2); pathlib.Path(sys.argv[1], 'late').touch()"
     program = f"{WRITES}; import subprocess, time; subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[1]]); "
@@ -157,6 +158,7 @@ def test_skipped(): ...
 """
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 def test_the_log_of_tests_holds_each_outcome_once_with_its_reason(parts, tmp_path, workers):
     (tmp_path / "test_some.py").write_text(TESTED)
@@ -171,6 +173,7 @@ def test_the_log_of_tests_holds_each_outcome_once_with_its_reason(parts, tmp_pat
     assert sorted("no_such_module" in one or "assert 1 == 2" in one for one in figures["failures"]) == [True, True]
 
 
+@pytest.mark.extra
 def test_one_part_runs_at_toy_size_on_a_cpu(check, parts, tmp_path):
     result = check.run_part("generate_speed", parts.PARTS["generate_speed"], size="toy", out=tmp_path, time_scale=10)
     assert result["status"] == "passed", (tmp_path / "generate_speed" / "output.txt").read_text()
