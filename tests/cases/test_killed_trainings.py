@@ -3,6 +3,8 @@
 import json
 import signal
 
+import pytest
+
 from derta.config import load_recipe
 from derta.pipeline.method import train_one
 from forks import run_forks
