@@ -11,19 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from derta.messages import (  # noqa: F401 - names of this module
-    Context,
-    Example,
-    Message,
-    Record,
-    Text,
-    Tools,
-    Triple,
-    context_keys,
-    in_context,
-    is_absent,
-    short_hash,
-)
+from derta.messages import Context, Message, Record, Text, Tools, in_context, is_absent
+from derta.messages import Example as Example  # names of this module, too
+from derta.messages import Triple as Triple
+from derta.messages import context_keys as context_keys
+from derta.messages import short_hash as short_hash
 
 Suite = Literal["attack", "over_refusal", "helpfulness"]
 StopReason = Literal["eos", "length", "stop", "unknown"]
