@@ -27,8 +27,10 @@ class Answers(NamedTuple):
     turns: int
 
 
-def encode_answers(chat: ChatFormat, messages: Sequence[Message], *, tools: Tools = None) -> Iterator[Answers]:
-    """Encode a conversation that ends with an answer, so that every answer of the assistant has labels once.
+def encode_answers(
+    chat: ChatFormat, messages: Sequence[Message], *, tools: Tools = None, only_last: bool = False
+) -> Iterator[Answers]:
+    """Encode a conversation that ends with an answer, so that every answer (or the last one) has labels once.
 
     An answer is learned where the model gives it in use: after the generation prompt of the turns before it. Most
     templates write all turns of a conversation in this way, which gives one row. A template that writes earlier answers
@@ -42,7 +44,7 @@ def encode_answers(chat: ChatFormat, messages: Sequence[Message], *, tools: Tool
     head = answer_head(chat, messages[:last], tools=tools)
     final = answer_content(chat, messages[:last], messages[last].content, tools=tools)
     spans: list[Span] = [(len(head.text), len(head.text) + len(final) + len(chat.closing))]
-    for index in range(last - 1, 0, -1):
+    for index in range(last - 1, 0, -1) if not only_last else ():
         message = messages[index]
         if message.role != "assistant" or not message.content.strip() or message.tool_calls:
             continue
@@ -62,6 +64,8 @@ def _answers(chat: ChatFormat, head: Text, answer: str, spans: Sequence[Span]) -
     cut = Text(head.text[:start], tuple(span for span in head.spans if span[1] <= start))
     rest = Text(head.text[start:], tuple((first - start, last - start) for first, last in head.spans if first >= start))
     turn = encode_response(chat, cut, join_texts(rest, content_text(answer)), closed=True)
+    if len(spans) == 1:  # the answer that ends the text
+        return Answers(turn.prompt_ids, turn.response_ids, [True] * len(turn.response_ids), 1)
     begins = [0, *turn.response_ends[:-1]]
     learned = [
         any(begin < last - start and end > first - start for first, last in spans)

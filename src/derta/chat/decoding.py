@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"
 """Text of bytes that are no whole character."""
+_TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str]] = WeakKeyDictionary()
+"""Texts of tokens by tokenizer: all triples have the same frequent tokens."""
 
 
 def decode_continuation(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -31,7 +34,9 @@ def positions_after_space(tokenizer: PreTrainedTokenizerBase, token_ids: Sequenc
 
     A character of several tokens, such as the bytes of a no-break space, counts where it is complete.
     """
-    texts = {token: _decode_after_eos(tokenizer, [token]) for token in set(token_ids)}
+    texts = _TEXTS.setdefault(tokenizer, {})
+    for token in {*token_ids} - texts.keys():
+        texts[token] = _decode_after_eos(tokenizer, [token])
     positions: set[int] = set()
     run: list[int] = []  # tokens since the last complete character
     for t, token in enumerate(token_ids, start=1):

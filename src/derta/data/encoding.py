@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal, TypeVar
 
 from derta.chat import (
@@ -105,37 +106,35 @@ def encode_example(
     """
     if example.text is not None:
         return [_encode_text(chat, example.id, example.text)]
-    *context, answer = example.messages
+    only_last = assistant_turns == "last"
     try:
-        turn = closed_turn(chat, context, answer.content, tools=example.tools)
-        if assistant_turns == "last" or all(message.role != "assistant" for message in context):
-            rows = []
-        else:
-            rows = list(encode_answers(chat, example.messages, tools=example.tools))
+        rows = list(encode_answers(chat, example.messages, tools=example.tools, only_last=only_last))
     except ModelError as error:
         raise ModelError(f"example {example.id} ({example.source or 'no source'}): {error}; or drop the row") from error
-    if turn is None:
+    last_answer = list(takewhile(bool, reversed(rows[-1].learned)))
+    if not _has_tokens(chat, example.messages[-1].content, num_closed=len(last_answer)):
         raise DataError(f"example {example.id}: expected an answer of at least one token, got none; drop the row")
-    if not rows:
-        return [EncodedExample(example.id, tuple(turn.prompt_ids), tuple(turn.response_ids))]
     return [
         EncodedExample(
             f"{example.id}#{place}" if place else example.id,
             tuple(row.prompt_ids),
             tuple(row.response_ids),
-            tuple(row.learned),
+            None if all(row.learned) else tuple(row.learned),
             row.turns,
         )
         for place, row in enumerate(reversed(rows))
     ]
 
 
+def _has_tokens(chat: ChatFormat, response: str, *, num_closed: int) -> bool:
+    """Return whether a response has tokens, if it has `num_closed` together with its closing tokens."""
+    return num_closed > len(chat.closing_ids) or bool(chat.tokenizer.encode(response, add_special_tokens=False))
+
+
 def closed_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *, tools: Tools = None) -> Turn | None:
     """Encode a conversation with its response and the closing tokens; None if the response has no token."""
     turn = encode_turn(chat, messages, response, tools=tools, closed=True)
-    if len(turn.response_ids) > len(chat.closing_ids) or chat.tokenizer.encode(response, add_special_tokens=False):
-        return turn
-    return None
+    return turn if _has_tokens(chat, response, num_closed=len(turn.response_ids)) else None
 
 
 def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
@@ -186,7 +185,7 @@ def _encode_triple(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens,
     safe = encode_response(chat, head, _safe_text(chat, content, place), closed=True)
     harmful_text = answer_content(chat, triple.conversation, triple.harmful, tools=triple.tools)
     harmful = encode_response(chat, head, harmful_text)
-    if not chat.tokenizer.encode(content, add_special_tokens=False) or not harmful.response_ids:
+    if not _has_tokens(chat, content, num_closed=len(safe.response_ids)) or not harmful.response_ids:
         raise DataError(f"triple {triple.id}: expected responses of at least one token, got none; drop the row")
     safe_text = _safe_text(chat, content.lstrip(), place)
     safe_spaced_ids = encode_continuation(chat, safe_text, spaced=True, closed=True)
