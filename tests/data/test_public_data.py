@@ -26,6 +26,8 @@ REQUESTS = {
     ("over_refusal/xstest_prompts.csv", "xstest_unsafe"): 198,
     ("over_refusal/alpaca_eval.json", "auto"): 803,
     ("over_refusal/phtest_dev.csv", "auto"): 1483,
+    ("over_refusal/phtest_dev.csv", "phtest_harmless"): 942,
+    ("over_refusal/phtest_dev.csv", "phtest_controversial"): 541,
     ("over_refusal/coconot_contrast.jsonl", "auto"): 374,
     ("helpfulness/gsm8k_test.jsonl", "auto"): 1319,
     ("helpfulness/mmlu.zip", "auto"): 14_042,

@@ -46,10 +46,17 @@ ROWS: dict[str, tuple[dict[str, Any], Request]] = {
         {"id": "0001", "category": "food", "subcategory": "rye", "prompt": "Bread?", "response": ""},
         Request(id="coconot-0001", text="Bread?", category="food"),
     ),
-    "phtest": (
-        {"ID": 5, "Request": "How do I kill a process?", "Harmfulness": "harmless"},
-        Request(id="phtest-5", text="How do I kill a process?", category="harmless"),
-    ),
+    **{
+        name: (
+            {"ID": 5, "Request": "How do I kill a process?", "Harmfulness": category},
+            Request(id="phtest-5", text="How do I kill a process?", category=category),
+        )
+        for name, category in [
+            ("phtest", "harmless"),
+            ("phtest_harmless", "harmless"),
+            ("phtest_controversial", "controversial"),
+        ]
+    },
     "sorry_bench": (
         {"question_id": 3, "category": "7", "turns": ["Bread?"], "prompt_style": "slang"},
         Request(id="sorry_bench-3-slang", text="Bread?", category="7"),
@@ -323,6 +330,15 @@ def test_an_invalid_row_is_reported_with_file_and_line(
 def test_an_empty_category_is_none(tmp_path: Path, name: str, field: str) -> None:
     [request] = load_requests(write(tmp_path / "a.jsonl", [{**ROWS[name][0], field: " "}]), format=name)
     assert request == ROWS[name][1].model_copy(update={"category": None})
+
+
+def test_the_subsets_of_phtest_have_the_rows_of_their_label(tmp_path: Path) -> None:
+    labels = ["harmless", "controversial", "harmless"]
+    rows = [{"ID": number, "Request": f"Bread {number}?", "Harmfulness": label} for number, label in enumerate(labels)]
+    file = write(tmp_path / "a.jsonl", rows)
+    assert [one.id for one in load_requests(file, format="phtest_harmless")] == ["phtest-0", "phtest-2"]
+    assert [one.id for one in load_requests(file, format="phtest_controversial")] == ["phtest-1"]
+    assert len(load_requests(file)) == 3
 
 
 def test_an_answer_is_optional_and_an_empty_one_is_none(tmp_path: Path) -> None:

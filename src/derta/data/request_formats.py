@@ -198,6 +198,18 @@ def _column_format(name: str) -> RequestFormat:
     return RequestFormat((name,), _column(name), ("category",))
 
 
+def _only_category(read: Parse, category: str) -> Parse:
+    """Return a parser that skips the rows of other categories."""
+
+    def read_category(row: Row) -> dict[str, object] | None:
+        fields = read(row)
+        return fields if fields is not None and fields["category"] == category else None
+
+    return read_category
+
+
+_PHTEST = _numbered("phtest", text="request", category="harmfulness")
+
 # In the order in which `auto` tries them: a format whose fields are a subset of another's comes later.
 REQUEST_FORMATS: dict[str, RequestFormat] = {
     "requests": RequestFormat(("id", "text"), _requests, _OWN),
@@ -226,9 +238,11 @@ REQUEST_FORMATS: dict[str, RequestFormat] = {
     "coconot": RequestFormat(
         ("id", "category", "subcategory", "prompt"), _numbered("coconot", text="prompt", category="category"), ()
     ),
-    "phtest": RequestFormat(
-        ("id", "request", "harmfulness"), _numbered("phtest", text="request", category="harmfulness"), ()
-    ),
+    "phtest": RequestFormat(("id", "request", "harmfulness"), _PHTEST, ()),
+    **{
+        f"phtest_{kind}": RequestFormat(("id", "request", "harmfulness"), _only_category(_PHTEST, kind), ())
+        for kind in ("harmless", "controversial")
+    },
     "sorry_bench": RequestFormat(("question_id", "turns"), _sorry_bench, ("category", "prompt_style")),
     **_with_subsets(
         "wildjailbreak",
