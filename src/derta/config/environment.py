@@ -1,16 +1,20 @@
-"""Environment variables and `~` in the paths of a recipe: of variables, `DERTA_*` and those that the user allows."""
+"""Environment variables, `~` and shipped data sets in the paths of a recipe.
+
+Of variables, `DERTA_*` and those that the user allows are expanded.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from os.path import expanduser
 from pathlib import Path
 from typing import Any, TypeVar
 
 from derta.config.sections import Section
-from derta.errors import RecipeError
+from derta.errors import DataError, RecipeError
+from derta.sources.shipped import PREFIX as SHIPPED
+from derta.sources.shipped import expand_name
 
 S = TypeVar("S", bound=Section)
 Expand = Callable[[str, str], str]
@@ -43,10 +47,11 @@ def is_allowed(name: str, env: Collection[str]) -> bool:
 
 
 def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
-    """Expand `$NAME`, `${NAME}` and a leading `~/` in a path; variables that are not set are left as they are.
+    """Expand `$NAME`, `${NAME}`, and a leading `~/` or `derta:NAME` in a path; variables that are not set are left.
 
     Raises:
-        RecipeError: a variable is set, but not allowed; the message does not contain its value.
+        RecipeError: a variable is set, but not allowed (the message does not contain its value), or no data set of the
+            package has the name.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -60,7 +65,12 @@ def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
         return os.environ.get(name, match[0])
 
     expanded = _VARIABLE.sub(value, text)
-    return expanduser(expanded) if text.startswith("~/") else expanded  # noqa: PTH111 - `Path` would normalize it
+    if not text.startswith(("~/", SHIPPED)):
+        return expanded
+    try:
+        return expand_name(expanded)
+    except DataError as error:
+        raise RecipeError(str(error), key=f"`{key}`") from error
 
 
 def expand_section(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from os.path import exists, expanduser, isdir
+from os.path import exists, isdir
 from pathlib import Path
 
 from derta.errors import DataError
@@ -14,6 +14,7 @@ from derta.sources.hub import folder_rows, hub_rows
 from derta.sources.rows import Row as Row
 from derta.sources.rows import fields_of as fields_of
 from derta.sources.rows import rename_columns
+from derta.sources.shipped import expand_name as expand_name
 from derta.sources.tables import csv_records as csv_records
 from derta.sources.tables import csv_rows, parquet_rows, tsv_rows
 from derta.sources.texts import json_rows, jsonl_rows, line_rows, part_rows
@@ -46,7 +47,8 @@ def read_rows(
     `datasets.load_dataset` can load.
 
     Args:
-        source: A path, where `~` is the home folder, or a hub id if no file or folder has that name.
+        source: A path, where `~` is the home folder, `derta:NAME` for a data set that is part of the package, or a hub
+            id if no file or folder has that name.
         split: The split of a hub dataset or a folder; files have no splits.
         config: The configuration of a hub dataset or a folder.
         columns: Names of columns in the source, by the names that its rows should have.
@@ -56,8 +58,8 @@ def read_rows(
     Raises:
         DataError: the source does not exist, has an unknown format, is malformed, or has no rows.
     """
-    home = type(source)(expanduser(source))  # noqa: PTH111 - Path.expanduser raises where there is no home
-    rows = _rows_of(home, split=split, config=config, separator=separator)
+    path = type(source)(expand_name(str(source)))
+    rows = _rows_of(path, split=split, config=config, separator=separator)
     if columns:
         rows = iter(rename_columns(rows, columns, source=source))
     count = 0
