@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from derta.errors import DataError
 from derta.metrics.comparisons import compare_cells, holm_corrected, power_notes
 from derta.metrics.curves import (
     depth_curves,
@@ -16,53 +15,16 @@ from derta.metrics.curves import (
     refusal_position_curves,
 )
 from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, thought_cells
-from derta.metrics.rates import PromptVerdict, leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
-from derta.records import REFUSAL_WORDS, Measure, Prompt, Reply, ReplyKey, Suite, Verdict
+from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
+from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
+from derta.records import REFUSAL_WORDS, Measure, Suite
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
 from derta.run_folder import versions
 from derta.stats import Outcome as RateOutcome
 from derta.stats import rate
 
-MeasureOf = Callable[[str, Suite], Measure]
-"""Function from a judge's name and a suite to the measure of its rate there."""
 MethodPairs = Mapping[str, Sequence[tuple[str, str]]]
 """Pairs of methods to compare, by the question that they answer."""
-
-
-class Outcome(NamedTuple):
-    """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
-
-    The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
-    output of `Engine.refusal_probability` for held-out harmful answers.
-    """
-
-    method: str
-    seed: int
-    prompts: Sequence[Prompt]
-    replies: Sequence[Reply]
-    verdicts: Mapping[str, Sequence[Verdict | None]]
-    probabilities: Sequence[Sequence[float]] = ()
-
-    def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
-        """Return the prompts with a judge's verdicts, of one suite or of all (None)."""
-        return [(prompt, verdict) for prompt, _, verdict in self.cases(judge) if suite in (None, prompt.suite)]
-
-    def cases(self, judge: str) -> Iterator[tuple[Prompt, Reply, Verdict]]:
-        """Yield the prompt, reply and verdict of each verdict of a judge.
-
-        Raises:
-            DataError: The reply or the prompt of a verdict is missing.
-        """
-        prompts = {prompt.id: prompt for prompt in self.prompts}
-        replies = {reply.key: reply for reply in self.replies}
-        for verdict in self.verdicts.get(judge, ()):
-            if verdict is not None:
-                if verdict.prompt_id not in prompts or verdict.key not in replies:
-                    raise DataError(
-                        f"{self.method}, seed {self.seed}: judge {judge!r} has a verdict on {verdict.prompt_id!r} "
-                        f"(sample {verdict.sample}), which has no prompt or no reply; pass those of one run"
-                    )
-                yield prompts[verdict.prompt_id], replies[verdict.key], verdict
 
 
 def summarize(
@@ -205,7 +167,7 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
     for name in dict.fromkeys(name for run in runs for name in run.verdicts):
         thoughts = [(prompt, verdict) for run in runs for prompt, _, verdict in run.cases(name)]
         yield from thought_cells(thoughts, method=method, seed=seed, judge=name)
-    yield from malformed_cells(_by_reply(runs), method=method, seed=seed, judge=judge)
+    yield from malformed_cells(by_reply(runs), method=method, seed=seed, judge=judge)
     yield from leakage_cells(cases, method=method, seed=seed, judge=judge, refusal_words=refusal_words)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)
     broken: dict[Place, list[RateOutcome]] = {}
@@ -223,18 +185,6 @@ def _empty(runs: Sequence[Outcome]) -> list[Cell]:
     prompts = {prompt.id: prompt for run in runs for prompt in run.prompts}
     replies = [(prompts[reply.prompt_id], reply) for run in runs for reply in run.replies]
     return empty_cells(replies, method=runs[0].method, seed=runs[0].seed if len(runs) == 1 else None)
-
-
-def _by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:
-    """Yield the prompt of each judged reply with the verdicts of all judges."""
-    for run in runs:
-        verdicts: dict[ReplyKey, list[Verdict]] = {}
-        prompts: dict[ReplyKey, Prompt] = {}
-        for judge in run.verdicts:
-            for prompt, reply, verdict in run.cases(judge):
-                prompts[reply.key] = prompt
-                verdicts.setdefault(reply.key, []).append(verdict)
-        yield from ((prompts[key], judged) for key, judged in verdicts.items())
 
 
 def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureOf) -> Iterator[Curve]:

@@ -1,0 +1,65 @@
+"""Results of one evaluated model: prompts, replies and verdicts, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from derta.errors import DataError
+from derta.metrics.rates import PromptVerdict
+from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, Verdict
+
+MeasureOf = Callable[[str, Suite], Measure]
+"""Function from a judge's name and a suite to the measure of its rate there."""
+
+
+class Outcome(NamedTuple):
+    """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
+
+    The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
+    output of `Engine.refusal_probability` for held-out harmful answers, and `answer_losses` the mean negative
+    log-likelihood of each held-out helpful answer. `fine_tuning` names the fine-tuning attack that a model was tuned
+    with further; None for the model of a method.
+    """
+
+    method: str
+    seed: int
+    prompts: Sequence[Prompt]
+    replies: Sequence[Reply]
+    verdicts: Mapping[str, Sequence[Verdict | None]]
+    probabilities: Sequence[Sequence[float]] = ()
+    answer_losses: Sequence[float] = ()
+    fine_tuning: str | None = None
+
+    def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
+        """Return the prompts with a judge's verdicts, of one suite or of all (None)."""
+        return [(prompt, verdict) for prompt, _, verdict in self.cases(judge) if suite in (None, prompt.suite)]
+
+    def cases(self, judge: str) -> Iterator[tuple[Prompt, Reply, Verdict]]:
+        """Yield the prompt, reply and verdict of each verdict of a judge.
+
+        Raises:
+            DataError: The reply or the prompt of a verdict is missing.
+        """
+        prompts = {prompt.id: prompt for prompt in self.prompts}
+        replies = {reply.key: reply for reply in self.replies}
+        for verdict in self.verdicts.get(judge, ()):
+            if verdict is not None:
+                if verdict.prompt_id not in prompts or verdict.key not in replies:
+                    raise DataError(
+                        f"{self.method}, seed {self.seed}: judge {judge!r} has a verdict on {verdict.prompt_id!r} "
+                        f"(sample {verdict.sample}), which has no prompt or no reply; pass those of one run"
+                    )
+                yield prompts[verdict.prompt_id], replies[verdict.key], verdict
+
+
+def by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:
+    """Yield the prompt of each judged reply with the verdicts of all judges."""
+    for run in runs:
+        verdicts: dict[ReplyKey, list[Verdict]] = {}
+        prompts: dict[ReplyKey, Prompt] = {}
+        for judge in run.verdicts:
+            for prompt, reply, verdict in run.cases(judge):
+                prompts[reply.key] = prompt
+                verdicts.setdefault(reply.key, []).append(verdict)
+        yield from ((prompts[key], judged) for key, judged in verdicts.items())
