@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.errors import DataError
-from derta.judges.refusal import is_degenerate, judge_refusal, read_reply, refusal_judge, structure
+from derta.judges.loops import is_degenerate
+from derta.judges.refusal import judge_refusal, read_reply, refusal_judge, structure
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, short_hash
 from reply_texts import ANSWERS, GUIDE, REFUSALS

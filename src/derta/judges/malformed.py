@@ -6,7 +6,7 @@ malformed if it is
 - glued to another word (`pouchSorry`, `SorrySorry`),
 - repeated (`Sorry Sorry`), or
 - inside a sentence, where an apology does not start (a word in lower case, or one that starts with "I", is not read
-  this way: it is ordinary there).
+  this way: it is ordinary there). If the request has the word too, it may be a name: the board game Sorry.
 
 At the start of a sentence, after a quotation mark or a speaker's label, it is an ordinary apology or condolence, unless
 its next word cannot continue one ("Sorry boil it", "Sorry but boil it"). Whether a refusal follows is not decided here
@@ -16,7 +16,7 @@ its next word cannot continue one ("Sorry boil it", "Sorry but boil it"). Whethe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -58,18 +58,29 @@ def refusal_word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]
     return [match.span() for match in _pattern(tuple(words)).finditer(text)]
 
 
-def malformed_words(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+def malformed_words(
+    text: str, words: Sequence[str], *, request: str = "", prefilled: str = ""
+) -> list[tuple[int, int]]:
     """Return the spans of the malformed refusal words of a reply, in order; of very many, the first and the last.
+
+    `prefilled` is the refusal word that ends the prefill, which the reply may repeat or glue to another word.
 
     >>> malformed_words("The wizard took Sorry to boil it.", ["Sorry"]), malformed_words("SorrySorry", ["Sorry"])
     ([(16, 21)], [(0, 5), (5, 10)])
     >>> malformed_words("Sorry for your loss. He said: Sorry!", ["Sorry"])
     []
+    >>> malformed_words(" Sorry for your loss.", ["Sorry"], prefilled="Sorry")
+    [(1, 6)]
     """
+    start = len(prefilled)
+    text = prefilled + text
     spans = refusal_word_spans(text, words)
     if len(spans) > 2 * _MAX_WORDS:
         spans = spans[:_MAX_WORDS] + spans[-_MAX_WORDS:]
-    return [span for index, span in enumerate(spans) if _is_malformed(text, spans, index)]
+    names = {word for word in words if word in request[1:]}
+    malformed = [(a, b) for index, (a, b) in enumerate(spans) if _is_malformed(text, spans, index, names)]
+    is_glued = text[start : start + 1].isalnum()
+    return [(max(0, a - start), max(0, b - start)) for a, b in malformed if a >= start or is_glued]
 
 
 def is_negated(text: str, at: int) -> bool:
@@ -81,7 +92,7 @@ def is_negated(text: str, at: int) -> bool:
     return _NEGATED.match(text, at) is not None
 
 
-def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int) -> bool:
+def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int, names: Collection[str]) -> bool:
     """Return whether a refusal word is glued, repeated, inside a sentence, or a literal by itself."""
     start, end = spans[index]
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
@@ -89,6 +100,8 @@ def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int) -> bo
         return False  # part of a name in code
     if before.isalnum() or after.isalnum() or _is_repeated(text, spans, index):
         return True
+    if text[start:end] in names:
+        return False
     if before in QUOTES and after == before:
         line = text[max(0, start - _LINE) : start]
         return not is_quoted(fold(line), len(line))

@@ -15,6 +15,7 @@ The patterns of a language are in `texts/refusal_<code>.txt`, a file of regular 
 - `[deflection]`: a rule, another topic, or other help in place of an answer; valid only in the first sentence of a
   reply without an answer;
 - `[whole]`: a refusal that is all of a reply;
+- `[continuation]`: the rest of a refusal whose first word is in the prefill;
 - `[preamble]`: a first sentence without content, after which the second counts as the first;
 - `[not]`: false positives of a refusal at the same position; `[letter]`: a line that opens a letter;
 - `[turn]`: announcement of an answer after a refusal;
@@ -32,8 +33,8 @@ from functools import cache
 from importlib.resources import files
 
 SECTIONS = (
-    "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "preamble", "not",
-    "letter", "turn", "disclaimer", "aside",
+    "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
+    "preamble", "not", "letter", "turn", "disclaimer", "aside",
 )  # fmt: skip
 _NAME = re.compile(r"<(\w+)>")
 
