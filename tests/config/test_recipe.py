@@ -36,7 +36,7 @@ def test_the_defaults_are_the_papers():
     train = parse_recipe(MINIMAL, where="r").train
     rows = train.rows  # those of Hugging Face's fields: tests/train/test_config.py
     assert (rows.global_batch_size, rows.max_length, rows.sorry_dropout) == (128, 1024, 0.95)
-    assert (rows.prefix_share, rows.term_weights, rows.normalization) == (2 / 3, (1, 1, 1), "token")
+    assert (rows.prefix_share, rows.term_weights, rows.normalization) == (2 / 3, (1,) * 5, "token")
     lora = parse_recipe(with_train(lora={}), where="r").train.lora
     assert lora is not None
     assert (lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules) == (96, 16, 0.05, "all-linear")

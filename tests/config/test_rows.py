@@ -63,7 +63,13 @@ def test_an_invalid_value_is_an_error_with_its_key_and_the_value(name, value):
         ({"reference": True, "branches_per_triple": 2}, "reference", "one branches_per_triple"),
         ({"reference": True, "normalization": "row"}, "reference", "its own normalization"),
         ({"reference": True, "safe_weight": 2}, "reference", "no weights"),
+        ({"reference": True, "counter_weight": 2}, "reference", "no weights"),
         ({"reference": True, "step_tokens": 900}, "reference", "no step_tokens"),
+        ({"reference": True, "refuse_in": "thought"}, "reference", "no refuse_in"),
+        ({"reference": True, "completion_per_triple": 2}, "reference", "no completion_per_triple"),
+        ({"reference": True, "counter_per_triple": 0.5}, "reference", "no counter_per_triple"),
+        ({"reference": True, "max_prefix": 9}, "reference", "no max_prefix"),
+        ({"reference": True, "sorry_dropout_end": 0.5}, "reference", "no sorry_dropout_end"),
         ({"tree_rows": True, "attn_implementation": "eager"}, "tree_rows", "expected attn_implementation sdpa or flex"),
     ],
 )
@@ -88,5 +94,6 @@ def test_settings_that_fit_each_other_are_accepted(values: dict[str, Any]):
 
 
 def test_term_weights_are_in_the_order_of_the_terms():
-    weights = RowConfig(helpful_weight=1, safe_weight=2, rto_weight=3).term_weights
-    assert dict(zip(TERMS, weights, strict=True)) == {"helpful": 1, "safe": 2, "rto": 3}
+    config = RowConfig(helpful_weight=1, safe_weight=2, rto_weight=3, completion_weight=4, counter_weight=5)
+    weights = dict(zip(TERMS, config.term_weights, strict=True))
+    assert weights == {"helpful": 1, "safe": 2, "rto": 3, "completion": 4, "counter": 5}

@@ -177,3 +177,21 @@ def test_a_setting_that_cannot_be_is_one_line(settings: dict[str, object], messa
 
 def test_a_recipe_has_the_same_settings() -> None:
     assert set(PrepareConfig.model_fields) <= set(DataSection.model_fields)
+
+
+def test_counter_examples_are_cleaned_as_helpful_ones_and_shuffled_by_the_seed() -> None:
+    counter = [example(f"Salt {i}?") for i in range(9)]
+    asked = [*counter, counter[0], example("Paint 3?"), EXAMPLES[0]]
+    prepared = prepare(
+        TRIPLES, EXAMPLES[:30], counter=asked, requests=["paint 3"], held_out_helpful=30, num_triples=2, num_helpful=0
+    )
+    assert prepared.counter == counter
+    assert prepared.dropped_counter == Counter(duplicate=1, in_evaluation=1, held_out=1)
+    assert prepared.notes[-1] == (
+        "9 counter examples remain for training; dropped: 1 duplicate, 1 held_out, 1 in_evaluation."
+    )
+    orders = [prepared.training_set(seed=seed).counter for seed in range(4)]
+    assert all({one.id for one in order} == {one.id for one in counter} for order in orders)
+    assert len({tuple(one.id for one in order) for order in orders}) == 4
+    without = prepare(TRIPLES, EXAMPLES, num_triples=2)
+    assert without._replace(counter=counter).identity() != without.identity()

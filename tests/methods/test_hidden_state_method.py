@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 from tiny_training import tune_job
 
 from derta.config import LoraSection, load_recipe
+from derta.data.rows import TERMS
 from derta.methods import Method, estimate, row_method
 from derta.pipeline.run import run
 from derta.train.config import DertaConfig
 from derta.train.loss import LabelLoss
 from derta.train.trainer import DertaTrainer
 
-RTO = 2  # index of the term in `data.rows.TERMS`
+RTO = TERMS.index("rto")
 
 
 def hidden_states(model, batch):
@@ -40,8 +41,8 @@ def rerouting_loss(model, batch):
     distance = (states - reference).norm(dim=-1)
     harmful = batch["terms"] == RTO
     losses = torch.where(harmful, alike, distance)
-    sums = torch.zeros(3, device=losses.device).index_add(0, batch["terms"], losses.detach())
-    counts = torch.zeros(3, device=losses.device).index_add(0, batch["terms"], torch.ones_like(losses))
+    sums = torch.zeros(len(TERMS), device=losses.device).index_add(0, batch["terms"], losses.detach())
+    counts = torch.zeros(len(TERMS), device=losses.device).index_add(0, batch["terms"], torch.ones_like(losses))
     return LabelLoss(loss=(losses * batch["weights"]).sum(), loss_sums=sums, counts=counts)
 
 

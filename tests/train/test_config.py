@@ -34,7 +34,7 @@ def test_the_defaults_are_the_papers(tmp_path):
     config = DertaConfig(str(tmp_path))
     assert (config.global_batch_size, config.num_train_epochs, config.learning_rate) == (128, 2, 2e-5)
     assert (config.weight_decay, config.lr_scheduler_type.value, config.warmup_steps) == (2e-5, "cosine", 0.03)
-    assert (config.max_length, config.sorry_dropout, config.term_weights) == (1024, 0.95, (1, 1, 1))
+    assert (config.max_length, config.sorry_dropout, config.term_weights) == (1024, 0.95, (1,) * 5)
     assert config.get_warmup_steps(100) == 3
     assert config.report_to == []
 
@@ -128,3 +128,29 @@ def test_arguments_are_saved_without_secrets_and_paths(tmp_path):
     assert json.loads(text)["learning_rate"] == 1e-3
     assert "hf_secret" not in text
     assert str(tmp_path) not in text
+
+
+HALF = replace(METHODS["derta"], name="half", defaults={"prefix_share": 0.5, "max_prefix": 9})
+
+
+def test_a_methods_defaults_apply_to_fields_that_are_not_set(tmp_path):
+    config = DertaConfig(str(tmp_path), method=HALF, max_prefix=7)
+    assert (config.prefix_share, config.max_prefix) == (0.5, 7)
+    assert replace(DertaConfig(str(tmp_path)), method=HALF).prefix_share == 0.5
+    assert replace(config, seed=3).prefix_share == 0.5
+
+
+def test_a_recipe_overrides_a_methods_defaults_even_by_the_general_ones(tmp_path):
+    def config_of(train, **settings):
+        train = TrainSection.model_validate(train)
+        return train_config(train, model=MODEL, method=HALF, seed=0, output_dir=tmp_path, overrides=settings)
+
+    assert (config_of({}).prefix_share, config_of({}).max_prefix) == (0.5, 9)
+    assert config_of({"prefix_share": 0.25}).prefix_share == 0.25
+    config = config_of({}, prefix_share=2 / 3, max_prefix=None)
+    assert (config.prefix_share, config.max_prefix) == (2 / 3, None)
+
+
+def test_an_unknown_method_of_a_config_is_an_error_that_suggests_another(tmp_path):
+    with pytest.raises(RecipeError, match="unknown method 'detra'; did you mean 'derta'"):
+        DertaConfig(str(tmp_path), method="detra")

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from derta.data.mixture import TrainingSet
 from derta.data.rows import IGNORE, TrainRow
 from derta.data.tree import TreeRow
 from derta.errors import DataError, RecipeError
@@ -37,9 +38,10 @@ def config(tmp_path):
 
 @pytest.fixture
 def encoded(make_tokenizer, config):
-    def run(triples=(), examples=(), tokenized=None, config=config):
+    def run(triples=(), examples=(), counter=(), tokenized=None, config=config):
         what = "triples= or rows="
-        return encode(triples, examples, tokenized=tokenized, what=what, tokenizer=make_tokenizer(), config=config)
+        data = TrainingSet(triples, examples, counter=counter)
+        return encode(data, tokenized=tokenized, what=what, tokenizer=make_tokenizer(), config=config)
 
     return run
 
@@ -94,16 +96,18 @@ def test_safe_responses_must_start_with_a_refusal_word():
 
 
 def test_several_evaluation_sets_keep_their_names(make_tokenizer, config):
-    sets = encode_evaluation((), (), tokenized={"a": ROWS, "b": ROWS[:1]}, tokenizer=make_tokenizer(), config=config)
+    sets = encode_evaluation(
+        TrainingSet(), tokenized={"a": ROWS, "b": ROWS[:1]}, tokenizer=make_tokenizer(), config=config
+    )
     assert {name: len(rows) for name, rows in sets.items()} == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize("settings", [{"eval_strategy": "epoch"}, {"eval_on_start": True}])
 def test_evaluation_without_data_is_refused_and_without_both_there_is_none(make_tokenizer, tmp_path, config, settings):
-    assert encode_evaluation((), (), tokenized=None, tokenizer=make_tokenizer(), config=config) is None
+    assert encode_evaluation(TrainingSet(), tokenized=None, tokenizer=make_tokenizer(), config=config) is None
     evaluating = DertaConfig(str(tmp_path), **settings)
     with pytest.raises(RecipeError, match=r"eval_strategy, eval_on_start: expected .* for evaluation, got none"):
-        encode_evaluation((), (), tokenized=None, tokenizer=make_tokenizer(), config=evaluating)
+        encode_evaluation(TrainingSet(), tokenized=None, tokenizer=make_tokenizer(), config=evaluating)
 
 
 @pytest.mark.parametrize(

@@ -87,16 +87,17 @@ def test_a_batch_without_labels_costs_nothing_and_teaches_nothing(model_of, some
     found = model(**batch)
     found.loss.backward()
     assert float(found.loss.detach()) == 0
-    assert found.counts.tolist() == [0, 0, 0]
+    assert found.counts.tolist() == [0] * len(TERMS)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)  # DDP waits for each of them
     assert all(not p.grad.any() for p in trained)
 
 
 def test_each_term_is_counted_and_summed_apart(model_of, some_rows):
-    found, _ = our_step(model_of("llama"), some_rows)
+    rows = [*some_rows, *(some_rows[i]._replace(term=term) for i, term in enumerate(("completion", "counter")))]
+    found, _ = our_step(model_of("llama"), rows)
     for index, term in enumerate(TERMS):
-        of_term = [row for row in some_rows if row.term == term]
+        of_term = [row for row in rows if row.term == term]
         alone, _ = stock_step(model_of("llama"), of_term)
         count = sum(label != IGNORE for row in of_term for label in row.labels)
         assert float(found.counts[index]) == count
@@ -141,12 +142,13 @@ def test_term_weights_scale_the_loss_and_gradients_of_their_rows(model_of, some_
         found.loss.backward()
         return found, gradients(model)
 
-    found, grads = step(some_rows, (1.0, 0.5, 3.0))
-    plain, _ = step(some_rows, (1.0, 1.0, 1.0))
-    weighted = float(plain.loss_sums @ torch.tensor([1.0, 0.5, 3.0]))
+    found, grads = step(some_rows, (1.0, 0.5, 3.0, 1.0, 1.0))
+    plain, _ = step(some_rows, (1.0,) * len(TERMS))
+    weighted = float(plain.loss_sums @ torch.tensor([1.0, 0.5, 3.0, 1.0, 1.0]))
     assert float(found.loss.detach()) == pytest.approx(weighted, rel=step_tolerance())
     assert torch.allclose(found.loss_sums, plain.loss_sums, rtol=step_tolerance())  # logged unweighted
-    by_term = [step([row for row in some_rows if row.term == term], (1.0,) * 3)[1] for term in TERMS]
+    trained = TERMS[:3]
+    by_term = [step([row for row in some_rows if row.term == term], (1.0,) * len(TERMS))[1] for term in trained]
     summed = {name: by_term[0][name] + 0.5 * by_term[1][name] + 3 * by_term[2][name] for name in grads}
     assert_close(grads, summed)
 

@@ -12,26 +12,29 @@ from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluatio
 # a helpful label with a loss of 6, no safe label, four RTO labels with losses of 2 and refusal probabilities of 0.25
 OUTPUTS = LabelLoss(
     loss=torch.tensor(14.0),
-    loss_sums=torch.tensor([6.0, 0.0, 8.0]),
-    counts=torch.tensor([1.0, 0.0, 4.0]),
+    loss_sums=torch.tensor([6.0, 0.0, 8.0, 0.0, 0.0]),
+    counts=torch.tensor([1.0, 0.0, 4.0, 0.0, 0.0]),
     refusal_sum=torch.tensor(1.0),
 )
 
 
 def test_means_are_by_term_and_terms_without_labels_are_left_out():
-    assert TERMS == ("helpful", "safe", "rto")
+    assert TERMS == ("helpful", "safe", "rto", "completion", "counter")
     assert by_term(term_sums(OUTPUTS).tolist()) == {"loss_helpful": 6, "loss_rto": 2, "refusal_probability": 0.25}
 
 
 def test_sums_of_several_micro_batches_give_the_means_over_all_labels():
     other = LabelLoss(
         loss=torch.tensor(4.0),
-        loss_sums=torch.tensor([0.0, 4.0, 0.0]),
-        counts=torch.tensor([0.0, 2.0, 0.0]),
+        loss_sums=torch.tensor([0.0, 4.0, 0.0, 9.0, 5.0]),
+        counts=torch.tensor([0.0, 2.0, 0.0, 3.0, 1.0]),
         refusal_sum=torch.tensor(0.0),
     )
     means = by_term((term_sums(OUTPUTS) + term_sums(other)).tolist())
-    assert means == {"loss_helpful": 6, "loss_safe": 2, "loss_rto": 2, "refusal_probability": 0.25}
+    assert means == {
+        "loss_helpful": 6, "loss_safe": 2, "loss_rto": 2, "loss_completion": 3, "loss_counter": 5,
+        "refusal_probability": 0.25,
+    }  # fmt: skip
 
 
 def test_a_custom_loss_without_sums_logs_no_terms_and_no_refusal_probability():
@@ -51,10 +54,10 @@ def test_an_evaluation_divides_the_loss_by_all_items_and_prefixes_its_metrics():
 
 def test_an_evaluation_without_items_has_a_loss_of_zero():
     empty = LabelLoss(
-        loss=torch.tensor(0.0), loss_sums=torch.zeros(3), counts=torch.zeros(3), refusal_sum=torch.tensor(0.0)
+        loss=torch.tensor(0.0), loss_sums=torch.zeros(5), counts=torch.zeros(5), refusal_sum=torch.tensor(0.0)
     )
     assert evaluation_metrics(evaluation_sums(empty, torch.tensor(0)).tolist(), prefix="eval") == {"eval_loss": 0}
-    assert evaluation_metrics([3.0, 1.0, *[0.0] * 7], prefix="eval") == {"eval_loss": 3}
+    assert evaluation_metrics([3.0, 1.0, *[0.0] * 11], prefix="eval") == {"eval_loss": 3}
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])

@@ -28,6 +28,7 @@ from tolerances import assert_trained_alike, step_tolerance, sum_tolerance
 VOCAB = 512
 FAMILIES = ("llama", "gemma3", "qwen3", "mistral")
 SLIDING_QWEN = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+EVEN = (1.0,) * len(TERMS)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def labels_of(batch):
     return found
 
 
-def expected_of(rows, *, weights=(1.0, 1.0, 1.0), by_row=False):
+def expected_of(rows, *, weights=EVEN, by_row=False):
     found = {}
     for row in rows:
         places = [i for i, label in enumerate(row.labels) if label != IGNORE]
@@ -188,7 +189,7 @@ def test_windows_are_read_from_the_config_by_kind_of_layer(make_model, family, s
 # --- losses and gradients --------------------------------------------------------------------------------------------
 
 
-def step(model, rows, *, capacity, term_weights=(1.0, 1.0, 1.0), by_row=False):
+def step(model, rows, *, capacity, term_weights=EVEN, by_row=False):
     """The mean loss by term, the loss, and its gradients."""
     use_label_loss(model, refusal_ids=(3, 4))
     model.zero_grad()

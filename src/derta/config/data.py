@@ -49,6 +49,7 @@ class DataSection(PrepareConfig):
     """The `data` section of a recipe: data sources and the settings of preparation.
 
     Attributes:
+        counter: Counter examples: benign requests that look like harmful ones, answered (`counter_per_triple`).
         preferences: Rows of {query, chosen, rejected}, the training data of preference methods (dpo) in addition to the
             triples.
         exclude: Requests to exclude from training, in addition to those that the recipe evaluates.
@@ -58,6 +59,7 @@ class DataSection(PrepareConfig):
 
     triples: tuple[SourceSection, ...]
     helpful: tuple[SourceSection, ...]
+    counter: tuple[SourceSection, ...] = ()
     preferences: tuple[SourceSection, ...] = ()
     exclude: tuple[SourceSection, ...] = ()
     max_pairs_per_request: int = Field(default=1, ge=1)

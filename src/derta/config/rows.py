@@ -19,6 +19,7 @@ from derta.records import REFUSAL_WORDS
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+PerTriple = Annotated[float, Field(ge=0, le=1000)]
 
 
 def _from_json(value: Any) -> Any:
@@ -69,11 +70,20 @@ class RowConfig:
         helpful_weight: Weight of the helpful term; the paper's weights are all 1.
         safe_weight: Weight of the safe term.
         rto_weight: Weight of the RTO term.
+        completion_weight: Weight of the completion term.
+        counter_weight: Weight of the counter term.
         normalization: Divisor of the loss. `token`: labelled tokens of the step (as in Hugging Face); `row`: labelled
             tokens of each row, then the number of rows; `micro_batch`: labelled tokens of each micro-batch (as in the
             released code).
         sorry_dropout: Probability of dropping an RTO label: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
+        sorry_dropout_end: That probability at the last token of a harmful response; it is linear in the depth, from
+            `sorry_dropout` at the first token. None: the same at all tokens.
         prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
+        max_prefix: Longest harmful prefix in tokens. None: the whole harmful response.
+        completion_per_triple: Completion rows for each triple: a benign answer, broken off, and a refusal of which the
+            first word is read and the rest is learned (`data.rows.completion_row`).
+        counter_per_triple: Counter examples for each triple: benign requests that look like harmful ones, answered.
+            They are taken from the counter examples of the data, and repeated if there are fewer.
         earlier_turn_share: Share of triples that are split over two turns in an epoch: the start of the harmful
             response is an earlier answer, the user asks to go on, and the model learns to break off now. The paper has
             none.
@@ -104,9 +114,15 @@ class RowConfig:
     helpful_weight: Weight = 1.0
     safe_weight: Weight = 1.0
     rto_weight: Weight = 1.0
+    completion_weight: Weight = 1.0
+    counter_weight: Weight = 1.0
     normalization: Literal["token", "row", "micro_batch"] = "token"
     sorry_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    sorry_dropout_end: Share | None = None
     prefix_share: Share = 2 / 3
+    max_prefix: Count | None = None
+    completion_per_triple: PerTriple = 0.0
+    counter_per_triple: PerTriple = 0.0
     earlier_turn_share: Share = 0.0
     follow_ups: Words = field(default_factory=lambda: FOLLOW_UPS)
     reference: bool = False
@@ -121,9 +137,15 @@ class RowConfig:
         check_rows(self)
 
     @property
-    def term_weights(self) -> tuple[float, float, float]:
+    def term_weights(self) -> tuple[float, ...]:
         """Weights of the loss terms, in the order of `data.rows.TERMS`."""
-        return self.helpful_weight, self.safe_weight, self.rto_weight
+        return (
+            self.helpful_weight,
+            self.safe_weight,
+            self.rto_weight,
+            self.completion_weight,
+            self.counter_weight,
+        )
 
 
 ROW_FIELDS = tuple(item.name for item in fields(RowConfig))
@@ -167,18 +189,8 @@ def check_rows(config: RowConfig) -> None:
     weights = (config.helpful_weight, config.safe_weight, config.rto_weight)
     if not any(weights):
         raise RecipeError("expected at least one above 0, got none", key="helpful_weight, safe_weight, rto_weight")
-    if config.reference and (config.tree_rows or config.branches_per_triple > 1):
-        raise RecipeError(
-            "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
-        )
-    if config.reference and (config.normalization == "row" or weights != (1, 1, 1)):
-        raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
-    if config.reference and config.step_tokens:
-        raise RecipeError("the released code has no step_tokens; leave it out", key="reference")
-    if config.refuse_in != "answer" and config.reference:
-        raise RecipeError("the released code has no refuse_in; leave it out", key="reference")
-    if config.earlier_turn_share and config.reference:
-        raise RecipeError("the released code has no earlier_turn_share; leave it out", key="reference")
+    if config.reference:
+        _check_reference(config)
     if config.earlier_turn_share and not config.follow_ups:
         raise RecipeError("expected at least one message of the user, got none", key="follow_ups")
     if config.tree_rows and config.attn_implementation not in ("sdpa", "flex_attention"):
@@ -186,3 +198,19 @@ def check_rows(config: RowConfig) -> None:
             f"expected attn_implementation sdpa or flex_attention, got {config.attn_implementation}",
             key="tree_rows",
         )
+
+
+def _check_reference(config: RowConfig) -> None:
+    """Refuse the settings that the released code does not have."""
+    if config.tree_rows or config.branches_per_triple > 1:
+        raise RecipeError(
+            "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
+        )
+    defaults = RowConfig.__dataclass_fields__
+    weights = ("helpful_weight", "safe_weight", "rto_weight", "completion_weight", "counter_weight")
+    if config.normalization == "row" or any(getattr(config, name) != 1 for name in weights):
+        raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
+    others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix")
+    for name in (*others, "completion_per_triple", "counter_per_triple"):
+        if getattr(config, name) != defaults[name].default:
+            raise RecipeError(f"the released code has no {name}; leave it out", key="reference")

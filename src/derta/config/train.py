@@ -106,7 +106,7 @@ RENAMED: Mapping[str, str] = {
     "warmup": "warmup_steps",
     "warmup_ratio": "warmup_steps",
     "group_by_length": "train_sampling_strategy: group_by_length",
-    "term_weights": "helpful_weight, safe_weight or rto_weight",
+    "term_weights": "helpful_weight, safe_weight, rto_weight, completion_weight or counter_weight",
     "attention": "attn_implementation",
     "compile": "compile_layers",
     "peft_config": "lora",

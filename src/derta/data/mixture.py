@@ -30,11 +30,15 @@ class MixtureCounts(NamedTuple):
 
 
 class TrainingSet(NamedTuple):
-    """Training set of one method, before tokenization."""
+    """Training set of one method, before tokenization.
+
+    `counter` are the counter examples that a method may take, in the order in which it takes them.
+    """
 
     triples: Sequence[Triple] = ()
     examples: Sequence[Example] = ()
     preferences: Sequence[Preference] = ()
+    counter: Sequence[Example] = ()
 
     def identity(self, *settings: str) -> str:
         """Return a hash of the content, in order, and of `settings`.
@@ -42,7 +46,8 @@ class TrainingSet(NamedTuple):
         >>> TrainingSet([Triple(query="Bread?", safe="No.", harmful="Flour.")]).identity() == TrainingSet().identity()
         False
         """
-        return short_hash(*(",".join(one.id for one in rows) for rows in self), *settings)
+        rows = (self.triples, self.examples, self.preferences, *([self.counter] if self.counter else []))
+        return short_hash(*(",".join(one.id for one in each) for each in rows), *settings)
 
 
 def plan_mixture(
@@ -122,7 +127,12 @@ def _first(items: Sequence[T], count: int, *, seed: int, what: str) -> list[T]:
         raise DataError(
             f"mixture: expected {count} {what}, only {len(items)} are available; lower the count or add data"
         )
-    return sorted(items, key=lambda item: short_hash(str(seed), item.id))[:count]
+    return shuffle(items, seed=seed)[:count]
+
+
+def shuffle(items: Sequence[T], *, seed: int) -> list[T]:
+    """Return the items in the order of the hash of seed and id, which is the same for any input order."""
+    return sorted(items, key=lambda item: short_hash(str(seed), item.id))
 
 
 class HeldOut(NamedTuple):

@@ -12,7 +12,15 @@ from pydantic import ValidationError
 from derta.config import PrepareConfig
 from derta.data.cleaning import clean_examples, clean_triples
 from derta.data.matching import RequestTurns, request_turns
-from derta.data.mixture import MixtureCounts, TrainingSet, draw_mixture, hold_out_requests, plan_mixture, sample
+from derta.data.mixture import (
+    MixtureCounts,
+    TrainingSet,
+    draw_mixture,
+    hold_out_requests,
+    plan_mixture,
+    sample,
+    shuffle,
+)
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
 from derta.files import format_validation_error
@@ -33,6 +41,8 @@ class PreparedData(NamedTuple):
         dropped_examples: Number of dropped helpful examples by reason.
         preferences: Pairs for a preference method, in addition to the triples.
         dropped_preferences: Number of dropped pairs by reason.
+        counter: Counter examples, from which a method with `counter_per_triple` takes its own.
+        dropped_counter: Number of dropped counter examples by reason.
     """
 
     triples: list[Triple]
@@ -45,10 +55,12 @@ class PreparedData(NamedTuple):
     dropped_examples: Counter[str]
     preferences: list[Preference]
     dropped_preferences: Counter[str]
+    counter: list[Example]
+    dropped_counter: Counter[str]
 
     def identity(self) -> str:
         """Return a hash of the data that training sets are sampled from."""
-        return TrainingSet(self.triples, self.examples, self.preferences).identity(str(self.counts))
+        return TrainingSet(self.triples, self.examples, self.preferences, self.counter).identity(str(self.counts))
 
     @property
     def notes(self) -> list[str]:
@@ -66,6 +78,11 @@ class PreparedData(NamedTuple):
             notes.append(
                 f"{len(self.preferences)} preferences remain in addition to the triples; "
                 f"dropped: {format_counts(self.dropped_preferences)}."
+            )
+        if self.counter or self.dropped_counter:
+            notes.append(
+                f"{len(self.counter)} counter examples remain for training; "
+                f"dropped: {format_counts(self.dropped_counter)}."
             )
         return notes
 
@@ -94,7 +111,7 @@ class PreparedData(NamedTuple):
             num_helpful=self.counts.helpful,
             seed=seed,
         )
-        return drawn._replace(preferences=self.preferences)
+        return drawn._replace(preferences=self.preferences, counter=shuffle(self.counter, seed=seed))
 
 
 def prepare(
@@ -103,6 +120,7 @@ def prepare(
     *,
     requests: Iterable[Request | Prompt | RequestTurns] = (),
     preferences: Iterable[Preference] = (),
+    counter: Iterable[Example] = (),
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     seed: int = 0,
     triples_per_unit: int = 2,
@@ -115,7 +133,7 @@ def prepare(
     >>> len(prepared.triples), dict(prepared.dropped_triples), prepared.triples[0].safe
     (4, {'in_evaluation': 1}, 'Sorry, but no.')
     >>> [len(part) for part in prepared.training_set()]
-    [2, 0, 0]
+    [2, 0, 0, 0]
 
     Args:
         triples: Harmful requests, each with a safe and a harmful response.
@@ -123,6 +141,8 @@ def prepare(
         requests: Evaluation data, which is removed from the training data: requests, prompts, texts, or the user turns
             of requests that are not the first of a conversation.
         preferences: Pairs for a preference method, in addition to the triples.
+        counter: Counter examples: benign requests that look like harmful ones, with their answers. They are cleaned as
+            `examples` are, and those that are held out for perplexity are dropped.
         refusal_words: Same as for training; `normalize` replaces apologies with the first one.
         seed: Random seed of the held-out split.
         triples_per_unit: Largest `triples_per_unit` of the methods to train. With 1, as without vanilla, no triples are
@@ -154,6 +174,8 @@ def prepare(
     held_out_ids = {example.id for example in held_out}
     remaining = [example for example in helpful.examples if example.id not in held_out_ids]
     harmful = [text for triple in clean.triples for text in (triple.harmful, *_harmful_turns(triple))]
+    counters = clean_examples(counter, evaluation_requests=evaluated, drop_duplicates=config.drop_duplicates)
+    unseen = [example for example in counters.examples if example.id not in held_out_ids]
     pairs = clean_preferences(preferences, evaluation_requests=evaluated, harmful=harmful)
     return PreparedData(
         triples=split.triples,
@@ -171,6 +193,8 @@ def prepare(
         dropped_examples=helpful.dropped,
         preferences=pairs.preferences,
         dropped_preferences=pairs.dropped,
+        counter=unseen,
+        dropped_counter=counters.dropped + Counter(held_out=len(counters.examples) - len(unseen)),
     )
 
 

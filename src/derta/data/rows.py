@@ -11,30 +11,17 @@ from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from derta.config import RowConfig
 from derta.data.encoding import EncodedExample, EncodedTriple, cut_middle
-from derta.errors import DataError
+from derta.data.train_row import IGNORE as IGNORE
+from derta.data.train_row import TERMS as TERMS
+from derta.data.train_row import Term as Term
+from derta.data.train_row import TrainRow as TrainRow
+from derta.data.train_row import check_row as check_row
 
-IGNORE = -100
-Term = Literal["helpful", "safe", "rto"]
-TERMS: tuple[Term, ...] = ("helpful", "safe", "rto")
 _MIN_PROMPT_TOKENS = 16
-
-
-class TrainRow(NamedTuple):
-    """Training row of a causal LM: `labels[i]` is the target of the output at position i - 1, as in Hugging Face.
-
-    `term` is the loss term of the row's labels. `redraw` is the seed of a dropout that the collator applies to the
-    padded row (reference mode only), else None.
-    """
-
-    id: str
-    term: Term
-    input_ids: list[int]
-    labels: list[int]
-    redraw: str | None = None
 
 
 class Instance(NamedTuple):
@@ -53,6 +40,11 @@ class Instance(NamedTuple):
     def id(self) -> str:
         """Unique id in the training set."""
         return f"{self.term}:{self.source.id}" + (f"#{self.branch}" if self.branch else "")
+
+    @property
+    def is_of_triple(self) -> bool:
+        """Whether the row is one of a triple's own, which start with the same request (see `data.tree`)."""
+        return self.term in ("safe", "rto")
 
 
 def instances(
@@ -273,20 +265,3 @@ def reference_dropout(labels: Sequence[int], *, padded_length: int, redraw: str)
     rng = Random(redraw)  # noqa: S311
     positions = set(rng.sample(range(padded_length), max(1, ceil(padded_length / 20))))
     return [label if i in positions else IGNORE for i, label in enumerate(labels)]
-
-
-def check_row(row: TrainRow) -> TrainRow:
-    """Validate a row and return it.
-
-    Raises:
-        DataError: Lengths differ, the first position has a label (packing would leak it), or no position has a label.
-    """
-    if len(row.input_ids) != len(row.labels) or not row.input_ids:
-        raise DataError(
-            f"row {row.id}: expected as many labels as tokens, got {len(row.labels)} and {len(row.input_ids)}"
-        )
-    if row.labels[0] != IGNORE:
-        raise DataError(f"row {row.id}: expected a prompt before the first label, got none; check the chat template")
-    if row.redraw is None and all(label == IGNORE for label in row.labels):
-        raise DataError(f"row {row.id} ({row.term}): every label is masked; raise max_length or drop the row")
-    return row

@@ -57,14 +57,14 @@ def expand_branches(instances: Sequence[Instance], branches: int) -> list[Instan
 def group_instances(instances: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:
     """Return the items of a training set: single instances or, for trees, all instances of a triple.
 
-    A tree's RTO row comes first, as its trunk.
+    A tree's RTO row comes first, as its trunk. Helpful, completion and counter rows are items of their own.
     """
     expanded = expand_branches(instances, config.branches_per_triple)
     if not config.tree_rows:
         return [[one] for one in expanded]
-    from_triples = sorted((one for one in expanded if one.term != "helpful"), key=_trunk_first)
+    from_triples = sorted((one for one in expanded if one.is_of_triple), key=_trunk_first)
     trees = [list(group) for _, group in groupby(from_triples, key=lambda one: one.source_index)]
-    return [*([one] for one in expanded if one.term == "helpful"), *trees]
+    return [*([one] for one in expanded if not one.is_of_triple), *trees]
 
 
 def _trunk_first(one: Instance) -> tuple[int, bool, int]:

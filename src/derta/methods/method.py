@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,6 +55,8 @@ class Method:
         trainer: Builds the trainer; None: `derta.methods.tuning.row_trainer`, which returns a `DertaTrainer`.
         plan: Counts the trainer's work, as `derta.train.estimate.plan` does.
         unit: The trainer's input, for messages.
+        defaults: Values of config fields for this method. They apply where a setting has its general default, and
+            `method_settings` of a recipe override them.
         trains: False: the recipe's model is not trained, for comparison.
         version: Identifies this version of the method when a run is resumed; None: the source of its functions does.
 
@@ -76,6 +78,7 @@ class Method:
     trainer: Callable[..., Trainer] | None = None
     plan: Callable[[Any], Plan] | None = None
     unit: str = "rows"
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trains: bool = True
     version: str | None = None
 
@@ -86,13 +89,14 @@ class Method:
         Raises:
             RunError: there is no `version`, and one of the functions has no source.
         """
+        defaults = [f"{name}={value}" for name, value in sorted(self.defaults.items())]
         if self.version is not None:
-            return f"{self.name} {self.version}"
+            return " ".join([self.name, self.version, *defaults])
         functions = (self.dataset, self.loss, self.config, self.trainer)
         settings = [
             f"{name}={getattr(self, name)}" for name in ("init_from", "triples_per_unit") if getattr(self, name)
         ]
-        return " ".join([*settings, *(_identify(one) for one in functions if one is not None)])
+        return " ".join([*settings, *defaults, *(_identify(one) for one in functions if one is not None)])
 
 
 def _identify(function: Callable[..., Any]) -> str:

@@ -64,7 +64,7 @@ def check_settings(method: Method, train: TrainSection, settings: Mapping[str, A
     from derta.train.config import recipe_values
 
     where = f"method_settings.{method.name}"
-    recipe_values(train, config=_config_class(method), overrides=settings, where=where)
+    recipe_values(train, method=method, config=_config_class(method), overrides=settings, where=where)
 
 
 def _config_class(method: Method) -> type[DertaConfig]:

@@ -39,6 +39,7 @@ def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedDat
     faults = TemplateFaults(recipe)
     safety = read_source_triples(data.triples, recipe, faults=faults)
     helpful = read_source_examples(data.helpful, recipe, faults=faults)
+    counter = read_source_examples(data.counter, recipe, faults=faults, what="counter examples")
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
     requests, pairs = evaluated_requests(recipe), _read_preferences(recipe, faults=faults)
     try:
@@ -47,21 +48,24 @@ def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedDat
             helpful.examples,
             requests=requests,
             preferences=pairs.preferences,
+            counter=counter.examples,
             refusal_words=recipe.model.refusal_words,
             seed=recipe.seeds[0],
             triples_per_unit=registry.triples_per_unit(recipe.methods),
             **settings,
         )
     except DataError as error:
-        first_fault = safety.first_fault or helpful.first_fault or pairs.first_fault
+        reads = (safety, helpful, counter, pairs)
+        first_fault = next((read.first_fault for read in reads if read.first_fault), "")
         if not first_fault:
             raise
-        count = sum(read.dropped[REFUSED] for read in (safety, helpful, pairs))
+        count = sum(read.dropped[REFUSED] for read in reads)
         raise DataError(f"{error}; {count} rows were dropped: {first_fault}") from error
     return prepared._replace(
         dropped_triples=safety.dropped + prepared.dropped_triples,
         dropped_examples=helpful.dropped + prepared.dropped_examples,
         dropped_preferences=pairs.dropped + prepared.dropped_preferences,
+        dropped_counter=counter.dropped + prepared.dropped_counter,
     )
 
 
@@ -100,7 +104,7 @@ def input_files(recipe: Recipe) -> list[Path]:
 
 def training_files(recipe: Recipe) -> list[Path]:
     """Return the local files that the models of a run are trained from: base model, chat template, training data."""
-    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.preferences]
+    sources = [*recipe.data.triples, *recipe.data.helpful, *recipe.data.counter, *recipe.data.preferences]
     sources += [source for attack in recipe.fine_tuning_attacks for source in (*attack.helpful, *attack.harmful)]
     return [*model_inputs(recipe), *_files_of([source.path for source in sources])]
 
@@ -186,8 +190,10 @@ def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, fau
     )
 
 
-def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults) -> ReadExamples:
-    """Return the helpful examples of some sources, and the number of dropped ones by reason.
+def read_source_examples(
+    sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults, what: str = "helpful examples"
+) -> ReadExamples:
+    """Return the examples of some sources, and the number of dropped ones by reason; `what` names them in the log.
 
     Conversations that the chat template of the recipe's model refuses, as one that starts with the assistant, are
     dropped.
@@ -201,7 +207,7 @@ def read_source_examples(sources: Sequence[SourceSection], recipe: Recipe, *, fa
         )
         for s in sources
     ]
-    _log_limits(sources, (len(one.examples) for one in read), "helpful examples")
+    _log_limits(sources, (len(one.examples) for one in read), what)
     return ReadExamples(
         [example for one in read for example in one.examples],
         sum((one.dropped for one in read), Counter[str]()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from derta.config import ELSEWHERE, REFUSED, RENAMED, ModelSection, RowConfig, TrainSection
 from derta.errors import RecipeError, did_you_mean
+from derta.methods import find_method
 from derta.train.checks import (
     accumulation_steps,
     check_config,
@@ -42,6 +43,8 @@ class DertaConfig(RowConfig, TrainingArguments):
     Every field of the pinned `TrainingArguments` works as in Hugging Face, or is refused with the reason
     (`derta.config.REFUSED`). `gradient_accumulation_steps` is computed from `global_batch_size`, the batch size per
     device and the number of processes. `save_steps` enables saving.
+
+    A field that has its default takes that of the method, if the method has its own (`Method.defaults`).
 
     >>> config = DertaConfig("out", method="derta", sorry_dropout=0.9, global_batch_size=32)
     >>> config.gradient_accumulation_steps, config.learning_rate, config.max_length
@@ -74,6 +77,7 @@ class DertaConfig(RowConfig, TrainingArguments):
     ddp_find_unused_parameters: bool | None = False  # unused parameters are frozen
 
     def __post_init__(self) -> None:
+        vars(self).update(method_defaults(self.method, config=type(self), values=vars(self)))
         for name, value in check_config(type(self), vars(self)).items():
             setattr(self, name, value)
         check_machine(self)
@@ -121,16 +125,29 @@ class DertaConfig(RowConfig, TrainingArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
 
+def method_defaults(method: Any, *, config: type[DertaConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the method's defaults for the fields that have the general default in `values`.
+
+    Raises:
+        RecipeError: an unknown method.
+    """
+    general = defaults_of(config)
+    own = find_method(method).defaults
+    return {name: value for name, value in own.items() if values.get(name, general[name]) == general[name]}
+
+
 def recipe_values(
     train: TrainSection,
     *,
+    method: Any,
     config: type[DertaConfig] = DertaConfig,
     overrides: Mapping[str, Any] | None = None,
     where: str = "method_settings",
 ) -> dict[str, Any]:
     """Return the validated training settings of a recipe for one method.
 
-    Fields that the method's config declares itself take no value from the shared `train` section.
+    Fields that the method's config declares itself take no value from the shared `train` section. A value of `train`
+    that is the general default counts as not set, so that the method's own default applies.
 
     Raises:
         RecipeError: an invalid setting; the message names its key.
@@ -145,6 +162,7 @@ def recipe_values(
             suggestion = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else did_you_mean(name, valid_names)
             raise RecipeError(f"unknown key `{where}.{name}`; {suggestion}")
     shared = {name: value for name, value in train.settings.items() if name not in declared}
+    shared |= method_defaults(method, config=config, values=shared)
     try:
         return shared | check_config(config, {**shared, **overrides})
     except RecipeError as error:
@@ -166,11 +184,11 @@ def train_config(
     Raises:
         RecipeError: an invalid setting, or one that this machine does not support.
     """
-    values = recipe_values(train, config=config, overrides=overrides)
+    values = recipe_values(train, method=method, config=config, overrides=overrides)
     try:
         return config(
             output_dir=str(output_dir),
-            method=method,
+            method=_without_defaults(method),
             seed=seed,
             disable_tqdm=True,
             template=model.template,
@@ -182,6 +200,12 @@ def train_config(
         )
     except RecipeError as error:
         raise error.within("train") from error
+
+
+def _without_defaults(method: Any) -> Any:
+    """Return a method whose defaults are already in the config's values, which may override them."""
+    found = find_method(method)
+    return replace(found, defaults={}) if found.defaults else method
 
 
 def write_arguments(config: TrainingArguments, folder: Path) -> None:

@@ -60,8 +60,7 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, config: DertaConfig) -> ChatForm
 
 
 def encode(
-    triples: Sequence[Triple],
-    examples: Sequence[Example],
+    data: TrainingSet,
     *,
     tokenized: Rows | None,
     what: str,
@@ -71,9 +70,8 @@ def encode(
     """Encode a training set as a dataset of rows; tokenized rows are used unchanged.
 
     Args:
-        triples: Triples to encode.
-        examples: Conversations to encode.
-        tokenized: Rows to use instead of both.
+        data: Triples, examples and counter examples to encode.
+        tokenized: Rows to use instead.
         what: Names of the caller's arguments, for the error message.
         tokenizer: The model's tokenizer.
         config: Training configuration.
@@ -81,8 +79,12 @@ def encode(
     Raises:
         DataError: both kinds of data or none, a safe response that starts with no refusal word, or an invalid row.
     """
-    data = TrainingSet(_records(triples, Triple, "triples"), _records(examples, Example, "examples"))
-    has_records = bool(data.triples or data.examples)
+    data = TrainingSet(
+        _records(data.triples, Triple, "triples"),
+        _records(data.examples, Example, "examples"),
+        counter=_records(data.counter, Example, "counter_examples"),
+    )
+    has_records = bool(data.triples or data.examples or data.counter)
     if has_records == (tokenized is not None):
         raise DataError(f"expected {what}, got {'both' if has_records else 'none'}; pass either rows or records")
     if tokenized is not None:
@@ -95,8 +97,7 @@ def encode(
 
 
 def encode_evaluation(
-    triples: Sequence[Triple],
-    examples: Sequence[Example],
+    data: TrainingSet,
     *,
     tokenized: Rows | Mapping[str, Rows] | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -108,9 +109,9 @@ def encode_evaluation(
         DataError: as in `encode`.
         RecipeError: no data, and the config enables evaluation.
     """
-    if isinstance(tokenized, Mapping) and not (triples or examples):
+    if isinstance(tokenized, Mapping) and not any(data):
         return {name: dataset_from_rows(rows, config=config) for name, rows in tokenized.items()}
-    if tokenized is None and not (triples or examples):
+    if tokenized is None and not any(data):
         if config.eval_strategy != "no" or config.eval_on_start:
             raise RecipeError(
                 "eval_strategy, eval_on_start: expected eval_triples=, eval_examples= or eval_dataset= for evaluation, "
@@ -118,7 +119,7 @@ def encode_evaluation(
             )
         return None
     what = "eval_triples=, eval_examples= or eval_dataset="
-    return encode(triples, examples, tokenized=tokenized, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
+    return encode(data, tokenized=tokenized, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
 
 
 def dataset_from_rows(rows: Any, *, config: DertaConfig) -> RowDataset:
@@ -213,7 +214,7 @@ def _records(values: Any, kind: type, what: str) -> list[Any]:
     if invalid is not None:
         raise DataError(
             f"{what}: expected records ({kind.__name__}), got {type(invalid).__name__}; load files and "
-            f"datasets with derta.load_{what}"
+            f"datasets with derta.load_{kind.__name__.lower()}s"
         )
     return records
 

@@ -44,7 +44,8 @@ def by_term(sums: Sequence[float]) -> dict[str, float]:
     """Return the mean loss of each term that has labels, and the mean refusal probability, by the names in the log."""
     losses, counts, refusal = sums[: len(TERMS)], sums[len(TERMS) : -1], sums[-1]
     means = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
-    return means | ({"refusal_probability": refusal / counts[-1]} if counts[-1] and not math.isnan(refusal) else {})
+    at_rto = counts[TERMS.index("rto")]
+    return means | ({"refusal_probability": refusal / at_rto} if at_rto and not math.isnan(refusal) else {})
 
 
 def evaluation_sums(outputs: Any, items: Tensor) -> Tensor:

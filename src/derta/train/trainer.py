@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from derta.chat import refusal_tokens
+from derta.data.mixture import TrainingSet
 from derta.data.rows import TERMS, TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
@@ -48,8 +49,9 @@ from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluatio
 class DertaTrainer(Trainer):
     """Trainer of a model with one of derta's methods, or a custom one.
 
-    `log` adds `loss_helpful`, `loss_safe`, `loss_rto` and `refusal_probability` (of the refusal words' first tokens);
-    `evaluate` returns the same for the evaluation set. A step's loss is divided by the sum of `items` over its
+    `log` adds the loss of each term that has labels (`loss_helpful`, `loss_safe`, `loss_rto`, `loss_completion`,
+    `loss_counter`) and `refusal_probability` (of the refusal words' first tokens, at RTO labels); `evaluate` returns
+    the same for the evaluation set. A step's loss is divided by the sum of `items` over its
     micro-batches on all devices, so the size of micro-batches never changes a step. With `normalization="micro_batch"`
     each micro-batch is averaged instead, as in the released code (a micro-batch without labels is NaN there, and 0
     here). Checkpoints, schedulers, mixed precision, `report_to`, resuming and pushing are the Trainer's. Training
@@ -75,11 +77,13 @@ class DertaTrainer(Trainer):
         args: Training configuration.
         triples: Requests with a safe and a harmful response. They are used unchanged: `derta.prepare` cleans and mixes.
         examples: Helpful conversations.
+        counter_examples: Counter examples for a method with `counter_per_triple`, which takes the first of them.
         train_dataset: Tokenized rows instead of both: `input_ids`, `labels` (-100: no loss) and `term` (one of
             `TERMS`); or instances of `data.rows`.
         eval_dataset: Tokenized rows for evaluation, or several such sets by name.
         eval_triples: Triples for evaluation.
         eval_examples: Examples for evaluation.
+        eval_counter_examples: Counter examples for evaluation. Terms without data for evaluation are not evaluated.
         processing_class: The model's tokenizer. Default: the tokenizer of the folder that the model is loaded from.
         peft_config: Train adapters of this config instead of the model.
         callbacks: As in `Trainer`.
@@ -101,10 +105,12 @@ class DertaTrainer(Trainer):
         *,
         triples: Sequence[Triple] = (),
         examples: Sequence[Example] = (),
+        counter_examples: Sequence[Example] = (),
         train_dataset: Rows | None = None,
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         eval_triples: Sequence[Triple] = (),
         eval_examples: Sequence[Example] = (),
+        eval_counter_examples: Sequence[Example] = (),
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -116,10 +122,10 @@ class DertaTrainer(Trainer):
         prepare_process(args)
         tokenizer = processing_class or tokenizer_of(model, args)
         what = "triples=, examples= or train_dataset="
-        rows = encode(triples, examples, tokenized=train_dataset, what=what, tokenizer=tokenizer, config=args)
-        eval_rows: Any = encode_evaluation(
-            eval_triples, eval_examples, tokenized=eval_dataset, tokenizer=tokenizer, config=args
-        )
+        data = TrainingSet(triples, examples, counter=counter_examples)
+        rows = encode(data, tokenized=train_dataset, what=what, tokenizer=tokenizer, config=args)
+        data = TrainingSet(eval_triples, eval_examples, counter=eval_counter_examples)
+        eval_rows: Any = encode_evaluation(data, tokenized=eval_dataset, tokenizer=tokenizer, config=args)
         if args.step_tokens is not None:
             args.gradient_accumulation_steps = micro_batches_per_step(rows, args)
         self._loss = method.loss or label_loss
