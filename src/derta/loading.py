@@ -51,6 +51,19 @@ def _as_model_error(path: str, what: str, attn_implementation: str | None = None
         raise ModelError(f"{path}: cannot load {what} ({first}); check the folder or hub id") from error
 
 
+def keep_attention_off_cudnn() -> None:
+    """Choose other kernels than cuDNN's for attention by sdpa in this process; no effect without a GPU.
+
+    On Hopper and Blackwell GPUs torch (2.11, for one) prefers cuDNN for attention in 16 bits, and cuDNN builds a plan
+    for every new shape: tens of milliseconds in decoding, up to a second in a training step. Batches of text have a new
+    shape each time, a KV cache at every token, so the plans take more time than all else (LOG.md). For batches of one
+    shape, `torch.backends.cuda.enable_cudnn_sdp(True)` turns it on again.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def check_model_path(path: str, *, needs: str) -> None:
     """Validate a model path: a folder with the file `needs`, or a string in the format of a hub id.
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import NoBadWordsLogitsProcessor
 
 from derta.chat import chat_format
-from derta.engines import load_engine
+from derta.engines import decoding, load_engine
 from derta.engines.decoding import BannedTokens, GeneratedRow, banned_tokens, greedy, next_tokens
 from derta.errors import ModelError
 from derta.records import Decoding, Prompt
@@ -68,6 +68,32 @@ def test_finished_rows_leave_the_batch(make_model, prompts):
     steps = [len(row.token_ids) + (row.stop_reason == "eos") for row in written]
     assert sizes == [sum(step > i for step in steps) for i in range(max(steps))]
     assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("banned", [None, [BannedTokens(((30,), (31, 7)))] * len(LENGTHS)])
+def test_rows_that_stay_after_their_end_change_no_reply(make_model, prompts, monkeypatch, banned):
+    model = make_model("llama", vocab_size=460)
+    expected = list(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
+    monkeypatch.setattr(decoding, "finished_share", lambda device: 0.25)
+    sizes = []
+    hook = model.register_forward_pre_hook(
+        lambda _module, _args, named: sizes.append(len(named["input_ids"])), with_kwargs=True
+    )
+    found = list(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
+    hook.remove()
+    assert found == expected
+    steps = [len(row.token_ids) + (row.stop_reason == "eos") for row in found]
+    running = [sum(step > i for step in steps) for i in range(max(steps))]
+    assert all(size - some <= size * 0.25 for size, some in zip(sizes, running, strict=True))
+    assert 1 < len(set(sizes)) < len(set(running))
+
+
+def test_only_running_rows_must_have_finite_logits(monkeypatch):
+    monkeypatch.setattr(decoding, "finished_share", lambda device: 0.9)
+    model = Markov({MIX: [SURE], SURE: [FLOUR], FLOUR: [FLOUR], SORRY: [END]})
+    model.table[END] = torch.nan
+    written = by_row(greedy(model, [[MIX], [SORRY]], max_new_tokens=3, stop_ids={END}))
+    assert {row: one.token_ids for row, one in written.items()} == {0: [SURE, FLOUR, FLOUR], 1: []}
 
 
 def test_a_first_stop_token_is_an_empty_reply(make_model):

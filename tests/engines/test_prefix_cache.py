@@ -40,7 +40,7 @@ def plain(model, rows):
 @pytest.mark.parametrize("chunk", [1, 40, 10**6])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen3", "mistral", "gpt2"])
 def test_prefixes_and_chunks_produce_the_cache_of_one_batch(make_model, rows, kind, chunk, monkeypatch):
-    monkeypatch.setitem(prefix_cache.CHUNK_TOKENS, "cpu", chunk)
+    monkeypatch.setattr(prefix_cache, "chunk_tokens", lambda device: chunk)
     model = make_model(kind, vocab_size=VOCAB)
     prefixes = find_prefixes(model, rows)
     assert [prefix and len(prefix.token_ids) for prefix in prefixes] == [None, 90, 70, 90, 70, 90, None, 70, None]

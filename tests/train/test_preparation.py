@@ -67,8 +67,9 @@ def test_running_out_of_memory_while_a_model_is_loaded_is_a_model_error(config, 
         prepare_model("org/name", config, refusal_ids=REFUSALS)
 
 
-def test_a_process_gets_the_configs_threads_and_seed(tmp_path):
+def test_a_process_gets_the_configs_threads_and_seed_and_no_attention_by_cudnn(tmp_path):
     before = torch.get_num_threads()
+    torch.backends.cuda.enable_cudnn_sdp(True)
     try:
         draws = []
         for seed in (5, 5, 6):
@@ -76,6 +77,7 @@ def test_a_process_gets_the_configs_threads_and_seed(tmp_path):
             assert torch.get_num_threads() == before + 1
             draws.append(float(torch.rand(())))
         assert draws[0] == draws[1] != draws[2]
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.set_num_threads(before)
 

@@ -144,13 +144,13 @@ class GenerateSection(Section):
         engine: `hf` or `vllm`. `vllm` does not support attacks on decoding (refusal_ban, rank_assisted).
         settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
             recipe's other sections.
-        batch_tokens: Batch size as rows times tokens, for `hf` only.
+        batch_tokens: Batch size as rows times tokens, for `hf` only. None: by device and its free memory.
     """
 
     engine: Literal["hf", "vllm"] = "hf"
     settings: dict[str, Any] = Field(default_factory=dict)
     max_new_tokens: int = Field(default=1024, ge=1)
-    batch_tokens: int = Field(default=16384, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     @field_validator("engine", mode="before")

@@ -15,9 +15,6 @@ from derta.records import Prompt
 
 T = TypeVar("T")
 
-MAX_LOGITS = 2**26
-"""Maximum number of logits in memory: 0.25 GB in float32, or 256 positions of a vocabulary of 262,144."""
-
 
 class NonFiniteLogitsError(DertaError):
     """Error for NaN or infinite logits in a batch: their most likely token is arbitrary, and their scores are NaN.

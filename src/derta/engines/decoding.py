@@ -11,6 +11,7 @@ from torch import Tensor
 
 from derta.chat import ChatFormat, encode_continuation
 from derta.engines.batching import NonFiniteLogitsError, forward, select_rows
+from derta.engines.capacity import finished_share
 from derta.engines.prefix_cache import Prefix, prefill
 from derta.errors import ModelError
 from derta.records import Decoding
@@ -106,6 +107,8 @@ def greedy(
 ) -> Iterator[GeneratedRow]:
     """Yield each row's generated tokens when the row ends; the others continue in a smaller batch.
 
+    On a GPU ended rows stay in the batch, unread, until a quarter of it has ended.
+
     Of equally likely tokens the first is chosen, as in `model.generate`.
 
     Args:
@@ -122,27 +125,31 @@ def greedy(
     logits, cache, mask = prefill(model, prompts, prefixes)
     live = list(range(len(prompts)))
     token_ids: list[list[int]] = [[] for _ in prompts]
+    ended: set[int] = set()
+    bans = banned or [None] * len(prompts)
     while True:
-        histories = None if banned is None else [(token_ids[row], banned[row]) for row in live]
+        histories = None if banned is None else [(token_ids[row], None if row in ended else bans[row]) for row in live]
         chosen = next_tokens(logits, histories)
-        if _NOT_FINITE in chosen:
-            raise NonFiniteLogitsError(live[chosen.index(_NOT_FINITE)])
-        unfinished: list[int] = []
-        for place, (row, token) in enumerate(zip(live, chosen, strict=True)):
-            if token in stop_ids:
+        running = [(place, row) for place, row in enumerate(live) if row not in ended]
+        for place, row in running:
+            if chosen[place] == _NOT_FINITE:
+                raise NonFiniteLogitsError(row)
+        for place, row in running:
+            if chosen[place] in stop_ids:
+                ended.add(row)
                 yield GeneratedRow(row, token_ids[row], "eos")
                 continue
-            token_ids[row].append(token)
+            token_ids[row].append(chosen[place])
             if len(token_ids[row]) == max_new_tokens:
+                ended.add(row)
                 yield GeneratedRow(row, token_ids[row], "length")
-            else:
-                unfinished.append(place)
+        unfinished = [place for place, row in enumerate(live) if row not in ended]
         if not unfinished:
             return
-        if len(unfinished) < len(live):
+        if len(live) - len(unfinished) > finished_share(mask.device) * len(live):
             mask = select_rows(unfinished, mask=mask, cache=cache)
-            live = [live[place] for place in unfinished]
-        input_ids = torch.tensor([[chosen[place]] for place in unfinished], device=mask.device)
-        mask = torch.cat([mask, mask.new_ones(len(unfinished), 1)], dim=1)
+            live, chosen = [live[place] for place in unfinished], [chosen[place] for place in unfinished]
+        input_ids = torch.tensor(chosen, device=mask.device).clamp(min=0)[:, None]  # of an ended row: any token
+        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
         output = forward(model, input_ids=input_ids, mask=mask, cache=cache, logits_to_keep=1)
         logits, cache = output.logits[:, -1], output.past_key_values

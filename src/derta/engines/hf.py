@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from derta.chat import ChatFormat, Turn, answer_offset, chat_format, encode_prompt, refusal_tokens
 from derta.config import RowConfig
-from derta.engines.batching import MAX_LOGITS, in_eval_mode, token_batches
+from derta.engines.batching import in_eval_mode, token_batches
+from derta.engines.capacity import batch_tokens, max_logits
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
-from derta.engines.prefix_cache import Prefix, find_prefixes
+from derta.engines.prefix_cache import Prefix, find_prefixes, supports_prefix_cache
 from derta.engines.scoring import RowScores, score
 from derta.engines.token_io import (
     check_encoded,
@@ -26,10 +27,15 @@ from derta.engines.token_io import (
     refusal_rows,
 )
 from derta.errors import EngineError, ModelError
-from derta.loading import check_model_path, load_adapter, load_model, load_tokenizer, position_limit
+from derta.loading import (
+    check_model_path,
+    keep_attention_off_cudnn,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    position_limit,
+)
 from derta.records import REFUSAL_WORDS, Prompt, Reply
-
-MAX_BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +43,14 @@ class HfEngine:
     """Causal language model with its chat format.
 
     A model in training mode is in eval mode while it computes, and in training mode between replies and afterwards.
-    `max_batch_tokens` limits rows times (prompt and new tokens) of a batch, and so the size of the KV cache.
+    `max_batch_tokens` limits rows times (prompt and new tokens) of a batch, and so the size of the KV cache; None: the
+    limit of the device (see `capacity`).
     """
 
     model: Any
     chat: ChatFormat
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
-    max_batch_tokens: int = MAX_BATCH_TOKENS
+    max_batch_tokens: int | None = None
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """Yield greedy replies, each as soon as it ends; prompts of similar length share a batch.
@@ -160,14 +167,13 @@ class HfEngine:
         return [by_index[index] for index in range(len(turns))]
 
     def _batches(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Iterator[list[int]]:
-        max_rows = MAX_LOGITS // self.model.get_input_embeddings().num_embeddings
+        tokens = self.max_batch_tokens or batch_tokens(self.model, chunked=supports_prefix_cache(self.model))
+        max_rows = max_logits(self.model.device) // self._num_embeddings
         together: dict[int, list[int]] = {}
         for row, prefix in enumerate(prefixes):
             if prefix is not None:
                 together.setdefault(id(prefix), []).append(row)
-        return token_batches(
-            lengths, max_batch_tokens=self.max_batch_tokens, max_rows=max_rows, together=[*together.values()]
-        )
+        return token_batches(lengths, max_batch_tokens=tokens, max_rows=max_rows, together=[*together.values()])
 
     def _check_prompts(self, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], new: Sequence[int]) -> None:
         positions = position_limit(self.model.config)
@@ -209,7 +215,7 @@ def load(
     thinking: bool = True,
     dtype: str = "auto",
     device: str = "auto",
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     refusal_words: Sequence[str] = REFUSAL_WORDS,
     threads: int | None = None,
     trust_remote_code: bool = False,
@@ -227,7 +233,8 @@ def load(
         thinking: Whether replies of a model that thinks begin with its thought, or after an empty one.
         dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
         device: `auto` (all accelerators if there are any, else the CPU), `cpu`, `cuda:1`, and so on.
-        max_batch_tokens: Maximum of rows times tokens in a batch.
+        max_batch_tokens: Maximum of rows times tokens in a batch. None: 16,384 on a CPU, up to 131,072 on a GPU, as
+            its free memory allows.
         refusal_words: Words that `refusal_probability` counts as the start of a refusal.
         threads: CPU threads of the whole process; None keeps torch's default.
         trust_remote_code: Run code that the model contains.
@@ -240,6 +247,7 @@ def load(
         if threads < 1:
             raise ModelError(f"threads: expected at least 1, got {threads}")
         torch.set_num_threads(threads)
+    keep_attention_off_cudnn()
     name = str(model) if isinstance(model, str | Path) else type(model).__name__
     if not isinstance(model, str | Path):
         _check_in_memory(name, adapter=adapter, dtype=dtype, device=device)

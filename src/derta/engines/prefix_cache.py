@@ -14,9 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from derta.engines.batching import PaddedBatch, forward, pad, token_batches
-
-CHUNK_TOKENS = {"cpu": 1024}
-"""Maximum prompt tokens of a prefill chunk, by device: more overflow a CPU's caches; elsewhere a batch is one chunk."""
+from derta.engines.capacity import chunk_tokens
 
 PASS_TOKENS = 64
 """Fixed cost of the extra pass over a prefix, in tokens: sharing must save more than this."""
@@ -83,7 +81,7 @@ def prefill(
     """
     prefixes = prefixes or [None] * len(rows)
     mask = pad([[1] * len(row) for row in rows], side="left", device=model.device).mask
-    batches = _chunks(rows, prefixes, limit=CHUNK_TOKENS.get(model.device.type))
+    batches = _chunks(rows, prefixes, limit=chunk_tokens(model.device))
     if not supports_prefix_cache(model) or (len(batches) == 1 and not any(prefixes)):
         whole = pad(rows, side="left", device=model.device)
         output = forward(model, **whole._asdict(), cache=None, logits_to_keep=1)
@@ -100,15 +98,14 @@ def prefill(
     return PrefillOutput(torch.cat([chunk[0] for chunk in chunks])[order], cache, mask)
 
 
-def _chunks(rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None], *, limit: int | None) -> list[list[int]]:
+def _chunks(rows: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None], *, limit: int) -> list[list[int]]:
     """Return the rows of each chunk; rows with and without a prefix differ in new tokens and share no chunk."""
     new = [len(row) - len(prefix.token_ids if prefix else ()) for row, prefix in zip(rows, prefixes, strict=True)]
     chunks: list[list[int]] = []
     for has_prefix in (True, False):
         indices = [i for i, prefix in enumerate(prefixes) if (prefix is not None) == has_prefix]
         lengths = [new[i] for i in indices]
-        budget = sum(lengths) * len(indices) if limit is None else limit
-        batches = token_batches(lengths, max_batch_tokens=budget, max_rows=len(indices))
+        batches = token_batches(lengths, max_batch_tokens=limit, max_rows=len(indices))
         chunks += [[indices[place] for place in batch] for batch in batches]
     return chunks
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from derta.chat import Turn
-from derta.engines.batching import MAX_LOGITS, NonFiniteLogitsError, forward, pad, select_rows
+from derta.engines.batching import NonFiniteLogitsError, forward, pad, select_rows
+from derta.engines.capacity import max_logits as max_logits_of
 from derta.engines.prefix_cache import Prefix, prefill
 
 
@@ -69,7 +70,7 @@ def score(
     turns: Sequence[Turn],
     *,
     refusal_ids: Sequence[int],
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
 ) -> Iterator[RowScores]:
     """Yield the scores of each response of a batch of turns, when the row ends.
@@ -81,12 +82,13 @@ def score(
         model: Causal language model.
         turns: Encoded prompts with their responses.
         refusal_ids: Refusal tokens, of which the probabilities are summed.
-        max_logits: Maximum number of logits in memory.
+        max_logits: Maximum number of logits in memory; None: that of the device.
         prefixes: Shared prefix of each prompt, or None for a prompt without one (see `find_prefixes`).
 
     Raises:
         NonFiniteLogitsError: the logits of a row are NaN or infinite.
     """
+    max_logits = max_logits or max_logits_of(model.device)
     live, begin = list(range(len(turns))), 0
     tally = _ScoreAccumulator(turns, refusal_ids, model.device)
     logits, cache, mask = prefill(model, [turn.prompt_ids for turn in turns], prefixes)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from derta.errors import ModelError, RecipeError
+from derta.loading import keep_attention_off_cudnn
 from derta.train.adapters import freeze_unused_by_text, is_4bit, load_base, with_lora
 from derta.train.collator import check_packing
 from derta.train.config import DertaConfig
@@ -22,7 +23,7 @@ from derta.train.tree_attention import check_trees
 
 
 def prepare_process(config: DertaConfig) -> None:
-    """Validate the launch, and configure this process: threads, memory allocation, random seed.
+    """Validate the launch, and configure this process: threads, memory, attention, random seed.
 
     Raises:
         RunError: a sharded launch without accelerators.
@@ -31,6 +32,7 @@ def prepare_process(config: DertaConfig) -> None:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     keep_freed_memory()
+    keep_attention_off_cudnn()
     torch.manual_seed(config.seed)
 
 
