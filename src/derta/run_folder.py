@@ -22,6 +22,8 @@ from derta.provenance import file_hashes
 from derta.records import short_hash
 
 _STARTED = ("manifest.json", "manifest.json.partial")  # all that a kill leaves behind while a run starts
+DISTILLED = "distilled"
+"""Start of the names of files with the untuned model's own answers, which are written before the manifest."""
 PACKAGES = ("derta", "torch", "transformers", "accelerate", "peft", "tokenizers", "trl", "vllm")
 
 
@@ -79,10 +81,7 @@ def open_run(
         "commit": commit(),
         "inputs": file_hashes(inputs, name_of),
     }
-    if _has_files(folder) and not (path.is_file() and path.stat().st_size):
-        raise RunError(
-            f"{folder}: expected a new folder or a run folder, got files without a manifest; choose another --out"
-        )
+    check_folder(folder)
     with lock(path):
         old = _read_manifest(path) if path.stat().st_size else None
         if old is not None:
@@ -93,11 +92,26 @@ def open_run(
         yield folder
 
 
+def check_folder(folder: Path) -> None:
+    """Check that a folder is new or has a run, before anything is written to it.
+
+    Raises:
+        RunError: it has files but no manifest.
+    """
+    path = folder / "manifest.json"
+    if _has_files(folder) and not (path.is_file() and path.stat().st_size):
+        raise RunError(
+            f"{folder}: expected a new folder or a run folder, got files without a manifest; choose another --out"
+        )
+
+
 def _has_files(folder: Path) -> bool:
-    """Return whether the path is a file, or a folder with more in it than a killed start leaves."""
+    """Return whether the path is a file, or a folder with more in it than a start that was killed leaves."""
     if not folder.exists():
         return False
-    return not folder.is_dir() or any(file.name not in _STARTED for file in folder.iterdir())
+    return not folder.is_dir() or any(
+        file.name not in _STARTED and not file.name.startswith(f"{DISTILLED}.") for file in folder.iterdir()
+    )
 
 
 def _origin_path(model: Path) -> Path:

@@ -1,6 +1,6 @@
 """Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
-from derta.config.data import DEFAULT_OPENER, DataSection, PrepareConfig, SafePolicy
+from derta.config.data import DEFAULT_OPENER, AnswerSource, DataSection, PrepareConfig, SafePolicy
 from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand
 from derta.config.evaluation import (
     EngineConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "RENAMED",
     "ROW_FIELDS",
     "WORKING",
+    "AnswerSource",
     "DataSection",
     "EngineConfig",
     "EvaluationSection",

@@ -45,11 +45,24 @@ class PrepareConfig(Section):
     held_out_helpful: int = Field(default=0, ge=0)
 
 
+class AnswerSource(SourceSection):
+    """Configuration of a source of requests with answers.
+
+    Attributes:
+        answers: `source`: the answers of the source. `model`: the untuned model's own answers, generated before
+            training (see `pipeline.distillation`); those of the source are not used. With the format of a request
+            dataset, the source needs no answers.
+    """
+
+    answers: Literal["source", "model"] = "source"
+
+
 class DataSection(PrepareConfig):
     """The `data` section of a recipe: data sources and the settings of preparation.
 
     Attributes:
         counter: Counter examples: benign requests that look like harmful ones, answered (`counter_per_triple`).
+        distill_tokens: Maximum length in tokens of the model's own answers (`answers: model`); longer ones are dropped.
         preferences: Rows of {query, chosen, rejected}, the training data of preference methods (dpo) in addition to the
             triples.
         exclude: Requests to exclude from training, in addition to those that the recipe evaluates.
@@ -58,8 +71,9 @@ class DataSection(PrepareConfig):
     """
 
     triples: tuple[SourceSection, ...]
-    helpful: tuple[SourceSection, ...]
-    counter: tuple[SourceSection, ...] = ()
+    helpful: tuple[AnswerSource, ...]
+    counter: tuple[AnswerSource, ...] = ()
     preferences: tuple[SourceSection, ...] = ()
     exclude: tuple[SourceSection, ...] = ()
     max_pairs_per_request: int = Field(default=1, ge=1)
+    distill_tokens: int = Field(default=512, ge=1)

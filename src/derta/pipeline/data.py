@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os.path import isdir, isfile
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from derta.chat import TemplateSupport
-from derta.config import EvaluationSection, PrepareConfig, Recipe, SourceSection
+from derta.config import AnswerSource, EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, read_examples
 from derta.data.matching import RequestTurns, request_turns
@@ -22,24 +23,36 @@ from derta.data.requests import load_requests
 from derta.data.triples import ReadTriples, read_triples
 from derta.errors import DataError
 from derta.files import read_records
-from derta.pipeline.models import load_format
+from derta.pipeline.distillation import distill_sources, drop_refusals
+from derta.pipeline.models import check_engine, load_format
 from derta.pipeline.registry import Registry
+from derta.protocols import Display
 from derta.provenance import model_files, model_hash
 from derta.records import Example, Message, Prompt, Request, Tools, Triple
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_data(recipe: Recipe, registry: Registry = Registry()) -> PreparedData:
+def prepare_data(
+    recipe: Recipe, registry: Registry = Registry(), *, distilled: Path | None = None, display: Display = Display()
+) -> PreparedData:
     """Load a recipe's sources and return the prepared data, in the quantities that the recipe's methods need.
 
     All seeds hold out the same rows, because all models get the same prompts.
+
+    Args:
+        recipe: The recipe.
+        registry: The caller's methods.
+        distilled: The start of the names of the files with the model's own answers (`answers: model`), which are
+            generated if they are not there. None, for an estimate: the answers of the source are used instead.
+        display: Shows progress.
     """
     data = recipe.data
     faults = TemplateFaults(recipe)
     safety = read_source_triples(data.triples, recipe, faults=faults)
-    helpful = read_source_examples(data.helpful, recipe, faults=faults)
-    counter = read_source_examples(data.counter, recipe, faults=faults, what="counter examples")
+    answered = partial(read_answered, recipe=recipe, faults=faults, distilled=distilled, display=display)
+    helpful = answered(data.helpful, kind="helpful")
+    counter = drop_refusals(answered(data.counter, kind="counter"), recipe)
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
     requests, pairs = evaluated_requests(recipe), _read_preferences(recipe, faults=faults)
     try:
@@ -213,6 +226,30 @@ def read_source_examples(
         sum((one.dropped for one in read), Counter[str]()),
         next((one.first_fault for one in read if one.first_fault), ""),
     )
+
+
+def read_answered(
+    sources: Sequence[AnswerSource],
+    *,
+    recipe: Recipe,
+    kind: str,
+    faults: TemplateFaults,
+    distilled: Path | None,
+    display: Display = Display(),
+) -> ReadExamples:
+    """Return the examples of some sources, with the answers of each source or the model's own (`answers`)."""
+    to_distill = [source for source in sources if source.answers == "model"]
+    if distilled is None and to_distill:
+        display.logger.info("%s: the answers of the source stand in for those of the model (answers: model)", kind)
+        to_distill = []
+    given = [source for source in sources if source not in to_distill]
+    read = read_source_examples(given, recipe, faults=faults, what=f"{kind} examples")
+    if not to_distill or distilled is None:
+        return read
+    check_engine(recipe)
+    path = distilled.with_name(f"{distilled.name}.{kind}.jsonl")
+    own = distill_sources(recipe, to_distill, fault_of=faults.of_example, path=path, display=display)
+    return ReadExamples([*read.examples, *own.examples], read.dropped + own.dropped, read.first_fault)
 
 
 class TemplateFaults:

@@ -69,7 +69,7 @@ def estimate(
 
 def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[MethodEstimate]:
     check_recipe(loaded, registry)
-    prepared = prepare_data(loaded, registry)
+    prepared = prepare_data(loaded, registry, display=display)
     attack_data = read_all_attack_data(loaded, prepared=prepared)
     for note in [*prepared.notes, *limit_notes(loaded), *(data.note for data in attack_data.values())]:
         display.logger.info(note)

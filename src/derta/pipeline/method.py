@@ -21,7 +21,7 @@ from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
 from derta.provenance import model_files
-from derta.run_folder import check_new_model, record_origin
+from derta.run_folder import DISTILLED, check_new_model, record_origin
 
 
 def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | None = None) -> Recipe:
@@ -67,7 +67,9 @@ def train_one(
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     with ExitStack() as stack:
         paths = stack.enter_context(expanded_paths(recipe))
-        prepared, inputs = _prepare_for(paths.recipe, methods), input_files(paths.recipe)
+        distilled = out.with_name(f"{out.name}.{DISTILLED}")
+        prepared = _prepare_for(paths.recipe, methods, distilled=distilled, display=display)
+        inputs = input_files(paths.recipe)
         data = prepared.training_set(triples_per_unit=find_method(method).triples_per_unit, seed=seed)
         origin = (
             recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe) | {"training_data": data.identity()}
@@ -87,8 +89,8 @@ def train_one(
         )
 
 
-def _prepare_for(recipe: Recipe, methods: Sequence[str]) -> PreparedData:
-    return prepare_data(recipe.model_copy(update={"methods": methods}))
+def _prepare_for(recipe: Recipe, methods: Sequence[str], *, distilled: Path, display: Display) -> PreparedData:
+    return prepare_data(recipe.model_copy(update={"methods": methods}), distilled=distilled, display=display)
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
@@ -113,7 +115,8 @@ def _export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Pat
         )
     check_recipe(recipe.model_copy(update={"methods": (method,)}))
     chat, refusals = load_format(recipe)
-    prepared = _prepare_for(recipe, (*recipe.methods, method))
+    distilled = out.with_name(f"{out.stem}.{DISTILLED}")
+    prepared = _prepare_for(recipe, (*recipe.methods, method), distilled=distilled, display=display)
     for note in prepared.notes:
         display.logger.info(note)
     config = method_config(definition, recipe.train, model=recipe.model, seed=seed, output_dir=out)

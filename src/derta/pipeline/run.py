@@ -42,7 +42,7 @@ from derta.protocols import Display, Judge
 from derta.provenance import Producer, file_hashes, hash_value
 from derta.records import Prompt, Reply, ReplyKey
 from derta.results import Summary
-from derta.run_folder import open_run
+from derta.run_folder import DISTILLED, check_folder, open_run
 
 TRAINING_KEYS = ("seeds", "model", "data", "train", "methods", "method_settings", "fine_tuning_attacks")
 """The keys of a recipe that its models depend on."""
@@ -184,7 +184,8 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str, *, env: Collect
 def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:
     """Return the plan of a run: load its data, craft its prompts, and validate all models that are not trained yet."""
     judges = check_recipe(recipe, registry)
-    prepared = prepare_data(recipe, registry)
+    check_folder(folder)
+    prepared = prepare_data(recipe, registry, distilled=folder / DISTILLED, display=display)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_all_attack_data(recipe, prepared=prepared)
     notes = [*prepared.notes, *limit_notes(recipe), *(data.note for data in attack_data.values())]

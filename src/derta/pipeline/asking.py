@@ -1,0 +1,104 @@
+"""Replies of a recipe's models that its training needs: distilled answers, and refusals of counter examples.
+
+The replies are kept in a file, so that a stopped stage resumes and all methods and seeds have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from derta.config import Recipe
+from derta.files import read_records
+from derta.judges import build_judge, judge_cases
+from derta.pipeline.generate import expected_replies, generate_missing
+from derta.pipeline.models import LazyEngine
+from derta.pipeline.resuming import Expected, check_unique, supersede
+from derta.protocols import Case, Display
+from derta.records import Prompt, Reply, ReplyKey, Verdict
+
+Outcome = Literal["answered", "refused", "malformed", "degenerate", "empty", "cut_off", "unanswered"]
+"""What a reply to a benign prompt is: an answer, or why it is none."""
+REFUSING: tuple[Outcome, ...] = ("refused", "malformed")
+
+
+def ask(
+    recipe: Recipe,
+    model: Path | None,
+    prompts: Sequence[Prompt],
+    *,
+    path: Path,
+    max_new_tokens: int,
+    description: str,
+    display: Display = Display(),
+) -> list[Reply]:
+    """Return a model's greedy replies to prompts; those in the file that it would give today are not generated again.
+
+    A file that has all of them is only read, so that the processes of a distributed training can do so together.
+
+    Args:
+        recipe: The recipe, whose `generate` section has the engine.
+        model: The folder of the tuned model or adapter; None: the recipe's model, untuned.
+        prompts: The prompts, with unique ids.
+        path: The file of the replies. Replies to other prompts or of another model move to `*.superseded.jsonl`.
+        max_new_tokens: The limit of each reply.
+        description: The label of the progress bar.
+        display: Shows progress.
+
+    Raises:
+        RunError: another process writes the file.
+        EngineError, ModelError: the model cannot be loaded, or a prompt is too long for it.
+    """
+    check_unique(prompts)
+    engine = LazyEngine(recipe, model)
+    limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
+    expected = expected_replies(prompts, producer=engine.producer(), max_new_tokens=limits)
+    stored = _stored(path, expected)
+    if stored.keys() == expected.keys():
+        return [stored[key] for key in expected]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    supersede(path, Reply, expected)
+    replies = generate_missing(
+        lambda: engine, prompts, path=path, expected=expected, description=description, display=display
+    )
+    engine.release()
+    return replies
+
+
+def _stored(path: Path, expected: Mapping[ReplyKey, Expected]) -> dict[ReplyKey, Reply]:
+    """Return the replies of a file that would be the same today."""
+    replies = read_records(path, Reply, complete_lines=True) if path.exists() else iter(())
+    return {
+        one.key: one
+        for one in replies
+        if one.unanswered != "failed" and one.key in expected and expected[one.key].fault(one) is None
+    }
+
+
+def outcomes(recipe: Recipe, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> list[Outcome]:
+    """Return what each reply to a benign prompt is, by the refusal judge with the recipe's refusal words."""
+    judge = build_judge("refusal", refusal_words=recipe.model.refusal_words)
+    cases = [Case(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+    return [_outcome(case.reply, verdict) for case, verdict in zip(cases, judge_cases(judge, cases), strict=True)]
+
+
+def _outcome(reply: Reply, verdict: Verdict) -> Outcome:
+    if reply.unanswered is not None:
+        return "unanswered"
+    if not answer_of(reply):
+        return "cut_off" if reply.stop_reason == "length" else "empty"
+    if verdict.refused or verdict.reply_class == "refuse_then_comply":
+        return "refused"
+    if verdict.reply_class in ("malformed", "degenerate"):
+        return verdict.reply_class
+    return "cut_off" if reply.stop_reason == "length" else "answered"
+
+
+def answer_of(reply: Reply) -> str:
+    """Return the answer of a reply, without the thought of a model that thinks and white space at its ends.
+
+    >>> answer_of(Reply(prompt_id="1", text="Flour? Yes.</think> Mix flour. ", answer_at=19))
+    'Mix flour.'
+    """
+    return reply.text[reply.answer_at or 0 :].strip()
