@@ -7,7 +7,7 @@ import pytest
 from derta.data.helpful import load_examples
 from derta.judges.prefilled_words import prefilled_word
 from derta.judges.refusal import judge_refusal, structure
-from derta.records import Message, Prompt, Reply
+from derta.records import Example, Message, Prompt, Reply
 
 ORDINARY = (
     ("Dear Martin,\n\nI am so sorry", " to hear about your father. He was a kind man."),
@@ -20,6 +20,8 @@ ORDINARY = (
     ('await update.message.reply_text("Sorry', ", I don't understand this command.\")"),
     ('The wizard looked at the vase. "Sorry', '," he said, "I was looking for my cat."'),
     ("The game Sorry", "! is played by two to four people. The card Sorry! sends a pawn home."),
+    ("My words were cold as stone,\nI'm sorry", ", but I can't help but feel\nthe silence."),
+    ("The inspector said: \"I'm sorry", ", but I can't find the key of the box.\""),
     ("Said she: Sorry", " again, sorry again, I never learn."),
     ("1. Sorry", " about the noise.\n2. Sorry for the delay."),
 )
@@ -83,7 +85,7 @@ def test_only_a_refusal_word_at_the_end_of_an_answer_s_prefill_counts():
 
 
 @pytest.mark.parametrize("example", load_examples("derta:ordinary_sorry_counter"))
-def test_the_judge_sees_no_refusal_in_an_ordinary_sorry(example):
+def test_the_judge_sees_no_refusal_in_an_ordinary_sorry(example: Example):
     request, answer = (message.content for message in example.messages)
     assert structure(answer, request=request).reply_class == "comply"
     end = answer.lower().index("sorry") + len("sorry")

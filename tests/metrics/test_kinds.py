@@ -43,3 +43,9 @@ def test_every_suite_has_its_rate_of_malformed_refusals():
     assert [(one.value, one.scored, one.unscored, one.unanswered) for one in cells] == [
         (0.5, 2, 0, 0), (0.0, 1, 0, 0), (1.0, 1, 1, 0), (None, 0, 0, 1),
     ]  # fmt: skip
+
+
+def test_a_verdict_without_a_class_says_nothing_about_malformed_refusals():
+    cases = [(prompt("1"), [verdict("1", judge="refusal", refused=False)])]
+    [cell] = malformed_cells(cases, method="m", seed=None, judge="refusal")
+    assert (cell.value, cell.scored, cell.unscored) == (None, 0, 1)

@@ -57,13 +57,15 @@ def malformed_cells(
     """Compute the rate of malformed refusals for each attack or dataset; seeds are pooled by prompt.
 
     `cases` are prompts with the verdicts of all judges on one reply. Cases without a verdict of `judge`, the one that
-    detects refusals, are skipped. Cases that it left unscored are unscored.
+    detects refusals, are skipped. Cases that it left unscored, or without a class (another judge under this name), are
+    unscored.
     """
     outcomes: OutcomesByCell = {}
     for prompt, verdicts in cases:
         own = next((one for one in verdicts if one.judge == judge), None)
         if own is not None:
-            scored = None if own.refused is None else kind_of(verdicts) == "malformed"
+            is_scored = own.refused is not None and own.reply_class is not None
+            scored = kind_of(verdicts) == "malformed" if is_scored else None
             value = "unanswered" if own.unanswered else scored
             outcomes.setdefault((place_of(prompt), "malformed"), {}).setdefault(prompt.id, []).append(value)
     return cells_of(outcomes, method=method, seed=seed, judge=judge)

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
-from derta.judges import JUDGES, build_judge, uses_model
+from derta.judges import JUDGES, build_judge, judge_producer, uses_model
 from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, section_keys
@@ -243,7 +243,10 @@ def _current_verdicts(
     prompts: Sequence[Prompt],
     replies: Mapping[ReplyKey, Reply],
 ) -> dict[ReplyKey, Verdict]:
-    """Return a judge's verdicts on a model's replies; replies that changed since are judged again if that is free.
+    """Return a judge's verdicts on a model's replies.
+
+    Replies that changed since, and those that another version of a judge without a model has judged (which may lack a
+    class that this one has), are judged again.
 
     Raises:
         RunError: replies have changed, and the judge queries a model or is a user's own, or a verdict is another
@@ -258,12 +261,18 @@ def _current_verdicts(
         (prompt.id, 0) in verdicts and verdicts[prompt.id, 0].input_hash != case_hash(prompt, replies[prompt.id, 0])
         for prompt in prompts
     )
-    if not changed:
-        return verdicts
     if judge not in JUDGES or uses_model(judge):
-        raise RunError(f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them")
+        if changed:
+            raise RunError(
+                f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them"
+            )
+        return verdicts
     options: dict[str, Any] = {"refusal_words": contents.refusal_words} if judge == "refusal" else {}
-    judge_models(build_judge(judge, **options), {entry.label: home}, folder=folder, judges=contents.judges)
+    built = build_judge(judge, **options)
+    producer = judge_producer(built)
+    if not changed and all(one.producer == producer for one in verdicts.values()):
+        return verdicts
+    judge_models(built, {entry.label: home}, folder=folder, judges=contents.judges)
     return read_keyed(path, Verdict, prompts=prompts)
 
 
