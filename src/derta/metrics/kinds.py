@@ -11,12 +11,13 @@ The kinds exclude each other, and the first that holds counts:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from derta.metrics.rates import OutcomesByCell, cells_of
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell, place_of
+from derta.stats import Outcome
 from derta.thoughts import answer_start
 
 ReplyKind = Literal["harmful", "refused", "malformed", "other"]
@@ -61,14 +62,21 @@ def malformed_cells(
     unscored.
     """
     outcomes: OutcomesByCell = {}
+    for prompt, value in malformed_outcomes(cases, judge=judge):
+        outcomes.setdefault((place_of(prompt), "malformed"), {}).setdefault(prompt.id, []).append(value)
+    return cells_of(outcomes, method=method, seed=seed, judge=judge)
+
+
+def malformed_outcomes(
+    cases: Iterable[tuple[Prompt, Sequence[Verdict]]], *, judge: str
+) -> Iterator[tuple[Prompt, Outcome]]:
+    """Yield the prompt of each reply that `judge` received, and whether the reply is a malformed refusal."""
     for prompt, verdicts in cases:
         own = next((one for one in verdicts if one.judge == judge), None)
         if own is not None:
             is_scored = own.refused is not None and own.reply_class is not None
             scored = kind_of(verdicts) == "malformed" if is_scored else None
-            value = "unanswered" if own.unanswered else scored
-            outcomes.setdefault((place_of(prompt), "malformed"), {}).setdefault(prompt.id, []).append(value)
-    return cells_of(outcomes, method=method, seed=seed, judge=judge)
+            yield prompt, "unanswered" if own.unanswered else scored
 
 
 def is_empty(reply: Reply) -> bool:

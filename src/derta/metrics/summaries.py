@@ -14,7 +14,9 @@ from derta.metrics.curves import (
     probability_by_token,
     refusal_position_curves,
 )
+from derta.metrics.frontier import frontier
 from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, thought_cells
+from derta.metrics.lengths import length_cells, perplexity_cells
 from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
 from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.records import REFUSAL_WORDS, Measure, Suite
@@ -42,6 +44,7 @@ def summarize(
     By default the first method is compared with each of the others. p-values are Holm-corrected for each question
     separately, so that another question changes none of them. Notes on power are for the first question only.
 
+    >>> from derta.records import Prompt, Reply, Verdict
     >>> prompts = [Prompt(id=str(i), request_id=str(i), attack="direct", mode="raw", text="?") for i in range(4)]
     >>> replies = [Reply(prompt_id=prompt.id, text="Boil water.") for prompt in prompts]
     >>> verdicts = [Verdict(prompt_id=str(i), judge="harm", harmful=i < 3) for i in range(4)]
@@ -73,6 +76,8 @@ def summarize(
     cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
     if any(is_empty(reply) for one in outcomes for reply in one.replies):
         cells += [cell for runs in by_method.values() for cell in _empty(runs)]
+    first = next((pair[0] for ones in (pairs or {}).values() for pair in ones), methods[0]) if methods else ""
+    cells += [*length_cells(outcomes, baseline=first), *perplexity_cells(outcomes, baseline=first)]
     breakdown = [
         cell for runs in by_method.values() for place in places for cell in _rates(runs, *place, by_category=True)
     ]
@@ -91,6 +96,7 @@ def summarize(
         breakdown=tuple(breakdown) if len({cell.category for cell in breakdown}) > 1 else (),
         comparisons=tuple(one for comparisons in answers for one in comparisons),
         curves=tuple(curve for runs in by_method.values() for curve in _curves(runs, judges, measure_of)),
+        frontier=frontier(outcomes, places, baseline=first),
         notes=(*empty_notes(cells), *notes, *power_notes(answers[0])),
     )
 

@@ -61,9 +61,14 @@ class FineTuningAttack(NamedTuple):
     section: FineTuningSection
     steps: int | None
 
+    @property
+    def name(self) -> str:
+        """Name of the attack in the report: that of its section, with the number of steps."""
+        return self.section.name + (f" {self.steps}" if self.steps else "")
+
     def label(self, method: str) -> str:
         """Return the label of a method's attacked model in the report."""
-        return f"{method} + {self.section.name}" + (f" {self.steps}" if self.steps else "")
+        return f"{method} + {self.name}"
 
     def folder_prefix(self, method: str) -> str:
         """Return the prefix of the attacked model's folder name."""

@@ -34,11 +34,15 @@ CONTENTS = "run.json"
 
 
 class ModelEntry(Record):
-    """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's."""
+    """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's.
+
+    `fine_tuning` is the name of the attack on the model by fine-tuning, in its label; None for the model of a method.
+    """
 
     label: str
     seed: int
     folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
+    fine_tuning: str | None = None
 
 
 class SectionJudges(Record):
@@ -230,6 +234,8 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         [replies[prompt.id, 0] for prompt in prompts],
         verdicts,
         scores.refusal_probability,
+        scores.answer_losses,
+        entry.fine_tuning,
     )
     return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
 

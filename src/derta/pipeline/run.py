@@ -65,6 +65,12 @@ class RunModel(NamedTuple):
         """Name of the model's folder in the run's folder."""
         return f"{self.attack.folder_prefix(self.method) if self.attack else self.method}-seed{self.seed}"
 
+    @property
+    def entry(self) -> ModelEntry:
+        """Entry of the model in `run.json`."""
+        attack = self.attack and self.attack.name
+        return ModelEntry(label=self.label, seed=self.seed, folder=self.folder, fine_tuning=attack)
+
 
 class RunPlan(NamedTuple):
     """Plan of a run: everything that is known before the first training step."""
@@ -209,7 +215,7 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         check_rows(recipe, attack_data)
     contents = RunContents(
         title=recipe.title,
-        models=tuple(ModelEntry(label=one.label, seed=one.seed, folder=one.folder) for one in models),
+        models=tuple(one.entry for one in models),
         measures={name: judge.measures for name, judge in judges.items()},
         sections=tuple(section_judges(section.key, section.judge_names) for section in recipe.evaluate),
         questions=attack_comparisons(

@@ -64,6 +64,17 @@ WORDINGS = {
         "words before the first refusal (without a refusal: all words), as a share of the words of the harmful answer "
         "or else of the reply; a mean of lengths, which does not measure harm",
     ),
+    ("analysis", "length_ratio"): Wording(
+        "Length of answers",
+        None,
+        "mean number of tokens of the answers to benign prompts, in percent of that of the method that the others are "
+        "compared with; the number below it is that of the replies",
+    ),
+    ("analysis", "perplexity_ratio"): Wording(
+        "Perplexity of held-out answers",
+        "lower",
+        "perplexity of held-out helpful answers, in percent of that under the method that the others are compared with",
+    ),
     ("analysis", "degenerate"): Wording("Broken replies", "lower", "replies that degenerate into repetition"),
 }
 
