@@ -7,6 +7,8 @@ to complete, CodeAttack, SelfCipher (with harmless demonstrations from Alpaca) a
 python benchmarks/generate_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA
 python benchmarks/generate_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --attacks self_cipher --prompts 50
 python benchmarks/generate_speed.py --random 1b  # a random model and random words: no download
+
+Figures are written after every part of the prompts, so that a run that is cut off leaves what it measured.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
+
+from phases import phase
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -50,6 +56,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", type=int, default=2, help="number of parts of the prompts; each is timed separately")
     parser.add_argument("--max-prompt-tokens", type=int, default=768, help="longer prompts are dropped")
     parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--warm-up", type=int, default=2, help="prompts of the untimed replies before the first part")
+    parser.add_argument("--warm-up-tokens", type=int, default=2, help="tokens of these replies")
+    parser.add_argument(
+        "--cudnn", type=int, default=0, metavar="PROMPTS",
+        help="also time 16 tokens of the replies to some prompts with attention by cuDNN, and without (on a GPU)",
+    )  # fmt: skip
     parser.add_argument("--dtype", default="bfloat16", help="dtype of derta; the static loop uses float32")
     parser.add_argument(
         "--check", type=int, default=50, help="number of prompts to run in float32 too, to compare tokens"
@@ -78,7 +90,9 @@ def load_engines(args: argparse.Namespace) -> tuple[HfEngine, HfEngine]:
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
+    phase("imported")
     static, ours = load_engines(args)
+    phase(f"models are on {ours.model.device}")
     if args.random:
         text = RandomText(ours.chat.tokenizer, max_length=args.max_prompt_tokens)
         prompts = random_prompts(text, args.prompts)
@@ -86,11 +100,30 @@ def main() -> None:
         prompts = mixed_prompts(args, ours)
     lengths = [len(encode_prompt(ours.chat, prompt)) for prompt in prompts]
     print(f"{len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):.0f}")
-    warm_up = prompts[:2]
-    static_replies(static, warm_up, max_new_tokens=2)
-    list(ours.generate(warm_up, max_new_tokens=2))
+    warm_up = prompts[: args.warm_up]
+    static_replies(static, warm_up, max_new_tokens=args.warm_up_tokens)
+    list(ours.generate(warm_up, max_new_tokens=args.warm_up_tokens))
+    phase("warmed up")
+    figures: dict[str, Any] = {}
+    token_ids = time_parts(static, ours, prompts, args=args, figures=figures)
+    print(
+        f"ours ({args.dtype}) is {figures['speed_ratio']:.2f} times as fast "
+        f"(by part {min(figures['by_part']):.2f} to {max(figures['by_part']):.2f})"
+    )
+    if args.cudnn and ours.model.device.type == "cuda":
+        figures |= time_cudnn(ours, prompts[: args.cudnn])
+        phase(f"16 tokens: {figures['seconds_without_cudnn']} s, by cuDNN {figures['seconds_with_cudnn']} s")
+    figures |= check_tokens(static, prompts[: args.check], token_ids, max_new_tokens=args.max_new_tokens)
+    write(figures, args.json)
+
+
+def time_parts(
+    static: HfEngine, ours: HfEngine, prompts: Sequence[Prompt], *, args: argparse.Namespace, figures: dict[str, Any]
+) -> dict[str, list[int]]:
+    """Time both engines on each part of the prompts; return the tokens of the static loop, and update the figures."""
     token_ids: dict[str, list[int]] = {}
     seconds: dict[str, list[float]] = {"static": [], "ours": []}
+    done = 0
     for part in (prompts[i :: args.parts] for i in range(args.parts)):
         start = time.perf_counter()
         token_ids |= static_replies(static, part, max_new_tokens=args.max_new_tokens)
@@ -98,41 +131,59 @@ def main() -> None:
         start = time.perf_counter()
         replies = list(ours.generate(part, max_new_tokens=args.max_new_tokens))
         seconds["ours"].append(time.perf_counter() - start)
+        done += len(part)
         for name, times in seconds.items():
-            print(
-                f"{name:>7}: {len(part)} replies in {times[-1]:.1f} s, {len(part) / times[-1]:.2f} a second", flush=True
-            )
+            phase(f"{name:>6}: {len(part)} replies in {times[-1]:.1f} s, {len(part) / times[-1]:.2f} a second")
         if sorted(reply.prompt_id for reply in replies) != sorted(prompt.id for prompt in part):
             raise SystemExit("expected one reply to each prompt")
-    ratios = [a / b for a, b in zip(seconds["static"], seconds["ours"], strict=True)]
-    mean = sum(seconds["static"]) / sum(seconds["ours"])
-    print(f"ours ({args.dtype}) is {mean:.2f} times as fast (by part {min(ratios):.2f} to {max(ratios):.2f})")
-    checked = prompts[: args.check]
+        ratios = [a / b for a, b in zip(seconds["static"], seconds["ours"], strict=True)]
+        figures |= {
+            "prompts": done,
+            "new_tokens": sum(map(len, token_ids.values())),
+            "replies_per_second": {name: round(done / sum(times), 2) for name, times in seconds.items()},
+            "speed_ratio": round(sum(seconds["static"]) / sum(seconds["ours"]), 2),
+            "by_part": [round(ratio, 2) for ratio in ratios],
+        }
+        write(figures, args.json)
+    return token_ids
+
+
+def time_cudnn(engine: HfEngine, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return the seconds of replies of 16 tokens with attention by cuDNN and without, in shapes of their own."""
+    found: dict[str, float] = {}
+    for name, enabled in (("with", True), ("without", False)):
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
+        start = time.perf_counter()
+        list(engine.generate(prompts, max_new_tokens=16))
+        found[f"seconds_{name}_cudnn"] = round(time.perf_counter() - start, 2)
+    return found
+
+
+def check_tokens(
+    engine: HfEngine, prompts: Sequence[Prompt], expected: Mapping[str, list[int]], *, max_new_tokens: int
+) -> dict[str, int]:
+    """Return how many replies of the engine in float32 have the static loop's tokens."""
     start = time.perf_counter()
     same = sum(
-        list(reply.token_ids) == token_ids[reply.prompt_id]
-        for reply in static.generate(checked, max_new_tokens=args.max_new_tokens)
+        list(reply.token_ids) == expected[reply.prompt_id]
+        for reply in engine.generate(prompts, max_new_tokens=max_new_tokens)
     )
-    checking = time.perf_counter() - start
-    print(
-        f"in float32 both: {same} of {len(checked)} replies have the static loop's very tokens, "
-        f"{len(checked) / checking:.2f} replies a second"
+    rate = len(prompts) / (time.perf_counter() - start)
+    phase(
+        f"in float32 both: {same} of {len(prompts)} replies have the static loop's very tokens, {rate:.2f} replies "
+        "a second"
     )
-    if args.json:
-        figures = {
-            "prompts": len(prompts),
-            "new_tokens": sum(map(len, token_ids.values())),
-            "replies_per_second": {name: round(len(prompts) / sum(times), 2) for name, times in seconds.items()},
-            "speed_ratio": round(mean, 2),
-            "by_part": [round(ratio, 2) for ratio in ratios],
-            "same_tokens": same,
-            "checked": len(checked),
-        }
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return {"same_tokens": same, "checked": len(prompts)}
+
+
+def write(figures: Mapping[str, Any], path: Path | None) -> None:
+    """Write the figures so far."""
+    if path:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @torch.inference_mode()
-def static_replies(engine: HfEngine, prompts: list[Prompt], *, max_new_tokens: int) -> dict[str, list[int]]:
+def static_replies(engine: HfEngine, prompts: Sequence[Prompt], *, max_new_tokens: int) -> dict[str, list[int]]:
     """Return the tokens generated for each prompt, without the stop token."""
     stop_ids = sorted(stop_tokens(engine.model, engine.chat))
     device = engine.model.device

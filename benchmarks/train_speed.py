@@ -11,7 +11,8 @@ Every optimizer step of a real `DertaTrainer` run is repeated, on the same model
 
 All variants share the noise of the machine, so ratios are reliable even if times are not. Useful tokens exclude
 padding. Peak memory is the resident set's high-water mark (on a GPU: the allocator's) and includes the model, its
-gradients and the optimizer's state. `DIFFERENCES` lists what else differs, and is printed with the result.
+gradients and the optimizer's state. `DIFFERENCES` lists what else differs, and is printed with the result. Figures are
+written after every counted step, so that a run that is cut off leaves what it measured.
 
     python benchmarks/train_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --mixture paper
     python benchmarks/train_speed.py --model $DERTA_GEMMA_270M --data $DERTA_DATA --mixture safety
@@ -30,9 +31,12 @@ import random
 import statistics
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
+
+from phases import phase
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # same defaults as the command line
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -133,6 +137,7 @@ def load_data(
 
 def main() -> None:
     args = parse()
+    phase("imported")
     tokenizer = random_tokenizer() if args.random else load_tokenizer(args.model, trust_remote_code=False)
     model = (
         random_model(args.random, tokenizer) if args.random else load_model(args.model, dtype="float32", device=None)
@@ -145,24 +150,31 @@ def main() -> None:
             sorry_dropout=args.sorry_dropout, bf16=args.dtype == "bf16", logging_steps=args.steps, disable_tqdm=True,
             template=args.template, num_threads=args.threads, compile_layers=args.compile,
         )  # fmt: skip
+        peak = matmul_peak(torch.bfloat16 if args.dtype == "bf16" else torch.float32, config.device)
+        phase(f"model is loaded; matrix products have {peak / 1e12:.1f} TFLOP/s on {config.device}")
         variants = Variants(args, model, sft)
-        trainer = DertaTrainer(
-            model, config, train_dataset=load_rows(args, tokenizer, config), processing_class=tokenizer,
-            callbacks=[variants],
-        )  # fmt: skip
+        rows = load_rows(args, tokenizer, config)
+        phase(f"{len(rows)} rows are encoded")
+        trainer = DertaTrainer(model, config, train_dataset=rows, processing_class=tokenizer, callbacks=[variants])
         trainer.remove_callback(PrinterCallback)  # standard output is for the results
         variants.record(trainer)
+        variants.after_step = partial(write_figures, args, variants, model, peak)
+        phase("trainer is ready")
         trainer.train()
-    figures = compute_figures(args, variants, model)
-    print_figures(figures)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print_figures(compute_figures(args, variants, model, peak))
 
 
-def compute_figures(args: argparse.Namespace, variants: Variants, model: nn.Module) -> dict[str, Any]:
-    """Return the figures of the counted steps."""
+def write_figures(args: argparse.Namespace, variants: Variants, model: nn.Module, peak: float) -> None:
+    """Print the last step's seconds, and write the figures of the counted steps so far."""
+    times = ", ".join(f"{name} {seconds[-1]:.2f} s" for name, seconds in variants.seconds.items())
+    phase(f"step {len(variants.tokens)}: {variants.tokens[-1]} tokens, {times}")
+    if args.json and len(variants.tokens) > COUNTED:
+        args.json.write_text(json.dumps(compute_figures(args, variants, model, peak), indent=1) + "\n")
+
+
+def compute_figures(args: argparse.Namespace, variants: Variants, model: nn.Module, peak: float) -> dict[str, Any]:
+    """Return the figures of the counted steps; `peak` is the FLOP/s of a large matrix product."""
     device = next(model.parameters()).device
-    peak = matmul_peak(torch.bfloat16 if args.dtype == "bf16" else torch.float32, device)
     tokens, labelled = sum(variants.tokens[COUNTED:]), sum(variants.labelled[COUNTED:])
     head = model.get_output_embeddings().weight.numel()
     trunk = sum(p.numel() for p in model.get_decoder().parameters()) - model.get_input_embeddings().weight.numel()

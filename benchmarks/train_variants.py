@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from math import ceil
 
@@ -55,6 +56,7 @@ class Variants(TrainerCallback):
         self.micro_batches: list[tuple[dict, list]] = []  # collated and not yet trained on
         self.batches: list[dict] = []
         self.rows: list[TrainRow] = []
+        self.after_step: Callable[[], None] = lambda: None
 
     def record(self, trainer: DertaTrainer) -> None:
         """Record the Trainer's micro-batches without changing its training."""
@@ -100,6 +102,7 @@ class Variants(TrainerCallback):
             self.sft.step(self.trainer, self.rows, stopwatch=stopwatch)
             self.padding.setdefault("trl", []).append(self.sft.padding(self.rows))
         self.step += 1
+        self.after_step()
         self.start()
 
     def time(self, name, step):
