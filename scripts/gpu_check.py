@@ -60,7 +60,8 @@ def describe() -> dict[str, Any]:
 def run_part(name: str, part: Part, *, size: Size, out: Path, time_scale: float = 1.0) -> dict[str, Any]:
     """Run one part and return its status, seconds, figures and goals; what it prints goes to `out/NAME/output.txt`.
 
-    The status is `passed`, `failed`, `timed out`, `goal missed`, or `skipped` where a package is missing.
+    The status is `passed`, `failed`, `timed out`, `goal missed`, or `skipped` where a package is missing. A goal whose
+    figure a part did not measure is listed as not measured; a part that ended without measuring it missed it.
     """
     if part.package is not None and find_spec(part.package) is None:
         return {"status": "skipped", "reason": f"{part.package} is not installed"}
@@ -72,27 +73,28 @@ def run_part(name: str, part: Part, *, size: Size, out: Path, time_scale: float 
     start = time.perf_counter()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603
-            part.command(size, folder), cwd=ROOT, env=environment(folder), stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            part.command(size, folder), cwd=ROOT, env=environment(folder) | part.environment, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             code = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             code = None
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers
-            process.wait()
+        finally:
+            if process.poll() is None:  # timed out, or this script is interrupted
+                os.killpg(process.pid, signal.SIGKILL)  # with its workers
+                process.wait()
     result: dict[str, Any] = {
         "status": "timed out" if code is None else "failed" if code else "passed",
         "seconds": round(time.perf_counter() - start, 1),
         "limit_s": round(limit, 1),
         "figures": part.read(folder),
     }
-    if result["status"] == "failed":
+    if result["status"] in ("failed", "timed out"):
         result["reason"] = last_line(folder / "output.txt")
     if size == "full" and part.goals:
-        missed = [str(goal) for goal in part.goals if not goal.is_met(result["figures"])]
-        result["goals"] = {"all": [str(goal) for goal in part.goals], "missed": missed}
-        if result["status"] == "passed" and missed:
+        result["goals"] = {str(goal): goal.verdict(result["figures"]) for goal in part.goals}
+        if result["status"] == "passed" and set(result["goals"].values()) != {"met"}:
             result["status"] = "goal missed"
     return result
 
@@ -104,6 +106,7 @@ def environment(folder: Path) -> dict[str, str]:
     return outside | {
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "GPU_TESTS_LOG": str(folder / "tests.jsonl"),
@@ -138,9 +141,11 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"| {part} | {result['status']} | {seconds} | {shown or result.get('reason', '')} |")
         notes += [f"- {part}, skipped: {reason} ({count})" for reason, count in figures.get("skips", {}).items()]
         notes += [f"- {part}, failed: {failure}" for failure in figures.get("failures", [])]
-        notes += [f"- {part}, goal missed: {goal}" for goal in result.get("goals", {}).get("missed", [])]
+        notes += [f"- {part}, not run: {test}" for test in figures.get("tests_not_run", [])]
+        notes += [f"- {part}, goal {verdict}: {goal}" for goal, verdict in result.get("goals", {}).items()]
         if "reason" in result:
-            notes.append(f"- {part}, {result['status']}: {result['reason']}")
+            last = "timed out, its last line" if result["status"] == "timed out" else result["status"]
+            notes.append(f"- {part}, {last}: {result['reason']}")
     return "\n".join([*lines, *([""] if notes else []), *notes, ""])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("tests", "train_speed", "train_speed_trl", "generate_speed", "demo")
+PARTS = ("generate_speed", "demo", "train_speed", "tests", "tests_flex", "train_speed_trl")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,49 @@ def test_goals_are_judged_at_full_size_alone(check, parts, tmp_path, size, statu
     result = check.run_part("one", part_of(parts, WRITES, goals=goals), size=size, out=tmp_path)
     assert result["status"] == status
     if size == "full":
-        assert result["goals"]["missed"] == ["speed_ratio >= 2.5", "other <= 1"]
+        assert result["goals"] == {
+            "speed_ratio >= 2.5": "missed", "speed_ratio <= 2": "met", "other <= 1": "not measured"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "verdict"), [("", "not measured"), (WRITES, "missed")])
+def test_a_part_beyond_its_time_has_measured_what_it_wrote_and_says_where_it_was(
+    check, parts, tmp_path, written, verdict
+):
+    program = f"print('step 3', flush=True); {written or 'pass'}; import time; time.sleep(60)"
+    part = part_of(parts, program, limit_s=3, goals=(parts.Goal("speed_ratio", ">=", 2.5),))
+    result = check.run_part("one", part, size="full", out=tmp_path)
+    assert (result["status"], result["reason"]) == ("timed out", "step 3")
+    assert result["goals"] == {"speed_ratio >= 2.5": verdict}
+    report = {"card": None, "cores": 2, "versions": {}, "size": "full", "seconds": 3, "parts": {"one": result}}
+    table = check.table(report)
+    assert f"- one, goal {verdict}: speed_ratio >= 2.5" in table
+    assert "- one, timed out, its last line: step 3" in table
+
+
+def test_a_part_has_its_own_environment(check, parts, tmp_path):
+    program = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1] + '/figures.json', 'w'))"
+    result = check.run_part("one", part_of(parts, program, environment={"OF_IT": "1"}), size="toy", out=tmp_path)
+    assert (result["figures"]["OF_IT"], result["figures"]["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+
+
+def test_an_interrupted_pack_leaves_no_part_running(check, parts, tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            started.append(self)
+
+        def wait(self, timeout=None):
+            if timeout is not None:
+                raise KeyboardInterrupt
+            return super().wait()
+
+    monkeypatch.setattr(check.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check.run_part("one", part_of(parts, "import time; time.sleep(60)"), size="toy", out=tmp_path)
+    assert started[0].returncode == -9
 
 
 def test_what_fails_fails_alone_and_the_rest_goes_on(check, parts, tmp_path, monkeypatch, capsys):
@@ -148,6 +190,12 @@ def test_every_file_with_tests_for_a_gpu_is_among_those_that_run(parts):
     assert "tests/train/test_tree_attention.py" in files
 
 
+def test_every_test_for_a_gpu_is_in_one_of_the_two_parts(parts, tmp_path):
+    words = [parts.PARTS[name].command("full", tmp_path) for name in ("tests", "tests_flex")]
+    assert [one[one.index("-k") + 1] for one in words] == ["not flex_attention", "flex_attention"]
+    assert words[0][-len(parts.gpu_test_files()) :] == words[1][-len(parts.gpu_test_files()) :]
+
+
 TESTED = """
 import warnings
 import pytest
@@ -170,7 +218,16 @@ def test_the_log_of_tests_holds_each_outcome_once_with_its_reason(parts, tmp_pat
     figures = parts.read_tests(tmp_path)
     assert (figures["passed"], figures["failed"], figures["skipped"]) == (1, 2, 1)
     assert figures["skips"] == {"needs a CUDA device": 1}
+    assert figures["not_run"] == 0
     assert sorted("no_such_module" in one or "assert 1 == 2" in one for one in figures["failures"]) == [True, True]
+
+
+def test_tests_that_were_collected_and_have_no_outcome_did_not_run(parts, tmp_path):
+    outcome = {"test": "a.py::test_a", "outcome": "passed", "seconds": 1.0, "reason": ""}
+    records = [{"collected": ["a.py::test_a", "a.py::test_b"]}, outcome]
+    (tmp_path / "tests.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures = parts.read_tests(tmp_path)
+    assert (figures["passed"], figures["not_run"], figures["tests_not_run"]) == (1, 1, ["a.py::test_b"])
 
 
 @pytest.mark.extra

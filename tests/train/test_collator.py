@@ -86,6 +86,23 @@ def test_padding_is_never_learned(some_rows):
     assert int((batch["input_ids"][:, -1] == 7).sum()) >= len(some_rows) - 2
 
 
+@pytest.mark.parametrize("trees", [False, True])
+def test_a_rounded_length_adds_padding_and_moves_no_label(some_rows, trees):
+    rows = [tree_of([row]) for row in some_rows] if trees else some_rows
+    plain, rounded = (collate(rows, capacity=40, pad_id=0, multiple=multiple) for multiple in (1, 16))
+    bins, width = plain["input_ids"].shape
+    assert rounded["input_ids"].shape == (bins, -(-width // 16) * 16)
+    assert width % 16
+    for name in ("input_ids", "position_ids", *(["ends"] if trees else [])):
+        assert torch.equal(rounded[name][:, :width], plain[name])
+    assert not rounded["input_ids"][:, width:].any()
+    assert not rounded["position_ids"][:, width:].any()
+    places = [divmod(int(flat), width) for flat in plain["label_positions"]]
+    found = [divmod(int(flat), rounded["input_ids"].shape[1]) for flat in rounded["label_positions"]]
+    assert found == places
+    assert torch.equal(rounded["targets"], plain["targets"])
+
+
 def test_bins_are_filled_evenly_where_that_saves_padding():
     lengths = [60, 50, 40, 30, 20]
     assert [sum(lengths[i] for i in members) for members in pack(lengths, 130)] == [110, 90]

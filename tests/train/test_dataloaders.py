@@ -73,3 +73,11 @@ def test_an_option_that_torch_rejects_is_a_recipe_error_with_its_name(rows, tmp_
     config = DertaConfig(str(tmp_path), dataloader_num_workers=1, dataloader_multiprocessing_context="threads")
     with pytest.raises(RecipeError, match=r"dataloader_multiprocessing_context, dataloader_num_workers: .*threads"):
         dataloader(rows, [[(0, 0)]], collator=list, config=config, device=CPU)
+
+
+@pytest.mark.parametrize(("device", "multiple"), [("cpu", 1), ("cuda", 16)])
+def test_bins_on_a_gpu_have_a_multiple_of_16_tokens(tmp_path, monkeypatch, device, multiple):
+    config = DertaConfig(str(tmp_path), pack_tokens=64)
+    monkeypatch.setattr(DertaConfig, "device", torch.device(device))
+    row = TrainRow("a", "helpful", [1, 2, 3, 4, 5], [IGNORE, 2, 3, 4, 5])
+    assert collator_of(config)([row])["input_ids"].shape == (1, -(-5 // multiple) * multiple)

@@ -83,6 +83,7 @@ def collate(
     term_weights: Sequence[float] = (1.0,) * len(TERMS),
     by_row: bool = False,
     padded_length: int | None = None,
+    multiple: int = 1,
 ) -> Batch:
     """Collate rows into a micro-batch.
 
@@ -98,11 +99,12 @@ def collate(
             weight is 1, and a step is divided by its labels. Each row of a tree counts as a row.
         padded_length: Length that reference-mode dropout is drawn over. None: the longest row, rounded up to a multiple
             of 8.
+        multiple: The length of the bins is rounded up to a multiple of it.
     """
     lengths = [len(row.input_ids) for row in rows]
     padded_length = padded_length or -(-max(lengths, default=1) // 8) * 8
     bins = pack(lengths, capacity and max(capacity, *lengths, 0)) or [[]]  # bins are padded to the longest row anyway
-    shape = (len(bins), max(1, _max_tokens(bins, lengths)))
+    shape = (len(bins), -(-max(1, _max_tokens(bins, lengths)) // multiple) * multiple)
     input_ids, position_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     ends = torch.arange(1, shape[1] + 1).repeat(shape[0], 1)
     weighting = _LabelWeighting(term_weights, by_row)

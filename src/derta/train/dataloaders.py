@@ -54,7 +54,9 @@ def evaluation_sampler(rows: RowDataset, config: DertaConfig) -> MicroBatchSampl
 def collator_of(config: DertaConfig) -> Callable[[Sequence[TrainRow | TreeRow]], Batch]:
     """Return the data collator with the config's packing and weights.
 
-    Padding has id 0. It is neither attended to nor learned, and the tokenizer's may lack an embedding.
+    Padding has id 0. It is neither attended to nor learned, and the tokenizer's may lack an embedding. On a GPU bins
+    are padded to a multiple of 16 tokens: attention copies a mask of another width in every layer, and compiled layers
+    are compiled once more for it.
     """
     return partial(
         collate,
@@ -62,6 +64,7 @@ def collator_of(config: DertaConfig) -> Callable[[Sequence[TrainRow | TreeRow]],
         pad_id=0,
         term_weights=config.term_weights,
         by_row=config.normalization == "row",
+        multiple=16 if config.device.type == "cuda" else 1,
     )
 
 
