@@ -228,6 +228,19 @@ def test_k_is_uniform_over_the_tokens_where_there_is_a_prefix_and_two_thirds_of_
     assert all(abs(k[i] - 800) < 132 for i in range(1, 6))
 
 
+def test_with_a_maximum_k_is_uniform_up_to_it():
+    one = Instance("safe", triple_of(num_harmful=12), True, 0)
+    settings = RowConfig(prefix_share=0.5, max_prefix=4)
+    k = Counter(decoded_k(draw_row(one, config=settings, seed=0, epoch=epoch)) for epoch in range(4000))
+    # 4000 draws: k = 0 in a half (2000 ± 32), each of 1 … 4 in an eighth (500 ± 21); five standard deviations
+    assert set(k) == set(range(5))
+    assert abs(k[0] - 2000) < 160
+    assert all(abs(k[i] - 500) < 105 for i in range(1, 5))
+    assert max_tokens(one, config=settings) == 20 + 4 + 8
+    short = Instance("safe", triple_of(num_harmful=2), True, 0)
+    assert max_tokens(short, config=settings) == 20 + 2 + 8
+
+
 def test_an_instance_without_a_harmful_prefix_reads_nothing_harmful():
     for reference in (False, True):
         one = Instance("safe", triple_of(), False, 1)
@@ -251,6 +264,22 @@ def test_sorry_dropout_leaves_out_that_share_of_the_labels():
         kept = sum(len(learned(draw_row(one, config=settings, seed=0, epoch=epoch))) for epoch in range(100))
         # 20,000 labels: five standard deviations of a binomial
         assert abs(kept - 20_000 * (1 - dropout)) <= 5 * (20_000 * dropout * (1 - dropout)) ** 0.5
+
+
+def test_dropout_is_linear_in_the_depth_up_to_that_at_the_last_token():
+    one = Instance("rto", triple_of(num_harmful=5, num_prompt=4), False, 0)
+    settings = RowConfig(sorry_dropout=0.9, sorry_dropout_end=0.1)
+    rows = [draw_row(one, config=settings, seed=0, epoch=epoch).labels[4:] for epoch in range(6000)]
+    kept = [sum(labels[t] != IGNORE for labels in rows) for t in range(5)]
+    # shares of labels: 0.1, 0.3, 0.5, 0.7, 0.9 of 6000 draws, with a row without any (0.9 · 0.7 · 0.5 · 0.3 · 0.1 of
+    # them, 57) given one at a random place; five standard deviations, ± 194
+    assert all(
+        abs(count - 6000 * share) < 194 + 57 for count, share in zip(kept, (0.1, 0.3, 0.5, 0.7, 0.9), strict=True)
+    )
+    constant = RowConfig(sorry_dropout=0.5, sorry_dropout_end=0.5)
+    assert draw_row(one, config=constant, seed=0, epoch=3) == draw_row(
+        one, config=RowConfig(sorry_dropout=0.5), seed=0, epoch=3
+    )
 
 
 @given(num_harmful=st.integers(1, 30), seed=st.integers(0, 999))

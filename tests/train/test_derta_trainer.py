@@ -75,6 +75,29 @@ def trainer_of(base, tmp_path):
     return make
 
 
+def test_balanced_trains_on_completion_and_counter_rows_and_logs_their_losses(trainer_of):
+    given = {"method": "balanced", "eval_triples": TRIPLES[:2], "num_train_epochs": 1, "global_batch_size": 64}
+    trainer = trainer_of(counter_examples=EXAMPLES[:2], per_device_train_batch_size=64, **given)
+    assert Counter(trainer.train_dataset[0, i].term for i in range(len(trainer.train_dataset))) == {
+        "helpful": 6, "safe": 6, "rto": 6, "completion": 15, "counter": 12,
+    }  # fmt: skip
+    trainer.train()
+    assert {"loss_completion", "loss_counter", "refusal_probability"} <= trainer.state.log_history[0].keys()
+    metrics = trainer.evaluate()
+    assert "eval_loss_rto" in metrics
+    assert not {"eval_loss_completion", "eval_loss_counter"} & metrics.keys()
+    examples = {"eval_examples": EXAMPLES[:2], "eval_counter_examples": EXAMPLES[2:4]}
+    metrics = trainer_of(counter_examples=EXAMPLES[:2], out="other", **given, **examples).evaluate()
+    assert {"eval_loss_completion", "eval_loss_counter"} <= metrics.keys()
+
+
+def test_balanced_without_counter_examples_is_an_error_that_names_them(trainer_of):
+    with pytest.raises(DataError, match=r"counter_per_triple: expected counter examples, got none for 12 counter rows"):
+        trainer_of(method="balanced")
+    with pytest.raises(DataError, match=r"counter_examples: expected records \(Example\), got dict; .*load_examples"):
+        trainer_of(method="balanced", counter_examples=[{}])
+
+
 def test_a_name_and_triples_are_all_it_needs(trainer_of, tmp_path, base):
     trainer = trainer_of()
     trainer.train()

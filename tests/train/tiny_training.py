@@ -114,11 +114,9 @@ def small_data(make_tokenizer: Callable[..., Any]) -> Callable[..., list[Instanc
         ]
         from derta.methods import METHODS
 
-        return list(
-            METHODS[method].dataset(
-                TrainingSet(triples, examples), chat=chat, refusals=refusals, config=RowConfig(method=method)
-            )
-        )
+        data = TrainingSet(triples, examples, counter=examples)
+        config = RowConfig(method=method, **METHODS[method].defaults)
+        return list(METHODS[method].dataset(data, chat=chat, refusals=refusals, config=config))
 
     return make
 

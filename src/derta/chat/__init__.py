@@ -5,6 +5,7 @@ from derta.chat.decoding import UNFINISHED, decode_continuation, positions_after
 from derta.chat.encoding import (
     Turn,
     encode_after,
+    encode_after_text,
     encode_continuation,
     encode_prompt,
     encode_response,
@@ -45,6 +46,7 @@ __all__ = [
     "continuation_head",
     "decode_continuation",
     "encode_after",
+    "encode_after_text",
     "encode_answers",
     "encode_continuation",
     "encode_prompt",

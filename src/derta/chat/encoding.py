@@ -161,25 +161,32 @@ def encode_continuation(chat: ChatFormat, text: str | Text, *, spaced: bool, clo
 
     The text before it is a line break, or a tab if the tokenizer merges the line break into the text.
     """
+    return encode_after_text(chat, text, spaced=spaced, closed=closed).ids
+
+
+def encode_after_text(chat: ChatFormat, text: str | Text, *, spaced: bool, closed: bool = False) -> Encoded:
+    """Encode text as `encode_continuation` does; `ends` count its characters without the leading space."""
     response = _response_text(chat, text, closed=closed)
     joint = join_texts(Text(" "), response) if spaced else response
     anchors = (".",) if spaced else (".\n", ".\t")
     behind = (_encode_behind(chat, anchor, joint) for anchor in anchors)
     first = next(behind)
-    return first.ids if first.is_separate else next((other.ids for other in behind if other.is_separate), first.ids)
+    chosen = first if first.is_separate else next((other for other in behind if other.is_separate), first)
+    return Encoded(chosen.ids, [end - spaced for end in chosen.ends])
 
 
 class _Continuation(NamedTuple):
-    """Token ids of a text behind an anchor; `is_separate` if a token ends with the anchor."""
+    """Token ids of a text behind an anchor, and their ends in it; `is_separate` if a token ends with the anchor."""
 
     ids: list[int]
+    ends: list[int]
     is_separate: bool
 
 
 def _encode_behind(chat: ChatFormat, anchor: str, text: Text) -> _Continuation:
     ids, ends = encode_text(chat, join_texts(Text(anchor), text))
     split = next((i for i, end in enumerate(ends) if end > len(anchor)), len(ends))
-    return _Continuation(ids[split:], len(anchor) in ends)
+    return _Continuation(ids[split:], [end - len(anchor) for end in ends[split:]], len(anchor) in ends)
 
 
 def encode_prompt(chat: ChatFormat, prompt: Prompt) -> list[int]:

@@ -81,7 +81,7 @@ class RowConfig:
         prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
         max_prefix: Longest harmful prefix in tokens. None: the whole harmful response.
         completion_per_triple: Completion rows for each triple: a benign answer, broken off, and a refusal of which the
-            first word is read and the rest is learned (`data.rows.completion_row`).
+            first word is read and the rest is learned (`data.completions.completion_row`).
         counter_per_triple: Counter examples for each triple: benign requests that look like harmful ones, answered.
             They are taken from the counter examples of the data, and repeated if there are fewer.
         earlier_turn_share: Share of triples that are split over two turns in an epoch: the start of the harmful

@@ -31,6 +31,8 @@ from derta.errors import DataError, ModelError
 from derta.records import Example, Message, Place, Tools, Triple
 
 T = TypeVar("T")
+MIN_PROMPT_TOKENS = 16
+"""Tokens of a prompt that truncation leaves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,32 +6,35 @@ On harmful text the label is the refusal token or `IGNORE`, never the harmful to
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import ceil
 from random import Random
 from typing import NamedTuple
 
 from derta.config import RowConfig
-from derta.data.encoding import EncodedExample, EncodedTriple, cut_middle
+from derta.data.completions import Completion, completion_row, longest_start
+from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedExample, EncodedTriple, cut_middle
+from derta.data.reference_rows import reference_dropout as reference_dropout
+from derta.data.reference_rows import reference_prefix_length
+from derta.data.reference_rows import reference_rto_row as reference_rto_row
 from derta.data.train_row import IGNORE as IGNORE
 from derta.data.train_row import TERMS as TERMS
 from derta.data.train_row import Term as Term
 from derta.data.train_row import TrainRow as TrainRow
 from derta.data.train_row import check_row as check_row
 
-_MIN_PROMPT_TOKENS = 16
-
 
 class Instance(NamedTuple):
     """Entry of a training set, from which a new row is sampled in every epoch.
 
-    `source_index` is the index of its triple or example; `branch` numbers the safe rows of one triple.
+    `source_index` is the index of its triple or example; `branch` numbers the safe or completion rows of one triple,
+    and the copies of a counter example.
     """
 
     term: Term
-    source: EncodedExample | EncodedTriple
+    source: EncodedExample | EncodedTriple | Completion
     harmful_prefix: bool
     source_index: int
     branch: int = 0
@@ -46,22 +49,45 @@ class Instance(NamedTuple):
         """Whether the row is one of a triple's own, which start with the same request (see `data.tree`)."""
         return self.term in ("safe", "rto")
 
+    @property
+    def varies(self) -> bool:
+        """Whether the length of the row is drawn again in every epoch."""
+        return self.harmful_prefix or self.term == "completion"
+
 
 def instances(
     *,
     triples: Sequence[EncodedTriple],
     examples: Sequence[EncodedExample],
+    counter: Sequence[Sequence[EncodedExample]] = (),
+    completions: Sequence[Completion] = (),
+    num_completions: int = 0,
     harmful_prefix: bool = False,
     rto: bool = False,
 ) -> list[Instance]:
     """Return the instances of a method: the examples, each triple as (q, r), and with `rto` also as (q, r-hat).
 
-    With `harmful_prefix`, the safe response may follow a prefix of the harmful one.
+    With `harmful_prefix`, the safe response may follow a prefix of the harmful one. The rows of each counter example
+    are taken as often as it is listed. The completions are taken in turn, `num_completions` in all.
     """
     safe = [Instance("safe", triple, harmful_prefix, i) for i, triple in enumerate(triples)]
     refusing = [Instance("rto", triple, False, i) for i, triple in enumerate(triples)] if rto else []
     helpful = [Instance("helpful", example, False, i) for i, example in enumerate(examples)]
-    return [*helpful, *safe, *refusing]
+    completing = [
+        Instance("completion", completions[i % len(completions)], False, i % len(completions), i // len(completions))
+        for i in range(num_completions)
+    ]
+    return [*helpful, *safe, *refusing, *completing, *_counter_instances(counter)]
+
+
+def _counter_instances(counter: Sequence[Sequence[EncodedExample]]) -> list[Instance]:
+    """Return an instance of each row of the counter examples, whose copies are numbered."""
+    seen: Counter[str] = Counter()
+    found: list[Instance] = []
+    for i, rows in enumerate(counter):
+        found += [Instance("counter", row, False, i, seen[rows[0].id]) for row in rows]
+        seen[rows[0].id] += 1
+    return found
 
 
 def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> TrainRow:
@@ -71,19 +97,31 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
     key = f"{seed}:{0 if config.reference else epoch}:{instance.id}"
     rng = Random(key)  # noqa: S311 - reproducible draws, not secrets
     if isinstance(source, EncodedExample):
-        return helpful_row(source, max_length=config.max_length)
+        return helpful_row(source, max_length=config.max_length, term=instance.term)
+    if isinstance(source, Completion):
+        answer = rng.choice(source.pool.answers)
+        k = rng.randint(1, longest_start(answer, source.refusal, max_length=config.max_length))
+        return completion_row(source.refusal, answer, name=source.id, k=k, max_length=config.max_length)
     if instance.term == "safe":
         k = 0
         if instance.harmful_prefix:
-            draw = _reference_prefix_length if config.reference else _prefix_length
+            draw = reference_prefix_length if config.reference else _prefix_length
             k = draw(source, config=config, source_index=instance.source_index, rng=rng)
         return safe_row(source, k=k, max_length=config.max_length)
     if config.reference:
         return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
-    return rto_row(source, max_length=config.max_length, sorry_dropout=config.sorry_dropout, rng=rng)
+    return rto_row(
+        source,
+        max_length=config.max_length,
+        sorry_dropout=config.sorry_dropout,
+        sorry_dropout_end=config.sorry_dropout_end,
+        rng=rng,
+    )
 
 
-def _placed(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> EncodedExample | EncodedTriple:
+def _placed(
+    instance: Instance, *, config: RowConfig, seed: int, epoch: int
+) -> EncodedExample | EncodedTriple | Completion:
     """Return the source of an instance's row.
 
     With `earlier_turn_share`, some triples are split over two turns; with `refuse_in: both`, half of them are refused
@@ -93,7 +131,7 @@ def _placed(instance: Instance, *, config: RowConfig, seed: int, epoch: int) -> 
     if isinstance(source, EncodedTriple) and source.in_thought is not None:
         rng = Random(f"{seed}:{epoch}:place:{source.id}")  # noqa: S311
         source = source.in_thought if rng.random() < 0.5 else source
-    if isinstance(source, EncodedExample) or source.split is None or not _reads_harm(instance):
+    if not isinstance(source, EncodedTriple) or source.split is None or not _reads_harm(instance):
         return source
     rng = Random(f"{seed}:{epoch}:earlier:{source.id}")  # noqa: S311
     return source.split if rng.random() < config.earlier_turn_share else source
@@ -121,35 +159,37 @@ def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
         return max(max_tokens(row._replace(source=one), config=config) for one in placed)
     if isinstance(source, EncodedExample):
         longest = len(source.prompt_ids) + len(source.response_ids)
+    elif isinstance(source, Completion):
+        longest = source.pool.longest + source.refusal.longest
     elif row.term == "rto":
         closing = len(source.closing_ids) if config.reference else 0
         longest = len(source.harmful_prompt_ids) + len(source.harmful_ids) + closing
     elif row.harmful_prefix:
         after = max(len(ids) for ids in (source.safe_ids, source.safe_spaced_ids, source.safe_bare_ids))
-        longest = len(source.harmful_prompt_ids) + len(source.harmful_ids) + after
+        longest = len(source.harmful_prompt_ids) + _longest_prefix(source, config) + after
     else:
         longest = len(source.prompt_ids) + len(source.safe_ids)
     return min(longest, config.max_length)
 
 
 def _prefix_length(triple: EncodedTriple, *, config: RowConfig, source_index: int, rng: Random) -> int:
-    """Sample the prefix length k in tokens: 0 with probability 1 - `prefix_share`, else uniform in [1, |r-hat|]."""
+    """Sample the prefix length k in tokens: 0 with probability 1 - `prefix_share`, else uniform in [1, |r-hat|].
+
+    With `max_prefix` it is uniform in [1, min(|r-hat|, max_prefix)].
+    """
     del source_index
     has_prefix = rng.random() < config.prefix_share
-    return rng.randint(1, len(triple.harmful_ids)) if has_prefix else 0
+    return rng.randint(1, _longest_prefix(triple, config)) if has_prefix else 0
 
 
-def _reference_prefix_length(triple: EncodedTriple, *, config: RowConfig, source_index: int, rng: Random) -> int:
-    """Sample k as in the released code: 0 for every third triple, else a cut after a random word in [1, words - 2]."""
-    del config
-    num_words = len(triple.word_cuts) - 1
-    if source_index % 3 == 0 or num_words < 3:
-        return 0
-    return triple.word_cuts[rng.randint(1, num_words - 2)]
+def _longest_prefix(triple: EncodedTriple, config: RowConfig) -> int:
+    return min(len(triple.harmful_ids), config.max_prefix or len(triple.harmful_ids))
 
 
-def helpful_row(example: EncodedExample, *, max_length: int) -> TrainRow:
+def helpful_row(example: EncodedExample, *, max_length: int, term: Term = "helpful") -> TrainRow:
     """Return a row of standard next-token loss (MLE) on an answer, or on all answers of a conversation.
+
+    Counter rows are such rows too, of the term `counter`. L = - sum_i log P(a_i | q, a_<i).
 
     Truncation removes tokens from the middle of the prompt, down to half the length, and then from the end.
 
@@ -160,11 +200,11 @@ def helpful_row(example: EncodedExample, *, max_length: int) -> TrainRow:
     prompt_ids, response_ids = _cut_helpful(example, max_length=max_length)
     learned = example.learned or (True,) * len(example.response_ids)
     labels = [token if has_label else IGNORE for token, has_label in zip(response_ids, learned, strict=False)]
-    return TrainRow(example.id, "helpful", [*prompt_ids, *response_ids], [IGNORE] * len(prompt_ids) + labels)
+    return TrainRow(example.id, term, [*prompt_ids, *response_ids], [IGNORE] * len(prompt_ids) + labels)
 
 
 def _cut_helpful(example: EncodedExample, *, max_length: int) -> tuple[Sequence[int], Sequence[int]]:
-    room = max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(example.response_ids))
+    room = max(MIN_PROMPT_TOKENS, max_length // 2, max_length - len(example.response_ids))
     prompt_ids = cut_middle(example.prompt_ids, room)
     return prompt_ids, example.response_ids[: max_length - len(prompt_ids)]
 
@@ -210,26 +250,35 @@ def safe_row(triple: EncodedTriple, *, k: int, max_length: int) -> TrainRow:
     else:
         prompt_ids = triple.harmful_prompt_ids
         safe_ids = triple.safe_bare_ids if k in triple.bare_positions else triple.safe_spaced_ids
-    prompt_ids = cut_middle(prompt_ids, max(_MIN_PROMPT_TOKENS, max_length - k - len(safe_ids)))
+    prompt_ids = cut_middle(prompt_ids, max(MIN_PROMPT_TOKENS, max_length - k - len(safe_ids)))
     read_ids = [*prompt_ids, *triple.harmful_ids[:k]]
     safe_ids = safe_ids[: max_length - len(read_ids)]
     return TrainRow(triple.id, "safe", [*read_ids, *safe_ids], [IGNORE] * len(read_ids) + list(safe_ids))
 
 
-def rto_row(triple: EncodedTriple, *, max_length: int, sorry_dropout: float, rng: Random) -> TrainRow:
+def rto_row(
+    triple: EncodedTriple,
+    *,
+    max_length: int,
+    sorry_dropout: float,
+    rng: Random,
+    sorry_dropout_end: float | None = None,
+) -> TrainRow:
     """Return a row whose label is a refusal token at every position of a harmful response (RTO).
 
     The harmful tokens are inputs only, never labels. Harmful earlier turns have such labels too. Each label is dropped
     with probability `sorry_dropout`; at least one of the response's remains. With several valid refusal words, one is
-    sampled for each position.
+    sampled for each position. With `sorry_dropout_end` the probability is linear in the depth t of T tokens:
+    d_t = d_1 + (d_T - d_1) (t - 1) / (T - 1).
 
     Source: arXiv 2407.09121, Eq. 2. Eq. 2 stops at |r-hat|, so the closing token's position has no label here; the
     released code relabels it too (see `reference_rto_row`).
     """
-    num_prompt = max(_MIN_PROMPT_TOKENS, max_length // 2, max_length - len(triple.harmful_ids))
+    num_prompt = max(MIN_PROMPT_TOKENS, max_length // 2, max_length - len(triple.harmful_ids))
     prompt_ids = cut_middle(triple.harmful_prompt_ids, num_prompt)
     harmful_ids = triple.harmful_ids[: max_length - len(prompt_ids)]
-    has_label = [rng.random() >= sorry_dropout for _ in harmful_ids]
+    dropout = _dropout_by_depth(len(harmful_ids), sorry_dropout, sorry_dropout_end)
+    has_label = [rng.random() >= share for share in dropout]
     has_label[rng.randrange(len(has_label))] |= not any(has_label)
     targets = [
         rng.choice(valid_ids) if labelled else IGNORE
@@ -242,26 +291,12 @@ def rto_row(triple: EncodedTriple, *, max_length: int, sorry_dropout: float, rng
     return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], earlier_targets + targets)
 
 
-def reference_rto_row(triple: EncodedTriple, *, max_length: int, redraw: str) -> TrainRow:
-    """Return the RTO row of the released code: the bare refusal token over r-hat and its closing token, before dropout.
+def _dropout_by_depth(length: int, first: float, last: float | None) -> list[float]:
+    """Return the dropout at each token of a harmful response.
 
-    Source: RobustNLP/DeRTa, run_files/run_clm_llms_derta_llama_drop_5_percent.py (2024), with the id looked up.
+    >>> _dropout_by_depth(3, 1.0, 0.5), _dropout_by_depth(1, 1.0, 0.5), _dropout_by_depth(2, 0.5, None)
+    ([1.0, 0.75, 0.5], [1.0], [0.5, 0.5])
     """
-    bare_id = triple.refusal_ids[-1][0]
-    read_ids = [*triple.harmful_prompt_ids, *triple.harmful_ids, *triple.closing_ids][:max_length]
-    num_prompt = min(len(triple.harmful_prompt_ids), max_length)
-    labels = [IGNORE] * num_prompt + [bare_id] * (len(read_ids) - num_prompt)
-    return TrainRow(triple.id, "rto", read_ids, labels, redraw)
-
-
-def reference_dropout(labels: Sequence[int], *, padded_length: int, redraw: str) -> list[int]:
-    """Return the labels at ceil(T / 20) positions sampled from the whole padded row, prompt and padding included.
-
-    As in the released code, a short response often has no label left.
-
-    >>> sum(label != IGNORE for label in reference_dropout([5] * 40, padded_length=40, redraw="0:0:a"))
-    2
-    """
-    rng = Random(redraw)  # noqa: S311
-    positions = set(rng.sample(range(padded_length), max(1, ceil(padded_length / 20))))
-    return [label if i in positions else IGNORE for i, label in enumerate(labels)]
+    if last is None or length == 1:
+        return [first] * length
+    return [first + (last - first) * t / (length - 1) for t in range(length)]

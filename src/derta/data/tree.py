@@ -51,7 +51,11 @@ def expand_branches(instances: Sequence[Instance], branches: int) -> list[Instan
     >>> [one.id for one in expand_branches(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]
     ['safe:t', 'safe:t#1', 'rto:t']
     """
-    return [one._replace(branch=j) for one in instances for j in range(branches if one.harmful_prefix else 1)]
+    return [
+        copy
+        for one in instances
+        for copy in ([one._replace(branch=j) for j in range(branches)] if one.harmful_prefix else [one])
+    ]
 
 
 def group_instances(instances: Sequence[Instance], *, config: RowConfig) -> list[list[Instance]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from derta.chat import TemplateSupport
 from derta.data.encoding import EncodedExample, encode_example, encode_triple
 from derta.data.rows import Instance, cut_of, instances
 from derta.errors import ModelError
+from derta.methods.ingredients import encode_completions, num_additional, take_counter
 from derta.methods.method import Method
 
 logger = logging.getLogger(__name__)
@@ -22,16 +23,24 @@ if TYPE_CHECKING:
     from derta.data.mixture import TrainingSet
 
 
-def row_method(name: str, *, harmful_prefix: bool = False, rto: bool = False, triples_per_unit: int = 1) -> Method:
+def row_method(
+    name: str,
+    *,
+    harmful_prefix: bool = False,
+    rto: bool = False,
+    triples_per_unit: int = 1,
+    defaults: Mapping[str, Any] | None = None,
+) -> Method:
     """Return a method that trains on examples and safe responses, and with `rto` on refusing at each harmful token.
 
-    With `harmful_prefix`, safe responses are also trained on after a prefix of the harmful response.
+    With `harmful_prefix`, safe responses are also trained on after a prefix of the harmful response. `defaults` are the
+    method's own values of settings, such as `completion_per_triple`.
 
     >>> row_method("derta", harmful_prefix=True, rto=True).name
     'derta'
     """
     dataset = partial(encode_rows, harmful_prefix=harmful_prefix, rto=rto)
-    return Method(name=name, dataset=dataset, triples_per_unit=triples_per_unit)
+    return Method(name=name, dataset=dataset, triples_per_unit=triples_per_unit, defaults=defaults or {})
 
 
 def encode_rows(
@@ -47,28 +56,33 @@ def encode_rows(
 
     Raises:
         ModelError: the chat template does not support a conversation; the message names it.
+        DataError: the settings require counter or completion rows, and the data has nothing to make them from.
     """
-    _check_conversations(data, TemplateSupport(chat))
-    examples = [
-        row
-        for example in data.examples
-        for row in encode_example(chat, example, assistant_turns=config.assistant_turns)
-    ]
-    _log_cuts(examples, max_length=config.max_length)
+    counter = take_counter(data, config)
+    _check_conversations(data._replace(counter=counter), TemplateSupport(chat))
+    examples, counters = (
+        [encode_example(chat, one, assistant_turns=config.assistant_turns) for one in each]
+        for each in (data.examples, counter)
+    )
+    _log_cuts([row for rows in (*examples, *counters) for row in rows], max_length=config.max_length)
+    benign = list(zip([*data.examples, *counter], [*examples, *counters], strict=True))
     follow_ups = config.follow_ups if config.earlier_turn_share else ()
     return instances(
         triples=[
             encode_triple(chat, triple, refusals=refusals, follow_ups=follow_ups, refuse_in=config.refuse_in)
             for triple in data.triples
         ],
-        examples=examples,
+        examples=[row for rows in examples for row in rows],
+        counter=counters,
+        completions=encode_completions(data, config=config, chat=chat, refusals=refusals, benign=benign),
+        num_completions=num_additional(config.completion_per_triple, num_triples=len(data.triples)),
         harmful_prefix=harmful_prefix,
         rto=rto,
     )
 
 
 def _log_cuts(examples: Sequence[EncodedExample], *, max_length: int) -> None:
-    """Log what `max_length` removes from helpful rows."""
+    """Log what `max_length` removes from helpful and counter rows."""
     cuts = [cut for example in examples if (cut := cut_of(example, max_length=max_length))]
     if cuts:
         logger.warning(
@@ -83,7 +97,8 @@ def _log_cuts(examples: Sequence[EncodedExample], *, max_length: int) -> None:
 
 def _check_conversations(data: TrainingSet, support: TemplateSupport) -> None:
     conversations = [(f"triple {one.id}", one.source, one.conversation, one.tools) for one in data.triples]
-    conversations += [(f"example {one.id}", one.source, one.messages[:-1], one.tools) for one in data.examples]
+    benign = (*data.examples, *data.counter)
+    conversations += [(f"example {one.id}", one.source, one.messages[:-1], one.tools) for one in benign]
     for name, source, messages, tools in conversations:
         if messages and (fault := support.fault(messages, tools)):
             raise ModelError(f"{name} ({source or 'no source'}): {fault}; or drop the row")
@@ -98,4 +113,11 @@ ROW_METHODS = (
     row_method("harmful_prefix", harmful_prefix=True),
     row_method("rto", rto=True),
     row_method("derta", harmful_prefix=True, rto=True),
+    row_method("deep_alignment", harmful_prefix=True, defaults={"prefix_share": 0.5, "max_prefix": 100}),
+    row_method(
+        "balanced", harmful_prefix=True, rto=True, defaults={"completion_per_triple": 2.5, "counter_per_triple": 2.0}
+    ),
 )
+"""Methods of rows. `deep_alignment`: half of the safe responses follow 1 to 100 tokens of the harmful one, as in Qi et
+al. 2024, "Safety Alignment Should Be Made More Than Just a Few Tokens Deep". `balanced`: DeRTa with completion and
+counter rows, against over-refusal."""

@@ -54,9 +54,9 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         return draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
 
     def length(self, epoch: int, index: int) -> int:
-        """Return the number of tokens of a row; cached, unless the row has a harmful prefix, which differs by epoch."""
+        """Return the number of tokens of a row; cached, unless it differs by epoch, as with a harmful prefix."""
         item = self._items[index]
-        if not isinstance(item, TrainRow) and any(instance.harmful_prefix for instance in item):
+        if not isinstance(item, TrainRow) and any(instance.varies for instance in item):
             return len(self[epoch, index].input_ids)
         if index not in self._lengths:
             self._lengths[index] = len(self[epoch, index].input_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def encode_evaluation(
 ) -> RowDataset | dict[str, RowDataset] | None:
     """Encode the evaluation data: one dataset, or several by name; None without data.
 
+    Without counter examples there are no counter rows, and without any examples no completion rows.
+
     Raises:
         DataError: as in `encode`.
         RecipeError: no data, and the config enables evaluation.
@@ -119,6 +122,10 @@ def encode_evaluation(
             )
         return None
     what = "eval_triples=, eval_examples= or eval_dataset="
+    config = copy(config)  # terms that the evaluation data has nothing for are not evaluated
+    data = TrainingSet(*(list(rows) for rows in data))
+    config.counter_per_triple = config.counter_per_triple if data.counter else 0.0
+    config.completion_per_triple = config.completion_per_triple if data.examples or data.counter else 0.0
     return encode(data, tokenized=tokenized, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
 
 
