@@ -14,8 +14,10 @@ MODULES = {"attacks", "engines", "judges", "methods"}
 NAMES = {
     "ATTACKS", "Attack", "Cell", "Comparison", "DataError", "DertaConfig", "DertaError", "DertaTrainer", "Display",
     "Engine", "EngineError", "Example", "JUDGES", "Judge", "METHODS", "Message", "Method", "ModelError", "Prompt",
-    "Rate", "Recipe", "RecipeError", "Reply", "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
-    "audit_triples", "calibrate", "compare", "estimate", "export", "judge", "load_engine", "load_examples",
+    "Rate", "Recipe", "RecipeError", "RefusalLogitsProcessor", "RefusalThreshold", "Reply",
+    "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
+    "audit_triples", "calibrate", "calibrate_threshold",
+    "compare", "estimate", "export", "judge", "load_engine", "load_examples",
     "load_preferences", "load_recipe", "load_requests", "load_triples", "prepare", "rate", "read_records",
     "report", "run", "summarize",
     "write_records",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from derta.data.triples import load_triples as load_triples
     from derta.engines import load_engine as load_engine
     from derta.engines.scripted import ScriptedModel as ScriptedModel
+    from derta.engines.threshold import RefusalLogitsProcessor as RefusalLogitsProcessor
     from derta.errors import DataError as DataError
     from derta.errors import DertaError as DertaError
     from derta.errors import EngineError as EngineError
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from derta.pipeline.estimate import estimate as estimate
     from derta.pipeline.report import report as report
     from derta.pipeline.run import run as run
+    from derta.pipeline.threshold import calibrate_threshold as calibrate_threshold
     from derta.protocols import Display as Display
     from derta.protocols import Engine as Engine
     from derta.protocols import Judge as Judge
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from derta.results import Comparison as Comparison
     from derta.results import Summary as Summary
     from derta.stats import Rate as Rate
+    from derta.thresholds import RefusalThreshold as RefusalThreshold
     from derta.train.config import DertaConfig as DertaConfig
     from derta.train.trainer import DertaTrainer as DertaTrainer
 
@@ -81,6 +84,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.data.triples": ("load_triples",),
     "derta.engines": ("load_engine",),
     "derta.engines.scripted": ("ScriptedModel",),
+    "derta.engines.threshold": ("RefusalLogitsProcessor",),
     "derta.errors": ("DataError", "DertaError", "EngineError", "ModelError", "RecipeError", "RunError"),
     "derta.files": ("read_records", "write_records"),
     "derta.formats.exporting": ("export",),
@@ -94,10 +98,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.pipeline.estimate": ("estimate",),
     "derta.pipeline.report": ("report",),
     "derta.pipeline.run": ("run",),
+    "derta.pipeline.threshold": ("calibrate_threshold",),
     "derta.protocols": ("Display", "Engine", "Judge"),
     "derta.records": ("Example", "Message", "Prompt", "Reply", "Request", "Triple", "Verdict"),
     "derta.results": ("Cell", "Comparison", "Summary"),
     "derta.stats": ("Rate",),
+    "derta.thresholds": ("RefusalThreshold",),
     "derta.train.config": ("DertaConfig",),
     "derta.train.trainer": ("DertaTrainer",),
 }
@@ -126,6 +132,8 @@ __all__ = [
     "Rate",
     "Recipe",
     "RecipeError",
+    "RefusalLogitsProcessor",
+    "RefusalThreshold",
     "Reply",
     "Request",
     "RunError",
@@ -136,6 +144,7 @@ __all__ = [
     "attacks",
     "audit_triples",
     "calibrate",
+    "calibrate_threshold",
     "compare",
     "engines",
     "estimate",

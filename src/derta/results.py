@@ -9,7 +9,7 @@ from derta.records import Prompt, Record, Reply, Verdict
 from derta.stats import Rate
 
 CellSuite = Literal["attack", "over_refusal", "helpfulness", "analysis"]
-CurveKind = Literal["refusal_position", "refusal_probability", "prefill_depth"]
+CurveKind = Literal["refusal_position", "refusal_probability", "benign_probability", "roc", "prefill_depth"]
 AxisName = Literal[
     "attack_success", "attack_not_refused", "over_refusal", "malformed_attack", "malformed_benign", "helpfulness"
 ]
@@ -124,6 +124,8 @@ class Curve(Record):
 
     - `refusal_position`: cumulative share of the refusals that start at or before token x.
     - `refusal_probability`: mean probability of a refusal token at token x of a harmful answer.
+    - `benign_probability`: the same of a benign answer.
+    - `roc`: share of the harmful answers that reach a threshold which x % of the benign ones reach, at a depth.
     - `prefill_depth`: rate over the prefilled share x of the answer.
     """
 

@@ -58,6 +58,48 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
     return wilson_bounds(successes / total, total, confidence=confidence)
 
 
+def clopper_pearson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Compute the exact interval of a rate, which covers it with at least the confidence for any number of cases.
+
+    >>> [round(end, 3) for end in clopper_pearson(0, 10)]  # 1 - 0.025 ** (1 / 10)
+    [0.0, 0.308]
+
+    Source: Clopper and Pearson 1934, by the quantiles of the beta distribution.
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, successes, total - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, total - successes)) if successes < total else 1.0
+    return low, high
+
+
+def auc_interval(value: float, positives: int, negatives: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Compute the interval of an area under the ROC curve; it has a width at 0 and 1, too.
+
+    Its ends are the areas θ from which the value is z standard errors away, where the variance of θ is
+    θ(1 − θ)(1 + n(1 − θ)/(2 − θ) + nθ/(1 + θ)) / (positives · negatives), n = (positives + negatives)/2 − 1.
+
+    >>> [round(end, 3) for end in auc_interval(1.0, 20, 20)]
+    [0.899, 1.0]
+
+    Source: Newcombe 2006, method 5 (Hanley and McNeil's variance, solved as Wilson's).
+    """
+    from scipy.optimize import root_scalar
+
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    n = (positives + negatives) / 2 - 1
+
+    def excess(area: float) -> float:
+        spread = 1 + n * (1 - area) / (2 - area) + n * area / (1 + area)
+        return (value - area) ** 2 - z * z * area * (1 - area) * spread / (positives * negatives)
+
+    below, above = min(value, 1 - 1e-9), max(value, 1e-9)  # at 0 and 1 the variance is 0
+    low = float(root_scalar(excess, bracket=(0.0, below), method="brentq").root) if value > 0 else 0.0
+    high = float(root_scalar(excess, bracket=(above, 1.0), method="brentq").root) if value < 1 else 1.0
+    return low, high
+
+
 def rate(outcomes: Sequence[Outcome]) -> Rate:
     """Compute the share of True among the scored outcomes; None counts as unscored.
 

@@ -130,6 +130,6 @@ def test_a_served_model_counts_by_name_and_its_servers_do_not():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_setting_of_an_engine_is_known_to_change_its_output_or_not(engine):
     changes_output = {"adapter", "body", "dtype", "send", "settings", "template", "template_kwargs", "tokenizer"}
-    changes_output |= {"template_date", "thinking"}
+    changes_output |= {"template_date", "thinking", "refusal_threshold"}
     settings = set(list(signature(ENGINES[engine]()).parameters)[1:])
     assert settings - changes_output <= _SPEED_SETTINGS

@@ -153,7 +153,7 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
         points = {"x": (0, 0.5, 1), "y": (0.1, 0.2, 0.3), "low": (0, 0.1, 0.2), "high": (0.2, 0.3, 0.4)}
         curves = tuple(
             Curve(kind=kind, method=m, name=text, **points, count=9, x_unit=text, y_label=text)
-            for kind in ("refusal_position", "refusal_probability", "prefill_depth")
+            for kind in ("refusal_position", "refusal_probability", "benign_probability", "roc", "prefill_depth")
             for m in ("plain", text)
         )
         comparison = Comparison(

@@ -29,6 +29,7 @@ for verb in (
     training.train,
     generation.attack,
     generation.generate,
+    generation.threshold,
     generation.export,
     evaluation.judge,
     evaluation.label,

@@ -145,13 +145,26 @@ class GenerateSection(Section):
         settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
             recipe's other sections.
         batch_tokens: Batch size as rows times tokens, for `hf` only. None: by device and its free memory.
+        refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced, or the
+            file of `derta threshold` for the recipe's only model; for `hf` only. See docs/threshold.md.
     """
+
+    PATHS = ("refusal_threshold",)
 
     engine: Literal["hf", "vllm"] = "hf"
     settings: dict[str, Any] = Field(default_factory=dict)
     max_new_tokens: int = Field(default=1024, ge=1)
     batch_tokens: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    refusal_threshold: Annotated[float, Field(gt=0, le=1)] | str | None = None
+
+    @model_validator(mode="after")
+    def _forces_in_hf(self) -> Self:
+        if self.refusal_threshold is not None and self.engine != "hf":
+            raise ValueError(
+                f"expected the engine hf with a refusal_threshold, got {self.engine}; docs/threshold.md has servers"
+            )
+        return self
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -67,6 +67,10 @@ class Recipe(Section):
         notes: Sentences for the report.
         profile_answers: Number of harmful answers for the refusal probability by position.
         profile_requests: Source of these answers. None: the held-out requests.
+        profile_benign: Number of benign answers for the refusal probability by position, and for its detections
+            against false alarms.
+        profile_examples: Source of these answers, in the formats of `data.helpful`; its requests are no training data.
+            None: the held-out helpful examples.
 
     >>> recipe = Recipe(title="mine", model={"path": "org/name"}, data={"triples": [], "helpful": []})
     >>> recipe.methods
@@ -86,6 +90,8 @@ class Recipe(Section):
     notes: tuple[str, ...] = ()
     profile_answers: int = Field(default=0, ge=0)
     profile_requests: SourceSection | None = None
+    profile_benign: int = Field(default=0, ge=0)
+    profile_examples: SourceSection | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
     _env: frozenset[str] = PrivateAttr(default=frozenset())
 

@@ -91,13 +91,15 @@ def engine_producer(model: str | Path, *, engine: str, settings: Mapping[str, An
     Raises:
         ModelError: a file of the model cannot be read.
     """
-    values = {key: value for key, value in settings.items() if key not in _SPEED_SETTINGS and value not in _UNSET}
+    forces = settings.get("refusal_threshold") is not None
+    ignored = _SPEED_SETTINGS - {"refusal_words"} if forces else _SPEED_SETTINGS
+    values = {key: value for key, value in settings.items() if key not in ignored and value not in _UNSET}
     for key in ("adapter", "tokenizer"):
         if isinstance(values.get(key), str | Path):
             values[key] = model_hash(values[key])
-    template = values.get("template")
-    if isinstance(template, str) and Path(template).is_file():
-        values["template"] = hash_file(Path(template))
+    for key in ("template", "refusal_threshold"):
+        if isinstance(values.get(key), str | Path) and Path(values[key]).is_file():
+            values[key] = hash_file(Path(values[key]))
     identity = str(model) if engine == "api" else model_hash(model)
     return {"engine": engine, "model": identity, **flat(values)}
 

@@ -1,4 +1,4 @@
-"""Greedy decoding with banned tokens and a KV cache; finished rows leave the batch."""
+"""Greedy decoding with banned tokens, forced refusals and a KV cache; finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from derta.chat import ChatFormat, encode_continuation
 from derta.engines.batching import NonFiniteLogitsError, forward, select_rows
 from derta.engines.capacity import finished_share
 from derta.engines.prefix_cache import Prefix, prefill
+from derta.engines.threshold import RefusalForcing, forced_tokens
 from derta.errors import ModelError
 from derta.records import Decoding
 
@@ -74,25 +75,35 @@ def banned_next(generated: Sequence[int], sequences: Sequence[tuple[int, ...]]) 
 
 
 def next_tokens(
-    logits: Float[Tensor, "row vocab"], rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None
+    logits: Float[Tensor, "row vocab"],
+    rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None,
+    forcing: RefusalForcing | None = None,
 ) -> list[int]:
     """Return the next token of each row: the most likely token that is not banned; `_NOT_FINITE` if there is none.
 
-    `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens.
+    `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens and none is forced.
+    With `forcing`, a refusal token replaces the most likely one at an alarm. A banned one is never forced.
     """
     # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17). It is
     # finite unless a logit is NaN or infinite, or all are -inf. Marked on the device, so that one copy fetches both.
     largest = logits.max(dim=-1)
     chosen: list[int] = largest.indices.where(largest.values.isfinite(), _NOT_FINITE).tolist()
+    banned_tokens_of: dict[int, set[int]] = {}
     for place, (generated, bans) in enumerate(rows or ()):
         if bans is None or (bans.steps is not None and len(generated) >= bans.steps):
             continue
-        banned = banned_next(generated, bans.sequences)
+        banned = banned_tokens_of[place] = banned_next(generated, bans.sequences)
         if chosen[place] in banned:
             width = min(bans.top_k or len(banned) + 1, logits.shape[-1])
             ranked: list[int] = logits[place].float().topk(width).indices.tolist()
             chosen[place] = next((token for token in ranked if token not in banned), chosen[place])
-    return chosen
+    if forcing is None or rows is None:
+        return chosen
+    forced = forced_tokens(logits, [generated for generated, _ in rows], forcing, banned=banned_tokens_of)
+    return [
+        token if token == _NOT_FINITE or refusal is None else refusal
+        for token, refusal in zip(chosen, forced, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -104,6 +115,7 @@ def greedy(
     stop_ids: Collection[int],
     banned: Sequence[BannedTokens | None] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
+    forcing: RefusalForcing | None = None,
 ) -> Iterator[GeneratedRow]:
     """Yield each row's generated tokens when the row ends; the others continue in a smaller batch.
 
@@ -118,6 +130,7 @@ def greedy(
         stop_ids: Tokens that end a row; they are not part of the output.
         banned: Banned tokens of each row.
         prefixes: Shared prefix of each row, or None for a row without one (see `find_prefixes`).
+        forcing: The refusal tokens to force at alarms.
 
     Raises:
         NonFiniteLogitsError: the logits of a row are NaN or infinite.
@@ -128,8 +141,9 @@ def greedy(
     ended: set[int] = set()
     bans = banned or [None] * len(prompts)
     while True:
-        histories = None if banned is None else [(token_ids[row], None if row in ended else bans[row]) for row in live]
-        chosen = next_tokens(logits, histories)
+        plain = banned is None and forcing is None
+        histories = None if plain else [(token_ids[row], None if row in ended else bans[row]) for row in live]
+        chosen = next_tokens(logits, histories, forcing)
         running = [(place, row) for place, row in enumerate(live) if row not in ended]
         for place, row in running:
             if chosen[place] == _NOT_FINITE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from derta.engines.capacity import batch_tokens, max_logits
 from derta.engines.decoding import BannedTokens, banned_tokens, greedy
 from derta.engines.prefix_cache import Prefix, find_prefixes, supports_prefix_cache
 from derta.engines.scoring import RowScores, score
+from derta.engines.threshold import RefusalForcing, refusal_forcing
 from derta.engines.token_io import (
     check_encoded,
     check_ids,
@@ -38,19 +39,31 @@ from derta.loading import (
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 
+class RefusalStarts(NamedTuple):
+    """Scores of the first tokens of the refusal words at each position of a continuation, and after its last token.
+
+    `margins` are the largest logit of the other tokens minus that of these.
+    """
+
+    probabilities: list[float]
+    margins: list[float]
+
+
 @dataclass(frozen=True, slots=True)
 class HfEngine:
     """Causal language model with its chat format.
 
     A model in training mode is in eval mode while it computes, and in training mode between replies and afterwards.
     `max_batch_tokens` limits rows times (prompt and new tokens) of a batch, and so the size of the KV cache; None: the
-    limit of the device (see `capacity`).
+    limit of the device (see `capacity`). `forcing` are the refusal tokens that `generate` forces where they reach a
+    threshold.
     """
 
     model: Any
     chat: ChatFormat
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
     max_batch_tokens: int | None = None
+    forcing: RefusalForcing | None = None
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
         """Yield greedy replies, each as soon as it ends; prompts of similar length share a batch.
@@ -99,6 +112,21 @@ class HfEngine:
             parts.append(self._score_words(prompts, turns, forms=longer))
         return [[min(1.0, sum(place)) for place in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)]
 
+    def refusal_starts(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[RefusalStarts]:
+        """Return the probability and the margin of the first tokens of refusal words, at each token and after the last.
+
+        A word of several tokens counts by its first, as in decoding with a threshold.
+
+        Raises:
+            ModelError: The tokenizer cannot encode a refusal word.
+            EngineError: The logits are NaN or infinite.
+        """
+        token_ids = refusal_tokens(self.chat, self.refusal_words).ids
+        self._check_ids("refusal_words", token_ids)
+        turns = encode_turns(self.chat, prompts, continuations)
+        scores = self._score(prompts, turns, refusal_ids=token_ids, margins=True)
+        return [RefusalStarts(one.refusal_probs, one.margins) for one in scores]
+
     def _score_words(
         self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, forms: Sequence[Sequence[int]]
     ) -> list[list[float]]:
@@ -137,6 +165,7 @@ class HfEngine:
                 stop_ids=stop_ids,
                 banned=[banned[index] for index in batch],
                 prefixes=_take_prefixes(prefixes, batch),
+                forcing=self.forcing,
             )
             for one in in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)
@@ -150,7 +179,12 @@ class HfEngine:
                 )
 
     def _score(
-        self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, refusal_ids: Sequence[int] = ()
+        self,
+        prompts: Sequence[Prompt],
+        turns: Sequence[Turn],
+        *,
+        refusal_ids: Sequence[int] = (),
+        margins: bool = False,
     ) -> list[RowScores]:
         prompt_ids, response_ids = [turn.prompt_ids for turn in turns], [turn.response_ids for turn in turns]
         self._check_prompts(prompts, prompt_ids, [len(ids) for ids in response_ids])
@@ -161,7 +195,8 @@ class HfEngine:
         lengths = [len(turn.prompt_ids) + len(turn.response_ids) for turn in turns]
         for batch in self._batches(lengths, prefixes):
             rows = [turns[index] for index in batch]
-            scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=_take_prefixes(prefixes, batch))
+            shared = _take_prefixes(prefixes, batch)
+            scores = score(self.model, rows, refusal_ids=refusal_ids, prefixes=shared, margins=margins)
             batch_scores = in_eval_mode(self.model, scores, [prompts[index] for index in batch])
             by_index |= {batch[scored.row]: scored for scored in batch_scores}
         return [by_index[index] for index in range(len(turns))]
@@ -217,6 +252,7 @@ def load(
     device: str = "auto",
     max_batch_tokens: int | None = None,
     refusal_words: Sequence[str] = REFUSAL_WORDS,
+    refusal_threshold: float | str | Path | None = None,
     threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> HfEngine:
@@ -236,6 +272,8 @@ def load(
         max_batch_tokens: Maximum of rows times tokens in a batch. None: 16,384 on a CPU, up to 131,072 on a GPU, as
             its free memory allows.
         refusal_words: Words that `refusal_probability` counts as the start of a refusal.
+        refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced, or a
+            file of `derta threshold`.
         threads: CPU threads of the whole process; None keeps torch's default.
         trust_remote_code: Run code that the model contains.
 
@@ -267,7 +305,11 @@ def load(
             f"{name}: the tokenizer has {loaded.vocab_size} tokens, the model embeds {rows}; pass the tokenizer "
             "that the model was trained with"
         )
-    return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens)
+    forcing = None
+    if refusal_threshold is not None:
+        path = model if isinstance(model, str | Path) else None
+        forcing = refusal_forcing(refusal_threshold, chat=chat, words=refusal_words, model=path, adapter=adapter)
+    return HfEngine(net, chat, refusal_words=tuple(refusal_words), max_batch_tokens=max_batch_tokens, forcing=forcing)
 
 
 def _load_tokenizer(

@@ -7,7 +7,7 @@ from math import isnan
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from derta.chat import Turn
@@ -20,21 +20,26 @@ class RowScores(NamedTuple):
     """Scores of row `row` of a batch.
 
     `log_probs` has a value in nats for each token, `refusal_probs` one for each position and one after the last token.
+    So has `margins`, if it is wanted: the largest logit of the other tokens minus that of the refusal tokens.
     """
 
     row: int
     log_probs: list[float]
     refusal_probs: list[float]
+    margins: list[float]
 
 
 class _ScoreAccumulator:
     """Accumulator of each row's scores over chunks of positions."""
 
-    def __init__(self, turns: Sequence[Turn], refusal_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, turns: Sequence[Turn], refusal_ids: Sequence[int], device: torch.device, *, margins: bool
+    ) -> None:
         self._following = [[*turn.response_ids, 0] for turn in turns]
         self._refusal_ids = torch.tensor(refusal_ids, dtype=torch.long, device=device)
         self._log_probs: list[list[float]] = [[] for _ in turns]
         self._refusal_probs: list[list[float]] = [[] for _ in turns]
+        self._margins: list[list[float]] | None = [[] for _ in turns] if margins else None
 
     def add(
         self, logits: Float[Tensor, "position vocab"], rows: Sequence[int], *, begin: int, counts: Sequence[int]
@@ -51,6 +56,9 @@ class _ScoreAccumulator:
         for row, row_log_probs, row_refusal_probs in zip(rows, log_probs, refusal_probs, strict=True):
             self._log_probs[row] += row_log_probs.tolist()
             self._refusal_probs[row] += row_refusal_probs.tolist()
+        if self._margins is not None:
+            for row, values in zip(rows, _margins(exact, self._refusal_ids).split(list(counts)), strict=True):
+                self._margins[row] += values.tolist()
 
     def result(self, row: int) -> RowScores:
         """Return the row's scores; the position after the last token has only a refusal probability.
@@ -61,7 +69,18 @@ class _ScoreAccumulator:
         # the last log-probability has no meaning, but is NaN if the logits are
         if any(map(isnan, self._log_probs[row])):
             raise NonFiniteLogitsError(row)
-        return RowScores(row, self._log_probs[row][:-1], self._refusal_probs[row])
+        margins = [] if self._margins is None else self._margins[row]
+        return RowScores(row, self._log_probs[row][:-1], self._refusal_probs[row], margins)
+
+
+def _margins(
+    logits: Float[Tensor, "position vocab"], refusal_ids: Int[Tensor, " refusal"]
+) -> Float[Tensor, " position"]:
+    """Return the largest logit of the other tokens minus that of the refusal tokens, at each position."""
+    largest = logits.topk(len(refusal_ids) + 1)
+    is_refusal = torch.isin(largest.indices, refusal_ids)
+    other = largest.values.masked_fill(is_refusal, -torch.inf).max(dim=-1).values
+    return other - logits[:, refusal_ids].max(dim=-1).values
 
 
 @torch.inference_mode()
@@ -72,6 +91,7 @@ def score(
     refusal_ids: Sequence[int],
     max_logits: int | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
+    margins: bool = False,
 ) -> Iterator[RowScores]:
     """Yield the scores of each response of a batch of turns, when the row ends.
 
@@ -84,13 +104,14 @@ def score(
         refusal_ids: Refusal tokens, of which the probabilities are summed.
         max_logits: Maximum number of logits in memory; None: that of the device.
         prefixes: Shared prefix of each prompt, or None for a prompt without one (see `find_prefixes`).
+        margins: Return the margins of the refusal tokens too; their logits must be finite.
 
     Raises:
         NonFiniteLogitsError: the logits of a row are NaN or infinite.
     """
     max_logits = max_logits or max_logits_of(model.device)
     live, begin = list(range(len(turns))), 0
-    tally = _ScoreAccumulator(turns, refusal_ids, model.device)
+    tally = _ScoreAccumulator(turns, refusal_ids, model.device, margins=margins)
     logits, cache, mask = prefill(model, [turn.prompt_ids for turn in turns], prefixes)
     tally.add(logits, live, begin=0, counts=[1] * len(live))
     while True:

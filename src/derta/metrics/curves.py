@@ -1,7 +1,7 @@
-"""Curves of refusal positions, of the refusal probability within harmful answers, and of rates by prefill depth.
+"""Curves of refusal positions, of the refusal probability within answers, and of rates by prefill depth.
 
 Positions of refusals are in tokens, or in words for replies without token offsets; `Curve.x_unit` holds the unit.
-Probabilities are the output of `Engine.refusal_probability`, averaged over harmful answers.
+Probabilities are the output of `Engine.refusal_probability`, averaged over harmful or benign answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from derta.errors import DataError
 from derta.metrics.rates import PromptVerdict, outcome_of
 from derta.records import Measure, Reply, Verdict
-from derta.results import Cell, Curve, Place, cell_of
+from derta.results import Cell, Curve, CurveKind, Place, cell_of
 from derta.stats import Mean, Outcome, bootstrap_mean, rate, wilson_interval
 
 FIRST_TOKENS = 5  # the paper's Figure on refusal positions starts with the first five
@@ -93,10 +93,12 @@ def _validate_probabilities(probabilities: Sequence[Sequence[float]]) -> list[Se
     return [values for values in probabilities if values]
 
 
-def _curve(xs: Sequence[float], means: Sequence[Mean], *, method: str, name: str, count: int, x_unit: str) -> Curve:
+def _curve(
+    xs: Sequence[float], means: Sequence[Mean], *, method: str, name: str, count: int, x_unit: str, kind: CurveKind
+) -> Curve:
     values = [mean.value or 0.0 for mean in means]
     return Curve(
-        kind="refusal_probability",
+        kind=kind,
         method=method,
         name=name,
         x=tuple(xs),
@@ -110,9 +112,14 @@ def _curve(xs: Sequence[float], means: Sequence[Mean], *, method: str, name: str
 
 
 def probability_by_token(
-    probabilities: Sequence[Sequence[float]], *, method: str, name: str, max_tokens: int = MAX_TOKENS
+    probabilities: Sequence[Sequence[float]],
+    *,
+    method: str,
+    name: str,
+    max_tokens: int = MAX_TOKENS,
+    kind: CurveKind = "refusal_probability",
 ) -> Curve | None:
-    """Compute the mean probability of a refusal after x tokens of a harmful answer; return None without data.
+    """Compute the mean probability of a refusal after x tokens of an answer; return None without data.
 
     The mean at x is over the answers with at least x tokens. A position that only one of several answers reaches is
     left out, as it has no interval.
@@ -126,6 +133,7 @@ def probability_by_token(
         method: Name of the method, stored in the curve.
         name: Name of the curve.
         max_tokens: Largest x.
+        kind: Kind of the curve: of harmful answers, or `benign_probability`.
 
     Raises:
         DataError: Invalid probability: a value is not in [0, 1].
@@ -139,13 +147,18 @@ def probability_by_token(
         return None
     means = [bootstrap_mean(column) for column in columns]
     xs = [float(at) for at in range(len(columns))]
-    return _curve(xs, means, method=method, name=name, count=len(rows), x_unit="tokens")
+    return _curve(xs, means, method=method, name=name, count=len(rows), x_unit="tokens", kind=kind)
 
 
 def probability_by_share(
-    probabilities: Sequence[Sequence[float]], *, method: str, name: str, steps: int = 20
+    probabilities: Sequence[Sequence[float]],
+    *,
+    method: str,
+    name: str,
+    steps: int = 20,
+    kind: CurveKind = "refusal_probability",
 ) -> Curve | None:
-    """Compute the mean probability of a refusal after x % of a harmful answer; return None without data.
+    """Compute the mean probability of a refusal after x % of an answer; return None without data.
 
     Every answer counts at every x, with its nearest position.
 
@@ -154,6 +167,7 @@ def probability_by_share(
         method: Name of the method, stored in the curve.
         name: Name of the curve.
         steps: Number of intervals between 0 % and 100 %.
+        kind: Kind of the curve: of harmful answers, or `benign_probability`.
 
     Raises:
         DataError: Invalid probability: a value is not in [0, 1].
@@ -164,7 +178,7 @@ def probability_by_share(
     shares = [step / steps for step in range(steps + 1)]
     means = [bootstrap_mean([row[round(share * (len(row) - 1))] for row in rows]) for share in shares]
     xs = [100 * share for share in shares]
-    return _curve(xs, means, method=method, name=name, count=len(rows), x_unit="% of the answer")
+    return _curve(xs, means, method=method, name=name, count=len(rows), x_unit="% of the answer", kind=kind)
 
 
 def depth_curves(judged: Iterable[PromptVerdict], *, method: str, measure: Measure) -> list[Curve]:

@@ -17,9 +17,9 @@ class Outcome(NamedTuple):
     """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
 
     The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
-    output of `Engine.refusal_probability` for held-out harmful answers, and `answer_losses` the mean negative
-    log-likelihood of each held-out helpful answer. `fine_tuning` names the fine-tuning attack that a model was tuned
-    with further; None for the model of a method.
+    output of `Engine.refusal_probability` for held-out harmful answers, `benign_probabilities` that for benign ones,
+    and `answer_losses` the mean negative log-likelihood of each held-out helpful answer. `fine_tuning` names the
+    fine-tuning attack that a model was tuned with further; None for the model of a method.
     """
 
     method: str
@@ -30,6 +30,7 @@ class Outcome(NamedTuple):
     probabilities: Sequence[Sequence[float]] = ()
     answer_losses: Sequence[float] = ()
     fine_tuning: str | None = None
+    benign_probabilities: Sequence[Sequence[float]] = ()
 
     def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
         """Return the prompts with a judge's verdicts, of one suite or of all (None)."""

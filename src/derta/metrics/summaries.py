@@ -19,8 +19,20 @@ from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_ce
 from derta.metrics.lengths import length_cells, perplexity_cells
 from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
 from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
+from derta.metrics.roc import auc_cells, roc_curves
 from derta.records import REFUSAL_WORDS, Measure, Suite
-from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Curve, Place, Summary, Transcript, cell_of, place_of
+from derta.results import (
+    METHODS_WITH_THE_FIRST,
+    Cell,
+    Comparison,
+    Curve,
+    CurveKind,
+    Place,
+    Summary,
+    Transcript,
+    cell_of,
+    place_of,
+)
 from derta.run_folder import versions
 from derta.stats import Outcome as RateOutcome
 from derta.stats import rate
@@ -74,6 +86,7 @@ def summarize(
     ]
     cells = [cell for runs in by_method.values() for place in places for cell in _rates(runs, *place)]
     cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
+    cells += [cell for method, runs in by_method.items() for cell in _auc(runs, method)]
     if any(is_empty(reply) for one in outcomes for reply in one.replies):
         cells += [cell for runs in by_method.values() for cell in _empty(runs)]
     first = next((pair[0] for ones in (pairs or {}).values() for pair in ones), methods[0]) if methods else ""
@@ -186,6 +199,10 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
         yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
 
 
+def _auc(runs: Sequence[Outcome], method: str) -> Iterator[Cell]:
+    return auc_cells([(run.seed, run.probabilities, run.benign_probabilities) for run in runs], method=method)
+
+
 def _empty(runs: Sequence[Outcome]) -> list[Cell]:
     """Return the shares of empty replies, of all seeds together."""
     prompts = {prompt.id: prompt for run in runs for prompt in run.prompts}
@@ -201,10 +218,14 @@ def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureO
         judged = [pair for run in runs for pair in run.prompt_verdicts(judge, "attack")]
         if judged:
             yield from depth_curves(judged, method=method, measure=measure_of(judge, "attack"))
-    probabilities = [row for run in runs for row in run.probabilities]
-    for curve in (
-        probability_by_token(probabilities, method=method, name="held-out harmful answers"),
-        probability_by_share(probabilities, method=method, name="held-out harmful answers"),
-    ):
-        if curve is not None:
-            yield curve
+    harmful = [row for run in runs for row in run.probabilities]
+    benign = [row for run in runs for row in run.benign_probabilities]
+    kinds: list[tuple[CurveKind, str, list[Sequence[float]]]] = [
+        ("refusal_probability", "held-out harmful answers", harmful),
+        ("benign_probability", "held-out benign answers", benign),
+    ]
+    for kind, name, rows in kinds:
+        for curve_of in (probability_by_token, probability_by_share):
+            if (curve := curve_of(rows, method=method, name=name, kind=kind)) is not None:
+                yield curve
+    yield from roc_curves(harmful, benign, method=method)

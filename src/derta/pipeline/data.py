@@ -14,7 +14,7 @@ from typing import Any
 from derta.chat import TemplateSupport
 from derta.config import AnswerSource, EvaluationSection, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
-from derta.data.helpful import ReadExamples, read_examples
+from derta.data.helpful import ReadExamples, load_examples, read_examples
 from derta.data.matching import RequestTurns, request_turns
 from derta.data.mixture import sample
 from derta.data.preferences import Preference, ReadPreferences, read_preferences
@@ -87,13 +87,15 @@ def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
     selections = [section.requests for section in recipe.evaluate if section.decontaminate]
     return [
         *(one for one in selections if isinstance(one, SourceSection)),
-        *_profile_sources(recipe),
+        *([] if recipe.profile_requests is None else [recipe.profile_requests]),
         *recipe.data.exclude,
     ]
 
 
-def _profile_sources(recipe: Recipe) -> list[SourceSection]:
-    return [] if recipe.profile_requests is None else [recipe.profile_requests]
+def read_profile(recipe: Recipe) -> list[Example]:
+    """Return the examples of `profile_examples`; empty without it."""
+    source = recipe.profile_examples
+    return [] if source is None else load_examples(source.path, limit=source.limit, **_layout(source))
 
 
 def evaluated_requests(recipe: Recipe) -> list[RequestTurns]:
@@ -103,6 +105,7 @@ def evaluated_requests(recipe: Recipe) -> list[RequestTurns]:
     prompts = [prompt for path in paths for prompt in read_records(path, Prompt)]
     conversations = [request_turns(prompt.messages or ()) for prompt in prompts]
     later = [turns for turns in conversations if isinstance(turns, tuple) and turns]
+    requests += [request_turns(one.messages[:-1]) for one in read_profile(recipe) if len(one.messages) > 1]
     return [*requests, *(one.request for one in prompts if one.request), *later]
 
 
@@ -112,7 +115,9 @@ def input_files(recipe: Recipe) -> list[Path]:
     sources += [one.requests for one in recipe.evaluate if isinstance(one.requests, SourceSection)]
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
     prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]
-    return [*training_files(recipe), *_files_of([*(source.path for source in sources), *prompts, *options])]
+    sources += [] if recipe.profile_examples is None else [recipe.profile_examples]
+    threshold = [str(recipe.generate.refusal_threshold)]
+    return [*training_files(recipe), *_files_of([*(source.path for source in sources), *prompts, *options, *threshold])]
 
 
 def training_files(recipe: Recipe) -> list[Path]:

@@ -94,7 +94,7 @@ def is_current(home: Path, expected: Mapping[ReplyKey, Expected], *, scores: str
     Args:
         home: The model's folder in a run.
         expected: The provenance of each reply.
-        scores: The provenance of its scores (`likelihoods.scores_provenance`).
+        scores: The provenance of its scores (`ScoredData.provenance`).
     """
     path = home / "replies.jsonl"
     if not (home / "scores.json").exists() or not path.exists() or read_scores(home).provenance != scores:

@@ -1,4 +1,4 @@
-"""Results of judging, estimates and searches as lines, tables and JSON for the terminal."""
+"""Results of judging, estimates, searches and calibrations as lines, tables and JSON for the terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from derta.pipeline.calibrating import JudgeAgreement, JudgeResult
     from derta.pipeline.estimate import MethodEstimate
     from derta.pipeline.search import SearchSummary
+    from derta.pipeline.threshold import CalibrationResult
+    from derta.stats import Rate
 
 
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[TextTable | str]:
@@ -72,3 +74,37 @@ def format_search(summary: SearchSummary) -> str:
 
     success = ", ".join(f"{row.queries}: {row.found}/{row.requests}" for row in summary.success_by_budget)
     return f"{format_cost(summary.cost)}\nharmful replies by target queries: {success or 'not judged'}"
+
+
+def threshold_lines(result: CalibrationResult) -> list[TextTable | str]:
+    """Return a calibrated threshold in sentences and, with harmful answers, its detections by depth."""
+    found, interval = result.threshold, "exact" if result.threshold.per == "reply" else "approximate"
+    case = "replies" if found.per == "reply" else "positions"
+    lines = [
+        f"threshold {found.threshold:g}: {found.alarms} of {found.cases} benign {case} reach it; {interval} 95 % "
+        f"interval of the rate {found.low:.2%} to {found.high:.2%}, asked for {found.false_alarm:.2%}",
+        f"logit bias {found.logit_bias:g} of tokens {', '.join(map(str, found.token_ids))}: makes one of them the most "
+        f"likely token in {found.bias_alarms} of {found.replies} benign replies",
+    ]
+    if not result.depths:
+        return [*lines]
+    rows = [
+        (one.depth, *map(_format_rate, (one.detected, one.false_alarms, one.auc)), str(one.detected.scored))
+        for one in result.depths
+    ]
+    title = f"answers that reach {found.threshold:g}, by depth"
+    return [*lines, TextTable(title, ("depth", "harmful", "benign", "AUC", "n harmful"), rows)]
+
+
+def _format_rate(rate: Rate) -> str:
+    return "–" if rate.value is None else f"{rate.value:.3f} {rate.low or 0:.3f}–{rate.high or 0:.3f}"
+
+
+def threshold_json(result: CalibrationResult) -> Any:
+    """Return JSON of a calibration: the threshold's file, its bias for servers, and the detections by depth."""
+    depths = [
+        {name: value._asdict() if name != "depth" else value for name, value in one._asdict().items()}
+        for one in result.depths
+    ]
+    file = result.threshold.model_dump(mode="json")
+    return {**file, "openai_logit_bias": result.threshold.openai_logit_bias, "depths": depths}

@@ -1,17 +1,18 @@
-"""Likelihoods on held-out data: refusal probability on harmful answers, and perplexity of helpful answers."""
+"""Likelihoods on held-out data: refusal probability on harmful and benign answers, and perplexity of helpful ones."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp
 from pathlib import Path
 from typing import NamedTuple
 
 from derta.config import Recipe
 from derta.data.preparation import PreparedData
+from derta.errors import RecipeError
 from derta.files import write_text
-from derta.pipeline.data import read_source
+from derta.pipeline.data import read_profile, read_source
 from derta.protocols import Engine
 from derta.provenance import Producer, hash_value
 from derta.records import Example, Prompt, Request, context_keys
@@ -23,14 +24,35 @@ SCORES = "scores.json"
 class Scores(NamedTuple):
     """Likelihood scores of a model.
 
-    `refusal_probability` has a row for each held-out harmful answer; `answer_losses` has the mean negative
-    log-likelihood (nats a token) of each held-out helpful answer.
-    `provenance` is a hash of the model and the data (see `scores_provenance`).
+    `refusal_probability` has a row for each held-out harmful answer, `benign_probability` one for each benign answer
+    of the profile (none in files of earlier versions). `answer_losses` has the mean negative log-likelihood (nats a
+    token) of each held-out helpful answer. `provenance` is a hash of the model and the data (see `ScoredData`).
     """
 
     refusal_probability: list[list[float]]
     answer_losses: list[float]
     provenance: str | None = None
+    benign_probability: Sequence[Sequence[float]] = ()
+
+
+class ScoredData(NamedTuple):
+    """Answers that a run's models are scored on: harmful ones, helpful ones, and the benign ones of the profile."""
+
+    harmful: list[Request]
+    helpful: list[Example]
+    benign: list[Example]
+
+    def provenance(self, producer: Producer) -> str:
+        """Return a hash of all that a model's scores depend on."""
+        texts = [[one.text, one.harmful, *context_keys(one.messages, one.tools)] for one in self.harmful]
+        ids = [one.id for one in self.helpful]
+        benign = [[one.id for one in self.benign]] if self.benign else []
+        return hash_value([texts, ids, dict(producer), _DEFINITION, *benign])
+
+    @property
+    def texts(self) -> list[tuple[Prompt, str]]:
+        """The prompts of the likelihoods, each with the answer that is scored."""
+        return [*_harmful_texts(self.harmful), *map(example_text, [*self.helpful, *self.benign])]
 
 
 _DEFINITION = "probability of whole refusal words"
@@ -42,45 +64,69 @@ def read_scores(home: Path) -> Scores:
     return Scores(**json.loads((home / SCORES).read_text(encoding="utf-8")))
 
 
-def scored_requests(recipe: Recipe, prepared: PreparedData) -> list[Request]:
-    """Return the requests on whose harmful answers the probability of refusing is measured."""
+def scored_data(recipe: Recipe, prepared: PreparedData) -> ScoredData:
+    """Return the answers that a recipe's models are scored on.
+
+    Raises:
+        RecipeError: the profile's source has too few benign answers, or data that is no conversations.
+    """
     source = recipe.profile_requests
     requests = prepared.held_out_requests if source is None else read_source(source)
-    return [request for request in requests if request.harmful][: recipe.profile_answers]
+    harmful = [request for request in requests if request.harmful][: recipe.profile_answers]
+    return ScoredData(harmful, prepared.held_out_examples, _benign_examples(recipe, prepared))
 
 
-def scores_provenance(harmful: Sequence[Request], helpful: Sequence[Example], *, producer: Producer) -> str:
-    """Return a hash of all that a model's scores depend on."""
-    texts = [[one.text, one.harmful, *context_keys(one.messages, one.tools)] for one in harmful]
-    return hash_value([texts, [one.id for one in helpful], dict(producer), _DEFINITION])
+def _benign_examples(recipe: Recipe, prepared: PreparedData) -> list[Example]:
+    count = recipe.profile_benign
+    found = answered(prepared.held_out_examples if recipe.profile_examples is None else read_profile(recipe))
+    if len(found) < count:
+        raise RecipeError(
+            f"profile_benign: expected at least {count} held-out conversations with an answer, got {len(found)}; raise "
+            "data.held_out_helpful, set profile_examples to a source of more, or lower profile_benign"
+        )
+    return found[:count]
 
 
-def score_held_out(engine: Engine, recipe: Recipe, *, prepared: PreparedData, producer: Producer, home: Path) -> Scores:
+def answered(examples: Iterable[Example]) -> list[Example]:
+    """Return the examples that are conversations with an answer, and no raw text."""
+    return [one for one in examples if len(one.messages) > 1 and one.messages[-1].is_text]
+
+
+def score_held_out(engine: Engine, data: ScoredData, *, producer: Producer, home: Path) -> Scores:
     """Measure likelihoods on held-out data, and keep them in the model's folder; scores of today are kept."""
-    harmful, helpful = scored_requests(recipe, prepared), prepared.held_out_examples
-    provenance = scores_provenance(harmful, helpful, producer=producer)
+    provenance = data.provenance(producer)
     if (home / SCORES).exists() and (scores := read_scores(home)).provenance == provenance:
         return scores
-    refusal = (
-        engine.refusal_probability([direct_prompt(r) for r in harmful], [r.harmful or "" for r in harmful])
-        if harmful
-        else []
+    helpful = list(map(example_text, data.helpful))
+    log_probs = engine.log_likelihood(*_columns(helpful)) if helpful else []
+    scores = Scores(
+        _refusal_probability(engine, _harmful_texts(data.harmful)),
+        [-sum(row) / len(row) for row in log_probs],
+        provenance,
+        _refusal_probability(engine, list(map(example_text, data.benign))),
     )
-    log_probs = (
-        engine.log_likelihood([_example_prompt(e) for e in helpful], [e.messages[-1].content for e in helpful])
-        if helpful
-        else []
-    )
-    scores = Scores(refusal, [-sum(row) / len(row) for row in log_probs], provenance)
     write_text(home / SCORES, json.dumps(scores._asdict()) + "\n")
     return scores
 
 
-def scored_texts(recipe: Recipe, prepared: PreparedData) -> list[tuple[Prompt, str]]:
-    """Return the prompts of the likelihoods, each with the answer that is scored."""
-    harmful, helpful = scored_requests(recipe, prepared), prepared.held_out_examples
-    answers = [(direct_prompt(one), one.harmful or "") for one in harmful]
-    return [*answers, *((_example_prompt(one), one.messages[-1].content) for one in helpful)]
+def _refusal_probability(engine: Engine, texts: Sequence[tuple[Prompt, str]]) -> list[list[float]]:
+    return engine.refusal_probability(*_columns(texts)) if texts else []
+
+
+def _columns(texts: Sequence[tuple[Prompt, str]]) -> tuple[list[Prompt], list[str]]:
+    return [prompt for prompt, _ in texts], [text for _, text in texts]
+
+
+def _harmful_texts(requests: Iterable[Request]) -> list[tuple[Prompt, str]]:
+    return [(direct_prompt(one), one.harmful or "") for one in requests]
+
+
+def example_text(example: Example) -> tuple[Prompt, str]:
+    """Return the prompt of an example, without any attack, and its answer."""
+    prompt = Prompt(
+        id=example.id, request_id=example.id, attack="direct", messages=example.messages[:-1], tools=example.tools
+    )
+    return prompt, example.messages[-1].content
 
 
 def direct_prompt(request: Request) -> Prompt:
@@ -94,12 +140,6 @@ def direct_prompt(request: Request) -> Prompt:
             "messages": request.conversation,
             "tools": request.tools,
         }
-    )
-
-
-def _example_prompt(example: Example) -> Prompt:
-    return Prompt(
-        id=example.id, request_id=example.id, attack="direct", messages=example.messages[:-1], tools=example.tools
     )
 
 

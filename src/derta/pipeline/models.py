@@ -30,6 +30,7 @@ from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 from derta.run_folder import clean_up_training
+from derta.thresholds import read_threshold
 
 
 class Format(NamedTuple):
@@ -216,6 +217,14 @@ def check_engine(recipe: Recipe) -> None:
                 "under model, train or generate"
             )
     check_settings(config.engine, config.settings)
+    if isinstance(config.refusal_threshold, str):
+        read_threshold(config.refusal_threshold)
+        count = len(recipe.methods) * len(recipe.seeds)
+        if count > 1 or recipe.fine_tuning_attacks:
+            raise RecipeError(
+                "generate.refusal_threshold: expected a number for a recipe with several models, got a file, which is "
+                "of one model"
+            )
     if config.engine == "vllm" and find_spec("vllm") is None:
         raise EngineError(
             "generate.engine: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
@@ -235,6 +244,7 @@ def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
     }
     if recipe.generate.engine == "hf":
         settings |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
+        settings["refusal_threshold"] = recipe.generate.refusal_threshold
     return settings
 
 

@@ -16,7 +16,7 @@ from derta.files import read_records
 from derta.judges.model_judge import RUBRICS
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
-from derta.pipeline.likelihoods import direct_prompt, scored_texts
+from derta.pipeline.likelihoods import direct_prompt, scored_data
 from derta.pipeline.models import check_prompts, check_scored
 from derta.pipeline.registry import Registry
 from derta.records import Message, Prompt, Verdict
@@ -51,7 +51,7 @@ def check_evaluation(
     if incomplete:
         limits = token_limits(recipe, prompts)
         check_prompts(recipe, prompts, new_tokens=limits)
-        check_scored(recipe, scored_texts(recipe, prepared))
+        check_scored(recipe, scored_data(recipe, prepared).texts)
         _check_searched(recipe, prepared, registry)
     left = {
         name

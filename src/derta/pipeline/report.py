@@ -236,6 +236,7 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         scores.refusal_probability,
         scores.answer_losses,
         entry.fine_tuning,
+        scores.benign_probability,
     )
     return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
 

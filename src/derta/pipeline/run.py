@@ -30,7 +30,7 @@ from derta.pipeline.fine_tuning import (
     read_all_attack_data,
 )
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
-from derta.pipeline.likelihoods import score_held_out, scored_requests, scores_provenance
+from derta.pipeline.likelihoods import score_held_out, scored_data
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.readiness import check_evaluation
@@ -257,7 +257,7 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     """Train a model, run the recipe's search attacks on it, generate its replies and compute its scores."""
     recipe, home = plan.recipe, folder / model.folder
     out = home / "model" if plan.registry.method(model.method).trains else None
-    harmful, helpful = scored_requests(recipe, plan.prepared), plan.prepared.held_out_examples
+    data = scored_data(recipe, plan.prepared)
     producer = LazyEngine(recipe, out).producer()
     if out is not None and not out.exists():
         producer |= recorded_weights(home)
@@ -269,7 +269,7 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
         held_out=plan.prepared.held_out_requests,
         registry=plan.registry,
     )
-    scores = scores_provenance(harmful, helpful, producer=producer)
+    scores = data.provenance(producer)
     if stored is not None and is_current(home, _expected(recipe, stored, producer), scores=scores):
         return
     engine = LazyEngine(recipe, train_model(plan, model, folder=folder, display=display))
@@ -296,7 +296,7 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
         description=f"{model.label} seed {model.seed}: replies",
         display=display,
     )
-    score_held_out(engine, recipe, prepared=plan.prepared, producer=producer, home=home)
+    score_held_out(engine, data, producer=producer, home=home)
     engine.release()
 
 

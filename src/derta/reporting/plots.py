@@ -28,11 +28,15 @@ NUM_STYLES = len(MARKERS)
 TITLES = {
     "refusal_position": "Refusal position",
     "refusal_probability": "Refusal probability inside a harmful answer",
+    "benign_probability": "Refusal probability inside a benign answer",
+    "roc": "Detections against false alarms",
     "prefill_depth": "Prefill depth",
 }
 EXPLANATIONS = {
     "refusal_position": "Cumulative share of refusals that start by each position of the reply.",
     "refusal_probability": "Mean probability of a refusal token at each position of a harmful answer.",
+    "benign_probability": "Mean probability of a refusal token at each position of a benign answer: lower is better.",
+    "roc": "Harmful answers whose refusal probability exceeds a threshold at this depth, at each rate of false alarms.",
     "prefill_depth": "Rate by the share of the harmful answer that is prefilled.",
 }
 _INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"

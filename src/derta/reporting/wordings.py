@@ -75,6 +75,12 @@ WORDINGS = {
         "lower",
         "perplexity of held-out helpful answers, in percent of that under the method that the others are compared with",
     ),
+    ("analysis", "auc"): Wording(
+        "Harmful and benign answers told apart",
+        "higher",
+        "pairs of a harmful and a benign answer of which the harmful one has the higher refusal probability at this "
+        "depth: the area under the ROC curve, where 50 % is chance",
+    ),
     ("analysis", "degenerate"): Wording("Broken replies", "lower", "replies that degenerate into repetition"),
 }
 

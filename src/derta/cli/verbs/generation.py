@@ -1,4 +1,4 @@
-"""Commands that write prompts and replies: `attack`, `generate` and `export`."""
+"""Commands that write prompts and replies, and calibrate decoding: `attack`, `generate`, `threshold` and `export`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgePath, Out, Prompts, Seed
+from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgePath, OptionalOut, Out, Prompts, Seed
 
 
 def attack(
@@ -73,6 +73,10 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens per reply.")] = 1024,
     max_batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", min=1, help="hf: tokens per batch.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="hf: number of CPU threads.")] = None,
+    refusal_threshold: Annotated[
+        str | None,
+        typer.Option(help="hf: probability at which a refusal word is forced, or file of derta threshold."),
+    ] = None,
     option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Additional engine setting.")] = [],
 ) -> None:
     """Generate greedy replies to prompts.
@@ -85,6 +89,7 @@ def generate(
         **{"endpoints": endpoints or None, "concurrency": concurrency, "api_key_env": api_key_env},
         **{"tokenizer": tokenizer, "adapter": adapter, "template": template, "dtype": dtype},
         **{"max_batch_tokens": max_batch_tokens, "threads": threads},
+        "refusal_threshold": options.number_or_path(refusal_threshold),
     }
     from derta.cli.console import console_display
     from derta.config import EngineConfig
@@ -93,6 +98,36 @@ def generate(
     settings = {name: value for name, value in engine_options.items() if value is not None}
     config = EngineConfig(model=model, engine=engine, settings=settings | options.pairs(option, option="--option"))
     generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
+
+
+def threshold(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    benign: Annotated[Path, typer.Option(help="Benign requests with answers that the model was not trained on.")],
+    harmful: Annotated[Path | None, typer.Option(help="Requests with harmful answers: also print detections.")] = None,
+    false_alarm: Annotated[float, typer.Option(help="Rate of false alarms on benign answers.")] = 0.01,
+    per: Annotated[str, typer.Option(help="What the rate counts: reply or position.")] = "reply",
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of answers of each file.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter folder.")] = None,
+    engine_option: EngineOption = [],
+    out: OptionalOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate the refusal probability from which on decoding forces a refusal word.
+
+    Prints the threshold with the exact interval of its false alarms, and a constant logit bias for servers. The file
+    serves `derta generate --refusal-threshold`, Transformers and vLLM; it is refused for another model.
+
+    Example: derta threshold models/derta --benign held_out.jsonl --false-alarm 0.01 --out threshold.json
+    """
+    from derta.cli.console import print_output
+    from derta.pipeline.formatting import threshold_json, threshold_lines
+    from derta.pipeline.threshold import calibrate_threshold_file
+
+    settings = options.pairs(engine_option, option="--engine-option") | ({"adapter": adapter} if adapter else {})
+    result = calibrate_threshold_file(
+        model, benign=benign, harmful=harmful, out=out, false_alarm=false_alarm, per=per, limit=limit, **settings
+    )
+    print_output(threshold_json(result), *threshold_lines(result), as_json=as_json)
 
 
 def export(

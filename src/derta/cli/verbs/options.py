@@ -65,6 +65,14 @@ def read_recipe(path: Path, settings: list[str], env: list[str]) -> Recipe:
     return load_recipe(path, overrides=pairs(settings, option="--set"), env=env)
 
 
+def number_or_path(text: str | None) -> float | str | None:
+    """Return the number that a text is, or the text, which is a path."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def pairs(texts: list[str], *, option: str) -> dict[str, Any]:
     """Parse KEY=VALUE options into a dict; values are parsed as YAML.
 
