@@ -121,7 +121,7 @@ class Variants(TrainerCallback):
         return torch.autocast(device, torch.bfloat16) if self.args.dtype == "bf16" else nullcontext()
 
     def reference_step(self):
-        """Train one step like the released loop: not compiled, all gradients by autograd."""
+        """Train one step like the released loop: not compiled, all gradients by autograd; the first is a warm-up."""
         with stock(self.model):
             self.reference_micro_batches()
 
@@ -129,8 +129,8 @@ class Variants(TrainerCallback):
         device = self.trainer.args.device
         rows = self.rng.sample(self.rows, len(self.rows))
         size = self.args.reference_micro_rows
-        micro = [rows[i : i + size] for i in range(0, len(rows), size)]
-        padded = 0
+        micro = [rows[i : i + size] for i in range(0, len(rows), size)][: None if self.step else 1]
+        padded, tokens = 0, sum(len(row.input_ids) for batch in micro for row in batch)
         for batch in micro:
             width = -(-max(len(row.input_ids) for row in batch) // 8) * 8
             ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -143,7 +143,7 @@ class Variants(TrainerCallback):
             with self.autocast():
                 output = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device))
             (output.loss.nan_to_num() / len(micro)).backward()
-        self.padding.setdefault("reference", []).append(1 - self.tokens[-1] / padded)
+        self.padding.setdefault("reference", []).append(1 - tokens / padded)
         self.update()
 
     def floor_step(self):

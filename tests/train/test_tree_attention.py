@@ -231,9 +231,18 @@ def test_trees_go_through_gradient_checkpointing(make_model, laid, family):
     assert_same_step(step(model, laid, capacity=512), plain)
 
 
+NOT_COMPILED = pytest.mark.xfail(
+    torch.__version__ < "2.12", reason="torch 2.11 does not compile flex_attention on trees with a sliding window",
+    strict=False,
+)  # fmt: skip
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(one, marks=NOT_COMPILED if one in ("gemma3", "mistral") else []) for one in FAMILIES],
+)
 def test_on_a_gpu_flex_attention_trains_trees_as_sdpa_does(make_model, laid, family):
     torch.compiler.reset()  # a function that was compiled for too many shapes is not compiled again
     found = []
