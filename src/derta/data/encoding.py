@@ -139,6 +139,26 @@ def closed_turn(chat: ChatFormat, messages: Sequence[Message], response: str, *,
     return turn if _has_tokens(chat, response, num_closed=len(turn.response_ids)) else None
 
 
+def continued_turn(
+    chat: ChatFormat,
+    messages: Sequence[Message],
+    response: str,
+    *,
+    prefill: str = "",
+    tools: Tools = None,
+    closed: bool = True,
+) -> Turn | None:
+    """Encode a conversation with a response that continues a `prefill`, as one text; None if it has no token.
+
+    The prefill is a part of the prompt. With `closed`, the closing tokens follow.
+    """
+    if not prefill and closed:
+        return closed_turn(chat, messages, response, tools=tools)
+    head = join_texts(answer_head(chat, messages, tools=tools), content_text(prefill))
+    turn = encode_response(chat, head, response, closed=closed)
+    return turn if _has_tokens(chat, response, num_closed=len(turn.response_ids)) else None
+
+
 def _encode_text(chat: ChatFormat, name: str, text: str) -> EncodedExample:
     """Return the token ids of BOS, text and EOS; the first token is input only, since it has no context."""
     bos, eos = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id

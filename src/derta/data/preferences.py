@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from derta.chat import ChatFormat
 from derta.columns import lower_names
 from derta.data.detection import parse_rows, pick_format
-from derta.data.encoding import EncodedTriple, closed_turn, cut_middle
+from derta.data.encoding import EncodedTriple, continued_turn, cut_middle
 from derta.data.fields import RefusedRows, log_dropped
 from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.data.pair_formats import PAIR_FORMATS
 from derta.errors import DataError
 from derta.files import parse_record
+from derta.messages import is_absent
 from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash
 from derta.sources import read_rows, source_name
 
@@ -30,7 +31,11 @@ _MIN_PROMPT_TOKENS = 16
 
 
 class Preference(Record):
-    """Preference pair from a user's dataset: a query, after its context, with a chosen and a rejected response."""
+    """Preference pair: a query, after its context, with a chosen and a rejected response.
+
+    `prefill` is a start of the answer that both responses continue, as text. `rejected_ends` is False if the rejected
+    response was cut off: it then has no closing tokens.
+    """
 
     query: Text
     chosen: Text
@@ -38,6 +43,8 @@ class Preference(Record):
     source: str | None = None
     messages: Context = ()
     tools: Tools = None
+    prefill: Annotated[str | None, Field(exclude_if=is_absent)] = None
+    rejected_ends: Annotated[bool, Field(exclude_if=bool)] = True
 
     @model_validator(mode="after")
     def _has_no_empty_message(self) -> Preference:
@@ -48,7 +55,8 @@ class Preference(Record):
     @property
     def id(self) -> str:
         """Id of the pair, a hash of its content."""
-        return short_hash(self.query, self.chosen, self.rejected, *context_keys(self.messages, self.tools))
+        start = [f"prefill\x1e{self.prefill}"] if self.prefill else []
+        return short_hash(self.query, self.chosen, self.rejected, *context_keys(self.messages, self.tools), *start)
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -204,14 +212,21 @@ def clean_preferences(
 
 
 def encode_preference(chat: ChatFormat, preference: Preference) -> EncodedPair:
-    """Return the token ids of a user's pair, formatted with the model's chat template.
+    """Return the token ids of a pair, formatted with the model's chat template.
 
     Raises:
         DataError: A response has no token, or both are the same.
     """
-    chosen, rejected = (
-        closed_turn(chat, preference.conversation, response, tools=preference.tools)
-        for response in (preference.chosen, preference.rejected)
+    chosen = continued_turn(
+        chat, preference.conversation, preference.chosen, prefill=preference.prefill or "", tools=preference.tools
+    )
+    rejected = continued_turn(
+        chat,
+        preference.conversation,
+        preference.rejected,
+        prefill=preference.prefill or "",
+        tools=preference.tools,
+        closed=preference.rejected_ends,
     )
     if chosen is None or rejected is None:
         raise DataError(f"pair {preference.id}: expected responses of at least one token, got none; drop the pair")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -13,26 +14,34 @@ from derta.methods.rows_methods import BASE, ROW_METHODS, row_method
 from derta.methods.tuning import TrainingEstimate, check_settings, estimate, method_config, tune
 
 
-def _lazy_dpo(name: str) -> Callable[..., Any]:
-    """Return a function of `methods.dpo` that is imported on its first call, because that module needs TRL."""
+def _lazy(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported on its first call, because that module needs TRL."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module("derta.methods.dpo"), name)(*args, **kwargs)
+        return getattr(import_module(f"derta.methods.{module}"), name)(*args, **kwargs)
 
     return call
 
 
 DPO = Method(
     name="dpo",
-    dataset=_lazy_dpo("encode_pairs"),
+    dataset=_lazy("dpo", "encode_pairs"),
     init_from="vanilla",
     package=("trl", "dpo"),
-    config=_lazy_dpo("config_class"),
-    trainer=_lazy_dpo("pair_trainer"),
-    plan=_lazy_dpo("plan_pairs"),
+    config=_lazy("dpo", "config_class"),
+    trainer=_lazy("dpo", "pair_trainer"),
+    plan=_lazy("dpo", "plan_pairs"),
     unit="pairs",
 )
-METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO)}
+BALANCED_DPO = replace(
+    DPO,
+    name="balanced_dpo",
+    dataset=_lazy("own_refusals", "encode_own_pairs"),
+    init_from="derta",
+    config=_lazy("own_refusals", "config_class"),
+    own_refusals=True,
+)
+METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO, BALANCED_DPO)}
 """Methods by name, in the order of the paper's tables; `base` is the untrained baseline."""
 
 __all__ = [

@@ -57,6 +57,8 @@ class Method:
         unit: The trainer's input, for messages.
         defaults: Values of config fields for this method. They apply where a setting has its general default, and
             `method_settings` of a recipe override them.
+        own_refusals: True: `preferences` of the training set are the initial model's own refusals of counter examples,
+            which a pipeline generates before training (`pipeline.own_refusals`).
         trains: False: the recipe's model is not trained, for comparison.
         version: Identifies this version of the method when a run is resumed; None: the source of its functions does.
 
@@ -79,6 +81,7 @@ class Method:
     plan: Callable[[Any], Plan] | None = None
     unit: str = "rows"
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    own_refusals: bool = False
     trains: bool = True
     version: str | None = None
 

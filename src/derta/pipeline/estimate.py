@@ -75,7 +75,10 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
         display.logger.info(note)
     check_rows(loaded, attack_data)
     trained = [method for method in map(registry.method, loaded.methods) if method.trains]
-    estimates = [estimate_method(loaded, method, prepared=prepared) for method in trained]
+    estimates = [estimate_method(loaded, method, prepared=prepared) for method in trained if not method.own_refusals]
+    for method in trained:
+        if method.own_refusals:
+            display.logger.info("%s is not estimated: its pairs are replies of %s", method.name, method.init_from)
     if len(loaded.seeds) > 1:
         display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(loaded.seeds))
     if attacks := fine_tuning_attacks(loaded):

@@ -17,6 +17,7 @@ from derta.locks import check_output
 from derta.methods import find_method, method_config
 from derta.pipeline.data import hub_base, input_files, prepare_data
 from derta.pipeline.models import check_init_from, load_format, train_method
+from derta.pipeline.own_refusals import copy_model, find_pairs, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
@@ -78,7 +79,8 @@ def train_one(
         stack.enter_context(
             record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
         )
-        return train_method(
+        train = train_on_own_refusals if find_method(method).own_refusals else train_method
+        return train(
             paths.recipe,
             method=find_method(method),
             seed=seed,
@@ -87,6 +89,43 @@ def train_one(
             init_from=init_from,
             display=display,
         )
+
+
+def prepare_launch(
+    recipe: Recipe,
+    *,
+    method: str,
+    out: Path,
+    seed: int = 0,
+    init_from: Path | None = None,
+    display: Display = Display(),
+) -> bool:
+    """Generate the replies that a training needs, in this process, before it is launched in several.
+
+    Returns:
+        Whether training is left. It is not if the method trains on own refusals, and there are none.
+    """
+    definition = find_method(method)
+    distills = any(source.answers == "model" for source in (*recipe.data.helpful, *recipe.data.counter))
+    if not (distills or definition.own_refusals):
+        return True
+    with expanded_paths(recipe) as paths:
+        distilled = out.with_name(f"{out.name}.{DISTILLED}")
+        prepared = _prepare_for(paths.recipe, (*recipe.methods, method), distilled=distilled, display=display)
+        if not definition.own_refusals or init_from is None:
+            return True
+        pairs = find_pairs(
+            paths.recipe,
+            method=definition,
+            seed=seed,
+            data=prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed),
+            out=out,
+            init_from=init_from,
+            display=display,
+        )
+        if not pairs:
+            copy_model(init_from, out)
+    return bool(pairs)
 
 
 def _prepare_for(recipe: Recipe, methods: Sequence[str], *, distilled: Path, display: Display) -> PreparedData:

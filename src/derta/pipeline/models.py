@@ -20,6 +20,7 @@ from derta.chat import (
     refusal_tokens,
 )
 from derta.config import ModelSection, Recipe
+from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, cut_pair
 from derta.data.preparation import PreparedData
 from derta.data.rows import Instance, max_tokens
@@ -170,9 +171,13 @@ def train_method(
     prepared: PreparedData,
     out: Path,
     init_from: Path | None = None,
+    data: TrainingSet | None = None,
     display: Display = Display(),
 ) -> Path:
-    """Train one method's model and return its folder; an existing model is returned without training."""
+    """Train one method's model and return its folder; an existing model is returned without training.
+
+    `data` is its training set; None: that of the prepared data.
+    """
     if out.exists():
         clean_up_training(out)
         return out
@@ -193,7 +198,7 @@ def train_method(
             method,
             model=recipe.model.path,
             config=config,
-            data=prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed),
+            data=data or prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed),
             tokenizer=chat.tokenizer,
             out=out,
             lora=recipe.train.lora,

@@ -32,6 +32,7 @@ from derta.pipeline.fine_tuning import (
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
 from derta.pipeline.likelihoods import score_held_out, scored_data
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
+from derta.pipeline.own_refusals import train_on_own_refusals
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
@@ -333,7 +334,8 @@ def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Displa
     init_from, method = None, plan.registry.method(model.method)
     if method.init_from is not None and not out.exists():
         init_from = train_model(plan, model._replace(method=method.init_from), folder=folder, display=display)
-    return train_method(
+    train = train_on_own_refusals if method.own_refusals else train_method
+    return train(
         plan.recipe,
         method=method,
         seed=model.seed,

@@ -134,7 +134,7 @@ def train(
     method: Annotated[str, typer.Option(help="vanilla, vanilla_half, harmful_prefix, rto, derta or dpo.")],
     out: Out,
     seed: Seed = 0,
-    init_from: Annotated[Path | None, typer.Option(help="dpo: tuned vanilla model to initialise from.")] = None,
+    init_from: Annotated[Path | None, typer.Option(help="dpo, balanced_dpo: tuned model to initialise from.")] = None,
     settings: Settings = [],
     env: Env = [],
     launch: Annotated[Path | None, typer.Option(help="Accelerate config, such as those of recipes/accelerate.")] = None,
@@ -148,13 +148,16 @@ def train(
     """
     from derta.cli.console import console_display
     from derta.cli.launch import is_main_process
-    from derta.pipeline.method import check_training, train_one
+    from derta.pipeline.method import check_training, prepare_launch, train_one
 
     config = options.read_recipe(recipe, settings, env)
     if launch is not None:
         from derta.train.launch import launch_again
 
         check_training(config, method=method, out=out, init_from=init_from)
+        display = console_display()
+        if not prepare_launch(config, method=method, out=out, seed=seed, init_from=init_from, display=display):
+            return
         launch_again(launch, num_processes=num_processes)
     if num_processes is not None:
         raise RunError("--num-processes: expected --launch CONFIG with it, got none; add it")
