@@ -43,7 +43,7 @@ def _imports_are_no_garbage() -> None:
 
 
 TokenizerKind = Literal["bpe", "spm", "word"]
-ModelKind = Literal["llama", "gemma3", "qwen3", "mistral", "mixtral", "gpt2", "gemma3_vision"]
+ModelKind = Literal["llama", "gemma3", "qwen2", "qwen3", "mistral", "mixtral", "gpt2", "gemma3_vision"]
 MakeTokenizer = Callable[..., "PreTrainedTokenizerFast"]
 MakeModelDir = Callable[..., Path]
 
@@ -140,7 +140,15 @@ def build_tokenizer(
 def build_model(kind: ModelKind, *, vocab_size: int, seed: int = 0, **settings: Any) -> Any:
     """A random causal LM: 2 layers, 64 wide, 256 positions; weights large enough that greedy choices are clear."""
     import torch
-    from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, MixtralConfig, Qwen3Config
+    from transformers import (
+        Gemma3TextConfig,
+        GPT2Config,
+        LlamaConfig,
+        MistralConfig,
+        MixtralConfig,
+        Qwen2Config,
+        Qwen3Config,
+    )
     from transformers.models.auto import AutoModelForCausalLM
 
     shape: dict[str, Any] = {
@@ -164,6 +172,7 @@ def build_model(kind: ModelKind, *, vocab_size: int, seed: int = 0, **settings: 
     configs: dict[str, tuple[Any, dict[str, Any]]] = {
         "llama": (LlamaConfig, {}),
         "gemma3": (Gemma3TextConfig, sliding | {"tie_word_embeddings": False}),
+        "qwen2": (Qwen2Config, {}),
         "qwen3": (Qwen3Config, {"head_dim": 16}),
         "mistral": (MistralConfig, {"sliding_window": 16}),
         "mixtral": (MixtralConfig, {"num_local_experts": 4}),

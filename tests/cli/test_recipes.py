@@ -15,7 +15,9 @@ from derta.train.config import recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-PAPER = sorted(name for name in NAMES if "270m" not in name)
+STUDY = sorted(f"study/{path.stem}" for path in (RECIPES / "study").glob("*.yaml"))
+BALANCED = [name for name in NAMES if "balanced" in name]
+PAPER = [name for name in NAMES if "270m" not in name and "0.5b" not in name]
 LLAMA = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 MIXTRAL = {"q_proj", "k_proj", "v_proj", "o_proj", "experts.base_layer", "experts"}  # the experts: gate_up, then down
 KINDS = {
@@ -23,6 +25,7 @@ KINDS = {
     "mistral": "mistral",
     "mixtral": "mixtral",
     "qwen3": "qwen3",
+    "qwen25": "qwen2",
     "gemma3": "gemma3_vision",
     "gemma": "gemma3",
 }
@@ -31,7 +34,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def users_files(tmp_path, monkeypatch):
     """What the recipes take from the environment, with benign stand-ins where a file is read at once."""
-    for name in ("DERTA_DATA", "DERTA_ATTACKS", "DERTA_GEMMA_270M"):
+    for name in ("DERTA_DATA", "DERTA_ATTACKS", "DERTA_GEMMA_270M", "DERTA_QWEN_CODER"):
         monkeypatch.setenv(name, str(tmp_path / name))
     (tmp_path / "DERTA_ATTACKS").mkdir()
     turn = {"user": "How is tea made?", "assistant": "Boil the water."}
@@ -40,12 +43,13 @@ def users_files(tmp_path, monkeypatch):
     (tmp_path / "DERTA_ATTACKS/jailbreak_chat.jsonl").write_text('"A story: [INSERT PROMPT HERE]"\n')
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *STUDY])
 def test_a_recipe_is_one_that_a_run_takes(name):
     with expanded_paths(load_recipe(RECIPES / f"{name}.yaml")) as paths:
         check_recipe(paths.recipe)
         for section in paths.recipe.evaluate:
-            build_attack(section.attack, section.options)
+            if section.prompts is None:
+                build_attack(section.attack, section.options)
         assert "$" not in paths.recipe.model_dump_json()
 
 
@@ -81,6 +85,7 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
     data = recipe.parent
     values = {
         "model.path": str(base),
+        "baseline": None,
         "data": {
             "triples": [{"path": str(data / "triples.jsonl")}],
             "helpful": [{"path": str(data / "helpful.jsonl")}],
@@ -137,7 +142,7 @@ def test_a_recipe_trains_what_it_says_on_a_tiny_model_of_its_class(name, base, r
     losses = [entry["loss"] for entry in json.loads((out / "train_log.json").read_text()) if "loss" in entry]
     assert len(losses) == 2
     assert all(0 < loss < 100 for loss in losses)
-    if "lora" in name:
+    if load_recipe(RECIPES / f"{name}.yaml").train.lora is not None:
         adapter = load_file(out / "adapter_model.safetensors")
         assert {key.split(".lora_")[0].split(".", 5)[-1].split(".", 1)[-1] for key in adapter} == (
             MIXTRAL if "mixtral" in name else LLAMA
@@ -147,3 +152,14 @@ def test_a_recipe_trains_what_it_says_on_a_tiny_model_of_its_class(name, base, r
         before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
         still = {key for key in before if before[key].equal(after[key])}
         assert still == {key for key in before if "vision" in key or "multi_modal" in key}
+
+
+@pytest.mark.parametrize("name", BALANCED)
+def test_a_recipe_of_balanced_trains_completion_and_counter_rows(name, base, recipe, tmp_path, derta):
+    out, data = tmp_path / "out", recipe.parent
+    counter = [{"path": str(data / "helpful.jsonl")}]
+    words = [*shrunk(recipe, base), "--set", f"data.counter={json.dumps(counter)}", "--set", "data.held_out_helpful=2"]
+    called = derta("train", RECIPES / f"{name}.yaml", "--method", "balanced", "--out", out, *words)
+    assert called.code == 0, called.err
+    log = [entry for entry in json.loads((out / "train_log.json").read_text()) if "loss" in entry]
+    assert {"loss_completion", "loss_counter"} <= {name for entry in log for name in entry}
