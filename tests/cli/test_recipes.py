@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from derta.attacks import build_attack
 from derta.config import load_recipe
+from derta.methods import METHODS
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.run import check_recipe
 from derta.train import adapters
@@ -58,7 +59,7 @@ def test_a_recipe_of_the_paper_holds_its_settings(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     train, lora = recipe.train, recipe.train.lora
     # PAPER: batch 128, 2 epochs; full: 2e-5, warmup 0.03, decay 2e-5, 1024, dropout 0.95; LoRA: 1e-4, 0, 0, 512, 0
-    config = recipe_values(train)
+    config = recipe_values(train, method=METHODS["derta"])
     assert (config["global_batch_size"], config["num_train_epochs"], config["lr_scheduler_type"]) == (128, 2, "cosine")
     names = ("learning_rate", "warmup_steps", "weight_decay", "max_length", "sorry_dropout")
     settings = tuple(config[name] for name in names)

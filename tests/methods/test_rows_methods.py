@@ -91,4 +91,4 @@ def test_completion_rows_read_helpful_and_taken_counter_examples_and_need_one(ti
 def test_the_base_model_is_the_only_method_without_training():
     assert [method.name for method in METHODS.values() if not method.trains] == ["base"]
     assert METHODS["base"] is BASE
-    assert list(METHODS) == ["base", *(method.name for method in ROW_METHODS), "dpo"]
+    assert list(METHODS) == ["base", *(method.name for method in ROW_METHODS), "dpo", "balanced_dpo"]

@@ -37,7 +37,7 @@ BALANCED_DPO = replace(
     DPO,
     name="balanced_dpo",
     dataset=_lazy("own_refusals", "encode_own_pairs"),
-    init_from="derta",
+    init_from="balanced",
     config=_lazy("own_refusals", "config_class"),
     own_refusals=True,
 )
