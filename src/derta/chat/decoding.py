@@ -12,16 +12,25 @@ if TYPE_CHECKING:
 UNFINISHED = "\ufffd"
 """Text of bytes that are no whole character."""
 _TEXTS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str]] = WeakKeyDictionary()
-"""Texts of tokens by tokenizer: all triples have the same frequent tokens."""
+"""Texts of tokens after an EOS token by tokenizer, because texts share their frequent tokens; -1: without a token."""
+_NO_TOKEN = -1
 
 
 def decode_continuation(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """Decode ids after an EOS token: at the start of a text, SentencePiece decoders strip a blank."""
     if not token_ids:
         return ""
-    joint, head = _decode_after_eos(tokenizer, token_ids), _decode_after_eos(tokenizer, [])
+    head = _text_of(tokenizer, _NO_TOKEN)
+    joint = _text_of(tokenizer, token_ids[0]) if len(token_ids) == 1 else _decode_after_eos(tokenizer, token_ids)
     assert joint.startswith(head), (joint, head)  # noqa: S101 - no decoder looks ahead
     return joint[len(head) :]
+
+
+def _text_of(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    texts = _TEXTS.setdefault(tokenizer, {})
+    if token not in texts:
+        texts[token] = _decode_after_eos(tokenizer, [] if token == _NO_TOKEN else [token])
+    return texts[token]
 
 
 def _decode_after_eos(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -36,7 +45,7 @@ def positions_after_space(tokenizer: PreTrainedTokenizerBase, token_ids: Sequenc
     """
     texts = _TEXTS.setdefault(tokenizer, {})
     for token in {*token_ids} - texts.keys():
-        texts[token] = _decode_after_eos(tokenizer, [token])
+        texts[token] = _text_of(tokenizer, token)
     positions: set[int] = set()
     run: list[int] = []  # tokens since the last complete character
     for t, token in enumerate(token_ids, start=1):
