@@ -204,7 +204,7 @@ def test_a_number_is_a_probability(tiny_model_dir, threshold):
 def test_a_missing_file_and_another_engine_are_errors(tiny_model_dir):
     with pytest.raises(DataError, match=r"nowhere.json: cannot read it"):
         load_engine(tiny_model_dir, device="cpu", refusal_threshold="nowhere.json")
-    with pytest.raises(EngineError, match="unknown setting 'refusal_threshold'"):
+    with pytest.raises(EngineError, match="refusal_threshold is for the engine hf"):
         load_engine("served", engine="api", refusal_threshold=0.3)
 
 

@@ -113,6 +113,8 @@ def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     load = ENGINES[_check_engine_name(engine)]()
     names = list(signature(load).parameters)[1:]
     for setting in settings:
+        if setting == "refusal_threshold" and engine != "hf":
+            raise EngineError(f"engine {engine}: {setting} is for the engine hf; docs/threshold.md describes servers")
         if setting not in names:
             raise EngineError(f"engine {engine}: unknown setting {setting!r}; {did_you_mean(setting, names)}")
     fields: dict[str, Any] = {setting: (kind, ...) for setting, kind in get_type_hints(load).items()}

@@ -77,6 +77,17 @@ def forced_tokens(
     ]
 
 
+def force(
+    scores: Float[Tensor, "row vocab"], forcing: RefusalForcing, *, may_force: Bool[Tensor, " row"]
+) -> Float[Tensor, "row vocab"]:
+    """Return the scores; in rows with an alarm that may be forced, only a refusal token is left, with a score of 0."""
+    is_alarm, refusals = forced_scores(scores, forcing)
+    forced = is_alarm & may_force
+    scores = scores.masked_fill(forced[:, None], -torch.inf)
+    scores[forced, refusals[forced]] = 0.0
+    return scores
+
+
 class RefusalLogitsProcessor(LogitsProcessor):
     """Logits processor for `model.generate` that forces a refusal token at alarms, as the engine `hf` does.
 
@@ -121,12 +132,9 @@ class RefusalLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Int[Tensor, "row token"], scores: Float[Tensor, "row vocab"]) -> Tensor:
         """Return the scores, with only a refusal token left in rows with an alarm."""
         generated = input_ids[:, self._prompt_length(input_ids) :]
-        is_alarm, refusals = forced_scores(scores, self.forcing)
         ids = torch.tensor(self.forcing.token_ids, device=input_ids.device)
-        forced = is_alarm & ~torch.isin(generated[:, -QUIET_TOKENS:], ids).any(dim=-1)
-        scores = scores.masked_fill(forced[:, None], -torch.inf)
-        scores[forced, refusals[forced]] = 0.0
-        return scores
+        is_quiet_row = torch.isin(generated[:, -QUIET_TOKENS:], ids).any(dim=-1)
+        return force(scores, self.forcing, may_force=~is_quiet_row)
 
     def _prompt_length(self, input_ids: Int[Tensor, "row token"]) -> int:
         """Return the length of the prompts, which a call of `generate` passes first."""
