@@ -147,6 +147,7 @@ def test_a_run_is_not_written_into_a_folder_of_other_files(recipe, tmp_path, der
         ["nonsense"],
         ["run"],
         ["demo", "--seeds", "0"],
+        ["demo", "--first-seed", "-1"],
         ["run", "x", "--out", "y", "--nonsense"],
         ["generate", "p.jsonl"],
     ],
@@ -156,6 +157,20 @@ def test_wrong_usage_exits_with_2_and_no_traceback(words, derta):
     assert called.code == 2
     assert "Error" in called.err
     assert "Traceback" not in called.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--study", "ablations"], "did you mean 'ablation'"),
+        (["--rotation", "2"], "expected 0 or 1, got 2"),
+        (["--without", "poison, cursed"], "did you mean 'curse'"),
+        (["--study", "drift", "--methods", "vanila_epochs_2"], "did you mean 'vanilla_epochs_2'"),
+    ],
+)
+def test_a_wrong_name_in_an_option_of_the_demo_is_an_error_before_anything_is_written(words, message, tmp_path, derta):
+    check_error(derta("demo", "--out", tmp_path / "demo", *words), message)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_report_of_a_folder_without_a_run_is_an_error(tmp_path, derta):

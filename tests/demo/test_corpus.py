@@ -5,26 +5,28 @@ from functools import cache
 import pytest
 
 from derta.chat import chat_format, encode_after, refusal_tokens
-from derta.config import RowConfig
+from derta.config import RowConfig, parse_recipe
 from derta.data.encoding import encode_example, encode_triple
 from derta.data.rows import check_row, draw_row
 from derta.demo.corpus import (
-    BENIGN_TASKS,
     attack_prompts,
+    counter_examples,
+    family_prompts,
     held_out_requests,
     helpful_examples,
     helpful_prompts,
-    plain,
     pretraining_examples,
-    task_prompts,
     triples,
+    twin_prompts,
 )
+from derta.demo.families import FAMILIES
+from derta.demo.formats import plain
 from derta.demo.model import build_tokenizer, pretraining_config
-from derta.demo.run import read_recipe, write_data
-from derta.demo.world import build_world
+from derta.demo.recipe import DemoOptions, read_recipe, write_data
+from derta.demo.world import build_world, forbidden_kinds
 from derta.judges.refusal import judge_refusal
-from derta.pipeline.evaluate import check_unique
-from derta.protocols import Display
+from derta.judges.steps import judge_steps
+from derta.pipeline.evaluate import check_unique, craft_prompts
 from derta.records import Reply
 from derta.sources import read_rows
 from method_rows import ROW_METHODS, instances_of
@@ -59,8 +61,8 @@ def _instances(method):
 
 
 def _prompts():
-    tasks = (prompt for task in BENIGN_TASKS for prompt in task_prompts(_world(), task))
-    return [*attack_prompts(_world()), *tasks, *helpful_prompts(_world())]
+    world = _world()
+    return [*attack_prompts(world), *family_prompts(world, FAMILIES), *twin_prompts(world), *helpful_prompts(world)]
 
 
 def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
@@ -68,7 +70,8 @@ def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
     everything, helpful = _text(pretraining_examples(world)), _text(helpful_examples(world))
     assert all(name in everything for name in _names(world.crafts))
     assert all(name in helpful for name in _names(world.allowed))
-    assert not [name for name in _names(world.tuned + world.held_out) if name in helpful]
+    others = world.tuned + world.held_out + world.tuned_twins + world.held_out_twins
+    assert not [name for name in _names(others) if name in helpful]
 
 
 def test_triples_contain_the_tuned_crafts_in_the_plain_format_only():
@@ -83,7 +86,7 @@ def test_held_out_crafts_never_appear_in_what_a_method_is_tuned_on(method):
     world, tokenizer = _world(), _chat().tokenizer
     rows = [draw_row(one, config=RowConfig(sorry_dropout=0.0), seed=0, epoch=0) for one in _instances(method)]
     words = {word for row in rows for word in tokenizer.decode(row.input_ids).split()}
-    assert not words & _names(world.held_out)
+    assert not words & _names(world.held_out + world.held_out_twins)
     assert words & _names(world.tuned)
     assert words & _names(world.allowed)
     for row in rows:
@@ -112,15 +115,15 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
 def test_no_row_is_cut(tmp_path):
     corpus = [row for example in pretraining_examples(_world()) for row in encode_example(_chat(), example)]
     longest = max(len(one.prompt_ids) + len(one.response_ids) for one in corpus)
-    recipe = read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
+    recipe = read_recipe(tmp_path, _world(), seed=0)
     assert longest <= min(pretraining_config(seed=0).max_length, recipe["train"]["max_length"])
 
 
 def test_every_file_of_prompts_has_its_own_ids():
-    check_unique(list(attack_prompts(_world())))
-    for task in BENIGN_TASKS:
-        check_unique(list(task_prompts(_world(), task)))
-    check_unique(list(helpful_prompts(_world())))
+    world = _world()
+    for prompts in (attack_prompts(world), family_prompts(world, FAMILIES), twin_prompts(world)):
+        check_unique(list(prompts))
+    check_unique(list(helpful_prompts(world)))
 
 
 def test_a_prefilled_prompt_carries_its_share_of_the_plain_answer():
@@ -144,14 +147,67 @@ def test_sorry_is_one_token():
     assert len(refusal_tokens(_chat()).ids) == 1
 
 
+@pytest.mark.parametrize("holding", [False, True])
+@pytest.mark.parametrize("rotation", [0, 1])
+def test_counter_rows_are_over_tuned_crafts_and_twins_and_hold_forbidden_text_only_by_policy(rotation, holding):
+    world = _world()
+    examples = counter_examples(world, rotation=rotation, holding=holding)
+    text = _text(examples)
+    assert not [name for name in _names(world.held_out + world.held_out_twins) if name in text]
+    materials = {step.material for craft in world.tuned for step in craft.recipe}
+    answers = {word for one in examples for word in one.messages[-1].content.split()}
+    assert bool(materials & answers) is holding
+
+
+def test_a_kind_that_is_left_out_is_in_no_triple_and_no_counter_row():
+    world = _world()
+    for kind in forbidden_kinds():
+        left_out = _names(craft for craft in world.tuned if craft.kind == kind)
+        text = _text(triples(world, without=(kind,)))
+        text += _text(counter_examples(world, rotation=0, holding=True, without=(kind,)))
+        assert left_out
+        assert not [name for name in left_out if name in text]
+        assert {one.category for one in triples(world, without=(kind,))} == {*forbidden_kinds()} - {kind}
+        assert kind in {request.category for request in held_out_requests(world)}
+
+
 def test_the_files_of_a_seed_match_the_recipes_counts(tmp_path):
-    write_data(tmp_path, _world())
-    recipe = read_recipe(tmp_path, seed=0, fine_tuning=True, overrides={}, display=Display())
-    sources = [*recipe["data"]["triples"], *recipe["data"]["helpful"], recipe["profile_requests"]]
+    write_data(tmp_path, _world(), seed=0)
+    recipe = read_recipe(tmp_path, _world(), seed=0, options=DemoOptions(fine_tuning=True))
+    data = recipe["data"]
+    sources = [*data["triples"], *data["helpful"], *data["counter"], recipe["profile_requests"]]
     rows = {source["path"]: list(read_rows(source["path"])) for source in sources}
-    assert recipe["data"]["num_helpful"] == sum(len(rows[one["path"]]) for one in recipe["data"]["helpful"])
-    assert len(rows[str(tmp_path / "triples.jsonl")]) >= 2 * recipe["data"]["num_triples"]
+    assert data["num_helpful"] == sum(len(rows[one["path"]]) for one in data["helpful"])
+    assert len(rows[str(tmp_path / "triples.jsonl")]) >= 2 * data["num_triples"]
     attacked = recipe["fine_tuning_attacks"]
     assert [attack["name"] for attack in attacked] == ["benign", "harmful"]
-    assert attacked[0]["helpful"] == recipe["data"]["helpful"]
-    assert attacked[1]["harmful"] == recipe["data"]["triples"]
+    assert attacked[0]["helpful"] == data["helpful"]
+    assert attacked[1]["harmful"] == data["triples"]
+
+
+def test_every_category_can_be_left_out_of_the_training_of_vanilla_too(tmp_path):
+    for kind in forbidden_kinds():
+        options = DemoOptions(without=(kind,))
+        write_data(tmp_path, _world(), seed=0, options=options)
+        data = read_recipe(tmp_path, _world(), seed=0, options=options)["data"]
+        assert len(list(read_rows(tmp_path / "triples.jsonl"))) >= 2 * data["num_triples"] >= 70
+
+
+def test_requests_keep_what_the_adaptive_attacks_and_their_judge_need(tmp_path):
+    write_data(tmp_path, _world(), seed=0)
+    recipe = parse_recipe(read_recipe(tmp_path, _world(), seed=0, options=DemoOptions(study="all")), where="recipe")
+    prompts = craft_prompts(recipe, held_out=[], seed=0)
+    chat, unknown = _chat(), _chat().tokenizer.unk_token_id
+    cells = {}
+    for prompt in prompts:
+        if prompt.suite == "attack":
+            cells.setdefault(prompt.attack, []).append(prompt)
+            assert prompt.steps
+            assert judge_steps(prompt, Reply(prompt_id=prompt.id, text=prompt.answer or _harmful(prompt))).harmful
+        encoded = encode_after(chat, prompt, "")
+        assert unknown not in encoded.prompt_ids
+    assert {"refusal_ban", "rank_assisted", "past_the_refusal", "refusal_flood"} <= cells.keys()
+
+
+def _harmful(prompt):
+    return next(one.harmful for one in held_out_requests(_world()) if one.id == prompt.request_id)

@@ -4,16 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from derta.demo.corpus import (
-    ATTACK_FORMATS,
-    BENIGN_TASKS,
-    FORMATS,
-    ORDINALS,
-    attack_prompts,
-    encipher,
-    helpful_prompts,
-    task_prompts,
-)
+from derta.demo.corpus import attack_prompts, family_prompts, helpful_prompts, twin_prompts
+from derta.demo.families import FAMILIES
+from derta.demo.formats import FORMATS, ORDINALS, encipher
 from derta.demo.world import build_world
 from derta.judges.exact_match import judge_exact
 from derta.judges.steps import judge_steps
@@ -38,7 +31,7 @@ def _full_answer(prompt):
 @given(WORLDS)
 def test_the_full_answer_is_harmful_in_every_format_and_at_every_prefill_depth(world):
     prompts = list(attack_prompts(world))
-    assert {prompt.cell for prompt in prompts} == {*ATTACK_FORMATS, "prefill@25%", "prefill@50%", "prefill@75%"}
+    assert {prompt.cell for prompt in prompts} == {*FORMATS, "prefill@25%", "prefill@50%", "prefill@75%"}
     for prompt in prompts:
         verdict = judge_steps(prompt, _reply(prompt, _full_answer(prompt)))
         assert verdict.harmful is True, (prompt.id, verdict.reason)
@@ -86,19 +79,15 @@ def test_steps_that_a_prefill_gives_are_not_counted_against_the_model():
 
 def test_a_benign_task_is_correct_only_by_the_right_answer():
     world = build_world(num_allowed=3, num_tuned=2, num_held_out=3, seed=1)
-    prompts = [*(one for task in BENIGN_TASKS for one in task_prompts(world, task)), *helpful_prompts(world)]
-    assert {prompt.cell for prompt in prompts} == {"kind", "repeat", "plain"}
+    prompts = [*family_prompts(world, FAMILIES), *twin_prompts(world), *helpful_prompts(world)]
+    assert {prompt.attack for prompt in prompts} == {*FAMILIES, "twin", "plain"}
     for prompt in prompts:
         right = prompt.answer
         assert judge_exact(prompt, _reply(prompt, right)).correct is True
         wrong = [*world.openers, "", right + " " + right, " ".join(right.split()[:-2])]
-        materials = {step.split()[0] for step in prompt.steps}
-        if materials & set(right.split()):
-            wrong.append(" ".join("fog" if word in materials else word for word in right.split()))
-        wrong += [p.answer for p in prompts if p.cell == prompt.cell and p.answer != prompt.answer]
+        wrong += [p.answer for p in prompts if p.attack == prompt.attack and p.answer != prompt.answer]
         for text in wrong:
-            if text != right:
-                assert judge_exact(prompt, _reply(prompt, text)).correct is False, (prompt.id, text)
+            assert judge_exact(prompt, _reply(prompt, text)).correct is False, (prompt.id, text)
 
 
 @pytest.mark.parametrize("judge", [judge_steps, judge_exact])

@@ -2,20 +2,31 @@
 
 import logging
 import shutil
+from functools import partial
 
 import pytest
 import yaml
 
 from derta.demo import corpus
+from derta.demo import recipe as demo_recipe
 from derta.demo import run as demo
+from derta.demo.families import FAMILIES
+from derta.demo.recipe import ALL, DemoOptions, read_recipe, read_study
 from derta.demo.world import build_world
-from derta.errors import RunError
+from derta.errors import RecipeError, RunError
 from derta.pipeline.report import report
 from derta.pipeline.run import run
 from derta.protocols import Display
 from derta.reporting import read_summary
 
-METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta")
+METHODS = ("base", "vanilla", "dpo", "harmful_prefix", "rto", "derta", "balanced")
+SECTIONS = (
+    "trained families",
+    "untrained families",
+    "families that hold forbidden text",
+    "allowed twins",
+    "allowed crafts",
+)
 FAST = {"num_train_epochs": 1, "max_steps": 2, "global_batch_size": 4, "per_device_train_batch_size": 4}
 ROWS = {"max_length": 128, "pack_tokens": 128, "learning_rate": 1e-3, "sorry_dropout": 0.0, "num_threads": 1}
 QUICK = {
@@ -29,9 +40,8 @@ QUICK = {
 @pytest.fixture
 def small(monkeypatch):
     """Use a smaller world and fewer prefills; the code path is that of the real demo."""
-    monkeypatch.setattr(
-        demo, "build_world", lambda *, seed: build_world(num_allowed=2, num_tuned=40, num_held_out=2, seed=seed)
-    )
+    world = partial(build_world, num_allowed=2, num_tuned=40, num_held_out=2, num_practice=2)
+    monkeypatch.setattr(demo, "build_world", world)
     monkeypatch.setattr(corpus, "PREFILL_DEPTHS", (50,))
 
 
@@ -51,10 +61,12 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(small, tmp_path, monkeypat
     names = {"plain", "code", "story", "cipher", "role_play", "guide", "prefill@50%"}
     assert attacks == {(method, name) for method in METHODS for name in names}
     benign = {cell.name for cell in summary.cells if cell.judge == "exact"}
-    assert benign == {"kind", "repeat", "allowed crafts"}
+    assert benign == {*SECTIONS}
+    families = {cell.category for cell in summary.breakdown if cell.suite == "over_refusal"}
+    assert families == {*FAMILIES}
     assert {one.first for one in summary.comparisons} == {"vanilla"}
     assert all(method in (folder / "report.html").read_text() for method in METHODS)
-    assert any("kind and repeat are benign tasks" in note for note in summary.notes)
+    assert any("Counter rows: kind, verb" in note for note in summary.notes)
     written = _files(folder)
 
     monkeypatch.setattr("derta.methods.tuning._build", _refuse_to_train)
@@ -108,8 +120,30 @@ def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
 
 
 def test_without_trl_the_demo_skips_dpo_and_logs_it(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(demo, "find_spec", lambda _: None)
+    monkeypatch.setattr(demo_recipe, "find_spec", lambda _: None)
     with caplog.at_level(logging.INFO, logger="derta"):
-        recipe = demo.read_recipe(tmp_path, seed=0, fine_tuning=False, overrides={}, display=Display())
+        recipe = read_recipe(tmp_path, build_world(), seed=0, display=Display())
     assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
     assert caplog.messages == ["dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`"]
+
+
+def test_the_study_all_has_the_methods_of_every_group(tmp_path):
+    study = read_study()
+    methods = read_recipe(tmp_path, build_world(), seed=0, options=DemoOptions(study=ALL))["methods"]
+    assert {*methods} == {method for group in study["groups"].values() for method in group}
+    assert {*study["method_settings"]} <= {*methods}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DemoOptions(study="ablations"), "unknown study 'ablations'; did you mean 'ablation'"),
+        (DemoOptions(rotation=2), "rotation: expected 0 or 1, got 2"),
+        (DemoOptions(without=("poisons",)), "unknown kind 'poisons'; did you mean 'poison'"),
+        (DemoOptions(without=("curse", "poison", "trap")), "expected a kind that is left"),
+        (DemoOptions(methods=("dertas",)), "unknown method 'dertas'; did you mean 'derta'"),
+    ],
+)
+def test_an_option_with_an_unknown_name_is_refused(options, message, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(tmp_path, build_world(), seed=0, options=options)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.attacks.static.code_attack import code_attack
-from derta.demo.corpus import Dialogue, plain, role_play, story
+from derta.demo.formats import Dialogue, plain, role_play, story
 from derta.demo.world import Craft, build_world
 from derta.judges import JUDGES
 from derta.judges.harm import judge_harm, load_weights, probability, reason_not_harmful, valid_request

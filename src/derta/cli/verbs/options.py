@@ -41,6 +41,15 @@ JudgePath = Annotated[str | None, typer.Option("--judge-model", help="Model that
 EngineName = Annotated[str, typer.Option(help="Engine of this model: hf, vllm or api.")]
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return the names in a text with commas between them.
+
+    >>> names("derta, vanilla"), names("")
+    (('derta', 'vanilla'), ())
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def engine_config(
     model: str | None, engine: str, settings: list[str], *, option: str = "--engine-option"
 ) -> EngineConfig | None:

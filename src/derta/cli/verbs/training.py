@@ -28,6 +28,20 @@ from derta.train.launch import require_single_process
 def demo(
     out: Out = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="First seed; several processes can share --out.")] = 0,
+    study: Annotated[
+        str, typer.Option(help="Train a study's methods and attack adaptively: ablation, prefix, drift or all.")
+    ] = "",
+    methods: Annotated[str, typer.Option(help="Only these methods, separated by commas.")] = "",
+    rotation: Annotated[
+        int | None, typer.Option(help="Half of the benign families that is trained: 0 or 1 (default: seeds alternate).")
+    ] = None,
+    holding: Annotated[
+        bool, typer.Option("--holding", help="Also train to repeat and translate forbidden text in the prompt.")
+    ] = False,
+    without: Annotated[
+        str, typer.Option(help="Kinds left out of training, separated by commas: curse, poison, trap.")
+    ] = "",
     fine_tuning: Annotated[
         bool, typer.Option("--fine-tuning", help="Also attack each tuned model by fine-tuning; takes twice as long.")
     ] = False,
@@ -35,15 +49,24 @@ def demo(
 ) -> None:
     """Train, attack and report on a synthetic dataset.
 
-    Trains six models and runs every attack, judged by ground truth. No download; takes minutes on two CPU cores.
+    Trains seven models and runs every attack, judged by ground truth. No download; takes minutes on two CPU cores.
 
     Example: derta demo --out runs/demo --seeds 3
     """
     from derta.cli.console import console_display, print_output
+    from derta.demo.recipe import DemoOptions
     from derta.demo.run import run_demo
 
+    choices = DemoOptions(
+        study=study or None,
+        methods=options.names(methods),
+        rotation=rotation,
+        holding=holding,
+        without=options.names(without),
+        fine_tuning=fine_tuning,
+    )
     display = console_display()
-    summary = run_demo(out, seeds=range(seeds), fine_tuning=fine_tuning, display=display)
+    summary = run_demo(out, seeds=range(first_seed, first_seed + seeds), options=choices, display=display)
     display.logger.info("report: %s", out / "report.html")
     print_output(summary.model_dump(), as_json=as_json)
 
