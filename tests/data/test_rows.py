@@ -73,6 +73,22 @@ def triple_of(
     )
 
 
+@given(dropout=st.floats(0, 0.99), length=st.integers(32, 90), seed=st.integers(0, 9))
+def test_the_targets_of_a_set_are_all_tokens_that_a_label_is_drawn_from(dropout, length, seed):
+    triple = triple_of(num_harmful=40, bare_positions={3, 7, 20})
+    settings = {"max_length": length, "sorry_dropout": dropout}
+    (instance,) = instances_of("rto", triples=[triple], examples=[])[1:]
+    row, as_set = (
+        draw_row(instance, config=RowConfig(rto_targets=targets, **settings), seed=seed, epoch=0)
+        for targets in ("token", "set")
+    )
+    assert row.alternatives is None
+    assert as_set._replace(alternatives=None) == row
+    start = row.input_ids.index(HARMFUL[0])
+    sets = {place: {label, *as_set.alternatives[place]} for place, label in enumerate(row.labels) if label != IGNORE}
+    assert sets == {place: set(triple.refusal_ids[place - start]) for place in sets}
+
+
 def example_of(*, name="e", num_prompt=20, num_response=6):
     return EncodedExample(name, tuple(range(10, 10 + num_prompt)), (*range(2000, 2000 + num_response), *CLOSING))
 

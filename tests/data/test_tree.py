@@ -1,4 +1,4 @@
-"""Trees from ids alone: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, refusals 1 and 2."""
+"""Trees from ids alone: prompts are below 1000, safe text 1000 to 1999, harmful text from 5000, refusals 1 to 4."""
 
 from collections import Counter
 from random import Random
@@ -15,16 +15,21 @@ from derta.errors import DataError
 from derta.methods import METHODS
 from method_rows import ROW_METHODS, instances_of
 
-BARE, SPACED = 1, 2
+BARE, SPACED, BARE_2, SPACED_2 = 1, 2, 3, 4
+REFUSALS = {BARE, SPACED, BARE_2, SPACED_2}
 CLOSING = (9, 8)
 HARMFUL = range(5000, 6000)
 
 
-def triple_of(*, name="t", num_prompt=20, num_safe=6, num_harmful=12, bare_positions=(), merged=False, echo=False):
+def triple_of(
+    *, name="t", num_prompt=20, num_safe=6, num_harmful=12, bare_positions=(), merged=False, echo=False, words=1
+):
     """`merged`: the prompt before r-hat ends in another token. `echo`: after text, r begins as r-hat goes on."""
     bare = frozenset(bare_positions)
     prompt_ids = tuple(range(10, 10 + num_prompt))
-    allowed = [(BARE,) if t in bare or t == 0 else (SPACED,) for t in range(num_harmful)]
+    allowed = [
+        (BARE, BARE_2)[:words] if t in bare or t == 0 else (SPACED, SPACED_2)[:words] for t in range(num_harmful)
+    ]
     return EncodedTriple(
         id=name,
         prompt_ids=prompt_ids,
@@ -47,6 +52,7 @@ triples = st.builds(
     num_harmful=st.integers(1, 90),
     bare_positions=st.sets(st.integers(1, 90)),
     merged=st.booleans(),
+    words=st.integers(1, 2),
 )
 tree_settings = st.builds(
     RowConfig,
@@ -55,6 +61,7 @@ tree_settings = st.builds(
     sorry_dropout=st.floats(0, 0.99),
     branches_per_triple=st.integers(1, 8),
     tree_rows=st.just(True),
+    rto_targets=st.sampled_from(["token", "set"]),
 )
 some_rows = st.lists(  # few tokens, so that rows share beginnings of every length and every row is its own
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from([IGNORE, 1, 2, 3])), min_size=1, max_size=8),
@@ -75,9 +82,9 @@ def path_to(tree, node):
 
 
 def taught(rows):
-    """What the rows teach: after which tokens, which target, in which term and row."""
+    """What the rows teach: after which tokens, which target or which others instead, in which term and row."""
     return Counter(
-        (tuple(row.input_ids[:i]), label, row.term, number)
+        (tuple(row.input_ids[:i]), label, row.term, number, (row.alternatives or {}).get(i, ()))
         for number, row in enumerate(rows)
         for i, label in enumerate(row.labels)
         if label != IGNORE
@@ -171,9 +178,10 @@ def test_no_target_of_a_tree_is_ever_taken_from_harmful_text(method, triple, set
     for item in group_instances(instances_of(method, triples=[triple], examples=[example]), config=settings):
         drawn = draw_item(item, config=settings, seed=seed, epoch=seed % 5)
         learned = drawn.labels if isinstance(drawn, TreeRow) else tree_of([drawn]).labels
-        assert not {one.target for one in learned} & set(HARMFUL)
+        assert not {token for one in learned for token in (one.target, *one.alternatives)} & set(HARMFUL)
         for one in learned:
-            assert (one.target in {BARE, SPACED}) == (one.term == "rto")
+            targets = {one.target, *one.alternatives}
+            assert targets & REFUSALS == (targets if one.term == "rto" else set())
             if drawn.input_ids[one.node] in HARMFUL and one.term == "safe":
                 assert one.target in {1000, 1100, 1200}  # the first token of a safe response, and no other
 

@@ -1,3 +1,4 @@
+import math
 from random import Random
 from typing import get_type_hints
 
@@ -11,9 +12,10 @@ from transformers import Lfm2Config
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
+from derta.data.train_row import Anchor
 from derta.data.tree import tree_of
 from derta.errors import ModelError
-from derta.train.collator import Batch, check_packing, collate, pack
+from derta.train.collator import ENTRY_NAMES, Batch, check_packing, collate, pack
 from derta.train.gradients import InPlaceGradient
 
 
@@ -63,7 +65,10 @@ def test_a_batch_holds_each_row_once_with_its_own_positions_labels_and_term(some
 def test_a_batch_has_the_types_and_axes_that_it_says(some_rows, rows):
     types = get_type_hints(Batch)
     batches = [collate(some_rows[:rows], capacity=64, pad_id=0)]
-    batches.append(collate([*some_rows[:rows], tree_of(some_rows[:1])], capacity=64, pad_id=0))
+    num_labels = sum(label != IGNORE for label in some_rows[0].labels)
+    anchored = some_rows[0]._replace(anchor=Anchor(torch.full((num_labels, 1), 5), torch.ones(num_labels, 1)))
+    several = [*some_rows[:rows], anchored, tree_of(some_rows[:1])]
+    batches.append(collate(several, capacity=64, pad_id=0, rto_margin=0.5, anchor_weight=1.0))
     for batch in batches:
         with jaxtyped("context"):  # so that an axis has one length
             assert not [name for name, tensor in batch.items() if not beartype.door.is_bearable(tensor, types[name])]
@@ -139,6 +144,46 @@ def test_labels_that_rows_of_a_tree_share_are_one_label_with_the_sum_of_their_we
     assert batch["weights"].tolist() == [5.0, 5.0, 2.0]  # 6/2 + 6/3, and 6/3
     assert batch["multiplicity"].tolist() == [2.0, 2.0, 1.0]
     assert int(batch["items"]) == 2
+
+
+def test_sets_of_targets_a_margin_and_an_anchor_by_hand():
+    rto = TrainRow("r", "rto", [1, 7, 8], [IGNORE, 5, 5], alternatives={2: (4,)})
+    anchor = Anchor(torch.tensor([[6, 2], [9, 3]]), torch.tensor([[0.5, 0.25], [0.75, 0.25]]))
+    helpful = TrainRow("h", "helpful", [1, 6, 3], [IGNORE, 6, 3], anchor=anchor)
+    tree = tree_of([rto, TrainRow("r", "safe", [1, 7, 4], [IGNORE, IGNORE, 4])])
+    for first in (rto, tree):
+        batch = collate([first, helpful], capacity=0, pad_id=0, rto_margin=0.5, anchor_weight=2.0, by_row=True)
+        num_labels = len(batch["targets"])
+        own = batch["terms"].tolist()
+        floors = [math.log(2) if term == TERMS.index("rto") else -1 for term in own]
+        assert batch["floors"].tolist() == pytest.approx(floors)
+        # the second RTO label has two targets; each helpful label's target is one of the base's tokens
+        found = sorted(
+            (int(batch["label_positions"][label]), token, in_set, prob)
+            for label, token, in_set, prob in zip(
+                *(batch[name].tolist() for name in ("entry_labels", "entry_ids", "in_set", "base_probs")), strict=True
+            )
+            if own[label] != TERMS.index("safe")
+        )
+        width = batch["input_ids"].shape[1]
+        assert found == [
+            (0, 5, True, 0),
+            (1, 4, True, 0),
+            (1, 5, True, 0),
+            (width, 2, False, 0.25),
+            (width, 6, True, 0.5),
+            (width + 1, 3, True, 0.25),
+            (width + 1, 9, False, 0.75),
+        ]
+        assert batch["tails"].tolist()[-2:] == [0.25, 0]
+        assert batch["anchor_weights"].tolist() == [0.0] * (num_labels - 2) + [1.0, 1.0]  # two labels of a row
+        assert batch["entry_ids"].tolist() == sorted(batch["entry_ids"].tolist())
+
+
+def test_without_sets_and_anchors_a_batch_has_no_entries(some_rows):
+    batch = collate(some_rows, capacity=64, pad_id=0)
+    assert not {"floors", *ENTRY_NAMES} & batch.keys()
+    assert "floors" in collate(some_rows, capacity=64, pad_id=0, rto_margin=1.0)
 
 
 def test_a_row_whose_labels_are_all_dropped_counts_as_a_row_without_labels():

@@ -20,7 +20,7 @@ def cross_entropy_by_hand(hidden, weight, targets):
 
 def ours(hidden, weight, targets, *, dtype=torch.float32, refusal_ids=REFUSALS):
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    total, losses, refusing = LabelCrossEntropy.apply(
+    total, losses, refusing, _ = LabelCrossEntropy.apply(
         hidden, weight, None, targets, torch.ones(len(targets)), torch.tensor(refusal_ids), Head(), dtype, None
     )
     total.backward()
@@ -96,7 +96,7 @@ def test_a_bias_is_part_of_every_logit_also_of_a_target_whose_probability_underf
     if spread > 1 and head.final_logit_softcapping is None:
         assert float(losses.detach().max()) > 200  # its exponential is 0 in fp32
     our_hidden, our_weight, our_bias = (tensor.clone().requires_grad_() for tensor in inputs)
-    total, our_losses, refusing = LabelCrossEntropy.apply(
+    total, our_losses, refusing, _ = LabelCrossEntropy.apply(
         our_hidden, our_weight, our_bias, targets, torch.ones(20), torch.tensor(REFUSALS), head, torch.float32, None
     )
     total.backward()
@@ -114,7 +114,7 @@ def test_weights_scale_the_total_and_the_gradients_of_their_positions_and_not_th
     losses = nn.functional.cross_entropy(hidden @ weight.T + bias, targets, reduction="none")
     (losses * weights).sum().backward()
     ours = [tensor.clone().requires_grad_() for tensor in inputs]
-    total, our_losses, refusing = LabelCrossEntropy.apply(
+    total, our_losses, refusing, _ = LabelCrossEntropy.apply(
         *ours, targets, weights, torch.tensor(REFUSALS), Head(), torch.float32, None
     )
     total.backward()

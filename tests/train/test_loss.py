@@ -251,7 +251,7 @@ def test_the_logits_of_any_head_are_computed_in_chunks_that_fit_into_their_memor
             )  # fmt: skip
 
     hidden = torch.randn(7, 8)
-    total, found, refusing = losses(hidden)
+    total, found, refusing, _ = losses(hidden)
     assert sizes == [3, 3, 1]
     monkeypatch.setattr(label_loss, "MAX_CHUNK_BYTES", 1)
     sizes.clear()
@@ -294,6 +294,48 @@ def test_a_tree_has_the_losses_and_counts_of_its_rows(model_of, some_rows):
     assert float(merged.loss) == pytest.approx(float(separate.loss), rel=step_tolerance())
     assert float(merged.refusal_sum) == pytest.approx(float(separate.refusal_sum), rel=step_tolerance())
     assert_close(tree_grads, grads)
+
+
+@pytest.mark.parametrize("lora_head", [False, True])
+@pytest.mark.parametrize("margin", [None, 0.02])
+def test_a_set_of_targets_has_the_same_loss_in_trees_and_bins_and_that_of_plain_torch(
+    model_of, some_rows, lora_head, margin
+):
+    def step(rows, **settings):
+        model = model_of("llama")
+        use_label_loss(model, refusal_ids=REFUSALS)
+        if lora_head:
+            torch.manual_seed(1)
+            config = LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
+            model = get_peft_model(model, config)
+        found = model(**model_inputs(collate(rows, pad_id=0, rto_margin=margin, **settings)))
+        found.loss.backward()
+        logits = [model(input_ids=torch.tensor([row.input_ids])).logits[0].detach() for row in rows[:2]]
+        return found, gradients(model), logits
+
+    def as_set(row):
+        others = {place: tuple({*REFUSALS} - {label}) for place, label in enumerate(row.labels) if label != IGNORE}
+        return row._replace(alternatives=others)
+
+    sets = [as_set(row) for row in some_rows if row.term == "rto"]
+    helpful = [row for row in some_rows if row.term == "helpful"]
+    found, grads, logits = step([*sets[:2], *helpful], capacity=64)
+    padded, padded_grads, _ = step([*sets[:2], *helpful], capacity=0)
+    merged, tree_grads, _ = step([*helpful, tree_of([sets[0]]), sets[1]], capacity=64)
+    for other, other_grads in ((padded, padded_grads), (merged, tree_grads)):
+        assert float(other.loss.detach()) == pytest.approx(float(found.loss.detach()), rel=step_tolerance())
+        assert torch.allclose(other.loss_sums, found.loss_sums, rtol=step_tolerance())
+        assert_close(other_grads, grads)
+    expected, pushed = 0.0, []
+    for row, scores in zip(sets[:2], logits, strict=True):
+        at_labels = scores.softmax(dim=-1)[[place - 1 for place, label in enumerate(row.labels) if label != IGNORE]]
+        probabilities = at_labels[:, list(REFUSALS)].sum(dim=1)
+        losses = -probabilities.log() * (probabilities < (margin or 2))
+        pushed += (losses > 0).tolist()
+        expected += float(losses.sum())
+    assert all(pushed) == (margin is None)
+    assert any(pushed)
+    assert float(found.loss_sums[TERMS.index("rto")]) == pytest.approx(expected, rel=step_tolerance())
 
 
 def test_what_serves_messages_and_the_divisor_is_no_input_of_the_model(some_rows):

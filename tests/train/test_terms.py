@@ -7,7 +7,15 @@ import torch
 from derta.data.rows import TERMS
 from derta.train.checkpoints import NonFiniteLossError
 from derta.train.loss import LabelLoss
-from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluation_sums, format_loss_error, term_sums
+from derta.train.terms import (
+    NUM_SUMS,
+    by_term,
+    check_norm,
+    evaluation_metrics,
+    evaluation_sums,
+    format_loss_error,
+    term_sums,
+)
 
 # a helpful label with a loss of 6, no safe label, four RTO labels with losses of 2 and refusal probabilities of 0.25
 OUTPUTS = LabelLoss(
@@ -16,6 +24,7 @@ OUTPUTS = LabelLoss(
     counts=torch.tensor([1.0, 0.0, 4.0, 0.0, 0.0]),
     refusal_sum=torch.tensor(1.0),
 )
+NO_ANCHOR = {"anchor_sum": None, "anchor_count": None}
 
 
 def test_means_are_by_term_and_terms_without_labels_are_left_out():
@@ -38,10 +47,19 @@ def test_sums_of_several_micro_batches_give_the_means_over_all_labels():
 
 
 def test_a_custom_loss_without_sums_logs_no_terms_and_no_refusal_probability():
-    sums = term_sums(SimpleNamespace(loss=torch.tensor(3.0), loss_sums=None, counts=None, refusal_sum=None))
+    sums = term_sums(
+        SimpleNamespace(loss=torch.tensor(3.0), loss_sums=None, counts=None, refusal_sum=None, **NO_ANCHOR)
+    )
     assert by_term(sums.tolist()) == {}
-    only_counts = SimpleNamespace(loss=torch.tensor(3.0), loss_sums=None, counts=OUTPUTS.counts, refusal_sum=None)
+    only_counts = SimpleNamespace(
+        loss=torch.tensor(3.0), loss_sums=None, counts=OUTPUTS.counts, refusal_sum=None, **NO_ANCHOR
+    )
     assert "refusal_probability" not in by_term(term_sums(only_counts).tolist())
+
+
+def test_the_anchor_is_a_mean_over_its_positions():
+    outputs = LabelLoss(**(OUTPUTS | {"anchor_sum": torch.tensor(3.0), "anchor_count": torch.tensor(2.0)}))
+    assert by_term((term_sums(outputs) + term_sums(OUTPUTS)).tolist())["loss_anchor"] == 1.5
 
 
 def test_an_evaluation_divides_the_loss_by_all_items_and_prefixes_its_metrics():
@@ -57,7 +75,7 @@ def test_an_evaluation_without_items_has_a_loss_of_zero():
         loss=torch.tensor(0.0), loss_sums=torch.zeros(5), counts=torch.zeros(5), refusal_sum=torch.tensor(0.0)
     )
     assert evaluation_metrics(evaluation_sums(empty, torch.tensor(0)).tolist(), prefix="eval") == {"eval_loss": 0}
-    assert evaluation_metrics([3.0, 1.0, *[0.0] * 11], prefix="eval") == {"eval_loss": 3}
+    assert evaluation_metrics([3.0, 1.0, *[0.0] * NUM_SUMS], prefix="eval") == {"eval_loss": 3}
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])

@@ -78,6 +78,12 @@ class RowConfig:
         sorry_dropout: Probability of dropping an RTO label: 0.95 for full fine-tuning, 0 for LoRA (paper, §3).
         sorry_dropout_end: That probability at the last token of a harmful response; it is linear in the depth, from
             `sorry_dropout` at the first token. None: the same at all tokens.
+        rto_targets: RTO loss at a position. `token`: -log p of one valid refusal token, drawn if there are several
+            words. `set`: -log of the sum of p over all valid ones, so no mass is moved from one refusal word to
+            another. A token is valid if it starts a refusal word there: after text with a leading space, after white
+            space without. With one refusal word both are the same.
+        rto_margin: RTO labels have no loss and no gradient where the probability of their targets is at least this;
+            None: no margin.
         prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
         max_prefix: Longest harmful prefix in tokens. None: the whole harmful response.
         completion_per_triple: Completion rows for each triple: a benign answer, broken off, and a refusal of which the
@@ -119,6 +125,8 @@ class RowConfig:
     normalization: Literal["token", "row", "micro_batch"] = "token"
     sorry_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.95
     sorry_dropout_end: Share | None = None
+    rto_targets: Literal["token", "set"] = "token"
+    rto_margin: Annotated[float, Field(gt=0, le=1)] | None = None
     prefix_share: Share = 2 / 3
     max_prefix: Count | None = None
     completion_per_triple: PerTriple = 0.0
@@ -210,7 +218,7 @@ def _check_reference(config: RowConfig) -> None:
     weights = ("helpful_weight", "safe_weight", "rto_weight", "completion_weight", "counter_weight")
     if config.normalization == "row" or any(getattr(config, name) != 1 for name in weights):
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
-    others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix")
-    for name in (*others, "completion_per_triple", "counter_per_triple"):
+    others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix", "rto_targets")
+    for name in (*others, "rto_margin", "completion_per_triple", "counter_per_triple"):
         if getattr(config, name) != defaults[name].default:
             raise RecipeError(f"the released code has no {name}; leave it out", key="reference")

@@ -19,6 +19,7 @@ from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedExample, EncodedTriple
 from derta.data.reference_rows import reference_dropout as reference_dropout
 from derta.data.reference_rows import reference_prefix_length
 from derta.data.reference_rows import reference_rto_row as reference_rto_row
+from derta.data.rto_rows import rto_row as rto_row
 from derta.data.train_row import IGNORE as IGNORE
 from derta.data.train_row import TERMS as TERMS
 from derta.data.train_row import Term as Term
@@ -110,13 +111,14 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
         return safe_row(source, k=k, max_length=config.max_length)
     if config.reference:
         return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
-    return rto_row(
+    row = rto_row(
         source,
         max_length=config.max_length,
         sorry_dropout=config.sorry_dropout,
         sorry_dropout_end=config.sorry_dropout_end,
         rng=rng,
     )
+    return row if config.rto_targets == "set" else row._replace(alternatives=None)
 
 
 def _placed(
@@ -254,49 +256,3 @@ def safe_row(triple: EncodedTriple, *, k: int, max_length: int) -> TrainRow:
     read_ids = [*prompt_ids, *triple.harmful_ids[:k]]
     safe_ids = safe_ids[: max_length - len(read_ids)]
     return TrainRow(triple.id, "safe", [*read_ids, *safe_ids], [IGNORE] * len(read_ids) + list(safe_ids))
-
-
-def rto_row(
-    triple: EncodedTriple,
-    *,
-    max_length: int,
-    sorry_dropout: float,
-    rng: Random,
-    sorry_dropout_end: float | None = None,
-) -> TrainRow:
-    """Return a row whose label is a refusal token at every position of a harmful response (RTO).
-
-    The harmful tokens are inputs only, never labels. Harmful earlier turns have such labels too. Each label is dropped
-    with probability `sorry_dropout`; at least one of the response's remains. With several valid refusal words, one is
-    sampled for each position. With `sorry_dropout_end` the probability is linear in the depth t of T tokens:
-    d_t = d_1 + (d_T - d_1) (t - 1) / (T - 1).
-
-    Source: arXiv 2407.09121, Eq. 2. Eq. 2 stops at |r-hat|, so the closing token's position has no label here; the
-    released code relabels it too (see `reference_rto_row`).
-    """
-    num_prompt = max(MIN_PROMPT_TOKENS, max_length // 2, max_length - len(triple.harmful_ids))
-    prompt_ids = cut_middle(triple.harmful_prompt_ids, num_prompt)
-    harmful_ids = triple.harmful_ids[: max_length - len(prompt_ids)]
-    dropout = _dropout_by_depth(len(harmful_ids), sorry_dropout, sorry_dropout_end)
-    has_label = [rng.random() >= share for share in dropout]
-    has_label[rng.randrange(len(has_label))] |= not any(has_label)
-    targets = [
-        rng.choice(valid_ids) if labelled else IGNORE
-        for labelled, valid_ids in zip(has_label, triple.refusal_ids[: len(harmful_ids)], strict=True)
-    ]
-    earlier = cut_middle(triple.earlier_refusals, num_prompt) or [()] * len(prompt_ids)
-    earlier_targets = [
-        rng.choice(valid_ids) if valid_ids and rng.random() >= sorry_dropout else IGNORE for valid_ids in earlier
-    ]
-    return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], earlier_targets + targets)
-
-
-def _dropout_by_depth(length: int, first: float, last: float | None) -> list[float]:
-    """Return the dropout at each token of a harmful response.
-
-    >>> _dropout_by_depth(3, 1.0, 0.5), _dropout_by_depth(1, 1.0, 0.5), _dropout_by_depth(2, 0.5, None)
-    ([1.0, 0.75, 0.5], [1.0], [0.5, 0.5])
-    """
-    if last is None or length == 1:
-        return [first] * length
-    return [first + (last - first) * t / (length - 1) for t in range(length)]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from derta.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
 
 IGNORE = -100
 Term = Literal["helpful", "safe", "rto", "completion", "counter"]
 TERMS: tuple[Term, ...] = ("helpful", "safe", "rto", "completion", "counter")
 
 
+class Anchor(NamedTuple):
+    """The initial model's probabilities at the labels of a row: of its k most probable tokens."""
+
+    ids: Int[Tensor, "label k"]
+    probs: Float[Tensor, "label k"]
+
+
 class TrainRow(NamedTuple):
     """Training row of a causal LM: `labels[i]` is the target of the output at position i - 1, as in Hugging Face.
 
     `term` is the loss term of the row's labels. `redraw` is the seed of a dropout that the collator applies to the
-    padded row (reference mode only), else None.
+    padded row (reference mode only), else None. With `alternatives`, the target at a position is the set of its label
+    and `alternatives[i]` (`rto_targets: set`). `anchor` holds the initial model's probabilities at the labels.
     """
 
     id: str
@@ -23,6 +35,8 @@ class TrainRow(NamedTuple):
     input_ids: list[int]
     labels: list[int]
     redraw: str | None = None
+    alternatives: dict[int, tuple[int, ...]] | None = None
+    anchor: Anchor | None = None
 
 
 def check_row(row: TrainRow) -> TrainRow:

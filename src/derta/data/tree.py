@@ -18,12 +18,13 @@ from derta.errors import DataError
 
 
 class TreeLabel(NamedTuple):
-    """Label `target` of the output at `node`, which belongs to row number `row` of the tree."""
+    """Label `target`, or one of its `alternatives`, of the output at `node`; it belongs to the tree's row `row`."""
 
     node: int
     target: int
     term: Term
     row: int
+    alternatives: tuple[int, ...] = ()
 
 
 class TreeRow(NamedTuple):
@@ -112,7 +113,7 @@ def tree_of(rows: Sequence[TrainRow]) -> TreeRow:
         input_ids[places[node]] = token
         position_ids[places[node]] = 0 if parent < 0 else position_ids[places[parent]] + 1
     labels = [
-        TreeLabel(places[path[i - 1]], label, row.term, number)
+        TreeLabel(places[path[i - 1]], label, row.term, number, (row.alternatives or {}).get(i, ()))
         for number, (row, path) in enumerate(zip(rows, paths, strict=True))
         for i, label in enumerate(row.labels)
         if label != IGNORE

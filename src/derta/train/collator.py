@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from derta.data.rows import IGNORE, TERMS, TrainRow, reference_dropout
+from derta.data.train_row import Anchor
 from derta.data.tree import TreeRow
 from derta.errors import ModelError
 from derta.train.dataset import balance
 from derta.train.distributed import holds_weights
+from derta.train.entries import build_entries
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -61,6 +64,8 @@ class Batch(TypedDict):
         ends: If a row is a tree: end of each node's subtree, see `TreeRow`. Padding attends to itself. The attention
             mask is computed from it.
         multiplicity: If a row is a tree: number of its rows that have this label; the weight is their sum.
+        floors: With an RTO margin τ: -log τ at RTO labels, below 0 at the others; see `Extras`.
+        entry_labels: With sets of targets or an anchor: the columns of `Entries`, as the following ones.
     """
 
     input_ids: Int[Tensor, "bin token"]
@@ -73,6 +78,17 @@ class Batch(TypedDict):
     row_ids: list[str]
     ends: NotRequired[Int[Tensor, "bin token"]]
     multiplicity: NotRequired[Float[Tensor, " label"]]
+    floors: NotRequired[Float[Tensor, " label"]]
+    entry_labels: NotRequired[Int[Tensor, " entry"]]
+    entry_ids: NotRequired[Int[Tensor, " entry"]]
+    in_set: NotRequired[Bool[Tensor, " entry"]]
+    base_probs: NotRequired[Float[Tensor, " entry"]]
+    tails: NotRequired[Float[Tensor, " label"]]
+    anchor_weights: NotRequired[Float[Tensor, " label"]]
+
+
+ENTRY_NAMES = ("entry_labels", "entry_ids", "in_set", "base_probs", "tails", "anchor_weights")
+"""Names of the columns of `Entries` in a batch, in their order."""
 
 
 def collate(
@@ -84,6 +100,8 @@ def collate(
     by_row: bool = False,
     padded_length: int | None = None,
     multiple: int = 1,
+    rto_margin: float | None = None,
+    anchor_weight: float = 0.0,
 ) -> Batch:
     """Collate rows into a micro-batch.
 
@@ -100,6 +118,9 @@ def collate(
         padded_length: Length that reference-mode dropout is drawn over. None: the longest row, rounded up to a multiple
             of 8.
         multiple: The length of the bins is rounded up to a multiple of it.
+        rto_margin: Probability of an RTO label's targets from which it has no loss.
+        anchor_weight: Weight of the KL divergence at the labels of rows with an `anchor`; by row it is divided as the
+            labels' weights are.
     """
     lengths = [len(row.input_ids) for row in rows]
     padded_length = padded_length or -(-max(lengths, default=1) // 8) * 8
@@ -107,7 +128,7 @@ def collate(
     shape = (len(bins), -(-max(1, _max_tokens(bins, lengths)) // multiple) * multiple)
     input_ids, position_ids = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     ends = torch.arange(1, shape[1] + 1).repeat(shape[0], 1)
-    weighting = _LabelWeighting(term_weights, by_row)
+    weighting = _LabelWeighting(term_weights, by_row, anchor_weight)
     labels: list[_Label] = []
     for b, members in enumerate(bins):
         start = 0
@@ -124,7 +145,7 @@ def collate(
                 ends[b, start:end] = end
                 labels += _labels_of_row(row, first_node=first_node, padded_length=padded_length, weighting=weighting)
             start = end
-    positions, targets, terms, weights, multiplicity = zip(*labels, strict=True) if labels else [()] * 5
+    positions, targets, terms, weights, multiplicity, *_ = zip(*labels, strict=True) if labels else [()] * 7
     trees = [row for row in rows if isinstance(row, TreeRow)]
     num_rows = len(rows) + sum(tree.num_rows - 1 for tree in trees)
     batch: Batch = {
@@ -139,10 +160,36 @@ def collate(
     }
     if trees:
         batch["ends"], batch["multiplicity"] = ends, torch.tensor(multiplicity, dtype=torch.float32)
+    if rto_margin is not None:
+        batch["floors"] = torch.where(batch["terms"] == TERMS.index("rto"), -math.log(rto_margin), -1.0)
+    anchors = [rows[i].anchor for members in bins for i in members if isinstance(rows[i], TrainRow)]
+    _add_entries(batch, labels, [anchor for anchor in anchors if anchor is not None])
     return batch
 
 
-_Label = tuple[int, int, int, float, int]  # position, target, term, weight, multiplicity
+def _add_entries(batch: Batch, labels: Sequence[_Label], anchors: Sequence[Anchor]) -> None:
+    """Add the columns of `Entries` if a label has several targets or an anchor."""
+    if not anchors and not any(label.alternatives for label in labels):
+        return
+    entries = build_entries(
+        batch["targets"],
+        alternatives=[label.alternatives for label in labels],
+        anchors=anchors,
+        anchor_weights=torch.tensor([label.anchor_weight for label in labels], dtype=torch.float32),
+    )
+    batch.update(zip(ENTRY_NAMES, entries, strict=True))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+class _Label(NamedTuple):
+    """Label at a position of the batch, with its weight and the number of rows that have it."""
+
+    position: int
+    target: int
+    term: int
+    weight: float
+    multiplicity: int
+    alternatives: tuple[int, ...] = ()
+    anchor_weight: float = 0.0
 
 
 class _LabelWeighting(NamedTuple):
@@ -150,17 +197,22 @@ class _LabelWeighting(NamedTuple):
 
     term_weights: Sequence[float]
     by_row: bool
+    anchor_weight: float
 
 
 def _labels_of_tree(tree: TreeRow, *, first_node: int, weighting: _LabelWeighting) -> list[_Label]:
     """Return the labels of all rows of a tree; labels shared by several rows are merged and their weights summed."""
     num_labels = Counter(label.row for label in tree.labels)
-    weights: dict[tuple[int, int, int], list[float]] = {}
+    weights: dict[tuple[int, int, int, tuple[int, ...]], list[float]] = {}
     for label in tree.labels:
         term = TERMS.index(label.term)
         weight = weighting.term_weights[term] / (num_labels[label.row] if weighting.by_row else 1)
-        weights.setdefault((first_node + label.node, label.target, term), []).append(weight)
-    return [(*key, sum(row_weights), len(row_weights)) for key, row_weights in weights.items()]
+        key = first_node + label.node, label.target, term, label.alternatives
+        weights.setdefault(key, []).append(weight)
+    return [
+        _Label(*key, sum(row_weights), len(row_weights), alternatives)
+        for (*key, alternatives), row_weights in weights.items()
+    ]
 
 
 def _labels_of_row(row: TrainRow, *, first_node: int, padded_length: int, weighting: _LabelWeighting) -> list[_Label]:
@@ -170,8 +222,15 @@ def _labels_of_row(row: TrainRow, *, first_node: int, padded_length: int, weight
         labels = reference_dropout(labels, padded_length=padded_length, redraw=row.redraw)
     places = [place for place, label in enumerate(labels) if label != IGNORE]
     term = TERMS.index(row.term)
-    weight = weighting.term_weights[term] / (len(places) if weighting.by_row and places else 1)
-    return [(first_node + place - 1, labels[place], term, weight, 1) for place in places]
+    divisor = len(places) if weighting.by_row and places else 1
+    weight, anchor_weight = weighting.term_weights[term] / divisor, 0.0
+    if row.anchor is not None:
+        anchor_weight = weighting.anchor_weight / divisor
+    alternatives = row.alternatives or {}
+    return [
+        _Label(first_node + place - 1, labels[place], term, weight, 1, alternatives.get(place, ()), anchor_weight)
+        for place in places
+    ]
 
 
 def check_packing(model: PreTrainedModel, *, bins: int = 2) -> None:

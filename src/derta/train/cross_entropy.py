@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from derta.errors import ModelError
+from derta.train.entries import NO_EXTRAS, Entries, Extras, entry_terms, set_entry_gradients
 from derta.train.gradients import InPlaceGradient
 from derta.train.head import Head
 
@@ -57,16 +58,18 @@ class _SoftmaxPass(NamedTuple):
     """Result of one pass over the vocabulary, with e = exp(logit - shift).
 
     Attributes:
-        blocks: Slices of the vocabulary, and e times the head's slope in each, without the targets.
-        others: Sum of e over all tokens but the target.
+        blocks: Slices of the vocabulary, and e times the head's slope in each, without the targets, or the entries.
+        others: Sum of e over these tokens.
         sums: Sum of e over all tokens.
-        of_target: e of the target.
+        of_target: e of the target; 0 with entries.
+        at_entries: Logits of the entries, less the shift.
     """
 
     blocks: list[tuple[slice, Tensor]]
     others: Float[Tensor, " position"]
     sums: Float[Tensor, " position"]
     of_target: Float[Tensor, " position"]
+    at_entries: Float[Tensor, " entry"] | None
 
 
 class LabelCrossEntropy(torch.autograd.Function):
@@ -75,6 +78,9 @@ class LabelCrossEntropy(torch.autograd.Function):
     With e = exp(logit - shift) and s = sum(e), the loss is log(s) - log(e_target), and its gradient by the logits is
     (e - s * [target]) / s. The division by s is applied to the small factors of the two matrix products that follow.
     So a logit takes part only in its product, the shift, the exponential and the sum, block by block in a cache.
+
+    With `Extras`, sets of targets, a margin and the KL divergence from a base model are computed in the same pass over
+    the vocabulary; `entries` has their formulas.
     """
 
     @staticmethod
@@ -89,8 +95,9 @@ class LabelCrossEntropy(torch.autograd.Function):
         head: Head,
         dtype: torch.dtype,
         gradient: InPlaceGradient | None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
-        """Return the weighted sum of the losses, the losses, and the refusal tokens' probabilities.
+        extras: Extras = NO_EXTRAS,
+    ) -> tuple[Float[Tensor, ""], *tuple[Float[Tensor, " position"], ...]]:
+        """Return the weighted sum of the losses, the losses, the refusal tokens' probabilities, and the divergences.
 
         The weight's gradient is added to `gradient`, if it is not None, and returned by the backward otherwise.
         """
@@ -102,19 +109,25 @@ class LabelCrossEntropy(torch.autograd.Function):
             if is_new and not len(targets):
                 grad_weight.zero_()
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        losses, refusing = (torch.empty(len(targets), dtype=torch.float32, device=hidden.device) for _ in range(2))
+        found = tuple(torch.empty(len(targets), dtype=torch.float32, device=hidden.device) for _ in range(3))
         size = max(1, MAX_CHUNK_BYTES // (len(weight) * dtype.itemsize))
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             states = hidden[part].to(dtype)
-            losses[part], refusing[part], grad_hidden[part] = _chunk(
+            *values, grad_hidden[part] = _chunk(
                 projection, states, targets[part], weights=weights[part], refusal_ids=refusal_ids,
+                extras=extras.of(part, num_labels=len(targets)),
                 grad_weight=grad_weight, grad_bias=grad_bias, overwrite=is_new and start == 0,
             )  # fmt: skip
+            for whole, value in zip(found, values, strict=True):
+                whole[part] = value
         ctx.grads = (grad_hidden, None if gradient else grad_weight, grad_bias)
         ctx.added = gradient is not None
-        ctx.mark_non_differentiable(losses, refusing)
-        return (losses * weights).sum(), losses, refusing
+        ctx.mark_non_differentiable(*found)
+        total = (found[0] * weights).sum()
+        if extras.entries is not None:
+            total += (found[2] * extras.entries.anchor_weights).sum()
+        return total, *found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,7 +141,7 @@ class LabelCrossEntropy(torch.autograd.Function):
             for grad in computed:
                 if grad is not None:
                     grad.mul_(grads[0].to(grad.dtype))
-        return (*computed, None, None, None, None, None, None)
+        return (*computed, *[None] * 7)
 
 
 def _chunk(
@@ -138,23 +151,36 @@ def _chunk(
     *,
     weights: Float[Tensor, " position"],
     refusal_ids: Int[Tensor, " refusal"],
+    extras: Extras,
     grad_weight: Float[Tensor, "vocab hidden"] | None,
     grad_bias: Float[Tensor, " vocab"] | None,
     overwrite: bool,
-) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"], Float[Tensor, "position hidden"]]:
-    """Return losses, refusal probabilities and the gradient by the states of some positions.
+) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "position hidden"]]:
+    """Return losses, refusal probabilities, divergences and the gradient by the states of some positions.
 
     Adds to the head's gradients; with `overwrite` the weight's gradient is assigned instead.
     """
     at_target = projection.at(states, targets)
-    softmax, shift = _exponentials(projection, states, targets, at_target)
-    # an exponential too small for its dtype is inexact or 0, but its logarithm can be computed
-    log_target = torch.where(softmax.of_target > 1e-30, softmax.of_target.log(), at_target - shift)
+    softmax, shift = _exponentials(projection, states, targets, at_target, extras.entries)
     refusals = projection.head(projection.scores(states, refusal_ids))
     refusing = ((refusals - shift[:, None]).exp() / softmax.sums[:, None]).sum(dim=1)
-    divide = states.dtype == torch.float16  # sums overflow in fp16, so the blocks are divided instead
-    _set_target_gradients(softmax, targets, slope=projection.head.slope(at_target), divide=divide)
-    factor = (weights if divide else weights / softmax.sums)[:, None]
+    if extras.entries is None:
+        # an exponential too small for its dtype is inexact or 0, but its logarithm can be computed
+        log_target = torch.where(softmax.of_target > 1e-30, softmax.of_target.log(), at_target - shift)
+        losses, divergences = softmax.sums.log() - log_target, torch.zeros_like(weights)
+        counted = extras.above_floor(losses)
+        if counted is not None:
+            losses, weights = losses * counted, weights * counted
+        divide = states.dtype == torch.float16  # sums overflow in fp16, so the blocks are divided instead
+        _set_target_gradients(softmax, targets, slope=projection.head.slope(at_target), divide=divide)
+        factor = weights if divide else weights / softmax.sums
+    else:
+        at_entries: Any = softmax.at_entries
+        terms = entry_terms(at_entries, softmax.others, extras=extras, weights=weights)
+        losses, divergences, factor = terms.losses, terms.divergences, terms.weights
+        slopes = projection.head.slope(at_entries + shift[extras.entries.labels])
+        set_entry_gradients(softmax.blocks, extras.entries, dense=terms.dense, values=terms.values * slopes)
+    factor = factor[:, None]
     scaled = (states.float() * factor).to(states.dtype)
     grad_states = torch.zeros(states.shape, dtype=torch.float32, device=states.device)
     for place, block in softmax.blocks:
@@ -167,7 +193,7 @@ def _chunk(
                 grad_weight[place].add_(step)
         if grad_bias is not None:
             grad_bias[place] += (block.float() * factor).sum(dim=0)
-    return softmax.sums.log() - log_target, refusing, grad_states.mul_(factor)
+    return losses, refusing, divergences, grad_states.mul_(factor)
 
 
 def _exponentials(
@@ -175,6 +201,7 @@ def _exponentials(
     states: Float[Tensor, "position hidden"],
     targets: Int[Tensor, " position"],
     at_target: Float[Tensor, " position"],
+    entries: Entries | None,
 ) -> tuple[_SoftmaxPass, Float[Tensor, " position"]]:
     """Compute exponentials with a shift from the first block and the targets; if that overflows, with the true maximum.
 
@@ -188,11 +215,11 @@ def _exponentials(
         return projection.head(scores.amax(dim=-1))  # logits increase with scores: scales are positive
 
     shift = torch.maximum(highest(first), at_target).to(states.dtype).float()
-    softmax = _one_pass(projection, states, targets, places, shift, first=first)
+    softmax = _one_pass(projection, states, targets, places, shift, entries=entries, first=first)
     if len(places) > 1 and not bool(torch.isfinite(softmax.sums).all()):
         for place in places[1:]:
             shift = torch.maximum(shift, highest(projection.scores(states, place))).to(states.dtype).float()
-        softmax = _one_pass(projection, states, targets, places, shift)
+        softmax = _one_pass(projection, states, targets, places, shift, entries=entries)
     return softmax, shift
 
 
@@ -203,6 +230,7 @@ def _one_pass(
     places: list[slice],
     shift: Float[Tensor, " position"],
     *,
+    entries: Entries | None,
     first: Float[Tensor, "position part"] | None = None,
 ) -> _SoftmaxPass:
     """Run one pass over the vocabulary.
@@ -213,26 +241,38 @@ def _one_pass(
         targets: Token ids of the labels.
         places: Blocks of the vocabulary.
         shift: Subtracted from a position's logits.
+        entries: Entries that the blocks and their sums leave out, instead of the targets.
         first: Scores of the first block, if already computed; they are overwritten.
     """
     blocks: list[tuple[slice, Tensor]] = []
     others, of_target = torch.zeros_like(shift), torch.zeros_like(shift)
     sum_dtype = None if states.dtype == torch.bfloat16 else torch.float32  # bf16 sums accumulate in fp32, then round
     plain, head = projection.head == Head(), projection.head
-    for place in places:
+    at_entries: list[Tensor] = []
+    inside_blocks = [slice(0, 0)] * len(places) if entries is None else entries.within(places)
+    for place, entry_part in zip(places, inside_blocks, strict=True):
         scores = projection.scores(states, place) if first is None else first
         first = None
         logits = scores if plain else head(scores)
         slope = None if plain else head.slope(logits)
-        block = logits.sub_(shift.to(logits.dtype)[:, None]).exp_()
-        inside, column = _columns(targets, place)
-        at_column = block.gather(1, column)
-        of_target = torch.where(inside, at_column.squeeze(1).float(), of_target)
+        logits.sub_(shift.to(logits.dtype)[:, None])
         # the target is excluded, so that rounding a block's sum keeps the relative precision of a small 1 - p
-        block.scatter_(1, column, at_column.masked_fill_(inside[:, None], 0))
+        if entries is None:
+            block = logits.exp_()
+            inside, column = _columns(targets, place)
+            at_column = block.gather(1, column)
+            of_target = torch.where(inside, at_column.squeeze(1).float(), of_target)
+            block.scatter_(1, column, at_column.masked_fill_(inside[:, None], 0))
+        else:
+            index = entries.labels[entry_part], entries.ids[entry_part] - place.start
+            at_entries.append(logits[index].float())
+            block = logits.exp_().index_put_(index, logits.new_zeros(()))
         others += block.sum(dim=-1, dtype=sum_dtype)
         blocks.append((place, block if slope is None else (block * slope).to(states.dtype)))
-    return _SoftmaxPass(blocks, others, others + of_target, of_target)
+    if entries is None:
+        return _SoftmaxPass(blocks, others, others + of_target, of_target, None)
+    found = torch.cat(at_entries)
+    return _SoftmaxPass(blocks, others, others + entries.sums(found.exp()), of_target, found)
 
 
 def _columns(

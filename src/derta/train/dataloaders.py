@@ -65,6 +65,7 @@ def collator_of(config: DertaConfig) -> Callable[[Sequence[TrainRow | TreeRow]],
         term_weights=config.term_weights,
         by_row=config.normalization == "row",
         multiple=16 if config.device.type == "cuda" else 1,
+        rto_margin=config.rto_margin,
     )
 
 

@@ -74,7 +74,7 @@ def parse_rows(rows: Any) -> list[Instance] | list[TrainRow]:
     """Parse a user's tokenized rows: mappings with `input_ids`, `labels` and `term`. Rows and instances are unchanged.
 
     >>> parse_rows([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "term": "helpful"}])
-    [TrainRow(id='0', term='helpful', input_ids=[1, 2, 3], labels=[-100, 2, 3], redraw=None)]
+    [TrainRow(id='0', term='helpful', input_ids=[1, 2, 3], labels=[-100, 2, 3], ...)]
 
     Raises:
         DataError: a row lacks one of the keys, or its term is unknown.

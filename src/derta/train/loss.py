@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from derta.data.rows import TERMS
-from derta.train.collator import Batch
+from derta.train.collator import ENTRY_NAMES, Batch
 from derta.train.cross_entropy import MAX_CHUNK_BYTES, LabelCrossEntropy
+from derta.train.entries import NO_EXTRAS, Entries, Extras, entry_losses
 from derta.train.gradients import InPlaceGradient, add_in_place
 from derta.train.head import Head, check_head
 from derta.train.tree_attention import tree_mask
@@ -33,40 +34,79 @@ class LabelLoss(ModelOutput):
     """Output of the forward, in place of logits.
 
     Attributes:
-        loss: Sum of the labelled positions' losses, each times its term's weight; not yet divided.
+        loss: Sum of the labelled positions' losses, each times its term's weight, and of the anchor's divergences times
+            their weight; not yet divided.
         loss_sums: Sum of losses by term, unweighted and detached.
         counts: Number of labels by term.
         refusal_sum: Sum over RTO positions of the refusal tokens' probability, detached.
+        anchor_sum: Sum of the KL divergences from the base model, unweighted and detached; None without an anchor.
+        anchor_count: Number of positions that they are summed over.
     """
 
     loss: Any = None  # Float[Tensor, ""]; a dict of all fields after accelerate copies an output
     loss_sums: Float[Tensor, " term"] | None = None
     counts: Float[Tensor, " term"] | None = None
     refusal_sum: Float[Tensor, ""] | None = None
+    anchor_sum: Float[Tensor, ""] | None = None
+    anchor_count: Float[Tensor, ""] | None = None
+
+
+class PositionLosses(NamedTuple):
+    """Losses at the labelled positions.
+
+    Attributes:
+        total: Weighted sum, with a gradient.
+        losses: Unweighted losses.
+        refusing: Probability of the refusal tokens.
+        divergences: KL divergences from the base model.
+    """
+
+    total: Float[Tensor, ""]
+    losses: Float[Tensor, " position"]
+    refusing: Float[Tensor, " position"]
+    divergences: Float[Tensor, " position"]
 
 
 def _module_losses(
     module: nn.Module,
     hidden: Float[Tensor, "position hidden"],
     labels: Int[Tensor, " position"],
+    *,
+    weights: Float[Tensor, " position"],
     refusal_ids: Int[Tensor, " refusal"],
     head: Head,
-) -> tuple[Float[Tensor, " position"], Float[Tensor, " position"]]:
-    """Compute losses and refusal probabilities with any head (LoRA, quantized); the backward recomputes the logits."""
+    extras: Extras,
+) -> PositionLosses:
+    """Compute losses with any head (LoRA, quantized); the backward recomputes the logits."""
 
-    def chunk_losses(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def chunk_losses(states: Tensor, target: Tensor, extras: Extras) -> tuple[Tensor, Tensor, Tensor]:
         log_probs = head(module(states)).log_softmax(dim=-1)
         refusing = log_probs.detach()[:, refusal_ids].exp().sum(dim=1)
-        return nn.functional.nll_loss(log_probs, target, reduction="none"), refusing
+        if extras.entries is not None:
+            losses, divergences = entry_losses(log_probs, extras.entries)
+        else:
+            losses = nn.functional.nll_loss(log_probs, target, reduction="none")
+            divergences = torch.zeros_like(losses)
+        counted = extras.above_floor(losses)
+        return losses if counted is None else losses * counted, refusing, divergences
 
     vocab = module.get_parameter("weight").shape[0] if "weight" in dict(module.named_parameters()) else 2**17
     chunk = max(1, MAX_CHUNK_BYTES // (4 * vocab))
     parts = [
-        checkpoint(chunk_losses, states, target, use_reentrant=False)
-        for states, target in zip(hidden.split(chunk), labels.split(chunk), strict=True)
+        checkpoint(
+            chunk_losses,
+            states,
+            target,
+            extras.of(slice(i * chunk, i * chunk + len(target)), num_labels=len(labels)),
+            use_reentrant=False,
+        )
+        for i, (states, target) in enumerate(zip(hidden.split(chunk), labels.split(chunk), strict=True))
     ]
-    losses, refusing = zip(*parts, strict=True)
-    return torch.cat(losses), torch.cat(refusing)
+    losses, refusing, divergences = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    total = (losses * weights).sum()
+    if extras.entries is not None:
+        total = total + (divergences * extras.entries.anchor_weights).sum()
+    return PositionLosses(total, losses.detach(), refusing, divergences.detach())
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -80,7 +120,7 @@ def _patch_head(lm_head: nn.Linear, head: Head, gradient: InPlaceGradient | None
     The losses are computed in the head's forward, because FSDP and ZeRO gather a module's shards only there.
     """
 
-    def forward(self: nn.Linear, hidden: Tensor, labels: Tensor | None = None, **inputs: Tensor) -> Any:
+    def forward(self: nn.Linear, hidden: Tensor, labels: Tensor | None = None, **inputs: Any) -> Any:
         if labels is None:
             return nn.Linear.forward(self, hidden)
         dtype = _compute_dtype(hidden)
@@ -88,8 +128,9 @@ def _patch_head(lm_head: nn.Linear, head: Head, gradient: InPlaceGradient | None
         weight = self.weight if torch.is_grad_enabled() else self.weight.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             return LabelCrossEntropy.apply(
-                hidden, weight, self.bias, labels, inputs["weights"], inputs["refusal_ids"], head, dtype, gradient
-            )
+                hidden, weight, self.bias, labels, inputs["weights"], inputs["refusal_ids"], head, dtype, gradient,
+                inputs.get("extras", NO_EXTRAS),
+            )  # fmt: skip
 
     lm_head.forward = MethodType(forward, lm_head)
 
@@ -103,8 +144,9 @@ def label_losses(
     refusal_ids: Int[Tensor, " refusal"],
     head: Head,
     patched: bool,
-) -> tuple[Float[Tensor, ""], Float[Tensor, " position"], Float[Tensor, " position"]]:
-    """Return the weighted sum of losses, the losses, and the refusal probabilities at the labelled positions.
+    extras: Extras = NO_EXTRAS,
+) -> PositionLosses:
+    """Return the weighted sum of losses, and the losses, at the labelled positions.
 
     Args:
         lm_head: The model's output layer.
@@ -114,11 +156,11 @@ def label_losses(
         refusal_ids: Token ids of the refusal words.
         head: Scale and soft cap of the logits.
         patched: `lm_head` returns losses itself (`_patch_head`).
+        extras: Sets of targets, a margin, and an anchor.
     """
     if patched:
-        return lm_head(hidden, labels=labels, weights=weights, refusal_ids=refusal_ids)
-    losses, refusing = _module_losses(lm_head, hidden, labels, refusal_ids, head)
-    return (losses * weights).sum(), losses.detach(), refusing
+        return PositionLosses(*lm_head(hidden, labels=labels, weights=weights, refusal_ids=refusal_ids, extras=extras))
+    return _module_losses(lm_head, hidden, labels, weights=weights, refusal_ids=refusal_ids, head=head, extras=extras)
 
 
 def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_place: bool = False) -> None:
@@ -145,7 +187,8 @@ def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_pla
             return stock_forward(input_ids=input_ids, **inputs)
         hidden = _trunk(self, input_ids, inputs)[label_positions]
         lm_head = self.get_output_embeddings()
-        total, losses, refusal = label_losses(
+        extras = _extras(inputs)
+        found = label_losses(
             lm_head,
             hidden,
             inputs["targets"],
@@ -153,8 +196,13 @@ def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_pla
             refusal_ids=refusing.to(hidden.device),
             head=head,
             patched=lm_head is patched_head,  # False if PEFT has wrapped it
+            extras=extras,
         )
-        return _by_term(total, losses, refusal, terms=inputs["terms"], multiplicity=inputs.get("multiplicity"))
+        output = _by_term(found, terms=inputs["terms"], multiplicity=inputs.get("multiplicity"))
+        if extras.entries is not None:
+            output.anchor_sum = found.divergences.sum()
+            output.anchor_count = (extras.entries.anchor_weights > 0).float().sum()
+        return output
 
     forward.stock_forward = stock_forward  # pyright: ignore[reportFunctionMemberAccess]
     model.forward = MethodType(forward, model)
@@ -191,20 +239,24 @@ def _trunk(model: Any, input_ids: Int[Tensor, "bin token"], batch: dict[str, Any
     return model.get_decoder()(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state.flatten(0, 1)
 
 
+def _extras(batch: dict[str, Any]) -> Extras:
+    """Return a batch's optional parts of the loss."""
+    entries = Entries(*(batch[name] for name in ENTRY_NAMES)) if ENTRY_NAMES[0] in batch else None
+    return Extras(batch.get("floors"), entries)
+
+
 def _by_term(
-    total: Float[Tensor, ""],
-    losses: Float[Tensor, " label"],
-    refusal: Float[Tensor, " label"],
+    found: PositionLosses,
     *,
     terms: Int[Tensor, " label"],
     multiplicity: Float[Tensor, " label"] | None,
 ) -> LabelLoss:
     """Sum losses and labels by term; a label shared by several rows of a tree counts once per row."""
-    counts = torch.ones_like(losses) if multiplicity is None else multiplicity
-    sums = torch.zeros(len(TERMS), device=losses.device)
+    counts = torch.ones_like(found.losses) if multiplicity is None else multiplicity
+    sums = torch.zeros(len(TERMS), device=counts.device)
     return LabelLoss(
-        loss=total,
-        loss_sums=sums.index_add(0, terms, losses * counts),
+        loss=found.total,
+        loss_sums=sums.index_add(0, terms, found.losses * counts),
         counts=sums.index_add(0, terms, counts),
-        refusal_sum=(refusal * counts * (terms == TERMS.index("rto"))).sum(),
+        refusal_sum=(found.refusing * counts * (terms == TERMS.index("rto"))).sum(),
     )

@@ -28,8 +28,12 @@ def check_norm(norm: Any, *, args: TrainingArguments, step: int) -> Any:
     return norm
 
 
+NUM_SUMS = 2 * len(TERMS) + 3
+"""Length of the vector of `term_sums`."""
+
+
 def term_sums(outputs: Any) -> Tensor:
-    """Return the sums of losses by term, the labels by term, and the sum of refusal probabilities, as one vector.
+    """Return one vector: sums of losses by term, labels by term, the sum of refusal probabilities, the anchor's sums.
 
     A custom loss that does not return one of them gives 0, and NaN for the refusal probabilities.
     """
@@ -37,15 +41,18 @@ def term_sums(outputs: Any) -> Tensor:
     sums = zeros if outputs.loss_sums is None else outputs.loss_sums
     counts = zeros if outputs.counts is None else outputs.counts
     refusal = zeros[0] + math.nan if outputs.refusal_sum is None else outputs.refusal_sum
-    return torch.cat([sums, counts, refusal[None]]).detach().float()
+    anchor = [zeros[0] if value is None else value for value in (outputs.anchor_sum, outputs.anchor_count)]
+    return torch.cat([sums, counts, torch.stack([refusal, *anchor])]).detach().float()
 
 
 def by_term(sums: Sequence[float]) -> dict[str, float]:
-    """Return the mean loss of each term that has labels, and the mean refusal probability, by the names in the log."""
-    losses, counts, refusal = sums[: len(TERMS)], sums[len(TERMS) : -1], sums[-1]
+    """Return the means by the names in the log: loss of each term with labels, refusal probability, anchor's loss."""
+    losses, counts = sums[: len(TERMS)], sums[len(TERMS) : 2 * len(TERMS)]
+    refusal, anchor, anchored = sums[2 * len(TERMS) :]
     means = {f"loss_{term}": total / count for term, total, count in zip(TERMS, losses, counts, strict=True) if count}
-    at_rto = counts[TERMS.index("rto")]
-    return means | ({"refusal_probability": refusal / at_rto} if at_rto and not math.isnan(refusal) else {})
+    rto = counts[TERMS.index("rto")]
+    means |= {"refusal_probability": refusal / rto} if rto and not math.isnan(refusal) else {}
+    return means | ({"loss_anchor": anchor / anchored} if anchored else {})
 
 
 def evaluation_sums(outputs: Any, items: Tensor) -> Tensor:

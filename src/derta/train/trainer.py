@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from derta.chat import refusal_tokens
 from derta.data.mixture import TrainingSet
-from derta.data.rows import TERMS, TrainRow
+from derta.data.rows import TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
 from derta.train.checkpoint_files import check_checkpoint, save_checkpoint, stop_if_trained
@@ -43,7 +43,15 @@ from derta.train.loss import label_loss
 from derta.train.memory import TrimMemoryCallback
 from derta.train.preparation import prepare_model, prepare_process
 from derta.train.saving import dtype_to_save, save_without_pickle
-from derta.train.terms import by_term, check_norm, evaluation_metrics, evaluation_sums, format_loss_error, term_sums
+from derta.train.terms import (
+    NUM_SUMS,
+    by_term,
+    check_norm,
+    evaluation_metrics,
+    evaluation_sums,
+    format_loss_error,
+    term_sums,
+)
 
 
 class DertaTrainer(Trainer):
@@ -129,7 +137,7 @@ class DertaTrainer(Trainer):
         if args.step_tokens is not None:
             args.gradient_accumulation_steps = micro_batches_per_step(rows, args)
         self._loss = method.loss or label_loss
-        self._sums = torch.zeros(2 * len(TERMS) + 1)
+        self._sums = torch.zeros(NUM_SUMS)
         self._eval_sums: Tensor | None = None
         self.chat = chat_of(tokenizer, args)
         self.save_dtype: torch.dtype | None = dtype_to_save(model, args)
@@ -236,7 +244,8 @@ class DertaTrainer(Trainer):
             # the count is summed over devices; DDP and FSDP average gradients over them
             factor = self.accelerator.num_processes / count.clamp(min=1)
         if not self.args.fp16:  # weights this small underflow in fp16
-            inputs["weights"] = inputs["weights"] * factor
+            for name in {"weights", "anchor_weights"} & inputs.keys():
+                inputs[name] = inputs[name] * factor
         outputs: Any = self._loss(model, inputs)
         if not torch.isfinite(outputs.loss):
             raise NonFiniteLossError(format_loss_error(outputs, inputs, self.state.global_step))
