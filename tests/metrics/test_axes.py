@@ -100,7 +100,7 @@ def test_sets_are_chosen_by_name_or_pattern():
     assert built.restricted(["untrained count"]).rate("m").value == 0.5
     with pytest.raises(DataError, match="unknown set 'untrained counts'; did you mean 'untrained count'"):
         axis(outcomes, "over_refusal", chosen=["untrained counts"])
-    assert axis(outcomes, "over_refusal", incomparable={"trained kind": "another judge"}).left_out == {
+    assert axis(outcomes, "over_refusal", incomparable={("refusal", "trained kind"): "another judge"}).left_out == {
         "trained kind": "another judge"
     }
 

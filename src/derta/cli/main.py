@@ -38,6 +38,7 @@ for verb in (
     evaluation.compare,
     evaluation.pairwise,
     evaluation.report,
+    evaluation.frontier,
 ):
     app.command()(verb)
 app.command(name="fine-tune")(training.fine_tune)

@@ -31,6 +31,8 @@ JudgePlace = tuple[str, Suite, Measure]
 """A judge, a suite in which it has verdicts, and their measure."""
 UnitKey = tuple[str, str, int]
 """Name of the set, hash of the prompt, and number of the prompt among equal ones of the set."""
+JudgedSet = tuple[str, str]
+"""A judge and the name of a set of prompts."""
 REFUSAL = "refusal"
 
 
@@ -47,9 +49,9 @@ AXES: Mapping[AxisName, AxisKind] = {
     "attack_success": AxisKind("attack success", ("attack",), "harmful", "lower"),
     "attack_not_refused": AxisKind("attack not refused", ("attack",), "refused", "lower"),
     "over_refusal": AxisKind("over-refusal", ("over_refusal",), "refused", "lower"),
-    "malformed_attack": AxisKind("malformed, attacks", ("attack",), None, "lower"),
-    "malformed_benign": AxisKind("malformed, benign", ("over_refusal", "helpfulness"), None, "lower"),
-    "helpfulness": AxisKind("benign tasks done", ("over_refusal", "helpfulness"), "correct", "higher"),
+    "malformed_attack": AxisKind("malformed under attack", ("attack",), None, "lower"),
+    "malformed_benign": AxisKind("malformed on benign", ("over_refusal", "helpfulness"), None, "lower"),
+    "helpfulness": AxisKind("tasks done", ("over_refusal", "helpfulness"), "correct", "higher"),
 }
 
 
@@ -120,7 +122,7 @@ def build_axis(
     *,
     judge: str | None = None,
     chosen: Sequence[str] = (),
-    incomparable: Mapping[str, str] | None = None,
+    incomparable: Mapping[JudgedSet, str] | None = None,
     identities: Sequence[Mapping[str, str]] | None = None,
 ) -> Axis | None:
     """Return an axis of some models; None if no judge measures it on a set that all of them have.
@@ -131,7 +133,7 @@ def build_axis(
         places: Judges with their suites and measures.
         judge: The judge of attack success; by default the first that measures harm.
         chosen: Names of sets, or patterns such as `untrained *`; by default all.
-        incomparable: Sets that cannot be compared, with the reason.
+        incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
         identities: The output of `prompt_identities`, if several axes are built.
 
     Raises:
@@ -153,7 +155,13 @@ def build_axis(
             found.clusters.setdefault(key, request_key(prompt))
             found.used.setdefault(place.name, set()).add(one.method)
             by_unit.setdefault(key, []).append(value)
-    left_out = _left_out(outcomes, name, found, chosen=chosen, incomparable=incomparable or {})
+    left_out = _left_out(
+        outcomes,
+        name,
+        found,
+        chosen=chosen,
+        incomparable={one: reason for (by, one), reason in (incomparable or {}).items() if by in judges},
+    )
     units = {method: set[UnitKey]().union(*seeds.values()) for method, seeds in cells.items()}
     shared = [key for key in found.clusters if key[0] not in left_out and all(key in one for one in units.values())]
     without = [one for one in found.groups if one not in left_out and all(key[0] != one for key in shared)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from derta.metrics.axes import AXES, Axis, JudgePlace, build_axis, prompt_identities
+from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, prompt_identities
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome
 from derta.results import AxisName, Frontier, FrontierPoint, FrontierRate
@@ -22,7 +22,7 @@ def build_axes(
     *,
     judge: str | None = None,
     over_refusal: Sequence[str] = (),
-    incomparable: Mapping[str, str] | None = None,
+    incomparable: Mapping[JudgedSet, str] | None = None,
 ) -> dict[AxisName, Axis]:
     """Return the axes on which all models were measured, by name; see `derta.metrics.axes.build_axis`."""
     identities = prompt_identities(outcomes)
@@ -49,7 +49,7 @@ def frontier(
     baseline: str | None = None,
     judge: str | None = None,
     over_refusal: Sequence[str] = (),
-    incomparable: Mapping[str, str] | None = None,
+    incomparable: Mapping[JudgedSet, str] | None = None,
 ) -> Frontier | None:
     """Return the frontier of the methods; None if no axis could be measured.
 
@@ -61,7 +61,7 @@ def frontier(
         baseline: Method whose answers are the unit of lengths; by default the first.
         judge: The judge of attack success; by default the first that measures harm.
         over_refusal: Sets of the over-refusal axis, as names or patterns; by default all.
-        incomparable: Sets that cannot be compared, with the reason.
+        incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
 
     Raises:
         DataError: the judge or a set is unknown.

@@ -172,19 +172,9 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
         RunError: a stage is not finished, runs differ in models, judges or comparisons, or share a seed, or two models
             have results with other settings or by another judge.
     """
-    runs = {folder: read_contents(folder) for folder in folders}
-    _check_poolable(runs)
+    runs, results = read_runs(folders)
     first = next(iter(runs.values()))
-    results = _distinguish_ids(
-        {
-            _name(folder, folders): [read_model(folder, entry, contents) for entry in contents.models]
-            for folder, contents in runs.items()
-        }
-    )
-    labels = list(dict.fromkeys(entry.label for entry in first.models))
-    results.sort(key=lambda one: labels.index(one.outcome.method))
     outcomes = [one.outcome for one in results]
-    _check_comparable(outcomes)
     scores = {(one.outcome.method, one.outcome.seed): one.scores for one in results}
     summary = summarize(
         outcomes,
@@ -196,6 +186,27 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
         refusal_words=first.refusal_words,
     )
     return summary.model_copy(update={"versions": _versions(folders[0])}), outcomes
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[dict[Path, RunContents], list[ModelResults]]:
+    """Load runs of the same models with different seeds: their contents, and the results of all models by method.
+
+    Raises:
+        RunError: as for `pool`.
+    """
+    runs = {folder: read_contents(folder) for folder in folders}
+    _check_poolable(runs)
+    first = next(iter(runs.values()))
+    results = _distinguish_ids(
+        {
+            _name(folder, folders): [read_model(folder, entry, contents) for entry in contents.models]
+            for folder, contents in runs.items()
+        }
+    )
+    labels = list(dict.fromkeys(entry.label for entry in first.models))
+    results.sort(key=lambda one: labels.index(one.outcome.method))
+    _check_comparable([one.outcome for one in results])
+    return runs, results
 
 
 def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelResults:

@@ -202,3 +202,28 @@ def report(
 
     write(folders[0] if len(folders) == 1 else folders, title=title, out=out, display=console_display())
     print_result(str((out or folders[0]) / "report.html"))
+
+
+def frontier(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders; of a folder of runs, the seeds are pooled.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="SVG file for a plot.")] = None,
+    over_refusal: Annotated[
+        list[str], typer.Option("--over-refusal", metavar="NAME", help="Set of the over-refusal rate; default: all.")
+    ] = [],
+    name: Annotated[str | None, typer.Option("--judge", help="Judge of attack success; default: the first.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show attack success against over-refusal and helpfulness, and which methods are dominated.
+
+    Sets that not all methods have are left out and named.
+
+    Example: derta frontier runs/gemma runs/gemma-more --over-refusal "XSTest safe" --out frontier.svg
+    """
+    from derta.cli.console import print_output
+    from derta.metrics.frontier_tables import axis_lines, frontier_tables, length_table
+    from derta.pipeline.frontier import frontier as read_frontier
+
+    result = read_frontier(*folders, over_refusal=over_refusal, judge=name, out=out)
+    lengths = length_table(result)
+    lines = [*frontier_tables(result), *axis_lines(result), *([lengths] if lengths else [])]
+    print_output(result.model_dump(), *lines, as_json=as_json)

@@ -1,0 +1,41 @@
+"""The frontier in the terminal."""
+
+from arms import PLACES, arm
+
+from derta.metrics.frontier import frontier
+from derta.metrics.frontier_tables import axis_lines, frontier_tables, length_table
+
+
+def made():
+    return frontier(
+        [
+            arm("vanilla", attacks={"direct": "h" * 40}, benign={"safe": "o" * 40, "other": "o"}),
+            arm("derta", attacks={"direct": "r" * 40}, benign={"safe": "r" * 20 + "o" * 19 + "?"}),
+            arm("ours", attacks={"direct": "r" * 40}, benign={"safe": "o" * 40}),
+        ],
+        PLACES,
+    )
+
+
+def test_the_table_has_rates_and_the_place_on_the_front():
+    first, second = frontier_tables(made())
+    assert first.header == ("method", "attack success", "over-refusal", "tasks done", "front")
+    assert first.rows[0] == ("vanilla", "100.0 91.2–100.0", "0.0 0.0–8.8", "100.0 91.2–100.0", "no: ours dominates")
+    assert first.rows[1][2] == "51.3 36.2–66.1 [1 of 40 without a verdict]"
+    assert first.rows[2][-1] == "yes"
+    assert second.header[1:] == ("attack not refused", "malformed under attack", "malformed on benign")
+
+
+def test_axes_with_the_same_sets_share_a_line_that_names_what_is_left_out():
+    lines = axis_lines(made())
+    assert lines[0].startswith(
+        "attack success (harm); attack not refused (refusal); malformed under attack (refusal): "
+    )
+    assert lines[1].endswith(": 40 prompts of 1 set: safe; left out: 1 set (other: missing for derta, ours)")
+
+
+def test_lengths_have_their_ratio():
+    table = length_table(made())
+    assert table.header[3] == "ratio to vanilla"
+    assert ("ours", "safe", "2.0", "1.000 1.000–1.000", "0", "40") in table.rows
+    assert length_table(made().model_copy(update={"lengths": ()})) is None
