@@ -161,9 +161,7 @@ def demo_command(size: Size, folder: Path) -> list[str]:
 
 
 TRAIN_TOY = "--random toy --rows 4 --micro-rows 2 --max-length 64 --pack-tokens 64 --steps 3 --threads 1 --skip floor"
-TRAIN_FULL = (
-    "--random 1b --rows 128 --micro-rows 8 --reference-micro-rows 8 --max-length 1024 --pack-tokens 1024 --skip floor"
-)
+TRAIN_FULL = "--random 1b --micro-rows 8 --reference-micro-rows 8 --max-length 1024 --pack-tokens 1024 --skip floor"
 
 PARTS: dict[str, Part] = {
     "generate_speed": Part(
@@ -178,7 +176,13 @@ PARTS: dict[str, Part] = {
     "demo": Part(60, demo_command, read_json),
     "train_speed": Part(
         70,
-        benchmark("train_speed.py", "--against", "reference", toy=TRAIN_TOY, full=f"{TRAIN_FULL} --steps 4 --compile"),
+        benchmark(
+            "train_speed.py",
+            "--against",
+            "reference",
+            toy=TRAIN_TOY,
+            full=f"{TRAIN_FULL} --rows 128 --steps 4 --compile",
+        ),
         read_training,
         goals=(
             Goal("speed_ratio", ">=", 2.5),
@@ -190,7 +194,7 @@ PARTS: dict[str, Part] = {
     "tests_flex": Part(45, partial(tests_command, flex=True), read_tests, environment=ONE_THREAD),
     "train_speed_trl": Part(
         35,
-        benchmark("train_speed.py", "--against", "trl", toy=TRAIN_TOY, full=f"{TRAIN_FULL} --steps 3"),
+        benchmark("train_speed.py", "--against", "trl", toy=TRAIN_TOY, full=f"{TRAIN_FULL} --rows 64 --steps 3"),
         read_training,
         package="trl",
     ),

@@ -39,13 +39,19 @@ def test_a_batch_on_a_gpu_fills_a_quarter_of_the_free_memory_within_bounds(monke
     assert batch_tokens(on_gpu(monkeypatch, free=70 * 2**30), chunked=False) == 16384
 
 
-def test_on_a_cpu_batches_fit_its_caches_and_rows_leave_at_once():
+def test_on_a_cpu_batches_fit_its_caches_and_rows_leave_at_once(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
     assert batch_tokens(SimpleNamespace(device=cpu), chunked=True) == 16384
     assert [(max_logits(one), chunk_tokens(one), finished_share(one)) for one in (cpu, gpu)] == [
         (2**26, 1024, 0.0),
         (2**28, 16384, 0.25),
     ]
+
+
+def test_a_small_gpu_holds_no_more_logits_than_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * 2**30))
+    assert max_logits(torch.device("cuda")) == 2**26
 
 
 def test_an_engine_takes_the_limit_of_its_device_unless_it_has_one(make_model_dir, monkeypatch):

@@ -15,6 +15,9 @@ MAX_BATCH_TOKENS = 2**17
 CACHE_SHARE = 0.25
 """Share of a GPU's free memory that the KV cache of a batch may fill; the rest is for logits, masks and copies."""
 
+LARGE_GPU = 40 * 2**30
+"""Bytes of a GPU that has room for more logits."""
+
 
 def batch_tokens(model: Any, *, chunked: bool) -> int:
     """Return how many rows times tokens of a model's KV cache fit in a batch.
@@ -49,12 +52,13 @@ def cache_bytes(config: Any, dtype: torch.dtype) -> int:
 
 
 def max_logits(device: torch.device) -> int:
-    """Return the maximum number of logits in memory: 0.25 GB in float32 on a CPU, 1 GB on other devices.
+    """Return the maximum number of logits in memory: 1 GB in float32 on a GPU of 40 GiB or more, elsewhere 0.25 GB.
 
     >>> max_logits(torch.device("cpu")) // 262_144  # positions of Gemma's vocabulary
     256
     """
-    return 2**26 if device.type == "cpu" else 2**28
+    large = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= LARGE_GPU
+    return 2**28 if large else 2**26
 
 
 def chunk_tokens(device: torch.device) -> int:
