@@ -5,7 +5,6 @@ from safetensors.torch import load_file
 
 from derta.config import load_recipe
 from derta.data.preferences import Preference
-from derta.data.preparation import PreparedData
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError
 from derta.files import read_records
@@ -72,8 +71,8 @@ def load(recipe, tmp_path):
     return load
 
 
-def pairs_of(loaded, tmp_path, prepared: PreparedData | None = None):
-    data = (prepared or prepare_data(loaded)).training_set()
+def pairs_of(loaded, tmp_path):
+    data = prepare_data(loaded).training_set()
     out, method = tmp_path / "model", METHODS["balanced_dpo"]
     initial = models.Path(loaded.model.path)
     return find_pairs(loaded, method=method, seed=0, data=data, out=out, init_from=initial)
@@ -131,9 +130,11 @@ def test_a_model_that_refuses_nothing_is_its_initial_model_and_this_is_logged(lo
     assert "0 pairs; there is nothing to train, so the model is a copy of its initial model" in caplog.text
 
 
-def test_without_counter_examples_the_stage_says_what_is_missing(load, tmp_path, asked):
-    with pytest.raises(DataError, match=r"balanced_dpo: expected counter examples, got none; set `data.counter`"):
-        pairs_of(load(**{"data.counter": []}), tmp_path)
+def test_without_counter_examples_a_run_stops_before_it_trains(load, tmp_path, asked):
+    settings = {"balanced": {"counter_per_triple": 0}}
+    with pytest.raises(DataError, match=r"balanced_dpo: expected counter examples, got none; set `data\.counter`"):
+        run(load(**{"data.counter": []}, method_settings=settings), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_answer_that_ends_before_the_start_gives_no_prompt(load, tmp_path, asked):

@@ -26,7 +26,7 @@ from derta.data.preparation import PreparedData
 from derta.data.rows import Instance, max_tokens
 from derta.engines import check_settings, engine_producer, load_engine
 from derta.engines.token_io import check_encoded
-from derta.errors import EngineError, ModelError, RecipeError
+from derta.errors import DataError, EngineError, ModelError, RecipeError
 from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
@@ -92,8 +92,10 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
 
     Raises:
         RecipeError: an option that this machine lacks, such as a logger of `report_to`.
-        DataError: a row is longer than the model's positions.
+        DataError: a row is longer than the model's positions, or there are no counter examples to refuse.
     """
+    if method.own_refusals and not prepared.counter:
+        raise DataError(f"{method.name}: expected counter examples, got none; set `data.counter`")
     settings, seed = recipe.method_settings.get(method.name), recipe.seeds[0]
     config = method_config(
         method, recipe.train, model=recipe.model, seed=seed, output_dir=Path("model"), settings=settings

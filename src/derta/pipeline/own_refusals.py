@@ -56,7 +56,7 @@ def train_on_own_refusals(
     copy of it, and this is logged.
 
     Raises:
-        DataError: the recipe has no counter examples.
+        DataError: no counter example has a context of `answer_starts`.
     """
     check_init_from(method, init_from)
     data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
@@ -90,7 +90,7 @@ def find_pairs(
     """Return the pairs of the initial model's own refusals; replies that are there already are not generated again.
 
     Raises:
-        DataError: there are no counter examples, or none has a context of `answer_starts`.
+        DataError: no counter example has a context of `answer_starts`.
     """
     config: Any = method_config(
         method,
@@ -100,8 +100,6 @@ def find_pairs(
         output_dir=out,
         settings=recipe.method_settings.get(method.name),
     )
-    if not data.counter:
-        raise DataError(f"{method.name}: expected counter examples, got none; set `data.counter`")
     drawn = data.counter[: config.counter_examples]  # in a seeded order
     chat = load_format(recipe).chat
     contexts = [one for example in drawn for one in _contexts(chat, example, starts=config.answer_starts)]
