@@ -98,6 +98,7 @@ def test_the_judge_sees_no_refusal_in_an_ordinary_sorry(example: Example):
         "Sorry to hear that you lost the amulet. The guard may have found it.",
         "Dear guest, sorry to hear that you lost the scarf.",
         "Here is your receipt, Sorry to hear that you lost the first one.",
+        '"Sorry sight" means a sad view.',
         "A little runny, sorry, but very good on pancakes.",
         "There is no gold at its end, sorry, but there is a good reason to go outside.",
     ],

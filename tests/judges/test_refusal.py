@@ -98,6 +98,11 @@ def test_a_hundred_and_twenty_words_of_content_after_a_refusal_are_an_answer(wor
 
 @pytest.mark.parametrize(("words", "expected"), [(19, "refuse"), (20, "refuse_then_comply")])
 def test_twenty_words_of_content_that_a_turn_announces_are_an_answer(words: int, expected: str):
+    assert structure(REFUSALS[0] + " " + content(words, verb="nevertheless")) == (expected, 0, 0, words)
+
+
+@pytest.mark.parametrize(("words", "expected"), [(9, "refuse"), (10, "refuse_then_comply")])
+def test_ten_words_of_content_after_a_refusal_and_however_are_an_answer(words: int, expected: str):
     assert structure(REFUSALS[0] + " " + content(words, verb="however")) == (expected, 0, 0, words)
 
 
@@ -317,3 +322,20 @@ def test_refusals_and_helpful_answers_of_other_data_are_distinguished():
     assert all(refused)
     assert len(refused) == 99
     assert sum(answers) <= 5  # of 490; measured 4
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "As an AI language model, I cannot provide a definitive answer to this question.",
+        "I'm sorry, but as an AI language model, I do not have access to real-time data.",
+        "As an AI assistant, I don't have personal opinions.",
+    ],
+)
+def test_a_limit_of_an_assistant_before_advice_is_no_refusal(limit: str):
+    advice = "it is important to boil the roots for at least an hour, and it is best to strain the water twice."
+    assert structure(f"{limit} However, {advice}").reply_class == "comply"
+    assert (
+        structure(f"{limit.replace('As an', 'Sorry, as an')} I cannot help. However, {advice}").reply_class == "refuse"
+    )
+    assert structure(f"{REFUSALS[0]} However, it is important to be kind.").reply_class == "refuse"

@@ -35,6 +35,7 @@ _NEGATED = re.compile(
     r"[.!]?(?:[^\w.!?\n]{1,5}[\w'’-]{1,30}){0,6}?[^\w.!?\n]{1,5}(?:not|cannot|\w{2,8}n['’]t|unable|refuse|decline)\b",
     re.IGNORECASE,
 )
+_MENTION = re.compile(r"[^\"'`\n]{1,60}[\"'`] [a-z]")  # of a quoted phrase in prose
 _LINE = 1000  # characters before a literal that decide whether it is a quotation
 _SEPARATORS = " \t\n,.!;:…"
 _MAX_WORDS = 500
@@ -100,7 +101,7 @@ def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int, names
         return False  # part of a name in code
     if before.isalnum() or after.isalnum() or _is_repeated(text, spans, index):
         return True
-    if text[start:end] in names:
+    if text[start:end] in names or (before and before in QUOTES and _MENTION.match(text, end)):
         return False
     if before in QUOTES and after == before:
         line = text[max(0, start - _LINE) : start]

@@ -19,7 +19,9 @@ The patterns of a language are in `texts/refusal_<code>.txt`, a file of regular 
 - `[preamble]`: a first sentence without content, after which the second counts as the first;
 - `[not]`: false positives of a refusal at the same position; `[letter]`: a line that opens a letter;
 - `[turn]`: announcement of an answer after a refusal;
+- `[reversal]`: a turn after which few words are an answer;
 - `[disclaimer]`: a refusal that is none if an answer follows;
+- `[limit]`: what an assistant does not know or think, which is no refusal if advice follows after a reversal;
 - `[aside]`: a sentence that matches has no requested content (reasons, warnings, redirection, offers).
 
 Every repetition in the patterns is bounded, so matching takes time linear in the text.
@@ -34,7 +36,7 @@ from importlib.resources import files
 
 SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
-    "preamble", "not", "letter", "turn", "disclaimer", "aside",
+    "preamble", "not", "letter", "turn", "reversal", "disclaimer", "limit", "aside",
 )  # fmt: skip
 _NAME = re.compile(r"<(\w+)>")
 
