@@ -153,6 +153,7 @@ def time_cudnn(engine: HfEngine, prompts: Sequence[Prompt]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, enabled in (("with", True), ("without", False)):
         torch.backends.cuda.enable_cudnn_sdp(enabled)
+        list(engine.generate(prompts[:2], max_new_tokens=2))  # a first call loads libraries
         start = time.perf_counter()
         list(engine.generate(prompts, max_new_tokens=16))
         found[f"seconds_{name}_cudnn"] = round(time.perf_counter() - start, 2)
