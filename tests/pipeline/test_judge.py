@@ -132,6 +132,18 @@ def test_over_refusal_has_a_rate_for_each_kind_of_reply(tmp_path, derta):
     assert "partly_refused: 25.0% of 4" in derta("judge", path, "--judge", "refusal", "--over-refusal").out
 
 
+def test_malformed_refusals_are_those_of_the_words_that_the_models_were_trained_with(tmp_path, derta):
+    rows = [{"question": "How?", "response": "The wizard took Unfortunately to boil it."}]
+    path = write_jsonl(tmp_path / "benign.jsonl", rows)
+    command = ("judge", path, "--judge", "refusal", "--over-refusal", "--json")
+    for words, malformed in (((), 0), (("--refusal-word", "Unfortunately"), 1)):
+        cells = {cell["measure"]: cell for cell in json.loads(derta(*command, *words).out)}
+        assert cells["refused"]["malformed"]["value"] == malformed
+        assert cells["complied"]["value"] == 1 - malformed
+    called = derta("judge", path, "--judge", "harm", "--refusal-word", "No")
+    assert (called.code, "--refusal-word: expected the judge refusal" in called.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("judge", "answer", "other"), [("gsm8k", "-C", "mmlu"), ("mmlu", "4 + 4 = 8\n#### 8", "gsm8k")]
 )

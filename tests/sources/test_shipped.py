@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from derta.config import parse_recipe
-from derta.data.helpful import load_examples
+from derta.data.helpful import load_examples, read_examples
 from derta.data.matching import match_key
 from derta.data.requests import load_requests
 from derta.errors import DataError, RecipeError
 from derta.files import read_records
 from derta.pipeline.data import evaluated_requests, input_files
+from derta.pipeline.distillation import drop_refusals
 from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.paths import expanded_paths
 from derta.records import Prompt
@@ -61,6 +62,13 @@ def test_counter_answers_say_sorry_once_in_varied_places():
     assert sum(text.lower().index("sorry") < 8 for text in texts) >= 10
     assert sum(", sorry" in text.lower() for text in texts) >= 8
     assert sum("Sorry" in text for text in texts) >= 25
+
+
+def test_no_counter_row_is_dropped_as_a_refusal():
+    read = read_examples("derta:ordinary_sorry_counter")
+    recipe = parse_recipe(RECIPE, where="recipe")
+    assert drop_refusals(read, recipe).dropped == read.dropped
+    assert len(drop_refusals(read, recipe).examples) == 60
 
 
 def test_a_name_that_is_no_set_is_an_error_with_the_nearest_one():

@@ -13,7 +13,7 @@ from derta.errors import DataError
 from derta.files import format_validation_error, write_text
 from derta.formats.labels import read_labels
 from derta.formats.replies import read_cases
-from derta.judges import judge_cases, judge_producer
+from derta.judges import JUDGES, judge_cases, judge_producer
 from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
@@ -197,7 +197,8 @@ def judge_with_checks(
         cells.append(corrected_cell(cell, measured, display=display))
         warn_of_shift(measured, verdicts or [], display=display)
     if over_refusal:
-        cells += over_refusal_file(path, prompts_path=prompts_path)
+        refusals = judge if judge.name == "refusal" else JUDGES["refusal"]()
+        cells += over_refusal_file(path, judge=refusals, prompts_path=prompts_path)
     if against is None or verdicts is None:
         return JudgeResult(cells, None, malformed, groups, empty)
     result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)

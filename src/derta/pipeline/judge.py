@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from derta.engines import check_settings, engine_producer, load_engine
 from derta.errors import DataError
@@ -21,7 +21,7 @@ from derta.metrics.rates import outcome_of, over_refusal_cells
 from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
 from derta.provenance import SUPERSEDED, case_hash
-from derta.records import Prompt, ReplyClass, ReplyKey, Verdict
+from derta.records import REFUSAL_WORDS, Prompt, ReplyClass, ReplyKey, Verdict
 from derta.results import Cell, Comparison, Place, cell_of, place_of
 from derta.stats import Outcome, rate_of_counts
 
@@ -42,22 +42,31 @@ def engine_loader(config: EngineConfig) -> EngineLoader:
     )
 
 
-def find_judge(name: str, *, model: EngineConfig | None = None) -> Judge:
+def find_judge(name: str, *, model: EngineConfig | None = None, refusal_words: Sequence[str] = REFUSAL_WORDS) -> Judge:
     """Return a judge by name; the model of a judge that uses one is loaded on first use.
+
+    The refusal judge detects malformed refusals by the refusal words that the models were trained with.
 
     Raises:
         DataError: an unknown name (the message suggests the nearest), a missing model, or a model without a use.
         EngineError: the model's engine or one of its settings is unknown.
     """
     if model is None or name not in JUDGES:
-        return build_judge(name)
+        options: dict[str, Any] = {"refusal_words": refusal_words} if name == "refusal" else {}
+        return build_judge(name, **options)
     if not uses_model(name):
         raise DataError(f"judge {name!r} uses no model; remove its model")
     return build_judge(name, engine=engine_loader(model))
 
 
-def find_judges(first: str, second: str | None, *, model: EngineConfig | None = None) -> tuple[Judge, Judge | None]:
-    """Return one or two judges by name; `model` is shared by those that use a model.
+def find_judges(
+    first: str,
+    second: str | None,
+    *,
+    model: EngineConfig | None = None,
+    refusal_words: Sequence[str] = REFUSAL_WORDS,
+) -> tuple[Judge, Judge | None]:
+    """Return one or two judges by name; `model` is shared by those that use a model, as are the refusal words.
 
     Raises:
         DataError: a judge is unknown or lacks its model, or neither judge uses one.
@@ -66,7 +75,9 @@ def find_judges(first: str, second: str | None, *, model: EngineConfig | None = 
     model_names = [name for name in (first, second) if name is not None and name in JUDGES and uses_model(name)]
 
     def find(name: str) -> Judge:
-        return find_judge(name, model=model if name in model_names or not model_names else None)
+        return find_judge(
+            name, model=model if name in model_names or not model_names else None, refusal_words=refusal_words
+        )
 
     return find(first), None if second is None else find(second)
 
@@ -212,11 +223,14 @@ def _judge_again(judge: Judge, cases: Iterable[Case], out: Path, *, display: Dis
         display.logger.warning("%s held %d other verdicts, which are in %s now", out, len(others), store.name)
 
 
-def over_refusal_file(path: Path, *, prompts_path: Path | None = None) -> list[Cell]:
-    """Return the over-refusal rates of replies to harmless requests: partial refusals, answers, and refusal tokens."""
+def over_refusal_file(path: Path, *, judge: Judge, prompts_path: Path | None = None) -> list[Cell]:
+    """Return the over-refusal rates of replies to harmless requests: partial refusals, answers, and refusal tokens.
+
+    `judge` is the refusal judge.
+    """
     fields = {"suite": "over_refusal", "dataset": path.stem}
     cases = (
-        (case.prompt.model_copy(update=fields), case.reply, next(judge_cases(JUDGES["refusal"](), [case])))
+        (case.prompt.model_copy(update=fields), case.reply, next(judge_cases(judge, [case])))
         for case in read_cases(path, prompts_path=prompts_path, quiet=True)
     )
     return over_refusal_cells(cases, method="", seed=None, judge="refusal")

@@ -11,7 +11,7 @@ from derta.attacks import ATTACKS, Attack, build_attack
 from derta.config import EngineConfig, EvaluationSection, JudgeConfig, Recipe, is_allowed
 from derta.engines.endpoints import KEY_VARIABLE, check_endpoints, user_endpoints
 from derta.errors import DataError, EngineError, RecipeError, did_you_mean
-from derta.judges import JUDGES, build_judge, from_function, identify_judge, uses_model
+from derta.judges import JUDGES, from_function, identify_judge, uses_model
 from derta.judges.base import FunctionJudge
 from derta.methods import METHODS, Method, find_method
 from derta.pipeline.judge import find_judge
@@ -102,9 +102,7 @@ class Registry:
                 f"judge {config.name!r} uses a model, and the recipe names none; write {{name: {config.name}, "
                 "model: ...}"
             )
-        if config.name == "refusal" and config.model is None:
-            return build_judge("refusal", refusal_words=refusal_words)
-        return find_judge(config.name, model=config.engine_config)
+        return find_judge(config.name, model=config.engine_config, refusal_words=refusal_words)
 
     def _user_judge(self, name: str) -> Judge:
         judge = self.judges[name]

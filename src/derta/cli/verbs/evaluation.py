@@ -26,6 +26,9 @@ def judge(
     over_refusal: Annotated[
         bool, typer.Option("--over-refusal", help="The requests are harmless: also print partial refusals and answers.")
     ] = False,
+    refusal_word: Annotated[
+        list[str], typer.Option(help="Refusal word of the models, for malformed refusals (default: Sorry).")
+    ] = [],
     judge_model: JudgePath = None,
     engine: EngineName = "hf",
     engine_option: EngineOption = [],
@@ -45,7 +48,8 @@ def judge(
     from derta.pipeline.judge import find_judges
 
     model = options.engine_config(judge_model, engine, engine_option)
-    first, second = find_judges(name, against, model=model)
+    words = options.refusal_words(refusal_word, judges=[name, against])
+    first, second = find_judges(name, against, model=model, refusal_words=words)
     result = judge_with_checks(
         file,
         judge=first,

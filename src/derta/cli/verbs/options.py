@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +73,19 @@ def read_recipe(path: Path, settings: list[str], env: list[str]) -> Recipe:
     from derta.config import load_recipe
 
     return load_recipe(path, overrides=pairs(settings, option="--set"), env=env)
+
+
+def refusal_words(words: list[str], *, judges: Sequence[str | None]) -> tuple[str, ...]:
+    """Return the words of `--refusal-word`, or the paper's without any.
+
+    Raises:
+        RecipeError: there are words, and no judge reads them.
+    """
+    from derta.records import REFUSAL_WORDS
+
+    if words and "refusal" not in judges:
+        raise RecipeError("--refusal-word: expected the judge refusal, which reads it; remove the option")
+    return tuple(words) or REFUSAL_WORDS
 
 
 def number_or_path(text: str | None) -> float | str | None:
