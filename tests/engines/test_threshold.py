@@ -67,6 +67,26 @@ def test_the_threshold_is_reached_by_an_equal_probability():
         assert forced_scores(logits, RefusalForcing((1, 2), threshold))[0].tolist() == [expected]
 
 
+def test_thresholds_of_later_positions_replace_the_first():
+    later = RefusalForcing((SORRY, NO), 1.0, ((1, 0.19), (2, 0.04)))
+    # 0.35 at MIX is below 1.0; 0.2 after one token reaches 0.19
+    assert write(MIX, later)[:2] == [SURE, SORRY]
+    assert write(MIX, RefusalForcing((SORRY, NO), 1.0, ((2, 0.04),)))[:3] == [SURE, FLOUR, SORRY]
+    # with a token of the answer in the prompt, the first position is that after one token
+    [row] = greedy(CHAIN, [[MIX]], max_new_tokens=1, stop_ids={END}, forcing=later, prefilled=[1])
+    assert row.token_ids == [NO]
+
+
+def test_a_prefill_counts_for_the_position(hf):
+    ids = hf_ids(hf)
+    later = replace(hf, forcing=RefusalForcing(ids, 1.0, ((4, 1e-9),)))
+    prefilled = PROMPTS[0].model_copy(update={"id": "prefilled", "prefill": "First clean the wood, then"})
+    plain, after = sorted(later.generate([PROMPTS[0], prefilled], max_new_tokens=6), key=lambda one: one.prompt_id)
+    assert (plain.prompt_id, after.prompt_id) == (PROMPTS[0].id, "prefilled")
+    assert after.token_ids[0] in ids
+    assert [token in ids for token in plain.token_ids] == [False] * 4 + [True, False]
+
+
 def test_a_refusal_is_forced_again_only_after_a_pause():
     row = write(MIX, FORCING, limit=3 + QUIET_TOKENS + 6)
     places = [place for place, token in enumerate(row) if token in FORCING.token_ids]
@@ -103,16 +123,18 @@ def middle_threshold(hf):
     return (first[1] + first[2]) / 2
 
 
+@pytest.mark.parametrize("later", [(), ((3, 1e-4), (6, 0.5))])
 @pytest.mark.parametrize("words", [("Sorry",), ("Sorry", "Sure", "the")])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
-def test_the_processor_and_our_greedy_decoding_give_the_same_tokens(make_model_dir, kind, words):
+def test_the_processor_and_our_greedy_decoding_give_the_same_tokens(make_model_dir, kind, words, later):
     hf = load_engine(make_model_dir(kind=kind), device="cpu", dtype="float32", refusal_words=words)
     threshold = middle_threshold(hf)
     forcing = load_engine(hf.model, tokenizer=hf.chat.tokenizer, refusal_words=words, refusal_threshold=threshold)
+    forcing = replace(forcing, forcing=forcing.forcing._replace(later=later))
     ours = {one.prompt_id: list(one.token_ids) for one in forcing.generate(PROMPTS, max_new_tokens=12)}
     plain = {one.prompt_id: list(one.token_ids) for one in hf.generate(PROMPTS, max_new_tokens=12)}
     assert sum(ours[one.id] != plain[one.id] for one in PROMPTS) >= 2
-    processor = RefusalLogitsProcessor(forcing.forcing.token_ids, threshold)
+    processor = RefusalLogitsProcessor(forcing.forcing.token_ids, threshold, later)
     tokenizer = hf.chat.tokenizer
     tokenizer.padding_side = "left"
     texts = [hf.chat.tokenizer.apply_chat_template(

@@ -21,16 +21,16 @@ def model(tiny_model_dir):
     return load_engine(tiny_model_dir, device="cpu", dtype="float32").model
 
 
-@pytest.fixture
-def threshold(model, tiny_model_dir, tmp_path, monkeypatch):
+@pytest.fixture(params=[(), ((2, 0.5), (20, 0.01))])
+def threshold(request, model, tiny_model_dir, tmp_path, monkeypatch):
     """A threshold that many positions reach, of three tokens that the random model likes."""
     install(monkeypatch.setitem)
     vllm_threshold._processor.cache_clear()
     plain = sorted(greedy(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS))
     token_ids = tuple({row.token_ids[3] for row in plain if len(row.token_ids) > 3})
     made = RefusalThreshold(
-        threshold=0.02, token_ids=token_ids, model={"model": model_hash(tiny_model_dir)}, false_alarm=0.1, alarms=0,
-        cases=9, replies=9, low=0, high=0.3, logit_bias=0, bias_alarms=0,
+        threshold=0.02, later=request.param, token_ids=token_ids, model={"model": model_hash(tiny_model_dir)},
+        false_alarm=0.1, alarms=0, cases=9, replies=9, low=0, high=0.3, logit_bias=0, bias_alarms=0,
     )  # fmt: skip
     made.write(tmp_path / "threshold.json")
     monkeypatch.setenv("DERTA_REFUSAL_THRESHOLD", str(tmp_path / "threshold.json"))
@@ -40,7 +40,7 @@ def threshold(model, tiny_model_dir, tmp_path, monkeypatch):
 
 @pytest.fixture
 def expected(model, threshold):
-    forcing = RefusalForcing(threshold.token_ids, threshold.threshold)
+    forcing = RefusalForcing(threshold.token_ids, threshold.threshold, threshold.later)
     forced, plain = (
         {row.row: row.token_ids for row in greedy(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS, forcing=one)}
         for one in (forcing, None)

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from derta.config import load_recipe
+from derta.engines import load_engine
 from derta.errors import DataError, RecipeError
 from derta.files import read_records
 from derta.pipeline.run import run
@@ -52,6 +53,31 @@ def test_the_command_writes_a_file_that_generate_takes(tiny_model_dir, tmp_path,
                    "--out", tmp_path / "other.jsonl", "--refusal-threshold", out)  # fmt: skip
     assert called.code == 2
     assert "got that of another model" in called.err
+
+
+def test_a_threshold_by_depth_is_a_file_like_any_other(tiny_model_dir, tmp_path, benign, derta):
+    out = tmp_path / "threshold.json"
+    words = [
+        "threshold",
+        tiny_model_dir,
+        "--benign",
+        benign,
+        "--by-depth",
+        "--out",
+        out,
+        "--engine-option",
+        "device=cpu",
+    ]
+    called = derta(*words, "--false-alarm", 0.5)
+    assert called.code == 0, called.err
+    threshold = read_threshold(out)
+    assert [first for first, _ in threshold.later] == [1, 6]
+    assert (threshold.cases, threshold.replies) == (2, 5)
+    assert f", {threshold.later[0][1]:g} after 1, " in called.out
+    assert load_engine(tiny_model_dir, device="cpu", refusal_threshold=out).forcing.later == threshold.later
+    called = derta(*words, "--per", "position")
+    assert called.code == 2
+    assert "expected a rate per reply, got one per position" in called.err
 
 
 def test_requests_and_triples_have_harmful_answers(tmp_path):

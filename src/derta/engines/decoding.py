@@ -78,11 +78,13 @@ def next_tokens(
     logits: Float[Tensor, "row vocab"],
     rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None,
     forcing: RefusalForcing | None = None,
+    prefilled: Sequence[int] | None = None,
 ) -> list[int]:
     """Return the next token of each row: the most likely token that is not banned; `_NOT_FINITE` if there is none.
 
     `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens and none is forced.
-    With `forcing`, a refusal token replaces the most likely one at an alarm. A banned one is never forced.
+    With `forcing`, a refusal token replaces the most likely one at an alarm; a banned one is never forced. `prefilled`
+    is the number of tokens of each row's answer that its prompt has.
     """
     # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17). It is
     # finite unless a logit is NaN or infinite, or all are -inf. Marked on the device, so that one copy fetches both.
@@ -99,7 +101,9 @@ def next_tokens(
             chosen[place] = next((token for token in ranked if token not in banned), chosen[place])
     if forcing is None or rows is None:
         return chosen
-    forced = forced_tokens(logits, [generated for generated, _ in rows], forcing, banned=banned_tokens_of)
+    generated = [tokens for tokens, _ in rows]
+    positions = [len(tokens) + n for tokens, n in zip(generated, prefilled or [0] * len(rows), strict=True)]
+    forced = forced_tokens(logits, generated, forcing, positions=positions, banned=banned_tokens_of)
     return [
         token if token == _NOT_FINITE or refusal is None else refusal
         for token, refusal in zip(chosen, forced, strict=True)
@@ -116,6 +120,7 @@ def greedy(
     banned: Sequence[BannedTokens | None] | None = None,
     prefixes: Sequence[Prefix | None] | None = None,
     forcing: RefusalForcing | None = None,
+    prefilled: Sequence[int] | None = None,
 ) -> Iterator[GeneratedRow]:
     """Yield each row's generated tokens when the row ends; the others continue in a smaller batch.
 
@@ -131,6 +136,7 @@ def greedy(
         banned: Banned tokens of each row.
         prefixes: Shared prefix of each row, or None for a row without one (see `find_prefixes`).
         forcing: The refusal tokens to force at alarms.
+        prefilled: Number of tokens of each answer that its prompt has; None: none.
 
     Raises:
         NonFiniteLogitsError: the logits of a row are NaN or infinite.
@@ -143,7 +149,7 @@ def greedy(
     while True:
         plain = banned is None and forcing is None
         histories = None if plain else [(token_ids[row], None if row in ended else bans[row]) for row in live]
-        chosen = next_tokens(logits, histories, forcing)
+        chosen = next_tokens(logits, histories, forcing, None if prefilled is None else [prefilled[i] for i in live])
         running = [(place, row) for place, row in enumerate(live) if row not in ended]
         for place, row in running:
             if chosen[place] == _NOT_FINITE:

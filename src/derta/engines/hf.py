@@ -148,6 +148,17 @@ class HfEngine:
                 banned[i] = by_decoding[key]
         return banned
 
+    def _prefilled(self, prompts: Sequence[Prompt]) -> list[int] | None:
+        """Return the number of tokens of each prompt's prefill, if thresholds depend on the position."""
+        if self.forcing is None or not self.forcing.later:
+            return None
+        return [
+            len(encode_prompt(self.chat, one)) - len(encode_prompt(self.chat, one.model_copy(update={"prefill": None})))
+            if one.prefill
+            else 0
+            for one in prompts
+        ]
+
     def _replies(
         self,
         prompts: Sequence[Prompt],
@@ -166,6 +177,7 @@ class HfEngine:
                 banned=[banned[index] for index in batch],
                 prefixes=_take_prefixes(prefixes, batch),
                 forcing=self.forcing,
+                prefilled=self._prefilled([prompts[index] for index in batch]),
             )
             for one in in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)

@@ -19,23 +19,29 @@ from transformers import LogitsProcessor
 from derta.chat import ChatFormat, refusal_tokens
 from derta.errors import ModelError
 from derta.provenance import model_hash
-from derta.thresholds import RefusalThreshold, read_threshold
+from derta.thresholds import Later, RefusalThreshold, read_threshold
 
 QUIET_TOKENS = 32
 """Number of tokens after a refusal token at which none is forced: about the length of a refusal."""
 
 
 class RefusalForcing(NamedTuple):
-    """The refusal tokens, and the summed probability from which on one of them is forced."""
+    """The refusal tokens, and the summed probability from which on one of them is forced.
+
+    `later` are the thresholds of later positions.
+    """
 
     token_ids: tuple[int, ...]
     threshold: float
+    later: Later = ()
 
 
 def forced_scores(
-    scores: Float[Tensor, "row vocab"], forcing: RefusalForcing
+    scores: Float[Tensor, "row vocab"], forcing: RefusalForcing, positions: Int[Tensor, " row"] | None = None
 ) -> tuple[Bool[Tensor, " row"], Int[Tensor, " row"]]:
     """Return for each row whether it is an alarm, and the most likely refusal token.
+
+    `positions` are the numbers of tokens that the answers of the rows have; None: 0.
 
     The probability is that of a softmax over the scores, so tokens of score −∞ (banned ones) have none.
 
@@ -47,7 +53,10 @@ def forced_scores(
     ids = torch.tensor(forcing.token_ids, device=scores.device)
     refusal = exact[:, ids]
     probability = (refusal.logsumexp(dim=-1) - exact.logsumexp(dim=-1)).exp()
-    return probability >= forcing.threshold, ids[refusal.argmax(dim=-1)]
+    thresholds = torch.full_like(probability, forcing.threshold, dtype=torch.float64)
+    for first, threshold in forcing.later if positions is not None else ():
+        thresholds = thresholds.masked_fill(positions >= first, threshold)
+    return probability >= thresholds, ids[refusal.argmax(dim=-1)]
 
 
 def is_quiet(generated: Sequence[int], forcing: RefusalForcing) -> bool:
@@ -60,17 +69,23 @@ def forced_tokens(
     generated: Sequence[Sequence[int]],
     forcing: RefusalForcing,
     *,
+    positions: Sequence[int],
     banned: Mapping[int, AbstractSet[int]] | None = None,
 ) -> list[int | None]:
     """Return the refusal token that is forced in each row, or None.
 
-    `generated` are the tokens that each row has so far, `banned` the tokens that the rows with a ban may not generate.
+    Args:
+        logits: Logits of the next tokens.
+        generated: The tokens that each row has so far.
+        forcing: The refusal tokens and their threshold.
+        positions: Number of tokens of each row's answer, with those of a prefill.
+        banned: The tokens that the rows with a ban may not generate.
     """
     if banned:
         logits = logits.clone()
         for row, tokens in banned.items():
             logits[row, list(tokens)] = -torch.inf
-    is_alarm, refusals = forced_scores(logits, forcing)
+    is_alarm, refusals = forced_scores(logits, forcing, torch.tensor(positions, device=logits.device))
     return [
         refusal if alarm and not is_quiet(row, forcing) else None
         for alarm, refusal, row in zip(is_alarm.tolist(), refusals.tolist(), generated, strict=True)
@@ -78,10 +93,14 @@ def forced_tokens(
 
 
 def force(
-    scores: Float[Tensor, "row vocab"], forcing: RefusalForcing, *, may_force: Bool[Tensor, " row"]
+    scores: Float[Tensor, "row vocab"],
+    forcing: RefusalForcing,
+    *,
+    may_force: Bool[Tensor, " row"],
+    positions: Int[Tensor, " row"],
 ) -> Float[Tensor, "row vocab"]:
     """Return the scores; in rows with an alarm that may be forced, only a refusal token is left, with a score of 0."""
-    is_alarm, refusals = forced_scores(scores, forcing)
+    is_alarm, refusals = forced_scores(scores, forcing, positions)
     forced = is_alarm & may_force
     scores = scores.masked_fill(forced[:, None], -torch.inf)
     scores[forced, refusals[forced]] = 0.0
@@ -101,19 +120,20 @@ class RefusalLogitsProcessor(LogitsProcessor):
 
     supports_continuous_batching = False
 
-    def __init__(self, token_ids: Sequence[int], threshold: float) -> None:
+    def __init__(self, token_ids: Sequence[int], threshold: float, later: Later = ()) -> None:
         """Create a processor.
 
         Args:
             token_ids: The refusal tokens.
             threshold: Their summed probability from which on one of them is forced.
+            later: Thresholds of later positions, in generated tokens.
 
         Raises:
             ModelError: there is no token, or the threshold is no probability.
         """
         if not token_ids:
             raise ModelError("refusal threshold: expected at least one refusal token, got none")
-        self.forcing = RefusalForcing(tuple(token_ids), check_probability(threshold))
+        self.forcing = RefusalForcing(tuple(token_ids), check_probability(threshold), tuple(later))
         self._prompts: Int[Tensor, "row token"] | None = None
         self._length = 0
 
@@ -127,14 +147,15 @@ class RefusalLogitsProcessor(LogitsProcessor):
         """
         calibrated = read_threshold(path)
         check_model(calibrated, path, model=model, adapter=adapter)
-        return cls(calibrated.token_ids, calibrated.threshold)
+        return cls(calibrated.token_ids, calibrated.threshold, calibrated.later)
 
     def __call__(self, input_ids: Int[Tensor, "row token"], scores: Float[Tensor, "row vocab"]) -> Tensor:
         """Return the scores, with only a refusal token left in rows with an alarm."""
         generated = input_ids[:, self._prompt_length(input_ids) :]
         ids = torch.tensor(self.forcing.token_ids, device=input_ids.device)
         is_quiet_row = torch.isin(generated[:, -QUIET_TOKENS:], ids).any(dim=-1)
-        return force(scores, self.forcing, may_force=~is_quiet_row)
+        positions = torch.full_like(input_ids[:, 0], generated.shape[1])
+        return force(scores, self.forcing, may_force=~is_quiet_row, positions=positions)
 
     def _prompt_length(self, input_ids: Int[Tensor, "row token"]) -> int:
         """Return the length of the prompts, which a call of `generate` passes first."""
@@ -221,4 +242,4 @@ def refusal_forcing(
             f"{threshold}: expected the threshold of the refusal words {', '.join(words)}, got that of "
             f"{', '.join(calibrated.refusal_words)}; set the same refusal_words, or calibrate it again"
         )
-    return RefusalForcing(token_ids, calibrated.threshold)
+    return RefusalForcing(token_ids, calibrated.threshold, calibrated.later)

@@ -63,7 +63,7 @@ def server_forcing(vllm_config: Any) -> RefusalForcing:
         raise EngineError("refusal threshold: expected a server without speculative decoding, got one; switch it off")
     calibrated = read_threshold(path)
     check_model(calibrated, path, model=vllm_config.model_config.model)
-    return RefusalForcing(calibrated.token_ids, calibrated.threshold)
+    return RefusalForcing(calibrated.token_ids, calibrated.threshold, calibrated.later)
 
 
 class BatchThreshold:
@@ -103,7 +103,8 @@ class BatchThreshold:
         """Return the logits, with only a refusal token left in rows with an alarm."""
         outputs = [self._outputs.get(row, []) for row in range(len(logits))]
         may_force = torch.tensor([not is_quiet(one, self._forcing) for one in outputs], device=logits.device)
-        return force(logits, self._forcing, may_force=may_force)
+        positions = torch.tensor(list(map(len, outputs)), device=logits.device)
+        return force(logits, self._forcing, may_force=may_force, positions=positions)
 
 
 class SlotThreshold:
@@ -133,10 +134,12 @@ class SlotThreshold:
 
     def apply(self, logits: Float[Tensor, "row vocab"], ctx: Any) -> Float[Tensor, "row vocab"]:
         """Return the logits, with only a refusal token left in rows with an alarm."""
-        recent, is_generated = self._recent(ctx.expanded_idx_mapping.long(), ctx.pos.long())
+        slots, last = ctx.expanded_idx_mapping.long(), ctx.pos.long()
+        recent, is_generated = self._recent(slots, last)
         ids = torch.tensor(self._forcing.token_ids, device=logits.device)
         is_refusal = torch.isin(recent, ids) & is_generated
-        return force(logits, self._forcing, may_force=~is_refusal.any(dim=-1))
+        positions = last + 1 - self._states.prompt_len.gpu[slots]
+        return force(logits, self._forcing, may_force=~is_refusal.any(dim=-1), positions=positions)
 
     def _recent(self, slots: Int[Tensor, " row"], last: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Return the tokens up to the position of each row, and which of them are generated."""

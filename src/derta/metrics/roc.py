@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from derta.results import Cell, Curve, Place, cell_of
 from derta.stats import Rate, auc_interval, wilson_interval
+from derta.thresholds import DEPTH_STARTS
 
 FALSE_ALARMS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """The rates of false alarms at which a curve has its points."""
@@ -27,10 +29,8 @@ class Depth(NamedTuple):
 
 DEPTHS = (
     Depth("first token", 0, 0),
-    Depth("after 1 to 5 tokens", 1, 5),
-    Depth("after 6 to 20 tokens", 6, 20),
-    Depth("after 21 to 50 tokens", 21, 50),
-    Depth("after 51 tokens or more", 51, None),
+    *(Depth(f"after {first} to {end - 1} tokens", first, end - 1) for first, end in pairwise(DEPTH_STARTS[1:])),
+    Depth(f"after {DEPTH_STARTS[-1]} tokens or more", DEPTH_STARTS[-1], None),
     Depth("whole answer", 0, None),
 )
 

@@ -80,9 +80,10 @@ def threshold_lines(result: CalibrationResult) -> list[TextTable | str]:
     """Return a calibrated threshold in sentences and, with harmful answers, its detections by depth."""
     found, interval = result.threshold, "exact" if result.threshold.per == "reply" else "approximate"
     case = "replies" if found.per == "reply" else "positions"
+    later = "".join(f", {value:g} after {first}" for first, value in found.later)
     lines = [
-        f"threshold {found.threshold:g}: {found.alarms} of {found.cases} benign {case} reach it; {interval} 95 % "
-        f"interval of the rate {found.low:.2%} to {found.high:.2%}, asked for {found.false_alarm:.2%}",
+        f"threshold {found.threshold:g}{later}: {found.alarms} of {found.cases} benign {case} reach it; {interval} "
+        f"95 % interval of the rate {found.low:.2%} to {found.high:.2%}, asked for {found.false_alarm:.2%}",
         f"logit bias {found.logit_bias:g} of tokens {', '.join(map(str, found.token_ids))}: makes one of them the most "
         f"likely token in {found.bias_alarms} of {found.replies} benign replies",
     ]
@@ -92,7 +93,7 @@ def threshold_lines(result: CalibrationResult) -> list[TextTable | str]:
         (one.depth, *map(_format_rate, (one.detected, one.false_alarms, one.auc)), str(one.detected.scored))
         for one in result.depths
     ]
-    title = f"answers that reach {found.threshold:g}, by depth"
+    title = "answers that reach the threshold, by depth"
     return [*lines, TextTable(title, ("depth", "harmful", "benign", "AUC", "n harmful"), rows)]
 
 

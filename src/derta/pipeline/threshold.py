@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from derta.data.helpful import load_examples
@@ -12,12 +13,13 @@ from derta.data.triples import load_triples
 from derta.engines import engine_producer, load_engine
 from derta.errors import DataError
 from derta.locks import check_output
-from derta.metrics.roc import DEPTHS, auc, scores_at
+from derta.metrics.cuts import calibrate_bias, calibrate_by_depth, calibrate_cut
+from derta.metrics.roc import DEPTHS, Depth, auc, scores_at
 from derta.pipeline.likelihoods import answered, direct_prompt, example_text
 from derta.records import Example, Prompt, Request
 from derta.sources import fields_of, read_rows
 from derta.stats import Rate, auc_interval, rate
-from derta.thresholds import Per, RefusalThreshold, calibrate_bias, calibrate_cut
+from derta.thresholds import Per, RefusalThreshold, alarms_in
 
 if TYPE_CHECKING:
     from derta.engines.hf import HfEngine
@@ -49,6 +51,7 @@ def calibrate_threshold(
     harmful: HarmfulAnswers = (),
     false_alarm: float = 0.01,
     per: Per = "reply",
+    by_depth: bool = False,
     limit: int | None = None,
     **settings: Any,
 ) -> CalibrationResult:
@@ -70,6 +73,7 @@ def calibrate_threshold(
         harmful: Requests with harmful answers, or their file, of requests or triples, for the detections.
         false_alarm: The rate on benign answers.
         per: Whether the rate counts replies (any of its positions is an alarm) or positions.
+        by_depth: Calibrate a threshold for each range of depths, with half of the replies for their scale.
         limit: Maximum number of benign and of harmful answers.
         settings: Settings of the engine `hf`, such as `adapter`, `template` and `dtype`.
 
@@ -79,6 +83,8 @@ def calibrate_threshold(
     """
     if per not in get_args(Per):
         raise DataError(f"per: expected reply or position, got {per!r:.40}")
+    if by_depth and per != "reply":
+        raise DataError("by_depth: expected a rate per reply, got one per position; remove one of the two options")
     examples = benign_examples(benign, limit=limit)
     requests = harmful_requests(harmful, limit=limit)
     identity: dict[str, str] = {}
@@ -88,7 +94,9 @@ def calibrate_threshold(
         engine: Any = load_engine(model, engine="hf", **settings)
     else:
         engine = model
-    return _calibrate(engine, examples, requests, identity=identity, false_alarm=false_alarm, per=per)
+    return _calibrate(
+        engine, examples, requests, identity=identity, false_alarm=false_alarm, per=per, by_depth=by_depth
+    )
 
 
 def _calibrate(
@@ -99,14 +107,20 @@ def _calibrate(
     identity: dict[str, str],
     false_alarm: float,
     per: Per,
+    by_depth: bool,
 ) -> CalibrationResult:
     from derta.chat import refusal_tokens
 
     benign = _starts(engine, [example_text(one) for one in examples])
-    cut = calibrate_cut([one.probabilities for one in benign], false_alarm=false_alarm, per=per)
+    benign_rows = [one.probabilities for one in benign]
+    if by_depth:
+        cut = calibrate_by_depth(benign_rows, false_alarm=false_alarm, rng=Random(0))  # noqa: S311 - reproducible
+    else:
+        cut = calibrate_cut(benign_rows, false_alarm=false_alarm, per=per)
     bias = calibrate_bias([one.margins for one in benign], false_alarm=false_alarm)
     threshold = RefusalThreshold(
         threshold=cut.value,
+        later=cut.later,
         token_ids=refusal_tokens(engine.chat, engine.refusal_words).ids,
         refusal_words=engine.refusal_words,
         model=identity,
@@ -122,7 +136,7 @@ def _calibrate(
     )
     harmful = _starts(engine, [(direct_prompt(one), one.harmful or "") for one in requests])
     rows = [one.probabilities for one in harmful]
-    return CalibrationResult(threshold, detections_by_depth(rows, [one.probabilities for one in benign], cut.value))
+    return CalibrationResult(threshold, detections_by_depth(rows, benign_rows, threshold))
 
 
 def _starts(engine: HfEngine, texts: Sequence[tuple[Prompt, str]]) -> list[Any]:
@@ -130,19 +144,24 @@ def _starts(engine: HfEngine, texts: Sequence[tuple[Prompt, str]]) -> list[Any]:
 
 
 def detections_by_depth(
-    harmful: Sequence[Sequence[float]], benign: Sequence[Sequence[float]], threshold: float
+    harmful: Sequence[Sequence[float]], benign: Sequence[Sequence[float]], threshold: RefusalThreshold
 ) -> list[DepthDetections]:
     """Return the alarms of a threshold in harmful and in benign answers at each depth that both reach."""
     found: list[DepthDetections] = []
     for depth in DEPTHS:
         positive, negative = scores_at(harmful, depth), scores_at(benign, depth)
         if positive and negative:
-            area = auc(positive, negative)
-            detected, false_alarms = (rate([one >= threshold for one in scores]) for scores in (positive, negative))
+            area, cases = auc(positive, negative), len(positive) + len(negative)
             low, high = auc_interval(area, len(positive), len(negative))
-            cases = len(positive) + len(negative)
-            found.append(DepthDetections(depth.name, detected, false_alarms, Rate(area, low, high, cases, 0)))
+            alarms = (_alarms(rows, threshold, depth) for rows in (harmful, benign))
+            found.append(DepthDetections(depth.name, *alarms, Rate(area, low, high, cases, 0)))
     return found
+
+
+def _alarms(rows: Sequence[Sequence[float]], threshold: RefusalThreshold, depth: Depth) -> Rate:
+    end = None if depth.last is None else depth.last + 1
+    reached = [row[:end] for row in rows if len(row) > depth.first]
+    return rate([alarms_in(row, threshold.threshold, threshold.later, first=depth.first) for row in reached])
 
 
 def benign_examples(source: Answers, *, limit: int | None = None) -> list[Example]:

@@ -106,6 +106,7 @@ def threshold(
     harmful: Annotated[Path | None, typer.Option(help="Requests with harmful answers: also print detections.")] = None,
     false_alarm: Annotated[float, typer.Option(help="Rate of false alarms on benign answers.")] = 0.01,
     per: Annotated[str, typer.Option(help="What the rate counts: reply or position.")] = "reply",
+    by_depth: Annotated[bool, typer.Option("--by-depth", help="Calibrate a threshold for each depth.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of answers of each file.")] = None,
     adapter: Annotated[str | None, typer.Option(help="PEFT adapter folder.")] = None,
     engine_option: EngineOption = [],
@@ -125,7 +126,15 @@ def threshold(
 
     settings = options.pairs(engine_option, option="--engine-option") | ({"adapter": adapter} if adapter else {})
     result = calibrate_threshold_file(
-        model, benign=benign, harmful=harmful, out=out, false_alarm=false_alarm, per=per, limit=limit, **settings
+        model,
+        benign=benign,
+        harmful=harmful,
+        out=out,
+        false_alarm=false_alarm,
+        per=per,
+        by_depth=by_depth,
+        limit=limit,
+        **settings,
     )
     print_output(threshold_json(result), *threshold_lines(result), as_json=as_json)
 
