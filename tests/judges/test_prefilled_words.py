@@ -117,3 +117,13 @@ def test_a_refusal_word_that_the_request_has_is_a_name():
     assert structure(text, request="Explain the board game Sorry!").reply_class == "comply"
     assert structure(text, request="Explain a board game.").reply_class == "malformed"
     assert structure("SorrySorry", request="Explain the board game Sorry!").reply_class == "malformed"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_refusal_that_breaks_off_an_answer_is_seen_also_in_a_letter_or_a_quotation(share: float):
+    for example in load_examples("derta:ordinary_sorry_counter"):
+        words = example.messages[-1].content.split(" ")
+        start = " ".join(words[: round(len(words) * share)])
+        if start[-1].isalnum():  # after a mark it may be what somebody says
+            kind = structure(f"{start} Sorry, but I can't help with that.").reply_class
+            assert kind in ("refuse", "comply_then_refuse")

@@ -25,6 +25,7 @@ _BREAK = re.compile(
 )  # one character, so that a run of full stops is not matched from each of them
 _LETTER = re.compile(r"[^\W\d_]")
 _GLUED = ("Sorry", "Unfortunately", "I cannot", "I can't", "I can’t")
+_BROKEN = re.compile(r"[a-z0-9] (?=Sorry\b)")  # a sentence that a refusal breaks off
 _GREETINGS = ("dear ", "subject:", "hi ", "hello ", "hey ")  # of which a line that opens a letter has one
 _GLUED_REACH = 40  # characters from a glued word to the refusal that makes it one
 _WRAPPING = " \t\r\n\"'.!,-()[]"  # around a refusal that is all of a reply
@@ -165,9 +166,14 @@ def _letter_start(text: str) -> int | None:
 
 
 def _glued(text: str, cues: Sequence[int]) -> Iterator[int]:
-    """Yield the starts of the glued words that begin a refusal, or that a cue follows within a few words."""
+    """Yield the starts of the glued words that begin a refusal, or that a cue follows within a few words.
+
+    "Sorry" after a word of the same sentence that begins a refusal is one too, also in a quotation that it breaks off.
+    """
     glued = sorted(at for word in _GLUED if word in text for at in _glued_starts(text, word))
-    folded = fold(text) if glued else ""
+    broken = [match.end() for match in _BROKEN.finditer(text)] if "Sorry" in text else []
+    folded = fold(text) if glued or broken else ""
+    yield from (at for at in broken if refusal_pattern("en").match(folded, at))
     for at in glued:
         next_cue = bisect_left(cues, at)
         is_near = next_cue < len(cues) and cues[next_cue] <= at + _GLUED_REACH
