@@ -111,3 +111,38 @@ def test_the_command_prints_tables_or_json(copied, derta, tmp_path):
     assert [point["method"] for point in value["points"]] == ["vanilla", "derta"]
     called = derta("frontier", copied, "--judge", "harmful")
     assert (called.code, called.err.count("\n")) == (2, 1)
+
+
+@pytest.fixture
+def goals(tmp_path):
+    path = tmp_path / "goals.yaml"
+    path.write_text(
+        "{method: derta, baseline: vanilla, reference: derta, goals: ["
+        "{name: answers, measure: over_refusal, against: baseline, worse_by: 0.02},"
+        "{name: others, measure: helpfulness, at_least: 0.5}]}"
+    )
+    return path
+
+
+def test_goals_are_judged_by_the_command(copied, goals, derta):
+    called = derta("frontier", copied, "--goals", goals)
+    assert called.code == 0
+    assert "Goals of derta" in called.out
+    assert "others: not measured for all of the methods" in called.out
+    value = json.loads(derta("frontier", copied, "--goals", goals, "--method", "vanilla", "--json").out)
+    assert [(one["goal"], one["status"]) for one in value["goals"]] == [("answers", "open"), ("others", "unmeasured")]
+    assert value["goals"][0]["items"][0]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "derta"], "--method: expected a goal file"),
+        (["--goals", "GOALS", "--method", "dertas"], "no method 'dertas' in these runs; did you mean 'derta'"),
+        (["--goals", "missing.yaml"], "missing.yaml: cannot read"),
+    ],
+)
+def test_bad_goals_are_one_line(words, message, copied, goals, derta):
+    called = derta("frontier", copied, *(str(goals) if word == "GOALS" else word for word in words))
+    assert (called.code, called.err.count("\n")) == (2, 1)
+    assert message in called.err

@@ -58,12 +58,14 @@ AXES: Mapping[AxisName, AxisKind] = {
 class Axis(NamedTuple):
     """Cases of all methods on an axis.
 
-    `counts[method][seed]` has the successes, and the numbers of scored, unscored and unanswered cases, of each unit.
+    `attacks` has the attack of each set, or the set itself. `counts[method][seed]` has the successes of each unit, and
+    its numbers of scored, unscored and unanswered cases.
     """
 
     name: AxisName
     judges: tuple[str, ...]
     sets: tuple[str, ...]
+    attacks: tuple[str, ...]
     units: Units
     counts: Mapping[str, Mapping[int, Counts]]
     left_out: Mapping[str, str]
@@ -76,15 +78,19 @@ class Axis(NamedTuple):
         total = sum(chosen[1:], start=chosen[0])
         return Tally(total[0], total[1])
 
-    def rate(self, method: str) -> Rate:
-        """Return the mean rate of a method over the sets, all seeds pooled."""
-        missing = sum(int(one[2].sum()) for one in self.counts[method].values())
-        unanswered = sum(int(one[3].sum()) for one in self.counts[method].values())
-        return pooled_rate(self.units, self.tally(method), unscored=missing, unanswered=unanswered)
+    def rate(self, method: str, *, seed: int | None = None) -> Rate:
+        """Return the mean rate of a method over the sets, of one seed or of all."""
+        chosen = [one for number, one in self.counts[method].items() if seed in (None, number)]
+        missing, unanswered = (sum(int(one[row].sum()) for one in chosen) for row in (2, 3))
+        return pooled_rate(self.units, self.tally(method, seed=seed), unscored=missing, unanswered=unanswered)
 
     def difference(self, first: str, second: str) -> Difference | None:
         """Return the paired difference of two methods' mean rates; None without a prompt scored for both."""
         return difference(self.units, self.tally(first), self.tally(second))
+
+    def group_of(self, name: str) -> str:
+        """Return the attack of a set."""
+        return self.attacks[self.sets.index(name)]
 
     def restricted(self, sets: Sequence[str]) -> Axis:
         """Return the axis of some of its sets alone."""
@@ -100,7 +106,8 @@ class Axis(NamedTuple):
             np.unique(self.units.groups[numbers], return_inverse=True)[1],
         )
         counts = {method: {seed: one[:, kept] for seed, one in seeds.items()} for method, seeds in self.counts.items()}
-        return self._replace(sets=tuple(sets), units=units, counts=counts)
+        attacks = tuple(self.attacks[number] for number in numbers)
+        return self._replace(sets=tuple(sets), attacks=attacks, units=units, counts=counts)
 
     @property
     def record(self) -> FrontierAxis:
@@ -204,7 +211,8 @@ def _axis(
         }
         for method, seeds in cells.items()
     }
-    return Axis(name, tuple(judges), sets, units, counts, {}, 0)
+    attacks = tuple(found.groups[one] for one in sets)
+    return Axis(name, tuple(judges), sets, attacks, units, counts, {}, 0)
 
 
 def _count(outcomes: Sequence[CaseOutcome]) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from derta.metrics.axes import AXES
+from derta.metrics.goals import GoalItem, GoalResult
 from derta.results import AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
 
 
@@ -90,3 +91,61 @@ def length_table(frontier: Frontier) -> TextTable | None:
     ]
     header = ("method", "set", "tokens", f"ratio to {frontier.baseline}", "cut off %", "replies")
     return TextTable("Length of answers to benign prompts", header, rows)
+
+
+def goal_table(results: Sequence[GoalResult], *, method: str) -> TextTable:
+    """Return a table of goals: value, difference from the other method, number of prompts, and the result of each item.
+
+    A goal with several items has a row for each, and one of its own with the worst result.
+    """
+    rows: list[tuple[str, ...]] = []
+    for one in results:
+        title = one.goal if one.counts else f"({one.goal})"
+        several = len(one.items) > 1
+        if several:
+            rows.append((title, one.status, "", "", ""))
+        for item in one.items:
+            name = f"  {item.name}" if several else f"{title} {item.name}".strip()
+            rows.append((name, item.status, _value(item), _difference(item), str(item.prompts or "")))
+    counted = [one.status for one in results if one.counts]
+    numbers = ", ".join(f"{counted.count(status)} {status}" for status in dict.fromkeys(counted))
+    return TextTable(f"Goals of {method}", ("goal", "result", "value", "difference", "prompts"), rows, numbers)
+
+
+def goal_lines(results: Sequence[GoalResult]) -> list[str]:
+    """Return lines on what the table of goals does not say: reasons, single seeds, and sets that are left out."""
+    lines: list[str] = []
+    for one in results:
+        for item in one.items:
+            seeds = ", ".join(f"{seed}: {value:.3f}" for seed, value in item.by_seed.items())
+            texts = [item.detail, f"by seed {seeds}" if seeds else ""]
+            if any(texts):
+                name = f" ({item.name})" if item.name else ""
+                lines.append(f"{one.goal}{name}: {'; '.join(filter(None, texts))}")
+        if one.left_out:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in one.left_out.items())
+            lines.append(f"{one.goal}: left out: {_count(len(one.left_out))} ({reasons})")
+    return lines
+
+
+def _value(item: GoalItem) -> str:
+    if item.value is None:
+        return "–"
+    interval = "" if item.low is None or item.high is None else f" {item.low:.3f}–{item.high:.3f}"
+    return f"{item.value:.3f}{interval}"
+
+
+def _difference(item: GoalItem) -> str:
+    if item.difference is None or item.difference_low is None or item.difference_high is None:
+        return ""
+    p = "" if item.p_holm is None else f", p {format_p(item.p_holm)}"
+    return f"{item.difference:+.3f} ({item.difference_low:+.3f} to {item.difference_high:+.3f}){p}"
+
+
+def format_p(p: float) -> str:
+    """Format a p-value with three decimals.
+
+    >>> format_p(0.04), format_p(0.0001)
+    ('0.040', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

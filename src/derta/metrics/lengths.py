@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import exp
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-from derta.metrics.axes import request_key
+from derta.metrics.axes import matching, request_key
 from derta.metrics.outcomes import Outcome
-from derta.metrics.paired import Interval, ratio_of_means
+from derta.metrics.paired import Interval, bootstrap_ratios, ratio_of_means
 from derta.records import Reply
 from derta.results import AnswerLength, Cell, Place, cell_of, place_of
 from derta.stats import Rate, bootstrap_mean
+
+if TYPE_CHECKING:
+    from derta.metrics.paired import Floats
 
 HELD_OUT = "held-out helpful answers"
 Lengths = dict[str, dict[str, list[Reply]]]
@@ -61,6 +65,34 @@ def length_ratio(own: Mapping[str, Sequence[Reply]], base: Mapping[str, Sequence
     shared = [prompt for prompt in own if prompt in base]
     means = [np.array([fmean(map(_tokens, ones[prompt])) for prompt in shared]) for ones in (own, base)]
     return ratio_of_means(*means)
+
+
+def pooled_length_ratio(
+    own: Sequence[Outcome], base: Sequence[Outcome], *, sets: Sequence[str] = ()
+) -> tuple[Interval, int] | None:
+    """Return the mean over sets of the ratio of two methods' lengths, and the number of prompts; None without pairs.
+
+    Args:
+        own: The seeds of a method.
+        base: The seeds of the other.
+        sets: Names of sets, or patterns; by default all benign sets.
+    """
+    import numpy as np
+
+    ours, theirs = _replies(own, own[0].method if own else ""), _replies(base, base[0].method if base else "")
+    names = [name for name in (matching(ours, sets) if sets else ours) if name in theirs]
+    ratios: list[Floats] = []
+    count = 0
+    for name in names:
+        shared = [prompt for prompt in ours[name] if prompt in theirs[name]]
+        means = [np.array([fmean(map(_tokens, ones[name][prompt])) for prompt in shared]) for ones in (ours, theirs)]
+        if shared and means[1].sum():
+            ratios.append(bootstrap_ratios(*means, seed=len(ratios)))
+            count += len(shared)
+    if not ratios:
+        return None
+    drawn = np.mean(ratios, axis=0)
+    return Interval(float(drawn[0]), *(float(np.quantile(drawn[1:], level)) for level in (0.025, 0.975))), count
 
 
 def length_cells(outcomes: Sequence[Outcome], *, baseline: str) -> Iterator[Cell]:

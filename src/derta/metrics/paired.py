@@ -270,8 +270,16 @@ def ratio_of_means(own: Floats, base: Floats, *, seed: int = 0) -> Interval | No
 
     if not len(own) or not base.sum():
         return None
+    value, *drawn = bootstrap_ratios(own, base, seed=seed).tolist()
+    low, high = (float(np.quantile(drawn, level)) for level in (0.025, 0.975))
+    return Interval(value, low, high)
+
+
+def bootstrap_ratios(own: Floats, base: Floats, *, seed: int = 0) -> Floats:
+    """Return the ratio of two means, and after it those of `RESAMPLES` resamples of the pairs."""
+    import numpy as np
+
     draws = np.random.default_rng(seed).integers(len(own), size=(RESAMPLES, len(own)))
     sums, bases = own[draws].sum(axis=1), base[draws].sum(axis=1)
-    ratios = sums[bases > 0] / bases[bases > 0]
-    low, high = (float(np.quantile(ratios, level)) for level in (0.025, 0.975))
-    return Interval(float(own.sum() / base.sum()), low, high)
+    drawn = np.where(bases > 0, sums / np.where(bases > 0, bases, 1.0), own.sum() / base.sum())
+    return np.concatenate([[own.sum() / base.sum()], drawn])

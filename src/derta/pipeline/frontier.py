@@ -7,10 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.errors import RunError
+from derta.config.goals import Goals, load_goals
+from derta.errors import RunError, did_you_mean
 from derta.files import write_text
 from derta.metrics import frontier as metrics
 from derta.metrics.axes import JudgedSet, JudgePlace
+from derta.metrics.goals import GoalResult, Judged, judge_goals
 from derta.metrics.outcomes import Outcome
 from derta.pipeline.report import read_runs, run_folders
 from derta.provenance import changed_keys
@@ -75,6 +77,28 @@ def frontier_of(
     if out is not None:
         write_text(Path(out), draw_frontier(result))
     return result
+
+
+def goals_of(
+    evaluated: Evaluated, goals: Goals | Path | str, *, method: str | None = None
+) -> tuple[Goals, list[GoalResult]]:
+    """Return the goals and their results for models that are already loaded.
+
+    Args:
+        evaluated: The models.
+        goals: The goals, or the path of a goal file.
+        method: The judged method, instead of that of the file.
+
+    Raises:
+        RecipeError: the goal file is not valid.
+        RunError: no model has the name of the method.
+    """
+    goals = goals if isinstance(goals, Goals) else load_goals(Path(goals))
+    goals = goals if method is None else goals.model_copy(update={"method": method})
+    names = list(dict.fromkeys(one.method for one in evaluated.outcomes))
+    if goals.method not in names:
+        raise RunError(f"goals: no method {goals.method!r} in these runs; {did_you_mean(goals.method, names)}")
+    return goals, judge_goals(goals, Judged(evaluated.outcomes, evaluated.places, evaluated.incomparable))
 
 
 def read_evaluated(sources: Sequence[Path | str]) -> Evaluated:

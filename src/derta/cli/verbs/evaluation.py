@@ -9,6 +9,7 @@ import typer
 
 from derta.cli.verbs import options
 from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgeName, JudgePath, OptionalOut, Prompts
+from derta.errors import RecipeError
 
 
 def judge(
@@ -215,19 +216,29 @@ def frontier(
         list[str], typer.Option("--over-refusal", metavar="NAME", help="Set of the over-refusal rate; default: all.")
     ] = [],
     name: Annotated[str | None, typer.Option("--judge", help="Judge of attack success; default: the first.")] = None,
+    goals: Annotated[Path | None, typer.Option(help="Goal file (recipes/goals): also judge its goals.")] = None,
+    method: Annotated[str | None, typer.Option(help="Judged method; default: that of the goal file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show attack success against over-refusal and helpfulness, and which methods are dominated.
 
-    Sets that not all methods have are left out and named.
+    Sets that not all methods have are left out and named. With --goals, print whether a method meets its goals.
 
-    Example: derta frontier runs/gemma runs/gemma-more --over-refusal "XSTest safe" --out frontier.svg
+    Example: derta frontier runs/gemma --over-refusal "XSTest safe" --out frontier.svg --goals recipes/goals/gemma.yaml
     """
     from derta.cli.console import print_output
-    from derta.metrics.frontier_tables import axis_lines, frontier_tables, length_table
-    from derta.pipeline.frontier import frontier as read_frontier
+    from derta.metrics.frontier_tables import axis_lines, frontier_tables, goal_lines, goal_table, length_table
+    from derta.pipeline.frontier import frontier_of, goals_of, read_evaluated
 
-    result = read_frontier(*folders, over_refusal=over_refusal, judge=name, out=out)
+    if method is not None and goals is None:
+        raise RecipeError("--method: expected a goal file (--goals) whose method it replaces, got none")
+    evaluated = read_evaluated(folders)
+    result = frontier_of(evaluated, over_refusal=over_refusal, judge=name, out=out)
     lengths = length_table(result)
     lines = [*frontier_tables(result), *axis_lines(result), *([lengths] if lengths else [])]
-    print_output(result.model_dump(), *lines, as_json=as_json)
+    value = result.model_dump()
+    if goals is not None:
+        judged, results = goals_of(evaluated, goals, method=method)
+        lines += [goal_table(results, method=judged.method), *goal_lines(results)]
+        value["goals"] = [one.model_dump() for one in results]
+    print_output(value, *lines, as_json=as_json)
