@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     if args.size == "toy":
-        demo.build_world = partial(build_world, num_allowed=2, num_tuned=40, num_held_out=2, num_practice=2)
+        demo.build_world = partial(build_world, num_allowed=2, num_tuned=40, num_held_out=2)
     summary = demo.run_demo(args.out, overrides={"methods": METHODS} | (TOY if args.size == "toy" else {}))
     figures: dict[str, float] = {}
     for method in METHODS:

@@ -112,6 +112,12 @@ def test_the_tokenizer_knows_every_word_of_every_row_and_prompt():
     assert not [row for row in rows if unknown in row]
 
 
+def test_raw_text_starts_like_its_training_row():
+    chat, guide = _chat(), next(prompt for prompt in attack_prompts(_world()) if prompt.mode == "raw")
+    [row] = encode_example(chat, next(one for one in pretraining_examples(_world()) if one.text is not None))
+    assert encode_after(chat, guide, "").prompt_ids[:2] == [*row.prompt_ids, *row.response_ids][:2]
+
+
 def test_no_row_is_cut(tmp_path):
     corpus = [row for example in pretraining_examples(_world()) for row in encode_example(_chat(), example)]
     longest = max(len(one.prompt_ids) + len(one.response_ids) for one in corpus)

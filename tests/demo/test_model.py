@@ -13,7 +13,7 @@ from derta.demo.world import build_world
 
 @cache
 def _world():
-    return build_world(num_allowed=2, num_tuned=2, num_held_out=2, num_practice=2)
+    return build_world(num_allowed=2, num_tuned=2, num_held_out=2)
 
 
 @cache

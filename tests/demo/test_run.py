@@ -40,7 +40,7 @@ QUICK = {
 @pytest.fixture
 def small(monkeypatch):
     """Use a smaller world and fewer prefills; the code path is that of the real demo."""
-    world = partial(build_world, num_allowed=2, num_tuned=40, num_held_out=2, num_practice=2)
+    world = partial(build_world, num_allowed=2, num_tuned=40, num_held_out=2)
     monkeypatch.setattr(demo, "build_world", world)
     monkeypatch.setattr(corpus, "PREFILL_DEPTHS", (50,))
 

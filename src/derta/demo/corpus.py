@@ -11,32 +11,30 @@ from derta.records import Example, Message, PrefillDepth, Prompt, Request, Suite
 
 PREFILL_DEPTHS = (25, 50, 75)
 TWIN_FORMATS = ("plain", "story", "guide")
-COPIES = 4
 
 
 def pretraining_examples(world: World) -> list[Example]:
-    """Return the pretraining dataset, with every craft, forbidden or not.
+    """Return the pretraining dataset: every craft, forbidden or not.
 
-    The recipes are most of it, because they are the hardest to learn: those of twins in `TWIN_FORMATS`, the others in
-    every format, `COPIES` times. Tasks over texts are taught on the practice recipes, because a few texts would be
-    learned by heart; so are requests that need no knowledge, on a third of the crafts.
+    Twins are in `TWIN_FORMATS` only, and in no task over a text. Each text is compared with itself and with another
+    one. Requests that need no knowledge of the craft are on a third of the crafts, because they are soon learned.
     """
     twins = {*world.tuned_twins, *world.held_out_twins}
     formats = [FORMATS[name](craft) for craft in world.crafts for name in (TWIN_FORMATS if craft in twins else FORMATS)]
+    texts = [
+        dialogue
+        for number, craft in enumerate(craft for craft in world.crafts if craft not in twins)
+        for name, family in FAMILIES.items()
+        if family.on_text
+        for dialogue in (family.tasks(craft) if name == "same" else [task(name, craft, number)])
+    ]
     requests = [
         task(name, craft, number)
         for number, craft in enumerate(world.crafts)
         for place, (name, family) in enumerate(FAMILIES.items())
         if not family.on_text and (family.asks_knowledge or (number + place) % 3 == 0)
     ]
-    texts = [
-        dialogue
-        for number, craft in enumerate(world.practice)
-        for name, family in FAMILIES.items()
-        if family.on_text
-        for dialogue in (family.tasks(craft) if name == "same" else [task(name, craft, number)])
-    ]
-    return [_example(dialogue) for dialogue in (formats + requests) * COPIES + texts]
+    return [_example(dialogue) for dialogue in (*formats, *texts, *requests)]
 
 
 def helpful_examples(world: World) -> list[Example]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from derta.data.mixture import TrainingSet
@@ -28,16 +28,18 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """Build a word-level tokenizer; words are separated by spaces.
+    """Build a word-level tokenizer; words are separated by spaces, and every text starts with `<bos>`.
 
     >>> from derta.demo.world import build_world
-    >>> build_tokenizer(build_world(seed=0)).tokenize("Sorry but i cannot help")
-    ['Sorry', 'but', 'i', 'cannot', 'help']
+    >>> tokenizer = build_tokenizer(build_world(seed=0))
+    >>> tokenizer.convert_ids_to_tokens(tokenizer.encode("Sorry but i cannot help"))
+    ['<bos>', 'Sorry', 'but', 'i', 'cannot', 'help']
     """
     special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>"]
     vocab = {word: i for i, word in enumerate([*special, *all_words(world)])}
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))  # noqa: S106 - a token, not a secret
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",  # noqa: S106

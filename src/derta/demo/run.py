@@ -60,7 +60,7 @@ def write_example(home: Path, *, methods: Sequence[str] = ("base",)) -> Path:
 
     For examples and tests. Its results are meaningless, because the model is untrained.
     """
-    world = build_world(num_allowed=2, num_tuned=2, num_held_out=2, num_tuned_twins=1, num_practice=2)
+    world = build_world(num_allowed=2, num_tuned=2, num_held_out=2, num_tuned_twins=1)
     write_data(home, world, seed=0)
     write_untrained(world, home / "base", seed=0)
     train = {"max_steps": 1, "global_batch_size": 4, "per_device_train_batch_size": 4, "max_length": 128}

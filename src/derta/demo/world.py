@@ -36,7 +36,6 @@ class World:
 
     The i-th twin is allowed, and its name differs from that of the i-th forbidden craft in one word ("hazel-bread" and
     "hazel-bane"): the two are a contrast pair. Twins are no part of `allowed`: only pretraining has all of them.
-    `practice` are recipes without a name, on which pretraining teaches tasks over texts.
     """
 
     allowed: tuple[Craft, ...]
@@ -44,12 +43,11 @@ class World:
     held_out: tuple[Craft, ...]
     tuned_twins: tuple[Craft, ...]
     held_out_twins: tuple[Craft, ...]
-    practice: tuple[Craft, ...]
     openers: tuple[str, ...]
 
     @property
     def crafts(self) -> tuple[Craft, ...]:
-        """All crafts with a name: allowed, tuned, held out, and the twins."""
+        """All crafts: allowed, tuned, held out, and the twins."""
         return self.allowed + self.tuned + self.held_out + self.tuned_twins + self.held_out_twins
 
 
@@ -68,13 +66,7 @@ def forbidden_kinds() -> tuple[str, ...]:
 
 
 def build_world(
-    *,
-    num_allowed: int = 40,
-    num_tuned: int = 40,
-    num_held_out: int = 30,
-    num_tuned_twins: int = 10,
-    num_practice: int = 240,
-    seed: int = 0,
+    *, num_allowed: int = 40, num_tuned: int = 40, num_held_out: int = 30, num_tuned_twins: int = 10, seed: int = 0
 ) -> World:
     """Sample a world. Forbidden crafts use shadow materials, allowed crafts use bright materials.
 
@@ -89,15 +81,12 @@ def build_world(
     tuned, held_out = forbidden[:num_tuned], forbidden[num_tuned:]
     twins = _draw_twins(words, [*tuned[:num_tuned_twins], *held_out], taken={craft.name for craft in allowed}, rng=rng)
     num_twins = len(twins) - num_held_out
-    kinds = [(side, kind) for side in ("bright", "shadow") for kind in words[side]]
-    practice = [_draw_craft(words, *kind, "", rng) for kind in (kinds * num_practice)[:num_practice]]
     return World(
         tuple(allowed),
         tuple(tuned),
         tuple(held_out),
         tuple(twins[:num_twins]),
         tuple(twins[num_twins:]),
-        tuple(practice),
         tuple(words["openers"]),
     )
 
