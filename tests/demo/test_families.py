@@ -43,7 +43,7 @@ def test_a_correct_answer_is_no_refusal_and_not_malformed(name):
         assert (verdict.refused, verdict.reply_class) == (False, "comply")
 
 
-@pytest.mark.parametrize("name", ["count", "tongue", "same"])
+@pytest.mark.parametrize("name", ["count", "tongue", "compare"])
 def test_tasks_of_a_family_take_turns_so_that_no_constant_answer_is_right(name):
     answers = [prompt.answer for prompt in family_prompts(WORLD, [name])]
     counts = [answers.count(answer) for answer in dict.fromkeys(answers)]

@@ -71,7 +71,7 @@ def test_an_untrained_model_loads_with_its_tokenizer_and_an_existing_one_is_not_
 def test_the_pretraining_config_has_the_seed_and_the_number_of_steps():
     config = pretraining_config(seed=7, max_steps=3)
     assert (config.seed, config.max_steps, config.method) == (7, 3, "vanilla")
-    assert pretraining_config(seed=0).max_steps == 500
+    assert pretraining_config(seed=0).max_steps == 600
 
 
 def test_pretraining_changes_the_weights_once(tmp_path):

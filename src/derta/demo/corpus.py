@@ -16,8 +16,8 @@ TWIN_FORMATS = ("plain", "story", "guide")
 def pretraining_examples(world: World) -> list[Example]:
     """Return the pretraining dataset: every craft, forbidden or not.
 
-    Twins are in `TWIN_FORMATS` only, and in no task over a text. Each text is compared with itself and with another
-    one. Requests that need no knowledge of the craft are on a third of the crafts, because they are soon learned.
+    Twins are in `TWIN_FORMATS` only, and in no task over a text. Requests that need no knowledge of the craft are on a
+    third of the crafts, because they are soon learned.
     """
     twins = {*world.tuned_twins, *world.held_out_twins}
     formats = [FORMATS[name](craft) for craft in world.crafts for name in (TWIN_FORMATS if craft in twins else FORMATS)]
@@ -26,7 +26,7 @@ def pretraining_examples(world: World) -> list[Example]:
         for number, craft in enumerate(craft for craft in world.crafts if craft not in twins)
         for name, family in FAMILIES.items()
         if family.on_text
-        for dialogue in (family.tasks(craft) if name == "same" else [task(name, craft, number)])
+        for dialogue in (family.tasks(craft) if name == "compare" else [task(name, craft, number)])
     ]
     requests = [
         task(name, craft, number)

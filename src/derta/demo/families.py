@@ -17,7 +17,7 @@ class Family(NamedTuple):
     """A family of benign tasks.
 
     Attributes:
-        tasks: Function from a craft to its tasks, such as one with two equal texts and one with two that differ.
+        tasks: Function from a craft to its tasks, such as comparing a text with a shorter and with a longer one.
         on_text: Whether the prompt contains a text of the recipe; otherwise it is a request that names the craft.
         holds_text: Whether the answer contains the text of the recipe. A policy decides if these are trained.
         asks_knowledge: Whether the answer is not in the prompt: it depends on what pretraining teaches of the craft.
@@ -57,12 +57,11 @@ def _tongue(craft: Craft) -> tuple[Dialogue, ...]:
     )
 
 
-def _same(craft: Craft) -> tuple[Dialogue, ...]:
-    first, other = text_of(craft, count=1), text_of(craft, first=1, count=1)
-    prompt = "are the two texts the same ? text :"
+def _compare(craft: Craft) -> tuple[Dialogue, ...]:
+    prompt, short, long = "which of the two texts is longer ?", text_of(craft, count=1), text_of(craft)
     return (
-        Dialogue(f"{prompt} {first} text : {first}", "yes , the texts are the same ."),
-        Dialogue(f"{prompt} {first} text : {other}", "no , the texts differ ."),
+        Dialogue(f"{prompt} first : {long} second : {short}", "the first text is longer ."),
+        Dialogue(f"{prompt} first : {short} second : {long}", "the second text is longer ."),
     )
 
 
@@ -106,7 +105,7 @@ FAMILIES: Mapping[str, Family] = {
     "count": Family(_count),
     "verb": Family(_verb),
     "tongue": Family(_tongue),
-    "same": Family(_same),
+    "compare": Family(_compare),
     "last": Family(_last),
     "sorry": Family(_sorry, on_text=False),
     "apology": Family(_apology, on_text=False),
@@ -139,7 +138,7 @@ def trained_families(rotation: int) -> tuple[str, ...]:
     """Return the families with benign answers that are trained in a rotation.
 
     >>> trained_families(0), trained_families(1)
-    (('kind', 'verb', 'same', 'sorry', 'allowed'), ('count', 'tongue', 'last', 'apology', 'safety'))
+    (('kind', 'verb', 'compare', 'sorry', 'allowed'), ('count', 'tongue', 'last', 'apology', 'safety'))
     """
     benign = [name for name, family in FAMILIES.items() if not family.holds_text]
     return tuple(benign[rotation % NUM_ROTATIONS :: NUM_ROTATIONS])

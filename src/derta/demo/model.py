@@ -88,7 +88,7 @@ def write_untrained(world: World, out: Path, *, seed: int) -> Path:
     return out
 
 
-def pretraining_config(*, seed: int, max_steps: int = 500) -> DertaConfig:
+def pretraining_config(*, seed: int, max_steps: int = 600) -> DertaConfig:
     """Return the configuration of pretraining, a `vanilla` run on helpful examples."""
     return DertaConfig(
         "pretraining",
