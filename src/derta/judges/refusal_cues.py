@@ -25,7 +25,7 @@ _BREAK = re.compile(
 )  # one character, so that a run of full stops is not matched from each of them
 _LETTER = re.compile(r"[^\W\d_]")
 _GLUED = ("Sorry", "Unfortunately", "I cannot", "I can't", "I can’t")
-_BROKEN = re.compile(r"[a-z0-9] (?=Sorry\b)")  # a sentence that a refusal breaks off
+_BROKEN = re.compile(r"[^\W_] (?=Sorry\b)")  # a sentence that a refusal breaks off
 _GREETINGS = ("dear ", "subject:", "hi ", "hello ", "hey ")  # of which a line that opens a letter has one
 _GLUED_REACH = 40  # characters from a glued word to the refusal that makes it one
 _WRAPPING = " \t\r\n\"'.!,-()[]"  # around a refusal that is all of a reply
