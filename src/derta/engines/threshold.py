@@ -54,8 +54,9 @@ def forced_scores(
     refusal = exact[:, ids]
     probability = (refusal.logsumexp(dim=-1) - exact.logsumexp(dim=-1)).exp()
     thresholds = torch.full_like(probability, forcing.threshold, dtype=torch.float64)
-    for first, threshold in forcing.later if positions is not None else ():
-        thresholds = thresholds.masked_fill(positions >= first, threshold)
+    if positions is not None:
+        for first, threshold in forcing.later:
+            thresholds = thresholds.masked_fill(positions >= first, threshold)
     return probability >= thresholds, ids[refusal.argmax(dim=-1)]
 
 

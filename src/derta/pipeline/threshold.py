@@ -153,8 +153,8 @@ def detections_by_depth(
         if positive and negative:
             area, cases = auc(positive, negative), len(positive) + len(negative)
             low, high = auc_interval(area, len(positive), len(negative))
-            alarms = (_alarms(rows, threshold, depth) for rows in (harmful, benign))
-            found.append(DepthDetections(depth.name, *alarms, Rate(area, low, high, cases, 0)))
+            detected, false_alarms = _alarms(harmful, threshold, depth), _alarms(benign, threshold, depth)
+            found.append(DepthDetections(depth.name, detected, false_alarms, Rate(area, low, high, cases, 0)))
     return found
 
 
