@@ -23,6 +23,9 @@ from derta.records import REFUSAL_WORDS
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
 """Old keys that are not similar to their new names."""
 
+DEFINING = ("method", "init_from")
+"""Keys of `method_settings` that define a method from another one."""
+
 _TYPES = {"model_type": "a mapping of keys", "dict_type": "a mapping of keys", "tuple_type": "a list"}
 """What a recipe's author writes for pydantic's types of errors."""
 
@@ -63,7 +66,9 @@ class Recipe(Section):
     Attributes:
         baseline: The method that all others are compared with. None: the first method that trains.
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
-            override `train` for it.
+            override `train` for it. With `method: NAME` among them, the entry defines a method from another one, such
+            as `derta_completion: {method: derta, completion_per_triple: 2.5}`; `init_from: NAME` is then the method
+            whose model initialises it.
         notes: Sentences for the report.
         profile_answers: Number of harmful answers for the refusal probability by position.
         profile_requests: Source of these answers. None: the held-out requests.
@@ -94,6 +99,18 @@ class Recipe(Section):
     profile_examples: SourceSection | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
     _env: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """Return the training settings of a method: its `method_settings`, without the keys that define it.
+
+        >>> values = {"title": "mine", "model": {"path": "org/name"}, "data": {"triples": [], "helpful": []}}
+        >>> recipe = Recipe(**values, method_settings={"mine": {"method": "derta", "rto_weight": 2}})
+        >>> recipe.settings_of("mine"), recipe.settings_of("derta")
+        ({'rto_weight': 2}, {})
+        """
+        settings = self.method_settings.get(method, {})
+        defining = DEFINING if "method" in settings else ()
+        return {name: value for name, value in settings.items() if name not in defining}
 
     @property
     def env(self) -> frozenset[str]:

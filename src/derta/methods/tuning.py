@@ -55,8 +55,8 @@ def method_config(
     )
 
 
-def check_settings(method: Method, train: TrainSection, settings: Mapping[str, Any] | None = None) -> None:
-    """Validate a recipe's settings for one method, without initialising a device.
+def check_settings(method: Method, train: TrainSection, settings: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Validate a recipe's settings for one method and return them, without initialising a device.
 
     Raises:
         RecipeError: a value that is not valid.
@@ -64,7 +64,7 @@ def check_settings(method: Method, train: TrainSection, settings: Mapping[str, A
     from derta.train.config import recipe_values
 
     where = f"method_settings.{method.name}"
-    recipe_values(train, method=method, config=_config_class(method), overrides=settings, where=where)
+    return recipe_values(train, method=method, config=_config_class(method), overrides=settings, where=where)
 
 
 def _config_class(method: Method) -> type[DertaConfig]:

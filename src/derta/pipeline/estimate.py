@@ -13,6 +13,7 @@ from derta.methods import Method, method_config
 from derta.methods import estimate as estimate_training
 from derta.pipeline.data import limit_notes, prepare_data
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
+from derta.pipeline.ingredients import ingredient_notes
 from derta.pipeline.models import load_format
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.registry import Registry
@@ -62,7 +63,8 @@ def estimate(
     Raises:
         DertaError: an error in the data, the model or the recipe.
     """
-    original, registry = read_recipe(recipe, env=env), Registry(methods=methods or {})
+    original = read_recipe(recipe, env=env)
+    registry = Registry(methods=methods or {}).with_methods_of(original)
     with expanded_paths(original, registry) as paths:
         return _estimate(paths.recipe, registry, display)
 
@@ -71,7 +73,12 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
     check_recipe(loaded, registry)
     prepared = prepare_data(loaded, registry, display=display)
     attack_data = read_all_attack_data(loaded, prepared=prepared)
-    for note in [*prepared.notes, *limit_notes(loaded), *(data.note for data in attack_data.values())]:
+    notes = [
+        *prepared.notes,
+        *ingredient_notes(loaded, registry.all_methods(loaded.methods), prepared=prepared),
+        *limit_notes(loaded),
+    ]
+    for note in [*notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
     trained = [method for method in map(registry.method, loaded.methods) if method.trains]
@@ -94,7 +101,7 @@ def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -
     train = TrainSection.model_validate(values | {"report_to": "none", "lora": recipe.train.lora})
     chat, _ = load_format(recipe)
     with TemporaryDirectory() as folder:
-        settings = recipe.method_settings.get(method.name)
+        settings = recipe.settings_of(method.name)
         config = method_config(method, train, model=recipe.model, seed=seed, output_dir=Path(folder), settings=settings)
         planned, estimated = estimate_training(
             method,

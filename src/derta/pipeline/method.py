@@ -14,11 +14,13 @@ from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
 from derta.files import write_text
 from derta.locks import check_output
-from derta.methods import find_method, method_config
+from derta.methods import method_config
 from derta.pipeline.data import hub_base, input_files, prepare_data
+from derta.pipeline.ingredients import ingredient_notes, method_defaults
 from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.own_refusals import copy_model, find_pairs, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
+from derta.pipeline.registry import Registry
 from derta.pipeline.run import check_recipe
 from derta.protocols import Display
 from derta.provenance import model_files
@@ -32,12 +34,16 @@ def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | 
         RecipeError: an unknown method, or a missing or unexpected `init_from`.
         RunError: `out` is a model that no training can resume.
     """
-    recipe = recipe.model_copy(update={"methods": (method,)})
-    with expanded_paths(recipe) as paths:
-        check_recipe(paths.recipe)
-    check_init_from(find_method(method), init_from)
+    registry, recipe = Registry().with_methods_of(recipe), _only(recipe, method)
+    with expanded_paths(recipe, registry) as paths:
+        check_recipe(paths.recipe, registry)
+    check_init_from(registry.method(method), init_from)
     check_new_model(out)
     return recipe
+
+
+def _only(recipe: Recipe, method: str) -> Recipe:
+    return recipe.model_copy(update={"methods": (method,), "baseline": None})
 
 
 def train_one(
@@ -65,24 +71,25 @@ def train_one(
     """
     methods = (*recipe.methods, method)
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
+    registry = Registry().with_methods_of(recipe)
+    definition = registry.method(method)
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     with ExitStack() as stack:
-        paths = stack.enter_context(expanded_paths(recipe))
+        paths = stack.enter_context(expanded_paths(recipe, registry))
         distilled = out.with_name(f"{out.name}.{DISTILLED}")
-        prepared = _prepare_for(paths.recipe, methods, distilled=distilled, display=display)
+        prepared = _prepare_for(paths.recipe, methods, registry, distilled=distilled, display=display)
         inputs = input_files(paths.recipe)
-        data = prepared.training_set(triples_per_unit=find_method(method).triples_per_unit, seed=seed)
-        origin = (
-            recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe) | {"training_data": data.identity()}
-        )
+        data = prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed)
+        origin = recipe.model_dump(mode="json") | overrides | hub_base(paths.recipe)
+        origin |= {"training_data": data.identity()} | method_defaults([definition])
         inputs += [] if init_from is None else model_files(init_from)
         stack.enter_context(
             record_origin(out, recipe=origin, inputs=inputs, name_of=paths.name, is_main_process=is_main_process)
         )
-        train = train_on_own_refusals if find_method(method).own_refusals else train_method
+        train = train_on_own_refusals if definition.own_refusals else train_method
         return train(
             paths.recipe,
-            method=find_method(method),
+            method=definition,
             seed=seed,
             prepared=prepared,
             out=out,
@@ -105,13 +112,14 @@ def prepare_launch(
     Returns:
         Whether training is left. It is not if the method trains on own refusals, and there are none.
     """
-    definition = find_method(method)
+    registry = Registry().with_methods_of(recipe)
+    definition = registry.method(method)
     distills = any(source.answers == "model" for source in (*recipe.data.helpful, *recipe.data.counter))
     if not (distills or definition.own_refusals):
         return True
-    with expanded_paths(recipe) as paths:
+    with expanded_paths(recipe, registry) as paths:
         distilled = out.with_name(f"{out.name}.{DISTILLED}")
-        prepared = _prepare_for(paths.recipe, (*recipe.methods, method), distilled=distilled, display=display)
+        prepared = _prepare_for(paths.recipe, (*recipe.methods, method), registry, distilled=distilled, display=display)
         if not definition.own_refusals or init_from is None:
             return True
         pairs = find_pairs(
@@ -128,8 +136,11 @@ def prepare_launch(
     return bool(pairs)
 
 
-def _prepare_for(recipe: Recipe, methods: Sequence[str], *, distilled: Path, display: Display) -> PreparedData:
-    return prepare_data(recipe.model_copy(update={"methods": methods}), distilled=distilled, display=display)
+def _prepare_for(
+    recipe: Recipe, methods: Sequence[str], registry: Registry, *, distilled: Path, display: Display
+) -> PreparedData:
+    recipe = recipe.model_copy(update={"methods": methods})
+    return prepare_data(recipe, registry, distilled=distilled, display=display)
 
 
 def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
@@ -141,24 +152,34 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
-    with expanded_paths(recipe) as paths:
+    registry = Registry().with_methods_of(recipe)
+    with expanded_paths(recipe, registry) as paths:
         check_output(out, input_files(paths.recipe))
-        return _export_rows(paths.recipe, method=method, seed=seed, epoch=epoch, out=out, display=display)
+        return _export_rows(paths.recipe, registry, method=method, seed=seed, epoch=epoch, out=out, display=display)
 
 
-def _export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display) -> int:
-    definition = find_method(method)
+def _export_rows(
+    recipe: Recipe, registry: Registry, *, method: str, seed: int, epoch: int, out: Path, display: Display
+) -> int:
+    definition = registry.method(method)
     if definition.trainer is not None:
         raise DataError(
             f"{method}: expected a method that trains on rows, got one of {definition.unit}; use `derta train`"
         )
-    check_recipe(recipe.model_copy(update={"methods": (method,)}))
+    check_recipe(_only(recipe, method), registry)
     chat, refusals = load_format(recipe)
     distilled = out.with_name(f"{out.stem}.{DISTILLED}")
-    prepared = _prepare_for(recipe, (*recipe.methods, method), distilled=distilled, display=display)
-    for note in prepared.notes:
+    prepared = _prepare_for(recipe, (*recipe.methods, method), registry, distilled=distilled, display=display)
+    for note in [*prepared.notes, *ingredient_notes(recipe, [definition], prepared=prepared)]:
         display.logger.info(note)
-    config = method_config(definition, recipe.train, model=recipe.model, seed=seed, output_dir=out)
+    config = method_config(
+        definition,
+        recipe.train,
+        model=recipe.model,
+        seed=seed,
+        output_dir=out,
+        settings=recipe.settings_of(method),
+    )
     data = prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed)
     encoded = expand_branches(
         list(definition.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple

@@ -96,7 +96,7 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
     """
     if method.own_refusals and not prepared.counter:
         raise DataError(f"{method.name}: expected counter examples, got none; set `data.counter`")
-    settings, seed = recipe.method_settings.get(method.name), recipe.seeds[0]
+    settings, seed = recipe.settings_of(method.name), recipe.seeds[0]
     config = method_config(
         method, recipe.train, model=recipe.model, seed=seed, output_dir=Path("model"), settings=settings
     )
@@ -193,7 +193,7 @@ def train_method(
         model=recipe.model,
         seed=seed,
         output_dir=out,
-        settings=recipe.method_settings.get(method.name),
+        settings=recipe.settings_of(method.name),
     )
     with training_progress(display, f"{method.name} seed {seed}: training") as callback:
         return tune(

@@ -98,7 +98,7 @@ def find_pairs(
         model=recipe.model,
         seed=seed,
         output_dir=out,
-        settings=recipe.method_settings.get(method.name),
+        settings=recipe.settings_of(method.name),
     )
     drawn = data.counter[: config.counter_examples]  # in a seeded order
     chat = load_format(recipe).chat

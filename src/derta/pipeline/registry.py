@@ -24,7 +24,7 @@ JudgeLike = Judge | JudgeFunction
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Custom attacks, judges and methods of a caller, by their names in a recipe.
+    """Custom attacks, judges and methods of a caller, by their names in a recipe, and methods that a recipe defines.
 
     A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported.
     """
@@ -32,6 +32,7 @@ class Registry:
     attacks: Mapping[str, AttackLike] = field(default_factory=dict[str, AttackLike])
     judges: Mapping[str, JudgeLike] = field(default_factory=dict[str, JudgeLike])
     methods: Mapping[str, Method] = field(default_factory=dict[str, Method])
+    defined: Mapping[str, Method] = field(default_factory=dict[str, Method])
 
     def __post_init__(self) -> None:
         _check_names("attacks", self.attacks, ATTACKS)
@@ -50,9 +51,60 @@ class Registry:
             RecipeError: unknown name; the message suggests the nearest.
         """
         try:
-            return find_method(name, self.methods)
+            return find_method(name, {**self.methods, **self.defined})
         except RecipeError as error:
             raise RecipeError(f"methods: {error}") from error
+
+    def with_methods_of(self, recipe: Recipe) -> Registry:
+        """Return the registry with the methods that a recipe's `method_settings` define from others.
+
+        Raises:
+            RecipeError: a name that is taken or invalid, or a base that does not exist or does not train.
+        """
+        settings = recipe.method_settings
+        defined = {name: self._define(name, each) for name, each in settings.items() if "method" in each}
+        registry = replace(self, defined=defined) if defined else self
+        for name in defined:
+            registry.chain(name)
+        return registry
+
+    def _define(self, name: str, settings: Mapping[str, Any]) -> Method:
+        where = f"method_settings.{name}"
+        _check_names("method_settings", {name: settings}, {*METHODS, *self.methods})
+        try:
+            base = find_method(str(settings["method"]), self.methods)
+        except RecipeError as error:
+            raise RecipeError(f"{where}.method: {error}") from error
+        if not base.trains:
+            raise RecipeError(f"{where}.method: expected a method that trains, got {base.name!r}; choose another")
+        return replace(base, name=name, init_from=settings.get("init_from", base.init_from))
+
+    def chain(self, name: str) -> list[Method]:
+        """Return a method, the method whose model initialises it, the one that initialises that, and so on.
+
+        >>> [method.name for method in Registry().chain("dpo")]
+        ['dpo', 'vanilla']
+
+        Raises:
+            RecipeError: an unknown method, one that does not train, or a chain that leads back to itself.
+        """
+        methods = [self.method(name)]
+        while (start := methods[-1].init_from) is not None:
+            where = f"method_settings.{methods[-1].name}.init_from"
+            if start in (one.name for one in methods):
+                raise RecipeError(f"{where}: expected a method that is trained before, got {start!r}; choose another")
+            try:
+                methods.append(self.method(start))
+            except RecipeError as error:
+                raise RecipeError(f"{where}: {error}") from error
+            if not methods[-1].trains:
+                raise RecipeError(f"{where}: expected a method that trains, got {start!r}; leave it out")
+        return methods
+
+    def all_methods(self, names: Iterable[str]) -> list[Method]:
+        """Return some methods and those that they are initialised from, each once."""
+        methods = [method for name in names for method in self.chain(name)]
+        return list({method.name: method for method in methods}.values())
 
     def triples_per_unit(self, names: Iterable[str]) -> int:
         """Return the largest `triples_per_unit` of some methods and of those that they are initialised from.
@@ -60,9 +112,7 @@ class Registry:
         >>> Registry().triples_per_unit(["derta"]), Registry().triples_per_unit(["derta", "dpo"])
         (1, 2)
         """
-        methods = [self.method(name) for name in names]
-        methods += [self.method(one.init_from) for one in methods if one.init_from is not None]
-        return max((one.triples_per_unit for one in methods), default=1)
+        return max((one.triples_per_unit for one in self.all_methods(names)), default=1)
 
     def attack(self, section: EvaluationSection) -> Attack:
         """Return the attack of an evaluation, built with its options.
@@ -131,7 +181,8 @@ class Registry:
         }
         named = {config.name for config in judge_configs(recipe) if config.name in self.judges}
         judges = {name: identify_judge(self._user_judge(name)) for name in sorted(named)}
-        methods = {name: self.methods[name].identity for name in recipe.methods if name in self.methods}
+        used = [*recipe.methods, *(str(each["method"]) for each in recipe.method_settings.values() if "method" in each)]
+        methods = {name: self.methods[name].identity for name in used if name in self.methods}
         named_kinds = (("attacks", attacks), ("judges", judges), ("methods", methods))
         return {kind: identities for kind, identities in named_kinds if identities}
 

@@ -30,6 +30,7 @@ from derta.pipeline.fine_tuning import (
     read_all_attack_data,
 )
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
+from derta.pipeline.ingredients import check_counter, ingredient_notes, method_defaults
 from derta.pipeline.likelihoods import score_held_out, scored_data
 from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
 from derta.pipeline.own_refusals import train_on_own_refusals
@@ -126,7 +127,8 @@ def run(
         RunError: the folder holds another recipe's run.
         DertaError: an error in the data, the model or the recipe, before the first training step.
     """
-    loaded, registry = read_recipe(recipe, env=env), Registry(attacks or {}, judges or {}, methods or {})
+    loaded = read_recipe(recipe, env=env)
+    registry = Registry(attacks or {}, judges or {}, methods or {}).with_methods_of(loaded)
     check_servers(loaded, endpoints)
     with expanded_paths(loaded, registry) as paths:
         return _run(paths, original=loaded, folder=Path(out), registry=registry, display=display)
@@ -171,7 +173,7 @@ def training_origin(
     values = (recipe or plan.recipe).model_dump(mode="json", include=set(TRAINING_KEYS))
     data = hash_value([plan.prepared.identity(), {name: one.identity for name, one in plan.attack_data.items()}])
     methods = identities.get("methods")
-    values |= hub_base(plan.recipe)
+    values |= hub_base(plan.recipe) | method_defaults(plan.registry.all_methods(plan.recipe.methods))
     return {**values, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
 
 
@@ -195,7 +197,12 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
     prepared = prepare_data(recipe, registry, distilled=folder / DISTILLED, display=display)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_all_attack_data(recipe, prepared=prepared)
-    notes = [*prepared.notes, *limit_notes(recipe), *(data.note for data in attack_data.values())]
+    notes = [
+        *prepared.notes,
+        *ingredient_notes(recipe, registry.all_methods(recipe.methods), prepared=prepared),
+        *limit_notes(recipe),
+        *(data.note for data in attack_data.values()),
+    ]
     for note in notes:
         display.logger.info(note)
     prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
@@ -242,10 +249,9 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
 
 def check_methods(recipe: Recipe, registry: Registry, *, prepared: PreparedData) -> None:
     """Validate the training of each method of a recipe, and of the methods that these are initialised from."""
-    methods = [registry.method(name) for name in recipe.methods]
-    methods += [registry.method(one.init_from) for one in methods if one.init_from is not None]
-    for method in {one.name: one for one in methods if one.trains}.values():
-        check_training(recipe, method, prepared=prepared)
+    for method in registry.all_methods(recipe.methods):
+        if method.trains:
+            check_training(recipe, method, prepared=prepared)
 
 
 def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
@@ -357,10 +363,10 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
     if recipe.baseline is not None and recipe.baseline not in recipe.methods:
         raise RecipeError(f"baseline: expected one of the methods {', '.join(recipe.methods)}, got {recipe.baseline!r}")
-    for name in recipe.methods:
-        method = registry.method(name)
+    for method in registry.all_methods(recipe.methods):
         check_package(method)
-        check_settings(method, recipe.train, recipe.method_settings.get(name))
+        values = check_settings(method, recipe.train, recipe.settings_of(method.name))
+        check_counter(recipe, method, values)
     for name in recipe.method_settings:
         registry.method(name)
     if recipe.train.lora is not None and recipe.train.lora.load_in_4bit:

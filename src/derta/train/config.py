@@ -139,7 +139,7 @@ def method_defaults(method: Any, *, config: type[DertaConfig], values: Mapping[s
 def recipe_values(
     train: TrainSection,
     *,
-    method: Any,
+    method: Any = RowConfig.method,
     config: type[DertaConfig] = DertaConfig,
     overrides: Mapping[str, Any] | None = None,
     where: str = "method_settings",
