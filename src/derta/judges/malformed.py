@@ -76,6 +76,8 @@ def malformed_words(
     start = len(prefilled)
     text = prefilled + text
     spans = refusal_word_spans(text, words)
+    if not spans:
+        return []
     if len(spans) > 2 * _MAX_WORDS:
         spans = spans[:_MAX_WORDS] + spans[-_MAX_WORDS:]
     names = {word for word in words if word in request[1:]}

@@ -24,7 +24,9 @@ def prefilled_word(prompt: Prompt, words: Sequence[str]) -> str:
     >>> prefilled_word(prompt, ["Sorry"])
     'sorry'
     """
-    text = (prompt.prefill or "").rstrip() if prompt.prefill_in == "answer" else ""
+    if not prompt.prefill or prompt.prefill_in != "answer":
+        return ""
+    text = prompt.prefill.rstrip()
     for word in words:
         start = len(text) - len(word)
         if start >= 0 and text.lower().endswith(word.lower()) and not text[start - 1 : start].isalnum():
