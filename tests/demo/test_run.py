@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import yaml
 
+from derta.config import parse_recipe
 from derta.demo import corpus
 from derta.demo import recipe as demo_recipe
 from derta.demo import run as demo
@@ -14,8 +15,10 @@ from derta.demo.families import FAMILIES
 from derta.demo.recipe import ALL, DemoOptions, read_recipe, read_study
 from derta.demo.world import build_world
 from derta.errors import RecipeError, RunError
+from derta.methods import METHODS as METHODS_OF_DERTA
+from derta.pipeline.registry import Registry
 from derta.pipeline.report import report
-from derta.pipeline.run import run
+from derta.pipeline.run import check_recipe, run
 from derta.protocols import Display
 from derta.reporting import read_summary
 
@@ -125,6 +128,26 @@ def test_without_trl_the_demo_skips_dpo_and_logs_it(tmp_path, monkeypatch, caplo
         recipe = read_recipe(tmp_path, build_world(), seed=0, display=Display())
     assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
     assert caplog.messages == ["dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`"]
+
+
+def test_a_study_adds_adaptive_attacks_and_its_methods_can_be_chosen(small, tmp_path):
+    overrides = {name: value for name, value in QUICK.items() if name != "method_settings"}
+    options = DemoOptions(study="ablation", methods=("derta", "balanced_margin"), rotation=1)
+    summary = demo.run_demo(tmp_path / "demo", seeds=(3,), options=options, overrides=overrides)
+    attacks = {(cell.method, cell.attack) for cell in summary.cells if cell.judge == "steps"}
+    adaptive = ("refusal_ban", "rank_assisted", "past_the_refusal", "refusal_flood")
+    assert attacks >= {(method, attack) for method in ("derta", "balanced_margin") for attack in adaptive}
+    assert any("Counter rows: count, tongue" in note for note in summary.notes)
+    assert {(one.first, one.second) for one in summary.comparisons} == {("derta", "balanced_margin")}
+
+
+@pytest.mark.parametrize("study", [None, ALL, *read_study()["groups"]])
+def test_every_study_is_a_valid_recipe_with_settings_for_the_methods_that_need_them(study, tmp_path):
+    values = read_recipe(tmp_path, build_world(), seed=0, options=DemoOptions(study=study))
+    recipe = parse_recipe(values, where="recipe")
+    assert check_recipe(recipe, Registry().with_methods_of(recipe)).keys() == {"steps", "refusal", "exact"}
+    assert recipe.baseline in recipe.methods
+    assert {*recipe.methods} <= {*METHODS_OF_DERTA, *recipe.method_settings}
 
 
 def test_the_study_all_has_the_methods_of_every_group(tmp_path):
