@@ -10,6 +10,7 @@ from derta.attacks import build_attack
 from derta.config import load_recipe
 from derta.methods import METHODS
 from derta.pipeline.paths import expanded_paths
+from derta.pipeline.registry import Registry
 from derta.pipeline.run import check_recipe
 from derta.train import adapters
 from derta.train.config import recipe_values
@@ -46,8 +47,10 @@ def users_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [*NAMES, *STUDY])
 def test_a_recipe_is_one_that_a_run_takes(name):
-    with expanded_paths(load_recipe(RECIPES / f"{name}.yaml")) as paths:
-        check_recipe(paths.recipe)
+    loaded = load_recipe(RECIPES / f"{name}.yaml")
+    registry = Registry().with_methods_of(loaded)
+    with expanded_paths(loaded, registry) as paths:
+        check_recipe(paths.recipe, registry)
         for section in paths.recipe.evaluate:
             if section.prompts is None:
                 build_attack(section.attack, section.options)
