@@ -12,10 +12,11 @@ from vllm_stand_in import installed
 
 from derta.chat import encode_after
 from derta.config import Recipe, load_recipe
+from derta.demo.run import write_example
 from derta.engines import load_engine
 from derta.errors import ModelError
 from derta.files import read_records
-from derta.pipeline.models import LazyEngine, check_scored, load_format
+from derta.pipeline.models import LazyEngine, check_scored, load_format, shared_format
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import plan_run, run, training_origin
 from derta.protocols import Display
@@ -148,3 +149,12 @@ def test_a_refusal_word_of_several_tokens_needs_room_after_an_answer_that_is_sco
     several = recipe.model.model_copy(update={"refusal_words": ("Sure",)})  # " Sure" is three tokens
     with pytest.raises(ModelError, match="more than the model's 256 positions"):
         check_scored(recipe.model_copy(update={"model": several}), [(prompt, answer)])
+
+
+def test_the_format_of_validation_is_loaded_again_only_when_files_change(tmp_path):
+    recipe = load_recipe(write_example(tmp_path))
+    first = shared_format(recipe)
+    assert shared_format(recipe) is first
+    changed = tmp_path / "base" / "tokenizer_config.json"
+    changed.write_text(changed.read_text() + "\n")
+    assert shared_format(recipe) is not first

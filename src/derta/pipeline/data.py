@@ -24,7 +24,7 @@ from derta.data.triples import ReadTriples, read_triples
 from derta.errors import DataError
 from derta.files import read_records
 from derta.pipeline.distillation import distill_sources, drop_refusals
-from derta.pipeline.models import check_engine, load_format
+from derta.pipeline.models import check_engine, shared_format
 from derta.pipeline.registry import Registry
 from derta.protocols import Display
 from derta.provenance import model_files, model_hash
@@ -282,7 +282,7 @@ class TemplateFaults:
     def _of(self, messages: Sequence[Message], tools: Tools) -> str | None:
         if not tools and [message.role for message in messages] in ([], ["user"]):
             return None
-        self._support = self._support or TemplateSupport(load_format(self._recipe).chat)
+        self._support = self._support or TemplateSupport(shared_format(self._recipe).chat)
         return self._support.fault(messages, tools)
 
 

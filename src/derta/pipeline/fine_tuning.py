@@ -20,7 +20,7 @@ from derta.errors import DataError
 from derta.files import write_text
 from derta.methods import METHODS, method_config, tune
 from derta.pipeline.data import TemplateFaults, evaluated_requests, read_source_examples, read_source_triples
-from derta.pipeline.models import load_format
+from derta.pipeline.models import load_format, shared_format
 from derta.protocols import Display
 from derta.records import Example, short_hash
 from derta.results import METHODS_WITH_THE_FIRST
@@ -155,7 +155,7 @@ def check_rows(recipe: Recipe, data: Mapping[str, AttackData]) -> None:
         ModelError: the chat template refuses a conversation.
         DataError: an answer has no token.
     """
-    chat, _ = load_format(recipe)
+    chat, _ = shared_format(recipe)
     for one in data.values():
         attack_rows(one, chat)
 

@@ -64,6 +64,28 @@ def load_format(recipe: Recipe, *, adapter: Path | None = None) -> Format:
     return Format(chat, refusal_tokens(chat, recipe.model.refusal_words))
 
 
+def shared_format(recipe: Recipe) -> Format:
+    """Return the format of a recipe's model for validation; loaded again only if its files or settings change.
+
+    Validation before a run needs it several times, and a large tokenizer takes seconds to load. Its tokenizer must not
+    be changed.
+
+    Raises:
+        ModelError: as in `load_format`.
+    """
+    folder = Path(recipe.model.path)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    stats = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    key = f"{recipe.model.model_dump_json()} {stats}"
+    if key not in _SHARED_FORMATS:
+        _SHARED_FORMATS.clear()
+        _SHARED_FORMATS[key] = load_format(recipe)
+    return _SHARED_FORMATS[key]
+
+
+_SHARED_FORMATS: dict[str, Format] = {}
+
+
 def check_init_from(method: Method, init_from: Path | None) -> None:
     """Fail if the `init_from` of a method that needs one is missing, or if a method that needs none has one."""
     if method.init_from is None and init_from is not None:
@@ -107,7 +129,7 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
         return
     from derta.train.inputs import check_longest
 
-    chat, refusals = load_format(recipe)
+    chat, refusals = shared_format(recipe)
     data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
     rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
     for row in rows:
@@ -133,7 +155,7 @@ def check_prompts(recipe: Recipe, prompts: Sequence[Prompt], *, new_tokens: Mapp
 
     if not prompts:
         return
-    chat, _ = load_format(recipe)
+    chat, _ = shared_format(recipe)
     support = TemplateSupport(chat)
     config = load_config(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code)
     positions, embeddings = position_limit(config), int(config.get_text_config().vocab_size)
@@ -158,7 +180,7 @@ def check_scored(recipe: Recipe, texts: Sequence[tuple[Prompt, str]]) -> None:
     """
     if not texts:
         return
-    chat, refusals = load_format(recipe)
+    chat, refusals = shared_format(recipe)
     longest = max(map(len, refusals.forms))
     word = longest if longest > 1 else 0  # scored after the answer, as tokens of their own
     lengths = {prompt.id: len(encode_after(chat, prompt, text).response_ids) + word for prompt, text in texts if text}
