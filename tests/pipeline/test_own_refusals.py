@@ -6,11 +6,12 @@ from safetensors.torch import load_file
 from derta.config import load_recipe
 from derta.data.preferences import Preference
 from derta.engines.scripted import ScriptedModel
-from derta.errors import DataError
+from derta.errors import DataError, RecipeError
 from derta.files import read_records
 from derta.methods import METHODS
 from derta.pipeline import models
 from derta.pipeline.data import prepare_data
+from derta.pipeline.estimate import estimate
 from derta.pipeline.method import prepare_launch, train_one
 from derta.pipeline.own_refusals import find_pairs
 from derta.pipeline.run import run
@@ -118,6 +119,10 @@ def test_a_run_trains_the_initial_model_on_its_own_refusals(load, tmp_path, aske
     before, after = (load_file(path / "model.safetensors") for path in (initial, home / "model"))
     assert not all(before[name].equal(after[name]) for name in before)
     assert {path for path, name in asked if name.startswith("counter@")} == {str(initial)}
+    asked.clear()
+    (home / "replies.jsonl").unlink()
+    assert run(load(), out=folder) == summary
+    assert not any(name.startswith("counter@") for _, name in asked)
 
 
 def test_a_model_that_refuses_nothing_is_its_initial_model_and_this_is_logged(load, tmp_path, asked, caplog):
@@ -135,6 +140,12 @@ def test_without_counter_examples_a_run_stops_before_it_trains(load, tmp_path, a
     with pytest.raises(DataError, match=r"balanced_dpo: expected counter examples, got none; set `data\.counter`"):
         run(load(**{"data.counter": []}, method_settings=settings), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_an_initial_model_is_refused_before_anything_is_trained(load, tmp_path, asked):
+    settings = {"mine": {"method": "balanced_dpo", "init_from": None}}
+    with pytest.raises(RecipeError, match="mine: expected `init_from`, the method whose refusals it unlearns"):
+        run(load(methods=["mine"], method_settings=settings), out=tmp_path / "run")
 
 
 def test_an_answer_that_ends_before_the_start_gives_no_prompt(load, tmp_path, asked):
@@ -156,3 +167,32 @@ def test_before_a_launch_one_process_generates_the_replies_and_copies_a_model_th
     asked.clear()
     assert prepare_launch(loaded, out=tmp_path / "other", method="derta")
     assert not asked
+
+
+def test_an_estimate_leaves_the_stage_out_and_says_why(load, asked, caplog):
+    caplog.set_level("INFO")
+    assert estimate(load()) == []
+    assert "balanced_dpo is not estimated: its pairs are replies of balanced" in caplog.text
+    assert not asked
+
+
+@pytest.mark.extra
+def test_a_model_that_refuses_everything_refuses_less_after_the_stage(load, tmp_path):
+    safety = {"data.num_triples": 6, "data.num_helpful": 0, "data.held_out_requests": 0, "train.learning_rate": 5e-3}
+    loaded = load(**safety, **{"train.num_train_epochs": 20, "train.prefix_share": 1.0})
+    initial = train_one(loaded, method="harmful_prefix", out=tmp_path / "initial")
+    own = {
+        "learning_rate": 1e-3,
+        "num_train_epochs": 10,
+        "answer_starts": [0, 3],
+        "reply_tokens": 20,
+        "triples_per_pair": 0,
+    }
+    loaded = load(method_settings={"balanced_dpo": own})
+    out = train_one(loaded, method="balanced_dpo", init_from=initial, out=tmp_path / "model")
+    pairs = list(read_records(tmp_path / "model.own_refusals.jsonl", Preference))
+    assert {pair.prefill is None for pair in pairs} == {True, False}
+    assert all("Sorry" in pair.rejected for pair in pairs)
+    again = train_one(loaded, method="balanced_dpo", init_from=out, out=tmp_path / "again")
+    assert len(list(read_records(tmp_path / "again.own_refusals.jsonl", Preference))) < len(pairs)
+    assert (again / "model.safetensors").exists()

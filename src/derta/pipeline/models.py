@@ -118,6 +118,8 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
     """
     if method.own_refusals and not prepared.counter:
         raise DataError(f"{method.name}: expected counter examples, got none; set `data.counter`")
+    if method.own_refusals and method.init_from is None:
+        raise RecipeError(f"{method.name}: expected `init_from`, the method whose refusals it unlearns, got none")
     settings, seed = recipe.settings_of(method.name), recipe.seeds[0]
     config = method_config(
         method, recipe.train, model=recipe.model, seed=seed, output_dir=Path("model"), settings=settings

@@ -17,7 +17,7 @@ from derta.config import Recipe
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import Preference
 from derta.data.preparation import PreparedData, format_counts
-from derta.errors import DataError
+from derta.errors import DataError, RecipeError
 from derta.files import read_records, write_records
 from derta.messages import in_context
 from derta.methods import Method, method_config
@@ -57,10 +57,14 @@ def train_on_own_refusals(
 
     Raises:
         DataError: no counter example has a context of `answer_starts`.
+        RecipeError: the method has no initial model.
     """
-    check_init_from(method, init_from)
-    data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
-    if not out.exists() and init_from is not None:
+    data = None
+    if not out.exists():
+        check_init_from(method, init_from)
+        if init_from is None:
+            raise RecipeError(f"{method.name}: expected `init_from`, the method whose refusals it unlearns, got none")
+        data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
         pairs = find_pairs(recipe, method=method, seed=seed, data=data, out=out, init_from=init_from, display=display)
         if not pairs:
             return copy_model(init_from, out)
