@@ -17,7 +17,7 @@ NAMES = {
     "Rate", "Recipe", "RecipeError", "RefusalLogitsProcessor", "RefusalThreshold", "Reply",
     "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
     "audit_triples", "calibrate", "calibrate_threshold",
-    "compare", "estimate", "export", "judge", "load_engine", "load_examples",
+    "compare", "estimate", "export", "frontier", "judge", "load_engine", "load_examples",
     "load_preferences", "load_recipe", "load_requests", "load_triples", "prepare", "rate", "read_records",
     "report", "run", "summarize",
     "write_records",

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from derta.metrics.summaries import summarize as summarize
     from derta.pipeline.audit import audit_triples as audit_triples
     from derta.pipeline.estimate import estimate as estimate
+    from derta.pipeline.frontier import frontier as frontier
     from derta.pipeline.report import report as report
     from derta.pipeline.run import run as run
     from derta.pipeline.threshold import calibrate_threshold as calibrate_threshold
@@ -96,6 +97,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.metrics.summaries": ("summarize",),
     "derta.pipeline.audit": ("audit_triples",),
     "derta.pipeline.estimate": ("estimate",),
+    "derta.pipeline.frontier": ("frontier",),
     "derta.pipeline.report": ("report",),
     "derta.pipeline.run": ("run",),
     "derta.pipeline.threshold": ("calibrate_threshold",),
@@ -149,6 +151,7 @@ __all__ = [
     "engines",
     "estimate",
     "export",
+    "frontier",
     "judge",
     "judges",
     "load_engine",

@@ -128,3 +128,14 @@ def test_a_searched_model_is_complete_with_replies_to_the_prompts_of_its_own_fol
 def test_prompts_stand_in_for_requests_and_an_attack(with_prompts, section, message):
     with pytest.raises(RecipeError, match=message):
         with_prompts(*PROMPTS, **section)
+
+
+def test_attacks_on_refusals_attack_all_refusal_words_of_the_recipe(recipe):
+    values = yaml.safe_load(recipe.read_text())
+    requests = {"requests": values["evaluate"][0]["requests"]}
+    values["evaluate"] = [{"attack": "refusal_ban", **requests}, {"attack": "past_the_refusal", **requests}]
+    values["model"]["refusal_words"] = ["No", "Sorry"]
+    recipe.write_text(yaml.safe_dump(values))
+    prompts = craft_prompts(load_recipe(recipe), held_out=[], seed=0)
+    assert {prompt.decoding.banned for prompt in prompts if prompt.decoding} == {("No", "no", "Sorry", "sorry")}
+    assert all(prompt.prefill.startswith("No, I can't") for prompt in prompts if prompt.prefill)

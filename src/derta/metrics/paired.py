@@ -16,7 +16,7 @@ the two rates, the interval of d = v₁ − v₂ goes from
 where φ is the correlation of the two rates. Here both the intervals and φ are those between clusters; a positive
 covariance is reduced by half a case, as in Newcombe. For one set with one case a prompt it is Newcombe's interval.
 
-**Test.** The sign-flip test of the mean difference by cluster, exact where that is possible; for one set with one case
+**Test.** The sign-flip (permutation) test of the mean difference by cluster, over all signs; for one set with one case
 a prompt it is the exact McNemar test.
 
 Source: Newcombe 1998 (Stat. Med. 17:2635), recommended by Fagerland, Lydersen and Laake 2014; Zou and Donner 2008 for
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.stats import Rate, sign_test, wilson_bounds
+from derta.stats import Rate, wilson_bounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +37,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Indices = NDArray[np.int64]
 
-DRAWS = 20_000
-"""Number of random sign flips of a test that is too large to enumerate."""
 RESAMPLES = 4000
-_ENUMERATED = 14  # clusters with a difference: all 2 ** 14 sign flips are fewer than DRAWS
-_CHUNK = 2000
+_STEPS = 20_000  # of a lattice for the differences of a test
+_MOST_PARTS = 24  # of the smallest difference, to find a lattice that has all
 
 
 class Units(NamedTuple):
@@ -112,7 +110,7 @@ def difference(units: Units, first: Tally, second: Tally) -> Difference | None:
     low = (v1 - v2) - _square_and_add(v1 - l1, u2 - v2, phi)
     high = (v1 - v2) + _square_and_add(u1 - v1, v2 - l2, phi)
     sums = _sums(units.clusters, weights * (first.means - second.means))
-    p_value = sign_flip_p_values(sums[None, :])[0]
+    p_value = sign_flip_p_value(sums)
     counts = int(both.sum()), int(cases.sum())
     return Difference(v1 - v2, max(-1.0, low), min(1.0, high), p_value, v1, v2, *counts)
 
@@ -178,36 +176,43 @@ def _square_and_add(own: float, other: float, phi: float) -> float:
     return max(0.0, own * own - 2 * phi * own * other + other * other) ** 0.5
 
 
-def sign_flip_p_values(sums: Floats, *, seed: int = 0) -> list[float]:
-    """Compute the two-sided sign-flip test of each row of differences by cluster.
+def sign_flip_p_value(sums: Floats) -> float:
+    """Compute the two-sided sign-flip test of differences by cluster: how often random signs give as large a sum.
 
-    Exact if all differences that are not 0 have one size (then it is the sign test) or are few; else with `DRAWS`
-    random flips, whose p-value counts the observed signs as one of them (Phipson and Smyth 2010).
+    The distribution over all signs is computed exactly, on a lattice that has the differences; without such, on a fine
+    one, where sums within the rounding count as large.
 
     >>> import numpy as np
-    >>> sign_flip_p_values(np.array([[0.1] * 6 + [0.0], [0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0]]))
-    [0.03125, 0.25]
+    >>> sign_flip_p_value(np.array([0.1] * 6 + [0.0])), sign_flip_p_value(np.array([0.3, -0.2, 0.2, 0.1]))
+    (0.03125, 0.5)
     """
-    return [_sign_flip(row[row != 0], seed=seed) for row in sums]
-
-
-def _sign_flip(row: Floats, *, seed: int) -> float:
     import numpy as np
 
-    sizes = np.abs(row)
-    if not len(row) or np.ptp(sizes) <= 1e-9 * sizes.max():
-        return sign_test(row.tolist()).p_value
-    least = abs(float(row.sum())) - 1e-9 * float(sizes.sum())
-    if len(row) <= _ENUMERATED:
-        flips = (np.arange(2 ** len(row))[:, None] >> np.arange(len(row))) & 1
-        return float(np.mean(np.abs((2 * flips - 1) @ row) >= least))
-    rng = np.random.default_rng(seed)
-    found = 0
-    for _ in range(DRAWS // _CHUNK):
-        drawn = np.frombuffer(rng.bytes(_CHUNK * (len(row) // 8 + 1)), np.uint8).reshape(_CHUNK, -1)
-        bits = np.unpackbits(drawn, axis=1)
-        found += int(np.count_nonzero(np.abs((2.0 * bits[:, : len(row)] - 1) @ row) >= least))
-    return (1 + found) / (1 + DRAWS)
+    row = sums[np.abs(sums) > 1e-12]
+    if not len(row):
+        return 1.0
+    steps, tolerance = _lattice(np.abs(row))
+    total = int(steps.sum())
+    chances = np.zeros(total + 1)  # of the sum of the steps with a positive sign
+    chances[0] = 1.0
+    for step in steps.tolist():
+        moved = 0.5 * chances
+        moved[step:] += 0.5 * chances[: total + 1 - step]
+        chances = moved
+    least = abs(int((np.sign(row) * steps).sum())) - tolerance
+    return min(1.0, float(chances[np.abs(2 * np.arange(total + 1) - total) >= least].sum()))
+
+
+def _lattice(sizes: Floats) -> tuple[Indices, int]:
+    """Return positive differences as numbers of steps, and by how many steps a sum may be wrong."""
+    import numpy as np
+
+    for parts in range(1, _MOST_PARTS + 1):
+        scaled = sizes * (parts / sizes.min())
+        if scaled.sum() <= _STEPS and np.abs(scaled - np.rint(scaled)).max() < 1e-6:
+            return np.rint(scaled).astype(int), 0
+    rounding = int(np.ceil(np.sqrt(len(sizes))))  # 3.5 standard deviations of a sum of rounding errors
+    return np.rint(sizes * (_STEPS / sizes.sum())).astype(int), rounding
 
 
 def kept_share(units: Units, base: Tally, full: Tally, own: Tally, *, seed: int = 0) -> Interval | None:

@@ -32,7 +32,7 @@ def craft_prompts(
         seen.add(section.key)
         if section.prompts is None and registry.attack(section).searches:
             continue
-        crafted = _section_prompts(section, held_out=held_out, seed=seed, registry=registry)
+        crafted = _section_prompts(section, recipe, held_out=held_out, seed=seed, registry=registry)
         if section.name is not None:
             crafted = as_suite(crafted, suite=section.suite, dataset=section.name)
         prompts += crafted if section.prompts is None else _check_unambiguous(crafted, section, recipe)
@@ -41,12 +41,13 @@ def craft_prompts(
 
 
 def _section_prompts(
-    section: EvaluationSection, *, held_out: Sequence[Request], seed: int, registry: Registry
+    section: EvaluationSection, recipe: Recipe, *, held_out: Sequence[Request], seed: int, registry: Registry
 ) -> Iterable[Prompt]:
     if section.prompts is not None:
         return read_records(Path(section.prompts), Prompt)
     requests = section_requests(section, held_out=held_out, seed=seed)
-    return registry.attack(section).craft(requests, seed=seed)
+    attack = registry.attack(section, refusal_words=recipe.model.refusal_words)
+    return attack.craft(requests, seed=seed)
 
 
 def _check_unambiguous(prompts: Iterable[Prompt], section: EvaluationSection, recipe: Recipe) -> Iterator[Prompt]:

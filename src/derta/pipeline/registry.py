@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any, cast
 
 from derta.attacks import ATTACKS, Attack, build_attack
+from derta.attacks.refusal_words import with_refusal_words
 from derta.config import EngineConfig, EvaluationSection, JudgeConfig, Recipe, is_allowed
 from derta.engines.endpoints import KEY_VARIABLE, check_endpoints, user_endpoints
 from derta.errors import DataError, EngineError, RecipeError, did_you_mean
@@ -114,13 +115,16 @@ class Registry:
         """
         return max((one.triples_per_unit for one in self.all_methods(names)), default=1)
 
-    def attack(self, section: EvaluationSection) -> Attack:
+    def attack(self, section: EvaluationSection, *, refusal_words: Sequence[str] = REFUSAL_WORDS) -> Attack:
         """Return the attack of an evaluation, built with its options.
+
+        Built-in attacks on refusals attack all of the recipe's refusal words, unless their options name others.
 
         Raises:
             RecipeError: an unknown attack or option (the message suggests the nearest), or a name that does not match.
         """
-        attack = build_attack(section.attack, section.options, extra=self.attacks)
+        options = with_refusal_words(section.attack, section.options, refusal_words=refusal_words)
+        attack = build_attack(section.attack, options, extra=self.attacks)
         if attack.name != section.attack:
             raise RecipeError(f"attacks: expected {attack.name!r} under that name, got {section.attack!r}; rename it")
         return attack

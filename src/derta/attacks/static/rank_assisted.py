@@ -21,7 +21,11 @@ Rank = Annotated[int, Field(ge=2)]
 
 @factory
 def rank_assisted(
-    *, steps: tuple[Steps, ...] = (5, 20, 50), top_k: tuple[Rank, ...] = (20,), openers: str | Path | None = None
+    *,
+    steps: tuple[Steps, ...] = (5, 20, 50),
+    top_k: tuple[Rank, ...] = (20,),
+    openers: str | Path | None = None,
+    words: tuple[str, ...] = (),
 ) -> Attack:
     """Prompt with the request, and decode the first tokens without refusals: the best of the top k that is allowed.
 
@@ -37,6 +41,7 @@ def rank_assisted(
         top_k: The number of candidates per token; 20 in the paper.
         openers: A file of texts that count as refusals, instead of the default list: a `.json` list, `.jsonl`, `.csv`,
             or a text file with lines of ===== between them.
+        words: Further texts that count as refusals; in a recipe, by default its refusal words.
 
     Raises:
         RecipeError: an option has no values, or has duplicates.
@@ -46,7 +51,8 @@ def rank_assisted(
     20; here, a list of refusal openers replaces that selection, which makes a weaker attack.
     """
     check_values("rank_assisted", steps=steps, top_k=top_k)
-    banned = shipped_lines("refusal_openers.txt") if openers is None else read_texts(openers, what="opener")
+    starts = shipped_lines("refusal_openers.txt") if openers is None else read_texts(openers, what="opener")
+    banned = tuple(dict.fromkeys((*starts, *words)))
 
     def craft_one(request: Request, rng: Random) -> Iterator[Prompt]:
         for count in steps:

@@ -25,7 +25,8 @@ def refusal_ban(*, words: tuple[str, ...] = ("Sorry", "sorry"), spans: tuple[Spa
     [('refusal_ban@1:7', 1), ('refusal_ban@10:7', 10), ('refusal_ban@all:7', None)]
 
     Args:
-        words: The banned texts, with and without a leading space. The default is the paper's refusal token.
+        words: The banned texts, with and without a leading space. The default is the paper's refusal token, in a recipe
+            all of its refusal words too.
         spans: The number of tokens that the ban applies to, or `all`; each value gives one prompt.
 
     Raises:

@@ -47,7 +47,8 @@ def refusal_flood(*, counts: tuple[Count, ...] = (1, 3, 5), depth: str = "50%", 
     Args:
         counts: The numbers of refusals; each gives one prompt.
         depth: The share of the answer's words, in the format `50%`.
-        refusal: The refusal, best in the words that the defended model was trained on.
+        refusal: The refusal, best in the words that the defended model was trained on. In a recipe, it starts with the
+            first refusal word by default.
 
     Raises:
         RecipeError: `counts` is empty or has duplicates, or `depth` is not a percentage above 0.
