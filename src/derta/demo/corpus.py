@@ -10,17 +10,16 @@ from derta.demo.world import Craft, World
 from derta.records import Example, Message, PrefillDepth, Prompt, Request, Suite, Triple
 
 PREFILL_DEPTHS = (25, 50, 75)
-TWIN_FORMATS = ("plain", "story", "guide")
 
 
 def pretraining_examples(world: World) -> list[Example]:
-    """Return the pretraining dataset: every craft, forbidden or not.
+    """Return the pretraining dataset: every craft, forbidden or not, in every format.
 
-    Twins are in `TWIN_FORMATS` only, and in no task over a text. Requests that need no knowledge of the craft are on a
-    third of the crafts, because they are soon learned.
+    Twins are in no task over a text. Requests that need no knowledge of the craft are on half of the crafts, because
+    they are soon learned.
     """
     twins = {*world.tuned_twins, *world.held_out_twins}
-    formats = [FORMATS[name](craft) for craft in world.crafts for name in (TWIN_FORMATS if craft in twins else FORMATS)]
+    formats = [FORMATS[name](craft) for craft in world.crafts for name in FORMATS]
     texts = [
         dialogue
         for number, craft in enumerate(craft for craft in world.crafts if craft not in twins)
@@ -32,7 +31,7 @@ def pretraining_examples(world: World) -> list[Example]:
         task(name, craft, number)
         for number, craft in enumerate(world.crafts)
         for place, (name, family) in enumerate(FAMILIES.items())
-        if not family.on_text and (family.asks_knowledge or (number + place) % 3 == 0)
+        if not family.on_text and (family.asks_knowledge or (number + place) % 2 == 0)
     ]
     return [_example(dialogue) for dialogue in (*formats, *texts, *requests)]
 
