@@ -203,9 +203,8 @@ def test_bytes_of_a_words_last_character_are_read(chat_of):
     assert text(chat, refusal.bare_ids[refusal.bare_word :]) == ", no." + chat.closing
 
 
-def test_of_a_refusal_without_a_refusal_word_the_first_token_is_read(chat_of):
-    refusal = encoded(chat_of("word"), safe="I cannot help with that.")
-    assert (refusal.spaced_word, refusal.bare_word) == (1, 1)
+def test_a_refusal_without_a_refusal_word_has_no_completion_rows(chat_of):
+    assert encoded(chat_of("word"), safe="I cannot help with that.") is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

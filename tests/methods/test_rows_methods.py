@@ -88,6 +88,19 @@ def test_completion_rows_read_helpful_and_taken_counter_examples_and_need_one(ti
         pool([], [])
 
 
+def test_completion_rows_take_the_triples_in_turn_whose_refusal_opens_with_a_refusal_word(tiny_chat):
+    def ids(*triples):
+        config, data = RowConfig(completion_per_triple=1.5), TrainingSet(triples, [example("A")])
+        rows = encode_rows(data, chat=tiny_chat, refusals=refusal_tokens(tiny_chat), config=config)
+        return [row.id for row in rows if row.term == "completion"]
+
+    other = Triple(query="Tea?", safe="I cannot help.", harmful="Mix.")
+    names = [f"completion:{triple.id}" for triple in TRIPLES[:2]]
+    assert ids(TRIPLES[0], other, TRIPLES[1]) == [*names, *(f"{name}#1" for name in names)]
+    with pytest.raises(DataError, match="expected safe responses that start with Sorry, got none"):
+        ids(other)
+
+
 def test_the_base_model_is_the_only_method_without_training():
     assert [method.name for method in METHODS.values() if not method.trains] == ["base"]
     assert METHODS["base"] is BASE

@@ -76,16 +76,18 @@ class Completion:
     pool: AnswerPool
 
 
-def encode_refusal(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedRefusal:
-    """Return the token ids of a triple's safe response as the continuation of an answer.
+def encode_refusal(chat: ChatFormat, triple: Triple, *, refusals: RefusalTokens) -> EncodedRefusal | None:
+    """Return the token ids of a triple's safe response as the continuation of an answer; None without a refusal word.
 
     The word that is read is the refusal word that opens the response, whole, even if it is several tokens: the row
-    teaches what follows once a refusal has begun. Of a response that opens with none of the words it is the first
-    token.
+    teaches what follows once a refusal has begun. A response that opens with none of the words, such as "I cannot", has
+    no completion rows: they would teach to begin a refusal after an ordinary word.
     """
     content = answer_content(chat, triple.conversation, triple.safe, tools=triple.tools).lstrip()
     opening = refusals.opening(content)
-    num_characters = 1 if opening is None else len(refusals.words[opening])
+    if opening is None:
+        return None
+    num_characters = len(refusals.words[opening])
     spaced, bare = (
         encode_after_text(chat, content_text(content), spaced=spaced, closed=True) for spaced in (True, False)
     )

@@ -50,7 +50,9 @@ def encode_completions(
     refusals: RefusalTokens,
     benign: Sequence[tuple[Example, Sequence[EncodedExample]]],
 ) -> list[Completion]:
-    """Return the sources of completion rows, one for each triple; none if the settings require no such rows.
+    """Return the sources of completion rows, one for each triple whose safe response opens with a refusal word.
+
+    None if the settings require no such rows.
 
     Args:
         data: The training set.
@@ -60,7 +62,7 @@ def encode_completions(
         benign: The examples and counter examples of the training set, with their encoded rows.
 
     Raises:
-        DataError: there is no benign answer to break off.
+        DataError: there is no benign answer to break off, or no such triple.
     """
     if not num_additional(config.completion_per_triple, num_triples=len(data.triples)):
         return []
@@ -73,4 +75,11 @@ def encode_completions(
     pool = AnswerPool(
         tuple(benign_answer(chat, rows, is_text=example.text is not None) for example, rows in unique.values())
     )
-    return [Completion(one.id, encode_refusal(chat, one, refusals=refusals), pool) for one in data.triples]
+    encoded = ((one.id, encode_refusal(chat, one, refusals=refusals)) for one in data.triples)
+    sources = [Completion(name, refusal, pool) for name, refusal in encoded if refusal is not None]
+    if not sources:
+        raise DataError(
+            f"completion_per_triple: expected safe responses that start with {' or '.join(refusals.words)}, got none; "
+            "normalize the data (`data.normalize`), set refusal_words, or set completion_per_triple to 0"
+        )
+    return sources

@@ -123,7 +123,7 @@ def encode_evaluation(
         return None
     what = "eval_triples=, eval_examples= or eval_dataset="
     config = copy(config)  # terms that the evaluation data has nothing for are not evaluated
-    data = TrainingSet(*(list(rows) for rows in data))
+    data = data._replace(examples=list(data.examples), counter=list(data.counter))
     config.counter_per_triple = config.counter_per_triple if data.counter else 0.0
     config.completion_per_triple = config.completion_per_triple if data.examples or data.counter else 0.0
     return encode(data, tokenized=tokenized, what=what, tokenizer=tokenizer, config=config)  # type: ignore[arg-type]
