@@ -13,12 +13,14 @@ import derta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    of_rows = [name for name, method in derta.METHODS.items() if method.trains and method.trainer is None]
     parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--triples", required=True)
     parser.add_argument("--examples", required=True)
+    parser.add_argument("--counter", help="benign requests that look like harmful ones, answered; for balanced")
     parser.add_argument("--requests", help="evaluation requests, to exclude from training")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--method", default="derta", choices=[name for name in derta.METHODS if name != "dpo"])
+    parser.add_argument("--method", default="derta", choices=sorted(of_rows))
     parser.add_argument("--helpful-per-safety", type=float, default=10.0, help="the paper's ratio is 10")
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -29,6 +31,7 @@ def main() -> None:
         derta.load_triples(options.triples),
         derta.load_examples(options.examples),
         requests=derta.load_requests(options.requests) if options.requests else (),
+        counter=derta.load_examples(options.counter) if options.counter else (),
         held_out_requests=1,
         helpful_per_safety=options.helpful_per_safety,
     )
@@ -54,6 +57,7 @@ def main() -> None:
         ),
         triples=data.triples,
         examples=data.examples,
+        counter_examples=data.counter,
         peft_config=peft_config,
     )
     trainer.train()

@@ -154,7 +154,7 @@ def data(
 
 def train(
     recipe: Path,
-    method: Annotated[str, typer.Option(help="vanilla, vanilla_half, harmful_prefix, rto, derta or dpo.")],
+    method: Annotated[str, typer.Option(help="A method of docs/methods.md, or one that the recipe defines.")],
     out: Out,
     seed: Seed = 0,
     init_from: Annotated[Path | None, typer.Option(help="dpo, balanced_dpo: tuned model to initialise from.")] = None,
