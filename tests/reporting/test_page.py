@@ -27,7 +27,7 @@ def test_the_page_works_with_a_screen_reader(whole_page):
     assert len(page.all("table")) == len(page.all("caption")) > 5
     assert all(header.get("scope") in {"col", "row", "rowgroup"} for header in page.all("th"))
     drawings = [svg for svg in page.all("svg") if "aria-hidden" not in svg]
-    assert len(drawings) == 3
+    assert len(drawings) == 5
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
 
 
