@@ -178,10 +178,11 @@ def train(train_losses, rows, *, device, **settings):
     ("device", "precision"),
     [("cpu", "bf16"), pytest.param("cuda", "bf16", marks=CUDA.marks), pytest.param("cuda", "fp16", marks=CUDA.marks)],
 )
-def test_a_run_in_16_bits_has_the_losses_of_a_run_in_float32(train_losses, small_data, device, precision):
+@pytest.mark.parametrize("settings", [{}, {"anchor_weight": 1.0, "rto_targets": "set", "rto_margin": 0.9}])
+def test_a_run_in_16_bits_has_the_losses_of_a_run_in_float32(train_losses, small_data, device, precision, settings):
     rows = small_data("derta")
-    _, expected = train(train_losses, rows, device="cpu")
-    trainer, losses = train(train_losses, rows, device=device, **{precision: True})
+    _, expected = train(train_losses, rows, device="cpu", **settings)
+    trainer, losses = train(train_losses, rows, device=device, **{precision: True}, **settings)
     assert trainer.args.device.type == device
     assert len(losses) == 6
     assert losses == pytest.approx(expected, rel=ROUNDING[precision])

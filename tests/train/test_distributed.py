@@ -24,9 +24,14 @@ TRAIN = {
 EXPERTS = LoraSection(r=4, lora_alpha=8, lora_dropout=0, target_modules=("q_proj", "w1", "w2", "w3", "lm_head"))
 # model kind, its settings, training settings, the step at which both processes are stopped once
 JOBS = {
-    "full, stopped": ("llama", {}, {"save_steps": 1}, 2),
-    "experts and head": ("mixtral", {}, {"lora": EXPERTS, "activation_checkpointing": True}, None),
-    "bf16 base": ("llama", {"dtype": "bfloat16"}, {}, None),
+    "full, stopped": ("llama", {}, {"save_steps": 1, "anchor_weight": 1.0}, 2),
+    "experts and head": (
+        "mixtral",
+        {},
+        {"lora": EXPERTS, "activation_checkpointing": True, "anchor_weight": 1.0},
+        None,
+    ),
+    "bf16 base": ("llama", {"dtype": "bfloat16"}, {"rto_targets": "set", "rto_margin": 0.01}, None),
     "eyes, tied": ("gemma3_vision", {}, {"activation_checkpointing": True}, None),
 }
 
@@ -82,7 +87,7 @@ def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_pa
         assert ended.returncode == 0, ended.stderr[-9000:]
     for name, (job, _) in alone.items():
         single, shared = tune_job(**job), both[name][0]["out"]
-        for key in ("loss", "loss_helpful", "loss_safe", "loss_rto", "refusal_probability"):
+        for key in ("loss", "loss_helpful", "loss_safe", "loss_rto", "loss_anchor", "refusal_probability"):
             one, two = ([entry.get(key) for entry in train_log(folder)] for folder in (single, shared))
             assert two == pytest.approx(one, abs=2e-4), (name, key)
         ours, expected = (weights(folder, adapter=job["lora"] is not None) for folder in (shared, single))

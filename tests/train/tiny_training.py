@@ -160,7 +160,7 @@ def train_losses(
         }
         plain |= settings
         plain["global_batch_size"] = plain["per_device_train_batch_size"] * gradient_accumulation_steps
-        config = DertaConfig(str(tmp_path_factory.mktemp("trainer")), **plain)
+        config = DertaConfig(**({"output_dir": str(tmp_path_factory.mktemp("trainer"))} | plain))
         trainer = DertaTrainer(net, config, train_dataset=instances, processing_class=tokenizer)
         if steps:
             trainer.train(resume_from_checkpoint=resume)

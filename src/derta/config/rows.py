@@ -84,6 +84,11 @@ class RowConfig:
             space without. With one refusal word both are the same.
         rto_margin: RTO labels have no loss and no gradient where the probability of their targets is at least this;
             None: no margin.
+        anchor_weight: Weight of the anchor: at the labels of helpful and counter rows, the KL divergence of the initial
+            model from the tuned one (`train.entries`) is added to the loss. Its weight does not depend on those of the
+            terms; 0: no anchor.
+        anchor_top_k: Number of most probable tokens of the initial model that are stored at each label, as 8 bytes
+            each; all other tokens are compared as one.
         prefix_share: Share of harmful-prefix rows with k ≥ 1; the others have k = 0. The released code has 2/3.
         max_prefix: Longest harmful prefix in tokens. None: the whole harmful response.
         completion_per_triple: Completion rows for each triple: a benign answer, broken off, and a refusal of which the
@@ -127,6 +132,8 @@ class RowConfig:
     sorry_dropout_end: Share | None = None
     rto_targets: Literal["token", "set"] = "token"
     rto_margin: Annotated[float, Field(gt=0, le=1)] | None = None
+    anchor_weight: Weight = 0.0
+    anchor_top_k: Count = 32
     prefix_share: Share = 2 / 3
     max_prefix: Count | None = None
     completion_per_triple: PerTriple = 0.0
@@ -219,6 +226,6 @@ def _check_reference(config: RowConfig) -> None:
     if config.normalization == "row" or any(getattr(config, name) != 1 for name in weights):
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix", "rto_targets")
-    for name in (*others, "rto_margin", "completion_per_triple", "counter_per_triple"):
+    for name in (*others, "rto_margin", "anchor_weight", "completion_per_triple", "counter_per_triple"):
         if getattr(config, name) != defaults[name].default:
             raise RecipeError(f"the released code has no {name}; leave it out", key="reference")

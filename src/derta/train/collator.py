@@ -162,7 +162,7 @@ def collate(
         batch["ends"], batch["multiplicity"] = ends, torch.tensor(multiplicity, dtype=torch.float32)
     if rto_margin is not None:
         batch["floors"] = torch.where(batch["terms"] == TERMS.index("rto"), -math.log(rto_margin), -1.0)
-    anchors = [rows[i].anchor for members in bins for i in members if isinstance(rows[i], TrainRow)]
+    anchors = [row.anchor for members in bins for row in (rows[i] for i in members) if isinstance(row, TrainRow)]
     _add_entries(batch, labels, [anchor for anchor in anchors if anchor is not None])
     return batch
 
@@ -210,8 +210,8 @@ def _labels_of_tree(tree: TreeRow, *, first_node: int, weighting: _LabelWeightin
         key = first_node + label.node, label.target, term, label.alternatives
         weights.setdefault(key, []).append(weight)
     return [
-        _Label(*key, sum(row_weights), len(row_weights), alternatives)
-        for (*key, alternatives), row_weights in weights.items()
+        _Label(position, target, term, sum(row_weights), len(row_weights), alternatives)
+        for (position, target, term, alternatives), row_weights in weights.items()
     ]
 
 

@@ -66,6 +66,7 @@ def collator_of(config: DertaConfig) -> Callable[[Sequence[TrainRow | TreeRow]],
         by_row=config.normalization == "row",
         multiple=16 if config.device.type == "cuda" else 1,
         rto_margin=config.rto_margin,
+        anchor_weight=config.anchor_weight,
     )
 
 

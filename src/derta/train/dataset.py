@@ -8,15 +8,23 @@ from itertools import pairwise
 from math import ceil
 from operator import index
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset, Sampler
 
 from derta.config import RowConfig
-from derta.data.rows import TERMS, Instance, TrainRow, check_row, max_tokens
+from derta.data.rows import TERMS, Instance, Term, TrainRow, check_row, max_tokens
 from derta.data.tree import TreeRow, draw_item, group_instances
 from derta.errors import DataError
 from derta.train.config import Grouping
+
+
+class AnchorSource(Protocol):
+    """Source of the base model's probabilities."""
+
+    def attach(self, row: TrainRow) -> TrainRow:
+        """Return the row with its anchor, if it has one."""
+        ...
 
 
 class RowDataset(Dataset[TrainRow | TreeRow]):
@@ -42,6 +50,7 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         self._config = config
         self._seed = seed
         self._lengths: dict[int, int] = {}
+        self.anchors: AnchorSource | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -49,9 +58,17 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
     def __getitem__(self, key: tuple[int, int] | int) -> TrainRow | TreeRow:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         item = self._items[index]
-        if isinstance(item, TrainRow):
-            return item
-        return draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
+        row = item
+        if not isinstance(item, TrainRow):
+            row = draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
+        if self.anchors is None or not isinstance(row, TrainRow):
+            return row  # type: ignore[return-value]
+        return self.anchors.attach(row)
+
+    def term(self, index: int) -> Term | None:
+        """Return the term of a row; None for a tree."""
+        item = self._items[index]
+        return item.term if isinstance(item, TrainRow) else item[0].term if len(item) == 1 else None
 
     def length(self, epoch: int, index: int) -> int:
         """Return the number of tokens of a row; cached, unless it differs by epoch, as with a harmful prefix."""

@@ -53,8 +53,8 @@ class Entries(NamedTuple):
     def of(self, part: slice) -> Entries:
         """Return the entries of some labels, which are numbered from 0."""
         inside = (self.labels >= part.start) & (self.labels < part.stop)
-        labels, *rest = (column[inside] for column in self[:4])
-        return Entries(labels - part.start, *rest, self.tails[part], self.anchor_weights[part])
+        labels, ids, in_set, base_probs = (column[inside] for column in self[:4])
+        return Entries(labels - part.start, ids, in_set, base_probs, self.tails[part], self.anchor_weights[part])
 
     def within(self, places: Sequence[slice]) -> list[slice]:
         """Return which entries are in each block of the vocabulary."""
@@ -98,7 +98,7 @@ def build_entries(
     targets: Int[Tensor, " label"],
     *,
     alternatives: Sequence[Sequence[int]],
-    anchors: Sequence[Anchor | None],
+    anchors: Sequence[Anchor],
     anchor_weights: Float[Tensor, " label"],
 ) -> Entries:
     """Build the entries of a micro-batch.

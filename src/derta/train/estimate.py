@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.data.rows import Instance
+from derta.train.anchoring import AnchorCallback
 from derta.train.checks import accumulation_steps
 from derta.train.config import DertaConfig
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
@@ -151,7 +152,7 @@ def probe(trainer: Any, planned: Plan) -> Estimate:
 
     Time is assumed to grow with the multiplications: the trunk's weights times padded tokens, and the head's weights
     times the positions that logits are computed for. The first step's additional time (compilation, optimizer state) is
-    counted once.
+    counted once. The anchor's forward over the benign rows is measured on those of the probe.
     """
     probed, accumulation = _choose(planned.sampled), min(2, trainer.args.gradient_accumulation_steps)
     trainer.set_micro_batches([shape.keys for shape in probed])
@@ -163,7 +164,8 @@ def probe(trainer: Any, planned: Plan) -> Estimate:
     seconds = _seconds(
         planned, probed[:accumulation], probed[accumulation:], timer=timer, weights=_weights(trainer.model)
     )
-    return Estimate(seconds, peak_memory())
+    anchors = [one for one in trainer.callback_handler.callbacks if isinstance(one, AnchorCallback)]
+    return Estimate(seconds + sum(one.seconds for one in anchors), peak_memory())
 
 
 def _seconds(

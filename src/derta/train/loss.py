@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +27,7 @@ from derta.train.cross_entropy import MAX_CHUNK_BYTES, LabelCrossEntropy
 from derta.train.entries import NO_EXTRAS, Entries, Extras, entry_losses
 from derta.train.gradients import InPlaceGradient, add_in_place
 from derta.train.head import Head, check_head
+from derta.train.top_tokens import top_tokens
 from derta.train.tree_attention import tree_mask
 
 
@@ -90,8 +92,7 @@ def _module_losses(
         counted = extras.above_floor(losses)
         return losses if counted is None else losses * counted, refusing, divergences
 
-    vocab = module.get_parameter("weight").shape[0] if "weight" in dict(module.named_parameters()) else 2**17
-    chunk = max(1, MAX_CHUNK_BYTES // (4 * vocab))
+    chunk = max(1, MAX_CHUNK_BYTES // (4 * _vocab_of(module)))
     parts = [
         checkpoint(
             chunk_losses,
@@ -109,6 +110,11 @@ def _module_losses(
     return PositionLosses(total, losses.detach(), refusing, divergences.detach())
 
 
+def _vocab_of(module: nn.Module) -> int:
+    """Return the size of a head's vocabulary; one whose weights are elsewhere counts as large."""
+    return module.get_parameter("weight").shape[0] if "weight" in dict(module.named_parameters()) else 2**17
+
+
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -121,6 +127,9 @@ def _patch_head(lm_head: nn.Linear, head: Head, gradient: InPlaceGradient | None
     """
 
     def forward(self: nn.Linear, hidden: Tensor, labels: Tensor | None = None, **inputs: Any) -> Any:
+        if "top_k" in inputs:
+            project = partial(nn.Linear.forward, self)
+            return top_tokens(project, hidden, top_k=inputs["top_k"], head=head, vocab=self.out_features)
         if labels is None:
             return nn.Linear.forward(self, hidden)
         dtype = _compute_dtype(hidden)
@@ -166,7 +175,8 @@ def label_losses(
 def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_place: bool = False) -> None:
     """Patch the model's forward to take a batch of `collate` and return a `LabelLoss`; `save_pretrained` is unchanged.
 
-    Without label positions the stock forward runs, so generation still works.
+    Without label positions the stock forward runs, so generation still works. With `top_k` instead of labels it returns
+    the most probable tokens at the label positions (`top_tokens`).
 
     Args:
         model: Model to patch.
@@ -187,6 +197,11 @@ def use_label_loss(model: PreTrainedModel, *, refusal_ids: Sequence[int], in_pla
             return stock_forward(input_ids=input_ids, **inputs)
         hidden = _trunk(self, input_ids, inputs)[label_positions]
         lm_head = self.get_output_embeddings()
+        if "top_k" in inputs:
+            top_k = inputs["top_k"]
+            if lm_head is patched_head:
+                return lm_head(hidden, top_k=top_k)
+            return top_tokens(lm_head, hidden, top_k=top_k, head=head, vocab=_vocab_of(lm_head))
         extras = _extras(inputs)
         found = label_losses(
             lm_head,

@@ -19,6 +19,8 @@ from derta.data.mixture import TrainingSet
 from derta.data.rows import TrainRow
 from derta.errors import DataError, RunError
 from derta.records import Example, Triple
+from derta.train import terms
+from derta.train.anchoring import AnchorCallback
 from derta.train.checkpoint_files import check_checkpoint, save_checkpoint, stop_if_trained
 from derta.train.checkpoints import NonFiniteLossError, push_checkpoint
 from derta.train.checks import accumulation_steps, invalid_settings_as_recipe_error, num_processes
@@ -43,15 +45,6 @@ from derta.train.loss import label_loss
 from derta.train.memory import TrimMemoryCallback
 from derta.train.preparation import prepare_model, prepare_process
 from derta.train.saving import dtype_to_save, save_without_pickle
-from derta.train.terms import (
-    NUM_SUMS,
-    by_term,
-    check_norm,
-    evaluation_metrics,
-    evaluation_sums,
-    format_loss_error,
-    term_sums,
-)
 
 
 class DertaTrainer(Trainer):
@@ -137,7 +130,7 @@ class DertaTrainer(Trainer):
         if args.step_tokens is not None:
             args.gradient_accumulation_steps = micro_batches_per_step(rows, args)
         self._loss = method.loss or label_loss
-        self._sums = torch.zeros(NUM_SUMS)
+        self._sums = torch.zeros(terms.NUM_SUMS)
         self._eval_sums: Tensor | None = None
         self.chat = chat_of(tokenizer, args)
         self.save_dtype: torch.dtype | None = dtype_to_save(model, args)
@@ -159,6 +152,8 @@ class DertaTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True
+        if args.anchor_weight:
+            self.add_callback(AnchorCallback(self))
         configure_fsdp(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -244,14 +239,13 @@ class DertaTrainer(Trainer):
             # the count is summed over devices; DDP and FSDP average gradients over them
             factor = self.accelerator.num_processes / count.clamp(min=1)
         if not self.args.fp16:  # weights this small underflow in fp16
-            for name in {"weights", "anchor_weights"} & inputs.keys():
-                inputs[name] = inputs[name] * factor
+            inputs |= {name: inputs[name] * factor for name in ("weights", "anchor_weights") if name in inputs}
         outputs: Any = self._loss(model, inputs)
         if not torch.isfinite(outputs.loss):
-            raise NonFiniteLossError(format_loss_error(outputs, inputs, self.state.global_step))
+            raise NonFiniteLossError(terms.format_loss_error(outputs, inputs, self.state.global_step))
         loss = outputs.loss * factor if self.args.fp16 else outputs.loss
         self._sums = self._sums.to(outputs.loss.device)
-        self._sums += term_sums(outputs)
+        self._sums += terms.term_sums(outputs)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -261,7 +255,7 @@ class DertaTrainer(Trainer):
         del prediction_loss_only, ignore_keys
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs: Any = self._loss(model, inputs)
-        sums = evaluation_sums(outputs, inputs["items"])
+        sums = terms.evaluation_sums(outputs, inputs["items"])
         self._eval_sums = sums if self._eval_sums is None else self._eval_sums + sums
         return outputs.loss.detach().float(), None, None
 
@@ -272,17 +266,17 @@ class DertaTrainer(Trainer):
         if self._eval_sums is not None and output.metrics is not None:
             reduced: Any = self.accelerator.reduce(self._eval_sums, reduction="sum")
             prefix = kwargs.get("metric_key_prefix", "eval")
-            output.metrics.update(evaluation_metrics(reduced.tolist(), prefix=prefix))
+            output.metrics.update(terms.evaluation_metrics(reduced.tolist(), prefix=prefix))
         return output
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        return check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
+        return terms.check_norm(super()._clip_grad_norm(model), args=self.args, step=self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms' mean losses since the last log, and the refusal probability on harmful positions."""
         if "loss" in logs:
             reduced: Any = self.accelerator.reduce(self._sums, reduction="sum")
-            logs |= {name: round(value, 4) for name, value in by_term(reduced.tolist()).items()}
+            logs |= {name: round(value, 4) for name, value in terms.by_term(reduced.tolist()).items()}
             self._sums.zero_()
         super().log(logs, start_time)
 
