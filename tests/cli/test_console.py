@@ -78,3 +78,14 @@ def test_a_table_has_its_title_caption_and_all_of_its_text_and_no_control_sequen
         assert text in printed
     print_result(TextTable("", ("group", "%"), []))
     assert "group" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_with_many_columns_fits_the_terminal(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = "a long name of many words"
+    print_result(TextTable("", ("name", *(f"column {i}" for i in range(4))), [(words, words, words, words, "the end")]))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert {line[-1] for line in lines if line.strip()} <= {*"┓┃┩│┘"}
+    assert "end" in "".join(lines)

@@ -87,8 +87,8 @@ class _Escaped:
 
 def print_result(value: str | TextTable) -> None:
     """Print a line or a table to standard output; text is never parsed as markup."""
-    output = escape_entry(value) if isinstance(value, str) else _Escaped(_render(value))
-    Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)).print(output)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str))
+    console.print(escape_entry(value) if isinstance(value, str) else _Escaped(_render(value, width=console.width)))
 
 
 def print_output(value: Any, *lines: str | TextTable, as_json: bool) -> None:
@@ -100,12 +100,15 @@ def print_output(value: Any, *lines: str | TextTable, as_json: bool) -> None:
             print_result(line)
 
 
-def _render(text: TextTable) -> Table:
-    """Return a table whose cells are folded and never cut."""
+def _render(text: TextTable, *, width: int) -> Table:
+    """Return a table whose cells are folded and never cut; names get up to 24 characters, if all columns can."""
     table = Table(title=text.title or None, caption=text.caption or None)
     names = [row[0] for row in text.rows]
+    # a wider minimum than an equal share would push the last column out
+    share = max(1, (width - 3 * len(text.header) - 1) // len(text.header))
+    least = min(24, share, max(map(len, names), default=0))
     for number, name in enumerate(text.header):
-        table.add_column(name, overflow="fold", min_width=None if number else min(24, max(map(len, names), default=0)))
+        table.add_column(name, overflow="fold", min_width=None if number else least)
     for row in text.rows:
         table.add_row(*row)
     return table
