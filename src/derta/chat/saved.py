@@ -51,7 +51,7 @@ def saved_template(chat: ChatFormat) -> str:
     >>> tokenizer = build_tokenizer(build_world(seed=0))
     >>> template = "{% for message in messages %}{{ message.content }} {% endfor %}{{ thinking }}"
     >>> saved_template(ChatFormat(tokenizer, template, {"thinking": False})).partition("\n")[0]
-    '{%- set thinking = thinking | default(false) %}'
+    '{%- set thinking = thinking | default(false) %}{%- if bos_token %}{{ bos_token }}{% endif %}'
 
     Raises:
         ModelError: a keyword argument is not a JSON value.
