@@ -64,7 +64,8 @@ def encode_rows(
         [encode_example(chat, one, assistant_turns=config.assistant_turns) for one in each]
         for each in (data.examples, counter)
     )
-    _log_cuts([row for rows in (*examples, *counters) for row in rows], max_length=config.max_length)
+    for what, encoded in (("helpful", examples), ("counter", counters)):
+        _log_cuts([row for rows in encoded for row in rows], what, max_length=config.max_length)
     benign = list(zip([*data.examples, *counter], [*examples, *counters], strict=True))
     follow_ups = config.follow_ups if config.earlier_turn_share else ()
     return instances(
@@ -81,15 +82,16 @@ def encode_rows(
     )
 
 
-def _log_cuts(examples: Sequence[EncodedExample], *, max_length: int) -> None:
-    """Log what `max_length` removes from helpful and counter rows."""
+def _log_cuts(examples: Sequence[EncodedExample], what: str, *, max_length: int) -> None:
+    """Log what `max_length` removes from helpful or counter rows."""
     cuts = [cut for example in examples if (cut := cut_of(example, max_length=max_length))]
     if cuts:
         logger.warning(
-            "max_length %d: %d of %d helpful rows lose their closing token, and %d of their %d answers",
+            "max_length %d: %d of %d %s rows lose their closing token, and %d of their %d answers",
             max_length,
             len(cuts),
             len(examples),
+            what,
             sum(cut.lost_answers for cut in cuts),
             sum(cut.answers for cut in cuts),
         )
