@@ -3,11 +3,11 @@
 import pytest
 
 from derta.chat import refusal_tokens
-from derta.config import TrainSection
+from derta.config import ModelSection, TrainSection
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import Preference
 from derta.errors import RecipeError
-from derta.methods import METHODS, check_settings
+from derta.methods import METHODS, check_settings, method_config
 from derta.methods.own_refusals import OwnRefusalsConfig, encode_own_pairs
 from derta.records import Triple
 
@@ -56,3 +56,10 @@ def test_its_settings_are_those_of_the_method_alone():
     for settings in ({"answer_starts": []}, {"answer_starts": [-1]}, {"counter_examples": 0}):
         with pytest.raises(RecipeError, match=r"method_settings\.balanced_dpo"):
             check_settings(METHODS["balanced_dpo"], TrainSection(), settings)
+
+
+def test_as_for_dpo_its_learning_rate_and_epochs_are_its_own_and_not_those_of_row_methods(tmp_path):
+    train = TrainSection.model_validate({"learning_rate": 2e-5, "num_train_epochs": 3, "weight_decay": 0.5})
+    for name in ("dpo", "balanced_dpo"):
+        config = method_config(METHODS[name], train, model=ModelSection(path="m"), seed=0, output_dir=tmp_path)
+        assert (config.learning_rate, config.num_train_epochs, config.weight_decay) == (5e-7, 1, 0.5)

@@ -80,6 +80,15 @@ def test_answers_are_generated_once_and_a_stopped_distillation_generates_what_is
     assert all(one.producer["model"] for one in read_records(replies, Reply))
 
 
+def test_a_refusal_threshold_of_the_evaluation_changes_no_distilled_answer(recipe, tmp_path, asked):
+    path = tmp_path / "distilled.jsonl"
+    first = distill(load_recipe(recipe), conversations("bread"), path=path)
+    asked.clear()
+    forced = load_recipe(recipe, overrides={"generate.refusal_threshold": 0.1})
+    assert distill(forced, conversations("bread"), path=path) == first
+    assert not asked
+
+
 def test_replies_of_another_limit_are_superseded_and_come_back(recipe, tmp_path, asked):
     path = tmp_path / "distilled.jsonl"
     for tokens, count in ((30, 1), (40, 1), (30, 0)):

@@ -106,6 +106,7 @@ def test_counter_settings_of_all_methods_are_no_matter_of_those_without_rows(rec
             "init_from: expected a method that is trained before, got 'm",
         ),
         ({"mine": {"method": "derta", "init_from": "vanila"}}, "mine.init_from: .*did you mean 'vanilla'"),
+        ({"mine": {"method": "derta", "init_from": ["derta"]}}, r"mine.init_from: methods: unknown method"),
         (
             {"mine": {"method": "derta", "init_from": "base"}},
             "mine.init_from: expected a method that trains, got 'base'",

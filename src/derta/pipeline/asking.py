@@ -35,7 +35,8 @@ def ask(
 ) -> list[Reply]:
     """Return a model's greedy replies to prompts; those in the file that it would give today are not generated again.
 
-    A file that has all of them is only read, so that the processes of a distributed training can do so together.
+    A file that has all of them is only read, so that the processes of a distributed training can do so together. The
+    recipe's `refusal_threshold` forces no refusals here: training is on what the model says by itself.
 
     Args:
         recipe: The recipe, whose `generate` section has the engine.
@@ -51,7 +52,8 @@ def ask(
         EngineError, ModelError: the model cannot be loaded, or a prompt is too long for it.
     """
     check_unique(prompts)
-    engine = LazyEngine(recipe, model)
+    plain = recipe.generate.model_copy(update={"refusal_threshold": None})
+    engine = LazyEngine(recipe.model_copy(update={"generate": plain}), model)
     limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
     expected = expected_replies(prompts, producer=engine.producer(), max_new_tokens=limits)
     stored = _stored(path, expected)

@@ -78,7 +78,8 @@ class Registry:
             raise RecipeError(f"{where}.method: {error}") from error
         if not base.trains:
             raise RecipeError(f"{where}.method: expected a method that trains, got {base.name!r}; choose another")
-        return replace(base, name=name, init_from=settings.get("init_from", base.init_from))
+        init_from = settings.get("init_from", base.init_from)
+        return replace(base, name=name, init_from=None if init_from is None else str(init_from))
 
     def chain(self, name: str) -> list[Method]:
         """Return a method, the method whose model initialises it, the one that initialises that, and so on.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,7 +153,7 @@ def recipe_values(
     Raises:
         RecipeError: an invalid setting; the message names its key.
     """
-    declared = {} if config is DertaConfig else vars(config)["__annotations__"]
+    declared = _declared(config)
     overrides = overrides or {}
     valid_names = defaults_of(config)
     for name in overrides:
@@ -167,6 +168,12 @@ def recipe_values(
         return shared | check_config(config, {**shared, **overrides})
     except RecipeError as error:
         raise error.within(where if error.key in overrides else "train") from error
+
+
+def _declared(config: type[DertaConfig]) -> set[str]:
+    """Return the names of the fields that a method's config and its bases below `DertaConfig` declare."""
+    own = config.__mro__[: config.__mro__.index(DertaConfig)]
+    return {name for base in own for name in get_annotations(base)}
 
 
 def train_config(
