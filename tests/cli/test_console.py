@@ -89,3 +89,25 @@ def test_a_table_with_many_columns_fits_the_terminal(width, capsys, monkeypatch)
     assert all(len(line) <= width for line in lines)
     assert {line[-1] for line in lines if line.strip()} <= {*"┓┃┩│┘"}
     assert "end" in "".join(lines)
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_its_text(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    row = ("a_method_with_a_long_name", *["a cell of several words"] * 5, "no: dominated by a, b")
+    print_result(TextTable("title", ("method", *"abcde", "front"), [row]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if all(cell in line for cell in row)]
+    assert len([line for line in lines if "│" in line]) == 1
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_terminal_folds_no_word_for_which_it_has_room(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("derta_completion", "deep_alignment", "balanced_margin")
+    cells = ("54.1 51.7–56.5", "over-refusal 12", "tasks done of all", "no: dominated by derta")
+    header = ("method", "attack success", "over-refusal", "done", "front")
+    print_result(TextTable("", header, [(name, *cells) for name in names]))
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    for word in (*names, "success", "over-refusal", "51.7–56.5", "dominated"):
+        assert word in printed

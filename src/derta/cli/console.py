@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich import progress
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -20,6 +22,8 @@ from derta.protocols import Display
 from derta.results import TextTable
 
 LOGGER = logging.getLogger("derta")
+_FEWEST = 9
+"""Width from which on the other columns of a table are narrowed no further before the first one is."""
 _stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
 
 
@@ -86,9 +90,17 @@ class _Escaped:
 
 
 def print_result(value: str | TextTable) -> None:
-    """Print a line or a table to standard output; text is never parsed as markup."""
+    """Print a line or a table to standard output; text is never parsed as markup.
+
+    A table fits the terminal. In a file or a pipe it is as wide as its text, unless COLUMNS is set.
+    """
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str))
-    console.print(escape_entry(value) if isinstance(value, str) else _Escaped(_render(value, width=console.width)))
+    if isinstance(value, str):
+        console.print(escape_entry(value))
+        return
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, sum(_widths(value, longest=_line)) + _borders(value))
+    console.print(_Escaped(_render(value, width=console.width)))
 
 
 def print_output(value: Any, *lines: str | TextTable, as_json: bool) -> None:
@@ -101,17 +113,47 @@ def print_output(value: Any, *lines: str | TextTable, as_json: bool) -> None:
 
 
 def _render(text: TextTable, *, width: int) -> Table:
-    """Return a table whose cells are folded and never cut; names get up to 24 characters, if all columns can."""
+    """Return a table whose cells are folded and never cut; words are folded only if the width has no room for them."""
     table = Table(title=text.title or None, caption=text.caption or None)
-    names = [row[0] for row in text.rows]
-    # a wider minimum than an equal share would push the last column out
-    share = max(1, (width - 3 * len(text.header) - 1) // len(text.header))
-    least = min(24, share, max(map(len, names), default=0))
-    for number, name in enumerate(text.header):
-        table.add_column(name, overflow="fold", min_width=None if number else least)
+    for name, own in zip(text.header, _column_widths(text, width=width), strict=True):
+        table.add_column(name, overflow="fold", width=own)
     for row in text.rows:
         table.add_row(*row)
     return table
+
+
+def _column_widths(text: TextTable, *, width: int) -> list[int]:
+    """Return the width of each column: that of its words, and more where text would be folded and there is room.
+
+    Without room for all words, the widest columns give way, and the first one, which has the names, last.
+    """
+    widths, full = _widths(text, longest=_word), _widths(text, longest=_line)
+    room = width - sum(widths) - _borders(text)
+    for _ in range(min(room, sum(full) - sum(widths))):
+        most = max(range(len(widths)), key=lambda column: full[column] - widths[column])
+        widths[most] += 1
+    for _ in range(-room):
+        widest = max(range(1, len(widths)), key=lambda column: widths[column], default=0)
+        widest = widest if widths[widest] > _FEWEST else widths.index(max(widths))
+        widths[widest] = max(1, widths[widest] - 1)
+    return widths
+
+
+def _widths(text: TextTable, *, longest: Callable[[str], int]) -> list[int]:
+    return [max(map(longest, column)) for column in zip(text.header, *text.rows, strict=True)]
+
+
+def _word(text: str) -> int:
+    return max(map(_line, text.split()), default=1)
+
+
+def _line(text: str) -> int:
+    return cell_len(escape_hidden(text)) or 1
+
+
+def _borders(text: TextTable) -> int:
+    """Return the width of the lines between columns, with a space on both sides of each cell."""
+    return 3 * len(text.header) + 1
 
 
 def print_json(value: Any) -> None:
