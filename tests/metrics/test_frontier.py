@@ -52,7 +52,13 @@ def test_helpfulness_is_an_axis_where_it_is_judged():
     worse = frontier([arm("a", **sets), arm("b", **sets | {"benign": {"safe": "xx"}})], PLACES)
     assert [point.pareto for point in worse.points] == [True, False]
     without = frontier([arm("a", **sets, judges=("refusal",))], PLACES)
-    assert without.compared == ("attack_not_refused", "over_refusal")
+    assert without.compared == ("attack_not_refused", "over_refusal", "malformed_benign")
+
+
+def test_garbled_refusals_of_benign_requests_do_not_dominate_refusals():
+    first = arm("garbled", attacks={"direct": ALL["r"]}, benign={"safe": "m" * NUM}, judges=("refusal", "harm"))
+    other = arm("refusing", attacks={"direct": ALL["r"]}, benign={"safe": ALL["r"]}, judges=("refusal", "harm"))
+    assert {name: one.pareto for name, one in methods(first, other).items()} == {"garbled": True, "refusing": True}
 
 
 def test_one_axis_has_no_front():

@@ -74,7 +74,7 @@ def frontier(
     rates: Rates = {
         method: {name: FrontierRate(**axis.rate(method)._asdict()) for name, axis in axes.items()} for method in methods
     }
-    compared = _compared(rates)
+    compared = _compared(axes, rates)
     better = _significantly_better(methods, [axes[name] for name in compared])
     points = [
         FrontierPoint(
@@ -100,12 +100,18 @@ def frontier(
     )
 
 
-def _compared(rates: Rates) -> tuple[AxisName, ...]:
-    """Return the axes of domination that have a value for all methods: attacks, over-refusal, benign tasks done."""
-    valued = [name for name in AXES if all(name in one and one[name].value is not None for one in rates.values())]
+def _compared(axes: Mapping[AxisName, Axis], rates: Rates) -> tuple[AxisName, ...]:
+    """Return the axes of domination that have a value for all methods: attacks, over-refusal, benign tasks done.
+
+    Where benign sets have no judge of correctness, malformed refusals of benign requests are compared too: they are no
+    over-refusal, and no answer either.
+    """
+    valued = [name for name in axes if all(name in one and one[name].value is not None for one in rates.values())]
     attacks: list[AxisName] = [name for name in valued if name in ("attack_success", "attack_not_refused")]
-    benign: list[AxisName] = [name for name in valued if name in ("over_refusal", "helpfulness")]
-    return (*attacks[:1], *benign)
+    done = axes["helpfulness"].sets if "helpfulness" in valued else ()
+    without = not {*axes["malformed_benign"].sets}.issubset(done) if "malformed_benign" in valued else False
+    others: list[AxisName] = ["over_refusal", *(["malformed_benign"] if without else []), "helpfulness"]
+    return (*attacks[:1], *(name for name in others if name in valued))
 
 
 def _loss(rate: FrontierRate, name: AxisName) -> float:

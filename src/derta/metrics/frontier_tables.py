@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from derta.metrics.axes import AXES
 from derta.metrics.goals import GoalItem, GoalResult
-from derta.results import AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
+from derta.results import AnswerLength, AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
 
 
 def frontier_tables(frontier: Frontier) -> list[TextTable]:
@@ -48,7 +49,7 @@ def _place(point: FrontierPoint) -> str:
     if point.pareto is None:
         return "–"
     if point.dominated_by:
-        return f"no: {', '.join(point.dominated_by)} dominates"
+        return f"no: dominated by {', '.join(point.dominated_by)}"
     return "yes" if point.pareto else "no, not significantly"
 
 
@@ -74,23 +75,41 @@ def _count(sets: int) -> str:
     return f"{sets} set{'s' * (sets != 1)}"
 
 
-def length_table(frontier: Frontier) -> TextTable | None:
-    """Return a table of the lengths of answers to benign prompts; None without replies of known tokens."""
+def length_table(frontier: Frontier, *, by_set: bool = False) -> TextTable | None:
+    """Return a table of the lengths of answers to benign prompts; None without replies of known tokens.
+
+    Args:
+        frontier: The frontier.
+        by_set: Whether each set has a row with its interval; by default a method has one row, of means over the sets.
+    """
     if not frontier.lengths:
         return None
-    rows = [
-        (
-            one.method,
-            one.name,
-            f"{one.tokens:.1f}",
-            "–" if one.ratio is None else f"{one.ratio:.3f} {one.low:.3f}–{one.high:.3f}",
-            f"{100 * one.cut_off:.0f}",
-            str(one.replies),
-        )
-        for one in frontier.lengths
-    ]
-    header = ("method", "set", "tokens", f"ratio to {frontier.baseline}", "cut off %", "replies")
-    return TextTable("Length of answers to benign prompts", header, rows)
+    title, ratio = "Length of answers to benign prompts", f"ratio to {frontier.baseline}"
+    if by_set:
+        rows = [(one.method, one.name, *_length(one), str(one.replies)) for one in frontier.lengths]
+        return TextTable(title, ("method", "set", "tokens", ratio, "cut off %", "replies"), rows)
+    by_method: dict[str, list[AnswerLength]] = {}
+    for one in frontier.lengths:
+        by_method.setdefault(one.method, []).append(one)
+    rows = [(method, *_mean_length(lengths)) for method, lengths in by_method.items()]
+    header = ("method", "sets", "tokens", ratio, "lowest", "highest", "cut off %", "replies")
+    return TextTable(title, header, rows, "means over the sets; --lengths: each set, with its interval")
+
+
+def _length(one: AnswerLength) -> tuple[str, str, str]:
+    ratio = "–" if one.ratio is None else f"{one.ratio:.3f} {one.low:.3f}–{one.high:.3f}"
+    return f"{one.tokens:.1f}", ratio, f"{100 * one.cut_off:.0f}"
+
+
+def _mean_length(lengths: Sequence[AnswerLength]) -> tuple[str, ...]:
+    ratios = [one.ratio for one in lengths if one.ratio is not None]
+    return (
+        str(len(lengths)),
+        f"{fmean(one.tokens for one in lengths):.1f}",
+        *(f"{of(ratios):.3f}" if ratios else "–" for of in (fmean, min, max)),
+        f"{100 * fmean(one.cut_off for one in lengths):.0f}",
+        str(sum(one.replies for one in lengths)),
+    )
 
 
 def goal_table(results: Sequence[GoalResult], *, method: str) -> TextTable:
@@ -116,16 +135,23 @@ def goal_lines(results: Sequence[GoalResult]) -> list[str]:
     """Return lines on what the table of goals does not say: reasons, single seeds, and sets that are left out."""
     lines: list[str] = []
     for one in results:
-        for item in one.items:
-            seeds = ", ".join(f"{seed}: {value:.3f}" for seed, value in item.by_seed.items())
-            texts = [item.detail, f"by seed {seeds}" if seeds else ""]
-            if any(texts):
-                name = f" ({item.name})" if item.name else ""
-                lines.append(f"{one.goal}{name}: {'; '.join(filter(None, texts))}")
+        details = [f"{item.name}: {item.detail}" if item.name else item.detail for item in one.items if item.detail]
+        lines += [f"{one.goal}: {'; '.join(details)}"] if details else []
+        lines += [f"{one.goal}: {seeds}"] if (seeds := _seeds(one.items)) else []
         if one.left_out:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in one.left_out.items())
             lines.append(f"{one.goal}: left out: {_count(len(one.left_out))} ({reasons})")
     return lines
+
+
+def _seeds(items: Sequence[GoalItem]) -> str:
+    """Return the values of single seeds; the items that have the same seeds follow each other."""
+    by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for item in items:
+        if item.by_seed:
+            values = " ".join(f"{value:.3f}" for value in item.by_seed.values())
+            by_seeds.setdefault((*item.by_seed,), []).append(f"{item.name} {values}".strip())
+    return "; ".join(f"seeds {' '.join(map(str, seeds))}: {', '.join(texts)}" for seeds, texts in by_seeds.items())
 
 
 def _value(item: GoalItem) -> str:
@@ -139,7 +165,17 @@ def _difference(item: GoalItem) -> str:
     if item.difference is None or item.difference_low is None or item.difference_high is None:
         return ""
     p = "" if item.p_holm is None else f", p {format_p(item.p_holm)}"
-    return f"{item.difference:+.3f} ({item.difference_low:+.3f} to {item.difference_high:+.3f}){p}"
+    value, low, high = map(_signed, (item.difference, item.difference_low, item.difference_high))
+    return f"{value} ({low} to {high}){p}"
+
+
+def _signed(value: float) -> str:
+    """Format a number with its sign and three decimals; 0 is never negative.
+
+    >>> _signed(-0.0002), _signed(-0.25)
+    ('+0.000', '-0.250')
+    """
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def format_p(p: float) -> str:

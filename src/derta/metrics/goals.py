@@ -24,7 +24,7 @@ from derta.metrics.outcomes import Outcome
 from derta.metrics.paired import Interval, kept_share
 from derta.records import Record
 from derta.results import AxisName
-from derta.stats import holm
+from derta.stats import Rate, holm
 
 SIGNIFICANT = 0.05
 GoalStatus = Literal["met", "open", "failed", "unmeasured"]
@@ -193,6 +193,7 @@ def _rate_items(goal: Goal, parts: Mapping[str, Axis], *, method: str, other: st
             by_seed=_by_seed(axis, method),
             prompts=len(axis.units.sets),
             cases=rate.scored,
+            detail=_missing(rate),
         )
         if found is not None:
             numbers = {
@@ -206,6 +207,12 @@ def _rate_items(goal: Goal, parts: Mapping[str, Axis], *, method: str, other: st
             item = item.model_copy(update=numbers)
         items.append(item.model_copy(update={"status": _status(goal, item, lower=AXES[axis.name].better == "lower")}))
     return items
+
+
+def _missing(rate: Rate) -> str:
+    """Return how many replies are not in the rate; an empty string of none."""
+    missing = rate.unscored + rate.unanswered
+    return f"{missing} of {missing + rate.scored} replies without a verdict" if missing else ""
 
 
 def _status(goal: Goal, item: GoalItem, *, lower: bool) -> GoalStatus:

@@ -218,6 +218,9 @@ def frontier(
     name: Annotated[str | None, typer.Option("--judge", help="Judge of attack success; default: the first.")] = None,
     goals: Annotated[Path | None, typer.Option(help="Goal file (recipes/goals): also judge its goals.")] = None,
     method: Annotated[str | None, typer.Option(help="Judged method; default: that of the goal file.")] = None,
+    by_set: Annotated[
+        bool, typer.Option("--lengths", help="Show the length of answers on each benign set, with intervals.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show attack success against over-refusal and helpfulness, and which methods are dominated.
@@ -234,7 +237,7 @@ def frontier(
         raise RecipeError("--method: expected a goal file (--goals) whose method it replaces, got none")
     evaluated = read_evaluated(folders)
     result = frontier_of(evaluated, over_refusal=over_refusal, judge=name, out=out)
-    lengths = length_table(result)
+    lengths = length_table(result, by_set=by_set)
     lines = [*frontier_tables(result), *axis_lines(result), *([lengths] if lengths else [])]
     value = result.model_dump()
     if goals is not None:
