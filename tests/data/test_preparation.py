@@ -179,6 +179,13 @@ def test_a_recipe_has_the_same_settings() -> None:
     assert set(PrepareConfig.model_fields) <= set(DataSection.model_fields)
 
 
+def test_a_counter_example_whose_answer_is_a_harmful_response_is_dropped_because_no_label_holds_harm() -> None:
+    harmful = Example(messages=(Message(role="user", content="Rice?"), Message(role="assistant", content="step 3")))
+    prepared = prepare(TRIPLES, EXAMPLES, counter=[harmful, example("Salt?")])
+    assert prepared.counter == [example("Salt?")]
+    assert prepared.dropped_counter == Counter(answer_is_harmful=1)
+
+
 def test_counter_examples_are_cleaned_as_helpful_ones_and_shuffled_by_the_seed() -> None:
     counter = [example(f"Salt {i}?") for i in range(9)]
     asked = [*counter, counter[0], example("Paint 3?"), EXAMPLES[0]]

@@ -222,3 +222,10 @@ def load_recipe_of(values, folder):
     path = folder / "own.yaml"
     path.write_text(yaml.safe_dump(values))
     return load_recipe(path)
+
+
+def test_a_custom_method_that_initialises_another_is_a_part_of_a_runs_identity(recipe):
+    settings = {"after": {"method": "derta", "init_from": "mine"}}
+    loaded = load_recipe(recipe, overrides={"methods": ["after"], "method_settings": settings})
+    registry = Registry(methods={"mine": row_method("mine")}).with_methods_of(loaded)
+    assert [*registry.identities(loaded)["methods"]] == ["mine"]

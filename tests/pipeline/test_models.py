@@ -158,3 +158,9 @@ def test_the_format_of_validation_is_loaded_again_only_when_files_change(tmp_pat
     changed = tmp_path / "base" / "tokenizer_config.json"
     changed.write_text(changed.read_text() + "\n")
     assert shared_format(recipe) is not first
+    template = tmp_path / "mine.jinja"
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"template": str(template)})})
+    template.write_text(first.chat.template)
+    first = shared_format(recipe)
+    template.write_text(first.chat.template + "{# another #}")
+    assert shared_format(recipe) is not first

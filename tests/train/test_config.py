@@ -154,3 +154,5 @@ def test_a_recipe_overrides_a_methods_defaults_even_by_the_general_ones(tmp_path
 def test_an_unknown_method_of_a_config_is_an_error_that_suggests_another(tmp_path):
     with pytest.raises(RecipeError, match="unknown method 'detra'; did you mean 'derta'"):
         DertaConfig(str(tmp_path), method="detra")
+    with pytest.raises(RecipeError, match=r"unknown method \['derta'\]"):
+        DertaConfig(str(tmp_path), method=["derta"])

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from derta.config import PrepareConfig
 from derta.data.cleaning import clean_examples, clean_triples
-from derta.data.matching import RequestTurns, request_turns
+from derta.data.matching import RequestTurns, match_key, request_turns
 from derta.data.mixture import (
     MixtureCounts,
     TrainingSet,
@@ -142,7 +142,8 @@ def prepare(
             of requests that are not the first of a conversation.
         preferences: Pairs for a preference method, in addition to the triples.
         counter: Counter examples: benign requests that look like harmful ones, with their answers. They are cleaned as
-            `examples` are, and those that are held out for perplexity are dropped.
+            `examples` are; those that are held out for perplexity are dropped, and those whose answer is a harmful
+            response of the triples.
         refusal_words: Same as for training; `normalize` replaces apologies with the first one.
         seed: Random seed of the held-out split.
         triples_per_unit: Largest `triples_per_unit` of the methods to train. With 1, as without vanilla, no triples are
@@ -176,6 +177,8 @@ def prepare(
     harmful = [text for triple in clean.triples for text in (triple.harmful, *_harmful_turns(triple))]
     counters = clean_examples(counter, evaluation_requests=evaluated, drop_duplicates=config.drop_duplicates)
     unseen = [example for example in counters.examples if example.id not in held_out_ids]
+    harmful_keys = {match_key(text) for text in harmful}
+    benign = [one for one in unseen if one.text is not None or match_key(one.messages[-1].content) not in harmful_keys]
     pairs = clean_preferences(preferences, evaluation_requests=evaluated, harmful=harmful)
     return PreparedData(
         triples=split.triples,
@@ -193,8 +196,9 @@ def prepare(
         dropped_examples=helpful.dropped,
         preferences=pairs.preferences,
         dropped_preferences=pairs.dropped,
-        counter=unseen,
-        dropped_counter=counters.dropped + Counter(held_out=len(counters.examples) - len(unseen)),
+        counter=benign,
+        dropped_counter=counters.dropped
+        + Counter(held_out=len(counters.examples) - len(unseen), answer_is_harmful=len(unseen) - len(benign)),
     )
 
 

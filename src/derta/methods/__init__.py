@@ -71,9 +71,10 @@ def find_method(method: str | Method, methods: Mapping[str, Method] | None = Non
     if isinstance(method, Method):
         return method
     available = {**METHODS, **(methods or {})}
-    if method not in available:
+    found = available.get(str(method))  # a caller's value of another type is unknown too
+    if found is None:
         raise RecipeError(f"unknown method {method!r}; {did_you_mean(str(method), available)}")
-    return available[method]
+    return found
 
 
 def check_package(method: Method) -> None:

@@ -37,7 +37,7 @@ def take_counter(data: TrainingSet, config: RowConfig) -> list[Example]:
         raise DataError(
             f"counter_per_triple: expected counter examples, got none for {count} counter rows; add benign requests "
             "that look like harmful ones, answered (`data.counter` of a recipe, counter_examples= of a trainer), or "
-            "set counter_per_triple to 0"
+            "choose a method and settings without counter rows, such as derta"
         )
     return list(islice(cycle(data.counter), count))
 

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from os.path import isfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +74,9 @@ def shared_format(recipe: Recipe) -> Format:
     Raises:
         ModelError: as in `load_format`.
     """
-    folder = Path(recipe.model.path)
+    folder, template = Path(recipe.model.path), Path(recipe.model.template)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files += [template] if isfile(template) else []  # noqa: PTH113 - Path.is_file raises on a long text
     stats = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     key = f"{recipe.model.model_dump_json()} {stats}"
     if key not in _SHARED_FORMATS:

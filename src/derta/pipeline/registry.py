@@ -186,7 +186,8 @@ class Registry:
         }
         named = {config.name for config in judge_configs(recipe) if config.name in self.judges}
         judges = {name: identify_judge(self._user_judge(name)) for name in sorted(named)}
-        used = [*recipe.methods, *(str(each["method"]) for each in recipe.method_settings.values() if "method" in each)]
+        used = [one.name for one in self.all_methods(recipe.methods)]
+        used += [str(each["method"]) for each in recipe.method_settings.values() if "method" in each]
         methods = {name: self.methods[name].identity for name in used if name in self.methods}
         named_kinds = (("attacks", attacks), ("judges", judges), ("methods", methods))
         return {kind: identities for kind, identities in named_kinds if identities}
