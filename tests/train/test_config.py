@@ -140,6 +140,12 @@ def test_a_methods_defaults_apply_to_fields_that_are_not_set(tmp_path):
     assert replace(config, seed=3).prefix_share == 0.5
 
 
+def test_a_methods_default_for_an_unknown_field_is_an_error_that_suggests_another(tmp_path):
+    method = replace(HALF, defaults={"prefix_shar": 0.5})
+    with pytest.raises(RecipeError, match="half: unknown setting 'prefix_shar' in its defaults; did you mean 'prefix_s"):
+        DertaConfig(str(tmp_path), method=method)
+
+
 def test_a_recipe_overrides_a_methods_defaults_even_by_the_general_ones(tmp_path):
     def config_of(train, **settings):
         train = TrainSection.model_validate(train)

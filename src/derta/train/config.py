@@ -130,10 +130,15 @@ def method_defaults(method: Any, *, config: type[DertaConfig], values: Mapping[s
     """Return the method's defaults for the fields that have the general default in `values`.
 
     Raises:
-        RecipeError: an unknown method.
+        RecipeError: an unknown method, or a default for a field that does not exist.
     """
     general = defaults_of(config)
-    own = find_method(method).defaults
+    found = find_method(method)
+    own = found.defaults
+    if unknown := [name for name in own if name not in general]:
+        raise RecipeError(
+            f"{found.name}: unknown setting {unknown[0]!r} in its defaults; {did_you_mean(unknown[0], general)}"
+        )
     return {name: value for name, value in own.items() if values.get(name, general[name]) == general[name]}
 
 
