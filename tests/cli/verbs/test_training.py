@@ -59,6 +59,15 @@ def test_train_writes_the_model_of_a_run_and_overwrites_nothing(finished, tmp_pa
     assert "expected a new folder" in called.err
 
 
+def test_a_launch_config_is_checked_before_any_reply_that_the_training_needs_is_generated(
+    recipe, tmp_path, derta, monkeypatch
+):
+    monkeypatch.setattr("derta.pipeline.method.prepare_launch", _interrupt)
+    called = derta("train", recipe, "--method", "rto", "--out", tmp_path / "m", "--launch", tmp_path / "none.yaml")
+    assert (called.code, called.err.count("\n")) == (2, 1)
+    assert "expected an accelerate config" in called.err
+
+
 def _interrupt(*_, **__):
     raise KeyboardInterrupt
 

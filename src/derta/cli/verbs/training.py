@@ -175,8 +175,9 @@ def train(
 
     config = options.read_recipe(recipe, settings, env)
     if launch is not None:
-        from derta.train.launch import launch_again
+        from derta.train.launch import check_config, launch_again
 
+        check_config(launch, num_processes=num_processes)
         check_training(config, method=method, out=out, init_from=init_from)
         display = console_display()
         if not prepare_launch(config, method=method, out=out, seed=seed, init_from=init_from, display=display):
