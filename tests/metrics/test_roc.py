@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.metrics.roc import DEPTHS, auc, auc_cells, detections, roc_curves, scores_at
-from derta.stats import auc_interval
+from derta.stats import auc_interval, wilson_interval
 
 BY_NAME = {depth.name: depth for depth in DEPTHS}
 
@@ -46,15 +46,23 @@ def test_detections_are_those_of_the_best_threshold_at_the_rate(harmful, benign,
 def test_a_curve_has_the_detections_at_each_rate_of_false_alarms():
     harmful = [[0.9, 0.2], [0.4, 0.8], [0.05, 0.7]]
     benign = [[0.1, 0.3], [0.5, 0.1]]
-    first, later, whole = roc_curves(harmful, benign, method="derta")
+    first, later, whole = roc_curves([(0, harmful, benign)], method="derta")
     assert [curve.name for curve in (first, later, whole)] == ["first token", "after 1 to 5 tokens", "whole answer"]
     by_rate = dict(zip(first.x, first.y, strict=True))
     # first tokens: 0.9, 0.4, 0.05 against 0.1, 0.5; with one false alarm (0.5) the threshold is above 0.1
     assert by_rate[0] == by_rate[40] == pytest.approx(1 / 3)
     assert by_rate[50] == by_rate[90] == pytest.approx(2 / 3)
     assert by_rate[100] == 1
-    assert (first.kind, first.count, first.x_unit) == ("roc", 5, "% of the benign answers")
+    assert (first.kind, first.count, first.x_unit) == ("roc", 3, "% false alarms")
     assert all(low <= y <= high for low, y, high in zip(first.low or (), first.y, first.high or (), strict=True))
+
+
+def test_the_seeds_of_a_curve_have_thresholds_of_their_own():
+    # the second seed's probabilities are a tenth of the first's: one threshold for both would detect half at most
+    runs = [(0, [[0.9], [0.8]], [[0.5], [0.4]]), (1, [[0.09], [0.08]], [[0.05], [0.04]])]
+    first, _ = roc_curves(runs, method="derta")
+    assert (first.y[0], first.count) == (1.0, 4)
+    assert (first.low or ())[0] == pytest.approx(wilson_interval(2, 2)[0])
 
 
 def test_the_areas_of_seeds_are_averaged_with_the_interval_of_one_seed():
@@ -68,5 +76,5 @@ def test_the_areas_of_seeds_are_averaged_with_the_interval_of_one_seed():
 
 
 def test_without_benign_answers_there_is_nothing_to_tell_apart():
-    assert list(roc_curves([[0.5]], [], method="derta")) == []
+    assert list(roc_curves([(0, [[0.5]], [])], method="derta")) == []
     assert list(auc_cells([(0, [[0.5]], [])], method="derta")) == []

@@ -9,12 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import NamedTuple
 
 from derta.results import Cell, Curve, Place, cell_of
-from derta.stats import Rate, auc_interval, wilson_interval
+from derta.stats import Rate, auc_interval, wilson_bounds
 from derta.thresholds import DEPTH_STARTS
 
+ScoredSeed = tuple[int, Sequence[Sequence[float]], Sequence[Sequence[float]]]
+"""Seed of a model, and its refusal probabilities at each position of harmful and of benign answers."""
 FALSE_ALARMS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """The rates of false alarms at which a curve has its points."""
 
@@ -74,41 +77,48 @@ def detections(harmful: Sequence[float], benign: Sequence[float], *, false_alarm
     return sum(score > threshold for score in harmful)
 
 
-def roc_curves(
-    harmful: Sequence[Sequence[float]], benign: Sequence[Sequence[float]], *, method: str
-) -> Iterator[Curve]:
+def roc_curves(runs: Sequence[ScoredSeed], *, method: str) -> Iterator[Curve]:
     """Yield the curve of each depth that both kinds of answers reach: detections at up to x % of false alarms.
 
-    The band is the Wilson interval of the detections at the threshold that the benign answers give.
+    Each seed's threshold comes from its own benign answers, and the detections are averaged over the seeds. The band is
+    the Wilson interval of the detections at these thresholds; the seeds have the same answers, so that of one seed.
 
     Args:
-        harmful: Output of `Engine.refusal_probability` for harmful answers.
-        benign: The same for benign answers.
+        runs: Seed, and probabilities of harmful and of benign answers (the output of `Engine.refusal_probability`), of
+            each model.
         method: Name of the method.
     """
     for depth in DEPTHS:
-        positive, negative = scores_at(harmful, depth), scores_at(benign, depth)
-        if not positive or not negative:
+        scored = _scored(runs, depth)
+        if not scored:
             continue
-        counts = [detections(positive, negative, false_alarm=rate) for rate in FALSE_ALARMS]
-        bands = [wilson_interval(count, len(positive)) for count in counts]
+        fewest = min(len(positive) for _, positive, _ in scored)
+        rates = [
+            fmean(detections(positive, negative, false_alarm=rate) / len(positive) for _, positive, negative in scored)
+            for rate in FALSE_ALARMS
+        ]
+        bands = [wilson_bounds(rate, fewest) for rate in rates]
         yield Curve(
             kind="roc",
             method=method,
             name=depth.name,
             x=tuple(100 * rate for rate in FALSE_ALARMS),
-            y=tuple(count / len(positive) for count in counts),
+            y=tuple(rates),
             low=tuple(low for low, _ in bands),
             high=tuple(high for _, high in bands),
-            count=len(positive) + len(negative),
-            x_unit="% of the benign answers",
+            count=sum(len(positive) for _, positive, _ in scored),
+            x_unit="% false alarms",
             y_label="share of the harmful answers detected",
         )
 
 
-def auc_cells(
-    runs: Sequence[tuple[int, Sequence[Sequence[float]], Sequence[Sequence[float]]]], *, method: str
-) -> Iterator[Cell]:
+def _scored(runs: Sequence[ScoredSeed], depth: Depth) -> list[tuple[int, list[float], list[float]]]:
+    """Return the scores at a depth of the seeds in which both kinds of answers reach it."""
+    scored = [(seed, scores_at(harmful, depth), scores_at(benign, depth)) for seed, harmful, benign in runs]
+    return [one for one in scored if one[1] and one[2]]
+
+
+def auc_cells(runs: Sequence[ScoredSeed], *, method: str) -> Iterator[Cell]:
     """Yield the area under the curve of each depth: for one seed its own, for several the mean over the seeds.
 
     The seeds have the same answers, so the interval of the mean is that of the answers of one seed.
@@ -118,9 +128,10 @@ def auc_cells(
         method: Name of the method.
     """
     for depth in DEPTHS:
-        scored = [(seed, scores_at(harmful, depth), scores_at(benign, depth)) for seed, harmful, benign in runs]
-        scored = [one for one in scored if one[1] and one[2]]
-        cells = [(seed, auc(positive, negative), len(positive), len(negative)) for seed, positive, negative in scored]
+        cells: list[tuple[int | None, float, int, int]] = [
+            (seed, auc(positive, negative), len(positive), len(negative))
+            for seed, positive, negative in _scored(runs, depth)
+        ]
         if len(cells) > 1:
             mean = sum(value for _, value, _, _ in cells) / len(cells)
             cells.append((None, mean, min(cell[2] for cell in cells), min(cell[3] for cell in cells)))

@@ -15,11 +15,11 @@ from derta.metrics.curves import (
     refusal_position_curves,
 )
 from derta.metrics.frontier import frontier
-from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, thought_cells
+from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, malformed_notes, thought_cells
 from derta.metrics.lengths import length_cells, perplexity_cells
 from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
 from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
-from derta.metrics.roc import auc_cells, roc_curves
+from derta.metrics.roc import ScoredSeed, auc_cells, roc_curves
 from derta.records import REFUSAL_WORDS, Measure, Suite
 from derta.results import (
     METHODS_WITH_THE_FIRST,
@@ -86,7 +86,7 @@ def summarize(
     ]
     cells = [cell for runs in by_method.values() for place in places for cell in _rates(runs, *place)]
     cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
-    cells += [cell for method, runs in by_method.items() for cell in _auc(runs, method)]
+    cells += [cell for method, runs in by_method.items() for cell in auc_cells(_scored(runs), method=method)]
     if any(is_empty(reply) for one in outcomes for reply in one.replies):
         cells += [cell for runs in by_method.values() for cell in _empty(runs)]
     first = next((pair[0] for ones in (pairs or {}).values() for pair in ones), methods[0]) if methods else ""
@@ -110,7 +110,7 @@ def summarize(
         comparisons=tuple(one for comparisons in answers for one in comparisons),
         curves=tuple(curve for runs in by_method.values() for curve in _curves(runs, judges, measure_of)),
         frontier=frontier(outcomes, places, baseline=first),
-        notes=(*empty_notes(cells), *notes, *power_notes(answers[0])),
+        notes=(*empty_notes(cells), *malformed_notes(cells), *notes, *power_notes(answers[0])),
     )
 
 
@@ -199,8 +199,8 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
         yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
 
 
-def _auc(runs: Sequence[Outcome], method: str) -> Iterator[Cell]:
-    return auc_cells([(run.seed, run.probabilities, run.benign_probabilities) for run in runs], method=method)
+def _scored(runs: Sequence[Outcome]) -> list[ScoredSeed]:
+    return [(run.seed, run.probabilities, run.benign_probabilities) for run in runs]
 
 
 def _empty(runs: Sequence[Outcome]) -> list[Cell]:
@@ -228,4 +228,4 @@ def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureO
         for curve_of in (probability_by_token, probability_by_share):
             if (curve := curve_of(rows, method=method, name=name, kind=kind)) is not None:
                 yield curve
-    yield from roc_curves(harmful, benign, method=method)
+    yield from roc_curves(_scored(runs), method=method)
