@@ -39,9 +39,12 @@ def test_comparisons_are_corrected_as_one_family():
     result = compare_cells({0: first}, {0: second}, first_name="a", second_name="b", judge="j", measure="harmful")
     assert [one.p_holm for one in result] == [0.0625, 1.0]
     assert holm_corrected(result) == result
-    notes = power_notes(result)
-    assert len(notes) == 2
-    assert "no significant difference on 6 prompts" in notes[0]
+    assert power_notes(result) == [
+        "a and b (harmful): no significant difference on 2 sets. Smallest difference that the test can detect there "
+        f"(power 0.8; number of prompts in brackets): {result[0].name} 0.93 (6); {result[1].name} none (6)."
+    ]
+    (note,) = power_notes(result[:1])
+    assert "no significant difference on 6 prompts; with 100% of them answered differently" in note
 
 
 def verdicts(outcomes: list[bool | None], *, sample: int = 0) -> list[Verdict]:

@@ -1,6 +1,6 @@
 from judged import prompt, verdict
 
-from derta.metrics.kinds import kind_of, malformed_cells
+from derta.metrics.kinds import kind_of, malformed_cells, malformed_notes
 
 MALFORMED = {"judge": "refusal", "refused": False, "reply_class": "malformed", "refusal_at": 3}
 REFUSED = {"judge": "refusal", "refused": True, "reply_class": "refuse", "refusal_at": 0}
@@ -43,6 +43,11 @@ def test_every_suite_has_its_rate_of_malformed_refusals():
     assert [(one.value, one.scored, one.unscored, one.unanswered) for one in cells] == [
         (0.5, 2, 0, 0), (0.0, 1, 0, 0), (1.0, 1, 1, 0), (None, 0, 0, 1),
     ]  # fmt: skip
+    assert malformed_notes(cells) == [
+        "m: 100% of 1 replies to harmless requests are malformed refusals: no answers, and no refusals, so "
+        "over-refusal does not count them."
+    ]
+    assert malformed_notes(cells[:2]) == []
 
 
 def test_a_verdict_without_a_class_says_nothing_about_malformed_refusals():

@@ -155,19 +155,39 @@ def holm_corrected(comparisons: Sequence[Comparison], question: str = METHODS_WI
 
 
 def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
-    """Format a note on each non-significant comparison: the minimum detectable difference at power 0.8."""
-    notes: list[str] = []
+    """Format the non-significant comparisons with the minimum detectable difference at power 0.8.
+
+    The comparisons of two methods on several sets, by the same measure, are one note.
+    """
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for one in comparisons:
-        if one.p_holm < 0.05:
-            continue
-        share = (one.only_first + one.only_second) / one.pairs
-        least = minimum_detectable_difference(pairs=one.pairs, discordant_share=share)
-        detectable = f"a difference of {least:.2f} or more" if least is not None else "no difference, however large"
-        notes.append(
-            f"{one.first} and {one.second} on {one.name} ({one.measure}): no significant difference on {one.pairs} "
-            f"prompts; with {share:.0%} of them answered differently, the test can detect {detectable} (power 0.8)."
+        if one.p_holm >= 0.05:
+            groups.setdefault((one.first, one.second, one.measure), []).append(one)
+    return [_power_note(group) for group in groups.values()]
+
+
+def _power_note(group: Sequence[Comparison]) -> str:
+    first, several = group[0], len(group) > 1
+    names = f"{first.first} and {first.second}"
+    if several:
+        found = "; ".join(f"{one.name} {_detectable(one)} ({one.pairs})" for one in group)
+        return (
+            f"{names} ({first.measure}): no significant difference on {len(group)} sets. Smallest difference that the "
+            f"test can detect there (power 0.8; number of prompts in brackets): {found}."
         )
-    return notes
+    share = (first.only_first + first.only_second) / first.pairs
+    least = _detectable(first)
+    detectable = "no difference, however large" if least == "none" else f"a difference of {least} or more"
+    return (
+        f"{names} on {first.name} ({first.measure}): no significant difference on {first.pairs} prompts; with "
+        f"{share:.0%} of them answered differently, the test can detect {detectable} (power 0.8)."
+    )
+
+
+def _detectable(one: Comparison) -> str:
+    share = (one.only_first + one.only_second) / one.pairs
+    least = minimum_detectable_difference(pairs=one.pairs, discordant_share=share)
+    return "none" if least is None else f"{least:.2f}"
 
 
 def win_rate_cell(
