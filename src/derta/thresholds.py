@@ -40,6 +40,7 @@ class RefusalThreshold(Record):
         low: Lower end of the 95 % interval of the rate of false alarms; `high` is the upper end.
         logit_bias: Constant bias of the refusal tokens' logits for servers, calibrated at the same rate per reply.
         bias_alarms: False alarms of the bias among the replies.
+        calibration: In a run, a hash of the model, the benign answers and the settings of the calibration.
 
     >>> RefusalThreshold(
     ...     threshold=0.2, token_ids=(5,), model={"model": "a"}, false_alarm=0.1, alarms=0, cases=9, replies=9, low=0,
@@ -62,6 +63,7 @@ class RefusalThreshold(Record):
     high: float
     logit_bias: float
     bias_alarms: int
+    calibration: str | None = None
 
     @property
     def openai_logit_bias(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
 from derta.config.data import DEFAULT_OPENER, AnswerSource, DataSection, PrepareConfig, SafePolicy
+from derta.config.decoding import CalibrationSection, method_threshold
 from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand
 from derta.config.evaluation import (
     EngineConfig,
@@ -12,7 +13,7 @@ from derta.config.evaluation import (
     SearchSection,
     SectionKey,
 )
-from derta.config.recipe import ModelSection, Recipe, load_recipe, parse_recipe
+from derta.config.recipe import THRESHOLD, ModelSection, Recipe, load_recipe, parse_recipe
 from derta.config.recipe_file import merge, parse_yaml, read_values
 from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
 from derta.config.sections import Section, SourceSection
@@ -33,8 +34,10 @@ __all__ = [
     "REFUSED",
     "RENAMED",
     "ROW_FIELDS",
+    "THRESHOLD",
     "WORKING",
     "AnswerSource",
+    "CalibrationSection",
     "DataSection",
     "EngineConfig",
     "EvaluationSection",
@@ -61,6 +64,7 @@ __all__ = [
     "is_allowed",
     "load_recipe",
     "merge",
+    "method_threshold",
     "parse_recipe",
     "parse_yaml",
     "read_values",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from derta.config.decoding import RecipeThreshold
 from derta.config.sections import Section, SourceSection
 from derta.records import Suite
 
@@ -145,8 +146,9 @@ class GenerateSection(Section):
         settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
             recipe's other sections.
         batch_tokens: Batch size as rows times tokens, for `hf` only. None: by device and its free memory.
-        refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced, or the
-            file of `derta threshold` for the recipe's only model; for `hf` only. See docs/threshold.md.
+        refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced; the
+            calibration of each model's (`CalibrationSection`); or the file of `derta threshold` for the recipe's only
+            model. For `hf` only; `method_settings` can set it for one method. See docs/threshold.md.
     """
 
     PATHS = ("refusal_threshold",)
@@ -156,7 +158,7 @@ class GenerateSection(Section):
     max_new_tokens: int = Field(default=1024, ge=1)
     batch_tokens: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    refusal_threshold: Annotated[float, Field(gt=0, le=1)] | str | None = None
+    refusal_threshold: RecipeThreshold | None = None
 
     @model_validator(mode="after")
     def _forces_in_hf(self) -> Self:

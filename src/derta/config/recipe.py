@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from derta.config.data import DataSection
+from derta.config.decoding import CalibrationSection, method_threshold
 from derta.config.environment import check_names
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
@@ -25,6 +26,9 @@ RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "trai
 
 DEFINING = ("method", "init_from")
 """Keys of `method_settings` that define a method from another one."""
+
+THRESHOLD = "refusal_threshold"
+"""Key of `method_settings` that belongs to decoding, and not to training."""
 
 _TYPES = {"model_type": "a mapping of keys", "dict_type": "a mapping of keys", "tuple_type": "a list"}
 """What a recipe's author writes for pydantic's types of errors."""
@@ -68,7 +72,8 @@ class Recipe(Section):
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
             override `train` for it. With `method: NAME` among them, the entry defines a method from another one, such
             as `derta_completion: {method: derta, completion_per_triple: 2.5}`; `init_from: NAME` is then the method
-            whose model initialises it.
+            whose model initialises it. `refusal_threshold` replaces that of `generate` for the method; an entry that
+            has nothing else but `method` has no training of its own, and decodes the models of that method.
         notes: Sentences for the report.
         profile_answers: Number of harmful answers for the refusal probability by position.
         profile_requests: Source of these answers. None: the held-out requests.
@@ -109,8 +114,19 @@ class Recipe(Section):
         ({'rto_weight': 2}, {})
         """
         settings = self.method_settings.get(method, {})
-        defining = DEFINING if "method" in settings else ()
-        return {name: value for name, value in settings.items() if name not in defining}
+        others = (*DEFINING, THRESHOLD) if "method" in settings else (THRESHOLD,)
+        return {name: value for name, value in settings.items() if name not in others}
+
+    def threshold_of(self, method: str) -> CalibrationSection | float | str | None:
+        """Return the threshold with which the models of a method decode: its own, or that of `generate`."""
+        settings = self.method_settings.get(method, {})
+        if THRESHOLD not in settings:
+            return self.generate.refusal_threshold
+        return method_threshold(settings[THRESHOLD], key=f"method_settings.{method}.{THRESHOLD}")
+
+    def only_decodes(self, method: str) -> bool:
+        """Return whether an entry of `method_settings` decodes the models of another method, without a training."""
+        return {"method", THRESHOLD} == {*self.method_settings.get(method, {})}
 
     @property
     def env(self) -> frozenset[str]:
@@ -126,6 +142,16 @@ class Recipe(Section):
         recipe = self.model_copy()
         recipe._env = self._env | check_names(env)
         return recipe
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> Self:
+        own = {name: self.threshold_of(name) for name, each in self.method_settings.items() if THRESHOLD in each}
+        name = next((name for name, one in own.items() if one is not None), None)
+        if name is not None and self.generate.engine != "hf":
+            raise ValueError(
+                f"method_settings.{name}: expected the engine hf with a {THRESHOLD}, got {self.generate.engine}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_attack_names(self) -> Self:

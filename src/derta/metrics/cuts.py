@@ -137,6 +137,15 @@ def calibrate_bias(margins: Sequence[Sequence[float]], *, false_alarm: float) ->
     return Cut(value, alarms, len(smallest), *clopper_pearson(alarms, len(smallest)))
 
 
+def fewest_cases(false_alarm: float) -> int:
+    """Return the smallest number of benign cases with which a threshold of this rate can be calibrated.
+
+    >>> fewest_cases(0.01), fewest_cases(0.05)
+    (99, 19)
+    """
+    return ceil(1 / Decimal(str(false_alarm))) - 1
+
+
 def _rank(cases: int, false_alarm: float, *, what: str) -> int:
     if not 0 < false_alarm < 1:
         raise DataError(f"false alarm: expected a rate between 0 and 1, such as 0.01, got {false_alarm:g}")
@@ -144,7 +153,7 @@ def _rank(cases: int, false_alarm: float, *, what: str) -> int:
     rank = ceil((1 - exact) * (cases + 1))
     if rank > cases:
         raise DataError(
-            f"threshold: expected at least {ceil(1 / exact) - 1} benign {what} for a false-alarm rate of "
+            f"threshold: expected at least {fewest_cases(false_alarm)} benign {what} for a false-alarm rate of "
             f"{false_alarm:g}, got {cases}; add benign answers, or use a higher rate"
         )
     return rank

@@ -52,8 +52,7 @@ def ask(
         EngineError, ModelError: the model cannot be loaded, or a prompt is too long for it.
     """
     check_unique(prompts)
-    plain = recipe.generate.model_copy(update={"refusal_threshold": None})
-    engine = LazyEngine(recipe.model_copy(update={"generate": plain}), model)
+    engine = LazyEngine(recipe, model)
     limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
     expected = expected_replies(prompts, producer=engine.producer(), max_new_tokens=limits)
     stored = _stored(path, expected)

@@ -116,7 +116,7 @@ def input_files(recipe: Recipe) -> list[Path]:
     options = [str(value) for section in recipe.evaluate for value in section.options.values()]
     prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]
     sources += [] if recipe.profile_examples is None else [recipe.profile_examples]
-    threshold = [str(recipe.generate.refusal_threshold)]
+    threshold = [path] if isinstance(path := recipe.generate.refusal_threshold, str) else []
     return [*training_files(recipe), *_files_of([*(source.path for source in sources), *prompts, *options, *threshold])]
 
 

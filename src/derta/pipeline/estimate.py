@@ -81,7 +81,8 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
     for note in [*notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
-    trained = [method for method in map(registry.method, loaded.methods) if method.trains]
+    names = dict.fromkeys(map(registry.weights_of, loaded.methods))
+    trained = [method for method in map(registry.method, names) if method.trains]
     estimates = [estimate_method(loaded, method, prepared=prepared) for method in trained if not method.own_refusals]
     for method in trained:
         if method.own_refusals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from derta.config import Recipe
 from derta.data.preparation import PreparedData
@@ -31,6 +31,26 @@ def _has_rows(method: Method) -> bool:
     return method.trains and method.trainer is None
 
 
+def num_counter(recipe: Recipe, method: Method, *, prepared: PreparedData) -> int:
+    """Return how many counter examples, in the order of the seed, a method's training or its own refusals use."""
+    settings = check_settings(method, recipe.train, recipe.settings_of(method.name))
+    if method.own_refusals:
+        return settings["counter_examples"]
+    return _num_rows(method, settings, prepared=prepared).counter if _has_rows(method) else 0
+
+
+class _NumRows(NamedTuple):
+    completion: int
+    counter: int
+
+
+def _num_rows(method: Method, settings: Mapping[str, Any], *, prepared: PreparedData) -> _NumRows:
+    counts = prepared.counts
+    triples = (counts.vanilla_triples if method.triples_per_unit > 1 else None) or counts.triples
+    names = ("completion_per_triple", "counter_per_triple")
+    return _NumRows(*(num_additional(settings[name], num_triples=triples) for name in names))
+
+
 def method_defaults(methods: Iterable[Method]) -> dict[str, Any]:
     """Return the methods' own defaults, for the origin of a training; empty if no method has any."""
     defaults = {method.name: dict(method.defaults) for method in methods if method.defaults}
@@ -45,11 +65,7 @@ def ingredient_notes(recipe: Recipe, methods: Iterable[Method], *, prepared: Pre
 
 def _note(recipe: Recipe, method: Method, *, prepared: PreparedData) -> str | None:
     settings = check_settings(method, recipe.train, recipe.settings_of(method.name))
-    counts = prepared.counts
-    triples = (counts.vanilla_triples if method.triples_per_unit > 1 else None) or counts.triples
-    completions, counter = (
-        num_additional(settings[name], num_triples=triples) for name in ("completion_per_triple", "counter_per_triple")
-    )
+    completions, counter = _num_rows(method, settings, prepared=prepared)
     if not completions and not counter:
         return None
     different = min(counter, len(prepared.counter))

@@ -19,6 +19,8 @@ from derta.records import Example, Prompt, Request, context_keys
 from derta.stats import bootstrap_mean
 
 SCORES = "scores.json"
+DECODING_KEYS = ("refusal_threshold", "refusal_words")
+"""Keys of a producer that a threshold of decoding adds."""
 
 
 class Scores(NamedTuple):
@@ -43,11 +45,12 @@ class ScoredData(NamedTuple):
     benign: list[Example]
 
     def provenance(self, producer: Producer) -> str:
-        """Return a hash of all that a model's scores depend on."""
+        """Return a hash of all that a model's scores depend on, which a threshold of decoding is not."""
         texts = [[one.text, one.harmful, *context_keys(one.messages, one.tools)] for one in self.harmful]
         ids = [one.id for one in self.helpful]
         benign = [[one.id for one in self.benign]] if self.benign else []
-        return hash_value([texts, ids, dict(producer), _DEFINITION, *benign])
+        measured = {key: value for key, value in producer.items() if key not in DECODING_KEYS}
+        return hash_value([texts, ids, measured, _DEFINITION, *benign])
 
     @property
     def texts(self) -> list[tuple[Prompt, str]]:
@@ -92,11 +95,19 @@ def answered(examples: Iterable[Example]) -> list[Example]:
     return [one for one in examples if len(one.messages) > 1 and one.messages[-1].is_text]
 
 
-def score_held_out(engine: Engine, data: ScoredData, *, producer: Producer, home: Path) -> Scores:
-    """Measure likelihoods on held-out data, and keep them in the model's folder; scores of today are kept."""
+def score_held_out(
+    engine: Engine, data: ScoredData, *, producer: Producer, home: Path, others: Iterable[Path] = ()
+) -> Scores:
+    """Measure likelihoods on held-out data, and keep them in the model's folder; scores of today are kept.
+
+    Those of the same model in one of the `others`, folders that decode it in another way, are copied.
+    """
     provenance = data.provenance(producer)
-    if (home / SCORES).exists() and (scores := read_scores(home)).provenance == provenance:
-        return scores
+    for folder in (home, *others):
+        if (folder / SCORES).exists() and (scores := read_scores(folder)).provenance == provenance:
+            if folder != home:
+                write_text(home / SCORES, json.dumps(scores._asdict()) + "\n")
+            return scores
     helpful = list(map(example_text, data.helpful))
     log_probs = engine.log_likelihood(*_columns(helpful)) if helpful else []
     scores = Scores(

@@ -35,11 +35,19 @@ def check_training(recipe: Recipe, *, method: str, out: Path, init_from: Path | 
         RunError: `out` is a model that no training can resume.
     """
     registry, recipe = Registry().with_methods_of(recipe), _only(recipe, method)
+    _check_trains(registry, method)
     with expanded_paths(recipe, registry) as paths:
         check_recipe(paths.recipe, registry)
     check_init_from(registry.method(method), init_from)
     check_new_model(out)
     return recipe
+
+
+def _check_trains(registry: Registry, method: str) -> None:
+    if (base := registry.weights_of(method)) != method:
+        raise RecipeError(
+            f"{method}: expected a method that trains, got one that decodes the models of {base}; use {base}"
+        )
 
 
 def _only(recipe: Recipe, method: str) -> Recipe:
@@ -161,6 +169,7 @@ def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path
 def _export_rows(
     recipe: Recipe, registry: Registry, *, method: str, seed: int, epoch: int, out: Path, display: Display
 ) -> int:
+    _check_trains(registry, method)
     definition = registry.method(method)
     if definition.trainer is not None:
         raise DataError(

@@ -6,10 +6,11 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from os.path import isfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.chat import (
     ChatFormat,
@@ -33,6 +34,9 @@ from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 from derta.run_folder import clean_up_training
 from derta.thresholds import read_threshold
+
+if TYPE_CHECKING:
+    from derta.engines.hf import RefusalStarts
 
 
 class Format(NamedTuple):
@@ -250,13 +254,13 @@ def check_engine(recipe: Recipe) -> None:
                 "under model, train or generate"
             )
     check_settings(config.engine, config.settings)
-    if isinstance(config.refusal_threshold, str):
+    of_file = [method for method in recipe.methods if isinstance(recipe.threshold_of(method), str)]
+    if of_file and isinstance(config.refusal_threshold, str):
         read_threshold(config.refusal_threshold)
-        count = len(recipe.methods) * len(recipe.seeds)
-        if count > 1 or recipe.fine_tuning_attacks:
+        if len(of_file) * len(recipe.seeds) > 1 or recipe.fine_tuning_attacks:
             raise RecipeError(
                 "generate.refusal_threshold: expected a number for a recipe with several models, got a file, which is "
-                "of one model"
+                "of one model; {false_alarm: 0.01} calibrates each"
             )
     if config.engine == "vllm" and find_spec("vllm") is None:
         raise EngineError(
@@ -264,7 +268,9 @@ def check_engine(recipe: Recipe) -> None:
         )
 
 
-def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
+def engine_settings(
+    recipe: Recipe, *, adapter: str | None, refusal_threshold: float | str | None = None
+) -> dict[str, Any]:
     """Return the engine's settings that follow from other parts of a recipe than `generate.settings`."""
     settings: dict[str, Any] = {
         "adapter": adapter,
@@ -277,7 +283,7 @@ def engine_settings(recipe: Recipe, *, adapter: str | None) -> dict[str, Any]:
     }
     if recipe.generate.engine == "hf":
         settings |= {"max_batch_tokens": recipe.generate.batch_tokens, "threads": recipe.train.rows.num_threads}
-        settings["refusal_threshold"] = recipe.generate.refusal_threshold
+        settings["refusal_threshold"] = refusal_threshold
     return settings
 
 
@@ -290,12 +296,13 @@ class LazyEngine:
     """Engine of a recipe that loads its model on first use, so that a finished stage loads none.
 
     Without a tuned model it loads the recipe's model. Cached memory is returned to the devices before loading and on
-    release, because vLLM runs in a separate process.
+    release, because vLLM runs in a separate process. `refusal_threshold` is a number or the path of a calibrated file.
     """
 
-    def __init__(self, recipe: Recipe, model_path: Path | None) -> None:
+    def __init__(self, recipe: Recipe, model_path: Path | None, refusal_threshold: float | str | None = None) -> None:
         self._recipe = recipe
         self._model_path = model_path
+        self._refusal_threshold = refusal_threshold
         self._engine: Engine | None = None
 
     def _load(self) -> Engine:
@@ -317,7 +324,42 @@ class LazyEngine:
         recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
         adapter = tuned if recipe.train.lora is not None else None
         path = recipe.model.path if tuned is None or adapter is not None else tuned
-        return path, engine_settings(recipe, adapter=adapter) | recipe.generate.settings
+        settings = engine_settings(recipe, adapter=adapter, refusal_threshold=self._refusal_threshold)
+        return path, settings | recipe.generate.settings
+
+    def refusal_starts(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[RefusalStarts]:
+        """Return what a threshold is calibrated on, as defined by the engine `hf`."""
+        engine: Any = self._load()
+        return engine.refusal_starts(prompts, continuations)
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The chat format of the model, which is loaded."""
+        engine: Any = self._load()
+        return engine.chat
+
+    @property
+    def refusal_words(self) -> tuple[str, ...]:
+        """The recipe's refusal words."""
+        return self._recipe.model.refusal_words
+
+    @property
+    def forces(self) -> bool:
+        """Whether the model decodes with a threshold."""
+        return self._refusal_threshold is not None
+
+    def force(self, threshold: Path) -> None:
+        """Decode with the threshold in a file from now on; a loaded model stays loaded."""
+        self._refusal_threshold = str(threshold)
+        if self._engine is not None:
+            from derta.engines.threshold import refusal_forcing
+
+            engine: Any = self._engine
+            path, settings = self._source()
+            forcing = refusal_forcing(
+                threshold, chat=engine.chat, words=self.refusal_words, model=path, adapter=settings["adapter"]
+            )
+            self._engine = replace(engine, forcing=forcing)
 
     def release(self) -> None:
         """Release the model, so that the next one can be trained on its device; the next call loads it again."""

@@ -27,13 +27,15 @@ JudgeLike = Judge | JudgeFunction
 class Registry:
     """Custom attacks, judges and methods of a caller, by their names in a recipe, and methods that a recipe defines.
 
-    A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported.
+    A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported. `shared`
+    has the defined methods that only decode, with the method whose models they decode.
     """
 
     attacks: Mapping[str, AttackLike] = field(default_factory=dict[str, AttackLike])
     judges: Mapping[str, JudgeLike] = field(default_factory=dict[str, JudgeLike])
     methods: Mapping[str, Method] = field(default_factory=dict[str, Method])
     defined: Mapping[str, Method] = field(default_factory=dict[str, Method])
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         _check_names("attacks", self.attacks, ATTACKS)
@@ -62,12 +64,27 @@ class Registry:
         Raises:
             RecipeError: a name that is taken or invalid, or a base that does not exist or does not train.
         """
-        settings = recipe.method_settings
-        defined = {name: self._define(name, each) for name, each in settings.items() if "method" in each}
-        registry = replace(self, defined=defined) if defined else self
-        for name in defined:
+        settings = {name: each for name, each in recipe.method_settings.items() if "method" in each}
+        shared = {name: str(each["method"]) for name, each in settings.items() if recipe.only_decodes(name)}
+        trained = {name: self._define(name, each) for name, each in settings.items() if name not in shared}
+        registry = replace(self, defined=trained) if trained else self
+        decoding = {name: registry._decode(name, base) for name, base in shared.items()}
+        registry = replace(registry, defined=trained | decoding, shared=shared) if decoding else registry
+        for name in settings:
             registry.chain(name)
         return registry
+
+    def _decode(self, name: str, base: str) -> Method:
+        """Return the method of a name under which the models of another method are decoded."""
+        _check_names("method_settings", {name: base}, {*METHODS, *self.methods})
+        try:
+            return replace(find_method(base, {**self.methods, **self.defined}), name=name)
+        except RecipeError as error:
+            raise RecipeError(f"method_settings.{name}.method: {error}") from error
+
+    def weights_of(self, name: str) -> str:
+        """Return the name of the method whose models a method decodes: its own, or that of the method it shares."""
+        return self.shared.get(name, name)
 
     def _define(self, name: str, settings: Mapping[str, Any]) -> Method:
         where = f"method_settings.{name}"
@@ -84,17 +101,24 @@ class Registry:
     def chain(self, name: str) -> list[Method]:
         """Return a method, the method whose model initialises it, the one that initialises that, and so on.
 
+        For a method that only decodes, it is the chain of the method whose models it decodes.
+
         >>> [method.name for method in Registry().chain("dpo")]
         ['dpo', 'vanilla']
 
         Raises:
             RecipeError: an unknown method, one that does not train, or a chain that leads back to itself.
         """
-        methods = [self.method(name)]
+        methods = [self.method(self.weights_of(name))]
         while (start := methods[-1].init_from) is not None:
             where = f"method_settings.{methods[-1].name}.init_from"
             if start in (one.name for one in methods):
                 raise RecipeError(f"{where}: expected a method that is trained before, got {start!r}; choose another")
+            if start in self.shared:
+                raise RecipeError(
+                    f"{where}: expected a method that trains, got {start!r}, which decodes the models of "
+                    f"{self.shared[start]!r}; use that"
+                )
             try:
                 methods.append(self.method(start))
             except RecipeError as error:

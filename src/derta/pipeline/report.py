@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator
 
-from derta.config import SectionKey
+from derta.config import THRESHOLD, SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, read_records, write_text
 from derta.judges import JUDGES, build_judge, judge_producer, uses_model
@@ -21,8 +21,9 @@ from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, summarize, transcripts
 from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, section_keys
 from derta.pipeline.fine_tuning import fine_tuning_note
-from derta.pipeline.likelihoods import Scores, perplexity_notes, read_scores
+from derta.pipeline.likelihoods import DECODING_KEYS, Scores, perplexity_notes, read_scores
 from derta.pipeline.resuming import read_keyed
+from derta.pipeline.run_threshold import check_replies_threshold, threshold_notes
 from derta.pipeline.search import search_notes
 from derta.protocols import Display
 from derta.provenance import Producer, case_hash, changed_keys, prompt_hash
@@ -37,12 +38,14 @@ class ModelEntry(Record):
     """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's.
 
     `fine_tuning` is the name of the attack on the model by fine-tuning, in its label; None for the model of a method.
+    `refusal_threshold` is the threshold of decoding (`run_threshold.threshold_identity`); None without one.
     """
 
     label: str
     seed: int
     folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
     fine_tuning: str | None = None
+    refusal_threshold: str | None = None
 
 
 class SectionJudges(Record):
@@ -249,7 +252,10 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         entry.fine_tuning,
         scores.benign_probability,
     )
-    return ModelResults(outcome, scores, list(_model_notes(home, f"{entry.label}, seed {entry.seed}", outcome)))
+    name = f"{entry.label}, seed {entry.seed}"
+    if THRESHOLD in entry.model_fields_set:  # not in runs of earlier versions
+        check_replies_threshold(home, entry.refusal_threshold, outcome.replies, model=f"{folder}: {name}")
+    return ModelResults(outcome, scores, list(_model_notes(home, name, outcome, entry.refusal_threshold)))
 
 
 def _current_verdicts(
@@ -294,9 +300,14 @@ def _current_verdicts(
     return read_keyed(path, Verdict, prompts=prompts)
 
 
+_OF_A_MODEL = {"model", "adapter", *DECODING_KEYS}
+"""Keys of a producer that may differ between the models of a report."""
+
+
 def _check_comparable(outcomes: Sequence[Outcome]) -> None:
     """Check that all models have the same judges, and replies with the same settings, as the first model.
 
+    Only thresholds of decoding may differ between methods (see `run_threshold.check_replies_threshold`).
     They differ if a run was stopped after its recipe changed, or if runs of different recipes are pooled.
 
     Raises:
@@ -313,7 +324,7 @@ def _check_comparable(outcomes: Sequence[Outcome]) -> None:
                         f"another ({differences}); `derta run` judges them again"
                     )
         for prompt, reply in zip(outcome.prompts, outcome.replies, strict=True):
-            settings = {key: value for key, value in (reply.producer or {}).items() if key not in {"model", "adapter"}}
+            settings = {key: value for key, value in (reply.producer or {}).items() if key not in _OF_A_MODEL}
             others = first.setdefault(section_keys(prompt)[0], settings) if settings else settings
             if differences := _differences(others, settings):
                 raise RunError(
@@ -352,8 +363,9 @@ def _prefix_ids(results: ModelResults, name: str) -> ModelResults:
     return results._replace(outcome=outcome._replace(prompts=prompts, replies=replies, verdicts=verdicts))
 
 
-def _model_notes(home: Path, name: str, outcome: Outcome) -> Iterator[str]:
+def _model_notes(home: Path, name: str, outcome: Outcome, threshold: str | None) -> Iterator[str]:
     yield from fine_tuning_note(home, model=name)
+    yield from threshold_notes(home, threshold, model=name)
     yield from search_notes(outcome.prompts, model=name)
     if unanswered := sum(reply.unanswered is not None for reply in outcome.replies):
         yield f"{name}: {unanswered} of {len(outcome.replies)} prompts are unanswered; they have no verdict."
@@ -372,8 +384,11 @@ def _check_poolable(runs: Mapping[Path, RunContents]) -> None:
                     f"{folder}: expected runs of different seeds, got {entry.label} seed {entry.seed} of {other} too"
                 )
             seeds[entry.label, entry.seed] = folder
-        labels = {entry.label for entry in contents.models}
-        if labels != {entry.label for entry in first.models} or contents.measures != first.measures:
+        labels = {(entry.label, entry.refusal_threshold) for entry in contents.models}
+        if (
+            labels != {(entry.label, entry.refusal_threshold) for entry in first.models}
+            or contents.measures != first.measures
+        ):
             raise RunError(
                 f"{folder}: expected the models and judges of {first_folder}, got others; report it separately"
             )

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.config import Recipe, SectionKey, load_recipe, parse_recipe
+from derta.config import THRESHOLD, Recipe, SectionKey, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError, RunError
 from derta.methods import Method, check_package, check_settings
 from derta.pipeline.data import hub_base, input_files, limit_notes, model_inputs, prepare_data, training_files
 from derta.pipeline.evaluate import (
     craft_prompts,
+    is_complete,
     is_current,
     judge_models,
     recipe_judges,
@@ -32,13 +33,18 @@ from derta.pipeline.fine_tuning import (
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
 from derta.pipeline.ingredients import check_counter, ingredient_notes, method_defaults
 from derta.pipeline.likelihoods import score_held_out, scored_data
-from derta.pipeline.models import LazyEngine, check_compiler, check_engine, check_training, train_method
+from derta.pipeline.models import check_compiler, check_engine, check_training, train_method
 from derta.pipeline.own_refusals import train_on_own_refusals
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
 from derta.pipeline.report import ModelEntry, RunContents, SectionJudges, report, write_contents
 from derta.pipeline.resuming import Expected, store_prompts, supersede
+from derta.pipeline.run_threshold import (
+    Decoding,
+    check_calibrations,
+    threshold_identity,
+)
 from derta.pipeline.search import add_searched_prompts, check_searches, searched_prompts
 from derta.protocols import Display, Judge
 from derta.provenance import Producer, file_hashes, hash_value
@@ -66,6 +72,10 @@ class RunModel(NamedTuple):
     def folder(self) -> str:
         """Name of the model's folder in the run's folder."""
         return f"{self.attack.folder_prefix(self.method) if self.attack else self.method}-seed{self.seed}"
+
+    def weights(self, registry: Registry) -> RunModel:
+        """Return the model whose weights this one decodes: itself, unless its method only decodes."""
+        return self._replace(method=registry.weights_of(self.method))
 
     @property
     def entry(self) -> ModelEntry:
@@ -170,11 +180,27 @@ def training_origin(
     Evaluations and judges can; they count only by the requests that they remove from the training data. The values are
     those of `recipe`, by default the plan's.
     """
-    values = (recipe or plan.recipe).model_dump(mode="json", include=set(TRAINING_KEYS))
+    values = _trained_values(recipe or plan.recipe, plan.registry)
     data = hash_value([plan.prepared.identity(), {name: one.identity for name, one in plan.attack_data.items()}])
     methods = identities.get("methods")
     values |= hub_base(plan.recipe) | method_defaults(plan.registry.all_methods(plan.recipe.methods))
     return {**values, "training_data": data, **({"functions": {"methods": methods}} if methods else {})}
+
+
+def _trained_values(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """Return the keys of a recipe that its trained models depend on, without what concerns only decoding."""
+    values = recipe.model_dump(mode="json", include=set(TRAINING_KEYS))
+    values["methods"] = list(dict.fromkeys(map(registry.weights_of, recipe.methods)))
+    values["method_settings"] = {
+        name: trained
+        for name, each in values["method_settings"].items()
+        if name not in registry.shared and ((trained := _without_threshold(each)) or not each)
+    }
+    return values
+
+
+def _without_threshold(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != THRESHOLD}
 
 
 def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str, *, env: Collection[str] = ()) -> Recipe:
@@ -216,14 +242,21 @@ def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Displ
         if attack is None or method not in untrained
     ]
     homes = [folder / model.folder for model in models]
-    if not all((home / "model").exists() or (home / "scores.json").exists() for home in homes):
+    check_calibrations(recipe, prepared, registry=registry, lengths=not all(is_complete(one, prompts) for one in homes))
+    if not all(
+        (folder / model.weights(registry).folder / "model").exists() or (home / "scores.json").exists()
+        for model, home in zip(models, homes, strict=True)
+    ):
         check_engine(recipe)
         check_compiler(recipe)
         check_methods(recipe, registry, prepared=prepared)
         check_rows(recipe, attack_data)
     contents = RunContents(
         title=recipe.title,
-        models=tuple(one.entry for one in models),
+        models=tuple(
+            one.entry.model_copy(update={THRESHOLD: threshold_identity(recipe.threshold_of(one.method))})
+            for one in models
+        ),
         measures={name: judge.measures for name, judge in judges.items()},
         sections=tuple(section_judges(section.key, section.judge_names) for section in recipe.evaluate),
         questions=attack_comparisons(
@@ -263,11 +296,14 @@ def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
 def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> None:
     """Train a model, run the recipe's search attacks on it, generate its replies and compute its scores."""
     recipe, home = plan.recipe, folder / model.folder
-    out = home / "model" if plan.registry.method(model.method).trains else None
+    weights = folder / model.weights(plan.registry).folder
+    out = weights / "model" if plan.registry.method(model.method).trains else None
     data = scored_data(recipe, plan.prepared)
-    producer = LazyEngine(recipe, out).producer()
-    if out is not None and not out.exists():
-        producer |= recorded_weights(home)
+    recorded = recorded_weights(home) if out is not None and not out.exists() else {}
+    decoding = Decoding.of(
+        recipe, plan.prepared, method=model.method, seed=model.seed, home=home, registry=plan.registry
+    )
+    producer = decoding.engine(recipe, out, recorded=recorded).producer() | recorded
     stored = searched_prompts(
         recipe,
         plan.prompts,
@@ -279,7 +315,11 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     scores = data.provenance(producer)
     if stored is not None and is_current(home, _expected(recipe, stored, producer), scores=scores):
         return
-    engine = LazyEngine(recipe, train_model(plan, model, folder=folder, display=display))
+    path = train_model(plan, model, folder=folder, display=display)
+    engine = decoding.engine(recipe, path)
+    if decoding.is_missing(engine):
+        found = decoding.calibrate(engine, model=f"{model.label} seed {model.seed}")
+        display.logger.info("%s seed %d: refusal threshold %g", model.label, model.seed, found.threshold)
     producer = engine.producer()
     prompts = add_searched_prompts(
         recipe,
@@ -303,7 +343,8 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
         description=f"{model.label} seed {model.seed}: replies",
         display=display,
     )
-    score_held_out(engine, data, producer=producer, home=home)
+    same = [folder / one.folder for one in plan.models if one.weights(plan.registry) == model.weights(plan.registry)]
+    score_held_out(engine, data, producer=producer, home=home, others=same)
     engine.release()
 
 
@@ -317,6 +358,7 @@ def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Displa
     The model that it is initialised from is trained first, in the folder of its method; it is evaluated only if the
     recipe lists that method.
     """
+    model = model.weights(plan.registry)
     out = folder / model.folder / "model"
     if not plan.registry.method(model.method).trains:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args
 
 from derta.data.helpful import load_examples
 from derta.data.requests import load_requests
@@ -22,10 +22,30 @@ from derta.stats import Rate, auc_interval, rate
 from derta.thresholds import Per, RefusalThreshold, alarms_in
 
 if TYPE_CHECKING:
-    from derta.engines.hf import HfEngine
+    from derta.chat import ChatFormat
+    from derta.config import CalibrationSection
+    from derta.engines.hf import HfEngine, RefusalStarts
 
 Answers = str | Path | Sequence[Example]
 HarmfulAnswers = str | Path | Sequence[Request]
+
+
+class Calibrated(Protocol):
+    """Engine whose model a threshold is calibrated for: the engine `hf`, or one that loads it on first use."""
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The model's chat format."""
+        ...
+
+    @property
+    def refusal_words(self) -> tuple[str, ...]:
+        """The refusal words."""
+        ...
+
+    def refusal_starts(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[RefusalStarts]:
+        """Return the probability and the margin of the refusal tokens at each position of each answer."""
+        ...
 
 
 class DepthDetections(NamedTuple):
@@ -109,16 +129,50 @@ def _calibrate(
     per: Per,
     by_depth: bool,
 ) -> CalibrationResult:
+    benign = _starts(engine, [example_text(one) for one in examples])
+    benign_rows = [one.probabilities for one in benign]
+    threshold = _threshold_of(engine, benign, identity=identity, false_alarm=false_alarm, per=per, by_depth=by_depth)
+    harmful = _starts(engine, [(direct_prompt(one), one.harmful or "") for one in requests])
+    rows = [one.probabilities for one in harmful]
+    return CalibrationResult(threshold, detections_by_depth(rows, benign_rows, threshold))
+
+
+def calibrate_engine(
+    engine: Calibrated, examples: Sequence[Example], section: CalibrationSection, *, identity: dict[str, str]
+) -> RefusalThreshold:
+    """Return the threshold of an engine's model on benign examples, with a recipe's settings.
+
+    Raises:
+        DataError: too few benign answers for the rate, or a model that refuses too many of them.
+    """
+    return _threshold_of(
+        engine,
+        _starts(engine, [example_text(one) for one in examples]),
+        identity=identity,
+        false_alarm=section.false_alarm,
+        per=section.per,
+        by_depth=section.by_depth,
+    )
+
+
+def _threshold_of(
+    engine: Calibrated,
+    benign: Sequence[RefusalStarts],
+    *,
+    identity: dict[str, str],
+    false_alarm: float,
+    per: Per,
+    by_depth: bool,
+) -> RefusalThreshold:
     from derta.chat import refusal_tokens
 
-    benign = _starts(engine, [example_text(one) for one in examples])
     benign_rows = [one.probabilities for one in benign]
     if by_depth:
         cut = calibrate_by_depth(benign_rows, false_alarm=false_alarm, rng=Random(0))  # noqa: S311 - reproducible
     else:
         cut = calibrate_cut(benign_rows, false_alarm=false_alarm, per=per)
     bias = calibrate_bias([one.margins for one in benign], false_alarm=false_alarm)
-    threshold = RefusalThreshold(
+    return RefusalThreshold(
         threshold=cut.value,
         later=cut.later,
         token_ids=refusal_tokens(engine.chat, engine.refusal_words).ids,
@@ -134,12 +188,9 @@ def _calibrate(
         logit_bias=bias.value,
         bias_alarms=bias.alarms,
     )
-    harmful = _starts(engine, [(direct_prompt(one), one.harmful or "") for one in requests])
-    rows = [one.probabilities for one in harmful]
-    return CalibrationResult(threshold, detections_by_depth(rows, benign_rows, threshold))
 
 
-def _starts(engine: HfEngine, texts: Sequence[tuple[Prompt, str]]) -> list[Any]:
+def _starts(engine: Calibrated, texts: Sequence[tuple[Prompt, str]]) -> list[RefusalStarts]:
     return engine.refusal_starts([prompt for prompt, _ in texts], [text for _, text in texts]) if texts else []
 
 
