@@ -1,6 +1,7 @@
 """Every shipped recipe: what it says, and a real training of its own model class, tiny, with benign stand-in data."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,16 @@ def test_a_recipe_of_balanced_trains_completion_and_counter_rows(name, base, rec
     assert called.code == 0, called.err
     log = [entry for entry in json.loads((out / "train_log.json").read_text()) if "loss" in entry]
     assert {"loss_completion", "loss_counter"} <= {name for entry in log for name in entry}
+
+
+def test_recipes_that_help_and_docs_name_exist():
+    root = RECIPES.parent
+    texts = [
+        *(root / "docs").glob("*.md"),
+        *(root / "src/derta/cli").rglob("*.py"),
+        *RECIPES.rglob("*.yaml"),
+        root / "README.md",
+    ]
+    named = {name for path in texts for name in re.findall(r"recipes/[\w/.-]+\.yaml", path.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (root / name).exists()] == []

@@ -198,7 +198,8 @@ def report(
 ) -> None:
     """Rebuild the report of a run, or pool runs of several seeds.
 
-    Reads only the files in the run folders; neither the data nor the models are needed.
+    Reads only the files in the run folders; neither the data nor the models are needed. Verdicts there by an older
+    version of a judge without a model are replaced by those of today, and kept as *.superseded.jsonl.
 
     Example: derta report runs/gemma
     """
@@ -227,7 +228,7 @@ def frontier(
 
     Sets that not all methods have are left out and named. With --goals, print whether a method meets its goals.
 
-    Example: derta frontier runs/gemma --over-refusal "XSTest safe" --out frontier.svg --goals recipes/goals/gemma.yaml
+    Example: derta frontier runs/gemma --over-refusal "XSTest safe" --out plot.svg --goals recipes/goals/gemma-270m.yaml
     """
     from derta.cli.console import print_output
     from derta.metrics.frontier_tables import axis_lines, frontier_tables, goal_lines, goal_table, length_table
