@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from derta.data.rows import TERMS
 from derta.errors import ModelError, RecipeError, RunError
 from derta.train.config import DertaConfig
 from derta.train.preparation import adds_in_place, prepare_model, prepare_process
@@ -29,7 +30,8 @@ def test_a_prepared_model_returns_label_losses_and_generates_as_before(make_mode
         "terms": torch.tensor([2, 0]),
         "weights": torch.ones(2),
     }
-    assert dict(zip(TERMS, net(**inputs).counts.tolist(), strict=True)) == {**dict.fromkeys(TERMS, 0), "helpful": 1, "rto": 1}
+    counts = dict(zip(TERMS, net(**inputs).counts.tolist(), strict=True))
+    assert counts == {**dict.fromkeys(TERMS, 0), "helpful": 1, "rto": 1}
     assert net(input_ids=inputs["input_ids"]).logits.shape == (1, 8, 96)
 
 
