@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from derta.errors import DataError
 from derta.files import parse_record, write_text
+from derta.metrics.kinds import MOST_MALFORMED
 from derta.reporting import plots
 from derta.reporting.tables import SUITES, Mean, RateTable, label_of, rate_tables, unique
 from derta.reporting.text import format_count, format_p_value, format_percent, sentence_case, visible_value
@@ -30,10 +31,14 @@ OVERVIEW_MEASURES = ("harmful", "refused", "correct")  # other measures only add
 
 @dataclass(frozen=True, slots=True)
 class OverviewColumn:
-    """Column of the overview table: the mean of each method over the attacks or datasets of a rate table."""
+    """Column of the overview table: the mean of each method over the attacks or datasets of a rate table.
+
+    `malformed` has the methods with many malformed refusals there, which a refusal rate does not count, and their mean.
+    """
 
     table: RateTable
     means: dict[str, Mean | None]
+    malformed: dict[str, float]
 
 
 class ComparisonTable(NamedTuple):
@@ -157,10 +162,22 @@ def _methods(summary: Summary, transcripts: Sequence[Transcript]) -> tuple[str, 
 
 def _overview_columns(tables: Sequence[RateTable]) -> list[OverviewColumn]:
     return [
-        OverviewColumn(table, dict(zip(table.methods, table.means, strict=True)))
+        OverviewColumn(table, dict(zip(table.methods, table.means, strict=True)), _malformed(table, tables))
         for table in tables
         if table.suite != "analysis" and table.measure in OVERVIEW_MEASURES
     ]
+
+
+def _malformed(table: RateTable, tables: Sequence[RateTable]) -> dict[str, float]:
+    """Return the methods with many malformed refusals beside a table of refusals."""
+    key = (table.suite, "malformed", table.judge)
+    beside = [one for one in tables if table.measure == "refused" and (one.suite, one.measure, one.judge) == key]
+    return {
+        method: mean.value
+        for other in beside
+        for method, mean in zip(other.methods, other.means, strict=True)
+        if mean is not None and mean.value > MOST_MALFORMED
+    }
 
 
 def _headline(tables: Sequence[RateTable]) -> Headline | None:
