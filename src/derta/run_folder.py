@@ -31,10 +31,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that can change a result."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return installed
 
 
@@ -92,14 +90,19 @@ def open_run(
         yield folder
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a folder is new or has a run, before anything is written to it.
+def check_folder(folder: Path, *, training: Mapping[str, Any] | None = None) -> None:
+    """Check that a folder is new or has a run, if given with these values of its training, before anything is written.
 
     Raises:
-        RunError: it has files but no manifest.
+        RunError: it has files but no manifest, or a run of other values.
     """
     path = folder / "manifest.json"
-    if _has_files(folder) and not (path.is_file() and path.stat().st_size):
+    is_run = path.is_file() and path.stat().st_size > 0
+    if is_run and training:
+        old = _read_manifest(path)
+        old["training"] = {key: value for key, value in (old.get("training") or {}).items() if key in training}
+        _check_same(folder, old, recipe=training, inputs={}, key="training")
+    if _has_files(folder) and not is_run:
         raise RunError(
             f"{folder}: expected a new folder or a run folder, got files without a manifest; choose another --out"
         )
@@ -107,10 +110,9 @@ def check_folder(folder: Path) -> None:
 
 def _has_files(folder: Path) -> bool:
     """Return whether the path is a file, or a folder with more in it than a start that was killed leaves."""
-    if not folder.exists():
-        return False
-    return not folder.is_dir() or any(
-        file.name not in _STARTED and not file.name.startswith(f"{DISTILLED}.") for file in folder.iterdir()
+    return folder.exists() and not (
+        folder.is_dir()
+        and all(one.name in _STARTED or one.name.startswith(f"{DISTILLED}.") for one in folder.iterdir())
     )
 
 
@@ -262,8 +264,7 @@ def identify(function: Callable[..., object], *, version: str | None = None) -> 
             f"{name}: expected a function whose source can be read, so that a resumed run can detect changes, "
             f"got none; give it a `version=`"
         ) from error
-    settings = plain_settings(function)
-    values = [json.dumps(settings, sort_keys=True)] if settings else []
+    values = [json.dumps(settings, sort_keys=True)] if (settings := plain_settings(function)) else []
     return f"{name}@{short_hash(textwrap.dedent(source), *values)}"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from derta.config import load_recipe
 from derta.engines.scripted import ScriptedModel
-from derta.errors import DataError
+from derta.errors import DataError, RunError
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import prepare_data
@@ -129,6 +129,18 @@ def test_a_run_distills_once_for_all_its_methods_and_resumes_a_distillation_that
     asked.clear()
     assert run(loaded, out=folder) == summary
     assert not asked
+
+
+def test_a_run_of_another_recipe_in_the_folder_is_refused_before_anything_is_distilled(recipe, tmp_path, asked):
+    evaluate = [{"attack": "direct", "requests": {"path": str(tmp_path / "asked.jsonl")}}]
+    changes = {"profile_answers": 0, "data.held_out_helpful": 0, "methods": ["rto"], "evaluate": evaluate}
+    run(own_answers(recipe, **changes), out=tmp_path / "run")
+    before = (tmp_path / "run/distilled.helpful.replies.jsonl").read_bytes()
+    asked.clear()
+    with pytest.raises(RunError, match=r"another recipe \(differs in data.distill_tokens\)"):
+        run(own_answers(recipe, **changes, **{"data.distill_tokens": 30}), out=tmp_path / "run")
+    assert not asked
+    assert (tmp_path / "run/distilled.helpful.replies.jsonl").read_bytes() == before
 
 
 def test_rows_of_requests_need_no_answers(recipe, tmp_path, asked):

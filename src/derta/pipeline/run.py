@@ -147,7 +147,9 @@ def run(
 def _run(paths: ExpandedRecipe, *, original: Recipe, folder: Path, registry: Registry, display: Display) -> Summary:
     """Run a recipe with expanded paths; the manifest contains the `original` recipe."""
     loaded = paths.recipe
-    plan = plan_run(loaded, folder=folder, registry=registry, display=display)
+    plan = plan_run(
+        loaded, folder=folder, registry=registry, display=display, training=_trained_values(original, registry)
+    )
     # after all checks: else the folder of a refused recipe would refuse the corrected one
     identities = registry.identities(loaded)
     origin = original.model_dump(mode="json") | ({"functions": identities} if identities else {})
@@ -216,10 +218,20 @@ def read_recipe(recipe: Recipe | Mapping[str, Any] | Path | str, *, env: Collect
     return parse_recipe(dict(recipe), where="recipe").allow_env(env)
 
 
-def plan_run(recipe: Recipe, *, folder: Path, registry: Registry, display: Display) -> RunPlan:
-    """Return the plan of a run: load its data, craft its prompts, and validate all models that are not trained yet."""
+def plan_run(
+    recipe: Recipe,
+    *,
+    folder: Path,
+    registry: Registry,
+    display: Display,
+    training: Mapping[str, Any] | None = None,
+) -> RunPlan:
+    """Return the plan of a run: load its data, craft its prompts, and validate all models that are not trained yet.
+
+    `training` are values that a run in the folder must have, so that nothing is distilled for another recipe there.
+    """
     judges = check_recipe(recipe, registry)
-    check_folder(folder)
+    check_folder(folder, training=training)
     prepared = prepare_data(recipe, registry, distilled=folder / DISTILLED, display=display)
     attacks = fine_tuning_attacks(recipe)
     attack_data = read_all_attack_data(recipe, prepared=prepared)
