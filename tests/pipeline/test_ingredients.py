@@ -13,9 +13,9 @@ from derta.demo.run import write_example
 from derta.demo.world import build_world
 from derta.errors import RecipeError, RunError
 from derta.files import write_records
-from derta.methods import row_method
+from derta.methods import METHODS, row_method
 from derta.pipeline.estimate import estimate
-from derta.pipeline.ingredients import ingredient_notes
+from derta.pipeline.ingredients import ingredient_notes, num_counter
 from derta.pipeline.method import export_rows
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import run
@@ -229,3 +229,11 @@ def test_a_custom_method_that_initialises_another_is_a_part_of_a_runs_identity(r
     loaded = load_recipe(recipe, overrides={"methods": ["after"], "method_settings": settings})
     registry = Registry(methods={"mine": row_method("mine")}).with_methods_of(loaded)
     assert [*registry.identities(loaded)["methods"]] == ["mine"]
+
+
+def test_the_preference_stage_uses_as_many_counter_examples_as_its_settings_say_or_its_default(recipe):
+    prepared = prepare([Triple(query="Paint?", safe="Sorry, no.", harmful="Sure.")], triples_per_unit=1)
+    loaded = load_recipe(recipe)
+    assert num_counter(loaded, METHODS["balanced_dpo"], prepared=prepared) == 400
+    loaded = load_recipe(recipe, overrides={"method_settings": {"balanced_dpo": {"counter_examples": 7}}})
+    assert num_counter(loaded, METHODS["balanced_dpo"], prepared=prepared) == 7

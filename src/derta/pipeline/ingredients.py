@@ -35,7 +35,8 @@ def num_counter(recipe: Recipe, method: Method, *, prepared: PreparedData) -> in
     """Return how many counter examples, in the order of the seed, a method's training or its own refusals use."""
     settings = check_settings(method, recipe.train, recipe.settings_of(method.name))
     if method.own_refusals:
-        return settings["counter_examples"]
+        config: Any = None if method.config is None else method.config()
+        return settings.get("counter_examples", config.counter_examples)
     return _num_rows(method, settings, prepared=prepared).counter if _has_rows(method) else 0
 
 
