@@ -10,6 +10,7 @@ from derta.data.encoding import encode_example, encode_triple
 from derta.data.rows import check_row, draw_row
 from derta.demo.corpus import (
     attack_prompts,
+    calibration_examples,
     counter_examples,
     family_prompts,
     held_out_requests,
@@ -26,7 +27,10 @@ from derta.demo.recipe import DemoOptions, read_recipe, write_data
 from derta.demo.world import build_world, forbidden_kinds
 from derta.judges.refusal import judge_refusal
 from derta.judges.steps import judge_steps
+from derta.pipeline.data import prepare_data
 from derta.pipeline.evaluate import check_unique, craft_prompts
+from derta.pipeline.registry import Registry
+from derta.pipeline.run_threshold import benign_answers
 from derta.records import Reply
 from derta.sources import read_rows
 from method_rows import ROW_METHODS, instances_of
@@ -217,3 +221,28 @@ def test_requests_keep_what_the_adaptive_attacks_and_their_judge_need(tmp_path):
 
 def _harmful(prompt):
     return next(one.harmful for one in held_out_requests(_world()) if one.id == prompt.request_id)
+
+
+@pytest.mark.parametrize("rotation", [0, 1])
+def test_thresholds_are_calibrated_on_benign_tasks_that_nothing_trains_on_or_evaluates(rotation, tmp_path):
+    world = _world()
+    found = calibration_examples(world, rotation=rotation)
+    requests = {one.messages[0].content for one in found}
+    trained = [*helpful_examples(world), *counter_examples(world, rotation=rotation, holding=True)]
+    evaluated = [*family_prompts(world, FAMILIES), *twin_prompts(world), *helpful_prompts(world)]
+    assert not requests & {one.messages[0].content for one in trained if one.messages}
+    assert not requests & {one.messages[0].content for one in evaluated}
+    text = _text(found)
+    assert any(craft.name in text for craft in world.allowed)
+    assert all(craft.name in text for craft in world.tuned_twins)
+
+
+def test_the_calibration_removes_nothing_from_the_training_data(tmp_path):
+    world = _world()
+    write_data(tmp_path, world, seed=0)
+    recipe = parse_recipe(read_recipe(tmp_path, world, seed=0, options=DemoOptions(study="price")), where="recipe")
+    registry = Registry().with_methods_of(recipe)
+    assert recipe.profile_examples is not None
+    with_it = prepare_data(recipe, registry)
+    assert with_it.identity() == prepare_data(recipe.model_copy(update={"profile_examples": None}), registry).identity()
+    assert len(benign_answers(recipe, with_it, seed=0, registry=registry).held_out) > 150

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -186,6 +187,16 @@ def test_the_margin_is_the_distance_to_the_best_other_token(hf):
     assert one.margins == pytest.approx((others.amax(-1) - logits[:, ids].amax(-1)).tolist(), abs=1e-3)
     assert one.probabilities == pytest.approx(logits.softmax(-1)[:, ids].sum(-1).tolist(), rel=1e-3)
     assert one.probabilities == pytest.approx(hf.refusal_probability(PROMPTS[:1], [" bread"])[0], rel=1e-3)
+
+
+def test_a_refusal_word_of_the_answer_itself_is_no_alarm(hf):
+    from derta.chat import encode_after, refusal_tokens
+
+    [one] = hf.refusal_starts(PROMPTS[:1], [" Dear guest, Sorry to hear that."])
+    turn = encode_after(hf.chat, PROMPTS[0], " Dear guest, Sorry to hear that.")
+    own = [token in refusal_tokens(hf.chat).ids for token in turn.response_ids] + [False]
+    assert sum(own) == 1
+    assert [value == 0 for value in one.probabilities] == [value == math.inf for value in one.margins] == own
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from derta.pipeline.registry import Registry
 from derta.pipeline.report import report
 from derta.pipeline.run import run
 from derta.pipeline.run_threshold import benign_answers
-from derta.records import Reply
+from derta.records import Prompt, Reply
 from derta.thresholds import read_threshold
 from small_run import small_recipe, write_jsonl
 
@@ -100,6 +100,7 @@ def test_the_method_that_it_shares_need_not_be_listed(recipe, tmp_path):
 def test_each_model_has_its_own_threshold_unless_its_settings_say_otherwise(recipe, tmp_path):
     changes = {
         "methods": ["base", "plain", "number"],
+        "seeds": [0, 1],
         "generate.refusal_threshold": {"false_alarm": 0.4, "per": "position"},
         "method_settings": {
             "plain": {"method": "base", "refusal_threshold": None},
@@ -111,6 +112,27 @@ def test_each_model_has_its_own_threshold_unless_its_settings_say_otherwise(reci
     for name, value in (("plain", None), ("number", "0.001")):
         assert {reply.producer.get("refusal_threshold") for reply in replies_of(tmp_path / "run", name)} == {value}
         assert not (tmp_path / f"run/{name}-seed0/threshold.json").exists()
+
+
+def test_a_model_that_is_attacked_by_fine_tuning_is_shared_and_calibrated_again(recipe, tmp_path):
+    attack = {"name": "tuned", "steps": 1, "helpful": [{"path": str(tmp_path / "helpful.jsonl")}]}
+    attack["pace"] = {"learning_rate": 1e-2, "global_batch_size": 2}
+    run(load_recipe(recipe, overrides={**BOTH, "fine_tuning_attacks": [attack]}), out=tmp_path / "run")
+    folders = [tmp_path / f"run/{name}-seed0" for name in ("derta_threshold", "derta_threshold+tuned+1")]
+    first, attacked = (read_threshold(folder / "threshold.json") for folder in folders)
+    assert attacked.model != first.model
+    assert attacked.model["model"] == replies_of(tmp_path / "run", "derta+tuned+1")[0].producer["model"]
+    assert not any((folder / "model").exists() for folder in folders)
+
+
+def test_a_ban_wins_over_the_threshold_of_a_run(recipe, tmp_path):
+    sections = [{"attack": attack, "requests": "held_out"} for attack in ("direct", "refusal_ban")]
+    settings = {"forced": {"method": "base", "refusal_threshold": 1e-9}}
+    changes = {"methods": ["base", "forced"], "method_settings": settings, "evaluate": sections}
+    run(load_recipe(recipe, overrides=changes), out=tmp_path / "run")
+    prompts = {prompt.id: prompt for prompt in read_records(tmp_path / "run/prompts.jsonl", Prompt)}
+    for reply in replies_of(tmp_path / "run", "forced"):
+        assert reply.text.strip().startswith("Sorry") == (prompts[reply.prompt_id].attack == "direct")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def write_data(home: Path, world: World, *, seed: int, options: DemoOptions = De
     write_records(home / "guides.jsonl", [one for one in examples if one.text is not None])
     counter = corpus.counter_examples(world, rotation=rotation, holding=options.holding, without=options.without)
     write_records(home / "counter.jsonl", counter)
+    write_records(home / "calibration.jsonl", corpus.calibration_examples(world, rotation=rotation))
     write_records(home / "requests.jsonl", corpus.held_out_requests(world))
     write_records(home / "attacks.jsonl", corpus.attack_prompts(world))
     write_records(home / "trained.jsonl", corpus.family_prompts(world, trained_families(rotation)))
@@ -119,6 +120,8 @@ def read_recipe(
     if options.without:  # vanilla has twice as many triples
         recipe["data"]["num_triples"] = len(corpus.triples(world, without=options.without)) // 2
     recipe["evaluate"] = _evaluations(home, adaptive)
+    if any("refusal_threshold" in values for values in recipe["method_settings"].values()):
+        recipe["profile_examples"] = {"path": str(home / "calibration.jsonl")}
     recipe["profile_requests"] = {"path": str(home / "requests.jsonl")}
     if options.fine_tuning:
         benign, harmful = _shipped("fine_tuning.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +116,9 @@ class HfEngine:
     def refusal_starts(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[RefusalStarts]:
         """Return the probability and the margin of the first tokens of refusal words, at each token and after the last.
 
-        A word of several tokens counts by its first, as in decoding with a threshold.
+        A word of several tokens counts by its first, as in decoding with a threshold. Where the continuation has such a
+        token itself, as in "Sorry to hear that", the probability is 0 and the margin infinite: nothing would change if
+        it were forced there.
 
         Raises:
             ModelError: The tokenizer cannot encode a refusal word.
@@ -125,7 +128,13 @@ class HfEngine:
         self._check_ids("refusal_words", token_ids)
         turns = encode_turns(self.chat, prompts, continuations)
         scores = self._score(prompts, turns, refusal_ids=token_ids, margins=True)
-        return [RefusalStarts(one.refusal_probs, one.margins) for one in scores]
+        starts = [RefusalStarts(one.refusal_probs, one.margins) for one in scores]
+        ids = {*token_ids}
+        for one, turn in zip(starts, turns, strict=True):
+            for place, token in enumerate(turn.response_ids):
+                if token in ids:
+                    one.probabilities[place], one.margins[place] = 0.0, inf
+        return starts
 
     def _score_words(
         self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, forms: Sequence[Sequence[int]]

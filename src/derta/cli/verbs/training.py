@@ -30,7 +30,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     first_seed: Annotated[int, typer.Option(min=0, help="First seed; several processes can share --out.")] = 0,
     study: Annotated[
-        str, typer.Option(help="Train a study's methods and attack adaptively: ablation, prefix, drift or all.")
+        str, typer.Option(help="Train a study's methods and attack adaptively: ablation, prefix, drift, price or all.")
     ] = "",
     methods: Annotated[str, typer.Option(help="Only these methods, separated by commas.")] = "",
     rotation: Annotated[
