@@ -151,7 +151,9 @@ def _items(goal: Goal, goals: Goals, judged: Judged) -> Items:
     compared = {goals.method, *([other] if other else []), *((goals.baseline, goals.reference) if goal.keep else ())}
     outcomes = [one for one in judged.outcomes if one.method in compared]
     if missing := sorted(compared - {one.method for one in outcomes}):
-        return _unmeasured(f"no method {', '.join(missing)}")
+        named = [one for one in _methods(judged) if one.endswith(tuple(f"/{name}" for name in missing))]
+        prefixed = f"; several runs have it, name one in the goal file: {', '.join(named)}" if named else ""
+        return _unmeasured(f"no method {', '.join(missing)}{prefixed}")
     axis = _axis(goal, judged._replace(outcomes=outcomes))
     if axis is None:
         return _unmeasured("not measured for all of the methods")
@@ -169,6 +171,10 @@ def _items(goal: Goal, goals: Goals, judged: Judged) -> Items:
         groups.setdefault({"set": one, "attack": axis.group_of(one)}.get(goal.each or "", ""), []).append(one)
     parts = {name: axis.restricted(sets) for name, sets in groups.items()}
     return Items(_rate_items(goal, parts, method=goals.method, other=other), left_out)
+
+
+def _methods(judged: Judged) -> list[str]:
+    return list(dict.fromkeys(one.method for one in judged.outcomes))
 
 
 def _axis(goal: Goal, judged: Judged) -> Axis | None:
@@ -308,7 +314,8 @@ def _ratio_item(goal: Goal, goals: Goals, judged: Judged) -> GoalItem:
     else:
         found = pooled_length_ratio(own, base, sets=goal.sets)
     if found is None:
-        return _no_item(f"no pairs of {goals.method} and {other}")
+        why = "; only answers of one run are compared" if goal.measure == "perplexity_ratio" else ""
+        return _no_item(f"no pairs of {goals.method} and {other}{why}")
     ratio, count = found
     distance = ratio.high - 1 if goal.measure == "perplexity_ratio" else max(ratio.high - 1, 1 - ratio.low)
     is_shown = goal.margin is None or distance <= goal.margin
