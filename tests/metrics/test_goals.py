@@ -180,6 +180,10 @@ def test_ratios_have_bounds_and_a_margin_around_one():
     result = judge(lengths(90), **length)
     assert (result.status, result.items[0].value) == ("met", 0.95)  # the mean of .9 and 1
     assert judge(lengths(90), **length, sets=["safe"]).items[0].value == 0.9
+    vanilla, ours = lengths(90)
+    cut = ours._replace(replies=[one.model_copy(update={"stop_reason": "length"}) for one in ours.replies])
+    [item] = judge([vanilla, cut], **length).items
+    assert item.detail == "100% of ours's replies end at the token limit, so the lengths may differ more than the ratio"
     assert judge(lengths(89), **length, sets=["safe"]).status == "failed"
     assert judge(lengths(90), **length | {"margin": 0.05}, sets=["safe"]).status == "open"
     perplexity = {"measure": "perplexity_ratio", "against": "baseline", "at_most": 1.02}

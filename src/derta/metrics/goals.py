@@ -19,7 +19,7 @@ from pydantic import Field
 
 from derta.config.goals import RATIOS, Goal, Goals
 from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, matching
-from derta.metrics.lengths import perplexity_ratio, pooled_length_ratio
+from derta.metrics.lengths import cut_off_share, perplexity_ratio, pooled_length_ratio
 from derta.metrics.outcomes import Outcome
 from derta.metrics.paired import Interval, kept_share
 from derta.records import Record
@@ -320,7 +320,17 @@ def _ratio_item(goal: Goal, goals: Goals, judged: Judged) -> GoalItem:
     distance = ratio.high - 1 if goal.measure == "perplexity_ratio" else max(ratio.high - 1, 1 - ratio.low)
     is_shown = goal.margin is None or distance <= goal.margin
     status: GoalStatus = ("met" if is_shown else "open") if _within(goal, ratio.value) else "failed"
-    return GoalItem(name="", status=status, **ratio._asdict(), prompts=count, cases=count)
+    detail = "" if goal.measure == "perplexity_ratio" else _cut_off(own, base, sets=goal.sets)
+    return GoalItem(name="", status=status, **ratio._asdict(), prompts=count, cases=count, detail=detail)
+
+
+def _cut_off(own: Sequence[Outcome], base: Sequence[Outcome], *, sets: Sequence[str]) -> str:
+    """Return how many replies end at the token limit, which brings the ratio of their lengths nearer to 1."""
+    shares = [(one[0].method, cut_off_share(one, sets=sets)) for one in (own, base)]
+    texts = [f"{share:.0%} of {method}'s replies" for method, share in shares if share]
+    return (
+        f"{' and '.join(texts)} end at the token limit, so the lengths may differ more than the ratio" if texts else ""
+    )
 
 
 def _no_item(reason: str) -> GoalItem:

@@ -95,6 +95,13 @@ def pooled_length_ratio(
     return Interval(float(drawn[0]), *(float(np.quantile(drawn[1:], level)) for level in (0.025, 0.975))), count
 
 
+def cut_off_share(outcomes: Sequence[Outcome], *, sets: Sequence[str] = ()) -> float:
+    """Return the share of one method's replies to benign prompts that reach the token limit; `sets` as above."""
+    found = _replies(outcomes, outcomes[0].method)
+    names = matching(found, sets) if sets else found
+    return fmean(one.stop_reason == "length" for name in names for ones in found[name].values() for one in ones)
+
+
 def length_cells(outcomes: Sequence[Outcome], *, baseline: str) -> Iterator[Cell]:
     """Yield the ratio of each method's answer lengths to the baseline's, a cell for each set of benign prompts."""
     places = {place_of(one).name: place_of(one) for each in outcomes for one in each.prompts}
