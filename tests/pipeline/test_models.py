@@ -10,17 +10,15 @@ import pytest
 import yaml
 from vllm_stand_in import installed
 
-from derta.chat import encode_after
-from derta.config import Recipe, load_recipe
+from derta.config import load_recipe
 from derta.demo.run import write_example
 from derta.engines import load_engine
-from derta.errors import ModelError
 from derta.files import read_records
-from derta.pipeline.models import LazyEngine, check_scored, load_format, shared_format
+from derta.pipeline.models import LazyEngine, shared_format
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import plan_run, run, training_origin
 from derta.protocols import Display
-from derta.records import Prompt, Reply
+from derta.records import Reply
 from derta.run_folder import open_run
 
 
@@ -136,19 +134,6 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(recipe, tmp_pat
     assert called.code == 2
     assert "found no no-such-compiler" in called.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
-
-
-def test_a_refusal_word_of_several_tokens_needs_room_after_an_answer_that_is_scored(tiny_model_dir):
-    recipe = Recipe(title="t", model={"path": str(tiny_model_dir)}, data={"triples": [], "helpful": []})
-    prompt = Prompt(id="p", request_id="r", request="?", attack="direct", mode="raw", text="Step 1:")
-    chat, _ = load_format(recipe)
-    answer = next(
-        text for n in range(1, 256) if sum(map(len, encode_after(chat, prompt, text := " the" * n)[:2])) == 256
-    )
-    check_scored(recipe, [(prompt, answer)])
-    several = recipe.model.model_copy(update={"refusal_words": ("Sure",)})  # " Sure" is three tokens
-    with pytest.raises(ModelError, match="more than the model's 256 positions"):
-        check_scored(recipe.model_copy(update={"model": several}), [(prompt, answer)])
 
 
 def test_the_format_of_validation_is_loaded_again_only_when_files_change(tmp_path):

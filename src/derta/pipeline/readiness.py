@@ -17,7 +17,7 @@ from derta.judges.model_judge import RUBRICS
 from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
 from derta.pipeline.likelihoods import direct_prompt, scored_data
-from derta.pipeline.models import check_prompts, check_scored
+from derta.pipeline.model_checks import check_prompts, check_scored
 from derta.pipeline.registry import Registry
 from derta.records import Message, Prompt, Verdict
 

@@ -33,7 +33,8 @@ from derta.pipeline.fine_tuning import (
 from derta.pipeline.generate import check_decoding, expected_replies, generate_missing
 from derta.pipeline.ingredients import check_counter, ingredient_notes, method_defaults
 from derta.pipeline.likelihoods import score_held_out, scored_data
-from derta.pipeline.models import check_compiler, check_engine, check_training, train_method
+from derta.pipeline.model_checks import check_compiler, check_training
+from derta.pipeline.models import check_engine, train_method
 from derta.pipeline.own_refusals import train_on_own_refusals
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.readiness import check_evaluation

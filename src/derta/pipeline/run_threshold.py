@@ -14,7 +14,8 @@ from derta.metrics.cuts import fewest_cases
 from derta.pipeline.data import read_profile
 from derta.pipeline.ingredients import num_counter
 from derta.pipeline.likelihoods import answered, example_text
-from derta.pipeline.models import LazyEngine, check_scored
+from derta.pipeline.model_checks import check_scored
+from derta.pipeline.models import LazyEngine
 from derta.pipeline.registry import Registry
 from derta.pipeline.threshold import calibrate_engine
 from derta.provenance import Producer, flat, hash_file, hash_value
