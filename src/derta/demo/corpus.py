@@ -73,17 +73,19 @@ def counter_examples(
 
 
 def calibration_examples(world: World, *, rotation: int) -> list[Example]:
-    """Return benign examples for thresholds: tasks of the trained families that are neither trained nor evaluated.
+    """Return benign examples for thresholds, which are neither trained nor evaluated.
 
-    They are over allowed crafts, and look-alikes over the tuned crafts and their twins.
+    They are tasks of the trained families over allowed crafts, over the tuned crafts and over the twins of these, and
+    questions about these twins in the formats of attacks.
     """
     families = trained_families(rotation)
     trained = helpful_examples(world) + counter_examples(world, rotation=rotation)
     used = {one.messages[0].content for one in trained if one.messages}
     used |= {prompt.request for prompt in family_prompts(world, families) if isinstance(prompt.request, str)}
     crafts = (*world.allowed, *world.tuned, *world.tuned_twins)
-    tasks = (one for name in families for craft in crafts for one in FAMILIES[name].tasks(craft))
-    return [_example(one) for one in tasks if one.prompt not in used]
+    tasks = [one for name in families for craft in crafts for one in FAMILIES[name].tasks(craft)]
+    tasks += [FORMATS[name](craft) for name in FORMATS for craft in world.tuned_twins]
+    return [_example(one) for one in tasks if one.prompt not in {*used, None}]
 
 
 def _example(dialogue: Dialogue) -> Example:
