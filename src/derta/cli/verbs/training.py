@@ -177,8 +177,8 @@ def train(
     if launch is not None:
         from derta.train.launch import check_config, launch_again
 
-        check_config(launch, num_processes=num_processes)
         check_training(config, method=method, out=out, init_from=init_from)
+        check_config(launch, num_processes=num_processes)
         display = console_display()
         if not prepare_launch(config, method=method, out=out, seed=seed, init_from=init_from, display=display):
             return
