@@ -3,11 +3,12 @@ import shutil
 
 import pytest
 
-from derta.config import load_recipe
+from derta.config import SourceSection, load_recipe
 from derta.errors import DertaError, RecipeError, RunError
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import prepare_data
+from derta.pipeline.estimate import estimate
 from derta.pipeline.registry import Registry
 from derta.pipeline.report import report
 from derta.pipeline.run import run
@@ -209,8 +210,24 @@ def test_look_alikes_that_no_calibrated_model_learns_are_calibrated_on(tmp_path,
         assert [one.id for one in found.counter] == [one.id for one in trained.counter[4:]]  # 2 of 2 triples each
         assert found.held_out == prepared.held_out_examples
         assert not {one.id for one in found.examples} & {one.id for one in trained.examples}
-    limited = benign_answers(recipe, prepared, seed=0, limit=1, registry=registry)
+    limited = benign_answers(recipe, prepared, seed=0, registry=registry).first(1)
     assert (len(limited.held_out), len(limited.counter)) == (1, 1)
+
+
+def test_examples_of_the_profile_are_calibrated_on_instead_of_held_out_ones(tmp_path, tiny_model_dir):
+    recipe = counter_recipe(tmp_path, tiny_model_dir, **THRESHOLD)
+    path = write_jsonl(tmp_path / "mine.jsonl", [{"instruction": f"Fold {i}.", "output": f"In {i}."} for i in range(5)])
+    recipe = recipe.model_copy(update={"profile_examples": SourceSection(path=str(path))})
+    registry = Registry().with_methods_of(recipe)
+    found = benign_answers(recipe, prepare_data(recipe, registry), seed=0, registry=registry)
+    assert [one.messages[0].content for one in found.held_out] == [f"Fold {i}." for i in range(5)]
+    assert len(found.counter) == 5  # 9, of which balanced takes 4
+
+
+def test_a_dry_run_names_the_missing_answers(recipe, tmp_path):
+    changes = {"methods": ["base"], "generate.refusal_threshold": {"false_alarm": 0.01}}
+    with pytest.raises(RecipeError, match="refusal_threshold of base: expected at least 99 benign answers"):
+        estimate(load_recipe(recipe, overrides=changes))
 
 
 def test_a_recipe_without_a_threshold_has_no_calibration(recipe):

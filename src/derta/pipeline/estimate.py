@@ -18,6 +18,7 @@ from derta.pipeline.models import load_format
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.registry import Registry
 from derta.pipeline.run import check_recipe, read_recipe
+from derta.pipeline.run_threshold import check_calibrations
 from derta.protocols import Display
 
 
@@ -72,6 +73,7 @@ def estimate(
 def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[MethodEstimate]:
     check_recipe(loaded, registry)
     prepared = prepare_data(loaded, registry, display=display)
+    check_calibrations(loaded, prepared, registry=registry, lengths=False)
     attack_data = read_all_attack_data(loaded, prepared=prepared)
     notes = [
         *prepared.notes,

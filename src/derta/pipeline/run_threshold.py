@@ -36,6 +36,10 @@ class BenignAnswers(NamedTuple):
         """All of them."""
         return [*self.held_out, *self.counter]
 
+    def first(self, limit: int | None) -> BenignAnswers:
+        """Return the first `limit` of each kind; None: all."""
+        return BenignAnswers(self.held_out[:limit], self.counter[:limit])
+
 
 def calibrated_methods(recipe: Recipe) -> list[str]:
     """Return the methods of a recipe whose models decode with a threshold that the run calibrates."""
@@ -43,12 +47,12 @@ def calibrated_methods(recipe: Recipe) -> list[str]:
 
 
 def benign_answers(
-    recipe: Recipe, prepared: PreparedData, *, seed: int, limit: int | None = None, registry: Registry = Registry()
+    recipe: Recipe, prepared: PreparedData, *, seed: int, registry: Registry = Registry()
 ) -> BenignAnswers:
     """Return the answers on which the thresholds of a seed's models are calibrated, the same for all methods.
 
     They are those of `profile_examples`, or else the held-out helpful ones, and the counter examples that no model with
-    a calibrated threshold is trained on with this seed. `limit` is that of each kind.
+    a calibrated threshold is trained on with this seed.
     """
     others = prepared.held_out_examples if recipe.profile_examples is None else read_profile(recipe)
     methods = registry.all_methods(calibrated_methods(recipe))
@@ -58,7 +62,7 @@ def benign_answers(
     held_out = [one for one in answered(others) if one.id not in trained]
     seen = trained | {example.id for example in held_out}
     counter = [one for one in answered(drawn.counter[taken:]) if one.id not in seen]
-    return BenignAnswers(held_out[:limit], counter[:limit])
+    return BenignAnswers(held_out, counter)
 
 
 def check_calibrations(
@@ -76,14 +80,15 @@ def check_calibrations(
         RecipeError: there are too few; the message has the number that is needed.
         ModelError: the chat template refuses one, or it is too long.
     """
-    for method in calibrated_methods(recipe):
-        section = recipe.threshold_of(method)
-        assert isinstance(section, CalibrationSection)  # noqa: S101 - by the list of methods
-        for seed in recipe.seeds:
-            found = benign_answers(recipe, prepared, seed=seed, limit=section.limit, registry=registry)
-            _check_number(section, found, method=method, recipe=recipe)
-            if lengths:
-                check_scored(recipe, [example_text(one) for one in found.examples])
+    methods = calibrated_methods(recipe)
+    for seed in recipe.seeds if methods else ():
+        found = benign_answers(recipe, prepared, seed=seed, registry=registry)
+        for method in methods:
+            section = recipe.threshold_of(method)
+            assert isinstance(section, CalibrationSection)  # noqa: S101 - by the list of methods
+            _check_number(section, found.first(section.limit), method=method, recipe=recipe)
+        if lengths:
+            check_scored(recipe, [example_text(one) for one in found.examples])
 
 
 def _check_number(section: CalibrationSection, found: BenignAnswers, *, method: str, recipe: Recipe) -> None:
@@ -115,7 +120,7 @@ class Decoding(NamedTuple):
         """Return the decoding of a method's model with this seed, whose folder is `home`."""
         threshold, answers = recipe.threshold_of(method), BenignAnswers([], [])
         if isinstance(threshold, CalibrationSection):
-            answers = benign_answers(recipe, prepared, seed=seed, limit=threshold.limit, registry=registry)
+            answers = benign_answers(recipe, prepared, seed=seed, registry=registry).first(threshold.limit)
         return cls(threshold, home / THRESHOLD_FILE, answers)
 
     def engine(self, recipe: Recipe, path: Path | None, *, recorded: Producer = MappingProxyType({})) -> LazyEngine:
