@@ -2,13 +2,13 @@
 
 import pytest
 
-from derta.config import load_recipe
+from derta.config import AnswerSource, load_recipe
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RunError
 from derta.files import read_records
 from derta.pipeline import models
 from derta.pipeline.data import prepare_data
-from derta.pipeline.distillation import Conversation, distill
+from derta.pipeline.distillation import Conversation, distill, distill_sources
 from derta.pipeline.estimate import estimate
 from derta.pipeline.method import train_one
 from derta.pipeline.run import run
@@ -150,6 +150,15 @@ def test_rows_of_requests_need_no_answers(recipe, tmp_path, asked):
     )
     prepared = prepare_data(loaded, distilled=tmp_path / "distilled")
     assert [one.messages[0].content for one in prepared.examples] == ["Who likes bread?"]
+
+
+def test_requests_that_the_template_refuses_are_dropped_and_counted(recipe, tmp_path, asked):
+    path = write_jsonl(tmp_path / "two.jsonl", [{"id": thing, "text": f"Who has {thing}?"} for thing in ("tea", "wax")])
+    source = AnswerSource.model_validate({"path": str(path), "format": "requests", "answers": "model"})
+    refuse = lambda one: "no tea" if "tea" in one.messages[-2].content else None  # noqa: E731
+    read = distill_sources(load_recipe(recipe), [source], fault_of=refuse, path=tmp_path / "distilled.jsonl")
+    assert [one.messages[0].content for one in read.examples] == ["Who has wax?"]
+    assert [*read.dropped.values()] == [1]
 
 
 def test_a_single_training_distills_beside_its_model(recipe, tmp_path, asked):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from derta.config import AnswerSource, Recipe
+from derta.data.fields import RefusedRows
 from derta.data.helpful import ReadExamples, read_examples
 from derta.data.helpful_formats import HELPFUL_FORMATS
 from derta.data.request_formats import REQUEST_FORMATS
@@ -67,8 +68,15 @@ def _read(
     layout = source.model_dump(include={"format", "split", "config", "columns", "limit"})
     if source.format in REQUEST_FORMATS.keys() - HELPFUL_FORMATS.keys():
         name = source_name(source.path)
-        requests = load_requests(source.path, **layout)
-        return [Conversation(one.conversation, one.tools, name) for one in requests], Counter()
+        requests = [Conversation(one.conversation, one.tools, name) for one in load_requests(source.path, **layout)]
+        refused = RefusedRows(fault_of)
+        kept = [
+            one
+            for number, one in enumerate(requests, start=1)
+            if not refused.has(_example(one, "?"), where=f"{source.path}, request {number}")
+        ]
+        refused.log()
+        return kept, refused.dropped
     read = read_examples(source.path, **layout, fault_of=fault_of)
     chats = [one for one in read.examples if one.text is None]
     without = Counter({"no_request": len(read.examples) - len(chats)})
