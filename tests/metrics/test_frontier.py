@@ -52,13 +52,19 @@ def test_helpfulness_is_an_axis_where_it_is_judged():
     worse = frontier([arm("a", **sets), arm("b", **sets | {"benign": {"safe": "xx"}})], PLACES)
     assert [point.pareto for point in worse.points] == [True, False]
     without = frontier([arm("a", **sets, judges=("refusal",))], PLACES)
-    assert without.compared == ("attack_not_refused", "over_refusal", "malformed_benign")
+    assert without.compared == ("attack_not_refused", "over_refusal")
 
 
 def test_garbled_refusals_of_benign_requests_do_not_dominate_refusals():
     first = arm("garbled", attacks={"direct": ALL["r"]}, benign={"safe": "m" * NUM}, judges=("refusal", "harm"))
     other = arm("refusing", attacks={"direct": ALL["r"]}, benign={"safe": ALL["r"]}, judges=("refusal", "harm"))
     assert {name: one.pareto for name, one in methods(first, other).items()} == {"garbled": True, "refusing": True}
+
+
+def test_a_few_garbled_refusals_are_no_axis_of_the_front():
+    first = arm("few", attacks={"direct": ALL["r"]}, benign={"safe": "m" + "o" * 39}, judges=("refusal", "harm"))
+    other = arm("refusing", attacks={"direct": ALL["h"]}, benign={"safe": ALL["r"]}, judges=("refusal", "harm"))
+    assert {name: one.pareto for name, one in methods(first, other).items()} == {"few": True, "refusing": False}
 
 
 def test_one_axis_has_no_front():

@@ -64,6 +64,19 @@ def test_sixteen_methods_have_different_colours_and_markers():
     assert set(COLOURS) <= {colour.upper() for colour in re.findall(r"#[0-9a-fA-F]{6}", svg)} | {"#000000"}
 
 
+def test_ticks_of_small_rates_are_told_apart():
+    points = [
+        point.model_copy(
+            update={"rates": {name: one.model_copy(update={"high": one.value}) for name, one in point.rates.items()}}
+        )
+        for point in front([("a", True, 0.001, 0.009), ("b", True, 0.009, 0.001)]).points
+    ]
+    svg = draw_frontier(front([]).model_copy(update={"points": tuple(points)}))
+    ticks = re.findall(r">([\d.]+) %<", svg)
+    assert len(ticks) > 6
+    assert max(map(ticks.count, ticks)) <= 2  # once on each axis
+
+
 def test_one_axis_cannot_be_plotted():
     with pytest.raises(DataError, match="expected values of attacks and of benign prompts for all methods"):
         draw_frontier(front([("a", None, 0.1)], ("attack_success",)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, prompt_identities
+from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome
 from derta.results import AxisName, Frontier, FrontierPoint, FrontierRate
@@ -103,14 +104,15 @@ def frontier(
 def _compared(axes: Mapping[AxisName, Axis], rates: Rates) -> tuple[AxisName, ...]:
     """Return the axes of domination that have a value for all methods: attacks, over-refusal, benign tasks done.
 
-    Where benign sets have no judge of correctness, malformed refusals of benign requests are compared too: they are no
-    over-refusal, and no answer either.
+    Where benign sets have no judge of correctness and a method garbles more than a few replies to them, malformed
+    refusals are compared too: they are no over-refusal, and no answer either.
     """
     valued = [name for name in axes if all(name in one and one[name].value is not None for one in rates.values())]
     attacks: list[AxisName] = [name for name in valued if name in ("attack_success", "attack_not_refused")]
     done = axes["helpfulness"].sets if "helpfulness" in valued else ()
-    without = not {*axes["malformed_benign"].sets}.issubset(done) if "malformed_benign" in valued else False
-    others: list[AxisName] = ["over_refusal", *(["malformed_benign"] if without else []), "helpfulness"]
+    malformed = [one["malformed_benign"].value or 0.0 for one in rates.values() if "malformed_benign" in valued]
+    matters = max(malformed, default=0.0) > MOST_MALFORMED and not {*axes["malformed_benign"].sets}.issubset(done)
+    others: list[AxisName] = ["over_refusal", *(["malformed_benign"] if matters else []), "helpfulness"]
     return (*attacks[:1], *(name for name in others if name in valued))
 
 

@@ -65,8 +65,8 @@ def _draw_panel(axes: Axes, points: Sequence[FrontierPoint], *, x: AxisName, y: 
     front = _front(points, x=x, y=y)
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color="#555555", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.set_xlabel(f"{AXES[x].title} ({AXES[x].better} is better)")
     axes.set_ylabel(f"{AXES[y].title} ({AXES[y].better} is better)")
     axes.grid(color="#dddddd", linewidth=0.6)
