@@ -58,15 +58,16 @@ def _figure(frontier: Frontier) -> Figure:
 
 
 def _draw_panel(axes: Axes, points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName) -> None:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for number, point in enumerate(points):
         _draw_point(axes, point, x=x, y=y, style=number)
     front = _front(points, x=x, y=y)
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color="#555555", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set_xlabel(f"{AXES[x].title} ({AXES[x].better} is better)")
     axes.set_ylabel(f"{AXES[y].title} ({AXES[y].better} is better)")
     axes.grid(color="#dddddd", linewidth=0.6)
