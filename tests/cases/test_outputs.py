@@ -63,6 +63,7 @@ def test_a_reply_that_is_there_twice_is_counted_by_no_command(finished, tmp_path
     assert (called.code, "expected one reply to each prompt and sample" in called.err) == (2, True), called.err
 
 
+@pytest.mark.extra
 def test_two_processes_that_generate_into_one_file_leave_each_reply_once(tmp_path, tiny_model_dir, derta):
     requests = tmp_path / "requests.jsonl"
     requests.write_text("".join(json.dumps({"question": f"How do I bake bread {i}?"}) + "\n" for i in range(30)))

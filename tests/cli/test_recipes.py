@@ -18,6 +18,8 @@ from derta.train.config import recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+QUICK = ("gemma-270m-balanced", "llama3-8b", "llama3-70b-lora", "qwen25-coder-0.5b-instruct-balanced")
+"""Recipes whose dry run is tested at every change; those of the others are in `make extra`."""
 STUDY = sorted(f"study/{path.stem}" for path in (RECIPES / "study").glob("*.yaml"))
 BALANCED = [name for name in NAMES if "balanced" in name]
 PAPER = [name for name in NAMES if "270m" not in name and "0.5b" not in name]
@@ -121,7 +123,7 @@ def base(name, make_model_dir):
     return make_model_dir(kind=next(kind for start, kind in KINDS.items() if name.startswith(start)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.extra) for one in NAMES])
 def test_a_dry_run_estimates_what_a_recipe_says_on_a_tiny_model_of_its_class(name, base, recipe, derta):
     listed = load_recipe(RECIPES / f"{name}.yaml").methods
     methods = ["vanilla", "derta", *(["dpo"] if "dpo" in listed else [])]

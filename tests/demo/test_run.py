@@ -106,6 +106,7 @@ def test_each_seed_is_a_run_and_one_report_pools_them(small, tmp_path):
     assert report(tmp_path / "demo", title="derta demo") == summary
 
 
+@pytest.mark.extra
 def test_with_fine_tuning_each_tuned_model_is_attacked_again(small, tmp_path):
     overrides = QUICK | {"methods": ["base", "vanilla", "derta"], "profile_answers": 0}
     attack = {"name": "harmful", "steps": 1, "pace": {"global_batch_size": 10, "learning_rate": 1e-4}}
@@ -130,6 +131,7 @@ def test_without_trl_the_demo_skips_dpo_and_logs_it(tmp_path, monkeypatch, caplo
     assert caplog.messages == ["dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`"]
 
 
+@pytest.mark.extra
 def test_a_study_adds_adaptive_attacks_and_its_methods_can_be_chosen(small, tmp_path):
     overrides = {name: value for name, value in QUICK.items() if name != "method_settings"}
     options = DemoOptions(study="ablation", methods=("derta", "balanced_margin"), rotation=1)

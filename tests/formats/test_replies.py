@@ -57,6 +57,7 @@ def test_rows_of_instruction_and_output_are_read_as_question_and_response(tmp_pa
     assert [(case.prompt.request, case.reply.text) for case in read_cases(path)] == [("Ask?", "Yes."), ("Q", "R")]
 
 
+@pytest.mark.extra
 def test_a_long_file_is_judged_without_being_held(tmp_path: Path):
     path, out = tmp_path / "replies.jsonl", tmp_path / "verdicts.jsonl"
     peaks = []

@@ -325,6 +325,7 @@ WORKER = "import pickle, sys; from tiny_training import tune_job; tune_job(**pic
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_two_processes_train_as_one_does(run_fit, tmp_path, make_tokenizer, small_data):
     train = changed(TRAIN, per_device_train_batch_size=2)
     alone = run_fit(train=train, out="alone")
