@@ -96,6 +96,7 @@ def test_a_seeds_recipe_runs_with_derta_run_and_can_be_edited(small, tmp_path):
         demo.run_demo(tmp_path / "demo", overrides=overrides)
 
 
+@pytest.mark.extra
 def test_each_seed_is_a_run_and_one_report_pools_them(small, tmp_path):
     overrides = QUICK | {"methods": ["base"], "baseline": "base"}
     summary = demo.run_demo(tmp_path / "demo", seeds=(0, 1), overrides=overrides)

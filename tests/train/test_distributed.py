@@ -76,7 +76,10 @@ def jobs(make_model_dir, make_tokenizer, small_data, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*save_embedding_layers.*:UserWarning")
 @pytest.mark.parametrize(
     "kind",
-    ["fsdp2", pytest.param("zero3", marks=pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed"))],
+    [
+        pytest.param("fsdp2", marks=pytest.mark.extra),
+        pytest.param("zero3", marks=pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed")),
+    ],
 )
 def test_two_processes_that_share_the_model_train_as_one_does(jobs, kind, tmp_path):
     alone, both = jobs("alone"), jobs(kind)
