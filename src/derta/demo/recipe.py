@@ -72,7 +72,7 @@ def check_options(options: DemoOptions) -> None:
         raise RecipeError("without: expected a kind that is left for training, got all; leave one out of the list")
 
 
-def write_data(home: Path, world: World, *, seed: int, options: DemoOptions = DemoOptions()) -> None:
+def write_data(home: Path, world: World, *, seed: int = 0, options: DemoOptions = DemoOptions()) -> None:
     """Write the datasets of a world: training data, evaluation prompts, and requests for adaptive attacks."""
     rotation = options.rotation_of(seed)
     write_records(home / "triples.jsonl", corpus.triples(world, without=options.without))
