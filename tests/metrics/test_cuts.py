@@ -90,6 +90,13 @@ def test_each_depth_has_a_threshold_of_its_own_scale():
     assert max(harmful) < calibrate_cut(rows, false_alarm=0.1).value
 
 
+def test_rare_large_probabilities_do_not_set_the_scale_of_a_depth():
+    rows = [[0.2, 0.02]] * 38 + [[0.9, 0.02]] * 2  # 2 of 20 are above the 0.9-quantile of a half
+    for seed in range(4):
+        cut = calibrate_by_depth(rows, false_alarm=0.1, rng=Random(seed))
+        assert cut.later[0][1] == pytest.approx(cut.value / 10)
+
+
 def test_by_depth_the_rate_of_new_replies_is_kept_on_average():
     rng = Random(5)
     draw = lambda: [rng.random() ** 3, *(rng.random() ** 9 for _ in range(rng.randrange(30)))]  # noqa: E731
