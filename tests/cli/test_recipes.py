@@ -11,8 +11,8 @@ from derta.attacks import build_attack
 from derta.config import load_recipe
 from derta.methods import METHODS
 from derta.pipeline.paths import expanded_paths
+from derta.pipeline.plan import check_recipe
 from derta.pipeline.registry import Registry
-from derta.pipeline.run import check_recipe
 from derta.train import adapters
 from derta.train.config import recipe_values
 

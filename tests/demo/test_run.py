@@ -16,9 +16,10 @@ from derta.demo.recipe import ALL, DemoOptions, read_recipe, read_study
 from derta.demo.world import build_world
 from derta.errors import RecipeError, RunError
 from derta.methods import METHODS as METHODS_OF_DERTA
+from derta.pipeline.plan import check_recipe
 from derta.pipeline.registry import Registry
 from derta.pipeline.report import report
-from derta.pipeline.run import check_recipe, run
+from derta.pipeline.run import run
 from derta.protocols import Display
 from derta.reporting import read_summary
 

@@ -10,7 +10,8 @@ from derta.config import load_recipe
 from derta.methods import METHODS
 from derta.pipeline import models
 from derta.pipeline.data import input_files, prepare_data
-from derta.pipeline.run import check_recipe, run
+from derta.pipeline.plan import check_recipe
+from derta.pipeline.run import run
 from derta.reporting import read_summary
 
 # two pairs make one step, which warming up would take at a rate of 0
@@ -155,7 +156,7 @@ def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model
 
 
 def test_without_trl_nothing_is_started(without_trl, monkeypatch, derta, recipe, tmp_path):
-    monkeypatch.setattr("derta.pipeline.run.prepare_data", _no_training)
+    monkeypatch.setattr("derta.pipeline.plan.prepare_data", _no_training)
     message = "derta: dpo: expected the package trl, found none; pip install 'derta[dpo]', or leave dpo out\n"
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
     assert (called.code, called.err) == (2, message)

@@ -15,8 +15,9 @@ from derta.demo.run import write_example
 from derta.engines import load_engine
 from derta.files import read_records
 from derta.pipeline.models import LazyEngine, shared_format
+from derta.pipeline.plan import plan_run, training_origin
 from derta.pipeline.registry import Registry
-from derta.pipeline.run import plan_run, run, training_origin
+from derta.pipeline.run import run
 from derta.protocols import Display
 from derta.records import Reply
 from derta.run_folder import open_run

@@ -19,16 +19,12 @@ from derta.locks import lock
 from derta.pipeline import models
 from derta.pipeline import report as report_module
 from derta.pipeline import run as run_module
-from derta.pipeline.data import training_files
-from derta.pipeline.registry import Registry
-from derta.pipeline.run import plan_run, run, training_origin
+from derta.pipeline.run import run
 from derta.protocols import Display
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import read_summary
-from derta.run_folder import open_run
 from forks import run_forks
 from recorded_progress import RecordedProgress
-from small_run import small_recipe
 
 RESULTS = ("summary.json", "report.html", "prompts.jsonl", "replies.jsonl", "verdicts.*.jsonl", "scores.json")
 
@@ -167,22 +163,6 @@ def test_another_recipe_is_refused_by_key_and_nothing_is_touched(finished, start
     assert results(started) == before
 
 
-@pytest.mark.parametrize("changed", ["helpful.jsonl", "weights/model.safetensors"])
-def test_changed_training_data_and_base_weights_are_refused(changed, tmp_path, derta, tiny_model_dir):
-    shutil.copytree(tiny_model_dir, tmp_path / "weights")
-    recipe, folder = small_recipe(tmp_path, tmp_path / "weights"), tmp_path / "run"
-    loaded = load_recipe(recipe)
-    training = training_origin(plan_run(loaded, folder=folder, registry=Registry(), display=Display()), {})
-    files = training_files(loaded)
-    with open_run(folder, recipe=loaded.model_dump(mode="json"), training=training, inputs=files, fixed=files):
-        pass
-    content = (tmp_path / changed).read_bytes()
-    (tmp_path / changed).write_bytes(content.replace(b"stove", b"oven") if b"stove" in content else content[:-1] + b"!")
-    called = derta("run", recipe, "--out", folder)
-    assert called.code == 2
-    assert f"{changed} has changed since this run started" in called.err
-
-
 def test_evaluations_may_change_and_only_what_they_change_is_generated_again(finished, started, derta, monkeypatch):
     monkeypatch.setattr(run_module, "train_model", lambda plan, model, **_: started / model.folder / "model")
     before = {one.prompt_id: one for one in read_records(started / "derta-seed0/replies.jsonl", Reply)}
@@ -281,7 +261,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(recipe, tmp_path, derta, monkeypat
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("derta.pipeline.run.prepare_data", stop)
+    monkeypatch.setattr("derta.pipeline.plan.prepare_data", stop)
     called = derta("run", recipe, "--out", tmp_path / "run")
     assert called.code == 130
     assert called.err == "derta: interrupted; run the same command again to resume\n"

@@ -16,8 +16,8 @@ from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all
 from derta.pipeline.ingredients import ingredient_notes
 from derta.pipeline.models import load_format
 from derta.pipeline.paths import expanded_paths
+from derta.pipeline.plan import check_recipe, read_recipe
 from derta.pipeline.registry import Registry
-from derta.pipeline.run import check_recipe, read_recipe
 from derta.pipeline.run_threshold import check_calibrations
 from derta.protocols import Display
 

@@ -20,8 +20,8 @@ from derta.pipeline.ingredients import ingredient_notes, method_defaults
 from derta.pipeline.models import check_init_from, load_format, train_method
 from derta.pipeline.own_refusals import copy_model, find_pairs, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
+from derta.pipeline.plan import check_recipe
 from derta.pipeline.registry import Registry
-from derta.pipeline.run import check_recipe
 from derta.protocols import Display
 from derta.provenance import model_files
 from derta.run_folder import DISTILLED, check_new_model, record_origin
