@@ -96,6 +96,16 @@ def test_a_refusal_is_forced_again_only_after_a_pause():
     assert len(places) == 2
 
 
+def test_the_processor_pauses_for_thirty_two_tokens():
+    processor, scores = RefusalLogitsProcessor((2,), 0.5), torch.tensor([[0.0, 0.0, 9.0]])
+    row, forced = [1], []
+    for place in range(40):
+        is_forced = bool(processor(torch.tensor([row]), scores).isinf().any())
+        forced += [place] if is_forced else []
+        row.append(2 if is_forced else 0)
+    assert forced == [0, 33]
+
+
 def test_a_ban_wins():
     # without NO and SORRY no refusal token is left; without NO, SORRY has 0.15 of 0.75
     assert write(MIX, FORCING, banned=BannedTokens(((SORRY,), (NO,)), 1))[:2] == [SURE, FLOUR]

@@ -80,6 +80,7 @@ def test_a_word_of_the_prefill_that_is_repeated_or_glued_is_malformed(prefill: s
 def test_only_a_refusal_word_at_the_end_of_an_answer_s_prefill_counts():
     assert prefilled_word(prompt("I am sorry, Ann"), ["Sorry"]) == ""
     assert prefilled_word(prompt("unsorry"), ["Sorry"]) == ""
+    assert prefilled_word(prompt("I am so sorry "), ["Sorry"]) == "sorry"
     assert prefilled_word(prompt("I cannot"), ["Sorry", "I cannot"]) == "I cannot"
     assert prefilled_word(prompt("Sorry").model_copy(update={"prefill_in": "thought"}), ["Sorry"]) == ""
 

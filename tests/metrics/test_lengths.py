@@ -30,6 +30,11 @@ def test_replies_that_reached_the_token_limit_are_counted():
     assert (length.cut_off, length.replies, length.tokens) == (0.25, 4, 2)
 
 
+def test_replies_to_attacks_are_not_measured():
+    one = arm("m", attacks={"direct": "hh"}, benign={"safe": "oo"}, ordinary={"tasks": "o"})
+    assert [length.name for length in answer_lengths([one], baseline="m")] == ["safe", "tasks"]
+
+
 def test_seeds_of_a_prompt_are_one_pair():
     base = [arm("vanilla", seed=seed, benign={"safe": "oo"}, lengths={"safe": 10}) for seed in (0, 1)]
     own = [arm("derta", seed=seed, benign={"safe": "oo"}, lengths={"safe": n}) for seed, n in ((0, 8), (1, 14))]

@@ -126,6 +126,8 @@ def test_the_kept_share_is_that_of_the_mean_reduction():
     # the reduction is 1 in every resample: the share is a mean of 40 outcomes
     deviation = sqrt(0.75 * 0.25 / 40)
     assert (share.low, share.high) == pytest.approx((0.75 - 1.96 * deviation, 0.75 + 1.96 * deviation), abs=0.03)
+    some, few = tally([i % 4 != 0 for i in range(40)]), tally([i % 2 == 0 for i in range(40)])
+    assert kept_share(units, some, own, few).value == 0.5  # base 3/4, full 1/4, own 1/2
     assert kept_share(units, full, base, own) is None
     assert kept_share(units, base, full, tally([None] * 40)) is None
 
