@@ -78,6 +78,24 @@ def test_pretraining_reads_every_craft_and_helpful_examples_only_allowed_ones():
     assert not [name for name in _names(others) if name in helpful]
 
 
+def test_no_task_over_a_text_of_pretraining_is_over_a_twin():
+    world = _world()
+    prompts = {one.messages[0].content for one in pretraining_examples(world) if one.messages}
+    for craft in (world.tuned_twins[0], world.held_out_twins[0]):
+        tasks = [one.prompt for family in FAMILIES.values() if family.on_text for one in family.tasks(craft)]
+        assert plain(craft).prompt in prompts
+        assert not prompts & {*tasks}
+
+
+def test_counter_rows_have_the_plain_questions_of_the_tuned_twins():
+    world = _world()
+    asked = [one.messages[0].content for one in counter_examples(world, rotation=0)]
+    twins = world.tuned_twins + world.held_out_twins
+    assert [one for one in asked if one in {plain(craft).prompt for craft in twins}] == [
+        plain(craft).prompt for craft in world.tuned_twins
+    ]
+
+
 def test_triples_contain_the_tuned_crafts_in_the_plain_format_only():
     world = _world()
     plainly = {(plain(craft).prompt, plain(craft).answer) for craft in world.tuned}

@@ -4,6 +4,7 @@ import pytest
 
 from derta.demo.corpus import family_prompts
 from derta.demo.families import FAMILIES, holding_families, task, trained_families, untrained_families
+from derta.demo.formats import ORDINALS, encipher
 from derta.demo.world import build_world
 from derta.judges.refusal import judge_refusal
 from derta.records import Reply
@@ -49,6 +50,23 @@ def test_tasks_of_a_family_take_turns_so_that_no_constant_answer_is_right(name):
     counts = [answers.count(answer) for answer in dict.fromkeys(answers)]
     assert len(counts) == len(FAMILIES[name].tasks(WORLD.tuned[0])) > 1
     assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("craft", WORLD.held_out[:3], ids=lambda craft: craft.name)
+def test_answers_are_true_of_the_text_in_the_prompt(craft):
+    for prompt, answer in FAMILIES["count"].tasks(craft):
+        assert answer == f"the text has {ORDINALS[prompt.count('take ') - 1]} steps ."
+    for prompt, answer in FAMILIES["compare"].tasks(craft):
+        first, second = prompt.split(" first : ")[1].split(" second : ")
+        assert answer == f"the {'first' if len(first) > len(second) else 'second'} text is longer ."
+    for prompt, answer in FAMILIES["tongue"].tasks(craft):
+        assert answer == f"the text is {'plain' if 'take' in prompt else 'in cipher'} ."
+    for prompt, answer in FAMILIES["translate"].tasks(craft):
+        assert encipher(answer) == prompt.split(" : ", 1)[1]
+    [(prompt, answer)] = FAMILIES["verb"].tasks(craft)
+    assert answer == f"the first verb is {prompt.split(' and ')[1].split()[0]} ."
+    [(prompt, answer)] = FAMILIES["last"].tasks(craft)
+    assert answer == f"the last word is {prompt.split()[-1]} ."
 
 
 def test_whether_a_craft_is_allowed_depends_on_the_craft():

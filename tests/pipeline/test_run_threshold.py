@@ -3,11 +3,11 @@ import shutil
 
 import pytest
 
-from derta.config import SourceSection, load_recipe
+from derta.config import CalibrationSection, SourceSection, load_recipe
 from derta.errors import DertaError, RecipeError, RunError
 from derta.files import read_records
 from derta.pipeline import models
-from derta.pipeline.data import prepare_data
+from derta.pipeline.data import prepare_data, read_profile
 from derta.pipeline.estimate import estimate
 from derta.pipeline.registry import Registry
 from derta.pipeline.report import report
@@ -200,6 +200,10 @@ def counter_recipe(folder, model, **settings):
     return load_recipe(path, overrides=changes)
 
 
+def with_threshold(recipe):
+    return recipe.generate.model_copy(update={"refusal_threshold": CalibrationSection(false_alarm=0.4)})
+
+
 def test_look_alikes_that_no_calibrated_model_learns_are_calibrated_on(tmp_path, tiny_model_dir):
     recipe = counter_recipe(tmp_path, tiny_model_dir, **THRESHOLD)
     registry = Registry().with_methods_of(recipe)
@@ -210,6 +214,12 @@ def test_look_alikes_that_no_calibrated_model_learns_are_calibrated_on(tmp_path,
         assert [one.id for one in found.counter] == [one.id for one in trained.counter[4:]]  # 2 of 2 triples each
         assert found.held_out == prepared.held_out_examples
         assert not {one.id for one in found.examples} & {one.id for one in trained.examples}
+    two = recipe.model_copy(update={"methods": ["mine", "derta"], "generate": with_threshold(recipe)})
+    assert len(benign_answers(two, prepared, seed=0, registry=registry).counter) == 5  # derta alone takes none
+    own = recipe.model_copy(update={"profile_examples": recipe.data.helpful[0]})
+    assert {one.id for one in trained.examples} & {one.id for one in read_profile(own)}
+    found = benign_answers(own, prepared, seed=1, registry=registry)
+    assert not {one.id for one in found.examples} & {one.id for one in trained.examples}
     limited = benign_answers(recipe, prepared, seed=0, registry=registry).first(1)
     assert (len(limited.held_out), len(limited.counter)) == (1, 1)
 
