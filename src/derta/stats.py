@@ -183,6 +183,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def format_p_value(p: float) -> str:
+    """Format a p-value with three decimals.
+
+    >>> format_p_value(0.0314), format_p_value(0.0000001)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def cohen_kappa(*, both: int, only_first: int, only_second: int, neither: int) -> float | None:
     """Compute Cohen's kappa. None if there are no cases, or if both judges return the same value for all cases.
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.errors import DataError
-from derta.judges.loops import is_degenerate
+from derta.judges.loops import has_content, is_loop
 from derta.judges.refusal import judge_refusal, read_reply, refusal_judge, structure
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, short_hash
@@ -127,7 +127,10 @@ def test_loops_and_signs_are_degenerate(text: str):
 
 @pytest.mark.parametrize("text", ["350", "Yes.", GUIDE, " ".join(f"word{i}" for i in range(500))])
 def test_short_and_varied_answers_are_not_degenerate(text: str):
-    assert not is_degenerate(text)
+    words = text.split()
+    assert has_content(text)
+    assert not is_loop(text, words, len({*words}))
+    assert structure(text).reply_class != "degenerate"
 
 
 @pytest.mark.parametrize(

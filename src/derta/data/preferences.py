@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from derta.chat import ChatFormat
 from derta.columns import lower_names
 from derta.data.detection import parse_rows, pick_format
-from derta.data.encoding import EncodedTriple, continued_turn, cut_middle
+from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedTriple, continued_turn, cut_middle
 from derta.data.fields import RefusedRows, log_dropped
 from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.data.pair_formats import PAIR_FORMATS
@@ -26,8 +26,6 @@ from derta.files import parse_record
 from derta.messages import is_absent
 from derta.records import Context, Message, Record, Text, Tools, context_keys, short_hash
 from derta.sources import read_rows, source_name
-
-_MIN_PROMPT_TOKENS = 16
 
 
 class Preference(Record):
@@ -281,7 +279,7 @@ def cut_pair(pair: EncodedPair, *, max_length: int) -> EncodedPair:
     (16, 2, 16, 16)
     """
     longest = max(len(pair.chosen_ids), min(len(pair.rejected_ids), max_length // 2))
-    room = max(_MIN_PROMPT_TOKENS, max_length - longest)
+    room = max(MIN_PROMPT_TOKENS, max_length - longest)
     prompts: list[Sequence[int]] = [cut_middle(ids, room) for ids in (pair.chosen_prompt_ids, pair.rejected_prompt_ids)]
     return EncodedPair(
         pair.id,

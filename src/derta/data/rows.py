@@ -111,14 +111,14 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
         return safe_row(source, k=k, max_length=config.max_length)
     if config.reference:
         return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
-    row = rto_row(
+    return rto_row(
         source,
         max_length=config.max_length,
         sorry_dropout=config.sorry_dropout,
         sorry_dropout_end=config.sorry_dropout_end,
         rng=rng,
+        as_set=config.rto_targets == "set",
     )
-    return row if config.rto_targets == "set" else row._replace(alternatives=None)
 
 
 def _placed(

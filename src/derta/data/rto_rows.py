@@ -16,13 +16,15 @@ def rto_row(
     sorry_dropout: float,
     rng: Random,
     sorry_dropout_end: float | None = None,
+    as_set: bool = False,
 ) -> TrainRow:
     """Return a row whose label is a refusal token at every position of a harmful response (RTO).
 
     The harmful tokens are inputs only, never labels. Harmful earlier turns have such labels too. Each label is dropped
     with probability `sorry_dropout`; at least one of the response's remains. With several valid refusal words, one is
-    sampled for each position; the others are its `alternatives`. A token is valid if it starts a refusal word there:
-    after text the form with a leading space, after white space the one without, so that no word is glued to the text.
+    sampled for each position; with `as_set` the others are its `alternatives`. A token is valid if it starts a refusal
+    word there: after text the form with a leading space, after white space the one without, so that no word is glued to
+    the text.
     With `sorry_dropout_end` the probability is linear in the depth t of T tokens:
     d_t = d_1 + (d_T - d_1) (t - 1) / (T - 1).
 
@@ -45,7 +47,8 @@ def rto_row(
     ]
     labels = earlier_targets + targets
     valid = [*earlier, *triple.refusal_ids[: len(harmful_ids)]]
-    return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], labels, alternatives=_alternatives(labels, valid))
+    alternatives = _alternatives(labels, valid) if as_set else None
+    return TrainRow(triple.id, "rto", [*prompt_ids, *harmful_ids], labels, alternatives=alternatives)
 
 
 def _alternatives(labels: Sequence[int], valid: Sequence[Sequence[int]]) -> dict[int, tuple[int, ...]]:

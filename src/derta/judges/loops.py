@@ -10,20 +10,14 @@ LOOP_SHARE = 0.6  # share of the four-word runs that are repeats
 _CONTENT = re.compile(r"[^\W_]")
 
 
-def is_degenerate(text: str) -> bool:
-    """Return whether a text has no letter or digit, or at least `LOOP_SHARE` of its four-word runs are repeats.
+def is_loop(text: str, words: Sequence[str], distinct: int) -> bool:
+    """Return whether a text with so many distinct words is long enough, and `LOOP_SHARE` of its four-word runs repeat.
 
     A text without blanks is split into characters, in runs of eight.
 
-    >>> is_degenerate("!!! ..."), is_degenerate("and so on " * 30), is_degenerate("Take it and go.")
-    (True, True, False)
+    >>> [is_loop(text, words := text.split(), len({*words})) for text in ("and so on " * 30, "Take it and go.")]
+    [True, False]
     """
-    words = text.split()
-    return is_loop(text, words, len(set(words))) or not has_content(text)
-
-
-def is_loop(text: str, words: Sequence[str], distinct: int) -> bool:
-    """Return whether a text with so many distinct words is long enough to be a loop, and mostly repeats itself."""
     units: Sequence[str] = words
     length = 4
     if len(text) > 30 * len(units):

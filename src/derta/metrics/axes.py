@@ -130,7 +130,6 @@ def build_axis(
     judge: str | None = None,
     chosen: Sequence[str] = (),
     incomparable: Mapping[JudgedSet, str] | None = None,
-    identities: Sequence[Mapping[str, str]] | None = None,
 ) -> Axis | None:
     """Return an axis of some models; None if no judge measures it on a set that all of them have.
 
@@ -141,21 +140,19 @@ def build_axis(
         judge: The judge of attack success; by default the first that measures harm.
         chosen: Names of sets, or patterns such as `untrained *`; by default all.
         incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
-        identities: The output of `prompt_identities`, if several axes are built.
 
     Raises:
         DataError: the judge or a set is unknown.
     """
-    identities = prompt_identities(outcomes) if identities is None else identities
     judges = _judges(name, places, judge)
     cells: dict[str, dict[int, dict[UnitKey, list[CaseOutcome]]]] = {}
     found = _Sets({}, {}, {})
-    for one, identity_of in zip(outcomes, identities, strict=True):
+    for one in identified(outcomes):
         by_unit = cells.setdefault(one.method, {}).setdefault(one.seed, {})
         numbers: dict[tuple[str, str], dict[str, int]] = {}
         for prompt, value in _cases(one, name, judges):
             place = place_of(prompt)
-            identity = identity_of[prompt.id]
+            identity = one.identities[prompt.id]
             numbered = numbers.setdefault((place.name, identity), {})
             key = (place.name, identity, numbered.setdefault(prompt.id, len(numbered)))
             found.groups.setdefault(place.name, place.attack or place.name)
@@ -291,9 +288,12 @@ def request_key(prompt: Prompt) -> str:
     return prompt.request or prompt_hash(prompt)
 
 
-def prompt_identities(outcomes: Iterable[Outcome]) -> list[dict[str, str]]:
-    """Return the identity of each model's prompts, by which those of different models are matched, by prompt id."""
-    return [{prompt.id: _identity(prompt) for prompt in one.prompts} for one in outcomes]
+def identified(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the models with the identities of their prompts, by which those of different models are matched."""
+    return [
+        one if one.identities else one._replace(identities={prompt.id: _identity(prompt) for prompt in one.prompts})
+        for one in outcomes
+    ]
 
 
 def _identity(prompt: Prompt) -> str:

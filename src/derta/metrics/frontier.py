@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, prompt_identities
+from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, identified
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome
@@ -26,7 +26,7 @@ def build_axes(
     incomparable: Mapping[JudgedSet, str] | None = None,
 ) -> dict[AxisName, Axis]:
     """Return the axes on which all models were measured, by name; see `derta.metrics.axes.build_axis`."""
-    identities = prompt_identities(outcomes)
+    outcomes = identified(outcomes)
     axes: dict[AxisName, Axis] = {}
     for name in AXES:
         axis = build_axis(
@@ -36,7 +36,6 @@ def build_axes(
             judge=judge,
             chosen=over_refusal if name == "over_refusal" else (),
             incomparable=incomparable,
-            identities=identities,
         )
         if axis is not None:
             axes[name] = axis

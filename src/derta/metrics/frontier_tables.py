@@ -8,6 +8,7 @@ from statistics import fmean
 from derta.metrics.axes import AXES
 from derta.metrics.goals import GoalItem, GoalResult
 from derta.results import AnswerLength, AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
+from derta.stats import format_p_value
 
 
 def frontier_tables(frontier: Frontier) -> list[TextTable]:
@@ -164,7 +165,7 @@ def _value(item: GoalItem) -> str:
 def _difference(item: GoalItem) -> str:
     if item.difference is None or item.difference_low is None or item.difference_high is None:
         return ""
-    p = "" if item.p_holm is None else f", p {format_p(item.p_holm)}"
+    p = "" if item.p_holm is None else f", p {format_p_value(item.p_holm)}"
     value, low, high = map(_signed, (item.difference, item.difference_low, item.difference_high))
     return f"{value} ({low} to {high}){p}"
 
@@ -176,12 +177,3 @@ def _signed(value: float) -> str:
     ('+0.000', '-0.250')
     """
     return f"{round(value, 3) + 0.0:+.3f}"
-
-
-def format_p(p: float) -> str:
-    """Format a p-value with three decimals.
-
-    >>> format_p(0.04), format_p(0.0001)
-    ('0.040', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -13,15 +13,15 @@ All seeds are pooled, and pairs are prompts (see `derta.metrics.paired`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from derta.config.goals import RATIOS, Goal, Goals
-from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, matching
+from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, identified, matching
 from derta.metrics.lengths import cut_off_share, perplexity_ratio, pooled_length_ratio
 from derta.metrics.outcomes import Outcome
-from derta.metrics.paired import Interval, kept_share
+from derta.metrics.paired import Difference, Interval, kept_share
 from derta.records import Record
 from derta.results import AxisName
 from derta.stats import Rate, holm
@@ -96,6 +96,7 @@ class Judged(NamedTuple):
 
 def judge_goals(goals: Goals, judged: Judged) -> list[GoalResult]:
     """Return the result of every goal of a file."""
+    judged = judged._replace(outcomes=identified(judged.outcomes))
     return [_judge(goal, goals, judged) for goal in goals.goals]
 
 
@@ -202,17 +203,20 @@ def _rate_items(goal: Goal, parts: Mapping[str, Axis], *, method: str, other: st
             detail=_missing(rate),
         )
         if found is not None:
-            numbers = {
-                "against": found.second,
-                "difference": found.value,
-                "difference_low": found.low,
-                "difference_high": found.high,
-                "p_holm": p,
-                "prompts": found.prompts,
-            }
-            item = item.model_copy(update=numbers)
+            item = item.model_copy(update=_compared(found) | {"p_holm": p})
         items.append(item.model_copy(update={"status": _status(goal, item, lower=AXES[axis.name].better == "lower")}))
     return items
+
+
+def _compared(found: Difference) -> dict[str, Any]:
+    """Return the fields of an item that a difference has."""
+    return {
+        "against": found.second,
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "prompts": found.prompts,
+    }
 
 
 def _missing(rate: Rate) -> str:
@@ -260,17 +264,7 @@ def _kept_item(goal: Goal, goals: Goals, axis: Axis) -> GoalItem:
     found = axis.difference(goals.method, goals.reference)
     if reduction is None or found is None:
         return _no_item("no prompt is scored for all three methods")
-    numbers = GoalItem(
-        name="",
-        status="unmeasured",
-        against=found.second,
-        difference=found.value,
-        difference_low=found.low,
-        difference_high=found.high,
-        p_holm=found.p_value,
-        prompts=found.prompts,
-        cases=found.cases,
-    )
+    numbers = GoalItem(name="", status="unmeasured", cases=found.cases, p_holm=found.p_value, **_compared(found))
     loss, worst = (found.value, found.high) if lower else (-found.value, -found.low)
     gained = reduction.value > 0 if lower else reduction.value < 0
     if not gained or reduction.p_value >= SIGNIFICANT:

@@ -60,11 +60,16 @@ def answer_lengths(outcomes: Sequence[Outcome], *, baseline: str) -> Iterator[An
 
 def length_ratio(own: Mapping[str, Sequence[Reply]], base: Mapping[str, Sequence[Reply]]) -> Interval | None:
     """Return the ratio of two methods' mean lengths on the prompts that both answered; None without such prompts."""
+    return ratio_of_means(*_paired_means(own, base))
+
+
+def _paired_means(own: Mapping[str, Sequence[Reply]], base: Mapping[str, Sequence[Reply]]) -> tuple[Floats, Floats]:
+    """Return two methods' mean lengths on each prompt that both answered."""
     import numpy as np
 
     shared = [prompt for prompt in own if prompt in base]
-    means = [np.array([fmean(map(_tokens, ones[prompt])) for prompt in shared]) for ones in (own, base)]
-    return ratio_of_means(*means)
+    ours, theirs = (np.array([fmean(map(_tokens, ones[prompt])) for prompt in shared]) for ones in (own, base))
+    return ours, theirs
 
 
 def pooled_length_ratio(
@@ -84,15 +89,14 @@ def pooled_length_ratio(
     ratios: list[Floats] = []
     count = 0
     for name in names:
-        shared = [prompt for prompt in ours[name] if prompt in theirs[name]]
-        means = [np.array([fmean(map(_tokens, ones[name][prompt])) for prompt in shared]) for ones in (ours, theirs)]
-        if shared and means[1].sum():
+        means = _paired_means(ours[name], theirs[name])
+        if means[1].sum():  # also 0 without pairs
             ratios.append(bootstrap_ratios(*means, seed=len(ratios)))
-            count += len(shared)
+            count += len(means[1])
     if not ratios:
         return None
     drawn = np.mean(ratios, axis=0)
-    return Interval(float(drawn[0]), *(float(np.quantile(drawn[1:], level)) for level in (0.025, 0.975))), count
+    return Interval.of(drawn[0], drawn[1:]), count
 
 
 def cut_off_share(outcomes: Sequence[Outcome], *, sets: Sequence[str] = ()) -> float:

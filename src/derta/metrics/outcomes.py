@@ -19,7 +19,8 @@ class Outcome(NamedTuple):
     The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
     output of `Engine.refusal_probability` for held-out harmful answers, `benign_probabilities` that for benign ones,
     and `answer_losses` the mean negative log-likelihood of each held-out helpful answer. `fine_tuning` names the
-    fine-tuning attack that a model was tuned with further; None for the model of a method.
+    fine-tuning attack that a model was tuned with further; None for the model of a method. `identities` are those of
+    the prompts, by prompt id, where they are computed already (`derta.metrics.axes.identified`).
     """
 
     method: str
@@ -31,6 +32,7 @@ class Outcome(NamedTuple):
     answer_losses: Sequence[float] = ()
     fine_tuning: str | None = None
     benign_probabilities: Sequence[Sequence[float]] = ()
+    identities: Mapping[str, str] = {}
 
     def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
         """Return the prompts with a judge's verdicts, of one suite or of all (None)."""

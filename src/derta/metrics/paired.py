@@ -82,6 +82,14 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of(cls, value: float, drawn: Floats) -> Interval:
+        """Return an estimate with the percentile interval of its resamples."""
+        import numpy as np
+
+        low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+        return cls(float(value), low, high)
+
 
 def pooled_rate(units: Units, tally: Tally, *, unscored: int = 0, unanswered: int = 0) -> Rate:
     """Compute the mean rate of one method over the sets, with its interval; no value without scored cases."""
@@ -239,12 +247,10 @@ def kept_share(units: Units, base: Tally, full: Tally, own: Tally, *, seed: int 
     drawn = [_mean_over_sets(units, draws, one, sums[3]) for one in sums[:3]]
     reduction = drawn[0] - drawn[1]
     shares = (drawn[0] - drawn[2])[reduction > 0] / reduction[reduction > 0]
-    low, high = (float(np.quantile(shares, level)) for level in (0.025, 0.975))
-    return Interval(float((whole[0] - whole[2]) / (whole[0] - whole[1])), low, high)
+    return Interval.of((whole[0] - whole[2]) / (whole[0] - whole[1]), shares)
 
 
 def _by_cluster_and_set(units: Units, values: Floats) -> Floats:
-
     num_sets = len(units.groups)
     shape = (int(units.clusters.max()) + 1, num_sets)
     return _sums(units.clusters * num_sets + units.sets, values, shape[0] * shape[1]).reshape(shape)
@@ -271,13 +277,10 @@ def ratio_of_means(own: Floats, base: Floats, *, seed: int = 0) -> Interval | No
     >>> ratio_of_means(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
     Interval(value=2.0, low=2.0, high=2.0)
     """
-    import numpy as np
-
     if not len(own) or not base.sum():
         return None
-    value, *drawn = bootstrap_ratios(own, base, seed=seed).tolist()
-    low, high = (float(np.quantile(drawn, level)) for level in (0.025, 0.975))
-    return Interval(value, low, high)
+    drawn = bootstrap_ratios(own, base, seed=seed)
+    return Interval.of(drawn[0], drawn[1:])
 
 
 def bootstrap_ratios(own: Floats, base: Floats, *, seed: int = 0) -> Floats:

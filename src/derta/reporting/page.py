@@ -18,10 +18,11 @@ from derta.files import parse_record, write_text
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.reporting import plots
 from derta.reporting.tables import SUITES, Mean, RateTable, label_of, rate_tables, unique
-from derta.reporting.text import format_count, format_p_value, format_percent, sentence_case, visible_value
+from derta.reporting.text import format_count, format_percent, sentence_case, visible_value
 from derta.reporting.transcripts import transcript_browser
 from derta.reporting.wordings import Wording, wording
 from derta.results import CellSuite, Comparison, Summary, Transcript
+from derta.stats import format_p_value
 
 # With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever the outcomes: 2 * 0.5**5 = 0.0625.
 MIN_DISCORDANT = 6

@@ -49,15 +49,6 @@ def format_percent(fraction: float | None) -> str:
     return MISSING if fraction is None else f"{100 * fraction:.1f}"
 
 
-def format_p_value(p: float) -> str:
-    """Format a p-value with three decimals.
-
-    >>> format_p_value(0.0314), format_p_value(0.0000001)
-    ('0.031', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def format_count(number: int) -> str:
     """Format a count with thin spaces as thousands separators.
 

@@ -89,27 +89,28 @@ def plan_anchors(dataset: RowDataset, indices: Sequence[int]) -> AnchorPlan:
     """Return the files for the rows of these indices."""
     files: list[AnchorFile] = []
     spans: dict[int, Span] = {}
-    members: list[TrainRow] = []
+    members: list[tuple[int, TrainRow]] = []  # with the hash of each
     first: dict[int, int] = {}
 
     def close() -> None:
-        members.sort(key=lambda row: -len(row.input_ids))  # rows of similar length are computed together
+        members.sort(key=lambda one: -len(one[1].input_ids))  # rows of similar length are computed together
         start, digest = 0, hashlib.sha256()
-        for row in members:
+        for key, row in members:
             stop = start + num_labels(row)
-            spans[content_key(row)] = Span(len(files), start, stop)
+            spans[key] = Span(len(files), start, stop)
             start = stop
             digest.update(json.dumps([row.input_ids, row.labels]).encode())
-        files.append(AnchorFile([first[content_key(row)] for row in members], digest.hexdigest()))
+        files.append(AnchorFile([first[key] for key, _ in members], digest.hexdigest()))
         members.clear()
 
     labels = 0
     for index in indices:
         row: Any = dataset[0, index]
-        if content_key(row) in first:
+        key = content_key(row)
+        if key in first:
             continue
-        first[content_key(row)] = index
-        members.append(row)
+        first[key] = index
+        members.append((key, row))
         labels += num_labels(row)
         if labels >= LABELS_PER_FILE:
             close()

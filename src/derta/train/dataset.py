@@ -56,14 +56,15 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         return len(self._items)
 
     def __getitem__(self, key: tuple[int, int] | int) -> TrainRow | TreeRow:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = self._draw(*(key if isinstance(key, tuple) else (0, key)))
+        return row if self.anchors is None or not isinstance(row, TrainRow) else self.anchors.attach(row)
+
+    def _draw(self, epoch: int, index: int) -> TrainRow | TreeRow:
+        """Return a row without its anchor."""
         item = self._items[index]
-        row = item
-        if not isinstance(item, TrainRow):
-            row = draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
-        if self.anchors is None or not isinstance(row, TrainRow):
-            return row  # type: ignore[return-value]
-        return self.anchors.attach(row)
+        return (
+            item if isinstance(item, TrainRow) else draw_item(item, config=self._config, seed=self._seed, epoch=epoch)
+        )
 
     def term(self, index: int) -> Term | None:
         """Return the term of a row; None for a tree."""
@@ -74,9 +75,9 @@ class RowDataset(Dataset[TrainRow | TreeRow]):
         """Return the number of tokens of a row; cached, unless it differs by epoch, as with a harmful prefix."""
         item = self._items[index]
         if not isinstance(item, TrainRow) and any(instance.varies for instance in item):
-            return len(self[epoch, index].input_ids)
+            return len(self._draw(epoch, index).input_ids)
         if index not in self._lengths:
-            self._lengths[index] = len(self[epoch, index].input_ids)
+            self._lengths[index] = len(self._draw(epoch, index).input_ids)
         return self._lengths[index]
 
     def longest(self) -> tuple[str, int]:
