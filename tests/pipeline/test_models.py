@@ -137,7 +137,7 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(recipe, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_the_format_of_validation_is_loaded_again_only_when_files_change(tmp_path):
+def test_the_format_of_validation_is_loaded_again_only_when_files_or_settings_change(tmp_path):
     recipe = load_recipe(write_example(tmp_path))
     first = shared_format(recipe)
     assert shared_format(recipe) is first
@@ -145,8 +145,10 @@ def test_the_format_of_validation_is_loaded_again_only_when_files_change(tmp_pat
     changed.write_text(changed.read_text() + "\n")
     assert shared_format(recipe) is not first
     template = tmp_path / "mine.jinja"
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"template": str(template)})})
     template.write_text(first.chat.template)
+    paper = recipe.model_copy(update={"model": recipe.model.model_copy(update={"template": "paper"})})
+    assert shared_format(paper).chat.template != first.chat.template
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"template": str(template)})})
     first = shared_format(recipe)
     template.write_text(first.chat.template + "{# another #}")
     assert shared_format(recipe) is not first
