@@ -12,8 +12,8 @@ from openai_server import serving
 from derta.config import EvaluationSection, load_recipe
 from derta.engines.endpoints import KEY_VARIABLE
 from derta.errors import EngineError, RecipeError
+from derta.pipeline.contents import RunContents
 from derta.pipeline.registry import Registry, check_servers
-from derta.pipeline.report import RunContents
 from derta.pipeline.run import run
 from derta.records import Request
 

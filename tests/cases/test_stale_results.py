@@ -104,7 +104,7 @@ def test_searched_prompts_of_other_evaluations_are_not_reported(copied):
 )
 def test_models_with_other_settings_or_another_judge_are_not_compared(name, kind, message, copied, monkeypatch):
     # verdicts of a judge that costs nothing would be made again
-    monkeypatch.setattr("derta.pipeline.report.uses_model", lambda judge: judge == "harm")
+    monkeypatch.setattr("derta.pipeline.model_results.uses_model", lambda judge: judge == "harm")
     changed = {"model": "b"} if kind is Verdict else {"model": "b", "dtype": "bfloat16"}
     edit(copied / "derta-seed0" / name, kind, producer=lambda old: {**old, **changed})
     with pytest.raises(RunError, match=message):

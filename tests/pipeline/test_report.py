@@ -97,25 +97,3 @@ def test_runs_that_cannot_be_pooled_are_refused(copied, tmp_path):
         report(tmp_path / "runs")
     with pytest.raises(RunError, match=r"expected an output folder for the report of . runs, got none; set `out`"):
         report([copied, same])
-
-
-@pytest.mark.parametrize(
-    ("lost", "message"),
-    [
-        ("prompts.jsonl", "vanilla seed 0 is not finished"),
-        ("derta-seed0/replies.jsonl", "derta seed 0 is not finished"),
-        ("derta-seed0/scores.json", "derta seed 0 is not finished"),
-        ("derta-seed0/verdicts.harm.jsonl", "harm has not judged all of derta seed 0"),
-    ],
-)
-def test_what_is_not_finished_is_named(lost, message, copied):
-    (copied / lost).unlink()
-    with pytest.raises(RunError, match=message):
-        report(copied)
-
-
-def test_a_judging_that_was_stopped_is_not_reported_as_whole(copied):
-    path = copied / "derta-seed0/verdicts.refusal.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(RunError, match="refusal has not judged all of derta seed 0"):
-        report(copied)

@@ -16,8 +16,7 @@ from derta import files
 from derta.config import load_recipe
 from derta.files import read_records, write_records
 from derta.locks import lock
-from derta.pipeline import models
-from derta.pipeline import report as report_module
+from derta.pipeline import model_results, models
 from derta.pipeline import run as run_module
 from derta.pipeline.run import run
 from derta.protocols import Display
@@ -203,7 +202,7 @@ def test_replies_that_changed_are_judged_again_and_not_reported_with_old_verdict
 
 
 def test_replies_that_changed_are_not_reported_if_a_model_must_judge_them(started, derta, monkeypatch):
-    monkeypatch.setattr(report_module, "uses_model", lambda judge: True)
+    monkeypatch.setattr(model_results, "uses_model", lambda judge: True)
     path = started / "derta-seed0/replies.jsonl"
     write_records(path, [one.model_copy(update={"text": "No."}) for one in read_records(path, Reply)])
     called = derta("report", started)

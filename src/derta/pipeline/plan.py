@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.config import THRESHOLD, Recipe, SectionKey, load_recipe, parse_recipe
+from derta.config import THRESHOLD, Recipe, load_recipe, parse_recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError
 from derta.methods import check_package, check_settings
+from derta.pipeline.contents import ModelEntry, RunContents, section_judges
 from derta.pipeline.data import hub_base, limit_notes, prepare_data
 from derta.pipeline.evaluate import craft_prompts, is_complete, recipe_judges
 from derta.pipeline.fine_tuning import (
@@ -26,7 +27,6 @@ from derta.pipeline.model_checks import check_compiler, check_training
 from derta.pipeline.models import check_engine
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
-from derta.pipeline.report import ModelEntry, RunContents, SectionJudges
 from derta.pipeline.run_threshold import check_calibrations, threshold_identity
 from derta.pipeline.search import check_searches
 from derta.protocols import Display, Judge
@@ -196,12 +196,6 @@ def check_methods(recipe: Recipe, registry: Registry, *, prepared: PreparedData)
     for method in registry.all_methods(recipe.methods):
         if method.trains:
             check_training(recipe, method, prepared=prepared)
-
-
-def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
-    """Return an evaluation's key and judges in the format of `run.json`."""
-    suite, attack, name = key
-    return SectionJudges.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
 
 
 def training_origin(

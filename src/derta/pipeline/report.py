@@ -1,112 +1,22 @@
-"""Report of a run, or of several runs pooled, from the files in their folders; no data, model or recipe is loaded.
-
-`run.json` is written before the first training step. It holds the models, the judges of each evaluation and the
-comparisons, which the other files do not.
-"""
+"""Report of a run, or of several runs pooled, from the files in their folders; no data, model or recipe is loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from pydantic import Field, field_validator
-
-from derta.config import THRESHOLD, SectionKey
 from derta.errors import RunError
-from derta.files import parse_record, read_records, write_text
-from derta.judges import JUDGES, build_judge, judge_producer, uses_model
 from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, summarize, transcripts
-from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, section_keys
-from derta.pipeline.fine_tuning import fine_tuning_note
-from derta.pipeline.likelihoods import DECODING_KEYS, Scores, perplexity_notes, read_scores
-from derta.pipeline.resuming import read_keyed
-from derta.pipeline.run_threshold import check_replies_threshold, threshold_notes
-from derta.pipeline.search import search_notes
+from derta.pipeline.contents import CONTENTS, RunContents, read_contents
+from derta.pipeline.evaluate import section_keys
+from derta.pipeline.likelihoods import DECODING_KEYS, perplexity_notes
+from derta.pipeline.model_results import ModelResults, read_model
 from derta.protocols import Display
-from derta.provenance import Producer, case_hash, changed_keys, prompt_hash
-from derta.records import NAME, REFUSAL_WORDS, Measure, Prompt, Record, Reply, ReplyKey, Suite, Verdict
+from derta.provenance import Producer, changed_keys
 from derta.reporting import write_report
 from derta.results import Summary
-
-CONTENTS = "run.json"
-
-
-class ModelEntry(Record):
-    """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's.
-
-    `fine_tuning` is the name of the attack on the model by fine-tuning, in its label; None for the model of a method.
-    `refusal_threshold` is the threshold of decoding (`run_threshold.threshold_identity`); None without one.
-    """
-
-    label: str
-    seed: int
-    folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
-    fine_tuning: str | None = None
-    refusal_threshold: str | None = None
-
-
-class SectionJudges(Record):
-    """Judges of an evaluation, by its key; None matches any value that has no section."""
-
-    suite: Suite | None
-    attack: str | None
-    name: str | None
-    judges: tuple[str, ...]
-
-
-class RunContents(Record):
-    """Contents of `run.json`: the models in order, the judges, the comparisons and the notes."""
-
-    title: str
-    models: tuple[ModelEntry, ...]
-    measures: dict[str, Measure]
-    sections: tuple[SectionJudges, ...]
-    questions: dict[str, tuple[tuple[str, str], ...]]
-    notes: tuple[str, ...]
-    refusal_words: tuple[str, ...] = REFUSAL_WORDS
-
-    @field_validator("measures")
-    @classmethod
-    def _check_measures(cls, measures: dict[str, Measure]) -> dict[str, Measure]:
-        if wrong := [judge for judge in measures if not NAME.fullmatch(judge)]:
-            raise ValueError(f"expected names of judges, got {wrong[0]!r:.80}")
-        return measures
-
-    @property
-    def judges(self) -> dict[SectionKey, tuple[str, ...]]:
-        """Names of the judges of each evaluation, by its key."""
-        return {(one.suite, one.attack, one.name): one.judges for one in self.sections}
-
-
-class ModelResults(NamedTuple):
-    """Results of one model: its replies and verdicts, its scores, and notes for the report."""
-
-    outcome: Outcome
-    scores: Scores
-    notes: list[str]
-
-
-def write_contents(folder: Path, contents: RunContents) -> None:
-    """Write a run's `run.json`."""
-    write_text(folder / CONTENTS, contents.model_dump_json(indent=2) + "\n")
-
-
-def read_contents(folder: Path) -> RunContents:
-    """Load a run's `run.json`.
-
-    Raises:
-        RunError: the folder is no run, or the file is not valid.
-    """
-    path = folder / CONTENTS
-    try:
-        return parse_record(RunContents, json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, found none; check the path") from error
-    except (OSError, ValueError) as error:  # a DataError is a ValueError
-        raise RunError(f"{path}: expected an output of `derta run`, got another file; check the path") from error
 
 
 def report(
@@ -212,94 +122,6 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[Path, RunContents], list[Mo
     return runs, results
 
 
-def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelResults:
-    """Load the replies, verdicts and scores of one model of a run.
-
-    Raises:
-        RunError: something is missing, or was made from other prompts or replies.
-    """
-    home = folder / entry.folder
-    path, shared_path = prompts_path(folder, home), folder / "prompts.jsonl"
-    prompts = list(read_records(path, Prompt)) if path.exists() else []
-    if not path.exists() or not is_complete(home, prompts):
-        raise RunError(f"{folder}: {entry.label} seed {entry.seed} is not finished; `derta run` resumes it")
-    shared = prompts if path == shared_path else list(read_records(shared_path, Prompt))
-    replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
-    old = sum(replies[one.id, 0].input_hash not in {None, prompt_hash(one)} for one in prompts)
-    if old or prompts[: len(shared)] != shared:
-        raise RunError(
-            f"{folder}: {entry.label} seed {entry.seed}: {old or 'the'} replies are to prompts that have changed "
-            "since; `derta run` generates them again"
-        )
-    required = [judges_of(prompt, contents.judges) for prompt in prompts]
-    verdicts: dict[str, list[Verdict | None]] = {}
-    for judge in contents.measures:
-        judged = _current_verdicts(
-            judge, folder=folder, entry=entry, contents=contents, prompts=prompts, replies=replies
-        )
-        verdicts[judge] = [judged.get((prompt.id, 0)) for prompt in prompts]
-        if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
-            raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
-    scores = read_scores(home)
-    outcome = Outcome(
-        entry.label,
-        entry.seed,
-        prompts,
-        [replies[prompt.id, 0] for prompt in prompts],
-        verdicts,
-        scores.refusal_probability,
-        scores.answer_losses,
-        entry.fine_tuning,
-        scores.benign_probability,
-    )
-    name = f"{entry.label}, seed {entry.seed}"
-    if THRESHOLD in entry.model_fields_set:  # not in runs of earlier versions
-        check_replies_threshold(home, entry.refusal_threshold, outcome.replies, model=f"{folder}: {name}")
-    return ModelResults(outcome, scores, list(_model_notes(home, name, outcome, entry.refusal_threshold)))
-
-
-def _current_verdicts(
-    judge: str,
-    *,
-    folder: Path,
-    entry: ModelEntry,
-    contents: RunContents,
-    prompts: Sequence[Prompt],
-    replies: Mapping[ReplyKey, Reply],
-) -> dict[ReplyKey, Verdict]:
-    """Return a judge's verdicts on a model's replies.
-
-    Replies that changed since, and those that another version of a judge without a model has judged (which may lack a
-    class that this one has), are judged again.
-
-    Raises:
-        RunError: replies have changed, and the judge queries a model or is a user's own, or a verdict is another
-            judge's.
-    """
-    home = folder / entry.folder
-    path = home / f"verdicts.{judge}.jsonl"
-    verdicts = read_keyed(path, Verdict, prompts=prompts)
-    if other := next((one.judge for one in verdicts.values() if one.judge != judge), None):
-        raise RunError(f"{path}: expected verdicts of {judge}, got one of {other}; `derta run` judges them again")
-    changed = sum(
-        (prompt.id, 0) in verdicts and verdicts[prompt.id, 0].input_hash != case_hash(prompt, replies[prompt.id, 0])
-        for prompt in prompts
-    )
-    if judge not in JUDGES or uses_model(judge):
-        if changed:
-            raise RunError(
-                f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them"
-            )
-        return verdicts
-    options: dict[str, Any] = {"refusal_words": contents.refusal_words} if judge == "refusal" else {}
-    built = build_judge(judge, **options)
-    producer = judge_producer(built)
-    if not changed and all(one.producer == producer for one in verdicts.values()):
-        return verdicts
-    judge_models(built, {entry.label: home}, folder=folder, judges=contents.judges)
-    return read_keyed(path, Verdict, prompts=prompts)
-
-
 _OF_A_MODEL = {"model", "adapter", *DECODING_KEYS}
 """Keys of a producer that may differ between the models of a report."""
 
@@ -361,17 +183,6 @@ def _prefix_ids(results: ModelResults, name: str) -> ModelResults:
         for judge, ones in outcome.verdicts.items()
     }
     return results._replace(outcome=outcome._replace(prompts=prompts, replies=replies, verdicts=verdicts))
-
-
-def _model_notes(home: Path, name: str, outcome: Outcome, threshold: str | None) -> Iterator[str]:
-    yield from fine_tuning_note(home, model=name)
-    yield from threshold_notes(home, threshold, model=name)
-    yield from search_notes(outcome.prompts, model=name)
-    if unanswered := sum(reply.unanswered is not None for reply in outcome.replies):
-        yield f"{name}: {unanswered} of {len(outcome.replies)} prompts are unanswered; they have no verdict."
-    for judge, verdicts in outcome.verdicts.items():
-        if failed := sum(one is not None and one.retry for one in verdicts):
-            yield f"{name}: the engine of judge {judge} failed on {failed} replies; run again to judge them."
 
 
 def _check_poolable(runs: Mapping[Path, RunContents]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from derta.config import Recipe
 from derta.errors import RunError
 from derta.methods import Method
+from derta.pipeline.contents import write_contents
 from derta.pipeline.data import input_files, model_inputs, training_files
 from derta.pipeline.evaluate import is_current, judge_models, recorded_weights, token_limits
 from derta.pipeline.fine_tuning import COST_FILE, fine_tune
@@ -19,7 +20,7 @@ from derta.pipeline.own_refusals import train_on_own_refusals
 from derta.pipeline.paths import ExpandedRecipe, expanded_paths
 from derta.pipeline.plan import RunModel, RunPlan, plan_run, read_recipe, trained_values, training_origin
 from derta.pipeline.registry import AttackLike, JudgeLike, Registry, check_servers
-from derta.pipeline.report import report, write_contents
+from derta.pipeline.report import report
 from derta.pipeline.resuming import Expected, store_prompts, supersede
 from derta.pipeline.run_threshold import Decoding
 from derta.pipeline.search import add_searched_prompts, searched_prompts

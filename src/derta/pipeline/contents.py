@@ -1,0 +1,91 @@
+"""`run.json`: the contents of a run that its report needs and the other files do not hold.
+
+It is written before the first training step, with the models, the judges of each evaluation and the comparisons.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from derta.config import SectionKey
+from derta.errors import RunError
+from derta.files import parse_record, write_text
+from derta.records import NAME, REFUSAL_WORDS, Measure, Record, Suite
+
+CONTENTS = "run.json"
+
+
+class ModelEntry(Record):
+    """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's.
+
+    `fine_tuning` is the name of the attack on the model by fine-tuning, in its label; None for the model of a method.
+    `refusal_threshold` is the threshold of decoding (`run_threshold.threshold_identity`); None without one.
+    """
+
+    label: str
+    seed: int
+    folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
+    fine_tuning: str | None = None
+    refusal_threshold: str | None = None
+
+
+class SectionJudges(Record):
+    """Judges of an evaluation, by its key; None matches any value that has no section."""
+
+    suite: Suite | None
+    attack: str | None
+    name: str | None
+    judges: tuple[str, ...]
+
+
+class RunContents(Record):
+    """Contents of `run.json`: the models in order, the judges, the comparisons and the notes."""
+
+    title: str
+    models: tuple[ModelEntry, ...]
+    measures: dict[str, Measure]
+    sections: tuple[SectionJudges, ...]
+    questions: dict[str, tuple[tuple[str, str], ...]]
+    notes: tuple[str, ...]
+    refusal_words: tuple[str, ...] = REFUSAL_WORDS
+
+    @field_validator("measures")
+    @classmethod
+    def _check_measures(cls, measures: dict[str, Measure]) -> dict[str, Measure]:
+        if wrong := [judge for judge in measures if not NAME.fullmatch(judge)]:
+            raise ValueError(f"expected names of judges, got {wrong[0]!r:.80}")
+        return measures
+
+    @property
+    def judges(self) -> dict[SectionKey, tuple[str, ...]]:
+        """Names of the judges of each evaluation, by its key."""
+        return {(one.suite, one.attack, one.name): one.judges for one in self.sections}
+
+
+def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
+    """Return an evaluation's key and judges in the format of `run.json`."""
+    suite, attack, name = key
+    return SectionJudges.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
+
+
+def write_contents(folder: Path, contents: RunContents) -> None:
+    """Write a run's `run.json`."""
+    write_text(folder / CONTENTS, contents.model_dump_json(indent=2) + "\n")
+
+
+def read_contents(folder: Path) -> RunContents:
+    """Load a run's `run.json`.
+
+    Raises:
+        RunError: the folder is no run, or the file is not valid.
+    """
+    path = folder / CONTENTS
+    try:
+        return parse_record(RunContents, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: expected a run's folder with a {CONTENTS}, found none; check the path") from error
+    except (OSError, ValueError) as error:  # a DataError is a ValueError
+        raise RunError(f"{path}: expected an output of `derta run`, got another file; check the path") from error
