@@ -14,11 +14,10 @@ from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
 from derta.files import write_text
 from derta.locks import check_output
-from derta.methods import method_config
 from derta.pipeline.data import hub_base, input_files, prepare_data
 from derta.pipeline.ingredients import ingredient_notes, method_defaults
-from derta.pipeline.models import check_init_from, load_format, train_method
-from derta.pipeline.own_refusals import copy_model, find_pairs, train_on_own_refusals
+from derta.pipeline.models import check_init_from, load_format, recipe_config, train_method
+from derta.pipeline.own_refusals import own_training_set, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.plan import check_recipe
 from derta.pipeline.registry import Registry
@@ -130,18 +129,16 @@ def prepare_launch(
         prepared = _prepare_for(paths.recipe, (*recipe.methods, method), registry, distilled=distilled, display=display)
         if not definition.own_refusals or init_from is None:
             return True
-        pairs = find_pairs(
+        data = own_training_set(
             paths.recipe,
             method=definition,
             seed=seed,
-            data=prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed),
+            prepared=prepared,
             out=out,
             init_from=init_from,
             display=display,
         )
-        if not pairs:
-            copy_model(init_from, out)
-    return bool(pairs)
+    return data is not None
 
 
 def _prepare_for(
@@ -181,14 +178,7 @@ def _export_rows(
     prepared = _prepare_for(recipe, (*recipe.methods, method), registry, distilled=distilled, display=display)
     for note in [*prepared.notes, *ingredient_notes(recipe, [definition], prepared=prepared)]:
         display.logger.info(note)
-    config = method_config(
-        definition,
-        recipe.train,
-        model=recipe.model,
-        seed=seed,
-        output_dir=out,
-        settings=recipe.settings_of(method),
-    )
+    config = recipe_config(recipe, definition, seed=seed, output_dir=out)
     data = prepared.training_set(triples_per_unit=definition.triples_per_unit, seed=seed)
     encoded = expand_branches(
         list(definition.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple

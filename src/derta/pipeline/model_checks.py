@@ -15,8 +15,8 @@ from derta.data.preparation import PreparedData
 from derta.data.rows import Instance, max_tokens
 from derta.engines.token_io import check_encoded
 from derta.errors import DataError, ModelError, RecipeError
-from derta.methods import Method, method_config
-from derta.pipeline.models import shared_format
+from derta.methods import Method
+from derta.pipeline.models import recipe_config, shared_format
 from derta.records import Prompt
 
 
@@ -42,10 +42,8 @@ def check_training(recipe: Recipe, method: Method, *, prepared: PreparedData) ->
         raise DataError(f"{method.name}: expected counter examples, got none; set `data.counter`")
     if method.own_refusals and method.init_from is None:
         raise RecipeError(f"{method.name}: expected `init_from`, the method whose refusals it unlearns, got none")
-    settings, seed = recipe.settings_of(method.name), recipe.seeds[0]
-    config = method_config(
-        method, recipe.train, model=recipe.model, seed=seed, output_dir=Path("model"), settings=settings
-    )
+    seed = recipe.seeds[0]
+    config = recipe_config(recipe, method, seed=seed, output_dir=Path("model"))
     from derta.loading import load_config, position_limit
 
     limit = position_limit(load_config(recipe.model.path, trust_remote_code=recipe.model.trust_remote_code))

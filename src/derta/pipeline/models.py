@@ -9,12 +9,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from derta.chat import (
-    ChatFormat,
-    RefusalTokens,
-    chat_format,
-    refusal_tokens,
-)
+from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
 from derta.config import ModelSection, Recipe
 from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
@@ -28,6 +23,7 @@ from derta.thresholds import read_threshold
 
 if TYPE_CHECKING:
     from derta.engines.hf import RefusalStarts
+    from derta.train.config import DertaConfig
 
 
 class Format(NamedTuple):
@@ -95,6 +91,16 @@ def check_init_from(method: Method, init_from: Path | None) -> None:
         raise ModelError(f"{init_from}: expected a folder with a tuned model or adapter, found none; check the path")
 
 
+def recipe_config(recipe: Recipe, method: Method, *, seed: int, output_dir: Path) -> DertaConfig:
+    """Return the settings of one method of a recipe as a config.
+
+    Raises:
+        RecipeError: as in `derta.methods.method_config`.
+    """
+    settings = recipe.settings_of(method.name)
+    return method_config(method, recipe.train, model=recipe.model, seed=seed, output_dir=output_dir, settings=settings)
+
+
 def train_method(
     recipe: Recipe,
     *,
@@ -117,14 +123,7 @@ def train_method(
     from derta.pipeline.training import training_progress
 
     chat, _ = load_format(recipe)
-    config = method_config(
-        method,
-        recipe.train,
-        model=recipe.model,
-        seed=seed,
-        output_dir=out,
-        settings=recipe.settings_of(method.name),
-    )
+    config = recipe_config(recipe, method, seed=seed, output_dir=out)
     with training_progress(display, f"{method.name} seed {seed}: training") as callback:
         return tune(
             method,

@@ -20,9 +20,9 @@ from derta.data.preparation import PreparedData, format_counts
 from derta.errors import DataError, RecipeError
 from derta.files import read_records, write_records
 from derta.messages import in_context
-from derta.methods import Method, method_config
+from derta.methods import Method
 from derta.pipeline.asking import answer_of, ask, outcomes
-from derta.pipeline.models import check_init_from, load_format, train_method
+from derta.pipeline.models import check_init_from, load_format, recipe_config, train_method
 from derta.protocols import Display
 from derta.records import Example, Prompt, Reply
 from derta.run_folder import finish_folder
@@ -64,11 +64,11 @@ def train_on_own_refusals(
         check_init_from(method, init_from)
         if init_from is None:
             raise RecipeError(f"{method.name}: expected `init_from`, the method whose refusals it unlearns, got none")
-        data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
-        pairs = find_pairs(recipe, method=method, seed=seed, data=data, out=out, init_from=init_from, display=display)
-        if not pairs:
-            return copy_model(init_from, out)
-        data = data._replace(preferences=pairs)
+        data = own_training_set(
+            recipe, method=method, seed=seed, prepared=prepared, out=out, init_from=init_from, display=display
+        )
+        if data is None:
+            return out
     return train_method(
         recipe,
         method=method,
@@ -79,6 +79,31 @@ def train_on_own_refusals(
         data=data,
         display=display,
     )
+
+
+def own_training_set(
+    recipe: Recipe,
+    *,
+    method: Method,
+    seed: int,
+    prepared: PreparedData,
+    out: Path,
+    init_from: Path,
+    display: Display = Display(),
+) -> TrainingSet | None:
+    """Return the training set with the pairs of the initial model's own refusals.
+
+    None if it refuses nothing: there is nothing to train, and the model in `out` is a copy of it.
+
+    Raises:
+        DataError: as in `find_pairs`.
+    """
+    data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
+    pairs = find_pairs(recipe, method=method, seed=seed, data=data, out=out, init_from=init_from, display=display)
+    if not pairs:
+        copy_model(init_from, out)
+        return None
+    return data._replace(preferences=pairs)
 
 
 def find_pairs(
@@ -96,14 +121,7 @@ def find_pairs(
     Raises:
         DataError: no counter example has a context of `answer_starts`.
     """
-    config: Any = method_config(
-        method,
-        recipe.train,
-        model=recipe.model,
-        seed=seed,
-        output_dir=out,
-        settings=recipe.settings_of(method.name),
-    )
+    config: Any = recipe_config(recipe, method, seed=seed, output_dir=out)
     drawn = data.counter[: config.counter_examples]  # in a seeded order
     chat = load_format(recipe).chat
     contexts = [one for example in drawn for one in _contexts(chat, example, starts=config.answer_starts)]
@@ -180,10 +198,9 @@ def _pair(context: Context, reply: Reply) -> Preference:
     )
 
 
-def copy_model(model: Path, out: Path) -> Path:
+def copy_model(model: Path, out: Path) -> None:
     """Copy a model's folder; the copy appears when it is complete."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(model, partial)
     finish_folder(partial, out)
-    return out
