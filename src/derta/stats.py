@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 Outcome = bool | Literal["unanswered"] | None
 """Outcome of a case: True or False, None without a verdict, `unanswered` without a reply."""
+SIGNIFICANT = 0.05
+"""p-value below which a difference is called significant."""
 MISSING_SHARE = 0.05
 """Share of unscored and unanswered cases above which a rate has bounds."""
 

@@ -221,11 +221,9 @@ def _check_reference(config: RowConfig) -> None:
         raise RecipeError(
             "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
         )
-    defaults = RowConfig.__dataclass_fields__
-    weights = ("helpful_weight", "safe_weight", "rto_weight", "completion_weight", "counter_weight")
-    if config.normalization == "row" or any(getattr(config, name) != 1 for name in weights):
+    if config.normalization == "row" or any(weight != 1 for weight in config.term_weights):
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix", "rto_targets")
     for name in (*others, "rto_margin", "anchor_weight", "completion_per_triple", "counter_per_triple"):
-        if getattr(config, name) != defaults[name].default:
+        if getattr(config, name) != getattr(RowConfig, name):
             raise RecipeError(f"the released code has no {name}; leave it out", key="reference")

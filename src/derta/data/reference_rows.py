@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from math import ceil
 from random import Random
 
-from derta.config import RowConfig
 from derta.data.encoding import EncodedTriple
 from derta.data.train_row import IGNORE, TrainRow
 
 
-def reference_prefix_length(triple: EncodedTriple, *, config: RowConfig, source_index: int, rng: Random) -> int:
+def reference_prefix_length(triple: EncodedTriple, *, source_index: int, rng: Random) -> int:
     """Sample k as in the released code: 0 for every third triple, else a cut after a random word in [1, words - 2]."""
-    del config
     num_words = len(triple.word_cuts) - 1
     if source_index % 3 == 0 or num_words < 3:
         return 0

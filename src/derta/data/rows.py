@@ -105,9 +105,10 @@ def draw_row(instance: Instance, *, config: RowConfig, seed: int, epoch: int) ->
         return completion_row(source.refusal, answer, name=source.id, k=k, max_length=config.max_length)
     if instance.term == "safe":
         k = 0
-        if instance.harmful_prefix:
-            draw = reference_prefix_length if config.reference else _prefix_length
-            k = draw(source, config=config, source_index=instance.source_index, rng=rng)
+        if instance.harmful_prefix and config.reference:
+            k = reference_prefix_length(source, source_index=instance.source_index, rng=rng)
+        elif instance.harmful_prefix:
+            k = _prefix_length(source, config=config, rng=rng)
         return safe_row(source, k=k, max_length=config.max_length)
     if config.reference:
         return reference_rto_row(source, max_length=config.max_length, redraw=f"{seed}:{epoch}:{instance.id}")
@@ -174,12 +175,11 @@ def max_tokens(row: Instance | TrainRow, *, config: RowConfig) -> int:
     return min(longest, config.max_length)
 
 
-def _prefix_length(triple: EncodedTriple, *, config: RowConfig, source_index: int, rng: Random) -> int:
+def _prefix_length(triple: EncodedTriple, *, config: RowConfig, rng: Random) -> int:
     """Sample the prefix length k in tokens: 0 with probability 1 - `prefix_share`, else uniform in [1, |r-hat|].
 
     With `max_prefix` it is uniform in [1, min(|r-hat|, max_prefix)].
     """
-    del source_index
     has_prefix = rng.random() < config.prefix_share
     return rng.randint(1, _longest_prefix(triple, config)) if has_prefix else 0
 

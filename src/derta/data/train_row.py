@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from derta.errors import DataError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 Term = Literal["helpful", "safe", "rto", "completion", "counter"]
-TERMS: tuple[Term, ...] = ("helpful", "safe", "rto", "completion", "counter")
+TERMS: tuple[Term, ...] = get_args(Term)
 
 
 class Anchor(NamedTuple):

@@ -147,7 +147,7 @@ def read_reply(text: str, *, mid_answer: bool = False) -> Reading:
 
 def _search(text: str, folded: str, malformed: Sequence[Span], *, mid_answer: bool) -> Search:
     """Search the refusals of a reply; one that starts with a malformed word counts only if it is negated soon."""
-    found = search_cues(text, folded=folded, mid_answer=mid_answer)
+    found = search_cues(text, folded, mid_answer=mid_answer)
     dropped = {start for start, end in malformed if not is_negated(text, end)}
     if dropped:
         found = found._replace(cues=[cue for cue in found.cues if cue.start not in dropped])

@@ -110,14 +110,11 @@ def find_cues(text: str, *, mid_answer: bool = False) -> list[Cue]:
     >>> find_cues('"I am sorry for your loss," wrote Ann. The guard replied: "Sorry, but I cannot help you."')
     []
     """
-    return search_cues(text, mid_answer=mid_answer).cues
+    return search_cues(text, fold(text), mid_answer=mid_answer).cues
 
 
-def search_cues(text: str, *, folded: str | None = None, mid_answer: bool = False) -> Search:
-    """Search a text for the refusals of the assistant (see `find_cues`).
-
-    `folded` is the folded text, if it is known.
-    """
+def search_cues(text: str, folded: str, *, mid_answer: bool = False) -> Search:
+    """Search a text, which is given folded too, for the refusals of the assistant (see `find_cues`)."""
     seen = visible(text, folded)
     words = seen.text.split()
     distinct = frozenset(words)
@@ -131,7 +128,7 @@ def search_cues(text: str, *, folded: str | None = None, mid_answer: bool = Fals
         matches = _whole(seen.text)
     starts = seen.indices([cue.start for cue in matches])
     cues = {start: Cue(start, cue.kind) for start, cue in zip(starts, matches, strict=True)}
-    cues |= {at: Cue(at, "glued") for at in _glued(text, sorted(cues))}
+    cues |= {at: Cue(at, "glued") for at in _glued(text, folded, sorted(cues))}
     return Search(sorted(cues.values()), tuple(dict.fromkeys(("en", *triggers))), words, len(distinct))
 
 
@@ -165,14 +162,13 @@ def _letter_start(text: str) -> int | None:
     return None if letter is None else letter.start()
 
 
-def _glued(text: str, cues: Sequence[int]) -> Iterator[int]:
+def _glued(text: str, folded: str, cues: Sequence[int]) -> Iterator[int]:
     """Yield the starts of the glued words that begin a refusal, or that a cue follows within a few words.
 
     "Sorry" after a word of the same sentence that begins a refusal is one too, also in a quotation that it breaks off.
     """
     glued = sorted(at for word in _GLUED if word in text for at in _glued_starts(text, word))
     broken = [match.end() for match in _BROKEN.finditer(text)] if "Sorry" in text else []
-    folded = fold(text) if glued or broken else ""
     yield from (at for at in broken if refusal_pattern("en").match(folded, at))
     for at in glued:
         next_cue = bisect_left(cues, at)

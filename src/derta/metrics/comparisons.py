@@ -16,7 +16,17 @@ from derta.metrics.rates import (
 )
 from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
-from derta.stats import Outcome, Rate, cohen_kappa, holm, minimum_detectable_difference, rate, sign_test, wilson_bounds
+from derta.stats import (
+    SIGNIFICANT,
+    Outcome,
+    Rate,
+    cohen_kappa,
+    holm,
+    minimum_detectable_difference,
+    rate,
+    sign_test,
+    wilson_bounds,
+)
 
 VerdictsBySeed = Mapping[int, Iterable[PromptVerdict]]
 JUDGE = "pairwise"
@@ -161,7 +171,7 @@ def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
     """
     groups: dict[tuple[str, str, str], list[Comparison]] = {}
     for one in comparisons:
-        if one.p_holm >= 0.05:
+        if one.p_holm >= SIGNIFICANT:
             groups.setdefault((one.first, one.second, one.measure), []).append(one)
     return [_power_note(group) for group in groups.values()]
 

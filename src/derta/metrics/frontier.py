@@ -10,9 +10,8 @@ from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome
 from derta.results import AxisName, Frontier, FrontierPoint, FrontierRate
-from derta.stats import holm
+from derta.stats import SIGNIFICANT, holm
 
-SIGNIFICANT = 0.05
 MethodRates = Mapping[AxisName, FrontierRate]
 Rates = Mapping[str, MethodRates]
 

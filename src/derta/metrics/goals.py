@@ -24,9 +24,8 @@ from derta.metrics.outcomes import Outcome
 from derta.metrics.paired import Difference, Interval, kept_share
 from derta.records import Record
 from derta.results import AxisName
-from derta.stats import Rate, holm
+from derta.stats import SIGNIFICANT, Rate, holm
 
-SIGNIFICANT = 0.05
 GoalStatus = Literal["met", "open", "failed", "unmeasured"]
 _WORST: tuple[GoalStatus, ...] = ("met", "open", "unmeasured", "failed")
 

@@ -209,7 +209,7 @@ def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, fau
 
 
 def read_source_examples(
-    sources: Sequence[SourceSection], recipe: Recipe, *, faults: TemplateFaults, what: str = "helpful examples"
+    sources: Sequence[SourceSection], *, faults: TemplateFaults, what: str = "helpful examples"
 ) -> ReadExamples:
     """Return the examples of some sources, and the number of dropped ones by reason; `what` names them in the log.
 
@@ -248,7 +248,7 @@ def read_answered(
         display.logger.info("%s: the answers of the source stand in for those of the model (answers: model)", kind)
         to_distill = []
     given = [source for source in sources if source not in to_distill]
-    read = read_source_examples(given, recipe, faults=faults, what=f"{kind} examples")
+    read = read_source_examples(given, faults=faults, what=f"{kind} examples")
     if not to_distill or distilled is None:
         return read
     check_engine(recipe)

@@ -106,7 +106,7 @@ def read_attack_data(
         DataError: the dataset is empty.
     """
     faults = TemplateFaults(recipe)
-    examples, dropped_examples, _ = read_source_examples(section.helpful, recipe, faults=faults)
+    examples, dropped_examples, _ = read_source_examples(section.helpful, faults=faults)
     helpful = clean_examples(examples, evaluation_requests=evaluated)
     remaining = [example for example in helpful.examples if example.id not in held_out]
     triples, dropped_triples, _ = read_source_triples(section.harmful, recipe, faults=faults)

@@ -22,11 +22,10 @@ from derta.reporting.text import format_count, format_percent, sentence_case, vi
 from derta.reporting.transcripts import transcript_browser
 from derta.reporting.wordings import Wording, wording
 from derta.results import CellSuite, Comparison, Summary, Transcript
-from derta.stats import format_p_value
+from derta.stats import SIGNIFICANT, format_p_value
 
 # With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever the outcomes: 2 * 0.5**5 = 0.0625.
 MIN_DISCORDANT = 6
-SIGNIFICANT = 0.05
 OVERVIEW_MEASURES = ("harmful", "refused", "correct")  # other measures only add detail to these
 
 
