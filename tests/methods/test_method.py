@@ -32,6 +32,7 @@ MINE = Method(name="mine", dataset=dataset)
         {"trainer": loss},
         {"init_from": "vanilla"},
         {"triples_per_unit": 2},
+        {"defaults": {"counter_per_triple": 2}},
         {"version": "1"},
     ],
 )

@@ -150,6 +150,19 @@ def test_with_adapters_the_base_is_the_model_without_them(make_model, train_loss
     assert log_of(trainer, "loss_anchor")[0] > 1e-3  # the adapter is not the base
 
 
+def test_the_base_has_no_dropout(make_model, train_losses, small_data):
+    settings = {"vocab_size": 512, "initializer_range": 0.05, "attention_dropout": 0.5}
+    trainer = train_losses(
+        small_data("vanilla", num_examples=4), model=make_model("llama", **settings).train(), anchor_weight=1.0,
+        anchor_top_k=3, save_steps=2, max_steps=2,
+    )  # fmt: skip
+    row = trainer.train_dataset[0, benign_rows(trainer.train_dataset)[0]]
+    places = [place - 1 for place, label in enumerate(row.labels) if label != IGNORE]
+    with torch.no_grad():
+        logits = make_model("llama", **settings).eval()(input_ids=torch.tensor([row.input_ids])).logits[0][places]
+    assert torch.allclose(row.anchor.probs, logits.softmax(dim=-1).topk(3).values, atol=1e-5)
+
+
 def a_row(name, tokens, *, term="helpful"):
     return TrainRow(name, term, tokens, [IGNORE, *tokens[1:]])
 
