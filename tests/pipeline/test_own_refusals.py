@@ -96,6 +96,16 @@ def test_each_refused_or_malformed_reply_is_rejected_for_the_rest_of_the_helpful
     assert set(read_records(tmp_path / "model.own_refusals.jsonl", Preference)) == set(pairs.values())
 
 
+def test_only_counter_examples_are_asked_for_and_a_reply_that_was_cut_off_has_no_end(load, tmp_path, asked):
+    settings = {"answer_starts": [0], "reply_tokens": 3, "counter_examples": 2}
+    data = prepare_data(load()).training_set()
+    pairs = pairs_of(load(method_settings={"balanced_dpo": settings}), tmp_path)
+    assert [name for _, name in asked] == [f"counter@0t:{one.id}" for one in data.counter[:2]]
+    assert [one.rejected_ends for one in pairs] == [False] * len(pairs)
+    whole = pairs_of(load(), tmp_path)
+    assert [one.rejected_ends for one in whole] == [True] * 3
+
+
 def test_replies_are_generated_once_with_their_provenance(load, tmp_path, asked):
     pairs = pairs_of(load(), tmp_path)
     assert len(asked) == len(set(asked)) == 8

@@ -27,6 +27,7 @@ def _from_json(value: Any) -> Any:
 
 
 FOLLOW_UPS = ("Go on.", "Please continue.", "And then?", "What comes next?", "Continue where you stopped.")
+TERM_WEIGHTS = ("helpful_weight", "safe_weight", "rto_weight", "completion_weight", "counter_weight")
 
 if TYPE_CHECKING:
     Words = tuple[str, ...]
@@ -154,13 +155,7 @@ class RowConfig:
     @property
     def term_weights(self) -> tuple[float, ...]:
         """Weights of the loss terms, in the order of `data.rows.TERMS`."""
-        return (
-            self.helpful_weight,
-            self.safe_weight,
-            self.rto_weight,
-            self.completion_weight,
-            self.counter_weight,
-        )
+        return tuple(getattr(self, name) for name in TERM_WEIGHTS)
 
 
 ROW_FIELDS = tuple(item.name for item in fields(RowConfig))
@@ -221,7 +216,7 @@ def _check_reference(config: RowConfig) -> None:
         raise RecipeError(
             "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
         )
-    if config.normalization == "row" or any(weight != 1 for weight in config.term_weights):
+    if config.normalization == "row" or any(getattr(config, name) != 1 for name in TERM_WEIGHTS):
         raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix", "rto_targets")
     for name in (*others, "rto_margin", "anchor_weight", "completion_per_triple", "counter_per_triple"):

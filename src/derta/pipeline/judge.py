@@ -82,21 +82,6 @@ def find_judges(
     return find(first), None if second is None else find(second)
 
 
-def judge_file(
-    path: Path,
-    *,
-    judge: Judge,
-    prompts_path: Path | None = None,
-    out: Path | None = None,
-    collect_into: list[Verdict] | None = None,
-    display: Display = Display(),
-) -> Cell:
-    """Judge every reply of a file and return the rate; see `judge_groups`."""
-    return judge_groups(
-        path, judge=judge, prompts_path=prompts_path, out=out, collect_into=collect_into, display=display
-    )[0]
-
-
 def judge_groups(
     path: Path,
     *,
