@@ -18,7 +18,14 @@ from derta.files import parse_record, write_text
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.reporting import plots
 from derta.reporting.tables import SUITES, Mean, RateTable, label_of, rate_tables, unique
-from derta.reporting.text import format_count, format_percent, sentence_case, visible_value
+from derta.reporting.text import (
+    format_count,
+    format_percent,
+    label_slug,
+    sentence_case,
+    transcript_filter,
+    visible_value,
+)
 from derta.reporting.transcripts import transcript_browser
 from derta.reporting.wordings import Wording, wording
 from derta.results import CellSuite, Comparison, Summary, Transcript
@@ -149,6 +156,8 @@ def _environment() -> Environment:
         "p_value": format_p_value,
         "sentence_case": sentence_case,
         "label": label_of,
+        "slug": label_slug,
+        "transcript_filter": transcript_filter,
     }
     environment.filters |= filters
     return environment

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
 from typing import NamedTuple
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 
 from derta.errors import escape_hidden
+from derta.results import Cell, Comparison, Place
 
 MISSING = "–"
 
@@ -66,3 +70,36 @@ def sentence_case(name: str) -> str:
     """
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def label_slug(place: Cell | Comparison | Place) -> str:
+    """Return the unique part of the anchor of an attack's or a data set's transcripts, which is `#t-<slug>`.
+
+    A hash tells apart names that differ only in characters that an anchor cannot have.
+
+    >>> label_slug(Place("attack", "prefill@50%", attack="prefill", variant="50%"))
+    'prefill-50-21c787'
+    """
+    key = repr((place.suite, place.name, place.attack, place.variant, place.dataset))
+    words = re.sub("[^a-z0-9]+", "-", place.name.lower())[:40].strip("-")
+    return f"{words}-{sha256(key.encode('utf-8', 'backslashreplace')).hexdigest()[:6]}".lstrip("-")
+
+
+def transcript_filter(place: Cell | Comparison | Place | None = None, **keys: object) -> str:
+    """Return the query that selects transcripts in the report, the value of a link's `data-filter`.
+
+    The keys are `suite`, `attack`, `variant`, `dataset`, `method`, `judge`, `class`, `seed`, `category` and `text`; a
+    key without a value (None) is left out. `class` is a reply class, or `harmful`, `harmless`, `refused`,
+    `not_refused`, `correct`, `wrong`, `unscored` or `unanswered`: any judge's, or that of `judge`.
+
+    >>> place = Place("attack", "prefill@50%", attack="prefill", variant="50%")
+    >>> transcript_filter(place, method="derta", judge="harm", seed=None)
+    'attack=prefill&variant=50%25&method=derta&judge=harm'
+    >>> transcript_filter(Place("over_refusal", "xstest", dataset="xstest"), **{"class": "refused"})
+    'dataset=xstest&class=refused'
+    """
+    parts: dict[str, object] = {}
+    if place is not None:
+        parts = {"attack": place.attack, "variant": place.variant, "dataset": place.dataset}
+    named = {key: value for key, value in (parts | keys).items() if value is not None}
+    return urlencode(named, quote_via=quote, errors="replace")

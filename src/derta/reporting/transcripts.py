@@ -12,7 +12,7 @@ from markupsafe import escape
 from derta.errors import escape_hidden
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting.tables import label_of
-from derta.reporting.text import Label, TruncatedText, format_count, truncate
+from derta.reporting.text import Label, TruncatedText, format_count, label_slug, truncate
 from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000
@@ -101,6 +101,7 @@ class GroupView:
     """Displayed requests of one attack or dataset, and their total number."""
 
     suite: str
+    slug: str
     label: Label
     requests: tuple[RequestView, ...]
     num_requests: int
@@ -133,7 +134,7 @@ def transcript_browser(
         selected[key].append(view)
         num_displayed += len(members)
     views = tuple(
-        GroupView(place.suite, label_of(place), tuple(selected[place]), len(requests))
+        GroupView(place.suite, label_slug(place), label_of(place), tuple(selected[place]), len(requests))
         for place, requests in groups.items()
     )
     return TranscriptBrowser(views, num_displayed, len(transcripts))
