@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -95,3 +96,27 @@ def test_compare_refuses_replies_to_different_prompts(tmp_path, derta):
     called = derta("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--judge", "refusal")
     assert called.code == 2
     assert "none in common" in called.err
+
+
+def test_the_report_of_a_moved_run_needs_no_data_no_model_and_no_working_folder(finished, tmp_path, derta, monkeypatch):
+    moved = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(finished.folder, moved)
+    for weights in moved.glob("*/model"):
+        shutil.rmtree(weights)
+    for name in ("summary.json", "report.html"):
+        (moved / name).unlink()
+    monkeypatch.chdir(moved.parent)
+    called = derta("report", "moved")
+    assert called.code == 0, called.err
+    assert "attack success" in called.out
+    assert called.out.endswith("report: moved/report.html\n")
+    assert (moved / "summary.json").read_bytes() == (finished.folder / "summary.json").read_bytes()
+    assert (moved / "report.html").read_bytes() == (finished.folder / "report.html").read_bytes()
+
+
+def test_report_prints_its_numbers_as_json(finished, tmp_path, derta):
+    called = derta("report", finished.folder, "--out", tmp_path, "--json")
+    values = json.loads(called.out)
+    assert values["summary"] == str(tmp_path / "summary.json")
+    assert [one["method"] for one in values["methods"]] == ["vanilla", "derta"]
+    assert {"attack_success", "over_refusal", "malformed_attack"} <= values["methods"][0].keys()

@@ -195,6 +195,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folder, folder of runs, or several runs to pool.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; default: the run folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Report title; default: the title of the run.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Rebuild the report of a run, or pool runs of several seeds.
 
@@ -203,11 +204,13 @@ def report(
 
     Example: derta report runs/gemma
     """
-    from derta.cli.console import console_display, print_result
+    from derta.cli.console import console_display, print_output
+    from derta.metrics.glance import glance_lines, glance_values
     from derta.pipeline.report import report as write
 
-    write(folders[0] if len(folders) == 1 else folders, title=title, out=out, display=console_display())
-    print_result(str((out or folders[0]) / "report.html"))
+    summary = write(folders[0] if len(folders) == 1 else folders, title=title, out=out, display=console_display())
+    home = out or folders[0]
+    print_output(glance_values(summary, folder=home), *glance_lines(summary, folder=home), as_json=as_json)
 
 
 def frontier(

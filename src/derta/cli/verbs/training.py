@@ -56,6 +56,7 @@ def demo(
     from derta.cli.console import console_display, print_output
     from derta.demo.recipe import DemoOptions
     from derta.demo.run import run_demo
+    from derta.metrics.glance import glance_lines, glance_values
 
     choices = DemoOptions(
         study=study or None,
@@ -65,10 +66,9 @@ def demo(
         without=options.names(without),
         fine_tuning=fine_tuning,
     )
-    display = console_display()
-    summary = run_demo(out, seeds=range(first_seed, first_seed + seeds), options=choices, display=display)
-    display.logger.info("report: %s", out / "report.html")
-    print_output(summary.model_dump(), as_json=as_json)
+    seen = range(first_seed, first_seed + seeds)
+    summary = run_demo(out, seeds=seen, options=choices, display=console_display())
+    print_output(glance_values(summary, folder=out), *glance_lines(summary, folder=out), as_json=as_json)
 
 
 def run(
@@ -102,10 +102,11 @@ def run(
         return
     if out is None:
         raise RunError("run: expected --out RUN_FOLDER or --dry-run, got neither")
+    from derta.metrics.glance import glance_lines, glance_values
     from derta.pipeline.run import run as run_recipe
 
     summary = run_recipe(config, out=out, endpoints=allow_endpoint, display=console_display())
-    print_output(summary.model_dump(), as_json=as_json)
+    print_output(glance_values(summary, folder=out), *glance_lines(summary, folder=out), as_json=as_json)
 
 
 def data(
