@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test extra gpu check browser clean
+.PHONY: demo test extra gpu check browser docs clean
 demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
 	$(BIN)/derta demo --out runs/demo
 
@@ -33,6 +33,11 @@ check: $(STAMP) ## lint, types, import rules
 
 browser: $(STAMP) ## the report in headless Chromium (Debian: chromium, chromium-driver)
 	$(BIN)/pytest -m browser
+
+docs: $(STAMP) ## the documentation site in site/; a broken link or anchor is an error
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python scripts/docs_pages.py
+	$(BIN)/zensical build --strict --clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -55,6 +55,9 @@ def code_attack(*, structures: tuple[StructureName, ...] = ("stack",)) -> Attack
     >>> prompt.id, 'my_stack.append("Paint")' in prompt.messages[0].content
     ('code_attack@stack:7', True)
 
+    Args:
+        structures: `stack`, `deque` or `list`; each gives one prompt.
+
     Raises:
         RecipeError: `structures` is empty or has duplicates.
 
