@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from pydantic import Field
+
 from derta.records import Prompt, Record, Reply, Verdict
 from derta.stats import Rate
 
@@ -86,7 +88,8 @@ class Comparison(Record):
     """Paired comparison of two methods on the same prompts: exact McNemar test, Holm-corrected within a `question`.
 
     `left_out` counts the prompts of this cell without a pair: they are scored for one of the methods or for none.
-    `derta.compare` returns it:
+    `difference_low` and `difference_high` are the 95 % interval of `first_value - second_value` (Newcombe's for paired
+    proportions, see `derta.metrics.paired`); None in a summary of an older version. `derta.compare` returns it:
 
     >>> from derta.metrics.comparisons import compare
     >>> from derta.records import Verdict
@@ -110,6 +113,8 @@ class Comparison(Record):
     pairs: int
     p_value: float
     p_holm: float
+    difference_low: float | None = None
+    difference_high: float | None = None
     left_out: int = 0
     question: str = METHODS_WITH_THE_FIRST
     attack: str | None = None
@@ -170,10 +175,19 @@ class FrontierRate(Record):
     unanswered: int
 
 
+class FrontierDifference(Record):
+    """Paired difference of a method's rate to the baseline's (method - baseline), with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class FrontierPoint(Record):
     """Rates of one method, seeds pooled.
 
     Attributes:
+        differences: The differences to the baseline's rates, on the prompts scored for both; empty for the baseline.
         pareto: Whether no other method is at least as good on all compared axes and better on one, by the values; None
             if fewer than two axes could be compared.
         dominated_by: Methods that are at least as good on all compared axes, and significantly better on one: paired
@@ -183,6 +197,7 @@ class FrontierPoint(Record):
     method: str
     seeds: tuple[int, ...]
     rates: dict[AxisName, FrontierRate]
+    differences: dict[AxisName, FrontierDifference] = Field(default_factory=dict)
     pareto: bool | None = None
     dominated_by: tuple[str, ...] = ()
 
@@ -231,7 +246,10 @@ class Transcript(Record):
 
 
 class Summary(Record):
-    """Contents of `summary.json`. `notes` are sentences for the reader of the report, such as counts of dropped rows.
+    """Contents of `summary.json`.
+
+    `baseline` is the method that the others are compared with, `recommended` the one that the report's verdict is on;
+    None without methods. `notes` are sentences for the reader of the report, such as counts of dropped rows.
 
     >>> Summary(title="a run", recipe="a run", versions={}, cells=()).comparisons
     ()
@@ -245,6 +263,8 @@ class Summary(Record):
     comparisons: tuple[Comparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     frontier: Frontier | None = None
+    baseline: str | None = None
+    recommended: str | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -93,6 +93,7 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
     values = {
         "model.path": str(base),
         "baseline": None,
+        "recommended": None,
         "data": {
             "triples": [{"path": str(data / "triples.jsonl")}],
             "helpful": [{"path": str(data / "helpful.jsonl")}],

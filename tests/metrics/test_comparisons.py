@@ -40,8 +40,9 @@ def test_comparisons_are_corrected_as_one_family():
     assert [one.p_holm for one in result] == [0.0625, 1.0]
     assert holm_corrected(result) == result
     assert power_notes(result) == [
-        "a and b (harmful): no significant difference on 2 sets. Smallest difference that the test can detect there "
-        f"(power 0.8; number of prompts in brackets): {result[0].name} 0.93 (6); {result[1].name} none (6)."
+        "2 of 2 comparisons have no significant difference, which is no evidence that there is none: n = 6 is too "
+        "small to detect a difference below 0.93 (in 1) or any difference, at so few differing replies (in 1) with a "
+        "power of 0.8."
     ]
     (note,) = power_notes(result[:1])
     assert "no significant difference on 6 prompts; with 100% of them answered differently" in note
@@ -65,6 +66,22 @@ def test_samples_of_a_prompt_are_one_pair():
     second = [one for sample in range(3) for one in verdicts([False, False, False], sample=sample)]
     result = compare(first, second)
     assert (result.pairs, result.only_first, result.p_value) == (3, 2, 0.5)
+
+
+def test_a_comparison_has_newcombe_s_interval_of_the_difference():
+    # Bentur et al. 2009 in Fagerland, Lydersen and Laake 2014, table 8: 1, 1, 7 and 12 pairs
+    first, second = [True] * 2 + [False] * 19, [True, False] + [True] * 7 + [False] * 12
+    result = compare(verdicts(first), verdicts(second))
+    assert (result.difference_low, result.difference_high) == pytest.approx((-0.507, -0.026), abs=5e-4)
+    swapped = compare(verdicts(second), verdicts(first))
+    assert (swapped.difference_low, swapped.difference_high) == pytest.approx((0.026, 0.507), abs=5e-4)
+
+
+def test_unscored_prompts_do_not_change_the_interval_of_the_difference():
+    first, second = [True] * 6 + [False] * 6, [False] * 10 + [True, False]
+    plain = compare(verdicts(first), verdicts(second))
+    more = compare(verdicts([*first, None, True]), verdicts([*second, True, None]))
+    assert (more.difference_low, more.difference_high) == (plain.difference_low, plain.difference_high)
 
 
 def test_verdicts_that_cannot_be_compared_are_errors():

@@ -142,7 +142,7 @@ def test_another_question_does_not_change_the_first(outcomes, summary):
 
 def test_an_underpowered_comparison_is_a_note(summary):
     assert summary.notes[0] == "a note"
-    assert any("no significant difference on" in note for note in summary.notes)
+    assert any("no significant difference, which is no evidence" in note for note in summary.notes)
 
 
 def test_categories_are_broken_down_over_all_seeds(summary):

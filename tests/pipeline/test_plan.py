@@ -27,3 +27,22 @@ def test_changed_training_data_and_base_weights_are_refused(changed, tmp_path, d
     called = derta("run", recipe, "--out", folder)
     assert called.code == 2
     assert f"{changed} has changed since this run started" in called.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({}, ("vanilla", "derta")), ({"recommended": "vanilla"}, ("vanilla",) * 2)]
+)
+def test_the_plan_names_the_baseline_and_the_recommended_method(changes, named, tmp_path, tiny_model_dir):
+    recipe = load_recipe(small_recipe(tmp_path, tiny_model_dir, methods=["vanilla", "derta"], **changes))
+    contents = plan_run(recipe, folder=tmp_path / "run", registry=Registry(), display=Display()).contents
+    assert (contents.baseline, contents.recommended) == named
+
+
+@pytest.mark.parametrize("key", ["baseline", "recommended"])
+def test_a_baseline_or_a_recommended_method_that_the_recipe_does_not_list_is_an_error(
+    key, tmp_path, tiny_model_dir, derta
+):
+    recipe = small_recipe(tmp_path, tiny_model_dir, **{key: "nothing"})
+    called = derta("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 2
+    assert f"{key}: expected one of the methods" in called.err

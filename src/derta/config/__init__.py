@@ -13,7 +13,7 @@ from derta.config.evaluation import (
     SearchSection,
     SectionKey,
 )
-from derta.config.recipe import THRESHOLD, ModelSection, Recipe, load_recipe, parse_recipe
+from derta.config.recipe import THRESHOLD, ModelSection, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.config.recipe_file import merge, parse_yaml, read_values
 from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
 from derta.config.sections import Section, SourceSection
@@ -68,6 +68,7 @@ __all__ = [
     "parse_recipe",
     "parse_yaml",
     "read_values",
+    "recommended_method",
     "unexpand",
     "validate_values",
 ]

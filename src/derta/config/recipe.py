@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +69,7 @@ class Recipe(Section):
 
     Attributes:
         baseline: The method that all others are compared with. None: the first method that trains.
+        recommended: The method that the report's verdict compares with the baseline. None: see `recommended_method`.
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
             override `train` for it. With `method: NAME` among them, the entry defines a method from another one, such
             as `derta_completion: {method: derta, completion_per_triple: 2.5}`; `init_from: NAME` is then the method
@@ -94,6 +95,7 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     methods: tuple[str, ...] = ("vanilla", "derta")
     baseline: str | None = None
+    recommended: str | None = None
     method_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     evaluate: tuple[EvaluationSection, ...] = ()
     generate: GenerateSection = Field(default_factory=GenerateSection)
@@ -159,6 +161,21 @@ class Recipe(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"fine_tuning_attacks: expected a different name for each, got {', '.join(names)}")
         return self
+
+
+def recommended_method(methods: Sequence[str], *, baseline: str) -> str:
+    """Return the method that a report recommends by default: the first `balanced*`, else `derta`, else the last one.
+
+    The baseline is not recommended, unless it is the only method.
+
+    >>> recommended_method(["vanilla", "derta", "balanced_c5"], baseline="vanilla")
+    'balanced_c5'
+    >>> recommended_method(["derta", "rto"], baseline="derta"), recommended_method(["derta"], baseline="derta")
+    ('rto', 'derta')
+    """
+    others = [method for method in methods if method != baseline]
+    named = [method for method in others if method.startswith("balanced")] or [one for one in others if one == "derta"]
+    return next(iter([*named, *reversed(others)]), baseline)
 
 
 def parse_recipe(values: Any, *, where: str) -> Recipe:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple, cast
 
 from derta.errors import DataError
+from derta.metrics.paired import Tally, difference_interval
 from derta.metrics.rates import (
     PromptVerdict,
     measure_of_verdicts,
@@ -96,6 +97,14 @@ def _prompt_means(outcomes: Mapping[str, Sequence[Outcome]]) -> PromptMeans:
     return {prompt_id: fmean(ones) for prompt_id, ones in scored.items() if ones}
 
 
+def _tally(outcomes: Sequence[Sequence[Outcome]]) -> Tally:
+    """Return the successes and scored cases of each prompt."""
+    import numpy as np
+
+    scored = [[one for one in ones if isinstance(one, bool)] for ones in outcomes]
+    return Tally(np.array([sum(ones) for ones in scored], float), np.array([len(ones) for ones in scored], float))
+
+
 def _comparison(
     first: Mapping[str, Sequence[Outcome]],
     second: Mapping[str, Sequence[Outcome]],
@@ -110,6 +119,7 @@ def _comparison(
     if not shared:
         return None
     test = sign_test([ours[prompt_id] - theirs[prompt_id] for prompt_id in shared])
+    low, high = difference_interval(*(_tally([each[prompt_id] for prompt_id in shared]) for each in (first, second)))
     parts = place._asdict()
     del parts["category"]
     return Comparison(
@@ -120,6 +130,8 @@ def _comparison(
         first_value=fmean(ours[prompt_id] for prompt_id in shared),
         second_value=fmean(theirs[prompt_id] for prompt_id in shared),
         p_holm=test.p_value,
+        difference_low=low,
+        difference_high=high,
         left_out=len(first.keys() | second.keys()) - len(shared),
         **parts,
         **test._asdict(),
@@ -165,39 +177,55 @@ def holm_corrected(comparisons: Sequence[Comparison], question: str = METHODS_WI
 
 
 def power_notes(comparisons: Iterable[Comparison]) -> list[str]:
-    """Format the non-significant comparisons with the minimum detectable difference at power 0.8.
+    """Return one note on the non-significant comparisons, with the minimum detectable difference at power 0.8.
 
-    The comparisons of two methods on several sets, by the same measure, are one note.
+    An empty list if all are significant.
     """
-    groups: dict[tuple[str, str, str], list[Comparison]] = {}
-    for one in comparisons:
-        if one.p_holm >= SIGNIFICANT:
-            groups.setdefault((one.first, one.second, one.measure), []).append(one)
-    return [_power_note(group) for group in groups.values()]
+    every = list(comparisons)
+    unclear = [one for one in every if one.p_holm >= SIGNIFICANT]
+    if len(every) > 1 and unclear:
+        return [_power_note(unclear, total=len(every))]
+    return [_power_note_of_one(one) for one in unclear]
 
 
-def _power_note(group: Sequence[Comparison]) -> str:
-    first, several = group[0], len(group) > 1
-    names = f"{first.first} and {first.second}"
-    if several:
-        found = "; ".join(f"{one.name} {_detectable(one)} ({one.pairs})" for one in group)
-        return (
-            f"{names} ({first.measure}): no significant difference on {len(group)} sets. Smallest difference that the "
-            f"test can detect there (power 0.8; number of prompts in brackets): {found}."
-        )
-    share = (first.only_first + first.only_second) / first.pairs
-    least = _detectable(first)
-    detectable = "no difference, however large" if least == "none" else f"a difference of {least} or more"
+def _power_note(unclear: Sequence[Comparison], *, total: int) -> str:
+    """Return the note on several comparisons; details are in their intervals."""
+    found = [_detectable(one) for one in unclear]
+    some = sorted(one for one in found if one is not None)
+    none = len(found) - len(some)
+    parts = [f"a difference below {_range(some, '.2f')} (in {len(some)})"] if some else []
+    parts += [f"any difference, at so few differing replies (in {none})"] if none else []
+    pairs = sorted(one.pairs for one in unclear)
     return (
-        f"{names} on {first.name} ({first.measure}): no significant difference on {first.pairs} prompts; with "
-        f"{share:.0%} of them answered differently, the test can detect {detectable} (power 0.8)."
+        f"{len(unclear)} of {total} comparisons have no significant difference, which is no evidence that there is "
+        f"none: n = {_range(pairs, 'd')} {'is' if pairs[0] == pairs[-1] else 'are'} too small to detect "
+        f"{' or '.join(parts)} with a power of 0.8."
     )
 
 
-def _detectable(one: Comparison) -> str:
+def _range(ordered: Sequence[float], spec: str) -> str:
+    """Format sorted numbers as a range.
+
+    >>> _range([30, 40], "d"), _range([0.25, 0.25], ".2f")
+    ('30 to 40', '0.25')
+    """
+    ends = dict.fromkeys(format(end, spec) for end in (ordered[0], ordered[-1]))
+    return " to ".join(ends)
+
+
+def _power_note_of_one(one: Comparison) -> str:
     share = (one.only_first + one.only_second) / one.pairs
-    least = minimum_detectable_difference(pairs=one.pairs, discordant_share=share)
-    return "none" if least is None else f"{least:.2f}"
+    least = _detectable(one)
+    detectable = "no difference, however large" if least is None else f"a difference of {least:.2f} or more"
+    return (
+        f"{one.first} and {one.second} on {one.name} ({one.measure}): no significant difference on {one.pairs} "
+        f"prompts; with {share:.0%} of them answered differently, the test can detect {detectable} (power 0.8)."
+    )
+
+
+def _detectable(one: Comparison) -> float | None:
+    share = (one.only_first + one.only_second) / one.pairs
+    return minimum_detectable_difference(pairs=one.pairs, discordant_share=share)
 
 
 def win_rate_cell(
@@ -251,6 +279,7 @@ def preference_comparison(
         return None
     test = sign_test(points)
     win_rate = (sum(points) / len(points) + 1) / 2
+    low, high = wilson_bounds(win_rate, len(points))
     return Comparison(
         first=first,
         second=second,
@@ -262,6 +291,8 @@ def preference_comparison(
         second_value=1 - win_rate,
         **test._asdict(),
         p_holm=test.p_value,
+        difference_low=2 * low - 1,  # of the win rate minus the loss rate, 1 - win rate
+        difference_high=2 * high - 1,
         left_out=len(preferences) - len(points),
     )
 

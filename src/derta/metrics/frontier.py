@@ -9,7 +9,7 @@ from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, id
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome
-from derta.results import AxisName, Frontier, FrontierPoint, FrontierRate
+from derta.results import AxisName, Frontier, FrontierDifference, FrontierPoint, FrontierRate
 from derta.stats import SIGNIFICANT, holm
 
 MethodRates = Mapping[AxisName, FrontierRate]
@@ -57,7 +57,7 @@ def frontier(
     Args:
         outcomes: The evaluated models.
         places: Judges with their suites and measures.
-        baseline: Method whose answers are the unit of lengths; by default the first.
+        baseline: Method that lengths and differences refer to; by default the first.
         judge: The judge of attack success; by default the first that measures harm.
         over_refusal: Sets of the over-refusal axis, as names or patterns; by default all.
         incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
@@ -75,11 +75,13 @@ def frontier(
     }
     compared = _compared(axes, rates)
     better = _significantly_better(methods, [axes[name] for name in compared])
+    baseline = baseline if baseline in methods else methods[0]
     points = [
         FrontierPoint(
             method=method,
             seeds=tuple(dict.fromkeys(one.seed for one in tuned if one.method == method)),
             rates=rates[method],
+            differences={} if method == baseline else _differences(method, baseline, axes),
             pareto=_on_front(method, rates, compared),
             dominated_by=tuple(
                 other
@@ -89,7 +91,6 @@ def frontier(
         )
         for method in methods
     ]
-    baseline = baseline if baseline in methods else methods[0]
     return Frontier(
         baseline=baseline,
         axes=tuple(axis.record for axis in axes.values()),
@@ -97,6 +98,15 @@ def frontier(
         points=tuple(points),
         lengths=tuple(answer_lengths(tuned, baseline=baseline)),
     )
+
+
+def _differences(method: str, baseline: str, axes: Mapping[AxisName, Axis]) -> dict[AxisName, FrontierDifference]:
+    found = {name: axis.difference(method, baseline) for name, axis in axes.items()}
+    return {
+        name: FrontierDifference(value=one.value, low=one.low, high=one.high)
+        for name, one in found.items()
+        if one is not None
+    }
 
 
 def _compared(axes: Mapping[AxisName, Axis], rates: Rates) -> tuple[AxisName, ...]:

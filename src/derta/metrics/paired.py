@@ -105,22 +105,55 @@ def difference(units: Units, first: Tally, second: Tally) -> Difference | None:
 
     The mean outcomes of units count equally within a set, whatever the number of their cases.
     """
-    import numpy as np
-
     both = (first.cases > 0) & (second.cases > 0)
     if not both.any():
         return None
     weights = unit_weights(units, both.astype(float))
-    cases = np.where(both, np.minimum(first.cases, second.cases), 0.0)
+    cases = _shared_cases(first, second)
+    (v1, v2), (low, high) = _newcombe(units, first, second, weights=weights, cases=cases)
+    sums = _sums(units.clusters, weights * (first.means - second.means))
+    p_value = sign_flip_p_value(sums)
+    counts = int(both.sum()), int(cases.sum())
+    return Difference(v1 - v2, low, high, p_value, v1, v2, *counts)
+
+
+def difference_interval(first: Tally, second: Tally) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two methods' rates on one set of independent prompts.
+
+    With one case a prompt it is Newcombe's interval for paired proportions. No prompt lacks a case.
+
+    >>> import numpy as np
+    >>> first, second = np.repeat([[1.0, 1, 0, 0], [1, 0, 1, 0]], [1, 1, 7, 12], axis=1)
+    >>> [round(end, 3) for end in difference_interval(Tally(first, np.ones(21)), Tally(second, np.ones(21)))]
+    [-0.507, -0.026]
+
+    Source: the example is Bentur et al. 2009, in Fagerland, Lydersen and Laake 2014, table 8.
+    """
+    import numpy as np
+
+    count = len(first.cases)
+    units = Units(np.zeros(count, int), np.arange(count), np.zeros(1, int))
+    weights = np.full(count, 1 / count)
+    return _newcombe(units, first, second, weights=weights, cases=_shared_cases(first, second))[1]
+
+
+def _shared_cases(first: Tally, second: Tally) -> Floats:
+    """Return the smaller number of cases of each unit; 0 where one method has none."""
+    import numpy as np
+
+    return np.minimum(first.cases, second.cases)
+
+
+def _newcombe(
+    units: Units, first: Tally, second: Tally, *, weights: Floats, cases: Floats
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the two rates and the interval of their difference."""
     v1, l1, u1, a = _estimate(units, first.means, cases, weights)
     v2, l2, u2, b = _estimate(units, second.means, cases, weights)
     phi = _correlation(a, b, units, weights, cases)
     low = (v1 - v2) - _square_and_add(v1 - l1, u2 - v2, phi)
     high = (v1 - v2) + _square_and_add(u1 - v1, v2 - l2, phi)
-    sums = _sums(units.clusters, weights * (first.means - second.means))
-    p_value = sign_flip_p_value(sums)
-    counts = int(both.sum()), int(cases.sum())
-    return Difference(v1 - v2, max(-1.0, low), min(1.0, high), p_value, v1, v2, *counts)
+    return (v1, v2), (max(-1.0, low), min(1.0, high))
 
 
 def unit_weights(units: Units, counts: Floats) -> Floats:

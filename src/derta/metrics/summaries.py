@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from derta.config import recommended_method
 from derta.metrics.comparisons import compare_cells, holm_corrected, power_notes
 from derta.metrics.curves import (
     depth_curves,
@@ -50,6 +51,7 @@ def summarize(
     pairs: MethodPairs | None = None,
     notes: Sequence[str] = (),
     refusal_words: Sequence[str] = REFUSAL_WORDS,
+    recommended: str | None = None,
 ) -> Summary:
     """Compute all metrics of the evaluated models, as `summary.json` holds them and the report shows them.
 
@@ -72,6 +74,7 @@ def summarize(
         pairs: Pairs of methods to compare, by question.
         notes: Notes to show in the report.
         refusal_words: The recipe's refusal words, which leakage does not count.
+        recommended: The method of the report's verdict; by default as in a recipe (`derta.config.recommended_method`).
 
     Raises:
         DataError: A verdict without a reply, two verdicts on one reply, or a judge whose verdicts fill no field or
@@ -110,8 +113,15 @@ def summarize(
         comparisons=tuple(one for comparisons in answers for one in comparisons),
         curves=tuple(curve for runs in by_method.values() for curve in _curves(runs, judges, measure_of)),
         frontier=frontier(outcomes, places, baseline=first),
+        baseline=first or None,
+        recommended=recommended or _recommended(outcomes, baseline=first),
         notes=(*empty_notes(cells), *malformed_notes(cells), *notes, *power_notes(answers[0])),
     )
+
+
+def _recommended(outcomes: Sequence[Outcome], *, baseline: str) -> str | None:
+    methods = list(dict.fromkeys(one.method for one in outcomes if one.fine_tuning is None))
+    return recommended_method(methods, baseline=baseline) if methods else None
 
 
 def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:

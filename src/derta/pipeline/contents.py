@@ -42,7 +42,10 @@ class SectionJudges(Record):
 
 
 class RunContents(Record):
-    """Contents of `run.json`: the models in order, the judges, the comparisons and the notes."""
+    """Contents of `run.json`: the models in order, the judges, the comparisons and the notes.
+
+    `baseline` and `recommended` are the methods of the report's verdict; None in a folder of an older version.
+    """
 
     title: str
     models: tuple[ModelEntry, ...]
@@ -51,6 +54,8 @@ class RunContents(Record):
     questions: dict[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...]
     refusal_words: tuple[str, ...] = REFUSAL_WORDS
+    baseline: str | None = None
+    recommended: str | None = None
 
     @field_validator("measures")
     @classmethod

@@ -50,7 +50,7 @@ def _check_trains(registry: Registry, method: str) -> None:
 
 
 def _only(recipe: Recipe, method: str) -> Recipe:
-    return recipe.model_copy(update={"methods": (method,), "baseline": None})
+    return recipe.model_copy(update={"methods": (method,), "baseline": None, "recommended": None})
 
 
 def train_one(

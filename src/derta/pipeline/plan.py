@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.config import THRESHOLD, Recipe, load_recipe, parse_recipe
+from derta.config import THRESHOLD, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError
 from derta.methods import check_package, check_settings
@@ -124,6 +124,7 @@ def plan_run(
         check_compiler(recipe)
         check_methods(recipe, registry, prepared=prepared)
         check_rows(recipe, attack_data)
+    baseline = recipe.baseline or next((m for m in recipe.methods if m not in untrained), recipe.methods[0])
     contents = RunContents(
         title=recipe.title,
         models=tuple(
@@ -135,11 +136,13 @@ def plan_run(
         questions=attack_comparisons(
             recipe.methods,
             [attack.label for attack in attacks],
-            baseline=recipe.baseline or next((m for m in recipe.methods if m not in untrained), recipe.methods[0]),
+            baseline=baseline,
             untrained=untrained,
         ),
         notes=(*recipe.notes, *notes),
         refusal_words=recipe.model.refusal_words,
+        baseline=baseline,
+        recommended=recipe.recommended or recommended_method(recipe.methods, baseline=baseline),
     )
     check_evaluation(
         recipe,
@@ -175,8 +178,9 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
     for key, listed in (("methods", recipe.methods), ("seeds", recipe.seeds)):
         if not listed or len(set(listed)) < len(listed):
             raise RecipeError(f"{key}: expected at least one, each once, got {list(listed)}")
-    if recipe.baseline is not None and recipe.baseline not in recipe.methods:
-        raise RecipeError(f"baseline: expected one of the methods {', '.join(recipe.methods)}, got {recipe.baseline!r}")
+    for key, named in (("baseline", recipe.baseline), ("recommended", recipe.recommended)):
+        if named is not None and named not in recipe.methods:
+            raise RecipeError(f"{key}: expected one of the methods {', '.join(recipe.methods)}, got {named!r}")
     for method in registry.all_methods(recipe.methods):
         check_package(method)
         values = check_settings(method, recipe.train, recipe.settings_of(method.name))

@@ -97,6 +97,7 @@ def pool(folders: Sequence[Path], *, title: str | None = None) -> tuple[Summary,
         pairs=first.questions,
         notes=[*_notes(runs), *perplexity_notes(scores), *(note for one in results for note in one.notes)],
         refusal_words=first.refusal_words,
+        recommended=first.recommended,
     )
     return summary.model_copy(update={"versions": _versions(folders[0])}), outcomes
 
