@@ -39,9 +39,7 @@ def test_the_plan_names_the_baseline_and_the_recommended_method(changes, named, 
 
 
 @pytest.mark.parametrize("key", ["baseline", "recommended"])
-def test_a_baseline_or_a_recommended_method_that_the_recipe_does_not_list_is_an_error(
-    key, tmp_path, tiny_model_dir, derta
-):
+def test_a_named_method_that_the_recipe_does_not_list_is_an_error(key, tmp_path, tiny_model_dir, derta):
     recipe = small_recipe(tmp_path, tiny_model_dir, **{key: "nothing"})
     called = derta("run", recipe, "--out", tmp_path / "run")
     assert called.code == 2
