@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from derta.records import Prompt, Reply, Verdict
 from derta.reporting import render_report
-from derta.reporting.transcripts import REPLY_CHARS, transcript_browser
+from derta.reporting.reply_views import REPLY_CHARS
+from derta.reporting.transcripts import transcript_browser
 from derta.results import Transcript
 
 

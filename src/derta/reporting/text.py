@@ -101,5 +101,5 @@ def transcript_filter(place: Cell | Comparison | Place | None = None, **keys: ob
     parts: dict[str, object] = {}
     if place is not None:
         parts = {"attack": place.attack, "variant": place.variant, "dataset": place.dataset}
-    named = {key: value for key, value in (parts | keys).items() if value is not None}
-    return urlencode(named, quote_via=quote, errors="replace")
+    named = {key: escape_hidden(str(value)) for key, value in (parts | keys).items() if value is not None}
+    return urlencode(named, quote_via=quote)

@@ -1,8 +1,7 @@
-"""Transcripts of the report: grouped by attack and request, methods side by side, limited by size."""
+"""Views of transcripts: grouped by attack and request, methods side by side; the first of them, limited by size."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,50 +9,19 @@ from typing import NamedTuple
 from markupsafe import escape
 
 from derta.errors import escape_hidden
-from derta.records import Prompt, Reply, Verdict
+from derta.records import Prompt
+from derta.reporting.reply_views import ReplyView, reply_view
 from derta.reporting.tables import label_of
-from derta.reporting.text import Label, TruncatedText, format_count, label_slug, truncate
+from derta.reporting.text import Label, TruncatedText, label_slug, truncate
 from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000
 MAX_BYTES = 1_400_000
-REPLY_CHARS, PROMPT_CHARS, PREFILL_CHARS, REASON_CHARS = 4000, 3000, 2000, 300
+MAX_REQUESTS = 14
+"""Requests of an attack or data set on a page without its script, which shows all replies."""
+PROMPT_CHARS = 3000
 _MARKUP_BYTES = 700
 UNKNOWN_REQUEST = "unknown request"
-
-CLASSES = {
-    "refuse": "refuses at once",
-    "comply_then_refuse": "answers, then refuses",
-    "refuse_then_comply": "refuses, then answers",
-    "malformed": "malformed refusal",
-    "comply": "answers",
-    "degenerate": "degenerate",
-    "empty": "empty",
-    "unknown_language": "unknown language",
-}
-
-
-UNANSWERED = {
-    "filtered": "a content filter stopped the request",
-    "rejected": "the server did not accept the request",
-    "failed": "all attempts failed",
-}
-
-
-class Chip(NamedTuple):
-    """Short label of a reply, and its CSS class."""
-
-    text: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeView:
-    """Verdict of one judge: chips and the judge's reason."""
-
-    judge: str
-    chips: tuple[Chip, ...]
-    reason: TruncatedText
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +30,6 @@ class PromptView:
 
     parts: tuple[tuple[str, TruncatedText], ...]
     receivers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyView:
-    """Reply, split at the start of its refusal; `after` is None without a marked refusal.
-
-    `missing` is a sentence on a prompt that the model did not answer, or empty.
-    """
-
-    method: str
-    seed: int | None
-    sample: int
-    outcome: Chip
-    prefill: TruncatedText | None
-    before: str
-    after: str | None
-    num_omitted: int
-    position: str | None
-    stop: str
-    judges: tuple[JudgeView, ...]
-    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +63,60 @@ class TranscriptBrowser:
     num_total: int
 
 
+class Selection(NamedTuple):
+    """Views of the selected requests by place, the number of requests there, and the number of selected replies."""
+
+    requests: dict[Place, list[RequestView]]
+    num_requests: dict[Place, int]
+    num_replies: int
+
+
 def transcript_browser(
     transcripts: Sequence[Transcript], *, max_transcripts: int = MAX_TRANSCRIPTS, max_bytes: int = MAX_BYTES
 ) -> TranscriptBrowser:
-    """Select the transcripts to display: one request of each attack in turn, until a limit is reached."""
+    """Select the transcripts to display without a script: the first requests of each attack, within limits."""
+    selected = select_requests(
+        transcripts, max_transcripts=max_transcripts, max_bytes=max_bytes, max_requests=MAX_REQUESTS
+    )
+    views = tuple(
+        GroupView(place.suite, label_slug(place), label_of(place), tuple(requests), selected.num_requests[place])
+        for place, requests in selected.requests.items()
+    )
+    return TranscriptBrowser(views, selected.num_replies, len(transcripts))
+
+
+def select_requests(
+    transcripts: Sequence[Transcript],
+    *,
+    max_bytes: int,
+    max_transcripts: int | None = None,
+    max_requests: int | None = None,
+) -> Selection:
+    """Select requests with all their replies: one request of each attack in turn, until a limit is reached.
+
+    Args:
+        transcripts: All replies of the report.
+        max_bytes: Most bytes of their texts in a page, by an estimate; one request is selected whatever its size.
+        max_transcripts: Most replies.
+        max_requests: Most requests of one attack or data set.
+    """
     groups: dict[Place, dict[str, list[Transcript]]] = {}
     for transcript in transcripts:
         requests = groups.setdefault(place_of(transcript.prompt), {})
         requests.setdefault(transcript.prompt.request_id, []).append(transcript)
     selected: dict[Place, list[RequestView]] = {place: [] for place in groups}
-    num_displayed = num_bytes = 0
+    num_replies = num_bytes = 0
     for key, members in _round_robin(groups):
+        if max_requests is not None and len(selected[key]) == max_requests:
+            continue
         view = _request_view(members)
         num_bytes += _estimate_bytes(view)
-        if num_displayed and (num_bytes > max_bytes or num_displayed + len(members) > max_transcripts):
+        too_many = max_transcripts is not None and num_replies + len(members) > max_transcripts
+        if num_replies and (num_bytes > max_bytes or too_many):
             break
         selected[key].append(view)
-        num_displayed += len(members)
-    views = tuple(
-        GroupView(place.suite, label_slug(place), label_of(place), tuple(selected[place]), len(requests))
-        for place, requests in groups.items()
-    )
-    return TranscriptBrowser(views, num_displayed, len(transcripts))
+        num_replies += len(members)
+    return Selection(selected, {place: len(requests) for place, requests in groups.items()}, num_replies)
 
 
 def _round_robin(
@@ -173,7 +152,7 @@ def _request_view(members: Sequence[Transcript]) -> RequestView:
         category=first.category,
         text=truncate(first.request or UNKNOWN_REQUEST, PROMPT_CHARS),
         prompts=_prompt_views(ordered),
-        replies=tuple(_reply_view(member) for member in ordered),
+        replies=tuple(reply_view(member) for member in ordered),
     )
 
 
@@ -191,86 +170,3 @@ def _parts(prompt: Prompt) -> tuple[tuple[str, TruncatedText], ...]:
     if prompt.mode == "raw":
         return (("raw text, no chat format", truncate(prompt.text or "", PROMPT_CHARS)),)
     return tuple((message.role, truncate(message.shown, PROMPT_CHARS)) for message in prompt.messages or ())
-
-
-def _reply_view(member: Transcript) -> ReplyView:
-    reply = member.reply
-    refusal_at = next((v.refusal_at for v in member.verdicts if v.refusal_at is not None), None)
-    text = truncate(reply.text, REPLY_CHARS)
-    is_marked = refusal_at is not None and 0 <= refusal_at < len(text.text)
-    prefill = member.prompt.prefill
-    return ReplyView(
-        method=member.method,
-        seed=member.seed,
-        sample=member.reply.sample,
-        outcome=_outcome(member.verdicts),
-        prefill=truncate(prefill, PREFILL_CHARS) if prefill else None,
-        before=text.text[:refusal_at] if is_marked else text.text,
-        after=text.text[refusal_at:] if is_marked else None,
-        num_omitted=text.num_omitted,
-        position=None if refusal_at is None else _describe_position(reply, refusal_at),
-        stop={"eos": "", "unknown": "", "stop": "", "length": "stopped at the length limit"}[reply.stop_reason],
-        judges=tuple(_judge_view(verdict) for verdict in member.verdicts),
-        missing=_describe_missing(reply),
-    )
-
-
-def _describe_missing(reply: Reply) -> str:
-    """Format why there is no reply; empty if there is one.
-
-    >>> _describe_missing(Reply(prompt_id="p", text="", unanswered="filtered", reason="400"))
-    'No reply: a content filter stopped the request (400).'
-    """
-    if reply.unanswered is None:
-        return ""
-    reason = truncate(reply.reason, REASON_CHARS).text
-    return f"No reply: {UNANSWERED[reply.unanswered]}" + (f" ({reason})." if reason else ".")
-
-
-def _describe_position(reply: Reply, refusal_at: int) -> str:
-    """Format the start of a refusal as text; positions are 1-based.
-
-    >>> _describe_position(Reply(prompt_id="p", text="No. Sorry", token_starts=(0, 2, 3)), 4)
-    'refusal starts at character 5, token 3'
-    """
-    if not 0 <= refusal_at < max(1, len(reply.text)):
-        return f"the judge's refusal position ({refusal_at}) is outside the reply and is not marked"
-    tokens = reply.token_starts
-    token = f", token {format_count(max(1, bisect_right(tokens, refusal_at)))}" if tokens else ""
-    return f"refusal starts at character {format_count(refusal_at + 1)}{token}"
-
-
-def _judge_view(verdict: Verdict) -> JudgeView:
-    chips = [chip for chip in (_class_chip(verdict), *_flag_chips(verdict), _score_chip(verdict)) if chip]
-    return JudgeView(verdict.judge, tuple(chips or [_no_outcome(verdict)]), truncate(verdict.reason, REASON_CHARS))
-
-
-def _no_outcome(verdict: Verdict) -> Chip:
-    return Chip("unanswered" if verdict.unanswered else "unscored", "none")
-
-
-def _class_chip(verdict: Verdict) -> Chip | None:
-    return Chip(CLASSES[verdict.reply_class], verdict.reply_class) if verdict.reply_class else None
-
-
-def _flag_chips(verdict: Verdict) -> Iterator[Chip]:
-    if verdict.harmful is not None:
-        yield Chip("harmful", "harmful") if verdict.harmful else Chip("not harmful", "harmless")
-    if verdict.correct is not None:
-        yield Chip("correct", "correct") if verdict.correct else Chip("wrong", "wrong")
-    if verdict.refused is not None and verdict.reply_class is None:
-        yield Chip("refused", "refuse") if verdict.refused else Chip("not refused", "comply")
-
-
-def _score_chip(verdict: Verdict) -> Chip | None:
-    return None if verdict.score is None else Chip(f"score {verdict.score:.2f}", "score")
-
-
-def _outcome(verdicts: Sequence[Verdict]) -> Chip:
-    """Return the chip of a collapsed reply: harmful if any judge says so, then correctness, then the refusal."""
-    flags = [chip for verdict in verdicts for chip in _flag_chips(verdict)]
-    classes = [chip for verdict in verdicts if (chip := _class_chip(verdict))]
-    order = ("harmful", "harmless", "wrong", "correct")
-    ranked = [chip for kind in order for chip in flags if chip.kind == kind]
-    rest = [_no_outcome(verdict) for verdict in verdicts if verdict.unanswered]
-    return next(iter([*ranked, *classes, *flags, *rest]), Chip("unscored", "none"))
