@@ -92,7 +92,7 @@ def test_a_plot_is_written(copied, tmp_path):
 
 
 def test_bad_sources_are_one_line(copied, tmp_path):
-    with pytest.raises(RunError, match="frontier: expected the folder of a run, got none"):
+    with pytest.raises(RunError, match="expected the folder of a run, got none"):
         frontier()
     with pytest.raises(RunError, match="expected each run once"):
         frontier(copied, copied)

@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import evaluation, generation, training
+from derta.cli.verbs import evaluation, gates, generation, training
 from derta.errors import DertaError, escape_hidden
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ for verb in (
     evaluation.pairwise,
     evaluation.report,
     evaluation.frontier,
+    gates.gate,
 ):
     app.command()(verb)
 app.command(name="fine-tune")(training.fine_tune)

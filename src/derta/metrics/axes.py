@@ -6,16 +6,15 @@ method answered, and counts the others. Prompts of a search attack differ betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError, did_you_mean
 from derta.metrics.kinds import malformed_outcomes
-from derta.metrics.outcomes import Outcome, by_reply
+from derta.metrics.outcomes import Outcome, by_reply, identified, request_key
 from derta.metrics.paired import Difference, Tally, Units, difference, pooled_rate
 from derta.metrics.rates import outcome_of
-from derta.provenance import hash_value, prompt_hash
 from derta.records import Measure, Prompt, Suite
 from derta.results import AxisName, FrontierAxis, place_of
 from derta.stats import Outcome as CaseOutcome
@@ -71,22 +70,30 @@ class Axis(NamedTuple):
     left_out: Mapping[str, str]
     prompts_left_out: int
 
-    def tally(self, method: str, *, seed: int | None = None) -> Tally:
-        """Return the successes and scored cases of a method on each unit, of one seed or of all."""
+    def tally(self, method: str, *, seed: int | None = None, missing_as: bool | None = None) -> Tally:
+        """Return the successes and scored cases of a method on each unit, of one seed or of all.
+
+        `missing_as` counts the cases without a verdict or a reply as successes (True) or failures (False).
+        """
         by_seed = self.counts[method]
         chosen = list(by_seed.values()) if seed is None else [by_seed[seed]]
         total = sum(chosen[1:], start=chosen[0])
-        return Tally(total[0], total[1])
+        missing = 0 * total[0] if missing_as is None else total[2] + total[3]
+        return Tally(total[0] + missing if missing_as else total[0], total[1] + missing)
 
-    def rate(self, method: str, *, seed: int | None = None) -> Rate:
-        """Return the mean rate of a method over the sets, of one seed or of all."""
+    def rate(self, method: str, *, seed: int | None = None, missing_as: bool | None = None) -> Rate:
+        """Return the mean rate of a method over the sets, of one seed or of all; `missing_as` is that of `tally`."""
         chosen = [one for number, one in self.counts[method].items() if seed in (None, number)]
         missing, unanswered = (sum(int(one[row].sum()) for one in chosen) for row in (2, 3))
-        return pooled_rate(self.units, self.tally(method, seed=seed), unscored=missing, unanswered=unanswered)
+        tally = self.tally(method, seed=seed, missing_as=missing_as)
+        return pooled_rate(self.units, tally, unscored=missing, unanswered=unanswered)
 
-    def difference(self, first: str, second: str) -> Difference | None:
-        """Return the paired difference of two methods' mean rates; None without a prompt scored for both."""
-        return difference(self.units, self.tally(first), self.tally(second))
+    def difference(self, first: str, second: str, *, missing_as: bool | None = None) -> Difference | None:
+        """Return the paired difference of two methods' mean rates; None without a prompt scored for both.
+
+        `missing_as` is that of `tally`, for the first method.
+        """
+        return difference(self.units, self.tally(first, missing_as=missing_as), self.tally(second))
 
     def group_of(self, name: str) -> str:
         """Return the attack of a set."""
@@ -281,22 +288,3 @@ def matching(names: Sequence[str] | Mapping[str, object], patterns: Sequence[str
     ['untrained count']
     """
     return [name for name in names if any(name == one or fnmatchcase(name, one) for one in patterns)]
-
-
-def request_key(prompt: Prompt) -> str:
-    """Return the request of a prompt, which makes a cluster of its prompts under all attacks."""
-    return prompt.request or prompt_hash(prompt)
-
-
-def identified(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return the models with the identities of their prompts, by which those of different models are matched."""
-    return [
-        one if one.identities else one._replace(identities={prompt.id: _identity(prompt) for prompt in one.prompts})
-        for one in outcomes
-    ]
-
-
-def _identity(prompt: Prompt) -> str:
-    """Return a hash of what was asked and expected, but for the prompts of a search: of the request."""
-    asked = request_key(prompt) if prompt.cost is not None else prompt_hash(prompt)
-    return hash_value([asked, prompt.answer, prompt.steps])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, identified
+from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
-from derta.metrics.outcomes import Outcome
+from derta.metrics.outcomes import Outcome, identified
 from derta.results import AxisName, Frontier, FrontierDifference, FrontierPoint, FrontierRate
 from derta.stats import SIGNIFICANT, holm
 

@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from derta.config.goals import RATIOS, Goal, Goals
-from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis, identified, matching
-from derta.metrics.lengths import cut_off_share, perplexity_ratio, pooled_length_ratio
-from derta.metrics.outcomes import Outcome
+from derta.metrics.axes import AXES, Axis, matching
+from derta.metrics.lengths import cut_off_share
+from derta.metrics.measures import Judged, measured_axes, ratio_to
+from derta.metrics.outcomes import Outcome, identified
 from derta.metrics.paired import Difference, Interval, kept_share
 from derta.records import Record
-from derta.results import AxisName
 from derta.stats import SIGNIFICANT, Rate, holm
 
 GoalStatus = Literal["met", "open", "failed", "unmeasured"]
@@ -85,14 +85,6 @@ class Items(NamedTuple):
     left_out: Mapping[str, str]
 
 
-class Judged(NamedTuple):
-    """The models of a run, with what their axes need."""
-
-    outcomes: Sequence[Outcome]
-    places: Sequence[JudgePlace]
-    incomparable: Mapping[JudgedSet, str]
-
-
 def judge_goals(goals: Goals, judged: Judged) -> list[GoalResult]:
     """Return the result of every goal of a file."""
     judged = judged._replace(outcomes=identified(judged.outcomes))
@@ -151,10 +143,10 @@ def _items(goal: Goal, goals: Goals, judged: Judged) -> Items:
     compared = {goals.method, *([other] if other else []), *((goals.baseline, goals.reference) if goal.keep else ())}
     outcomes = [one for one in judged.outcomes if one.method in compared]
     if missing := sorted(compared - {one.method for one in outcomes}):
-        named = [one for one in _methods(judged) if one.endswith(tuple(f"/{name}" for name in missing))]
+        named = [one for one in judged.methods if one.endswith(tuple(f"/{name}" for name in missing))]
         prefixed = f"; several runs have it, name one in the goal file: {', '.join(named)}" if named else ""
         return _unmeasured(f"no method {', '.join(missing)}{prefixed}")
-    axis = _axis(goal, judged._replace(outcomes=outcomes))
+    axis = next(iter(measured_axes(goal.measure, judged._replace(outcomes=outcomes))), None)
     if axis is None:
         return _unmeasured("not measured for all of the methods")
     left_out = {name: reason for name, reason in axis.left_out.items() if not goal.sets or matching([name], goal.sets)}
@@ -171,17 +163,6 @@ def _items(goal: Goal, goals: Goals, judged: Judged) -> Items:
         groups.setdefault({"set": one, "attack": axis.group_of(one)}.get(goal.each or "", ""), []).append(one)
     parts = {name: axis.restricted(sets) for name, sets in groups.items()}
     return Items(_rate_items(goal, parts, method=goals.method, other=other), left_out)
-
-
-def _methods(judged: Judged) -> list[str]:
-    return list(dict.fromkeys(one.method for one in judged.outcomes))
-
-
-def _axis(goal: Goal, judged: Judged) -> Axis | None:
-    names: tuple[AxisName, ...] = ("attack_success", "attack_not_refused")
-    axes: list[AxisName] = [one for one in AXES if one == goal.measure or (goal.measure == "attack" and one in names)]
-    built = (build_axis(judged.outcomes, one, judged.places, incomparable=judged.incomparable) for one in axes)
-    return next((axis for axis in built if axis is not None), None)
 
 
 def _rate_items(goal: Goal, parts: Mapping[str, Axis], *, method: str, other: str | None) -> list[GoalItem]:
@@ -302,10 +283,7 @@ def _shares_by_seed(goals: Goals, axis: Axis) -> dict[int, float]:
 def _ratio_item(goal: Goal, goals: Goals, judged: Judged) -> GoalItem:
     other = _other(goal, goals)
     own, base = ([one for one in judged.outcomes if one.method == name] for name in (goals.method, other))
-    if goal.measure == "perplexity_ratio":
-        found = perplexity_ratio(own, base)
-    else:
-        found = pooled_length_ratio(own, base, sets=goal.sets)
+    found = ratio_to(goal.measure, own, base, sets=goal.sets)
     if found is None:
         why = "; only answers of one run are compared" if goal.measure == "perplexity_ratio" else ""
         return _no_item(f"no pairs of {goals.method} and {other}{why}")

@@ -11,8 +11,8 @@ from math import exp
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from derta.metrics.axes import matching, request_key
-from derta.metrics.outcomes import Outcome
+from derta.metrics.axes import matching
+from derta.metrics.outcomes import Outcome, request_key
 from derta.metrics.paired import Interval, bootstrap_ratios, ratio_of_means
 from derta.records import Reply
 from derta.results import AnswerLength, Cell, Place, cell_of, place_of

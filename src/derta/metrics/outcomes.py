@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from derta.errors import DataError
 from derta.metrics.rates import PromptVerdict
+from derta.provenance import hash_value, prompt_hash
 from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, Verdict
 
 MeasureOf = Callable[[str, Suite], Measure]
@@ -20,7 +21,7 @@ class Outcome(NamedTuple):
     output of `Engine.refusal_probability` for held-out harmful answers, `benign_probabilities` that for benign ones,
     and `answer_losses` the mean negative log-likelihood of each held-out helpful answer. `fine_tuning` names the
     fine-tuning attack that a model was tuned with further; None for the model of a method. `identities` are those of
-    the prompts, by prompt id, where they are computed already (`derta.metrics.axes.identified`).
+    the prompts, by prompt id, where they are computed already (`identified`).
     """
 
     method: str
@@ -66,3 +67,22 @@ def by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:
                 prompts[reply.key] = prompt
                 verdicts.setdefault(reply.key, []).append(verdict)
         yield from ((prompts[key], judged) for key, judged in verdicts.items())
+
+
+def request_key(prompt: Prompt) -> str:
+    """Return the request of a prompt, which makes a cluster of its prompts under all attacks."""
+    return prompt.request or prompt_hash(prompt)
+
+
+def identified(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the models with the identities of their prompts, by which those of different models are matched."""
+    return [
+        one if one.identities else one._replace(identities={prompt.id: _identity(prompt) for prompt in one.prompts})
+        for one in outcomes
+    ]
+
+
+def _identity(prompt: Prompt) -> str:
+    """Return a hash of what was asked and expected, but for the prompts of a search: of the request."""
+    asked = request_key(prompt) if prompt.cost is not None else prompt_hash(prompt)
+    return hash_value([asked, prompt.answer, prompt.steps])

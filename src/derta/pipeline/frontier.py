@@ -108,7 +108,7 @@ def read_evaluated(sources: Sequence[Path | str]) -> Evaluated:
         RunError: no folder is given, or as for `derta.pipeline.report.report`.
     """
     if not sources:
-        raise RunError("frontier: expected the folder of a run, got none")
+        raise RunError("expected the folder of a run, got none")
     paths = [Path(source) for source in sources]
     runs: dict[str, list[Outcome]] = {}
     measures: dict[str, Measure] = {}
@@ -137,7 +137,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     ['a/run', 'b/run']
     """
     if len({path.resolve() for path in paths}) < len(paths):
-        raise RunError("frontier: expected each run once, got one twice")
+        raise RunError("expected each run once, got one twice")
     full = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, full))):
         names = ["/".join(parts[-depth:]) for parts in full]
