@@ -22,12 +22,16 @@ from derta.results import METHODS_WITH_THE_FIRST, Frontier, place_of
 
 
 class Evaluated(NamedTuple):
-    """Models of one or several runs under the names of the frontier, with what they can be compared by."""
+    """Models of one or several runs under the names of the frontier, with what they can be compared by.
+
+    `baseline` and `recommended` are those of the first run; None if their names have a prefix now.
+    """
 
     outcomes: list[Outcome]
     places: list[JudgePlace]
     incomparable: dict[JudgedSet, str]
     baseline: str | None
+    recommended: str | None
 
 
 def frontier(
@@ -112,7 +116,7 @@ def read_evaluated(sources: Sequence[Path | str]) -> Evaluated:
     paths = [Path(source) for source in sources]
     runs: dict[str, list[Outcome]] = {}
     measures: dict[str, Measure] = {}
-    baseline = None
+    baseline = recommended = None
     for name, path in zip(_names(paths), paths, strict=True):
         contents, results = read_runs(run_folders(path))
         first = next(iter(contents.values()))
@@ -122,12 +126,13 @@ def read_evaluated(sources: Sequence[Path | str]) -> Evaluated:
                     f"{path}: expected judge {judge!r} to measure {measures[judge]}, as in {paths[0]}, got {measure}"
                 )
         pairs = first.questions.get(METHODS_WITH_THE_FIRST, ())
-        baseline = baseline or (pairs[0][0] if pairs else first.models[0].label)
+        baseline = baseline or first.baseline or (pairs[0][0] if pairs else first.models[0].label)
+        recommended = recommended or first.recommended
         runs[name] = [one.outcome for one in results]
     outcomes = _renamed(runs)
-    if baseline not in {one.method for one in outcomes}:  # it has a prefix now
-        baseline = None
-    return Evaluated(outcomes, _places(outcomes, measures), _incomparable(runs), baseline)
+    names = {one.method for one in outcomes}
+    baseline, recommended = (one if one in names else None for one in (baseline, recommended))
+    return Evaluated(outcomes, _places(outcomes, measures), _incomparable(runs), baseline, recommended)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from derta.config import recommended_method
 from derta.errors import RecipeError, RunError, did_you_mean
 from derta.formats.junit import JUnitCase, write_junit
 from derta.metrics.gates import FloorResult, floor_line, judge_floor, parse_floor
@@ -65,8 +66,8 @@ def gate(
     if not floors:
         raise RecipeError("gate: expected a floor such as --max attack_success=0.05, got none")
     evaluated = read_evaluated(sources)
-    chosen = _method(evaluated, method, display)
     baseline = evaluated.baseline or evaluated.outcomes[0].method
+    chosen = _method(evaluated, method, baseline=baseline, display=display)
     judged = Judged(identified(evaluated.outcomes), evaluated.places, evaluated.incomparable)
     results = [judge_floor(floor, judged, method=chosen, baseline=baseline, judge=judge) for floor in floors]
     result = GateResult(chosen, baseline, results)
@@ -76,14 +77,15 @@ def gate(
     return result
 
 
-def _method(evaluated: Evaluated, method: str | None, display: Display) -> str:
+def _method(evaluated: Evaluated, method: str | None, *, baseline: str, display: Display) -> str:
+    """Return the judged method: by default the recommended one, which a line names if there are others."""
     names = list(dict.fromkeys(one.method for one in evaluated.outcomes))
     if method is not None and method not in names:
         raise RunError(f"--method: no method {method!r} in this run; {did_you_mean(method, names)}")
     if method is not None:
         return method
     tuned = list(dict.fromkeys(one.method for one in evaluated.outcomes if one.fine_tuning is None))
-    chosen = tuned[-1]
+    chosen = evaluated.recommended or recommended_method(tuned, baseline=baseline)
     if len(tuned) > 1:
-        display.logger.info("gate: %s is judged, the last method of the run; --method names another", chosen)
+        display.logger.info("gate: %s is judged, the recommended method; --method names another", chosen)
     return chosen
