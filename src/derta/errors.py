@@ -12,6 +12,9 @@ _HIDDEN = re.compile(
     "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
+_OWN_VERSIONS = ("inspect", "vllm")
+"""Extras whose packages require other versions than those of constraints.txt."""
+
 
 class DertaError(ValueError):
     r"""Base class of errors that the user can fix; the command line prints one line and exits with code 2.
@@ -118,6 +121,16 @@ def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def install_advice(extra: str) -> str:
+    """Return the command that installs one of the package's extras, for an error message.
+
+    >>> install_advice("dpo")
+    "run `pip install -c constraints.txt -e '.[dpo]'` in a clone of derta"
+    """
+    pinned = "" if extra in _OWN_VERSIONS else "-c constraints.txt "
+    return f"run `pip install {pinned}-e '.[{extra}]'` in a clone of derta"
 
 
 def escape_hidden(text: str) -> str:

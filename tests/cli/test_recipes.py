@@ -83,7 +83,7 @@ def test_a_4_bit_recipe_without_bitsandbytes_is_refused_before_any_work(derta, t
     monkeypatch.setattr(adapters, "find_spec", lambda _: None)
     called = derta("run", RECIPES / "llama3-8b-qlora.yaml", "--out", tmp_path / "run")
     assert (called.code, called.err.count("\n")) == (2, 1)
-    assert "pip install 'derta[quant]'" in called.err
+    assert "pip install -c constraints.txt -e '.[quant]'" in called.err
     assert not (tmp_path / "run").exists()
 
 

@@ -13,12 +13,26 @@ def test_only_allowed_variables_are_expanded(monkeypatch):
     expand = {"$DERTA_DATA/a": "/data/a", "${DERTA_DATA}b": "/datab", "$MODELS": "/models", "$ $1 $-": "$ $1 $-"}
     for text, expected in expand.items():
         assert expand_variables(text, key="k", env=["MODELS"]) == expected
-    for text in ("$DERTA_UNSET/x", "$NOT_SET_ANYWHERE/x", "$$"):
-        assert expand_variables(text, key="k", env=[]) == text
+    assert expand_variables("$$", key="k", env=["MODELS"]) == "$$"
     for text in ("$SECRET", "a/${SECRET}/b"):
         with pytest.raises(RecipeError, match=r"`k`: expected only variables DERTA_\* .* pass --env SECRET") as caught:
             expand_variables(text, key="k", env=["MODELS"])
         assert "hidden" not in str(caught.value)
+
+
+def test_a_variable_that_is_not_set_is_an_error_with_its_key_and_what_to_do(monkeypatch, tmp_path):
+    for name in ("DERTA_UNSET", "MODELS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        RecipeError, match=r"`data\.helpful`: the environment variable DERTA_UNSET is not set, got"
+    ) as one:
+        expand_variables("$DERTA_UNSET/x", key="data.helpful", env=[])
+    assert str(one.value).endswith("run `export DERTA_UNSET=PATH`, or write the path itself")
+    with pytest.raises(RecipeError, match=r"run `export MODELS=PATH` and pass --env MODELS, or"):
+        expand_variables("${MODELS}", key="k", env=[])
+    literal = tmp_path / "$DERTA_UNSET"
+    literal.write_text("")  # a file of that name needs no variable
+    assert expand_variables(str(literal), key="k", env=[]) == str(literal)
 
 
 def test_a_value_is_not_expanded_again(monkeypatch):

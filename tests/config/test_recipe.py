@@ -133,6 +133,49 @@ def test_a_recipe_file_is_read(recipe_file):
     assert loaded == Recipe.model_validate(loaded.model_dump())
 
 
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("t.jsonl", [{"path": "t.jsonl"}]),
+        (["t.jsonl", {"path": "u.csv", "limit": 3}], [{"path": "t.jsonl"}, {"path": "u.csv", "limit": 3}]),
+        ({"path": "t.jsonl"}, [{"path": "t.jsonl"}]),
+    ],
+)
+def test_a_source_may_be_written_as_its_path(short, long):
+    names = ("triples", "helpful", "counter", "preferences", "exclude")
+    written, meant = (
+        parse_recipe(
+            recipe(data=dict.fromkeys(names, one), fine_tuning_attacks=[{"name": "a", "harmful": one}]), where="r"
+        )
+        for one in (short, long)
+    )
+    assert written == meant
+    assert written.data.triples[0].path == "t.jsonl"
+
+
+def test_requests_and_profiles_may_be_written_as_their_path():
+    values = recipe(evaluate=[{"requests": "q.csv"}, {"name": "b", "requests": "held_out"}], profile_requests="p.jsonl")
+    loaded = parse_recipe(values, where="r")
+    assert [getattr(one.requests, "path", one.requests) for one in loaded.evaluate] == ["q.csv", "held_out"]
+    assert loaded.profile_requests is not None
+    assert loaded.profile_requests.path == "p.jsonl"
+
+
+def test_lora_may_be_a_switch(recipe_file):
+    assert parse_recipe(with_train(lora=True), where="r") == parse_recipe(with_train(lora={}), where="r")
+    assert parse_recipe(with_train(lora=False), where="r").train.lora is None
+    lora = load_recipe(recipe_file(with_train(lora=True)), overrides={"train.lora.r": 8}).train.lora
+    assert lora is not None
+    assert lora.r == 8
+
+
+def test_a_recipe_without_a_title_has_the_name_of_its_file(recipe_file):
+    values = {key: value for key, value in MINIMAL.items() if key != "title"}
+    assert load_recipe(recipe_file(values)).title == "recipe"
+    assert load_recipe(recipe_file(MINIMAL)).title == "t"
+    assert parse_recipe(values, where="r").title == "run"
+
+
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\tx: 1"])
 def test_a_file_that_is_no_yaml_is_reported_in_one_line(recipe_file, text):
     path = recipe_file(text)

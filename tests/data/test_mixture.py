@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from derta.config import PrepareConfig
-from derta.data.mixture import draw_mixture, hold_out_requests, plan_mixture, sample
+from derta.data.mixture import draw_mixture, hold_out_requests, plan_mixture, sample, unused_note
 from derta.errors import DataError
 from derta.records import Example, Message, Triple, short_hash
 
@@ -184,3 +184,24 @@ def test_a_held_out_query_leaves_with_all_its_triples() -> None:
         assert request.text not in {triple.query for triple in held_out.triples}
     with pytest.raises(DataError, match="expected 4 items, only 3 are available"):
         hold_out_requests(triples, 4, rng=Random(0))
+
+
+@pytest.mark.parametrize(
+    ("config", "triples", "helpful", "per_unit", "parts"),
+    [
+        (PrepareConfig(), 80, 160, 1, ["Only 8 of 80", "`data.helpful_per_safety` is 10, which is 20", "are 160; add"]),
+        (PrepareConfig(), 80, 160, 2, ["Only 16 of 80", "which is 10 helpful examples for each", "`data.num_triples`"]),
+        (PrepareConfig(num_helpful=40), 80, 160, 1, ["Only 2 of 80", "there are 40; raise `data.num_helpful`"]),
+        (PrepareConfig(), 80, 1600, 1, []),
+        (PrepareConfig(), 9, 900, 2, []),  # the ninth has no partner
+        (PrepareConfig(num_triples=8), 80, 160, 1, []),  # as the user says
+        (PrepareConfig(helpful_per_safety=0), 80, 0, 1, []),
+    ],
+)
+def test_triples_that_the_ratio_leaves_out_are_a_sentence_with_the_key(
+    config, triples, helpful, per_unit, parts
+) -> None:
+    available = {"available_triples": triples, "available_helpful": helpful}
+    note = unused_note(config, plan_mixture(config, **available, triples_per_unit=per_unit), **available)
+    assert bool(note) == bool(parts)
+    assert all(part in note for part in parts)

@@ -202,3 +202,14 @@ def test_counter_examples_are_cleaned_as_helpful_ones_and_shuffled_by_the_seed()
     assert len({tuple(one.id for one in order) for order in orders}) == 4
     without = prepare(TRIPLES, EXAMPLES, num_triples=2)
     assert without._replace(counter=counter).identity() != without.identity()
+
+
+def test_triples_that_the_ratio_leaves_out_are_a_warning(caplog):
+    triples = [Triple(query=f"Paint {i}?", safe="Sorry, no.", harmful="Sure.") for i in range(80)]
+    examples = [
+        Example(messages=(Message(role="user", content=f"Bread {i}?"), Message(role="assistant", content="Flour.")))
+        for i in range(160)
+    ]
+    prepare(triples, examples, triples_per_unit=1)
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.getMessage().startswith("Only 8 of 80 triples are trained on: `data.helpful_per_safety` is 10")

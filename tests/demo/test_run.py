@@ -130,7 +130,9 @@ def test_without_trl_the_demo_skips_dpo_and_logs_it(tmp_path, monkeypatch, caplo
     with caplog.at_level(logging.INFO, logger="derta"):
         recipe = read_recipe(tmp_path, build_world(), seed=0, display=Display())
     assert recipe["methods"] == [method for method in METHODS if method != "dpo"]
-    assert caplog.messages == ["dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`"]
+    assert caplog.messages == [
+        "dpo is skipped: TRL is not installed; run `pip install -c constraints.txt -e '.[dpo]'` in a clone of derta"
+    ]
 
 
 @pytest.mark.extra

@@ -352,7 +352,7 @@ def test_a_tokenizer_with_messages_is_an_error(tiny_model_dir):
 
 def test_a_missing_package_is_a_one_line_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("derta.engines.openai.find_spec", lambda _name: None)
-    with pytest.raises(EngineError, match=r"run: pip install 'derta\[api\]'"):
+    with pytest.raises(EngineError, match=r"run `pip install -c constraints.txt -e '\.\[api\]'`"):
         load_engine("m")
 
 

@@ -111,7 +111,7 @@ def test_a_served_model_is_queried_without_importing_torch(prompts_path, tmp_pat
         (["--engine", "api", "--adapter", "x"], "engine api: unknown setting 'adapter'; known: endpoints, send"),
         (["--engine", "api", "--option", "atempts=3"], "unknown setting 'atempts'; did you mean 'attempts'?"),
         (["--engine", "api", "--option", "attempts=many"], "engine api: setting attempts"),
-        (["--engine", "vllm"], "pip install 'derta[vllm]'"),
+        (["--engine", "vllm"], "pip install -e '.[vllm]'"),
         (["--concurrency", "3"], "engine hf: unknown setting 'concurrency'"),
     ],
 )

@@ -113,5 +113,5 @@ def test_a_model_that_vllm_cannot_load_is_a_one_line_error(vllm, tiny_model_dir)
 
 def test_a_missing_package_is_a_one_line_error_with_the_install_command(monkeypatch):
     monkeypatch.setattr("derta.engines.vllm.find_spec", lambda _name: None)
-    with pytest.raises(EngineError, match=r"run: pip install 'derta\[vllm\]'"):
+    with pytest.raises(EngineError, match=r"run `pip install -e '\.\[vllm\]'`"):
         load_engine("anything")

@@ -38,7 +38,7 @@ CASES = [
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("derta.formats.inspect.find_spec", lambda _name: None)
-    with pytest.raises(EngineError, match=r"run: pip install 'derta\[inspect\]'"):
+    with pytest.raises(EngineError, match=r"run `pip install -e '\.\[inspect\]'`"):
         write_log(tmp_path / "x.eval", CASES, model="m", judges=["harm"], now=NOW)
 
 

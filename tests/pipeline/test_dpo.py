@@ -157,7 +157,8 @@ def test_a_file_that_prefers_harm_is_refused(derta, recipe, tmp_path, tiny_model
 
 def test_without_trl_nothing_is_started(without_trl, monkeypatch, derta, recipe, tmp_path):
     monkeypatch.setattr("derta.pipeline.plan.prepare_data", _no_training)
-    message = "derta: dpo: expected the package trl, found none; pip install 'derta[dpo]', or leave dpo out\n"
+    install = "run `pip install -c constraints.txt -e '.[dpo]'` in a clone of derta"
+    message = f"derta: dpo: expected the package trl, found none; {install}, or leave dpo out\n"
     called = derta("run", recipe, "--out", tmp_path / "run", "--set", "methods=[vanilla, dpo]")
     assert (called.code, called.err) == (2, message)
     assert not (tmp_path / "run").exists()

@@ -103,7 +103,10 @@ class NoEngine:
     [
         ({"engine": "api"}, "`generate.engine`: .*expected hf or vllm, .* `derta generate --engine api`"),
         ({"engine": "vlm"}, "`generate.engine`: Input should be 'hf' or 'vllm', got 'vlm'"),
-        ({"engine": "vllm"}, r"generate\.engine: expected the package vllm, found none; pip install 'derta\[vllm\]'"),
+        (
+            {"engine": "vllm"},
+            r"generate\.engine: expected the package vllm, found none; run `pip install -e '\.\[vllm\]'`",
+        ),
         ({"settings": {"divice": "cpu"}}, "engine hf: unknown setting 'divice'; did you mean 'device'"),
         ({"engine": "vllm", "settings": {"max_model_len": "long"}}, "engine vllm: setting max_model_len: .*'long'"),
         ({"settings": {"template": "paper"}}, r"generate\.settings: .* got 'template'; set it under model, train or"),

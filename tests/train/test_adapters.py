@@ -91,7 +91,7 @@ def test_only_a_frozen_base_is_held_in_16_bits():
 def test_4_bits_without_bitsandbytes_are_refused(monkeypatch):
     monkeypatch.setattr(adapters, "find_spec", lambda _: None)
     assert quantization(four_bit=False) is None
-    with pytest.raises(RecipeError, match=r"pip install 'derta\[quant\]'"):
+    with pytest.raises(RecipeError, match=r"pip install -c constraints.txt -e '\.\[quant\]'"):
         quantization(four_bit=True)
 
 

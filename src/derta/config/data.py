@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from derta.config.sections import Section, SourceSection
+from derta.config.sections import Section, Sources, SourceSection
 
 SafePolicy = Literal["drop", "prepend", "keep"]
 DEFAULT_OPENER = "Sorry, I can't help with that."
@@ -70,10 +70,10 @@ class DataSection(PrepareConfig):
             by one.
     """
 
-    triples: tuple[SourceSection, ...]
-    helpful: tuple[AnswerSource, ...]
-    counter: tuple[AnswerSource, ...] = ()
-    preferences: tuple[SourceSection, ...] = ()
-    exclude: tuple[SourceSection, ...] = ()
+    triples: Sources[SourceSection]
+    helpful: Sources[AnswerSource]
+    counter: Sources[AnswerSource] = ()
+    preferences: Sources[SourceSection] = ()
+    exclude: Sources[SourceSection] = ()
     max_pairs_per_request: int = Field(default=1, ge=1)
     distill_tokens: int = Field(default=512, ge=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
+from os.path import exists
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,24 +48,35 @@ def is_allowed(name: str, env: Collection[str]) -> bool:
 
 
 def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
-    """Expand `$NAME`, `${NAME}`, and a leading `~/` or `derta:NAME` in a path; variables that are not set are left.
+    """Expand `$NAME`, `${NAME}`, and a leading `~/` or `derta:NAME` in a path.
+
+    The text of a path that exists, and `$` before a digit or another sign, are left.
 
     Raises:
-        RecipeError: a variable is set, but not allowed (the message does not contain its value), or no data set of the
-            package has the name.
+        RecipeError: a variable is not set, or is not allowed (the message does not contain its value), or no data set
+            of the package has the name.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
+        if not _NAME.fullmatch(name):
+            return match[0]
         if name in os.environ and not is_allowed(name, env):
             raise RecipeError(
                 f"expected only variables {PREFIX}* or variables that you allow, got {match[0]}; if you trust the "
                 f"recipe, pass --env {name} (in Python env=[{name!r}]), or rename the variable",
                 key=f"`{key}`",
             )
-        return os.environ.get(name, match[0])
+        if name not in os.environ:
+            allow = "" if is_allowed(name, env) else f" and pass --env {name}"
+            raise RecipeError(
+                f"the environment variable {name} is not set, got {text!r:.120}; run `export {name}=PATH`{allow}, or "
+                "write the path itself",
+                key=f"`{key}`",
+            )
+        return os.environ[name]
 
-    expanded = _VARIABLE.sub(value, text)
+    expanded = text if "$" in text and exists(text) else _VARIABLE.sub(value, text)  # noqa: PTH110 - raises on a long text
     if not text.startswith(("~/", SHIPPED)):
         return expanded
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, field_validator, model_validator
 
 from derta.config.decoding import RecipeThreshold
-from derta.config.sections import Section, SourceSection
+from derta.config.sections import Section, Sources, SourceSection
 from derta.records import Suite
 
 LONGEST_NAME = 200
@@ -118,6 +118,11 @@ class EvaluationSection(Section):
             raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes, because files are named after it")
         return name
 
+    @field_validator("requests", mode="before")
+    @classmethod
+    def _parse_requests(cls, requests: object) -> object:
+        return {"path": requests} if isinstance(requests, str) and requests != "held_out" else requests
+
     @field_validator("judges", mode="before")
     @classmethod
     def _parse_judges(cls, judges: object) -> object:
@@ -216,8 +221,8 @@ class FineTuningSection(Section):
 
     name: str = Field(pattern=r"^[\w.-]+$", max_length=LONGEST_NAME // 4)
     steps: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
-    helpful: tuple[SourceSection, ...] = ()
-    harmful: tuple[SourceSection, ...] = ()
+    helpful: Sources[SourceSection] = ()
+    harmful: Sources[SourceSection] = ()
     pace: FineTuningPace = Field(default_factory=FineTuningPace)
 
     @field_validator("steps", mode="before")

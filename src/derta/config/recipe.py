@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from derta.config.environment import check_names
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
 from derta.config.recipe_file import read_values
 from derta.config.rows import RowConfig
-from derta.config.sections import Section, SourceSection, walk
+from derta.config.sections import Section, Source, SourceSection, walk
 from derta.config.train import TrainSection
 from derta.errors import RecipeError, did_you_mean
 from derta.files import format_error_details
@@ -68,6 +68,9 @@ class Recipe(Section):
     file can include another one: `include: other.yaml`, see `recipe_file`.
 
     Attributes:
+        title: Title of the report. A recipe file without one has its own name, without `.yaml`.
+        seeds: Random seeds; each method is trained once for each.
+        methods: Names of methods (docs/methods.md), or of those that `method_settings` defines.
         baseline: The method that all others are compared with. None: the first method that trains.
         recommended: The method that the report's verdict compares with the baseline. None: see `recommended_method`.
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
@@ -75,6 +78,7 @@ class Recipe(Section):
             as `derta_completion: {method: derta, completion_per_triple: 2.5}`; `init_from: NAME` is then the method
             whose model initialises it. `refusal_threshold` replaces that of `generate` for the method; an entry that
             has nothing else but `method` has no training of its own, and decodes the models of that method.
+        evaluate: Attacks and sets of benign requests that every model answers.
         notes: Sentences for the report.
         profile_answers: Number of harmful answers for the refusal probability by position.
         profile_requests: Source of these answers. None: the held-out requests.
@@ -82,13 +86,14 @@ class Recipe(Section):
             against false alarms.
         profile_examples: Source of these answers, in the formats of `data.helpful`; its requests are no training data.
             None: the held-out helpful examples.
+        fine_tuning_attacks: Attacks that train each tuned model further, and evaluate it again.
 
     >>> recipe = Recipe(title="mine", model={"path": "org/name"}, data={"triples": [], "helpful": []})
     >>> recipe.methods
     ('vanilla', 'derta')
     """
 
-    title: str
+    title: str = "run"
     seeds: tuple[int, ...] = (0,)
     model: ModelSection
     data: DataSection
@@ -101,9 +106,9 @@ class Recipe(Section):
     generate: GenerateSection = Field(default_factory=GenerateSection)
     notes: tuple[str, ...] = ()
     profile_answers: int = Field(default=0, ge=0)
-    profile_requests: SourceSection | None = None
+    profile_requests: Source[SourceSection] | None = None
     profile_benign: int = Field(default=0, ge=0)
-    profile_examples: SourceSection | None = None
+    profile_examples: Source[SourceSection] | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
     _env: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -191,17 +196,20 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        keys, section = walk(first["loc"], start=Recipe)
-        if first["type"] == "extra_forbidden":
-            key = str(first["loc"][-1])
-            path = ".".join([*keys, key])
-            offer = f"did you mean {RENAMED[path]!r}?" if path in RENAMED else did_you_mean(key, section.model_fields)
-            raise RecipeError(f"{where}: unknown key `{path}`; {offer}") from error
-        if isinstance(cause := first.get("ctx", {}).get("error"), RecipeError):
-            raise RecipeError(f"{where}: {cause}") from error
-        path = ".".join(keys) or "recipe"
-        raise RecipeError(f"{where}: `{path}`: {_format_type_error(first) or format_error_details(first)}") from error
+        raise RecipeError(f"{where}: {format_fault(error.errors(include_url=False)[0])}") from error
+
+
+def format_fault(details: ErrorDetails) -> str:
+    """Format one fault of a recipe's values in one line, with its key."""
+    keys, section = walk(details["loc"], start=Recipe)
+    if details["type"] == "extra_forbidden":
+        key = str(details["loc"][-1])
+        path = ".".join([*keys, key])
+        offer = f"did you mean {RENAMED[path]!r}?" if path in RENAMED else did_you_mean(key, section.model_fields)
+        return f"unknown key `{path}`; {offer}"
+    if isinstance(cause := details.get("ctx", {}).get("error"), RecipeError):
+        return str(cause)
+    return f"`{'.'.join(keys) or 'recipe'}`: {_format_type_error(details) or format_error_details(details)}"
 
 
 def _format_type_error(details: ErrorDetails) -> str | None:
@@ -233,15 +241,26 @@ def load_recipe(path: Path | str, *, overrides: dict[str, Any] | None = None, en
         RecipeError: the file is missing or not YAML, a key is unknown, or a value is invalid.
     """
     path, env = Path(path), check_names(env)
+    return parse_recipe(recipe_values(path, overrides=overrides, env=env), where=str(path)).allow_env(env)
+
+
+def recipe_values(path: Path, *, overrides: Mapping[str, Any] | None = None, env: Collection[str] = ()) -> Any:
+    """Return the values of a recipe file that are not validated yet: with its included files, overrides and title.
+
+    Raises:
+        RecipeError: a file is missing or not YAML, or an override is below a value that is no mapping.
+    """
     values = read_values(path, env=env)
     for key, value in (overrides or {}).items():
         _override(values, key, value, where=str(path))
-    return parse_recipe(values, where=str(path)).allow_env(env)
+    return {"title": path.stem, **values} if isinstance(values, dict) else values
 
 
 def _override(values: Any, key: str, value: Any, *, where: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
+        if isinstance(values, dict) and values.get(parent) is True:  # `lora: true`
+            values[parent] = {}
         values = values.setdefault(parent, {}) if isinstance(values, dict) else None
     if not isinstance(values, dict):
         raise RecipeError(f"{where}: cannot set `{key}`: expected a mapping above `{last}`, got another kind of value")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -40,6 +40,23 @@ class SourceSection(Section):
     config: str | None = Field(default=None, min_length=1)
     columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _as_sources(value: Any) -> Any:
+    """Return the value of a key with sources as a list; a text is the path of a source."""
+    listed = [value] if isinstance(value, str | dict) else value
+    return [_as_source(one) for one in cast("list[Any]", listed)] if isinstance(listed, list | tuple) else listed
+
+
+S = TypeVar("S", bound=SourceSection)
+Source = Annotated[S, BeforeValidator(_as_source)]
+"""A source, or the text of its path."""
+Sources = Annotated[tuple[S, ...], BeforeValidator(_as_sources)]
+"""Sources as a list; one source, or the text of its path, is a list of one."""
 
 
 def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:

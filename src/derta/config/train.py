@@ -164,7 +164,7 @@ class TrainSection(Section):
 
     Attributes:
         settings: All fields of `RowConfig`, and the fields of `TrainingArguments` in the recipe.
-        lora: Train LoRA adapters instead of the full model.
+        lora: Train LoRA adapters instead of the full model; `true` has the paper's values.
     """
 
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -183,7 +183,8 @@ class TrainSection(Section):
         except RecipeError as error:
             raise error.within("train") from error
         row_settings = {name: value for name, value in asdict(rows).items() if name not in ELSEWHERE}
-        return {"settings": settings | row_settings, "lora": values.get("lora")}
+        lora = values.get("lora")
+        return {"settings": settings | row_settings, "lora": ({} if lora else None) if isinstance(lora, bool) else lora}
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from derta.records import Example, Request, Triple, context_keys, short_hash
 T = TypeVar("T", Triple, Example)
 Item = TypeVar("Item")
 _INSTANCES_PER_TRIPLE = 2  # the paper counts (q, r) and (q, r-hat)
+_USED = 0.9
+"""Share of the triples that a mixture may use without a warning about the others."""
 
 
 class MixtureCounts(NamedTuple):
@@ -97,6 +99,29 @@ def plan_mixture(
             f"to train on ({settings}); add data, lower `helpful_per_safety`, or set `num_triples`"
         )
     return counts
+
+
+def unused_note(config: PrepareConfig, counts: MixtureCounts, *, available_triples: int, available_helpful: int) -> str:
+    """Return a sentence on triples that are given and not trained on, with the key that leaves them out; else "".
+
+    >>> counts = MixtureCounts(triples=8, vanilla_triples=None, helpful=160)
+    >>> unused_note(PrepareConfig(), counts, available_triples=80, available_helpful=160).partition(":")[0]
+    'Only 8 of 80 triples are trained on'
+    """
+    used = max(counts.triples, counts.vanilla_triples or 0)
+    share = used // counts.triples
+    is_limited = config.num_triples is None and counts.triples < available_triples // share
+    if not is_limited or used >= _USED * available_triples:
+        return ""
+    helpful, advice = available_helpful, "add helpful examples"
+    if config.num_helpful is not None and config.num_helpful < available_helpful:
+        helpful, advice = config.num_helpful, "raise `data.num_helpful`"
+    return (
+        f"Only {used} of {available_triples} triples are trained on: `data.helpful_per_safety` is "
+        f"{config.helpful_per_safety:g}, which is {config.helpful_per_safety * _INSTANCES_PER_TRIPLE / share:g} "
+        f"helpful examples for each, and there are {helpful}; {advice}, lower `data.helpful_per_safety`, or set "
+        "`data.num_triples`."
+    )
 
 
 def _settings(config: PrepareConfig, *, doubled: bool) -> str:

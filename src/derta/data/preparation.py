@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
@@ -20,11 +21,14 @@ from derta.data.mixture import (
     plan_mixture,
     sample,
     shuffle,
+    unused_note,
 )
 from derta.data.preferences import Preference, clean_preferences
 from derta.errors import DataError, did_you_mean
 from derta.files import format_validation_error
 from derta.records import REFUSAL_WORDS, Example, Prompt, Request, Triple
+
+logger = logging.getLogger(__name__)
 
 
 class PreparedData(NamedTuple):
@@ -180,17 +184,21 @@ def prepare(
     harmful_keys = {match_key(text) for text in harmful}
     benign = [one for one in unseen if one.text is not None or match_key(one.messages[-1].content) not in harmful_keys]
     pairs = clean_preferences(preferences, evaluation_requests=evaluated, harmful=harmful)
+    counts = plan_mixture(
+        config,
+        available_triples=len(split.triples),
+        available_helpful=len(remaining),
+        triples_per_unit=triples_per_unit,
+    )
+    unused = unused_note(config, counts, available_triples=len(split.triples), available_helpful=len(remaining))
+    if unused:
+        logger.warning("%s", unused)
     return PreparedData(
         triples=split.triples,
         examples=remaining,
         held_out_requests=split.requests,
         held_out_examples=held_out,
-        counts=plan_mixture(
-            config,
-            available_triples=len(split.triples),
-            available_helpful=len(remaining),
-            triples_per_unit=triples_per_unit,
-        ),
+        counts=counts,
         dropped_triples=clean.dropped,
         changed_triples=clean.changed,
         dropped_examples=helpful.dropped,

@@ -14,7 +14,7 @@ import yaml
 from derta.demo import corpus
 from derta.demo.families import NUM_ROTATIONS, holding_families, trained_families, untrained_families
 from derta.demo.world import World, forbidden_kinds
-from derta.errors import RecipeError, did_you_mean
+from derta.errors import RecipeError, did_you_mean, install_advice
 from derta.files import write_records
 from derta.protocols import Display
 
@@ -161,7 +161,7 @@ def _chosen_methods(listed: list[str], options: DemoOptions, display: Display) -
             raise RecipeError(f"methods: unknown method {method!r}; {did_you_mean(method, listed)}")
     chosen = [method for method in listed if not options.methods or method in options.methods]
     if find_spec("trl") is None and "dpo" in chosen:
-        display.logger.info("dpo is skipped: TRL is not installed; run `pip install 'derta[dpo]'`")
+        display.logger.info("dpo is skipped: TRL is not installed; %s", install_advice("dpo"))
         chosen.remove("dpo")
     return chosen
 

@@ -37,7 +37,7 @@ from derta.engines.token_io import (
     refusal_probabilities,
     refusal_rows,
 )
-from derta.errors import EngineError
+from derta.errors import EngineError, install_advice
 from derta.protocols import UnansweredError
 from derta.records import REFUSAL_WORDS, Message, Prompt, Reply
 
@@ -292,9 +292,7 @@ def load(
         ModelError: The tokenizer does not exist.
     """
     if find_spec("openai") is None:
-        raise EngineError(
-            "engine api: expected the package openai, which is not installed; run: pip install 'derta[api]'"
-        )
+        raise EngineError(f"engine api: expected the package openai, which is not installed; {install_advice('api')}")
     addresses = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
     if not addresses:
         raise EngineError("endpoints: expected at least one address, got none")

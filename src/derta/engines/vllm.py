@@ -25,7 +25,7 @@ from derta.engines.token_io import (
     refusal_rows,
     reply_from_tokens,
 )
-from derta.errors import EngineError, ModelError
+from derta.errors import EngineError, ModelError, install_advice
 from derta.loading import DTYPES, check_model_path, load_tokenizer
 from derta.provenance import hub_commit
 from derta.records import REFUSAL_WORDS, Prompt, Reply
@@ -167,9 +167,7 @@ def load(
         ModelError: The model or the adapter does not exist, the chat template is not usable, or vLLM cannot load it.
     """
     if find_spec("vllm") is None:
-        raise EngineError(
-            "engine vllm: expected the package vllm, which is not installed; run: pip install 'derta[vllm]'"
-        )
+        raise EngineError(f"engine vllm: expected the package vllm, which is not installed; {install_advice('vllm')}")
     if dtype not in DTYPES:
         raise ModelError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(str(model), adapter=adapter, trust_remote_code=trust_remote_code)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from derta.errors import EngineError
+from derta.errors import EngineError, install_advice
 from derta.formats.cases import JudgedCase
 from derta.records import Measure, Message, short_hash
 from derta.run_folder import versions
@@ -35,9 +35,7 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
     Source: inspect.aisi.org.uk, `inspect_ai.log` (format 2).
     """
     if find_spec("inspect_ai") is None:
-        raise EngineError(
-            "--format inspect: expected the package inspect-ai, found none; run: pip install 'derta[inspect]'"
-        )
+        raise EngineError(f"--format inspect: expected the package inspect-ai, found none; {install_advice('inspect')}")
     inspect: Any = import_module("inspect_ai.log")
     scores: list[tuple[str, Measure]] = [(judge, measure) for judge in judges for measure in _measures(cases, judge)]
     name = short_hash(model, *(case.prompt.id for case in cases))

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from derta.errors import RecipeError, did_you_mean
+from derta.errors import RecipeError, did_you_mean, install_advice
 from derta.methods.method import Loss, Method
 from derta.methods.rows_methods import BASE, ROW_METHODS, row_method
 from derta.methods.tuning import TrainingEstimate, check_settings, estimate, method_config, tune
@@ -86,6 +86,6 @@ def check_package(method: Method) -> None:
     if method.package is not None and find_spec(method.package[0]) is None:
         package, extra = method.package
         raise RecipeError(
-            f"{method.name}: expected the package {package}, found none; pip install 'derta[{extra}]', or leave "
+            f"{method.name}: expected the package {package}, found none; {install_advice(extra)}, or leave "
             f"{method.name} out"
         )

@@ -14,7 +14,7 @@ from derta.config import ModelSection, Recipe
 from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
 from derta.engines import check_settings, engine_producer, load_engine
-from derta.errors import EngineError, ModelError, RecipeError
+from derta.errors import EngineError, ModelError, RecipeError, install_advice
 from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
@@ -163,7 +163,7 @@ def check_engine(recipe: Recipe) -> None:
             )
     if config.engine == "vllm" and find_spec("vllm") is None:
         raise EngineError(
-            "generate.engine: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
+            f"generate.engine: expected the package vllm, found none; {install_advice('vllm')}, or use hf"
         )
 
 

@@ -11,7 +11,7 @@ from derta.chat import TemplateSupport, chat_format
 from derta.config import EngineConfig, Recipe, SectionKey
 from derta.data.preparation import PreparedData
 from derta.engines import load_engine
-from derta.errors import EngineError, ModelError
+from derta.errors import EngineError, ModelError, install_advice
 from derta.files import read_records
 from derta.judges.model_judge import RUBRICS
 from derta.pipeline.data import section_requests
@@ -145,9 +145,7 @@ def check_model(config: EngineConfig, *, raw: bool = False) -> None:
             check_answers(engine, raw=raw)
         return
     if config.engine == "vllm" and find_spec("vllm") is None:
-        raise EngineError(
-            f"{config.model}: expected the package vllm, found none; pip install 'derta[vllm]', or use hf"
-        )
+        raise EngineError(f"{config.model}: expected the package vllm, found none; {install_advice('vllm')}, or use hf")
     if config.engine in ("hf", "vllm"):
         from derta.loading import check_model_path
 

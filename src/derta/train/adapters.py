@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from derta.config import LoraSection
-from derta.errors import ModelError, RecipeError
+from derta.errors import ModelError, RecipeError, install_advice
 from derta.loading import load_adapter, load_model, without_false_warnings
 from derta.train.config import DertaConfig
 
@@ -41,7 +41,7 @@ def quantization(*, four_bit: bool) -> BitsAndBytesConfig | None:
         return None
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
-            "train.lora.load_in_4bit: bitsandbytes is not installed; pip install 'derta[quant]', or remove the key"
+            f"train.lora.load_in_4bit: bitsandbytes is not installed; {install_advice('quant')}, or remove the key"
         )
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
 
