@@ -236,13 +236,33 @@ class Frontier(Record):
 
 
 class Transcript(Record):
-    """A prompt, a method's reply, and the judges' verdicts."""
+    """A prompt, a method's reply, and the judges' verdicts.
+
+    `refusal_probability` has the probability of a refusal token before each token of the reply; None if it is not
+    measured.
+    """
 
     method: str
     seed: int | None
     prompt: Prompt
     reply: Reply
     verdicts: tuple[Verdict, ...]
+    refusal_probability: tuple[float, ...] | None = None
+
+
+class ScoredAnswer(Record):
+    """A held-out harmful answer with a method's probability of a refusal token before each of its tokens.
+
+    `token_starts` are the character offsets of the tokens in `text`.
+    """
+
+    method: str
+    seed: int | None
+    request_id: str
+    request: str
+    text: str
+    token_starts: tuple[int, ...]
+    refusal_probability: tuple[float, ...]
 
 
 class Summary(Record):

@@ -59,6 +59,8 @@ def test_a_run_folder_holds_what_the_design_says(finished):
             "verdicts.refusal.jsonl",
             "verdicts.harm.jsonl",
             "scores.json",
+            "token_refusal.jsonl",
+            "token_refusal.answers.jsonl",
         }
     prompts = {prompt.id for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
     replies = [reply.prompt_id for reply in read_records(finished.folder / "derta-seed0/replies.jsonl", Reply)]

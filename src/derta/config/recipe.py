@@ -82,6 +82,8 @@ class Recipe(Section):
         notes: Sentences for the report.
         profile_answers: Number of harmful answers for the refusal probability by position.
         profile_requests: Source of these answers. None: the held-out requests.
+        profile_replies: Number of replies of each attack and data set, and of the answers of `profile_answers`, that
+            get a refusal probability before each token, for the report's heat map. 0: none. For the engine hf.
         profile_benign: Number of benign answers for the refusal probability by position, and for its detections
             against false alarms.
         profile_examples: Source of these answers, in the formats of `data.helpful`; its requests are no training data.
@@ -107,6 +109,7 @@ class Recipe(Section):
     notes: tuple[str, ...] = ()
     profile_answers: int = Field(default=0, ge=0)
     profile_requests: Source[SourceSection] | None = None
+    profile_replies: int = Field(default=5, ge=0)
     profile_benign: int = Field(default=0, ge=0)
     profile_examples: Source[SourceSection] | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()

@@ -136,6 +136,20 @@ class HfEngine:
                     one.probabilities[place], one.margins[place] = 0.0, inf
         return starts
 
+    def next_refusals(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> list[list[float]]:
+        """Return the probability that the next token starts a refusal word, before each response token and after all.
+
+        The words count by their first tokens, so that one pass over the turns is enough. The `prompts` are those of the
+        encoded turns. Bans and thresholds of decoding change nothing here.
+
+        Raises:
+            ModelError: The tokenizer cannot encode a refusal word.
+            EngineError: The logits are NaN or infinite.
+        """
+        token_ids = refusal_tokens(self.chat, self.refusal_words).ids
+        self._check_ids("refusal_words", token_ids)
+        return [one.refusal_probs for one in self._score(prompts, turns, refusal_ids=token_ids)]
+
     def _score_words(
         self, prompts: Sequence[Prompt], turns: Sequence[Turn], *, forms: Sequence[Sequence[int]]
     ) -> list[list[float]]:

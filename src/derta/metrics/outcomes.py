@@ -8,7 +8,7 @@ from typing import NamedTuple
 from derta.errors import DataError
 from derta.metrics.rates import PromptVerdict
 from derta.provenance import hash_value, prompt_hash
-from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, Verdict
+from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, TokenRefusal, Verdict
 
 MeasureOf = Callable[[str, Suite], Measure]
 """Function from a judge's name and a suite to the measure of its rate there."""
@@ -21,7 +21,9 @@ class Outcome(NamedTuple):
     output of `Engine.refusal_probability` for held-out harmful answers, `benign_probabilities` that for benign ones,
     and `answer_losses` the mean negative log-likelihood of each held-out helpful answer. `fine_tuning` names the
     fine-tuning attack that a model was tuned with further; None for the model of a method. `identities` are those of
-    the prompts, by prompt id, where they are computed already (`identified`).
+    the prompts, by prompt id, where they are computed already (`identified`). `token_refusals` has
+    the refusal probability before each token of each reply, None where it is not measured; `answer_refusals` those of
+    held-out harmful answers.
     """
 
     method: str
@@ -34,6 +36,8 @@ class Outcome(NamedTuple):
     fine_tuning: str | None = None
     benign_probabilities: Sequence[Sequence[float]] = ()
     identities: Mapping[str, str] = {}
+    token_refusals: Sequence[Sequence[float] | None] = ()
+    answer_refusals: Sequence[TokenRefusal] = ()
 
     def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
         """Return the prompts with a judge's verdicts, of one suite or of all (None)."""

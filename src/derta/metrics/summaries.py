@@ -29,6 +29,7 @@ from derta.results import (
     Curve,
     CurveKind,
     Place,
+    ScoredAnswer,
     Summary,
     Transcript,
     cell_of,
@@ -125,9 +126,10 @@ def _recommended(outcomes: Sequence[Outcome], *, baseline: str) -> str | None:
 
 
 def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
-    """Return each reply with its prompt and its verdicts."""
+    """Return each reply with its prompt and its verdicts, and the refusal probabilities that are measured."""
     rows: list[Transcript] = []
     for one in outcomes:
+        measured = one.token_refusals or [None] * len(one.replies)
         prompts = {prompt.id: prompt for prompt in one.prompts}
         verdicts = [{v.key: v for v in by_judge if v is not None} for by_judge in one.verdicts.values()]
         rows += [
@@ -137,10 +139,28 @@ def transcripts(outcomes: Sequence[Outcome]) -> list[Transcript]:
                 prompt=prompts[reply.prompt_id],
                 reply=reply,
                 verdicts=tuple(by_key[reply.key] for by_key in verdicts if reply.key in by_key),
+                refusal_probability=None if probabilities is None else tuple(probabilities),
             )
-            for reply in one.replies
+            for reply, probabilities in zip(one.replies, measured, strict=True)
         ]
     return rows
+
+
+def scored_answers(outcomes: Sequence[Outcome]) -> list[ScoredAnswer]:
+    """Return the held-out harmful answers of which the refusal probability before each token is measured."""
+    return [
+        ScoredAnswer(
+            method=one.method,
+            seed=one.seed,
+            request_id=answer.prompt_id,
+            request=answer.request or "",
+            text=answer.text or "",
+            token_starts=answer.token_starts or (),
+            refusal_probability=answer.probabilities,
+        )
+        for one in outcomes
+        for answer in one.answer_refusals
+    ]
 
 
 def _measure_in(outcomes: Sequence[Outcome], judge: str, suite: Suite) -> Measure:

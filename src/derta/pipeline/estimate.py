@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -12,13 +12,16 @@ from derta.data.preparation import PreparedData
 from derta.methods import Method, method_config
 from derta.methods import estimate as estimate_training
 from derta.pipeline.data import limit_notes, prepare_data
+from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.ingredients import ingredient_notes
+from derta.pipeline.likelihoods import scored_data
 from derta.pipeline.models import load_format
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.plan import check_recipe, read_recipe
 from derta.pipeline.registry import Registry
 from derta.pipeline.run_threshold import check_calibrations
+from derta.pipeline.token_refusal import cost_note
 from derta.protocols import Display
 
 
@@ -89,12 +92,27 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
     for method in trained:
         if method.own_refusals:
             display.logger.info("%s is not estimated: its pairs are replies of %s", method.name, method.init_from)
+    if note := _token_note(loaded, estimates, prepared=prepared, registry=registry):
+        display.logger.info(note)
     if len(loaded.seeds) > 1:
         display.logger.info("The recipe has %d seeds: training takes that many times as long.", len(loaded.seeds))
     if attacks := fine_tuning_attacks(loaded):
         further = len(attacks) * len(trained) * len(loaded.seeds)
         display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
     return estimates
+
+
+FORWARD_SHARE = 1 / 3
+"""Share of a training step that is its forward pass: the backward pass computes two products for each one."""
+
+
+def _token_note(
+    recipe: Recipe, estimates: Sequence[MethodEstimate], *, prepared: PreparedData, registry: Registry
+) -> str | None:
+    """Format the cost of refusal probabilities by token, with the speed of the first estimate's training."""
+    seconds = FORWARD_SHARE * estimates[0].seconds / estimates[0].tokens if estimates else None
+    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
+    return cost_note(recipe, prompts, scored_data(recipe, prepared), seconds_per_token=seconds)
 
 
 def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -> MethodEstimate:

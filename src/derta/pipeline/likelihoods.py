@@ -55,7 +55,7 @@ class ScoredData(NamedTuple):
     @property
     def texts(self) -> list[tuple[Prompt, str]]:
         """The prompts of the likelihoods, each with the answer that is scored."""
-        return [*_harmful_texts(self.harmful), *map(example_text, [*self.helpful, *self.benign])]
+        return [*harmful_texts(self.harmful), *map(example_text, [*self.helpful, *self.benign])]
 
 
 _DEFINITION = "probability of whole refusal words"
@@ -111,7 +111,7 @@ def score_held_out(
     helpful = list(map(example_text, data.helpful))
     log_probs = engine.log_likelihood(*_columns(helpful)) if helpful else []
     scores = Scores(
-        _refusal_probability(engine, _harmful_texts(data.harmful)),
+        _refusal_probability(engine, harmful_texts(data.harmful)),
         [-sum(row) / len(row) for row in log_probs],
         provenance,
         _refusal_probability(engine, list(map(example_text, data.benign))),
@@ -128,7 +128,8 @@ def _columns(texts: Sequence[tuple[Prompt, str]]) -> tuple[list[Prompt], list[st
     return [prompt for prompt, _ in texts], [text for _, text in texts]
 
 
-def _harmful_texts(requests: Iterable[Request]) -> list[tuple[Prompt, str]]:
+def harmful_texts(requests: Iterable[Request]) -> list[tuple[Prompt, str]]:
+    """Return the prompts of harmful requests, without any attack, each with its harmful answer."""
     return [(direct_prompt(one), one.harmful or "") for one in requests]
 
 

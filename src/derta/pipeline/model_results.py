@@ -18,6 +18,7 @@ from derta.pipeline.likelihoods import Scores, read_scores
 from derta.pipeline.resuming import read_keyed
 from derta.pipeline.run_threshold import check_replies_threshold, threshold_notes
 from derta.pipeline.search import search_notes
+from derta.pipeline.token_refusal import read_answer_refusals, read_token_refusals
 from derta.provenance import case_hash, prompt_hash
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 
@@ -69,6 +70,8 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         scores.answer_losses,
         entry.fine_tuning,
         scores.benign_probability,
+        token_refusals=read_token_refusals(home, prompts, [replies[prompt.id, 0] for prompt in prompts]),
+        answer_refusals=read_answer_refusals(home),
     )
     name = f"{entry.label}, seed {entry.seed}"
     if THRESHOLD in entry.model_fields_set:  # not in runs of earlier versions

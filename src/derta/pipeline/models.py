@@ -9,7 +9,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from derta.chat import ChatFormat, RefusalTokens, chat_format, refusal_tokens
+from derta.chat import ChatFormat, RefusalTokens, Turn, chat_format, refusal_tokens
 from derta.config import ModelSection, Recipe
 from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
@@ -230,6 +230,11 @@ class LazyEngine:
         """Return what a threshold is calibrated on, as defined by the engine `hf`."""
         engine: Any = self._load()
         return engine.refusal_starts(prompts, continuations)
+
+    def next_refusals(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> list[list[float]]:
+        """Return refusal probabilities by token, as defined by the engine `hf`."""
+        engine: Any = self._load()
+        return engine.next_refusals(prompts, turns)
 
     @property
     def chat(self) -> ChatFormat:

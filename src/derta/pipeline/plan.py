@@ -29,6 +29,7 @@ from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
 from derta.pipeline.run_threshold import check_calibrations, threshold_identity
 from derta.pipeline.search import check_searches
+from derta.pipeline.token_refusal import token_notes
 from derta.protocols import Display, Judge
 from derta.provenance import hash_value
 from derta.records import Prompt
@@ -139,7 +140,7 @@ def plan_run(
             baseline=baseline,
             untrained=untrained,
         ),
-        notes=(*recipe.notes, *notes),
+        notes=(*recipe.notes, *notes, *token_notes(recipe)),
         refusal_words=recipe.model.refusal_words,
         baseline=baseline,
         recommended=recipe.recommended or recommended_method(recipe.methods, baseline=baseline),

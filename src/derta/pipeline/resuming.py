@@ -15,11 +15,13 @@ from derta.judges.pairwise import Preference
 from derta.locks import lock
 from derta.protocols import Display
 from derta.provenance import SUPERSEDED, Producer, changed_keys
-from derta.records import Prompt, Reply, ReplyKey, Verdict
+from derta.records import Prompt, Reply, ReplyKey, TokenRefusal, Verdict
 
-R = TypeVar("R", Reply, Verdict)
-T = TypeVar("T", Reply, Verdict, Preference)
+R = TypeVar("R", Reply, Verdict, TokenRefusal)
+T = TypeVar("T", Reply, Verdict, Preference, TokenRefusal)
 J = TypeVar("J", Verdict, Preference)
+
+Result = Reply | Verdict | Preference | TokenRefusal
 
 
 class Expected(NamedTuple):
@@ -28,7 +30,7 @@ class Expected(NamedTuple):
     input_hash: str
     producer: Producer
 
-    def fault(self, result: Reply | Verdict | Preference) -> str | None:
+    def fault(self, result: Result) -> str | None:
         """Return how the provenance of a result differs, None if it does not."""
         if result.producer != self.producer:
             return f"it has another producer: {'; '.join(changed_keys(result.producer, self.producer))}"
@@ -97,9 +99,11 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
     return records
 
 
-def _is_attempt(record: Reply | Verdict | Preference) -> bool:
+def _is_attempt(record: Result) -> bool:
     """Return whether a record is a failure that a later line may replace, which a kill before the rewrite leaves."""
-    return record.unanswered == "failed" if isinstance(record, Reply) else record.retry
+    if isinstance(record, Reply):
+        return record.unanswered == "failed"
+    return not isinstance(record, TokenRefusal) and record.retry
 
 
 def supersede(
@@ -140,7 +144,7 @@ def supersede(
     return len(superseded)
 
 
-def _is_superseded(record: Reply | Verdict | Preference, wanted: Expected | None, *, only_changed_inputs: bool) -> bool:
+def _is_superseded(record: Result, wanted: Expected | None, *, only_changed_inputs: bool) -> bool:
     if wanted is None or record.producer != wanted.producer:
         return not only_changed_inputs
     return record.input_hash != wanted.input_hash

@@ -24,6 +24,7 @@ from derta.pipeline.report import report
 from derta.pipeline.resuming import Expected, store_prompts, supersede
 from derta.pipeline.run_threshold import Decoding
 from derta.pipeline.search import add_searched_prompts, searched_prompts
+from derta.pipeline.token_refusal import TokenScoring
 from derta.protocols import Display
 from derta.provenance import Producer, file_hashes
 from derta.records import Prompt, Reply, ReplyKey
@@ -128,7 +129,12 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
         registry=plan.registry,
     )
     scores = data.provenance(producer)
-    if stored is not None and is_current(home, _expected(recipe, stored, producer), scores=scores):
+    if (
+        stored is not None
+        and is_current(home, _expected(recipe, stored, producer), scores=scores)
+        # deleted weights are not trained again for a heat map
+        and (recorded or TokenScoring.of(recipe, data, stored, producer=producer, home=home).is_complete())
+    ):
         return
     path = train_model(plan, model, folder=folder, display=display)
     engine = decoding.engine(recipe, path)
@@ -160,6 +166,9 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     )
     same = [folder / one.folder for one in plan.models if one.weights(plan.registry) == model.weights(plan.registry)]
     score_held_out(engine, data, producer=producer, home=home, others=same)
+    scoring = TokenScoring.of(recipe, data, prompts, producer=producer, home=home)
+    name = f"{model.label} seed {model.seed}"
+    scoring.score(engine, description=f"{name}: refusal probabilities by token", display=display)
     engine.release()
 
 
