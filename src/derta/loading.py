@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Generator
@@ -75,7 +76,7 @@ def check_model_path(path: str, *, needs: str) -> None:
         if (folder / needs).is_file():
             return
         hint = "it holds an adapter: give its base model, and this folder as `adapter`"
-        if not _is_adapter(folder):
+        if not is_adapter(folder):
             hint = "check the path"
         raise ModelError(f"{path}: expected a folder with {needs}, found none in it; {hint}")
     if not HUB_ID.fullmatch(path):
@@ -90,8 +91,28 @@ def _pinned(path: str) -> dict[str, Any]:
     return {} if commit is None else {"revision": commit}
 
 
-def _is_adapter(folder: Path) -> bool:
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder has a PEFT adapter."""
     return (folder / "adapter_config.json").is_file()
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Return the folder or hub id of the base model that an adapter names.
+
+    Raises:
+        ModelError: its config cannot be read, or names none.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path}: expected the config of a PEFT adapter, cannot read it ({error}); check it"
+        ) from error
+    base = value.get("base_model_name_or_path") if isinstance(value, dict) else None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{path}: expected the base model in base_model_name_or_path, got none; name the base model")
+    return base
 
 
 def load_tokenizer(

@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import evaluation, gates, generation, training
+from derta.cli.verbs import evaluation, gates, generation, training, viewing
 from derta.errors import DertaError, escape_hidden
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ for verb in (
     evaluation.report,
     evaluation.frontier,
     gates.gate,
+    viewing.explore,
 ):
     app.command()(verb)
 app.command(name="fine-tune")(training.fine_tune)

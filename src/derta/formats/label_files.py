@@ -63,34 +63,107 @@ def format_label_rows(cases: Iterable[Case], *, first: int, measure: Measure | N
     return output.getvalue()
 
 
+class LabelText(NamedTuple):
+    """Row of a file of labels with the texts that people read."""
+
+    row: LabelRow
+    request: str
+    reply: str
+
+
+class _Table(NamedTuple):
+    """Contents of a file of labels: its delimiter, the place of each column, and the header and the rows."""
+
+    delimiter: str
+    places: dict[str, int]
+    header: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
 def read_label_rows(path: Path, *, measure: Measure) -> list[LabelRow]:
     """Load the rows of a file of labels; columns that people added are ignored.
 
     Raises:
         DataError: the file is no file of labels of this measure, a label is not known, or a reply has two rows.
     """
+    return _label_rows(_read_table(path, measure), measure)
+
+
+def read_label_texts(path: Path, *, measure: Measure) -> list[LabelText]:
+    """Load the rows of a file of labels with their texts, without the apostrophe before a formula.
+
+    Raises:
+        DataError: as `read_label_rows`, or a column of the texts is missing.
+    """
+    table = _read_table(path, measure, also=("request", "reply"))
+    rows = _label_rows(table, measure)
+    texts = ([_text(cells, table.places[name]) for name in ("request", "reply")] for _, cells in table.rows)
+    return [LabelText(row, request, reply) for row, (request, reply) in zip(rows, texts, strict=True)]
+
+
+def format_with_label(path: Path, name: str, word: str, *, measure: Measure) -> str:
+    """Return the text of a file of labels with the word as the label of one reply; all else stays.
+
+    Args:
+        path: The file.
+        name: The hash of the reply.
+        word: The label; empty to remove it.
+        measure: Meaning of the labels.
+
+    Raises:
+        DataError: as `read_label_rows`, or no row has this hash.
+    """
+    table = _read_table(path, measure)
+    place = table.places[measure]
+    names = [row.reply_hash for row in _label_rows(table, measure)]
+    if name not in names:
+        raise DataError(f"{path}: expected a row of the reply {name!r:.40}, got none; the file changed, load it again")
+    cells = table.rows[names.index(name)][1]
+    cells += [""] * (place + 1 - len(cells))
+    cells[place] = word
+    output = io.StringIO()
+    writer = csv.writer(output, delimiter=table.delimiter, lineterminator="\n")
+    writer.writerows([table.header, *(cells for _, cells in table.rows)])
+    mark = "\ufeff" if read_bytes(path).startswith(b"\xef\xbb\xbf") else ""
+    return mark + output.getvalue()
+
+
+def _read_table(path: Path, measure: Measure, *, also: tuple[str, ...] = ()) -> _Table:
     text = decode(read_bytes(path), where=str(path))
-    header = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=header.count)
+    delimiter = max(_DELIMITERS, key=text.split("\n", 1)[0].count)
+    records = list(csv_records(text, where=str(path), delimiter=delimiter))
+    if not records:
+        raise DataError(f"{path}: expected a file of `derta label`, got an empty one; write it again")
+    where, header = records[0]
+    places = {name.strip().lower(): i for i, name in enumerate(header)}
+    if missing := [name for name in ("reply_hash", measure, *also) if name not in places]:
+        raise DataError(
+            f"{where}: expected the columns {', '.join(('reply_hash', *also))} and {measure} of a file of `derta label "
+            f"--measure {measure}`, got none named {missing[0]}"
+        )
+    return _Table(delimiter, places, header, records[1:])
+
+
+def _label_rows(table: _Table, measure: Measure) -> list[LabelRow]:
     rows: list[LabelRow] = []
-    places: dict[str, int] = {}
     seen: set[str] = set()
-    for where, cells in csv_records(text, where=str(path), delimiter=delimiter):
-        if not places:
-            places = {name.strip().lower(): i for i, name in enumerate(cells)}
-            if missing := [name for name in ("reply_hash", measure) if name not in places]:
-                raise DataError(
-                    f"{where}: expected the columns reply_hash and {measure} of a file of `derta label --measure "
-                    f"{measure}`, got none named {missing[0]}"
-                )
-            continue
-        name, word = (cells[i].strip() if i < len(cells) else "" for i in (places["reply_hash"], places[measure]))
+    for where, cells in table.rows:
+        name, word = (_cell(cells, table.places[column]).strip() for column in ("reply_hash", measure))
         row = _label_row(where, name, word, measure)
         if row.reply_hash in seen:
             raise DataError(f"{where}: expected one row for each reply, got {row.reply_hash} twice; delete one of them")
         seen.add(row.reply_hash)
         rows.append(row)
     return rows
+
+
+def _cell(cells: list[str], place: int) -> str:
+    return cells[place] if place < len(cells) else ""
+
+
+def _text(cells: list[str], place: int) -> str:
+    text = _cell(cells, place)
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 def _label_row(where: str, name: str, word: str, measure: Measure) -> LabelRow:

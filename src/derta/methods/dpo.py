@@ -31,9 +31,9 @@ from derta.data.encoding import encode_triple
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, cut_pair, encode_preference, triple_pair
 from derta.errors import RecipeError
-from derta.loading import position_limit
+from derta.loading import is_adapter, position_limit
 from derta.methods.method import Method
-from derta.train.adapters import initial_path, is_adapter, load_initial_model
+from derta.train.adapters import initial_path, load_initial_model
 from derta.train.checkpoint_files import save_checkpoint, stop_if_trained
 from derta.train.checkpoints import NonFiniteLossError
 from derta.train.config import DertaConfig

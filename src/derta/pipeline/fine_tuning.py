@@ -186,8 +186,8 @@ def fine_tune(
     """
     if out.exists() and cost_path.exists():
         return
+    from derta.loading import is_adapter
     from derta.pipeline.training import training_progress
-    from derta.train.adapters import is_adapter
 
     adapter = init_from if is_adapter(init_from) else None
     chat, _ = load_format(recipe, adapter=adapter)

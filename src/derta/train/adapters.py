@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from derta.config import LoraSection
 from derta.errors import ModelError, RecipeError, install_advice
-from derta.loading import load_adapter, load_model, without_false_warnings
+from derta.loading import is_adapter, load_adapter, load_model, without_false_warnings
 from derta.train.config import DertaConfig
 
 
@@ -129,11 +129,6 @@ def _prepare_for_adapters(net: PreTrainedModel) -> None:
 def is_4bit(net: nn.Module) -> bool:
     """Return whether bitsandbytes quantized the model when it was loaded."""
     return bool(getattr(net, "is_loaded_in_4bit", False))
-
-
-def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def load_base(path: str, config: DertaConfig, *, adapted: bool = False, four_bit: bool = False) -> PreTrainedModel:

@@ -9,6 +9,7 @@ import typer
 
 from derta.cli.verbs import options
 from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgeName, JudgePath, OptionalOut, Prompts
+from derta.cli.verbs.viewing import NoOpen, Port, serve_labels
 from derta.errors import RecipeError
 
 
@@ -72,17 +73,24 @@ def label(
     seed: options.Seed = 0,
     measure: Annotated[str, typer.Option(help="Meaning of the label: harmful, refused or correct.")] = "harmful",
     prompts: Prompts = None,
+    page: Annotated[bool, typer.Option("--page", help="Label the replies on a local page, with three keys.")] = False,
+    port: Port = 0,
+    no_open: NoOpen = False,
 ) -> None:
     """Write a random sample of replies to label for `derta judge --labels`.
 
     The file has the whole text of requests and replies; nothing of it is printed. Fill in its last column in order (1
-    or 0). An existing file keeps its labels; a larger --sample adds rows.
+    or 0), or label on a page that shows one reply after the other, without its model, and saves each label. An existing
+    file keeps its labels; a larger --sample adds rows.
 
-    Example: derta label runs/gemma/derta-seed0 --sample 100 --out labels.csv
+    Example: derta label runs/gemma/derta-seed0 --sample 100 --out labels.csv --page
     """
     from derta.cli.console import console_display, print_result
     from derta.pipeline.labelling import parse_measure, write_label_file
+    from derta.ui.server import check_installed
 
+    if page:
+        check_installed()
     display = console_display()
     result = write_label_file(
         path,
@@ -94,6 +102,8 @@ def label(
         display=display,
     )
     print_result(f"{result.out}: {result.rows} rows ({result.added} new), {result.labelled} labelled")
+    if page:
+        serve_labels(result.out, parse_measure(measure), port=port, open_page=not no_open)
 
 
 def calibrate(

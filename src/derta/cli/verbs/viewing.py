@@ -1,0 +1,70 @@
+"""Commands that open pages in the browser: `explore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from derta.cli.verbs import options
+from derta.cli.verbs.options import EngineOption
+
+if TYPE_CHECKING:
+    from derta.records import Measure
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free one.")]
+NoOpen = Annotated[bool, typer.Option("--no-open", help="Do not open the browser; only print the address.")]
+
+
+def explore(
+    models: Annotated[list[str], typer.Argument(help="Model folders, hub ids, PEFT adapters, or the folder of a run.")],
+    base: Annotated[str | None, typer.Option(help="Base model of adapters (default: the one that they name).")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts to start from (default: those of the first model's run).")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="New tokens of a reply, at first.")] = 64,
+    engine_option: EngineOption = [],
+    port: Port = 0,
+    no_open: NoOpen = False,
+) -> None:
+    """Try models in the browser: their replies token by token, P(refusal), bans and thresholds.
+
+    All models are loaded at the start and share the memory; one generates at a time. The page is served on this machine
+    only, at an address with a new token. It loads nothing from elsewhere; what you type is neither saved nor logged.
+
+    Example: derta explore runs/demo/seed0/run/vanilla-seed0 runs/demo/seed0/run/derta-seed0
+    """
+    from derta.cli.console import console_display
+    from derta.pipeline.explored_models import example_prompts, find_models, load_models, prompts_of_run
+    from derta.ui.server import check_installed, listen, serve
+
+    check_installed()
+    from derta.ui.explore import explore_app
+
+    display = console_display()
+    found = find_models(models)
+    path = prompts or prompts_of_run(found)
+    examples = [] if path is None else example_prompts(path)
+    address = listen(port)
+    engines = load_models(
+        found, base=base, settings=options.pairs(engine_option, option="--engine-option"), display=display
+    )
+    app = explore_app(engines, examples=examples, max_new_tokens=max_new_tokens)
+    serve(app, address, announce=announce, open_page=not no_open)
+
+
+def serve_labels(path: Path, measure: Measure, *, port: int, open_page: bool) -> None:
+    """Serve the labelling page of a file of labels until Ctrl-C."""
+    from derta.pipeline.labelling_session import LabelSession
+    from derta.ui.label import label_app
+    from derta.ui.server import listen, serve
+
+    serve(label_app(LabelSession(path, measure)), listen(port), announce=announce, open_page=open_page)
+
+
+def announce(url: str) -> None:
+    """Print the address of a page."""
+    from derta.cli.console import print_result
+
+    print_result(f"{url} (Ctrl-C ends it)")

@@ -1,0 +1,77 @@
+"""The labelling page: an application that shows one reply of a sample after the other and saves each label."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from derta.errors import escape_hidden
+from derta.messages import Record
+from derta.pipeline.labelling_session import CHOICES, QUESTIONS, LabelSession, next_unlabelled
+from derta.ui.answers import json_route, page_routes, read_body, with_errors
+
+
+class Label(Record):
+    """A label for the reply with this hash, the `place`-th of the sample."""
+
+    place: int
+    reply_hash: str
+    word: str
+
+
+def label_app(session: LabelSession) -> Starlette:
+    """Return the application of the labelling page.
+
+    It shows requests and replies, and neither the model nor the attack.
+    """
+    turn = anyio.Lock()
+
+    async def row(request: Request) -> Response:
+        async with turn:
+            return JSONResponse(await run_sync(_row, session, request.path_params["place"]))
+
+    async def following(request: Request) -> Response:
+        del request
+        async with turn:
+            return JSONResponse(await run_sync(_progress, session, -1))
+
+    async def save(request: Request) -> Response:
+        label = await read_body(request, Label)
+        async with turn:
+            await run_sync(session.save, label.reply_hash, label.word)
+            return JSONResponse(await run_sync(_progress, session, label.place))
+
+    choices = [choice._asdict() for choice in CHOICES[session.measure]]
+    return Starlette(
+        routes=[
+            *page_routes("label"),
+            json_route("/setup", {"question": QUESTIONS[session.measure], "choices": choices}),
+            Route("/next", with_errors(following)),
+            Route("/row/{place:int}", with_errors(row)),
+            Route("/save", with_errors(save), methods=["POST"]),
+        ]
+    )
+
+
+def _row(session: LabelSession, place: int) -> dict[str, str | int]:
+    rows = session.rows()
+    if place >= len(rows):
+        raise HTTPException(404, f"expected a row below {len(rows)}, got {place}")
+    found, request, reply = rows[place]
+    texts = {"request": escape_hidden(request), "reply": escape_hidden(reply)}
+    return {"place": place, "reply_hash": found.reply_hash, "word": found.word, **texts}
+
+
+def _progress(session: LabelSession, after: int) -> dict[str, int | None]:
+    """Return the number of rows and of labels, and the next row to label."""
+    rows = session.rows()
+    return {
+        "rows": len(rows),
+        "labelled": sum(bool(one.row.word) for one in rows),
+        "next": next_unlabelled(rows, after),
+    }

@@ -1,0 +1,95 @@
+"""Server of a local page: a free or given port of 127.0.0.1, a new token, until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from collections.abc import Callable
+from importlib.util import find_spec
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, NamedTuple
+
+from derta.errors import EngineError, RunError, install_advice
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+class Address(NamedTuple):
+    """Listening socket of a server, and the token that its requests need."""
+
+    socket: socket.socket
+    token: str
+
+    @property
+    def port(self) -> int:
+        """The port of the socket."""
+        return int(self.socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Address of the page, with the token."""
+        return f"http://127.0.0.1:{self.port}/{self.token}/"
+
+
+def check_installed() -> None:
+    """Fail if a package of the extra `ui` is missing.
+
+    Raises:
+        EngineError: one is.
+    """
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise EngineError(f"expected the package {package} for the page, found none; {install_advice('ui')}")
+
+
+def listen(port: int = 0) -> Address:
+    """Listen on a port of 127.0.0.1 (0: any free one), with a new token.
+
+    Raises:
+        RunError: the port is in use, or not allowed.
+    """
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen()
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = error.strerror if isinstance(error, OSError) else "no such port"
+        raise RunError(f"--port {port}: cannot listen on it ({reason}); choose another one, or leave it out") from error
+    return Address(listening, token_urlsafe(24))
+
+
+def serve(app: ASGIApp, address: Address, *, announce: Callable[[str], None], open_page: bool = True) -> None:
+    """Serve an application until the process is interrupted; no request is logged.
+
+    Args:
+        app: The page's application; it gets the requests that have the token (see `Guard`).
+        address: Result of `listen`.
+        announce: Called with the page's address once it can be opened.
+        open_page: Open the page in the user's browser.
+    """
+    import uvicorn
+
+    from derta.ui.guard import Guard
+
+    guarded = Guard(app, token=address.token, port=address.port)
+    config = uvicorn.Config(
+        guarded,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        h11_max_incomplete_event_size=2**16,
+    )
+    announce(address.url)
+    if open_page:
+        webbrowser.open(address.url)
+    try:
+        uvicorn.Server(config).run(sockets=[address.socket])
+    except KeyboardInterrupt:
+        return
+    finally:
+        address.socket.close()
