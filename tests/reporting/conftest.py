@@ -47,12 +47,12 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         """All visible and collapsed text, with whitespace collapsed."""
-        return " ".join("".join(data for path, data in self.texts if "style" not in path).split())
+        return " ".join("".join(data for path, data in self.texts if not {"style", "script"} & {*path}).split())
 
     @property
     def unfolded_text(self) -> str:
         """Text that is visible before any fold is opened: outside `details`."""
-        visible = [data for path, data in self.texts if "details" not in path and "style" not in path]
+        visible = [data for path, data in self.texts if not {"details", "style", "script"} & {*path}]
         return " ".join("".join(visible).split())
 
 

@@ -1,4 +1,6 @@
 import json
+from base64 import b64encode
+from hashlib import sha256
 
 import pytest
 
@@ -7,13 +9,19 @@ from derta.reporting import read_summary, render_report, write_report
 from derta.reporting.page import _overview_columns
 from derta.reporting.tables import rate_tables
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
 
 
-def test_the_page_runs_no_script_and_loads_nothing(whole_page):
+def test_the_policy_names_the_only_script_and_the_page_loads_nothing(whole_page):
     page = whole_page("tea")
-    assert page.all("meta")[1] == {"http-equiv": "Content-Security-Policy", "content": POLICY}
-    assert not {"script", "iframe", "object", "embed", "form", "base", "img"} & {tag for tag, _ in page.tags}
+    scripts = [data for path, data in page.texts if path[-1:] == ("script",)]
+    assert page.all("script") == [{"type": "text/plain", "id": "replies"}, {}]
+    digest = b64encode(sha256(scripts[1].encode()).digest()).decode()
+    assert page.all("meta")[1] == {"http-equiv": "Content-Security-Policy", "content": POLICY.format(digest)}
+    assert not {"iframe", "object", "embed", "form", "base", "img"} & {tag for tag, _ in page.tags}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     targets = [a[name] for _, a in page.tags for name in ("href", "src", "xlink:href", "action") if name in a]
     assert all(target is not None and target.startswith(("#", "data:,")) for target in targets)

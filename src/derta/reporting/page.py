@@ -1,11 +1,13 @@
-"""Render the report: one offline HTML page without scripts; model output is collapsed by default."""
+"""Render the report: one offline HTML page with one script of its own; model output is collapsed by default."""
 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from derta.errors import DataError
 from derta.files import parse_record, write_text
 from derta.metrics.kinds import MOST_MALFORMED
 from derta.reporting import plots
+from derta.reporting.explorer import explorer
 from derta.reporting.tables import SUITES, Mean, RateTable, label_of, rate_tables, unique
 from derta.reporting.text import (
     format_count,
@@ -76,12 +79,16 @@ def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
         DataError: two cells have the same key, or the x and y values of a curve differ in length.
     """
     methods = _methods(summary, transcripts)
+    styles = {method: index % plots.NUM_STYLES for index, method in enumerate(methods)}
+    script = _asset("explorer.js")
     tables = rate_tables(summary.cells)
     template = _environment().get_template("page.html.jinja")
     return template.render(
-        css=Markup(_asset("page.css")),  # noqa: S704 a file of this package
+        css=_asset("page.css") + _asset("explorer.css"),
+        script=script,
+        policy=content_policy(script),
         summary=summary,
-        styles={method: index % plots.NUM_STYLES for index, method in enumerate(methods)},
+        styles=styles,
         num_styles=plots.NUM_STYLES,
         methods=methods,
         tables=tables,
@@ -95,6 +102,7 @@ def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
         explanations=plots.EXPLANATIONS,
         suites=SUITES,
         browser=transcript_browser(transcripts),
+        explorer=explorer(transcripts, styles=styles),
     )
 
 
@@ -136,8 +144,21 @@ def read_summary(path: Path) -> Summary:
     return parse_record(Summary, value, where=str(path))
 
 
-def _asset(name: str) -> str:
-    return (files("derta.reporting") / "templates" / name).read_text(encoding="utf-8")
+def content_policy(script: str) -> str:
+    """Return the content-security policy of the page: nothing is loaded, and this one script runs.
+
+    Trusted types make the browser refuse any text of a model as markup, even by a mistake in the script.
+    """
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _asset(name: str) -> Markup:
+    """Return a text file of this package, which the page contains as it is."""
+    return Markup((files("derta.reporting") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def _environment() -> Environment:
