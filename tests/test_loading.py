@@ -209,3 +209,10 @@ def test_an_adapter_is_trained_on_where_it_is_asked_for(tiny_model_dir, adapter_
     for trainable in (False, True):
         model = load_adapter(load(tiny_model_dir), str(adapter_dir), trainable=trainable)
         assert any(weight.requires_grad for weight in model.parameters()) == trainable
+
+
+def test_a_revision_of_a_local_folder_is_refused(tiny_model_dir):
+    with pytest.raises(ModelError, match="expected no revision of a local folder, got 'v1'; remove it"):
+        load_tokenizer(f"{tiny_model_dir}@v1")
+    with pytest.raises(ModelError, match=r"expected a model folder or a hub id"):
+        load_tokenizer("org/name@")

@@ -5,6 +5,7 @@ import pytest
 
 from derta import provenance
 from derta.errors import ModelError
+from derta.loading import hub_source
 from derta.provenance import (
     case_hash,
     changed_keys,
@@ -15,6 +16,7 @@ from derta.provenance import (
     model_files,
     model_hash,
     prompt_hash,
+    split_revision,
 )
 from derta.records import Cost, Decoding, Message, Prompt, Reply, short_hash
 
@@ -181,3 +183,30 @@ def test_hashes_of_files_are_in_the_order_of_their_paths(tmp_path):
     for path in paths:
         path.write_text(path.name)
     assert [*file_hashes([*paths[::-1], paths[0]])] == [*map(str, paths)]
+
+
+def test_a_revision_is_part_of_a_hub_id_and_its_commit_is_that_of_its_own_snapshot(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home, main, tagged = tmp_path / "models--org--name", "0" * 40, "1" * 40
+    for path, text in (
+        (home / "refs" / "main", main),
+        (home / "refs" / "v1", tagged),
+        (home / "snapshots" / main / "config.json", "{}"),
+        (home / "snapshots" / tagged / "config.json", "{}"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert model_hash("org/name") == f"org/name@{main}"
+    assert model_hash("org/name@v1") == f"org/name@{tagged}"
+    assert model_hash(f"org/name@{tagged}") == f"org/name@{tagged}"
+    assert hub_source("org/name@v1") == ("org/name", {"revision": tagged})
+    assert hub_source("org/name@v2") == ("org/name", {"revision": "v2"})  # not fetched yet: the loader fetches it
+    assert hub_source(str(tmp_path)) == (str(tmp_path), {})
+
+
+def test_a_folder_with_an_at_sign_in_its_name_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "name@v1").mkdir()
+    assert split_revision("models/name@v1") == ("models/name@v1", None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from derta.errors import ModelError, is_out_of_memory
-from derta.provenance import HUB_ID, hub_commit
+from derta.provenance import HUB_ID, hub_commit, split_revision
 
 if TYPE_CHECKING:
     import torch
@@ -79,16 +79,23 @@ def check_model_path(path: str, *, needs: str) -> None:
         if not is_adapter(folder):
             hint = "check the path"
         raise ModelError(f"{path}: expected a folder with {needs}, found none in it; {hint}")
+    before, at, revision = path.rpartition("@")
+    if at and Path(before).is_dir():
+        raise ModelError(f"{before}: expected no revision of a local folder, got {revision!r:.80}; remove it")
     if not HUB_ID.fullmatch(path):
         raise ModelError(
             f"{path}: expected a model folder or a hub id (org/name), found no such folder; check the path"
         )
 
 
-def _pinned(path: str) -> dict[str, Any]:
-    """Return the loaders' argument for the commit of a hub id that provenance records; empty for a folder."""
-    commit = hub_commit(path)
-    return {} if commit is None else {"revision": commit}
+def hub_source(path: str) -> tuple[str, dict[str, Any]]:
+    """Return the repository of a hub id and the loaders' argument for the commit that provenance records.
+
+    Without a cached commit the argument is the revision of `org/name@revision`; it is empty for a folder.
+    """
+    repository, revision = split_revision(path)
+    revision = hub_commit(path) or revision
+    return repository, {} if revision is None else {"revision": revision}
 
 
 def is_adapter(folder: Path) -> bool:
@@ -131,7 +138,8 @@ def load_tokenizer(
         check_model_path(adapter, needs="adapter_config.json")
         source = adapter if _has_file(adapter, "tokenizer_config.json") else path
     with _as_model_error(source, "its tokenizer"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **_pinned(source))
+        name, pinned = hub_source(source)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **pinned)
 
 
 def _has_file(path: str, name: str) -> bool:
@@ -140,7 +148,8 @@ def _has_file(path: str, name: str) -> bool:
 
     missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     with _as_model_error(path, name):
-        return cached_file(path, name, **missing, **_pinned(path)) is not None
+        repository, pinned = hub_source(path)
+        return cached_file(repository, name, **missing, **pinned) is not None
 
 
 def load_model(
@@ -155,7 +164,7 @@ def load_model(
     """Load a causal language model in eval mode, from safetensors only.
 
     Args:
-        path: A folder from `save_pretrained`, or a hub id (`org/name`).
+        path: A folder from `save_pretrained`, or a hub id (`org/name`, or `org/name@revision`).
         dtype: `auto` (as saved), `float32`, `bfloat16`, `float16`, or a `torch.dtype`.
         device: `auto` (all accelerators, or the CPU if there are none), `cpu`, `cuda:1` and so on. None leaves the
             placement to the trainer (accelerate, FSDP).
@@ -178,8 +187,9 @@ def load_model(
         _as_model_error(path, "the model", attn_implementation),
         without_progress_bars() if is_local else nullcontext(),
     ):
+        name, pinned = hub_source(path)
         model, loading_info = auto.from_pretrained(
-            path,
+            name,
             dtype=dtype,
             device_map=device,
             attn_implementation=attn_implementation,
@@ -187,7 +197,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **_pinned(path),
+            **pinned,
         )
     if missing := sorted(loading_info["missing_keys"]):
         raise ModelError(
@@ -206,7 +216,8 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> Any:
 
     check_model_path(path, needs="config.json")
     with _as_model_error(path, "the config"):
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **_pinned(path))
+        name, pinned = hub_source(path)
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **pinned)
 
 
 def position_limit(config: Any) -> int | None:
@@ -229,9 +240,10 @@ def load_adapter(model: PreTrainedModel, path: str, *, trainable: bool = False) 
 
     check_model_path(path, needs="adapter_model.safetensors")
     with _as_model_error(path, "the adapter"), without_false_warnings():
-        adapted = PeftModel.from_pretrained(model, path, is_trainable=trainable, **_pinned(path)).eval()
+        name, pinned = hub_source(path)
+        adapted = PeftModel.from_pretrained(model, name, is_trainable=trainable, **pinned).eval()
         if _has_file(path, GENERATION_CONFIG_NAME):
-            model.generation_config = GenerationConfig.from_pretrained(path, **_pinned(path))
+            model.generation_config = GenerationConfig.from_pretrained(name, **pinned)
         return adapted
 
 

@@ -19,7 +19,7 @@ from derta.errors import ModelError
 from derta.records import Prompt, Reply, short_hash
 
 Producer = Mapping[str, str]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 SUPERSEDED = ".superseded"
 """End of the stem of a file with results that would be made differently today."""
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
@@ -113,7 +113,17 @@ def _hub_identity(name: str) -> str:
     if commit is None and HUB_ID.fullmatch(name):
         _download_config(name)
         commit = hub_commit(name)
-    return name if commit is None else f"{name}@{commit}"
+    return name if commit is None else f"{split_revision(name)[0]}@{commit}"
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return the repository of a hub id and its revision, a branch, tag or commit; a folder has none.
+
+    >>> split_revision("org/name@v1.0"), split_revision("org/name")
+    (('org/name', 'v1.0'), ('org/name', None))
+    """
+    match = None if Path(name).is_dir() else HUB_ID.fullmatch(name)
+    return (name, None) if match is None else (match[1], match[2])
 
 
 def hub_commit(name: str) -> str | None:
@@ -122,7 +132,8 @@ def hub_commit(name: str) -> str | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    files = (try_to_load_from_cache(name, file) for file in _CONFIGS)
+    repository, revision = split_revision(name)
+    files = (try_to_load_from_cache(repository, file, revision=revision) for file in _CONFIGS)
     cached = next((file for file in files if isinstance(file, str)), None)
     return None if cached is None else Path(cached).parent.name
 
@@ -131,9 +142,10 @@ def _download_config(name: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    repository, revision = split_revision(name)
     for file in _CONFIGS:
         try:
-            hf_hub_download(name, file)
+            hf_hub_download(repository, file, revision=revision)
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):
                 return  # no connection: the loader reports it

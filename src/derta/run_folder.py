@@ -196,8 +196,8 @@ def _check_same(
     changed = [path for path, digest in inputs.items() if old["inputs"].get(path, digest) != digest]
     if changed:
         raise RunError(f"{folder}: {changed[0]} has changed since this run started; choose another --out")
-    if old.get(key) != recipe:
-        keys = sorted(_differences(old.get(key), recipe))
+    # a key that an earlier version did not have is no difference while it has no value
+    if keys := sorted(_differences(old.get(key), recipe)):
         raise RunError(
             f"{folder}: holds the run of another recipe (differs in {', '.join(keys[:5])}); "
             "choose another --out, or delete the folder"

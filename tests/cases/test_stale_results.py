@@ -276,7 +276,7 @@ def test_the_commit_of_a_hub_model_is_known_before_its_first_use_and_is_the_one_
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached, loaded = [], []
 
-    def download(name, file):
+    def download(name, file, revision=None):
         if file == "adapter_config.json":
             raise EntryNotFoundError("404")
         cached.append(str(tmp_path / commit / file))
@@ -284,7 +284,9 @@ def test_the_commit_of_a_hub_model_is_known_before_its_first_use_and_is_the_one_
     def from_pretrained(path, **settings):
         loaded.append((path, settings.get("revision")))
 
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: next(iter(cached), None))
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file, revision=None: next(iter(cached), None)
+    )
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
     load_model_config("org/name")

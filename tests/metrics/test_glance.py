@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 from derta.metrics.glance import glance_lines, glance_values
 from derta.metrics.outcomes import Outcome
@@ -10,7 +11,7 @@ PROMPTS = [Prompt(id=str(i), request_id=str(i), attack="direct", mode="raw", tex
 FOLDER = Path("runs/a")
 
 
-def summary_of(*methods: str, judge: str, seeds: int = 1, **verdict: bool) -> Summary:
+def summary_of(*methods: str, judge: str, seeds: int = 1, **verdict: Any) -> Summary:
     return summarize(
         [
             Outcome(

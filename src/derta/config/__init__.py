@@ -13,7 +13,8 @@ from derta.config.evaluation import (
     SearchSection,
     SectionKey,
 )
-from derta.config.recipe import THRESHOLD, ModelSection, Recipe, load_recipe, parse_recipe, recommended_method
+from derta.config.models import ModelSection, OtherModel
+from derta.config.recipe import THRESHOLD, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.config.recipe_file import merge, parse_yaml, read_values
 from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
 from derta.config.sections import Section, SourceSection
@@ -47,6 +48,7 @@ __all__ = [
     "JudgeConfig",
     "LoraSection",
     "ModelSection",
+    "OtherModel",
     "PrepareConfig",
     "Recipe",
     "RowConfig",

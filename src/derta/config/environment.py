@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from os.path import exists
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from derta.config.sections import Section
 from derta.errors import DataError, RecipeError
@@ -102,6 +102,9 @@ def expand_section(
             return expand_section(value, expand, path_options=path_options, key=name)
         if isinstance(value, tuple):
             return tuple(expand_value(item, f"{name}.{i}") for i, item in enumerate(value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if isinstance(value, dict):
+            items = cast("dict[str, object]", value).items()
+            return {key: expand_value(item, f"{name}.{key}") for key, item in items}
         return value
 
     prefix = f"{key}." if key else ""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, WithJsonSchema, model_validator
 from pydantic_core import ErrorDetails
 
 from derta.config.data import DataSection
 from derta.config.decoding import CalibrationSection, method_threshold
 from derta.config.environment import check_names
 from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
+from derta.config.models import METHODS_SCHEMA, ModelSection, OtherModel, split_methods
 from derta.config.recipe_file import read_values
-from derta.config.rows import RowConfig
 from derta.config.sections import Section, Source, SourceSection, walk
 from derta.config.train import TrainSection
 from derta.errors import RecipeError, did_you_mean
 from derta.files import format_error_details
-from derta.records import REFUSAL_WORDS
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
 """Old keys that are not similar to their new names."""
@@ -34,32 +33,6 @@ _TYPES = {"model_type": "a mapping of keys", "dict_type": "a mapping of keys", "
 """What a recipe's author writes for pydantic's types of errors."""
 
 
-class ModelSection(Section):
-    """The `model` section of a recipe: the model to tune, a local folder or a hub id.
-
-    Attributes:
-        path: Folder or hub id.
-        template: Chat template: `auto` (the tokenizer's), the name of one of its templates, `paper`, `paper_eval`, or
-            the path of a Jinja file.
-        template_kwargs: Variables of the template, such as `enable_thinking: false`.
-        template_date: The date that a template writes instead of today's, as YYYY-MM-DD.
-        thinking: Whether replies of a model that thinks begin with its thought, as in use. Otherwise they follow an
-            empty thought, as in the training rows.
-        refusal_words: Words that start a refusal.
-        trust_remote_code: Run the Python code of the model.
-    """
-
-    PATHS = ("path", "template")
-
-    path: str
-    template: str = RowConfig.template
-    template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    template_date: str = RowConfig.template_date
-    thinking: bool = True
-    refusal_words: tuple[str, ...] = Field(default=REFUSAL_WORDS, min_length=1)
-    trust_remote_code: bool = RowConfig.trust_remote_code
-
-
 class Recipe(Section):
     """Configuration of a complete run.
 
@@ -70,7 +43,10 @@ class Recipe(Section):
     Attributes:
         title: Title of the report. A recipe file without one has its own name, without `.yaml`.
         seeds: Random seeds; each method is trained once for each.
-        methods: Names of methods (docs/methods.md), or of those that `method_settings` defines.
+        methods: Names of methods (docs/methods.md), such as `base` (the untuned model), or of those that
+            `method_settings` defines, and other models to evaluate as they are: `{name: rival, path: org/rival}`, with
+            the keys of `OtherModel`. These and `base` are evaluated once, and not for each seed.
+        models: The other models among `methods`, by name; filled from there.
         baseline: The method that all others are compared with. None: the first method that trains.
         recommended: The method that the report's verdict compares with the baseline. None: see `recommended_method`.
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that
@@ -100,7 +76,8 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection
     train: TrainSection = Field(default_factory=TrainSection)
-    methods: tuple[str, ...] = ("vanilla", "derta")
+    methods: Annotated[tuple[str, ...], WithJsonSchema(METHODS_SCHEMA)] = ("vanilla", "derta")
+    models: dict[str, OtherModel] = Field(default_factory=dict)
     baseline: str | None = None
     recommended: str | None = None
     method_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -114,6 +91,19 @@ class Recipe(Section):
     profile_examples: Source[SourceSection] | None = None
     fine_tuning_attacks: tuple[FineTuningSection, ...] = ()
     _env: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def asking(self, method: str) -> Self:
+        """Return the recipe with the model of a name in `models` instead of its own; unchanged for other methods.
+
+        >>> values = {"title": "mine", "model": {"path": "org/name"}, "data": {"triples": [], "helpful": []}}
+        >>> recipe = Recipe(**values, methods=["derta", {"name": "rival", "path": "org/rival"}])
+        >>> recipe.methods, recipe.asking("rival").model.path, recipe.asking("derta").model.path
+        (('derta', 'rival'), 'org/rival', 'org/name')
+        """
+        if method not in self.models:
+            return self
+        model = self.models[method].model_copy(update={"refusal_words": self.model.refusal_words})
+        return self.model_copy(update={"model": model})
 
     def settings_of(self, method: str) -> dict[str, Any]:
         """Return the training settings of a method: its `method_settings`, without the keys that define it.
@@ -152,6 +142,11 @@ class Recipe(Section):
         recipe = self.model_copy()
         recipe._env = self._env | check_names(env)
         return recipe
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_methods(cls, values: Any) -> Any:
+        return split_methods(values)
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -65,13 +65,16 @@ def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[st
     The tags that pydantic adds for unions are left out.
     """
     keys: list[str] = []
-    section = start
+    section, of_mapping = start, False
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or of_mapping:
             keys.append(str(part))
+            of_mapping = False
         elif part in section.model_fields:
             keys.append(part)
-            section = next(_sections(section.model_fields[part].annotation), section)
+            annotation = section.model_fields[part].annotation
+            section = next(_sections(annotation), section)
+            of_mapping = get_origin(annotation) is dict and section is not start
     return keys, section
 
 

@@ -26,8 +26,7 @@ from derta.engines.token_io import (
     reply_from_tokens,
 )
 from derta.errors import EngineError, ModelError, install_advice
-from derta.loading import DTYPES, check_model_path, load_tokenizer
-from derta.provenance import hub_commit
+from derta.loading import DTYPES, check_model_path, hub_source, load_tokenizer
 from derta.records import REFUSAL_WORDS, Prompt, Reply
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -174,8 +173,9 @@ def load(
     chat = chat_format(
         tokenizer, template=template, template_kwargs=template_kwargs, date=template_date, thinking=thinking
     )
+    name, pinned = hub_source(str(model))
     chosen: dict[str, Any] = {
-        "model": str(model),
+        "model": name,
         "dtype": dtype,
         "tensor_parallel_size": tensor_parallel_size,
         "gpu_memory_utilization": gpu_memory_utilization,
@@ -183,8 +183,8 @@ def load(
         "trust_remote_code": trust_remote_code,
         **(settings or {}),
     }
-    if commit := hub_commit(str(model)):
-        chosen |= {"revision": commit, "tokenizer_revision": commit}
+    if revision := pinned.get("revision"):
+        chosen |= {"revision": revision, "tokenizer_revision": revision}
     lora = None
     if adapter is not None:
         chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(adapter)}

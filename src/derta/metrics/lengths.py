@@ -124,9 +124,10 @@ def perplexity_ratio(own: Sequence[Outcome], base: Sequence[Outcome]) -> tuple[I
     seed; the seeds of one answer are one unit of the bootstrap.
     """
     others = {one.seed: one.answer_losses for one in base}
+    only = base[0].answer_losses if len(base) == 1 else ()  # of a model without training, which has no seeds
     shifts: dict[int, list[float]] = {}
     for one in own:
-        losses = others.get(one.seed, ())
+        losses = others.get(one.seed, only)
         if len(losses) == len(one.answer_losses):  # other held-out answers are no pairs
             for number, (a, b) in enumerate(zip(one.answer_losses, losses, strict=True)):
                 shifts.setdefault(number, []).append(a - b)

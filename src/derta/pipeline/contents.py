@@ -22,6 +22,7 @@ class ModelEntry(Record):
     """Entry of a model in `run.json`: its label in the report, its seed, and the name of its folder in the run's.
 
     `fine_tuning` is the name of the attack on the model by fine-tuning, in its label; None for the model of a method.
+    `own_format` marks another model of the recipe (`methods: [{name: ..., path: ...}]`), with its own chat template.
     `refusal_threshold` is the threshold of decoding (`run_threshold.threshold_identity`); None without one.
     """
 
@@ -29,6 +30,7 @@ class ModelEntry(Record):
     seed: int
     folder: str = Field(pattern=r"^[\w.+-]*[\w+-][\w.+-]*$")
     fine_tuning: str | None = None
+    own_format: bool = False
     refusal_threshold: str | None = None
 
 

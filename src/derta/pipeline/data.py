@@ -117,7 +117,8 @@ def input_files(recipe: Recipe) -> list[Path]:
     prompts = [section.prompts for section in recipe.evaluate if section.prompts is not None]
     sources += [] if recipe.profile_examples is None else [recipe.profile_examples]
     threshold = [path] if isinstance(path := recipe.generate.refusal_threshold, str) else []
-    return [*training_files(recipe), *_files_of([*(source.path for source in sources), *prompts, *options, *threshold])]
+    files = _files_of([*(source.path for source in sources), *prompts, *options, *threshold])
+    return [*training_files(recipe), *other_model_files(recipe), *files]
 
 
 def training_files(recipe: Recipe) -> list[Path]:
@@ -130,6 +131,13 @@ def training_files(recipe: Recipe) -> list[Path]:
 def model_inputs(recipe: Recipe) -> list[Path]:
     """Return the local files of a recipe's base model, with its chat template."""
     return [*model_files(recipe.model.path), *_files_of([recipe.model.template])]
+
+
+def other_model_files(recipe: Recipe) -> list[Path]:
+    """Return the local files of the models that a recipe evaluates as they are, with their adapters and templates."""
+    models = recipe.models.values()
+    paths = [path for one in models for path in (one.path, one.adapter) if path is not None]
+    return [*(file for path in paths for file in model_files(path)), *_files_of([one.template for one in models])]
 
 
 def hub_base(recipe: Recipe) -> dict[str, str]:

@@ -160,7 +160,8 @@ def perplexity_notes(scores: Mapping[tuple[str, int], Scores]) -> list[str]:
     measured = [(key, one.answer_losses) for key, one in scores.items() if one.answer_losses]
     notes: list[str] = []
     for (method, seed), losses in measured:
-        base = next(other for (_, s), other in measured if s == seed)
+        first = [(s, other) for (name, s), other in measured if name == measured[0][0][0]]
+        base = next((other for s, other in first if s == seed), first[0][1])
         mean = sum(losses) / len(losses)
         note = f"{method}, seed {seed}: perplexity of {len(losses)} held-out helpful answers {exp(mean):.2f}"
         if losses is not base:

@@ -60,6 +60,8 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
             raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
     scores = read_scores(home)
+    if entry.own_format:  # its tokens may be others, and losses are means over tokens
+        scores = scores._replace(answer_losses=[])
     outcome = Outcome(
         entry.label,
         entry.seed,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.chat import ChatFormat, RefusalTokens, Turn, chat_format, refusal_tokens
-from derta.config import ModelSection, Recipe
+from derta.config import ModelSection, OtherModel, Recipe
 from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
 from derta.engines import check_settings, engine_producer, load_engine
@@ -41,9 +41,10 @@ def load_format(recipe: Recipe, *, adapter: Path | None = None) -> Format:
     """
     from derta.loading import load_tokenizer
 
+    own = recipe.model.adapter if isinstance(recipe.model, OtherModel) else None
     tokenizer = load_tokenizer(
         recipe.model.path,
-        adapter=None if adapter is None else str(adapter),
+        adapter=own if adapter is None else str(adapter),
         trust_remote_code=recipe.model.trust_remote_code,
     )
     chat = chat_format(
@@ -194,8 +195,9 @@ def _changed(model: ModelSection, *names: str) -> dict[str, Any]:
 class LazyEngine:
     """Engine of a recipe that loads its model on first use, so that a finished stage loads none.
 
-    Without a tuned model it loads the recipe's model. Cached memory is returned to the devices before loading and on
-    release, because vLLM runs in a separate process. `refusal_threshold` is a number or the path of a calibrated file.
+    Without a tuned model it loads the recipe's model, or one of its other models (`Recipe.asking`). Cached memory is
+    returned to the devices before loading and on release, because vLLM runs in a separate process. `refusal_threshold`
+    is a number or the path of a calibrated file.
     """
 
     def __init__(self, recipe: Recipe, model_path: Path | None, refusal_threshold: float | str | None = None) -> None:
@@ -222,6 +224,8 @@ class LazyEngine:
         """Return the path of the model that is loaded, and its engine's settings."""
         recipe, tuned = self._recipe, None if self._model_path is None else str(self._model_path)
         adapter = tuned if recipe.train.lora is not None else None
+        if isinstance(recipe.model, OtherModel):
+            adapter = recipe.model.adapter
         path = recipe.model.path if tuned is None or adapter is not None else tuned
         settings = engine_settings(recipe, adapter=adapter, refusal_threshold=self._refusal_threshold)
         return path, settings | recipe.generate.settings

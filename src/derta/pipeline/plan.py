@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.config import THRESHOLD, Recipe, load_recipe, parse_recipe, recommended_method
+from derta.config import THRESHOLD, OtherModel, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.data.preparation import PreparedData
-from derta.errors import RecipeError
+from derta.errors import ModelError, RecipeError
 from derta.methods import check_package, check_settings
 from derta.pipeline.contents import ModelEntry, RunContents, section_judges
 from derta.pipeline.data import hub_base, limit_notes, prepare_data
@@ -112,7 +112,7 @@ def plan_run(
         RunModel(method, seed, attack)
         for attack in (None, *attacks)
         for method in recipe.methods
-        for seed in recipe.seeds
+        for seed in (recipe.seeds[:1] if method in untrained else recipe.seeds)
         if attack is None or method not in untrained
     ]
     homes = [folder / model.folder for model in models]
@@ -129,7 +129,12 @@ def plan_run(
     contents = RunContents(
         title=recipe.title,
         models=tuple(
-            one.entry.model_copy(update={THRESHOLD: threshold_identity(recipe.threshold_of(one.method))})
+            one.entry.model_copy(
+                update={
+                    THRESHOLD: threshold_identity(recipe.threshold_of(one.method)),
+                    "own_format": registry.weights_of(one.method) in recipe.models,
+                }
+            )
             for one in models
         ),
         measures={name: judge.measures for name, judge in judges.items()},
@@ -182,6 +187,8 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
     for key, named in (("baseline", recipe.baseline), ("recommended", recipe.recommended)):
         if named is not None and named not in recipe.methods:
             raise RecipeError(f"{key}: expected one of the methods {', '.join(recipe.methods)}, got {named!r}")
+    for name, model in recipe.models.items():
+        _check_model(name, model)
     for method in registry.all_methods(recipe.methods):
         check_package(method)
         values = check_settings(method, recipe.train, recipe.settings_of(method.name))
@@ -194,6 +201,18 @@ def check_recipe(recipe: Recipe, registry: Registry = Registry()) -> dict[str, J
         quantization(four_bit=True)
     check_searches(recipe, registry)
     return recipe_judges(recipe, registry)
+
+
+def _check_model(name: str, model: OtherModel) -> None:
+    """Fail before any work starts if another model of a recipe, or its adapter, does not exist."""
+    from derta.loading import check_model_path
+
+    try:
+        check_model_path(model.path, needs="config.json")
+        if model.adapter is not None:
+            check_model_path(model.adapter, needs="adapter_config.json")
+    except ModelError as error:
+        raise ModelError(f"methods: {name}: {error}") from error
 
 
 def check_methods(recipe: Recipe, registry: Registry, *, prepared: PreparedData) -> None:
@@ -221,7 +240,8 @@ def training_origin(
 def trained_values(recipe: Recipe, registry: Registry) -> dict[str, Any]:
     """Return the keys of a recipe that its trained models depend on, without what concerns only decoding."""
     values = recipe.model_dump(mode="json", include=set(TRAINING_KEYS))
-    values["methods"] = list(dict.fromkeys(map(registry.weights_of, recipe.methods)))
+    names = dict.fromkeys(map(registry.weights_of, recipe.methods))
+    values["methods"] = [name for name in names if registry.method(name).trains]  # others can be added later
     values["method_settings"] = {
         name: trained
         for name, each in values["method_settings"].items()

@@ -50,9 +50,11 @@ def check_evaluation(
     incomplete = not all(is_complete(home, prompts) for home in homes)
     if incomplete:
         limits = token_limits(recipe, prompts)
-        check_prompts(recipe, prompts, new_tokens=limits)
-        check_scored(recipe, scored_data(recipe, prepared).texts)
-        _check_searched(recipe, prepared, registry)
+        texts = scored_data(recipe, prepared).texts
+        for asked in asked_recipes(recipe, registry):
+            check_prompts(asked, prompts, new_tokens=limits)
+            check_scored(asked, texts)
+            _check_searched(asked, prepared, registry)
     left = {
         name
         for name in {name for names in judges.values() for name in names}
@@ -60,6 +62,13 @@ def check_evaluation(
     }
     for config, raw in _needed_models(recipe, left, incomplete=incomplete):
         check_model(config, raw=raw)
+
+
+def asked_recipes(recipe: Recipe, registry: Registry) -> list[Recipe]:
+    """Return a recipe once for each of its models with a chat template: its own, if a method uses it, and others."""
+    names = dict.fromkeys(map(registry.weights_of, recipe.methods))
+    own = [recipe] if any(name not in recipe.models for name in names) else []
+    return [*own, *(recipe.asking(name) for name in names if name in recipe.models)]
 
 
 def _check_searched(recipe: Recipe, prepared: PreparedData, registry: Registry) -> None:

@@ -27,7 +27,8 @@ JudgeLike = Judge | JudgeFunction
 class Registry:
     """Custom attacks, judges and methods of a caller, by their names in a recipe, and methods that a recipe defines.
 
-    A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported. `shared`
+    A recipe is untrusted input: its names are looked up here and among the built-in ones, and never imported. `defined`
+    also has the recipe's other models, as methods that do not train. `shared`
     has the defined methods that only decode, with the method whose models they decode.
     """
 
@@ -59,17 +60,19 @@ class Registry:
             raise RecipeError(f"methods: {error}") from error
 
     def with_methods_of(self, recipe: Recipe) -> Registry:
-        """Return the registry with the methods that a recipe's `method_settings` define from others.
+        """Return the registry with the methods that a recipe's `method_settings` define from others, and its `models`.
 
         Raises:
             RecipeError: a name that is taken or invalid, or a base that does not exist or does not train.
         """
         settings = {name: each for name, each in recipe.method_settings.items() if "method" in each}
+        _check_names("methods", recipe.models, {*METHODS, *self.methods, *settings})
+        others = {name: replace(METHODS["base"], name=name) for name in recipe.models}
         shared = {name: str(each["method"]) for name, each in settings.items() if recipe.only_decodes(name)}
         trained = {name: self._define(name, each) for name, each in settings.items() if name not in shared}
-        registry = replace(self, defined=trained) if trained else self
+        registry = replace(self, defined=trained | others) if trained or others else self
         decoding = {name: registry._decode(name, base) for name, base in shared.items()}
-        registry = replace(registry, defined=trained | decoding, shared=shared) if decoding else registry
+        registry = replace(registry, defined=trained | others | decoding, shared=shared) if decoding else registry
         for name in settings:
             registry.chain(name)
         return registry

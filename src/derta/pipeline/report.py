@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from derta.errors import RunError
@@ -119,7 +119,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[Path, RunContents], list[Mo
     )
     labels = list(dict.fromkeys(entry.label for entry in first.models))
     results.sort(key=lambda one: labels.index(one.outcome.method))
-    _check_comparable([one.outcome for one in results])
+    own_format = {entry.label for entry in first.models if entry.own_format}
+    _check_comparable([one.outcome for one in results], own_format=own_format)
     return runs, results
 
 
@@ -127,11 +128,16 @@ _OF_A_MODEL = {"model", "adapter", *DECODING_KEYS}
 """Keys of a producer that may differ between the models of a report."""
 
 
-def _check_comparable(outcomes: Sequence[Outcome]) -> None:
+_OF_A_FORMAT = {"template", "template_kwargs", "template_date", "thinking"}
+"""Keys of a producer that may differ for the other models of a recipe, which have their own chat templates."""
+
+
+def _check_comparable(outcomes: Sequence[Outcome], *, own_format: Container[str] = ()) -> None:
     """Check that all models have the same judges, and replies with the same settings, as the first model.
 
-    Only thresholds of decoding may differ between methods (see `run_threshold.check_replies_threshold`).
-    They differ if a run was stopped after its recipe changed, or if runs of different recipes are pooled.
+    `own_format` has the labels of models with their own chat templates. Only thresholds of decoding may differ between
+    methods (see `run_threshold.check_replies_threshold`). They differ if a run was stopped after its recipe changed, or
+    if runs of different recipes are pooled.
 
     Raises:
         RunError: they differ; the message names the model and what differs.
@@ -148,8 +154,11 @@ def _check_comparable(outcomes: Sequence[Outcome]) -> None:
                     )
         for prompt, reply in zip(outcome.prompts, outcome.replies, strict=True):
             settings = {key: value for key, value in (reply.producer or {}).items() if key not in _OF_A_MODEL}
-            others = first.setdefault(section_keys(prompt)[0], settings) if settings else settings
-            if differences := _differences(others, settings):
+            shared = {key: value for key, value in settings.items() if key not in _OF_A_FORMAT}
+            compared = {"shared": shared} if outcome.method in own_format else {"shared": shared, "all": settings}
+            key, found = section_keys(prompt)[0], [*compared.items()] if settings else []
+            differences = "; ".join(_differences(first.setdefault((*key, name), own), own) for name, own in found)
+            if differences := differences.strip("; "):
                 raise RunError(
                     f"report: {name}: expected replies with the settings of the other models, got others "
                     f"({differences}); `derta run` generates them again"

@@ -10,7 +10,7 @@ from derta.config import Recipe
 from derta.errors import RunError
 from derta.methods import Method
 from derta.pipeline.contents import write_contents
-from derta.pipeline.data import input_files, model_inputs, training_files
+from derta.pipeline.data import input_files, model_inputs, other_model_files, training_files
 from derta.pipeline.evaluate import is_current, judge_models, recorded_weights, token_limits
 from derta.pipeline.fine_tuning import COST_FILE, fine_tune
 from derta.pipeline.generate import expected_replies, generate_missing
@@ -93,13 +93,15 @@ def _run(paths: ExpandedRecipe, *, original: Recipe, folder: Path, registry: Reg
     with open_run(folder, recipe=origin, training=training, inputs=inputs, fixed=fixed, name_of=paths.name):
         write_contents(folder, plan.contents)
         store_prompts(folder / "prompts.jsonl", plan.prompts)
-        base_files = file_hashes(model_inputs(loaded))
+        model_files = [*model_inputs(loaded), *other_model_files(loaded)]
+        base_files = file_hashes(model_files)
         for model in plan.models:
             generate_replies(plan, model, folder=folder, display=display)
-            if file_hashes(model_inputs(loaded)) != base_files:
+            if file_hashes(model_files) != base_files:
                 raise RunError(
-                    f"{loaded.model.path}: expected the same files during the whole run, but they have changed, so "
-                    f"{model.label} seed {model.seed} may be of either version; start again with another --out"
+                    f"{loaded.asking(model.method).model.path}: expected the same files during the whole run, but they "
+                    f"have changed, so {model.label} seed {model.seed} may be of either version; start again with "
+                    "another --out"
                 )
         homes = {f"{model.label} seed {model.seed}": folder / model.folder for model in plan.models}
         for name in plan.contents.measures:
@@ -116,10 +118,11 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     out = weights / "model" if plan.registry.method(model.method).trains else None
     data = scored_data(recipe, plan.prepared)
     recorded = recorded_weights(home) if out is not None and not out.exists() else {}
+    asked = recipe.asking(plan.registry.weights_of(model.method))
     decoding = Decoding.of(
         recipe, plan.prepared, method=model.method, seed=model.seed, home=home, registry=plan.registry
     )
-    producer = decoding.engine(recipe, out, recorded=recorded).producer() | recorded
+    producer = decoding.engine(asked, out, recorded=recorded).producer() | recorded
     stored = searched_prompts(
         recipe,
         plan.prompts,
@@ -137,7 +140,7 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     ):
         return
     path = train_model(plan, model, folder=folder, display=display)
-    engine = decoding.engine(recipe, path)
+    engine = decoding.engine(asked, path)
     if decoding.is_missing(engine):
         found = decoding.calibrate(engine, model=f"{model.label} seed {model.seed}")
         display.logger.info("%s seed %d: refusal threshold %g", model.label, model.seed, found.threshold)

@@ -87,8 +87,8 @@ def check_calibrations(
             section = recipe.threshold_of(method)
             assert isinstance(section, CalibrationSection)  # noqa: S101 - by the list of methods
             _check_number(section, found.first(section.limit), method=method, recipe=recipe)
-        if lengths:
-            check_scored(recipe, [example_text(one) for one in found.examples])
+        for name in dict.fromkeys(map(registry.weights_of, methods)) if lengths else ():
+            check_scored(recipe.asking(name), [example_text(one) for one in found.examples])
 
 
 def _check_number(section: CalibrationSection, found: BenignAnswers, *, method: str, recipe: Recipe) -> None:
