@@ -43,7 +43,7 @@ def glance_values(summary: Summary, *, folder: Path) -> dict[str, Any]:
 def _names(frontier: Frontier) -> list[AxisName]:
     """Return the axes of the table: the first of the two of attacks that was measured, and the others."""
     measured = [axis.name for axis in frontier.axes]
-    attacks = [name for name in _ATTACK if name in measured]
+    attacks: list[AxisName] = [name for name in _ATTACK if name in measured]
     return [*attacks[:1], *(name for name in _OTHERS if name in measured)]
 
 
