@@ -8,7 +8,7 @@ from pathlib import Path
 
 from derta.errors import RunError
 from derta.metrics.kinds import empty_notes
-from derta.metrics.summaries import Outcome, summarize, transcripts
+from derta.metrics.summaries import Outcome, scored_answers, summarize, transcripts
 from derta.pipeline.contents import CONTENTS, RunContents, read_contents
 from derta.pipeline.evaluate import section_keys
 from derta.pipeline.likelihoods import DECODING_KEYS, perplexity_notes
@@ -61,7 +61,7 @@ def report(
             f"report: expected an output folder for the report of {len(folders)} runs, got none; set `out` (--out)"
         )
     summary, outcomes = pool(folders, title=title)
-    write_report(Path(out), summary, transcripts(outcomes))
+    write_report(Path(out), summary, transcripts(outcomes), answers=scored_answers(outcomes))
     for note in empty_notes(summary.cells):
         display.logger.warning("%s", note)
     return summary

@@ -29,9 +29,10 @@ from derta.reporting.text import (
     transcript_filter,
     visible_value,
 )
+from derta.reporting.token_heat import legend, token_heat
 from derta.reporting.transcripts import transcript_browser
 from derta.reporting.wordings import Wording, wording
-from derta.results import CellSuite, Comparison, Summary, Transcript
+from derta.results import CellSuite, Comparison, ScoredAnswer, Summary, Transcript
 from derta.stats import SIGNIFICANT, format_p_value
 
 # With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever the outcomes: 2 * 0.5**5 = 0.0625.
@@ -72,8 +73,8 @@ class Headline(NamedTuple):
     lowest_value: float
 
 
-def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
-    """Render the HTML page; the output is deterministic.
+def render_report(summary: Summary, transcripts: Sequence[Transcript], *, answers: Sequence[ScoredAnswer] = ()) -> str:
+    """Render the HTML page; the output is deterministic. `answers` are harmful answers, shown token by token.
 
     Raises:
         DataError: two cells have the same key, or the x and y values of a curve differ in length.
@@ -84,7 +85,7 @@ def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
     tables = rate_tables(summary.cells)
     template = _environment().get_template("page.html.jinja")
     return template.render(
-        css=_asset("page.css") + _asset("explorer.css"),
+        css=_asset("page.css") + _asset("explorer.css") + _asset("tokens.css"),
         script=script,
         policy=content_policy(script),
         summary=summary,
@@ -103,17 +104,21 @@ def render_report(summary: Summary, transcripts: Sequence[Transcript]) -> str:
         suites=SUITES,
         browser=transcript_browser(transcripts),
         explorer=explorer(transcripts, styles=styles),
+        token_heat=token_heat(transcripts, answers),
+        token_legend=legend(),
     )
 
 
-def write_report(folder: Path, summary: Summary, transcripts: Sequence[Transcript]) -> None:
+def write_report(
+    folder: Path, summary: Summary, transcripts: Sequence[Transcript], *, answers: Sequence[ScoredAnswer] = ()
+) -> None:
     """Write `summary.json` and `report.html` atomically.
 
     Raises:
         DataError: the summary is not valid (see `render_report`), or contains a non-finite number.
         RunError: the disk is full, or the folder is not writable.
     """
-    page = render_report(summary, transcripts)
+    page = render_report(summary, transcripts, answers=answers)
     write_text(folder / "summary.json", _summary_json(summary))
     write_text(folder / "report.html", page)
 
