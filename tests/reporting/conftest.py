@@ -9,10 +9,23 @@ import pytest
 
 from derta.records import Message, Prompt, Reply, Verdict
 from derta.reporting import render_report
-from derta.results import Cell, Comparison, Curve, Place, Summary, Transcript, cell_of
+from derta.results import (
+    Cell,
+    Comparison,
+    Curve,
+    Frontier,
+    FrontierAxis,
+    FrontierDifference,
+    FrontierPoint,
+    FrontierRate,
+    Place,
+    Summary,
+    Transcript,
+    cell_of,
+)
 from derta.stats import rate
 
-VOID = {"meta", "link", "wbr", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "wbr", "br", "img", "input", "hr", "col"}
 
 
 class Page(HTMLParser):
@@ -121,6 +134,55 @@ def make_transcript() -> Callable[..., Transcript]:
     return make
 
 
+def make_frontier(
+    rates: dict[str, tuple[float, ...]],
+    *,
+    axes: tuple[str, ...] = ("attack_success", "over_refusal"),
+    judges: tuple[str, ...] = ("truth",),
+    unscored: int = 0,
+) -> Frontier:
+    """Return a frontier of methods with their rates on some axes; the first method is the baseline."""
+    baseline = next(iter(rates))
+
+    def point(method: str) -> FrontierPoint:
+        values = dict(zip(axes, rates[method], strict=True))
+        differences = {name: value - rates[baseline][axes.index(name)] for name, value in values.items()}
+        return FrontierPoint.model_validate(
+            {
+                "method": method,
+                "seeds": (0,),
+                "pareto": True,
+                "rates": {
+                    name: FrontierRate(
+                        value=value, low=max(0, value - 0.1), high=min(1, value + 0.1), scored=40, unscored=unscored,
+                        unanswered=0,
+                    )
+                    for name, value in values.items()
+                },
+                "differences": {
+                    name: FrontierDifference(value=value, low=value - 0.1, high=value + 0.1)
+                    for name, value in differences.items()
+                    if method != baseline
+                },
+            }
+        )  # fmt: skip
+
+    records = [
+        FrontierAxis.model_validate(
+            {"name": name, "judges": judges, "sets": ("a", "b"), "left_out": {}, "prompts": 40, "prompts_left_out": 0}
+        )
+        for name in axes
+    ]
+    return Frontier.model_validate(
+        {"baseline": baseline, "axes": records, "compared": axes, "points": [point(method) for method in rates]}
+    )
+
+
+@pytest.fixture(name="make_frontier")
+def frontier_maker() -> Callable[..., Frontier]:
+    return make_frontier
+
+
 @pytest.fixture
 def make_summary() -> Callable[..., Summary]:
     def make(cells: tuple[Cell, ...] = (), **fields: object) -> Summary:
@@ -160,7 +222,7 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
             first="plain", second=text, suite="attack", name=text, judge=text, measure="harmful",
             attack=text, variant=text, dataset=text,
             first_value=0.5, second_value=0.1, only_first=8, only_second=0, pairs=20,
-            p_value=0.0078125, p_holm=0.0078125,
+            p_value=0.0078125, p_holm=0.0078125, difference_low=0.1, difference_high=0.6,
         )  # fmt: skip
         return make_summary(
             cells,
@@ -171,6 +233,9 @@ def whole_summary(make_cell: Callable[..., Cell], make_summary: Callable[..., Su
             breakdown=tuple(cell.model_copy(update={"category": text}) for cell in cells),
             comparisons=(comparison,),
             curves=curves,
+            frontier=make_frontier({"plain": (0.8, 0.01), text: (0.1, 0.4)}, judges=(text,)),
+            baseline="plain",
+            recommended=text,
         )
 
     return make

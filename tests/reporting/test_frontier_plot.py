@@ -6,7 +6,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from derta.errors import DataError
-from derta.reporting.frontier_plot import COLOURS, MARKERS, _front, draw_frontier
+from derta.reporting.frontier_plot import COLOURS, MARKERS, draw_frontier
+from derta.reporting.frontier_plot import front as best_of
 from derta.results import Frontier, FrontierPoint, FrontierRate
 
 
@@ -54,7 +55,7 @@ def test_the_line_joins_the_best_points_of_a_panel():
     points = front(
         [("a", True, 0.9, 0.0), ("b", True, 0.1, 0.2), ("c", False, 0.3, 0.4), ("d", True, 0.05, 0.6)]
     ).points
-    assert _front(points, x="over_refusal", y="attack_success") == [(0.0, 0.9), (0.2, 0.1), (0.6, 0.05)]
+    assert best_of(points, x="over_refusal", y="attack_success") == [(0.0, 0.9), (0.2, 0.1), (0.6, 0.05)]
 
 
 def test_sixteen_methods_have_different_colours_and_markers():

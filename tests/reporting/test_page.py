@@ -6,8 +6,6 @@ import pytest
 
 from derta.errors import DataError, RunError
 from derta.reporting import read_summary, render_report, write_report
-from derta.reporting.page import _overview_columns
-from derta.reporting.tables import rate_tables
 
 POLICY = (
     "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -35,7 +33,7 @@ def test_the_page_works_with_a_screen_reader(whole_page):
     assert len(page.all("table")) == len(page.all("caption")) > 5
     assert all(header.get("scope") in {"col", "row", "rowgroup"} for header in page.all("th"))
     drawings = [svg for svg in page.all("svg") if "aria-hidden" not in svg]
-    assert len(drawings) == 5
+    assert len(drawings) == 6
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
 
 
@@ -79,72 +77,11 @@ def test_what_was_not_measured_is_never_a_zero(make_summary, make_cell, parse):
     assert "0.0" not in text
 
 
-def test_without_a_judge_of_harm_nothing_is_called_attack_success(make_summary, make_cell, parse):
-    cells = tuple(make_cell([True, False], measure="refused", method=m) for m in ("a", "b"))
-    page = parse(render_report(make_summary(cells), []))
-    assert "attack success" not in page.text.lower()
-    assert "attacks succeed" not in page.text.lower()
-    assert "No judge of harm was run" in page.text
-
-
-def test_the_headline_names_the_extremes(make_summary, make_cell, parse):
-    cells = (make_cell([True, True], method="vanilla"), make_cell([True, False], method="derta"))
-    text = parse(render_report(make_summary(cells), [])).text
-    assert (
-        "most often on vanilla, 100.0 % of the time, and least often on derta, 50.0 %, averaged over 1 attack" in text
-    )
-
-
 def test_values_by_seed_are_next_to_the_pooled_value(make_summary, make_cell, parse):
     cells = (make_cell([True, False]), make_cell([True], seed=0), make_cell([False], seed=1))
     text = parse(render_report(make_summary(cells), [])).text
     assert "n 2 seeds 100.0 · 0.0" in text
     assert "the values of seeds 0, 1 in this order" in text
-
-
-@pytest.mark.parametrize(
-    ("differing", "p_holm", "conclusion"),
-    [
-        ((5, 0), 0.01, "too few differences"),
-        ((6, 0), 0.03125, "b is lower"),
-        ((0, 6), 0.03125, "a is lower"),
-        ((6, 0), 0.0625, "no clear difference"),
-    ],
-)
-def test_a_conclusion_needs_enough_differences_and_a_small_p(whole_summary, parse, differing, p_holm, conclusion):
-    summary = whole_summary("tea")
-    fields = {"first": "a", "second": "b", "only_first": differing[0], "only_second": differing[1], "p_holm": p_holm}
-    fields |= {"first_value": differing[0] / 20, "second_value": differing[1] / 20}
-    comparison = summary.comparisons[0].model_copy(update=fields)
-    page = parse(render_report(summary.model_copy(update={"comparisons": (comparison,)}), []))
-    assert conclusion in [data for path, data in page.texts if path[-1:] == ("td",)]
-
-
-def test_a_method_that_wins_prompts_but_not_the_mean_is_not_called_lower(whole_summary, parse):
-    summary = whole_summary("tea")
-    fields = {"only_first": 9, "only_second": 0, "first_value": 0.1, "second_value": 0.2, "p_holm": 0.01}
-    comparison = summary.comparisons[0].model_copy(update=fields)
-    text = parse(render_report(summary.model_copy(update={"comparisons": (comparison,)}), [])).text
-    assert "no clear difference" in text
-    assert "is lower " not in text.partition("Comparisons")[2].replace("lower is better", "")
-
-
-def test_the_overview_has_no_column_for_measures_that_only_add_detail(make_cell):
-    measures = ("refused", "partly_refused", "says_sorry")
-    cells = [make_cell([True], suite="over_refusal", measure=measure) for measure in measures]
-    assert [column.table.measure for column in _overview_columns(rate_tables(cells))] == ["refused"]
-
-
-def test_the_overview_names_malformed_refusals_beside_a_refusal_rate(make_cell, make_summary, parse):
-    cells = [make_cell([False] * 4, suite="over_refusal", measure="refused", method=name) for name in ("derta", "ours")]
-    cells += [
-        make_cell([True, True, True, False], suite="over_refusal", measure="malformed"),
-        make_cell([False] * 4, suite="over_refusal", measure="malformed", method="ours"),
-    ]
-    (column,) = _overview_columns(rate_tables(cells))
-    assert column.malformed == {"derta": 0.75}
-    text = parse(render_report(make_summary(tuple(cells)), [])).text
-    assert text.count("75.0 % malformed refusals, not counted") == 1
 
 
 def test_an_empty_run_has_a_message(make_summary, parse):

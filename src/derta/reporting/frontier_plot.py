@@ -62,9 +62,9 @@ def _draw_panel(axes: Axes, points: Sequence[FrontierPoint], *, x: AxisName, y: 
 
     for number, point in enumerate(points):
         _draw_point(axes, point, x=x, y=y, style=number)
-    front = _front(points, x=x, y=y)
-    if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color="#555555", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    best = front(points, x=x, y=y)
+    if len(best) > 1:
+        axes.plot(*zip(*best, strict=True), color="#555555", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -81,8 +81,8 @@ def _draw_point(axes: Axes, point: FrontierPoint, *, x: AxisName, y: AxisName, s
     axes.errorbar(
         [horizontal.value or 0.0],
         [vertical.value or 0.0],
-        xerr=_errors(horizontal.value, horizontal.low, horizontal.high),
-        yerr=_errors(vertical.value, vertical.low, vertical.high),
+        xerr=errors(horizontal.value, horizontal.low, horizontal.high),
+        yerr=errors(vertical.value, vertical.low, vertical.high),
         color=colour,
         elinewidth=1,
         # after eight methods the colours repeat with another marker
@@ -95,20 +95,21 @@ def _draw_point(axes: Axes, point: FrontierPoint, *, x: AxisName, y: AxisName, s
     )
 
 
-def _errors(value: float | None, low: float | None, high: float | None) -> list[list[float]]:
+def errors(value: float | None, low: float | None, high: float | None) -> list[list[float]]:
+    """Return the distances of the ends of an interval from its value, as `errorbar` takes them."""
     if value is None or low is None or high is None:
         return [[0.0], [0.0]]
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
-def _front(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName) -> list[tuple[float, float]]:
+def front(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName) -> list[tuple[float, float]]:
     """Return the points of the panel that no other is better than in both of its directions, in order of x."""
     sign = 1 if AXES[x].better == "lower" else -1
     values = sorted(
         {(sign * (point.rates[x].value or 0.0), point.rates[y].value or 0.0) for point in points},
     )
-    front: list[tuple[float, float]] = []
+    best: list[tuple[float, float]] = []
     for horizontal, vertical in values:
-        if not front or vertical < front[-1][1]:
-            front.append((horizontal, vertical))
-    return [(sign * horizontal, vertical) for horizontal, vertical in front]
+        if not best or vertical < best[-1][1]:
+            best.append((horizontal, vertical))
+    return [(sign * horizontal, vertical) for horizontal, vertical in best]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -21,6 +22,7 @@ from derta.results import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
@@ -41,6 +43,11 @@ EXPLANATIONS = {
 }
 _INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"
 _MAX_POINTS, _TABLE_POINTS = 160, 11
+_SPREAD = 0.4  # share of the distance of two x values over which the curves are spread
+
+
+_PlotKey = tuple[str, str, str, str]
+"""Kind, name, unit of x and label of y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +62,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Plot with its axis labels and the numbers of its table."""
+    """Plot with its axis labels and the numbers of its table; no two plots of a page share `title` and `name`."""
 
     kind: str
     name: str
+    title: str
     x_unit: str
     y_label: str
     svg: Markup | None
@@ -77,12 +85,24 @@ def build_plots(curves: Sequence[Curve], *, methods: Sequence[str]) -> tuple[Plo
     order = list(TITLES)
     keys = sorted(dict.fromkeys(map(_key, curves)), key=lambda key: order.index(key[0]))
     return tuple(
-        _plot([curve for curve in curves if _key(curve) == key], methods=methods, number=number)
+        _plot([c for c in curves if _key(c) == key], title=_title(key, keys), methods=methods, number=number)
         for number, key in enumerate(keys)
     )
 
 
-def _key(curve: Curve) -> tuple[str, str, str, str]:
+def _title(key: _PlotKey, keys: Sequence[_PlotKey]) -> str:
+    """Return the title of a plot, with what tells it apart from others of its kind and name."""
+    kind, name, x_unit, y_label = key
+    others = [one for one in keys if one[:2] == (kind, name) and one != key]
+    parts = [TITLES[kind]]
+    if any(one[3] != y_label for one in others):
+        parts.append(y_label)
+    if any(one[2] != x_unit for one in others):
+        parts.append(f"by {x_unit}")
+    return ", ".join(parts)
+
+
+def _key(curve: Curve) -> _PlotKey:
     return curve.kind, curve.name, curve.x_unit, curve.y_label
 
 
@@ -95,7 +115,7 @@ def _check_lengths(curve: Curve) -> None:
         )
 
 
-def _plot(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Plot:
+def _plot(curves: Sequence[Curve], *, title: str, methods: Sequence[str], number: int) -> Plot:
     first = curves[0]
     with_points = [curve for curve in curves if curve.x and curve.count]
     xs = _subsample(sorted({x for curve in with_points for x in curve.x}), _TABLE_POINTS)
@@ -111,6 +131,7 @@ def _plot(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Pl
     return Plot(
         kind=first.kind,
         name=first.name,
+        title=title,
         x_unit=first.x_unit,
         y_label=first.y_label,
         svg=_draw(with_points, methods=methods, number=number) if with_points else None,
@@ -126,20 +147,23 @@ def _subsample(values: Sequence[float], limit: int) -> list[float]:
     return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Markup:
+def draw(draw_on: Callable[[Axes], None], *, prefix: str, label: str, size: tuple[float, float] = (4.4, 2.7)) -> Markup:
+    """Return an inline SVG with axes, a grid and what `draw_on` draws; `draw_on` must not draw texts of the input.
+
+    Args:
+        draw_on: Function that draws on the axes, in the colours of `style_colour`.
+        prefix: Prefix of the ids of the SVG, unique in the page.
+        label: Text for screen readers; numbers only.
+        size: Width and height, in inches.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "derta", "font.size": 9, "text.parse_math": False}):
-        figure = Figure(figsize=(4.4, 2.7))
+        figure = Figure(figsize=size)
         axes = figure.add_axes((0.12, 0.1, 0.855, 0.86))
-        for curve in curves:
-            _draw_line(axes, curve, style=methods.index(curve.method) % NUM_STYLES)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        draw_on(axes)
         axes.grid(color=_GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(color=_GRID, labelcolor=_INK, length=0)
@@ -149,16 +173,54 @@ def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Ma
         buffer = StringIO()
         no_metadata = {"Creator": None, "Date": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(buffer, metadata=no_metadata)
-    return _inline(buffer.getvalue(), number=number, label=_aria_label(curves))
+    return _inline(buffer.getvalue(), prefix=prefix, label=label)
 
 
-def _draw_line(axes: Axes, curve: Curve, *, style: int) -> None:
+def style_colour(style: int) -> str:
+    """Return the colour that `draw` replaces with the page's colour of a style."""
+    return _METHOD.format(16 + style)
+
+
+def set_percent_axis(axis: Axis, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Label an axis of fractions in percent."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    low, high = limits
+    margin = 0.03 * (high - low)
+    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low - margin, high + margin)
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Markup:
+    def draw_lines(axes: Axes) -> None:
+        shifts = _shifts(curves)
+        for curve, shift in zip(curves, shifts, strict=True):
+            _draw_line(axes, curve, style=methods.index(curve.method) % NUM_STYLES, shift=shift)
+        set_percent_axis(axes.yaxis)
+
+    return draw(draw_lines, prefix=f"plot{number}-", label=_aria_label(curves))
+
+
+def _shifts(curves: Sequence[Curve]) -> list[float]:
+    """Return by how much each curve is moved along x, so that curves of few points with equal rates are all visible."""
+    if curves[0].kind != "prefill_depth" or len(curves) == 1:
+        return [0.0] * len(curves)
+    xs = sorted({x for curve in curves for x in curve.x})
+    step = min((b - a for a, b in pairwise(xs)), default=1.0) * _SPREAD / (len(curves) - 1)
+    return [(number - (len(curves) - 1) / 2) * step for number in range(len(curves))]
+
+
+def _draw_line(axes: Axes, curve: Curve, *, style: int, shift: float) -> None:
     indices = [int(i) for i in _subsample(range(len(curve.x)), _MAX_POINTS)]
-    x = [curve.x[i] for i in indices]
-    colour = _METHOD.format(16 + style)
+    x = [curve.x[i] + shift for i in indices]
+    colour = style_colour(style)
     if curve.low is not None and curve.high is not None:
         low, high = ([band[i] for i in indices] for band in (curve.low, curve.high))
-        axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        if shift:
+            axes.vlines(x, low, high, color=colour, linewidth=1)
+        else:
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
         x,
         [curve.y[i] for i in indices],
@@ -182,12 +244,12 @@ def _aria_label(curves: Sequence[Curve]) -> str:
     return f"Plot of {format_count(len(curves))} lines in legend order: {ends}. The table below has the numbers."
 
 
-def _inline(svg: str, *, number: int, label: str) -> Markup:
+def _inline(svg: str, *, prefix: str, label: str) -> Markup:
     """Convert a matplotlib SVG for inline use: remove prologue, size and style, prefix ids, and use page colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>|<metadata.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}">', svg)
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>plot{number}-", svg).replace("xlink:href", "href")
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", svg).replace("xlink:href", "href")
     svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
     for style in range(NUM_STYLES):

@@ -42,10 +42,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Table row: attack or dataset name, category (breakdowns only), and one entry per method (None: not run)."""
+    """Table row: attack or dataset name, category (breakdowns only), and one entry per method (None: not run).
+
+    `place` is one of its cells, for the parts of the name.
+    """
 
     name: str
     category: str | None
+    place: Cell
     entries: tuple[Entry | None, ...]
 
 
@@ -132,7 +136,11 @@ def _table(cells: Sequence[Cell]) -> RateTable:
     names = dict.fromkeys((cell.name, cell.category) for cell in cells)
     # breakdowns list the categories of one attack together
     ordered = [key for name in unique(name for name, _ in names) for key in names if key[0] == name]
-    rows = tuple(Row(*key, tuple(_entry(cells_by_key.get((m, *key)), seeds=seeds) for m in methods)) for key in ordered)
+    places = {(cell.name, cell.category): cell for cell in cells}
+    rows = tuple(
+        Row(*key, places[key], tuple(_entry(cells_by_key.get((m, *key)), seeds=seeds) for m in methods))
+        for key in ordered
+    )
     words = wording(first.suite, first.measure)
     names_without_category = unique(cell.name for cell in cells if cell.category is None)
     labels = {cell.name: label_of(cell) for cell in cells}
@@ -168,6 +176,16 @@ def _group_by_key(cells: Sequence[Cell]) -> dict[Key, BySeed]:
             )
         seeds[cell.seed] = cell
     return groups
+
+
+def pooled_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the pooled cell of each method, name and judge, or that of a single seed; others are left out."""
+    groups: dict[tuple[object, ...], BySeed] = {}
+    for one in cells:
+        key = (one.suite, one.measure, one.judge, one.method, one.name, one.category)
+        groups.setdefault(key, {})[one.seed] = one
+    pooled = [_pooled_cell(by_seed) for by_seed in groups.values()]
+    return [cell for cell in pooled if cell is not None]
 
 
 def _pooled_cell(by_seed: BySeed) -> Cell | None:
