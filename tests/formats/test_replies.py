@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from derta.errors import DataError
 from derta.formats.replies import open_prompts, read_cases
-from derta.pipeline.judge import find_judge, judge_groups
+from derta.pipeline.judge import find_judge, judge_file
 
 
 def prompt(name: str, text: str = "Ask?") -> dict:
@@ -64,7 +64,7 @@ def test_a_long_file_is_judged_without_being_held(tmp_path: Path):
     for count in (200, 4000):
         write(path, [{"question": "Ask?", "response": f"Sorry, I cannot help with {i}."} for i in range(count)])
         tracemalloc.start()
-        [cell, *_] = judge_groups(path, judge=find_judge("refusal"), out=out)
+        cell = judge_file(path, judge=find_judge("refusal"), out=out).total.cell
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert (cell.value, cell.scored) == (1.0, count)
@@ -76,5 +76,5 @@ def test_a_file_that_breaks_off_leaves_no_verdicts(tmp_path: Path):
     path = tmp_path / "replies.jsonl"
     path.write_text('"one"\n{"question": "?"}\n', encoding="utf-8")
     with pytest.raises(DataError):
-        judge_groups(path, judge=find_judge("refusal"), out=tmp_path / "verdicts.jsonl")
+        judge_file(path, judge=find_judge("refusal"), out=tmp_path / "verdicts.jsonl")
     assert [entry.name for entry in tmp_path.iterdir()] == ["replies.jsonl"]

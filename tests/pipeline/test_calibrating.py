@@ -12,7 +12,7 @@ from derta.pipeline.calibrating import (
     corrected_cell,
     read_calibration,
 )
-from derta.pipeline.judge import find_judge, judge_groups
+from derta.pipeline.judge import find_judge, judge_file
 from derta.records import Verdict
 
 REFUSED = find_judge("refusal")
@@ -47,7 +47,7 @@ def test_a_judge_is_measured_and_its_errors_are_stored(labels: Path, tmp_path: P
 
 def test_a_rate_is_corrected_for_the_errors(labels: Path):
     found = calibrate_file(labels, judge=REFUSED)
-    [cell, *_] = judge_groups(labels.with_name("labels.jsonl"), judge=REFUSED)
+    cell = judge_file(labels.with_name("labels.jsonl"), judge=REFUSED).total.cell
     corrected = corrected_cell(cell.model_copy(update={"value": 0.3, "scored": 10}), found)
     assert corrected.measure == "refused_corrected"
     assert corrected.value == pytest.approx(0.4)  # (0.3 + 1 - 1) / (0.75 + 1 - 1)
@@ -85,7 +85,7 @@ def test_two_judges_and_the_replies_they_differ_on(tmp_path: Path, monkeypatch: 
     path = tmp_path / "replies.jsonl"
     path.write_text("".join(json.dumps(text) + "\n" for text in (REFUSAL, ANSWER, "Yes.")), encoding="utf-8")
     verdicts: list[Verdict] = []
-    judge_groups(path, judge=REFUSED, collect_into=verdicts)
+    judge_file(path, judge=REFUSED, collect_into=verdicts)
     found = agree_on_file(path, verdicts, second=find_judge("length"))
     assert (found.table.both, found.table.only_first, found.table.only_second, found.table.neither) == (0, 1, 1, 1)
     assert [one.reply.text for one in found.disagreements] == [REFUSAL, "Yes."]

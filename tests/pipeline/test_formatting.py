@@ -4,6 +4,7 @@ from derta.metrics.comparisons import Agreement
 from derta.metrics.tables import agreement_table, format_cell
 from derta.pipeline.calibrating import Disagreement, JudgeAgreement, JudgeResult
 from derta.pipeline.estimate import MethodEstimate
+from derta.pipeline.file_rates import FileRates, GroupRates
 from derta.pipeline.formatting import format_estimate, format_search, judged_json, judged_lines
 from derta.pipeline.search import SearchSummary
 from derta.records import Cost, Message, Prompt, Reply, Verdict
@@ -21,16 +22,16 @@ def cell(outcomes):
 
 
 def test_one_judged_cell_is_one_line_and_one_json_object():
-    result = JudgeResult([cell([True])], None)
+    result = JudgeResult(FileRates(GroupRates(cell([True])), []))
     assert judged_lines(result, first="refusal", second=None) == [format_cell(cell([True]))]
     assert judged_json(result)["value"] == 1.0
 
 
 def test_the_rate_of_malformed_refusals_is_a_line_and_a_key_of_its_own():
-    result = JudgeResult([cell([True, False])], None, cell([False, False]))
-    assert judged_lines(result, first="refusal", second=None) == [
-        *map(format_cell, (result.cells[0], result.malformed))
-    ]
+    malformed = cell([False, False]).model_copy(update={"measure": "malformed"})
+    rates = GroupRates(cell([True, False]), malformed)
+    result = JudgeResult(FileRates(rates, []))
+    assert judged_lines(result, first="refusal", second=None) == [*map(format_cell, rates.cells)]
     output = judged_json(result)
     assert (output["value"], output["malformed"]["value"]) == (0.5, 0.0)
 
@@ -39,7 +40,8 @@ def test_two_judges_also_have_their_agreement_and_the_replies_they_disagree_on()
     prompt = Prompt(id="p", request_id="r", attack="direct", messages=(Message(role="user", content="Why?"),))
     first, second = (Verdict(prompt_id="p", judge=name, refused=name == "a") for name in "ab")
     case = Disagreement(prompt, Reply(prompt_id="p", text="No."), first, second)
-    result = JudgeResult([cell([True]), cell([False])], JudgeAgreement(AGREEMENT, [case]))
+    rates = FileRates(GroupRates(cell([True])), [])
+    result = JudgeResult(rates, [cell([False])], JudgeAgreement(AGREEMENT, [case]))
     *rates, table, line = judged_lines(result, first="a", second="b")
     assert rates == [format_cell(cell([True])), format_cell(cell([False]))]
     assert table == agreement_table(AGREEMENT, first="a", second="b")

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from derta.config import recommended_method
-from derta.metrics.comparisons import compare_cells, holm_corrected, power_notes
+from derta.metrics.cells import method_comparisons
+from derta.metrics.comparisons import holm_corrected, power_notes
 from derta.metrics.curves import (
     depth_curves,
     late_refusal_cell,
@@ -102,7 +103,9 @@ def summarize(
     answers: list[list[Comparison]] = []
     for question, method_pairs in pairs.items():
         family = [
-            one for first, second in method_pairs for one in _comparisons(by_method[first], by_method[second], places)
+            one
+            for first, second in method_pairs
+            for one in method_comparisons(by_method[first], by_method[second], places)
         ]
         answers.append(holm_corrected(family, question))
     return Summary(
@@ -186,23 +189,6 @@ def _rates(
     if by_category and pooled:
         return pooled
     return [*(cell for seed, judged in by_seed.items() for cell in rate_cells(judged, seed=seed, **settings)), *pooled]
-
-
-def _comparisons(
-    first: Sequence[Outcome], second: Sequence[Outcome], places: Sequence[tuple[str, Suite, Measure]]
-) -> list[Comparison]:
-    return [
-        one
-        for judge, suite, measure in places
-        for one in compare_cells(
-            {run.seed: run.prompt_verdicts(judge, suite) for run in first},
-            {run.seed: run.prompt_verdicts(judge, suite) for run in second},
-            first_name=first[0].method,
-            second_name=second[0].method,
-            judge=judge,
-            measure=measure,
-        )
-    ]
 
 
 def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str = "refusal") -> Iterator[Cell]:

@@ -18,14 +18,15 @@ from derta.locks import check_output
 from derta.metrics.calibration import Calibration, LabelledReply, calibrate_cases, corrected_rate
 from derta.metrics.comparisons import Agreement, agreement
 from derta.metrics.shift import SHIFT_LEVEL, shift_p_value, verdict_stratum
-from derta.pipeline.judge import judge_groups, over_refusal_file
+from derta.pipeline.file_rates import FileRates
+from derta.pipeline.judge import judge_file, over_refusal_file
 from derta.pipeline.labelling import labels_of_file, powered_cell
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.provenance import changed_keys
-from derta.records import Prompt, Reply, ReplyClass, Verdict
-from derta.results import Cell, Place, cell_of
-from derta.stats import Rate, rate_of_counts
+from derta.records import Prompt, Reply, Verdict
+from derta.results import Cell
+from derta.stats import Rate
 
 
 def calibrate_file(
@@ -130,17 +131,11 @@ def warn_of_shift(calibration: Calibration, verdicts: Sequence[Verdict], *, disp
 
 
 class JudgeResult(NamedTuple):
-    """Result of judging a file: its rates, and the agreement with a second judge if there is one.
+    """Result of judging a file: its rates, the requested checks of the total, and the agreement with a second judge."""
 
-    `malformed` is the rate of malformed refusals, if the judge detects refusals, and `empty` the share of empty
-    replies, if there are any. `groups` are the rates by model and attack of a file with several.
-    """
-
-    cells: list[Cell]
-    agreement: JudgeAgreement | None
-    malformed: Cell | None = None
-    groups: Sequence[Cell] = ()
-    empty: Cell | None = None
+    rates: FileRates
+    checks: Sequence[Cell] = ()
+    agreement: JudgeAgreement | None = None
 
 
 def judge_with_checks(
@@ -151,6 +146,7 @@ def judge_with_checks(
     calibration: Path | None = None,
     labels: Path | None = None,
     over_refusal: bool = False,
+    pool: bool = False,
     prompts_path: Path | None = None,
     out: Path | None = None,
     display: Display = Display(),
@@ -164,64 +160,59 @@ def judge_with_checks(
         calibration: An output file of `calibrate_file`: also return the rate corrected for the judge's errors.
         labels: A file of `derta label` with labels of these replies: also return the rate that is estimated with them.
         over_refusal: The requests are harmless: also count partial refusals and answers.
+        pool: Return one rate of attacks and harmless requests, where the file has both.
         prompts_path: The file of the prompts, if it is not next to the replies.
         out: The output file of the verdicts.
         display: Shows progress and notes.
+
+    Raises:
+        DataError: a correction of the one rate of a file that has none, because it mixes attacks and harmless requests.
     """
     if against is not None:
         check_same_measure(judge, against)
     check_output(out, [labels, calibration])
+    if (labels or calibration) and not pool:
+        _check_one_suite(path, prompts_path)
     measured = None if calibration is None else read_calibration(calibration, judge=judge)
     truths = None
     if labels is not None:
         truths = labels_of_file(path, labels, measure=judge.measures, prompts_path=prompts_path, display=display)
     verdicts: list[Verdict] | None = None if against is None and measured is None and truths is None else []
-    classes: Counter[ReplyClass] = Counter()
-    cell, *groups = judge_groups(
-        path,
-        judge=judge,
-        prompts_path=prompts_path,
-        out=out,
-        collect_into=verdicts,
-        classes=classes,
-        display=display,
+    rates = judge_file(
+        path, judge=judge, prompts_path=prompts_path, out=out, pool=pool, collect_into=verdicts, display=display
     )
-    cells, malformed, empty = [cell], malformed_cell(cell, classes), empty_cell(cell, classes)
-    if truths is not None:
-        cells.append(
+    checks: list[Cell] = []
+    if truths is not None and rates.total is not None:
+        checks.append(
             powered_cell(
-                cell, path, truths, verdicts or [], measure=judge.measures, prompts_path=prompts_path, display=display
+                rates.total.cell,
+                path,
+                truths,
+                verdicts or [],
+                measure=judge.measures,
+                prompts_path=prompts_path,
+                display=display,
             )
         )
-    if measured is not None:
-        cells.append(corrected_cell(cell, measured, display=display))
+    if measured is not None and rates.total is not None:
+        checks.append(corrected_cell(rates.total.cell, measured, display=display))
         warn_of_shift(measured, verdicts or [], display=display)
     if over_refusal:
         refusals = judge if judge.name == "refusal" else JUDGES["refusal"]()
-        cells += over_refusal_file(path, judge=refusals, prompts_path=prompts_path)
+        checks += over_refusal_file(path, judge=refusals, prompts_path=prompts_path, mixed=rates.total is None)
     if against is None or verdicts is None:
-        return JudgeResult(cells, None, malformed, groups, empty)
-    result = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
-    return JudgeResult(cells, result, malformed, groups, empty)
+        return JudgeResult(rates, checks)
+    agreed = agree_on_file(path, verdicts, second=against, prompts_path=prompts_path, display=display)
+    return JudgeResult(rates, checks, agreed)
 
 
-def malformed_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
-    """Return the rate of malformed refusals next to a refusal rate; None for another measure, or without classes."""
-    if cell.measure != "refused" or not classes.keys() - {"empty"}:
-        return None
-    counts = {"unscored": cell.unscored, "unanswered": cell.unanswered}
-    malformed = rate_of_counts(classes["malformed"], scored=cell.scored, **counts)
-    place = Place(cell.suite, cell.name, cell.attack, cell.variant, cell.dataset, cell.category)
-    return cell_of(malformed, place=place, method="", seed=None, judge=cell.judge, measure="malformed")
-
-
-def empty_cell(cell: Cell, classes: Counter[ReplyClass]) -> Cell | None:
-    """Return the share of empty replies next to a rate; None if there are none."""
-    if not classes["empty"]:
-        return None
-    rate = rate_of_counts(classes["empty"], scored=cell.scored + cell.unscored, unanswered=cell.unanswered)
-    place = Place(cell.suite, cell.name, cell.attack, cell.variant, cell.dataset, cell.category)
-    return cell_of(rate, place=place, method="", seed=None, judge="none", measure="empty")
+def _check_one_suite(path: Path, prompts_path: Path | None) -> None:
+    suites = {case.prompt.suite for case in read_cases(path, prompts_path=prompts_path, quiet=True)}
+    if len(suites) > 1:
+        raise DataError(
+            f"{path}: expected replies to attacks or to harmless requests, whose one rate is corrected, got both; add "
+            "--pool to correct the rate of all"
+        )
 
 
 class Disagreement(NamedTuple):

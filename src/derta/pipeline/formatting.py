@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from derta.metrics.tables import agreement_table, format_cell
+from derta.metrics.tables import agreement_table, cells_table, format_cell
 from derta.results import Cell, TextTable
 
 if TYPE_CHECKING:
     from derta.pipeline.calibrating import JudgeAgreement, JudgeResult
     from derta.pipeline.estimate import MethodEstimate
+    from derta.pipeline.file_rates import GroupRates
     from derta.pipeline.search import SearchSummary
     from derta.pipeline.threshold import CalibrationResult
     from derta.stats import Rate
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
 
 def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list[TextTable | str]:
     """Return the rates of a judged file and, with two judges, their agreement and the replies they disagree on."""
-    rates = [format_cell(cell) for cell in (*result.cells, result.malformed, result.empty) if cell is not None]
-    rates += [f"{_group_name(cell)}: {format_cell(cell)}" for cell in result.groups]
+    total, groups = result.rates
+    if total is None:
+        rates: list[TextTable | str] = [cells_table([cell for group in groups for cell in group.cells])]
+        rates += [f"{cell.name}: {format_cell(cell)}" for cell in result.checks]
+    else:
+        rates = [format_cell(cell) for cell in (total.cell, *result.checks, *total.cells[1:])]
+        rates += [f"{_group_name(group.cell)}: {format_cell(group.cell)}" for group in groups]
     if result.agreement is None:
         return [*rates]
     disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]
@@ -35,19 +41,23 @@ def judged_json(result: JudgeResult) -> Any:
 
     The first cell has the rate of malformed refusals as `malformed`, if the judge detects refusals, the share of empty
     replies as `empty`, if there are any, and of a file with several models or attacks the rate of each in `groups`.
+    Without a total, because the file mixes attacks and harmless requests, the list has each group.
     """
-    cells = [cell.model_dump() for cell in result.cells]
-    if result.malformed is not None:
-        cells[0]["malformed"] = result.malformed.model_dump()
-    if result.empty is not None:
-        cells[0]["empty"] = result.empty.model_dump()
-    if result.groups:
-        cells[0]["groups"] = [cell.model_dump() for cell in result.groups]
+    total, groups = result.rates
+    cells = [_group_json(group) for group in (groups if total is None else [total])]
+    if total is not None and groups:
+        cells[0]["groups"] = [group.cell.model_dump() for group in groups]
+    cells += [cell.model_dump() for cell in result.checks]
     output = cells[0] if len(cells) == 1 else cells
     if result.agreement is None:
         return output
     table = result.agreement.table._asdict()
     return {"cells": output, "agreement": table, "differing": _disagreements(result.agreement)}
+
+
+def _group_json(group: GroupRates) -> dict[str, Any]:
+    """Return the rate of a group with its other rates as keys."""
+    return group.cell.model_dump() | {cell.measure: cell.model_dump() for cell in group.cells[1:]}
 
 
 def _disagreements(agreement: JudgeAgreement) -> list[dict[str, Any]]:

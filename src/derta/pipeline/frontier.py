@@ -132,7 +132,7 @@ def read_evaluated(sources: Sequence[Path | str]) -> Evaluated:
     outcomes = _renamed(runs)
     names = {one.method for one in outcomes}
     baseline, recommended = (one if one in names else None for one in (baseline, recommended))
-    return Evaluated(outcomes, _places(outcomes, measures), _incomparable(runs), baseline, recommended)
+    return Evaluated(outcomes, judge_places(outcomes, measures), _incomparable(runs), baseline, recommended)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -167,7 +167,7 @@ def _renamed(runs: Mapping[str, Sequence[Outcome]]) -> list[Outcome]:
     ]
 
 
-def _places(outcomes: Sequence[Outcome], measures: Mapping[str, Measure]) -> list[JudgePlace]:
+def judge_places(outcomes: Sequence[Outcome], measures: Mapping[str, Measure]) -> list[JudgePlace]:
     """Return the judges with the suites in which they have verdicts, and their measures."""
     found: dict[tuple[str, Suite], None] = dict.fromkeys(
         (judge, prompt.suite)

@@ -18,7 +18,8 @@ from derta.metrics.comparisons import (
     preference_comparison,
     win_rate_cell,
 )
-from derta.pipeline.judge import engine_loader, side_name
+from derta.pipeline.comparing import side_name
+from derta.pipeline.judge import engine_loader
 from derta.pipeline.resuming import Expected, judge_missing, supersede
 from derta.protocols import Case, Display
 from derta.provenance import case_hash

@@ -5,20 +5,102 @@ import pytest
 
 from derta.files import read_records
 from derta.records import Verdict
+from derta.reporting import read_summary
+from derta.results import Cell, Comparison
 
 CELL_KEYS = {"method", "seed", "suite", "name", "judge", "value", "low", "high", "scored", "unscored"}
 FINISHED_REPLIES = "derta-seed0/replies.jsonl"
+MEASURES = ("harmful", "refused", "correct")
 
 
-def test_judge_prints_one_cell_for_replies_of_a_run(finished, tmp_path, derta):
+CELLS = ["direct", "prefill@0%", "prefill@50%", "benign"]
+
+
+def test_judge_answers_by_cell_and_pools_attacks_and_harmless_requests_only_if_told(finished, tmp_path, derta):
     out = tmp_path / "verdicts.jsonl"
-    called = derta("judge", finished.folder / FINISHED_REPLIES, "--judge", "refusal", "--json", "--out", out)
+    words = ["judge", finished.folder / FINISHED_REPLIES, "--judge", "refusal", "--json"]
+    called = derta(*words, "--out", out)
     assert called.code == 0, called.err
-    cell = json.loads(called.out)
-    assert set(cell) >= CELL_KEYS
-    assert cell["scored"] + cell["unscored"] == 9
-    assert cell["judge"] == "refusal"
+    cells = json.loads(called.out)
+    assert all(set(cell) >= CELL_KEYS for cell in cells)
+    suites = {cell["name"]: cell["suite"] for cell in cells}
+    assert suites == dict.fromkeys(CELLS[:3], "attack") | {"benign": "over_refusal"}
+    assert sum(cell["scored"] + cell["unscored"] for cell in cells) == 9
     assert len(list(read_records(out, Verdict))) == 9
+    pooled = json.loads(derta(*words, "--pool").out)
+    assert (pooled["suite"], pooled["scored"] + pooled["unscored"]) == ("analysis", 9)
+    assert {cell["name"] for cell in pooled["groups"]} == {*CELLS}
+    table = derta(*words[:-1]).out
+    assert "rates by attack and data set" in table
+    assert not any(line.startswith("refused:") for line in table.splitlines())
+
+
+def test_a_model_s_folder_is_its_file_of_replies(finished, derta):
+    home = finished.folder / "derta-seed0"
+    of_file, of_folder = (derta("judge", path, "--judge", "refusal") for path in (home / "replies.jsonl", home))
+    assert of_file == of_folder
+
+
+def test_judge_of_a_run_has_the_cells_of_its_summary(finished, derta):
+    summary = read_summary(finished.folder / "summary.json")
+    called = derta("judge", finished.folder, "--json")
+    assert called.code == 0, called.err
+    cells = [Cell.model_validate(cell) for cell in json.loads(called.out)]
+    assert sorted(map(str, cells)) == sorted(str(cell) for cell in summary.cells if cell.measure in MEASURES)
+    one = json.loads(derta("judge", finished.folder / "derta-seed0", "--json").out)
+    assert [Cell.model_validate(cell) for cell in one] == [cell for cell in cells if cell.method == "derta"]
+    table = " ".join(derta("judge", finished.folder).out.split())
+    assert "attack or data set ┃ rate ┃ vanilla ┃ derta ┃ n" in table
+
+
+def test_judge_of_a_run_with_another_judge_judges_every_reply(finished, derta):
+    cells = json.loads(derta("judge", finished.folder, "--judge", "harm", "--json").out)
+    assert {(cell["method"], cell["name"]) for cell in cells} == {(m, n) for m in ("vanilla", "derta") for n in CELLS}
+    assert {cell["judge"] for cell in cells} == {"harm"}
+
+
+def test_compare_of_a_run_has_the_comparisons_of_its_summary(finished, derta):
+    summary = read_summary(finished.folder / "summary.json")
+    called = derta("compare", finished.folder, "--json")
+    assert called.code == 0, called.err
+    found = [Comparison.model_validate(one) for one in json.loads(called.out)]
+    assert sorted(map(str, found)) == sorted(map(str, summary.comparisons))
+    assert all(one.difference_low <= one.first_value - one.second_value <= one.difference_high for one in found)
+    table = derta("compare", finished.folder, "--judge", "refusal").out
+    assert "methods against vanilla" in table
+    assert "points: method minus vanilla" in " ".join(table.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["judge", "RUN", "--judge", "refusal", "--pool"], "--pool: expected a file of replies or one model's folder"),
+        (["judge", "RUN", "--out", "verdicts.jsonl"], "--out: expected a file of replies or one model's folder"),
+        (["judge", "FILE"], "expected --judge NAME for a file of replies, got none"),
+        (
+            ["judge", "FILE", "--judge", "refusal", "--labels", "a.csv"],
+            "got both; add --pool to correct the rate of all",
+        ),
+        (["judge", "EMPTY"], "expected a run's folder with a run.json"),
+        (["judge", "UNFINISHED"], "derta seed 0 is not finished; `derta run` resumes it"),
+        (["compare", "UNFINISHED"], "derta seed 0 is not finished; `derta run` resumes it"),
+        (["compare", "EMPTY"], "expected the folder of a run, or two models to compare"),
+        (["compare", "RUN", "FILE", "--judge", "refusal"], "expected one model's folder or file of replies, got a run"),
+        (["compare", "FILE", "FILE"], "compare: expected --judge NAME with two models, got none"),
+    ],
+)
+def test_a_source_that_cannot_be_answered_is_one_line(words, message, finished, tmp_path, derta):
+    (tmp_path / "empty").mkdir()
+    unfinished = tmp_path / "unfinished"
+    if "UNFINISHED" in words:
+        shutil.copytree(finished.folder, unfinished)
+        replies = unfinished / FINISHED_REPLIES
+        replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:3]))
+    paths = {"RUN": finished.folder, "FILE": finished.folder / FINISHED_REPLIES}
+    paths |= {"EMPTY": tmp_path / "empty", "UNFINISHED": unfinished}
+    called = derta(*(paths.get(word, word) for word in words))
+    assert (called.code, called.out, called.err.count("\n")) == (2, "", 1)
+    assert message in called.err
 
 
 @pytest.mark.parametrize(
@@ -83,7 +165,7 @@ def test_compare_pairs_two_models_replies(tmp_path, derta):
 
 
 def test_compare_reads_runs(finished, derta):
-    paths = [finished.folder / f"{method}-seed0/replies.jsonl" for method in ("vanilla", "derta")]
+    paths = [finished.folder / "vanilla-seed0/replies.jsonl", finished.folder / "derta-seed0"]
     called = derta("compare", *paths, "--judge", "refusal", "--json")
     assert called.code == 0, called.err
     assert {one["first"] for one in json.loads(called.out)} == {"vanilla-seed0"}

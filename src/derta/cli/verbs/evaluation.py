@@ -8,14 +8,23 @@ from typing import Annotated
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import AsJson, EngineName, EngineOption, JudgeName, JudgePath, OptionalOut, Prompts
+from derta.cli.verbs.options import (
+    AsJson,
+    EngineName,
+    EngineOption,
+    JudgeName,
+    JudgePath,
+    OptionalJudge,
+    OptionalOut,
+    Prompts,
+)
 from derta.cli.verbs.viewing import NoOpen, Port, serve_labels
 from derta.errors import RecipeError
 
 
 def judge(
-    file: Path,
-    name: JudgeName,
+    path: Annotated[Path, typer.Argument(help="Run, folder of one of its models, or file of replies.")],
+    name: OptionalJudge = None,
     prompts: Prompts = None,
     out: OptionalOut = None,
     calibration: Annotated[
@@ -28,37 +37,52 @@ def judge(
     over_refusal: Annotated[
         bool, typer.Option("--over-refusal", help="The requests are harmless: also print partial refusals and answers.")
     ] = False,
+    pool: Annotated[bool, typer.Option("--pool", help="Pool attacks and harmless requests in one rate.")] = False,
     refusal_word: Annotated[
-        list[str], typer.Option(help="Refusal word of the models, for malformed refusals (default: Sorry).")
+        list[str],
+        typer.Option(help="Refusal word of the models, for malformed refusals (default: the run's; Sorry)."),
     ] = [],
     judge_model: JudgePath = None,
     engine: EngineName = "hf",
     engine_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
-    """Judge replies and print the rate.
+    """Judge replies and print the rates.
 
-    The file contains derta's own replies, or those of others: rows of {question, response[, answer]}, texts, or a
-    published format of docs/replies.md. Columns that are not read are named. A file with several models or attacks has
-    a rate of each.
+    Of a run, each attack and data set has a rate for each method, seeds pooled. Other files contain rows of {question,
+    response[, answer]}, texts, or a published format of docs/replies.md; columns that are not read are named, and a
+    file with several models or attacks has a rate of each.
 
-    Example: derta judge runs/gemma/derta-seed0/replies.jsonl --judge refusal --json
+    Example: derta judge runs/gemma --json
+
+    Example: derta judge runs/gemma/derta-seed0 --judge refusal
     """
     from derta.cli.console import console_display, print_output
+    from derta.metrics.tables import cells_table
     from derta.pipeline.calibrating import judge_with_checks
     from derta.pipeline.formatting import judged_json, judged_lines
     from derta.pipeline.judge import find_judges
+    from derta.pipeline.run_cells import is_run, judge_run, replies_of
 
     model = options.engine_config(judge_model, engine, engine_option)
-    words = options.refusal_words(refusal_word, judges=[name, against])
-    first, second = find_judges(name, against, model=model, refusal_words=words)
+    words = options.refusal_words(refusal_word, judges=[name, against], path=path)
+    first, second = (None, None) if name is None else find_judges(name, against, model=model, refusal_words=words)
+    if first is None or name is None or is_run(path):
+        given = {"--prompts": prompts, "--out": out, "--calibration": calibration, "--labels": labels}
+        given |= {"--against": against, "--over-refusal": over_refusal, "--pool": pool}
+        given |= {"--judge-model": judge_model if first is None else None}
+        options.refuse_for_a_run(path, given)
+        cells = judge_run(path, judge=first, display=console_display())
+        print_output([cell.model_dump() for cell in cells], cells_table(cells), as_json=as_json)
+        return
     result = judge_with_checks(
-        file,
+        replies_of(path),
         judge=first,
         against=second,
         calibration=calibration,
         labels=labels,
         over_refusal=over_refusal,
+        pool=pool,
         prompts_path=prompts,
         out=out,
         display=console_display(),
@@ -146,29 +170,47 @@ def replay(folder: Path, as_json: AsJson = False) -> None:
 
 
 def compare(
-    first: Path,
-    second: Path,
-    name: JudgeName,
+    first: Annotated[Path, typer.Argument(help="Run, or the first model: its folder or file of replies.")],
+    second: Annotated[Path | None, typer.Argument(help="The second model; of a run none.")] = None,
+    name: OptionalJudge = None,
     prompts: Prompts = None,
     judge_model: JudgePath = None,
     engine: EngineName = "hf",
     engine_option: EngineOption = [],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two models on the same prompts.
+    """Compare a run's methods with its baseline, or two models on the same prompts.
 
-    Prints both rates, the prompts on which only one model is counted, and the exact paired p-value. Replies of others
-    are paired by request and prompt, or by id; see docs/replies.md.
+    For each attack and data set: both rates, their difference with its 95 % interval, the exact paired p-value, and
+    that corrected by Holm for all of them. Replies of others are paired by request and prompt, or by id; see
+    docs/replies.md.
 
-    Example: derta compare runs/g/vanilla-seed0/replies.jsonl runs/g/derta-seed0/replies.jsonl --judge refusal
+    Example: derta compare runs/gemma
+
+    Example: derta compare runs/g/vanilla-seed0 runs/g/derta-seed0 --judge refusal
     """
     from derta.cli.console import console_display, print_output
-    from derta.metrics.tables import format_comparison
-    from derta.pipeline.judge import compare_files, find_judge
+    from derta.metrics.tables import comparisons_table, format_comparison
+    from derta.pipeline.comparing import compare_files
+    from derta.pipeline.judge import find_judge
+    from derta.pipeline.run_cells import compare_run, replies_of
 
-    judge = find_judge(name, model=options.engine_config(judge_model, engine, engine_option))
-    comparisons = compare_files(first, second, judge=judge, prompts_path=prompts, display=console_display())
-    print_output([row.model_dump() for row in comparisons], *map(format_comparison, comparisons), as_json=as_json)
+    model = options.engine_config(judge_model, engine, engine_option)
+    words = options.refusal_words([], judges=[name], path=first)
+    judge = None if name is None else find_judge(name, model=model, refusal_words=words)
+    if second is None:
+        options.refuse_for_a_run(first, {"--prompts": prompts, "--judge-model": judge_model if judge is None else None})
+        baseline, comparisons = compare_run(first, judge=judge, display=console_display())
+        lines = [comparisons_table(comparisons, baseline=baseline)]
+    else:
+        if judge is None:
+            raise RecipeError(
+                "compare: expected --judge NAME with two models, got none; only a run has its own verdicts"
+            )
+        paths = replies_of(first), replies_of(second)
+        comparisons = compare_files(*paths, judge=judge, prompts_path=prompts, display=console_display())
+        lines = [*map(format_comparison, comparisons)]
+    print_output([row.model_dump() for row in comparisons], *lines, as_json=as_json)
 
 
 def pairwise(

@@ -39,6 +39,12 @@ JudgeName = Annotated[
     ),
 ]
 JudgePath = Annotated[str | None, typer.Option("--judge-model", help="Model that the judge prompts.")]
+OptionalJudge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="Judge of the replies, as for derta calibrate; of a run: by default its own verdicts."
+    ),
+]
 EngineName = Annotated[str, typer.Option(help="Engine of this model: hf, vllm or api.")]
 
 
@@ -75,17 +81,27 @@ def read_recipe(path: Path, settings: list[str], env: list[str]) -> Recipe:
     return load_recipe(path, overrides=pairs(settings, option="--set"), env=env)
 
 
-def refusal_words(words: list[str], *, judges: Sequence[str | None]) -> tuple[str, ...]:
-    """Return the words of `--refusal-word`, or the paper's without any.
+def refusal_words(words: list[str], *, judges: Sequence[str | None], path: Path) -> tuple[str, ...]:
+    """Return the words of `--refusal-word`; without any those of the run that the path is in, or the paper's.
 
     Raises:
         RecipeError: there are words, and no judge reads them.
     """
-    from derta.records import REFUSAL_WORDS
+    from derta.pipeline.run_cells import words_of_run
 
     if words and "refusal" not in judges:
         raise RecipeError("--refusal-word: expected the judge refusal, which reads it; remove the option")
-    return tuple(words) or REFUSAL_WORDS
+    return tuple(words) or words_of_run(path)
+
+
+def refuse_for_a_run(path: Path, values: dict[str, object]) -> None:
+    """Refuse options that apply to one file of replies only.
+
+    Raises:
+        RecipeError: one of them has a value.
+    """
+    if given := next((option for option, value in values.items() if value), None):
+        raise RecipeError(f"{given}: expected a file of replies or one model's folder with it, got the run {path}")
 
 
 def number_or_path(text: str | None) -> float | str | None:

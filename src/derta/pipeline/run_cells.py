@@ -1,0 +1,121 @@
+"""A run's rates and comparisons by cell, with the verdicts in its folder or those of another judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from derta.errors import RunError, did_you_mean
+from derta.judges import judge_cases
+from derta.metrics.axes import JudgePlace
+from derta.metrics.cells import baseline_comparisons, judged_cells
+from derta.metrics.outcomes import Outcome
+from derta.pipeline.contents import CONTENTS, read_contents
+from derta.pipeline.frontier import Evaluated, judge_places, read_evaluated
+from derta.pipeline.model_results import read_model
+from derta.pipeline.resuming import log_failures
+from derta.protocols import Case, Display, Judge
+from derta.records import REFUSAL_WORDS, Verdict
+from derta.results import Cell, Comparison
+
+REPLIES = "replies.jsonl"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run, or has runs of several seeds."""
+    return any(next(path.glob(pattern), None) for pattern in (CONTENTS, f"*/{CONTENTS}", f"*/run/{CONTENTS}"))
+
+
+def replies_of(path: Path) -> Path:
+    """Return the replies of the folder of a run's model; another path is returned as it is.
+
+    Raises:
+        RunError: the folder is a run.
+    """
+    if (path / REPLIES).is_file():
+        return path / REPLIES
+    if is_run(path):
+        models = sorted(one.parent.name for one in path.glob(f"*/{REPLIES}"))
+        raise RunError(
+            f"{path}: expected one model's folder or file of replies, got a run; name one of {', '.join(models)}"
+        )
+    return path
+
+
+def words_of_run(path: Path) -> tuple[str, ...]:
+    """Return the refusal words of the run that a path is, or is in; the paper's outside a run."""
+    folders = [path, *path.resolve().parents[:2]]
+    found = next((one for one in folders if (one / CONTENTS).is_file()), None)
+    return REFUSAL_WORDS if found is None else read_contents(found).refusal_words
+
+
+def judge_run(path: Path, *, judge: Judge | None = None, display: Display = Display()) -> list[Cell]:
+    """Return the rates of a run's models by cell, seeds pooled.
+
+    Args:
+        path: A run's folder, a folder of runs, or the folder of one model of a run.
+        judge: A judge that judges all replies now; by default the verdicts in the folder are used.
+        display: Shows progress.
+
+    Raises:
+        RunError: the folder is no run, or a stage of it is not finished.
+    """
+    evaluated = _judged(path, judge, display)
+    return judged_cells(evaluated.outcomes, evaluated.places)
+
+
+def compare_run(
+    path: Path, *, judge: Judge | None = None, display: Display = Display()
+) -> tuple[str, list[Comparison]]:
+    """Return a run's baseline, and its paired comparisons with the other methods by cell, Holm-corrected together.
+
+    Models after a fine-tuning attack are no methods, and are left out. The arguments are those of `judge_run`.
+
+    Raises:
+        RunError: the folder is no finished run, or has no two methods with judged replies to the same prompts.
+    """
+    if not is_run(path):
+        raise RunError(f"{path}: expected the folder of a run, or two models to compare, got another path; check it")
+    evaluated = _judged(path, judge, display)
+    methods = [one for one in evaluated.outcomes if one.fine_tuning is None]
+    baseline = evaluated.baseline or methods[0].method
+    comparisons = baseline_comparisons(methods, evaluated.places, baseline=baseline)
+    if not comparisons:
+        raise RunError(f"{path}: expected two methods with judged replies to the same prompts, got {baseline} alone")
+    return baseline, comparisons
+
+
+def _judged(path: Path, judge: Judge | None, display: Display) -> Evaluated:
+    if judge is None and path.is_file():
+        raise RunError(
+            f"{path}: expected --judge NAME for a file of replies, got none; only a run has its own verdicts"
+        )
+    evaluated = _read_one(path) if (path / REPLIES).is_file() else read_evaluated([path])
+    if judge is None:
+        return evaluated
+    outcomes = [_judge_again(one, judge, path, display) for one in evaluated.outcomes]
+    suites = dict.fromkeys(prompt.suite for one in outcomes for prompt in one.prompts)
+    places: list[JudgePlace] = [(judge.name, suite, judge.measures) for suite in suites]
+    return evaluated._replace(outcomes=outcomes, places=places)
+
+
+def _read_one(home: Path) -> Evaluated:
+    """Load one model of a run by its folder."""
+    contents = read_contents(home.resolve().parent)
+    folders = {entry.folder: entry for entry in contents.models}
+    if (entry := folders.get(home.resolve().name)) is None:
+        raise RunError(f"{home}: no model of the run in {home.resolve().parent}; {did_you_mean(home.name, folders)}")
+    outcomes = [read_model(home.resolve().parent, entry, contents).outcome]
+    return Evaluated(outcomes, judge_places(outcomes, contents.measures), {}, entry.label, entry.label)
+
+
+def _judge_again(outcome: Outcome, judge: Judge, path: Path, display: Display) -> Outcome:
+    replies = {reply.prompt_id: reply for reply in outcome.replies}
+    cases: Sequence[Case] = [Case(prompt, replies[prompt.id]) for prompt in outcome.prompts]
+    verdicts: list[Verdict] = []
+    with display.progress.task(f"{judge.name}: {outcome.method}", total=len(cases)) as task:
+        for verdict in judge_cases(judge, cases):
+            verdicts.append(verdict)
+            task.update(len(verdicts))
+    log_failures(path, verdicts, display)
+    return outcome._replace(verdicts={judge.name: verdicts})
