@@ -12,7 +12,7 @@ from derta.metrics.kinds import empty_note, is_empty
 from derta.metrics.rates import outcome_of
 from derta.protocols import Case, Display, Judge
 from derta.records import ReplyClass, Verdict
-from derta.results import Cell, Place, cell_of, place_of
+from derta.results import Cell, CellSuite, Place, cell_of, place_of
 from derta.stats import Outcome, Rate, rate_of_counts
 
 _MOST_REASONS = 1000
@@ -112,9 +112,9 @@ class FileCounts:
 
     def rates(self, name: str, *, pool: bool) -> FileRates:
         """Return the rates; `name` is that of the total, and `pool` pools attacks and harmless requests."""
-        suites = list(dict.fromkeys(place.suite for _, place in self._groups)) or ["attack"]
-        suite = "helpfulness" if suites == ["attack"] and self._judge.measures == "correct" else suites[0]
-        place = Place(suite if len(suites) == 1 else "analysis", name)
+        suites: list[CellSuite] = list(dict.fromkeys(place.suite for _, place in self._groups)) or ["attack"]
+        suite: CellSuite = suites[0] if len(suites) == 1 else "analysis"
+        place = Place("helpfulness" if suite == "attack" and self._judge.measures == "correct" else suite, name)
         total = self._rates(sum(self._groups.values(), _Counts()), place)
         groups = [self._rates(counts, place, model) for (model, place), counts in self._groups.items()]
         return FileRates(total if pool or len(suites) == 1 else None, groups if len(groups) > 1 else [])

@@ -15,7 +15,7 @@ from derta.pipeline.frontier import Evaluated, judge_places, read_evaluated
 from derta.pipeline.model_results import read_model
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
-from derta.records import REFUSAL_WORDS, Verdict
+from derta.records import REFUSAL_WORDS, Suite, Verdict
 from derta.results import Cell, Comparison
 
 REPLIES = "replies.jsonl"
@@ -94,7 +94,7 @@ def _judged(path: Path, judge: Judge | None, display: Display) -> Evaluated:
     if judge is None:
         return evaluated
     outcomes = [_judge_again(one, judge, path, display) for one in evaluated.outcomes]
-    suites = dict.fromkeys(prompt.suite for one in outcomes for prompt in one.prompts)
+    suites: list[Suite] = list(dict.fromkeys(prompt.suite for one in outcomes for prompt in one.prompts))
     places: list[JudgePlace] = [(judge.name, suite, judge.measures) for suite in suites]
     return evaluated._replace(outcomes=outcomes, places=places)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +94,7 @@ def refusal_words(words: list[str], *, judges: Sequence[str | None], path: Path)
     return tuple(words) or words_of_run(path)
 
 
-def refuse_for_a_run(path: Path, values: dict[str, object]) -> None:
+def refuse_for_a_run(path: Path, values: Mapping[str, object]) -> None:
     """Refuse options that apply to one file of replies only.
 
     Raises:
