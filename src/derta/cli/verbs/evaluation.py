@@ -62,12 +62,14 @@ def judge(
     from derta.pipeline.calibrating import judge_with_checks
     from derta.pipeline.formatting import judged_json, judged_lines
     from derta.pipeline.judge import find_judges
-    from derta.pipeline.run_cells import is_run, judge_run, replies_of
+    from derta.pipeline.run_paths import is_run, replies_of
 
     model = options.engine_config(judge_model, engine, engine_option)
     words = options.refusal_words(refusal_word, judges=[name, against], path=path)
     first, second = (None, None) if name is None else find_judges(name, against, model=model, refusal_words=words)
     if first is None or name is None or is_run(path):
+        from derta.pipeline.run_cells import judge_run
+
         given = {"--prompts": prompts, "--out": out, "--calibration": calibration, "--labels": labels}
         given |= {"--against": against, "--over-refusal": over_refusal, "--pool": pool}
         given |= {"--judge-model": judge_model if first is None else None}
@@ -193,7 +195,8 @@ def compare(
     from derta.metrics.tables import comparisons_table, format_comparison
     from derta.pipeline.comparing import compare_files
     from derta.pipeline.judge import find_judge
-    from derta.pipeline.run_cells import compare_run, replies_of
+    from derta.pipeline.run_cells import compare_run
+    from derta.pipeline.run_paths import replies_of
 
     model = options.engine_config(judge_model, engine, engine_option)
     words = options.refusal_words([], judges=[name], path=first)

@@ -87,7 +87,7 @@ def refusal_words(words: list[str], *, judges: Sequence[str | None], path: Path)
     Raises:
         RecipeError: there are words, and no judge reads them.
     """
-    from derta.pipeline.run_cells import words_of_run
+    from derta.pipeline.run_paths import words_of_run
 
     if words and "refusal" not in judges:
         raise RecipeError("--refusal-word: expected the judge refusal, which reads it; remove the option")
