@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from derta.config import recommended_method
 from derta.metrics.cells import method_comparisons
 from derta.metrics.comparisons import holm_corrected, power_notes
 from derta.metrics.curves import (
@@ -124,6 +123,8 @@ def summarize(
 
 
 def _recommended(outcomes: Sequence[Outcome], *, baseline: str) -> str | None:
+    from derta.config import recommended_method  # it loads YAML, which no rate needs
+
     methods = list(dict.fromkeys(one.method for one in outcomes if one.fine_tuning is None))
     return recommended_method(methods, baseline=baseline) if methods else None
 

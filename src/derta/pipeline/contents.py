@@ -13,9 +13,8 @@ from pydantic import Field, field_validator
 from derta.config import SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, write_text
+from derta.pipeline.run_paths import CONTENTS
 from derta.records import NAME, REFUSAL_WORDS, Measure, Record, Suite
-
-CONTENTS = "run.json"
 
 
 class ModelEntry(Record):

@@ -9,10 +9,11 @@ from pathlib import Path
 from derta.errors import RunError
 from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, scored_answers, summarize, transcripts
-from derta.pipeline.contents import CONTENTS, RunContents, read_contents
+from derta.pipeline.contents import RunContents, read_contents
 from derta.pipeline.evaluate import section_keys
 from derta.pipeline.likelihoods import DECODING_KEYS, perplexity_notes
 from derta.pipeline.model_results import ModelResults, read_model
+from derta.pipeline.run_paths import CONTENTS
 from derta.protocols import Display
 from derta.provenance import Producer, changed_keys
 from derta.reporting import write_report

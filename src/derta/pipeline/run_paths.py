@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from derta.errors import RunError
-from derta.pipeline.contents import CONTENTS, read_contents
 from derta.records import REFUSAL_WORDS
 
-REPLIES = "replies.jsonl"
+CONTENTS, REPLIES = "run.json", "replies.jsonl"
 
 
 def is_run(path: Path) -> bool:
@@ -36,4 +35,8 @@ def words_of_run(path: Path) -> tuple[str, ...]:
     """Return the refusal words of the run that a path is, or is in; the paper's outside a run."""
     folders = [path, *path.resolve().parents[:2]]
     found = next((one for one in folders if (one / CONTENTS).is_file()), None)
-    return REFUSAL_WORDS if found is None else read_contents(found).refusal_words
+    if found is None:
+        return REFUSAL_WORDS
+    from derta.pipeline.contents import read_contents
+
+    return read_contents(found).refusal_words
