@@ -1,8 +1,8 @@
 """Data of the report's script, which shows, filters and searches all replies.
 
-The JSON is compressed and written as base64: 5,000 replies of 650 characters with their prompts are 5 MB of JSON, which
-with the rest of the page would be too much for one file, and a quarter of it compressed. Base64 has no character that
-HTML or a script could take for its own.
+The JSON is compressed and written as base64: 5,000 replies of 650 characters with their prompts are 6.2 MB of JSON, and
+2.7 MB compressed if they are random words (`benchmarks/report_page.py`), which is harder than replies of models. Base64
+has no character that HTML or a script could take for its own.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from derta.reporting.text import Label, TruncatedText, label_slug, truncate
 from derta.results import Place, Transcript, place_of
 
 MAX_TRANSCRIPTS = 1000
-MAX_BYTES = 1_400_000
+MAX_BYTES = 1_000_000
 MAX_REQUESTS = 14
 """Requests of an attack or data set on a page without its script, which shows all replies."""
 PROMPT_CHARS = 3000

@@ -435,4 +435,5 @@
   root.hidden = false;
   follow();
   root.dataset.ready = "";
+  performance.mark("replies-listed");
 })();
