@@ -377,3 +377,29 @@ def test_without_scripts_the_page_has_the_first_requests_of_each_attack(page, op
     assert tab.js("document.querySelectorAll('#static-transcripts > details.group').length") == 3
     assert tab.js("document.querySelectorAll('#static-transcripts article').length") == 37
     assert tab.js("document.querySelector('.harm').checkVisibility({contentVisibilityAuto: true})") is False
+
+
+@pytest.mark.parametrize("width", [320, 390, 1400])
+def test_tokens_are_folded_coloured_and_fit_the_page(make_summary, make_cell, open_page, width):
+    words = ["Boil", " the", HOSTILE, "\n", "tea" * 40]
+    starts = tuple(len("".join(words[:i])) for i in range(len(words)))
+    one = row("derta", "tea", "direct", "".join(words))
+    one = one.model_copy(
+        update={
+            "reply": one.reply.model_copy(update={"token_starts": starts}),
+            "refusal_probability": (0.0, 0.02, 0.6, 0.9, 1.0),
+        }
+    )
+    tab = open_page(render_report(make_summary((make_cell([True], attack="direct"),)), [one]), width=width)
+    assert tab.js("document.querySelector('#tokens .tokens').checkVisibility()") is False
+    tab.js("document.querySelectorAll('#tokens details').forEach(one => { one.open = true })")
+    colours = tab.js(
+        "[...document.querySelectorAll('#tokens .tokens i')].map(i => getComputedStyle(i).backgroundColor)"
+    )
+    assert len({*colours}) == len(words)
+    assert colours[0] == "rgba(0, 0, 0, 0)"  # below 0.1 %
+    titles = tab.js("[...document.querySelectorAll('#tokens .tokens i')].map(i => i.title)")
+    assert titles == ["", "2.0 %", "60.0 %", "90.0 %", "100.0 %"]
+    assert tab.js("document.documentElement.scrollWidth") <= width
+    assert tab.js("document.querySelectorAll('.pwned').length") == 0
+    assert tab.console() == []

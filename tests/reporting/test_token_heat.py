@@ -1,3 +1,6 @@
+import re
+from importlib.resources import files
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -175,3 +178,29 @@ def test_tokens_cut_anywhere_show_the_whole_text(scored, cuts, text):
     shown = [token.text for token in prompt.rows[0].tokens]
     assert len(shown) == len(pieces)
     assert shown == [piece.replace("\n", "↵\n") or "·" for piece in pieces]
+
+
+def luminance(colour):
+    """WCAG 2.2, relative luminance."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * one for one in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _mode(css, dark):
+    """The first block of colours of a style sheet, or the second, the dark one's."""
+    return re.findall(r":root \{.*?\}", css, re.DOTALL)[dark]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_colours_are_an_order_of_brightness_with_readable_text(dark):
+    css = {name: (files("derta.reporting") / "templates" / f"{name}.css").read_text() for name in ("page", "tokens")}
+    page, tokens = (dict(re.findall(r"--(paper|ink|h\d): (#[0-9a-f]+)", _mode(css[name], dark))) for name in css)
+    levels = [luminance(page["paper"]), *(luminance(tokens[f"h{i}"]) for i in range(1, len(LEVELS) + 1))]
+    # brightness alone orders them, so that no colour vision is needed
+    assert levels == sorted(levels, reverse=not dark)
+    text = [luminance(page["ink"])] * 5 + [luminance("#000")] + [luminance(page["paper"])] * 2  # as in tokens.css
+    contrasts = [(max(a, b) + 0.05) / (min(a, b) + 0.05) for a, b in zip(levels, text, strict=True)]
+    assert min(contrasts) >= 4.5

@@ -212,7 +212,7 @@ def cost_note(
     tokens = sum(len(encode_prompt(chat, one)) + limits[one.id] for one in chosen)
     turns = [Text(prompt, answer=text).turn(chat) for prompt, text in answers]
     tokens += sum(len(turn.prompt_ids) + len(turn.response_ids) for turn in turns)
-    time = "" if seconds_per_token is None else f", about {tokens * seconds_per_token:.0f} s"
+    time = "" if seconds_per_token is None else f", about {max(1, round(tokens * seconds_per_token))} s"
     return (
         f"Refusal probabilities by token: {len(chosen)} replies and {len(answers)} harmful answers are read once more "
         f"by each model, at most {tokens:,} tokens{time} (profile_replies: {recipe.profile_replies})."

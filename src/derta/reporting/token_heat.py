@@ -15,7 +15,7 @@ from markupsafe import escape
 
 from derta.errors import escape_hidden
 from derta.reporting.tables import label_of
-from derta.reporting.text import Label, TruncatedText, format_percent, label_slug, truncate
+from derta.reporting.text import Label, TruncatedText, format_percent, label_slug, transcript_filter, truncate
 from derta.results import Place, ScoredAnswer, Transcript, place_of
 
 MAX_BYTES = 140_000
@@ -68,11 +68,15 @@ class PromptView:
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """Displayed prompts of one attack or data set; None in `label` for the held-out harmful answers."""
+    """Displayed prompts of one attack or data set; None in `label` for the held-out harmful answers.
+
+    `filter` selects the transcripts of the attack or data set (see `transcript_filter`).
+    """
 
     label: Label | None
     suite: str
     slug: str
+    filter: str
     prompts: tuple[PromptView, ...]
     num_prompts: int
 
@@ -181,8 +185,9 @@ def _round_robin(entries: Mapping[Place | None, Sequence[_Entry]]) -> Iterator[t
 
 def _group_view(place: Place | None, prompts: tuple[PromptView, ...], num_prompts: int) -> GroupView:
     if place is None:
-        return GroupView(None, "attack", "answers", prompts, num_prompts)
-    return GroupView(label_of(place), place.suite, label_slug(place), prompts, num_prompts)
+        return GroupView(None, "attack", "answers", "", prompts, num_prompts)
+    link = transcript_filter(place)
+    return GroupView(label_of(place), place.suite, label_slug(place), link, prompts, num_prompts)
 
 
 def _prompt_view(entry: _Entry) -> PromptView:
