@@ -40,6 +40,7 @@ for verb in (
     evaluation.report,
     evaluation.frontier,
     gates.gate,
+    viewing.view,
     viewing.explore,
 ):
     app.command()(verb)

@@ -25,6 +25,7 @@ def report(
     *,
     title: str | None = None,
     out: Path | str | None = None,
+    redact: bool = False,
     display: Display = Display(),
 ) -> Summary:
     """Write the report of a finished run, or of several runs pooled, and return its summary.
@@ -42,6 +43,7 @@ def report(
             models with different seeds; their prompts may differ.
         title: The report's title; default: the title of the first run.
         out: The output folder of `summary.json` and `report.html`; default: `source`, if it is one folder.
+        redact: Whether the page leaves out the texts of attacks and of replies that a judge calls harmful.
         display: Shows warnings.
 
     Returns:
@@ -62,7 +64,7 @@ def report(
             f"report: expected an output folder for the report of {len(folders)} runs, got none; set `out` (--out)"
         )
     summary, outcomes = pool(folders, title=title)
-    write_report(Path(out), summary, transcripts(outcomes), answers=scored_answers(outcomes))
+    write_report(Path(out), summary, transcripts(outcomes), answers=scored_answers(outcomes), redact=redact)
     for note in empty_notes(summary.cells):
         display.logger.warning("%s", note)
     return summary

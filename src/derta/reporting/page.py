@@ -22,6 +22,7 @@ from derta.reporting.explorer import explorer
 from derta.reporting.heat_map import heat_groups
 from derta.reporting.outcome_bars import SEGMENTS, outcome_groups
 from derta.reporting.overview import overview_columns
+from derta.reporting.redaction import redacted, redacted_answers
 from derta.reporting.scatter import build_scatters
 from derta.reporting.tables import SUITES, label_of, rate_tables, unique
 from derta.reporting.text import (
@@ -39,12 +40,26 @@ from derta.results import ScoredAnswer, Summary, Transcript
 from derta.stats import format_p_value
 
 
-def render_report(summary: Summary, transcripts: Sequence[Transcript], *, answers: Sequence[ScoredAnswer] = ()) -> str:
-    """Render the HTML page; the output is deterministic. `answers` are harmful answers, shown token by token.
+def render_report(
+    summary: Summary,
+    transcripts: Sequence[Transcript],
+    *,
+    answers: Sequence[ScoredAnswer] = (),
+    redact: bool = False,
+) -> str:
+    """Render the HTML page; the output is deterministic.
+
+    Args:
+        summary: The numbers.
+        transcripts: All replies.
+        answers: Harmful answers, shown token by token.
+        redact: Whether to leave out the texts of attacks, of harmful replies and of `answers`.
 
     Raises:
         DataError: two cells have the same key, or the x and y values of a curve differ in length.
     """
+    if redact:
+        transcripts, answers = redacted(transcripts), redacted_answers(answers)
     methods = _methods(summary, transcripts)
     styles = {method: index % plots.NUM_STYLES for index, method in enumerate(methods)}
     script = _asset("explorer.js")
@@ -78,20 +93,26 @@ def render_report(summary: Summary, transcripts: Sequence[Transcript], *, answer
         explorer=explorer(transcripts, styles=styles),
         token_heat=token_heat(transcripts, answers),
         token_legend=legend(),
+        redact=redact,
         anchors={group.slug for group in browser.groups},
     )
 
 
 def write_report(
-    folder: Path, summary: Summary, transcripts: Sequence[Transcript], *, answers: Sequence[ScoredAnswer] = ()
+    folder: Path,
+    summary: Summary,
+    transcripts: Sequence[Transcript],
+    *,
+    answers: Sequence[ScoredAnswer] = (),
+    redact: bool = False,
 ) -> None:
-    """Write `summary.json` and `report.html` atomically.
+    """Write `summary.json`, which has no prompts and no replies, and `report.html` atomically.
 
     Raises:
         DataError: the summary is not valid (see `render_report`), or contains a non-finite number.
         RunError: the disk is full, or the folder is not writable.
     """
-    page = render_report(summary, transcripts, answers=answers)
+    page = render_report(summary, transcripts, answers=answers, redact=redact)
     write_text(folder / "summary.json", _summary_json(summary))
     write_text(folder / "report.html", page)
 

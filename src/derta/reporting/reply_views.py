@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from derta.records import Reply, Verdict
-from derta.reporting.text import TruncatedText, format_count, truncate
+from derta.reporting.text import REDACTED, TruncatedText, format_count, truncate
 from derta.results import Transcript
 
 REPLY_CHARS, PREFILL_CHARS, REASON_CHARS = 4000, 2000, 300
@@ -77,7 +77,7 @@ def reply_view(member: Transcript) -> ReplyView:
     reply = member.reply
     refusal_at = next((v.refusal_at for v in member.verdicts if v.refusal_at is not None), None)
     text = truncate(reply.text, REPLY_CHARS)
-    is_marked = refusal_at is not None and 0 <= refusal_at < len(text.text)
+    is_marked = refusal_at is not None and 0 <= refusal_at < len(text.text) and reply.text != REDACTED
     prefill = member.prompt.prefill
     return ReplyView(
         method=member.method,
@@ -113,7 +113,7 @@ def _describe_position(reply: Reply, refusal_at: int) -> str:
     >>> _describe_position(Reply(prompt_id="p", text="No. Sorry", token_starts=(0, 2, 3)), 4)
     'refusal starts at character 5, token 3'
     """
-    if not 0 <= refusal_at < max(1, len(reply.text)):
+    if reply.text != REDACTED and not 0 <= refusal_at < max(1, len(reply.text)):
         return f"the judge's refusal position ({refusal_at}) is outside the reply and is not marked"
     tokens = reply.token_starts
     token = f", token {format_count(max(1, bisect_right(tokens, refusal_at)))}" if tokens else ""

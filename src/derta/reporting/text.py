@@ -13,6 +13,7 @@ from derta.errors import escape_hidden
 from derta.results import Cell, Comparison, Place
 
 MISSING = "–"
+REDACTED = "redacted"
 MINUS = "\u2212"
 
 

@@ -17,6 +17,7 @@ from derta.cli.verbs.options import (
     OptionalJudge,
     OptionalOut,
     Prompts,
+    Redact,
 )
 from derta.cli.verbs.viewing import NoOpen, Port, serve_labels
 from derta.errors import RecipeError
@@ -250,6 +251,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folder, folder of runs, or several runs to pool.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder; default: the run folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Report title; default: the title of the run.")] = None,
+    redact: Redact = False,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the report of a run, or pool runs of several seeds.
@@ -263,7 +265,8 @@ def report(
     from derta.metrics.glance import glance_lines, glance_values
     from derta.pipeline.report import report as write
 
-    summary = write(folders[0] if len(folders) == 1 else folders, title=title, out=out, display=console_display())
+    source = folders[0] if len(folders) == 1 else folders
+    summary = write(source, title=title, out=out, redact=redact, display=console_display())
     home = out or folders[0]
     print_output(glance_values(summary, folder=home), *glance_lines(summary, folder=home), as_json=as_json)
 

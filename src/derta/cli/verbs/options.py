@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output path.")]
 OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Output path; by default nothing is saved.")]
+Redact = Annotated[
+    bool, typer.Option("--redact", help="Leave out texts of attacks, and replies that a judge calls harmful.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe.")]

@@ -1,4 +1,4 @@
-"""Commands that open pages in the browser: `explore`."""
+"""Commands that open pages in the browser: `view` and `explore`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from derta.cli.verbs import options
-from derta.cli.verbs.options import EngineOption
+from derta.cli.verbs.options import AsJson, EngineOption, Redact
 
 if TYPE_CHECKING:
     from derta.records import Measure
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free one.")]
 NoOpen = Annotated[bool, typer.Option("--no-open", help="Do not open the browser; only print the address.")]
+
+
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of a run or of runs with a report, or the page itself.")],
+    redact: Redact = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open the browser; only print the path.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Open a run's report in the browser and print its path.
+
+    With --redact, a page without harmful texts is written to the folder `redacted` of the run and opened.
+
+    Example: derta view runs/gemma
+    """
+    from derta.cli.console import console_display, print_output
+    from derta.pipeline.viewing import find_page, open_page
+
+    display = console_display()
+    page = find_page(run, redact=redact, display=display)
+    if not no_open and not open_page(page):
+        display.logger.warning("no browser was found; open the page yourself")
+    print_output({"report": str(page)}, str(page), as_json=as_json)
 
 
 def explore(
