@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import evaluation, gates, generation, training, viewing
+from derta.cli.verbs import asking, evaluation, gates, generation, training, viewing
 from derta.errors import DertaError, escape_hidden
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for verb in (
     training.run,
     training.data,
     training.train,
+    asking.evaluate,
     generation.attack,
     generation.generate,
     generation.threshold,

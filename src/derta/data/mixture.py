@@ -67,9 +67,13 @@ def plan_mixture(
     >>> plan_mixture(PrepareConfig(), available_triples=3000, available_helpful=60000, triples_per_unit=1)
     MixtureCounts(triples=3000, vanilla_triples=None, helpful=60000)
 
+    With 0, nothing is trained, and nothing is needed.
+
     Raises:
         DataError: The config requires more data than is available, or no triple remains.
     """
+    if triples_per_unit == 0:
+        return MixtureCounts(0, None, 0)
     share = 2 if config.match_instances and triples_per_unit > 1 else 1
     per_triple = config.helpful_per_safety * _INSTANCES_PER_TRIPLE
     triples, helpful = config.num_triples, config.num_helpful
@@ -108,6 +112,8 @@ def unused_note(config: PrepareConfig, counts: MixtureCounts, *, available_tripl
     >>> unused_note(PrepareConfig(), counts, available_triples=80, available_helpful=160).partition(":")[0]
     'Only 8 of 80 triples are trained on'
     """
+    if not counts.triples:
+        return ""
     used = max(counts.triples, counts.vanilla_triples or 0)
     share = used // counts.triples
     is_limited = config.num_triples is None and counts.triples < available_triples // share

@@ -70,6 +70,8 @@ class PreparedData(NamedTuple):
     def notes(self) -> list[str]:
         """Summary of the remaining, dropped and changed data and of a method's training set, as sentences."""
         counts = self.counts
+        if not counts.triples:  # nothing is trained
+            return []
         vanilla = "" if counts.vanilla_triples is None else f" (vanilla: {counts.vanilla_triples})"
         notes = [
             f"{len(self.triples)} triples remain for training; dropped: {format_counts(self.dropped_triples)}; "
@@ -151,7 +153,7 @@ def prepare(
         refusal_words: Same as for training; `normalize` replaces apologies with the first one.
         seed: Random seed of the held-out split.
         triples_per_unit: Largest `triples_per_unit` of the methods to train. With 1, as without vanilla, no triples are
-            reserved for `match_instances`.
+            reserved for `match_instances`. 0: nothing is trained, and no data is needed.
         **settings: Fields of `PrepareConfig`.
 
     Raises:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from derta.metrics.axes import AXES
-from derta.results import AxisName, Frontier, FrontierRate, Summary, TextTable
+from derta.results import AxisName, Frontier, FrontierDifference, FrontierRate, Summary, TextTable
 
 _ATTACK: tuple[AxisName, AxisName] = ("attack_success", "attack_not_refused")
 _OTHERS: tuple[AxisName, ...] = ("over_refusal", "helpfulness", "malformed_attack", "malformed_benign")
 
 
-def glance_lines(summary: Summary, *, folder: Path) -> list[TextTable | str]:
+def glance_lines(summary: Summary, *, folder: Path, differences: bool = False) -> list[TextTable | str]:
     """Return a table of the rates of all methods, and the path of the report in `folder`.
 
-    Without a judge of harm, the rate of attacks is that of replies that do not refuse, under that name.
+    With `differences`, a second table has the paired differences of the other methods to the baseline. Without a judge
+    of harm, the rate of attacks is that of replies that do not refuse, under that name.
 
     >>> glance_lines(Summary(title="a run", recipe="a run", versions={}, cells=()), folder=Path("runs/a"))
     ['no rates: no evaluation was judged for all methods', 'report: runs/a/report.html']
@@ -24,7 +25,8 @@ def glance_lines(summary: Summary, *, folder: Path) -> list[TextTable | str]:
     path = f"report: {folder / 'report.html'}"
     if summary.frontier is None:
         return ["no rates: no evaluation was judged for all methods", path]
-    return [_table(summary), path]
+    others = [_differences(summary.frontier)] if differences and len(summary.frontier.points) > 1 else []
+    return [_table(summary), *others, path]
 
 
 def glance_values(summary: Summary, *, folder: Path) -> dict[str, Any]:
@@ -34,7 +36,9 @@ def glance_values(summary: Summary, *, folder: Path) -> dict[str, Any]:
         return paths | {"methods": []}
     names = _names(summary.frontier)
     methods = [
-        {"method": point.method, "seeds": list(point.seeds)} | {name: point.rates[name].model_dump() for name in names}
+        {"method": point.method, "seeds": list(point.seeds)}
+        | {name: point.rates[name].model_dump() for name in names}
+        | {"differences": {name: one.model_dump() for name, one in point.differences.items() if name in names}}
         for point in summary.frontier.points
     ]
     return paths | {"methods": methods}
@@ -62,6 +66,25 @@ def _table(summary: Summary) -> TextTable:
     by = "; ".join(f"{judges} ({', '.join(titles)})" for judges, titles in judged.items())
     caption = f"percent with 95 % intervals, means over the sets; n: judged replies; judges: {by}"
     return TextTable(summary.title, ("method", *header), rows, caption)
+
+
+def _differences(frontier: Frontier) -> TextTable:
+    names = _names(frontier)
+    rows = [
+        (point.method, *(_signed(point.differences.get(name)) for name in names))
+        for point in frontier.points
+        if point.method != frontier.baseline
+    ]
+    header = ("method", *(AXES[name].title for name in names))
+    caption = "percentage points with 95 % intervals, on the prompts that both answered"
+    return TextTable(f"Difference to {frontier.baseline}", header, rows, caption)
+
+
+def _signed(one: FrontierDifference | None) -> str:
+    if one is None:
+        return "–"
+    value, low, high = (f"{round(100 * number, 1) + 0.0:+.1f}" for number in (one.value, one.low, one.high))
+    return f"{value} ({low} to {high})"
 
 
 def _shared_count(column: Sequence[FrontierRate]) -> str:

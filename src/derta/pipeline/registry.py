@@ -136,12 +136,12 @@ class Registry:
         return list({method.name: method for method in methods}.values())
 
     def triples_per_unit(self, names: Iterable[str]) -> int:
-        """Return the largest `triples_per_unit` of some methods and of those that they are initialised from.
+        """Return the largest `triples_per_unit` of the methods to train and of those that they are initialised from.
 
-        >>> Registry().triples_per_unit(["derta"]), Registry().triples_per_unit(["derta", "dpo"])
-        (1, 2)
+        >>> [Registry().triples_per_unit(names) for names in (["derta"], ["derta", "dpo"], ["base"])]
+        [1, 2, 0]
         """
-        return max((one.triples_per_unit for one in self.all_methods(names)), default=1)
+        return max((one.triples_per_unit for one in self.all_methods(names) if one.trains), default=0)
 
     def attack(self, section: EvaluationSection, *, refusal_words: Sequence[str] = REFUSAL_WORDS) -> Attack:
         """Return the attack of an evaluation, built with its options.
