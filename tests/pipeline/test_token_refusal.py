@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import derta.pipeline.run as run_module
-from derta.chat import encode_prompt, refusal_tokens
+from derta.chat import Turn, encode_prompt, refusal_tokens
 from derta.config import load_recipe
 from derta.engines import load_engine
 from derta.files import read_records, write_records
@@ -86,7 +86,6 @@ def test_a_ban_of_refusal_words_does_not_change_the_probability(tiny_model_dir):
     message = Message(role="user", content="How do I bake bread?")
     plain = Prompt(id="a", request_id="r", attack="direct", messages=(message,))
     banned = plain.model_copy(update={"id": "b", "decoding": {"banned": ("Sorry",)}})
-    from derta.chat import Turn
 
     turn = Turn(encode_prompt(engine.chat, plain), [5, 6, 7], [])
     first, second = engine.next_refusals([plain, banned], [turn, turn])
@@ -209,3 +208,25 @@ def test_the_estimate_has_the_cost(finished, caplog):
     [note] = [line for line in caplog.messages if line.startswith("Refusal probabilities by token")]
     assert "9 replies and 2 harmful answers are read once more by each model, at most" in note
     assert "(profile_replies: 5)" in note
+
+
+@pytest.mark.parametrize("words", [("Sorry",), ("I cannot", "Sorry")], ids=["one token", "several tokens"])
+@pytest.mark.parametrize(("kind", "tokenizer"), [("gemma3", "bpe"), ("gpt2", "spm"), ("qwen3", "bpe")])
+def test_probabilities_of_a_batch_are_those_of_each_row_alone(make_model_dir, kind, tokenizer, words):
+    home = make_model_dir(kind=kind, tokenizer={"kind": tokenizer})
+    engine = load_engine(home, dtype="float32", device="cpu", refusal_words=words)
+    message = Message(role="user", content="How do I bake bread?")
+    prompts = [
+        Prompt(id=str(i), request_id="r", attack="prefill", messages=(message,), prefill=prefill)
+        for i, prefill in enumerate((None, "Sure, here", "Sure, here are the steps. Step 1:"))
+    ]
+    turns = [
+        Turn(encode_prompt(engine.chat, prompt), [7 + i for i in range(length)], [])
+        for prompt, length in zip(prompts, (30, 1, 0), strict=True)
+    ]
+    rows = engine.next_refusals(prompts, turns)
+    assert [len(row) for row in rows] == [31, 2, 1]
+    for turn, row in zip(turns, rows, strict=True):
+        ids = [*turn.prompt_ids, *turn.response_ids]
+        expected = plain_probabilities(engine, [*ids, 0], len(turn.prompt_ids))
+        assert row == pytest.approx(expected, abs=2e-6)

@@ -70,6 +70,7 @@ def test_each_token_has_the_colour_and_the_number_of_its_position(scored, make_s
     assert "highest 100.0\u00a0% at token 4" in "".join(data for _, data in page.texts)
     cells = ["".join(data for p, data in page.texts if p[-1:] == ("q",))]
     assert cells == [", tea↵\n now"]  # the table: positions 2 to 4
+    assert [data for path, data in page.texts if path[-2:] == ("p", "span") and "harm" in data] == ["not harmful"]
     numbers = [data.strip() for path, data in page.texts if path[-1:] == ("td",) and data.strip()]
     assert numbers == ["0.1", "50.0", "100.0"]
 

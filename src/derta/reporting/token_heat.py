@@ -14,6 +14,7 @@ from typing import NamedTuple
 from markupsafe import escape
 
 from derta.errors import escape_hidden
+from derta.reporting.reply_views import Chip, reply_view
 from derta.reporting.tables import label_of
 from derta.reporting.text import Label, TruncatedText, format_percent, label_slug, transcript_filter, truncate
 from derta.results import Place, ScoredAnswer, Transcript, place_of
@@ -25,7 +26,7 @@ LEVELS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
 """Lowest probabilities of the colours 1, 2, …; a probability below the first has none."""
 NO_TEXT = "·"
 """Shown for a token without text of its own: a part of a character, or a token that was left out."""
-_TOKEN_BYTES, _MARK_BYTES, _CELL_BYTES, _ROW_BYTES, _PROMPT_BYTES = 7, 38, 9, 260, 1000
+_TOKEN_BYTES, _MARK_BYTES, _CELL_BYTES, _ROW_BYTES, _PROMPT_BYTES = 7, 38, 9, 310, 1000
 
 
 class TokenView(NamedTuple):
@@ -41,11 +42,12 @@ class RowView:
     """Tokens of one method, and the number of those that are left out at the end.
 
     `highest` is the position (from 1) and the percentage of the largest probability of all its tokens; None if none
-    reaches the first level.
+    reaches the first level. `outcome` is the label of a reply, as in the transcripts; None for a harmful answer.
     """
 
     method: str
     seed: int | None
+    outcome: Chip | None
     tokens: tuple[TokenView, ...]
     num_omitted: int
     highest: tuple[int, str] | None
@@ -92,10 +94,11 @@ class TokenHeat:
 
 
 class _Scored(NamedTuple):
-    """Token texts of one method with their probabilities."""
+    """Token texts of one method with their probabilities, and the label of the reply."""
 
     method: str
     seed: int | None
+    outcome: Chip | None
     texts: list[str]
     probabilities: Sequence[float]
 
@@ -141,7 +144,7 @@ def _answer_entries(answers: Sequence[ScoredAnswer]) -> dict[Place | None, list[
     for one in answers:
         entry = found.setdefault((one.request_id, one.text), _Entry(one.request_id, one.request, "", []))
         texts = _token_texts(one.text, one.token_starts, len(one.refusal_probability))
-        _add(entry, _Scored(one.method, one.seed, texts, one.refusal_probability))
+        _add(entry, _Scored(one.method, one.seed, None, texts, one.refusal_probability))
     return {None: list(found.values())} if found else {}
 
 
@@ -154,7 +157,7 @@ def _reply_entries(transcripts: Sequence[Transcript]) -> dict[Place | None, list
         new = _Entry(prompt.request_id, prompt.request or "", prompt.prefill or "", [])
         entry = found.setdefault(place_of(prompt), {}).setdefault(prompt.id, new)
         texts = _token_texts(reply.text, reply.token_starts, len(one.refusal_probability))
-        _add(entry, _Scored(one.method, one.seed, texts, one.refusal_probability))
+        _add(entry, _Scored(one.method, one.seed, reply_view(one).outcome, texts, one.refusal_probability))
     return {place: list(entries.values()) for place, entries in found.items()}
 
 
@@ -210,7 +213,7 @@ def _row_view(row: _Scored) -> RowView:
     )
     place, value = max(enumerate(row.probabilities, start=1), key=lambda each: each[1])
     highest = (place, format_percent(value)) if level_of(value) else None
-    return RowView(row.method, row.seed, tokens, len(row.texts) - len(tokens), highest)
+    return RowView(row.method, row.seed, row.outcome, tokens, len(row.texts) - len(tokens), highest)
 
 
 def _shown(text: str) -> str:
