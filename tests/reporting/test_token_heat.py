@@ -129,6 +129,20 @@ def test_removed_text_leaves_colours_and_numbers(scored):
     assert [(token.text, token.level) for token in prompt.rows[0].tokens] == [("·", 4), ("·", 0)]
 
 
+def test_a_redacted_page_has_no_token_of_attacks_and_answers(scored, make_summary, parse):
+    rows = [scored(["secret", " plan"], [0.3, 0.0], request="masked?", prefill="begun")]
+    html = render_report(make_summary(), rows, answers=[answer(["boiled", " water"], [0.5, 0.1])], redact=True)
+    for word in ("secret", "plan", "masked", "begun", "boiled", "water"):
+        assert word not in section(html)
+    page = parse(section(html))
+    assert [(title, text) for _, title, text in tokens_of(page)] == [
+        *[("50.0 %", "·"), ("10.0 %", "·")],
+        *[("30.0 %", "·"), (None, "·")],
+    ]
+    assert "Redacted. Harmful answers, attacks and replies" in page.text
+    assert "ossibly harmful" not in page.text
+
+
 def test_the_section_is_small_whatever_the_run_has_and_every_attack_is_in_it(scored, make_summary, parse):
     tokens = [f" word{i}" for i in range(300)]
     rows = [
