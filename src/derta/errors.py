@@ -110,6 +110,10 @@ class ServerError(EngineError):
     """
 
 
+_MOST = 40
+"""Number of valid names from which on a message lists no more."""
+
+
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     """Return a hint for an error message: the valid name closest to an invalid one, or the list of all valid names.
 
@@ -120,7 +124,8 @@ def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(names)}" if names else "there are none"
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return f"known: {', '.join(names[:_MOST])}{more}" if names else "there are none"
 
 
 def install_advice(extra: str) -> str:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from derta.config import load_recipe, merge, read_values
+from derta.config import load_recipe, merge, parse_yaml, read_values
 from derta.errors import RecipeError
 
 BASE = """
@@ -28,6 +28,17 @@ def write(tmp_path):
         return tmp_path / name
 
     return to
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3", "{a: {c: 1, c: 2}}", "- {1: x, 1: y}"])
+def test_a_key_that_is_there_twice_is_an_error_with_its_lines(text):
+    with pytest.raises(ValueError, match=r"the key `\w` is there twice \(lines 1 and \d\); merge both, or remove one"):
+        parse_yaml(text)
+
+
+def test_keys_of_different_types_and_merged_mappings_are_no_duplicates():
+    assert parse_yaml("{1: a, '1': b}") == {1: "a", "1": "b"}
+    assert parse_yaml("{a: &a {x: 1}, b: {<<: *a, x: 2}}") == {"a": {"x": 1}, "b": {"x": 2}}
 
 
 def test_a_recipe_overrides_the_one_it_includes(write):

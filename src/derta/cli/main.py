@@ -10,7 +10,7 @@ import typer
 
 from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import asking, evaluation, gates, generation, training, viewing
+from derta.cli.verbs import about, asking, evaluation, gates, generation, training, viewing
 from derta.errors import DertaError, escape_hidden
 
 app = typer.Typer(
@@ -42,10 +42,13 @@ for verb in (
     evaluation.frontier,
     gates.gate,
     viewing.view,
+    about.check,
+    about.schema,
     viewing.explore,
 ):
     app.command()(verb)
 app.command(name="fine-tune")(training.fine_tune)
+app.command(name="list")(about.list_)
 
 
 def _is_other_warning(record: logging.LogRecord) -> bool:

@@ -1,8 +1,9 @@
 """Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
+from derta.config.combinations import check_together, faults_together
 from derta.config.data import DEFAULT_OPENER, AnswerSource, DataSection, PrepareConfig, SafePolicy
 from derta.config.decoding import CalibrationSection, method_threshold
-from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand
+from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand, unset_variables
 from derta.config.evaluation import (
     EngineConfig,
     EvaluationSection,
@@ -16,7 +17,7 @@ from derta.config.evaluation import (
 from derta.config.models import ModelSection, OtherModel
 from derta.config.recipe import THRESHOLD, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.config.recipe_file import merge, parse_yaml, read_values
-from derta.config.rows import ROW_FIELDS, RowConfig, check_rows, validate_values
+from derta.config.rows import ROW_FIELDS, RowConfig, validate_values, value_faults
 from derta.config.sections import Section, SourceSection
 from derta.config.train import (
     ELSEWHERE,
@@ -28,6 +29,7 @@ from derta.config.train import (
     allowed_fields,
     check_field,
 )
+from derta.config.training import TrainingField, combination_faults, setting_faults, training_fields
 
 __all__ = [
     "DEFAULT_OPENER",
@@ -58,11 +60,14 @@ __all__ = [
     "SectionKey",
     "SourceSection",
     "TrainSection",
+    "TrainingField",
     "allowed_fields",
     "check_field",
-    "check_rows",
+    "check_together",
+    "combination_faults",
     "expand_section",
     "expand_variables",
+    "faults_together",
     "is_allowed",
     "load_recipe",
     "merge",
@@ -71,6 +76,10 @@ __all__ = [
     "parse_yaml",
     "read_values",
     "recommended_method",
+    "setting_faults",
+    "training_fields",
     "unexpand",
+    "unset_variables",
     "validate_values",
+    "value_faults",
 ]

@@ -61,6 +61,8 @@ class DataSection(PrepareConfig):
     """The `data` section of a recipe: data sources and the settings of preparation.
 
     Attributes:
+        triples: Safety data: harmful requests, each with a safe and a harmful response; columns in docs/data.md.
+        helpful: Helpful data: requests or conversations with answers.
         counter: Counter examples: benign requests that look like harmful ones, answered (`counter_per_triple`).
         distill_tokens: Maximum length in tokens of the model's own answers (`answers: model`); longer ones are dropped.
         preferences: Rows of {query, chosen, rejected}, the training data of preference methods (dpo) in addition to the

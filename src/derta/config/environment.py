@@ -47,6 +47,13 @@ def is_allowed(name: str, env: Collection[str]) -> bool:
     return name.startswith(PREFIX) or name in env
 
 
+def unset_variables(text: str) -> list[str]:
+    """Return the names of the environment variables in a path that are not set; none if the path itself exists."""
+    names = [match[1] or match[2] for match in _VARIABLE.finditer(text)]
+    unset = [name for name in names if _NAME.fullmatch(name) and name not in os.environ]
+    return [] if not unset or exists(text) else unset  # noqa: PTH110 - raises on a long text
+
+
 def expand_variables(text: str, *, key: str, env: Collection[str]) -> str:
     """Expand `$NAME`, `${NAME}`, and a leading `~/` or `derta:NAME` in a path.
 

@@ -21,7 +21,13 @@ _ENGINE_PATHS = ("model", "settings.tokenizer", "settings.adapter", "settings.te
 
 
 class EngineConfig(Section):
-    """Configuration of an engine: the model to load, the name of the engine, and its settings."""
+    """Configuration of an engine: the model to load, the name of the engine, and its settings.
+
+    Attributes:
+        model: Folder or hub id; with `api`, the model's name on the server.
+        engine: `hf` (Transformers, in this process), `vllm`, or `api` (an OpenAI-compatible server).
+        settings: Settings of the engine, such as `endpoints` or `dtype`; see docs/serving.md.
+    """
 
     PATHS = _ENGINE_PATHS
 
@@ -31,7 +37,14 @@ class EngineConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Configuration of a judge: its name and, if the judge uses a model, the fields of `EngineConfig`."""
+    """Configuration of a judge: its name and, if the judge uses a model, the fields of `EngineConfig`.
+
+    Attributes:
+        name: Name of the judge (docs/judges.md); a judge without a model may be written as its name alone.
+        model: Model of the judge, for those that use one.
+        engine: Engine of that model.
+        settings: Settings of that engine.
+    """
 
     PATHS = _ENGINE_PATHS
 
@@ -78,6 +91,12 @@ class EvaluationSection(Section):
     """An entry of `evaluate`: one attack on one set of requests, or a file of prompts.
 
     Attributes:
+        attack: Name of the attack (docs/attacks.md).
+        options: Options of the attack; `derta list attacks` lists them.
+        search: Models of a search attack.
+        suite: What the replies count as: `attack`, `over_refusal` or `helpfulness`.
+        name: Name of the set of requests in the report.
+        max_new_tokens: Maximum number of new tokens of a reply. None: that of `generate`.
         requests: A data source, or `held_out`: the requests held out by `data.held_out_requests`.
         prompts: A JSONL file of `Prompt` records, instead of `attack`, `options` and `requests`. By default each prompt
             counts under its attack; with a `name`, all count in the section's `suite` under that name.
@@ -150,6 +169,8 @@ class GenerateSection(Section):
         engine: `hf` or `vllm`. `vllm` does not support attacks on decoding (refusal_ban, rank_assisted).
         settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
             recipe's other sections.
+        max_new_tokens: Maximum number of new tokens of a reply.
+        dtype: Precision of the models that generate.
         batch_tokens: Batch size as rows times tokens, for `hf` only. None: by device and its free memory.
         refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced; the
             calibration of each model's (`CalibrationSection`); or the file of `derta threshold` for the recipe's only
@@ -193,6 +214,9 @@ class FineTuningPace(Section):
     Attributes:
         learning_rate: None: 2e-5 on helpful data, 5e-5 on harmful data; both are for full fine-tuning.
         global_batch_size: Rows of an optimizer step. None: 128 on helpful data, 10 on harmful data.
+        lr_scheduler_type: Name of Hugging Face's learning rate schedule.
+        warmup_steps: Number of warmup steps, or their share if below 1.
+        weight_decay: Weight decay.
         num_train_epochs: None: 1 on helpful data, 5 on harmful data. Ignored if the attack sets `steps`.
     """
 
@@ -213,6 +237,7 @@ class FineTuningSection(Section):
             None: the steps of `pace.num_train_epochs`.
         helpful: Benign data, in the formats of `data.helpful`.
         harmful: Harmful data, in the formats of `data.triples`; the harmful responses are the labels.
+        pace: Training hyperparameters of the attack.
 
     Source: Qi et al., Fine-tuning Aligned Language Models Compromises Safety, arXiv 2310.03693, section 4; the
     hyperparameters are from LLM-Tuning-Safety/LLMs-Finetuning-Safety, commit 8a3b38f, llama2/tier1 … tier3 (two

@@ -47,6 +47,10 @@ class Recipe(Section):
             `method_settings` defines, and other models to evaluate as they are: `{name: rival, path: org/rival}`, with
             the keys of `OtherModel`. These and `base` are evaluated once, and not for each seed.
         models: The other models among `methods`, by name; filled from there.
+        model: The model to tune.
+        data: Data sources, and their preparation.
+        train: Settings of training: derta's own, and Hugging Face's training arguments.
+        generate: Settings of generation, for the replies of all models.
         baseline: The method that all others are compared with. None: the first method that trains.
         recommended: The method that the report's verdict compares with the baseline. None: see `recommended_method`.
         method_settings: Training settings by method: the fields of the method's config (dpo: `beta`), and values that

@@ -84,6 +84,7 @@ def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
         return counts[node]
     counts[node], total = 0, 1
     if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
         total += sum(_count_nodes(key, counts) + _count_nodes(value, counts) for key, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
         total += sum(_count_nodes(item, counts) for item in node.value)
@@ -91,6 +92,16 @@ def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
         raise ValueError(f"expected at most {MAX_NODES} values, got more; remove the aliases")
     counts[node] = total
     return total
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raise a ValueError for a key that a mapping has twice: YAML's parser would drop the first value."""
+    keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    first: dict[tuple[str, str], yaml.ScalarNode] = {}
+    for key in keys:
+        if (one := first.setdefault((key.tag, key.value), key)) is not key:
+            lines = f"{one.start_mark.line + 1} and {key.start_mark.line + 1}"
+            raise ValueError(f"the key `{key.value:.60}` is there twice (lines {lines}); merge both, or remove one")
 
 
 def merge(beneath: Any, above: Any) -> Any:

@@ -6,7 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -150,7 +150,8 @@ class RowConfig:
     def __post_init__(self) -> None:
         for name, value in validate_values(RowConfig, vars(self)).items():
             setattr(self, name, value)
-        check_rows(self)
+        for fault in row_faults(self):
+            raise fault
 
     @property
     def term_weights(self) -> tuple[float, ...]:
@@ -162,7 +163,8 @@ ROW_FIELDS = tuple(item.name for item in fields(RowConfig))
 
 
 @cache
-def _adapters(config: type) -> dict[str, TypeAdapter[Any]]:
+def field_adapters(config: type) -> dict[str, TypeAdapter[Any]]:
+    """Return the validator of each field of a config dataclass (cached)."""
     hints = get_type_hints(config, include_extras=True)
     settings = ConfigDict(arbitrary_types_allowed=True)
     return {item.name: TypeAdapter(hints[item.name], config=settings) for item in fields(config) if item.init}
@@ -177,48 +179,59 @@ def validate_values(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: an invalid value; `key` is its field.
     """
-    adapters = _adapters(config)
+    adapters = field_adapters(config)
     checked: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in adapters:
-            continue
-        try:
-            checked[name] = adapters[name].validate_python(value)
-        except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"]
-            raise RecipeError(f"{message}, got {value!r:.80}", key=name) from error
+        if name in adapters:
+            parsed = _parse(adapters[name], name, value)
+            if isinstance(parsed, RecipeError):
+                raise parsed
+            checked[name] = parsed
     return checked
 
 
-def check_rows(config: RowConfig) -> None:
-    """Validate combinations of settings.
+def value_faults(adapters: Mapping[str, TypeAdapter[Any]], values: Mapping[str, Any]) -> Iterator[RecipeError]:
+    """Yield an error for each value that its adapter refuses; `key` is its field."""
+    for name, value in values.items():
+        if name in adapters and isinstance(fault := _parse(adapters[name], name, value), RecipeError):
+            yield fault
 
-    Raises:
-        RecipeError: two settings exclude each other; `key` has their names.
-    """
+
+def _parse(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
+    """Return a value converted to the type of its field, or the error."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        fault = RecipeError(f"{error.errors(include_url=False)[0]['msg']}, got {value!r:.80}", key=name)
+        fault.__cause__ = error
+        return fault
+
+
+def row_faults(config: RowConfig) -> Iterator[RecipeError]:
+    """Yield an error for each set of values that exclude each other; `key` has their names."""
     weights = (config.helpful_weight, config.safe_weight, config.rto_weight)
     if not any(weights):
-        raise RecipeError("expected at least one above 0, got none", key="helpful_weight, safe_weight, rto_weight")
+        yield RecipeError("expected at least one above 0, got none", key="helpful_weight, safe_weight, rto_weight")
     if config.reference:
-        _check_reference(config)
+        yield from _reference_faults(config)
     if config.earlier_turn_share and not config.follow_ups:
-        raise RecipeError("expected at least one message of the user, got none", key="follow_ups")
+        yield RecipeError("expected at least one message of the user, got none", key="follow_ups")
     if config.tree_rows and config.attn_implementation not in ("sdpa", "flex_attention"):
-        raise RecipeError(
+        yield RecipeError(
             f"expected attn_implementation sdpa or flex_attention, got {config.attn_implementation}",
             key="tree_rows",
         )
 
 
-def _check_reference(config: RowConfig) -> None:
-    """Refuse the settings that the released code does not have."""
+def _reference_faults(config: RowConfig) -> Iterator[RecipeError]:
+    """Yield an error for each setting that the released code does not have."""
     if config.tree_rows or config.branches_per_triple > 1:
-        raise RecipeError(
+        yield RecipeError(
             "the released code has no tree_rows and one branches_per_triple; leave them out", key="reference"
         )
     if config.normalization == "row" or any(getattr(config, name) != 1 for name in TERM_WEIGHTS):
-        raise RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
+        yield RecipeError("the released code has its own normalization and no weights; leave them out", key="reference")
     others = ("step_tokens", "refuse_in", "earlier_turn_share", "sorry_dropout_end", "max_prefix", "rto_targets")
     for name in (*others, "rto_margin", "anchor_weight", "completion_per_triple", "counter_per_triple"):
         if getattr(config, name) != getattr(RowConfig, name):
-            raise RecipeError(f"the released code has no {name}; leave it out", key="reference")
+            yield RecipeError(f"the released code has no {name}; leave it out", key="reference")

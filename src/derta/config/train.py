@@ -139,6 +139,9 @@ class LoraSection(Section):
     """Configuration of LoRA adapters, with PEFT's names and the paper's values.
 
     Attributes:
+        r: Rank.
+        lora_alpha: Scale; the update is multiplied by `lora_alpha / r`.
+        lora_dropout: Dropout on the input of the adapters.
         target_modules: Names of the linear layers to adapt, or a regular expression.
         target_parameters: Names of parameters to adapt that are not linear layers, such as fused experts; requires
             `lora_dropout: 0`.

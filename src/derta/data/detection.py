@@ -41,6 +41,11 @@ def names_of(format: Format) -> list[str]:
     return [*names, *(format.optional or ()), *(CONTEXT if "instruction" in names else ())]
 
 
+def required_names(format: Format) -> list[str]:
+    """Return the required fields of a format, where the names of which one is needed are joined by `|`."""
+    return ["|".join(names) for names in _alternatives(format)]
+
+
 def _read_names(format: Format, row: Row) -> list[str]:
     """Return the names of the fields that a format reads in a row: of alternatives, one."""
     fields = fields_of(row)
@@ -98,7 +103,7 @@ def pick_format(
         return key, format, chain([first], rows)
     raise DataError(
         f"{first.where}: no known format has the fields {_listed(fields)}; expected one of: {_described(formats)}; "
-        f"{_nearest(formats, fields)}map the names with `columns`, or rename the fields"
+        f"{_nearest(formats, fields)}map the names with `columns: {{NAME: FIELD}}`, or rename the fields"
     )
 
 

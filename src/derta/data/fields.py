@@ -67,7 +67,8 @@ def value_of(row: Row, name: str) -> Any:
     fields = fields_of(row)
     if name not in fields:
         raise DataError(
-            f"{row.where}: expected a field {name!r}, got {', '.join(fields) or 'none'}; fix or remove the row"
+            f"{row.where}: expected a field {name!r}, got {', '.join(fields) or 'none'}; map it with `columns`, or fix "
+            "or remove the row"
         )
     return fields[name]
 
@@ -131,7 +132,7 @@ def name_of(row: Row, names: Sequence[str]) -> str:
     if not present:
         raise DataError(
             f"{row.where}: expected a field {' or '.join(map(repr, names))}, got {', '.join(fields) or 'none'}; "
-            "fix or remove the row"
+            "map it with `columns`, or fix or remove the row"
         )
     return next((name for name in present if fields[name] not in (None, "")), present[0])
 

@@ -73,7 +73,11 @@ _OWN = ("category", "answer", "harmful", "steps", "messages", "tools")
 def _requests(row: Row) -> dict[str, object]:
     """Return the fields of a row in our format; the id may be an integer."""
     fields = fields_of(row)
-    return {"id": _id_of(row, "id"), "text": fields["text"], **{name: fields[name] for name in _OWN if name in fields}}
+    return {
+        "id": _id_of(row, "id"),
+        "text": value_of(row, "text"),
+        **{name: fields[name] for name in _OWN if name in fields},
+    }
 
 
 def _harmbench(row: Row) -> dict[str, object]:

@@ -72,6 +72,7 @@ class Rubric(NamedTuple):
     parse: Callable[[str], ParsedVerdict]
     max_new_tokens: int
     reasons_first: bool
+    description: str = ""
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
@@ -114,14 +115,40 @@ def parse_strongreject(text: str) -> ParsedVerdict:
 
 RUBRICS: dict[str, Rubric] = {
     "guideline": Rubric(
-        "guideline", "chat", None, _word_parser(VERDICT, yes="unsafe", no="safe"), 512, reasons_first=True
+        "guideline",
+        "chat",
+        None,
+        _word_parser(VERDICT, yes="unsafe", no="safe"),
+        512,
+        reasons_first=True,
+        description="Harm by a written guideline, prompted to any chat model; reasons, then a verdict.",
     ),
-    "strongreject": Rubric("strongreject", "chat", None, parse_strongreject, 768, reasons_first=True),
+    "strongreject": Rubric(
+        "strongreject",
+        "chat",
+        None,
+        parse_strongreject,
+        768,
+        reasons_first=True,
+        description="StrongREJECT's rubric, prompted to any chat model: refusal, convincingness, specificity.",
+    ),
     "harmbench": Rubric(
-        "harmbench", "raw", _HARMBENCH_LINES, _word_parser(_YES_NO, yes="yes", no="no"), 4, reasons_first=False
+        "harmbench",
+        "raw",
+        _HARMBENCH_LINES,
+        _word_parser(_YES_NO, yes="yes", no="no"),
+        4,
+        reasons_first=False,
+        description="HarmBench's classifier of attack success (its own model).",
     ),
     "llama_guard_3": Rubric(
-        None, "chat", _GUARD_LINES, _word_parser(_SAFE, yes="unsafe", no="safe"), 24, reasons_first=False
+        None,
+        "chat",
+        _GUARD_LINES,
+        _word_parser(_SAFE, yes="unsafe", no="safe"),
+        24,
+        reasons_first=False,
+        description="Llama Guard 3: a safe or unsafe answer (its own model).",
     ),
 }
 

@@ -25,10 +25,12 @@ def _lazy(module: str, name: str) -> Callable[..., Any]:
 
 DPO = Method(
     name="dpo",
+    description="Direct preference optimization of the safe over the harmful response, after vanilla (TRL).",
     dataset=_lazy("dpo", "encode_pairs"),
     init_from="vanilla",
     package=("trl", "dpo"),
     config=_lazy("dpo", "config_class"),
+    own_settings=("beta", "precompute_ref_log_probs"),
     trainer=_lazy("dpo", "pair_trainer"),
     plan=_lazy("dpo", "plan_pairs"),
     unit="pairs",
@@ -36,9 +38,11 @@ DPO = Method(
 BALANCED_DPO = replace(
     DPO,
     name="balanced_dpo",
+    description="DPO of answers to look-alike requests over the model's own refusals, after balanced.",
     dataset=_lazy("own_refusals", "encode_own_pairs"),
     init_from="balanced",
     config=_lazy("own_refusals", "config_class"),
+    own_settings=(*DPO.own_settings, "counter_examples", "answer_starts", "reply_tokens", "triples_per_pair"),
     own_refusals=True,
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in (BASE, *ROW_METHODS, DPO, BALANCED_DPO)}

@@ -45,6 +45,7 @@ class Method:
 
     Attributes:
         name: The name in recipes, folders and reports.
+        description: One sentence for `derta list methods`.
         dataset: Encodes a training set as the trainer's dataset.
         loss: The loss function; None: cross-entropy at the labels of the rows (`derta.train.loss.label_loss`).
         triples_per_unit: Triples for each triple of DeRTa, so that both train on the same number of instances.
@@ -52,6 +53,7 @@ class Method:
         package: The required package, and the extra of derta that installs it.
         config: Returns the config class, on first use; None: `DertaConfig`. Fields that it adds are set in a recipe's
             `method_settings`, not in `train`.
+        own_settings: Names of the fields that `config` adds, which are known before it is imported.
         trainer: Builds the trainer; None: `derta.methods.tuning.row_trainer`, which returns a `DertaTrainer`.
         plan: Counts the trainer's work, as `derta.train.estimate.plan` does.
         unit: The trainer's input, for messages.
@@ -72,11 +74,13 @@ class Method:
 
     name: str
     dataset: EncodeDataset
+    description: str = ""
     loss: Loss | None = None
     triples_per_unit: int = 1
     init_from: str | None = None
     package: tuple[str, str] | None = None
     config: Callable[[], type[DertaConfig]] | None = None
+    own_settings: tuple[str, ...] = ()
     trainer: Callable[..., Trainer] | None = None
     plan: Callable[[Any], Plan] | None = None
     unit: str = "rows"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def row_method(
     name: str,
+    description: str = "",
     *,
     harmful_prefix: bool = False,
     rto: bool = False,
@@ -40,7 +41,13 @@ def row_method(
     'derta'
     """
     dataset = partial(encode_rows, harmful_prefix=harmful_prefix, rto=rto)
-    return Method(name=name, dataset=dataset, triples_per_unit=triples_per_unit, defaults=defaults or {})
+    return Method(
+        name=name,
+        description=description,
+        dataset=dataset,
+        triples_per_unit=triples_per_unit,
+        defaults=defaults or {},
+    )
 
 
 def encode_rows(
@@ -106,18 +113,29 @@ def _check_conversations(data: TrainingSet, support: TemplateSupport) -> None:
             raise ModelError(f"{name} ({source or 'no source'}): {fault}; or drop the row")
 
 
-BASE = replace(row_method("base"), trains=False)
+BASE = replace(row_method("base", "The recipe's model without training."), trains=False)
 """The recipe's model without training."""
 
 ROW_METHODS = (
-    row_method("vanilla", triples_per_unit=2),
-    row_method("vanilla_half"),
-    row_method("harmful_prefix", harmful_prefix=True),
-    row_method("rto", rto=True),
-    row_method("derta", harmful_prefix=True, rto=True),
-    row_method("deep_alignment", harmful_prefix=True, defaults={"prefix_share": 0.5, "max_prefix": 100}),
+    row_method("vanilla", "Standard safety tuning: safe responses and helpful answers.", triples_per_unit=2),
+    row_method("vanilla_half", "Vanilla on as many triples as DeRTa, instead of twice as many."),
+    row_method("harmful_prefix", "Safe responses after a prefix of the harmful response.", harmful_prefix=True),
+    row_method("rto", "Refusal at every position of the harmful response (reinforced transition).", rto=True),
     row_method(
-        "balanced", harmful_prefix=True, rto=True, defaults={"completion_per_triple": 2.5, "counter_per_triple": 2.0}
+        "derta", "The paper's method: harmful-prefix safe responses and RTO together.", harmful_prefix=True, rto=True
+    ),
+    row_method(
+        "deep_alignment",
+        "Half of the safe responses after 1 to 100 harmful tokens (Qi et al., 2024).",
+        harmful_prefix=True,
+        defaults={"prefix_share": 0.5, "max_prefix": 100},
+    ),
+    row_method(
+        "balanced",
+        "DeRTa with completion and counter rows, against over-refusal.",
+        harmful_prefix=True,
+        rto=True,
+        defaults={"completion_per_triple": 2.5, "counter_per_triple": 2.0},
     ),
 )
 """Methods of rows. `deep_alignment`: half of the safe responses follow 1 to 100 tokens of the harmful one, as in Qi et

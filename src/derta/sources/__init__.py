@@ -114,7 +114,7 @@ def _rows_of(source: str | Path, *, split: str, config: str | None, separator: s
     kind = _file_kind(path)
     if isdir(source):  # noqa: PTH112 - Path.is_dir raises on a long text
         return folder_rows(path, config=config, split=split)
-    if separator is None and _is_hub_id(source):
+    if separator is None and is_hub_id(source):
         return hub_rows(str(source), config=config, split=split)
     if config is not None:
         raise DataError(f"{source}: expected no `config` for a file, got {config!r}; remove it")
@@ -139,10 +139,11 @@ def _file_kind(path: Path) -> str | None:
 
 def source_name(source: str | Path) -> str:
     """Return the value of a record's `source` field: a file name without its extension, a folder name, or a hub id."""
-    return str(source) if _is_hub_id(source) else plain_name(Path(source)).stem
+    return str(source) if is_hub_id(source) else plain_name(Path(source)).stem
 
 
-def _is_hub_id(source: str | Path) -> bool:
+def is_hub_id(source: str | Path) -> bool:
+    """Return whether a source is the id of a hub dataset: `org/name`, where no file has that name."""
     return (
         isinstance(source, str)
         and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from os.path import expanduser
 from pathlib import Path
+from typing import NamedTuple
 
 from derta.errors import DataError, did_you_mean
 
 PREFIX = "derta:"
+
+
+class ShippedSet(NamedTuple):
+    """A data set of the package: what its rows are, the key of a recipe that it is for, and its licence."""
+
+    description: str
+    use: str
+    licence: str = "Apache-2.0"
+
+
+SHIPPED: Mapping[str, ShippedSet] = {
+    "ordinary_sorry": ShippedSet("110 harmless requests; a good answer says sorry in the ordinary way.", "evaluate"),
+    "ordinary_sorry_counter": ShippedSet("60 other requests with answers that say sorry once.", "data.counter"),
+    "ordinary_sorry_prefilled": ShippedSet("110 prompts whose answer has begun and says sorry.", "evaluate: prompts"),
+}
+"""The data sets of the package by name."""
 
 
 def shipped_sets() -> dict[str, Path]:

@@ -15,23 +15,11 @@ import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from derta.config import REFUSED, check_rows, validate_values
+from derta.config import REFUSED, check_together, validate_values
 from derta.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from derta.train.config import DertaConfig
-
-_OPTIMIZERS_WITH_ARGS = (
-    "anyprecision", "ademamix", "sgd", "adagrad", "rmsprop", "galore", "apollo", "grokadamw", "stable", "torch_4bit",
-    "torch_8bit", "schedule_free",
-)  # fmt: skip
-"""Parts of the names of optimizers that use `optim_args`; see transformers' `trainer_optimizer`."""
-
-_MINIMUMS = {
-    "dataloader_num_workers": 0, "dataloader_prefetch_factor": 1, "per_device_eval_batch_size": 1, "max_grad_norm": 0,
-    "adam_epsilon": 0, "eval_delay": 0, "seed": 0, "data_seed": 0,
-}  # fmt: skip
-"""Minimum values of arguments that Hugging Face does not validate."""
 
 
 class Derived(int):
@@ -91,7 +79,7 @@ def check_config(config: type[DertaConfig], values: Mapping[str, Any]) -> dict[s
     types = _types(config)
     for name, value in parsed.items():
         _check_choice(types[name], name, value)
-    _check_together(cast("Any", SimpleNamespace(**(defaults | parsed))))
+    check_together(SimpleNamespace(**(defaults | parsed)))
     return parsed
 
 
@@ -127,62 +115,6 @@ def _check_choice(kind: Any, name: str, value: Any) -> None:
             allowed = [str(member.value) for member in choice]
             if value not in allowed:
                 raise RecipeError(f"expected one of {', '.join(allowed)}, got {value!r}", key=name)
-
-
-def _check_numbers(config: DertaConfig) -> None:
-    for name, minimum in _MINIMUMS.items():
-        value = getattr(config, name)
-        if value is not None and not value >= minimum:
-            raise RecipeError(f"expected {minimum} or more, got {value}", key=name)
-    for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(config, name) < 1:
-            raise RecipeError(f"expected 0 or more and less than 1, got {getattr(config, name)}", key=name)
-
-
-def _check_together(config: DertaConfig) -> None:
-    check_rows(config)
-    _check_numbers(config)
-    rows_at_once = config.per_device_train_batch_size
-    if config.global_batch_size % rows_at_once:
-        raise RecipeError(
-            f"expected a multiple of per_device_train_batch_size ({rows_at_once}), got {config.global_batch_size}; "
-            "change one of them",
-            key="global_batch_size",
-        )
-    if config.bf16 and config.fp16:
-        raise RecipeError("expected at most one of them, got both", key="bf16, fp16")
-    if config.max_steps == 0:
-        raise RecipeError("expected a number of steps, or -1 for all epochs, got 0", key="max_steps")
-    by_length = config.train_sampling_strategy == "group_by_length"
-    if by_length and (config.pack_tokens or config.reference):
-        raise RecipeError("group_by_length requires padded rows; set pack_tokens to 0", key="train_sampling_strategy")
-    if config.attn_implementation == "flash_attention_2" and not (config.bf16 or config.fp16):
-        raise RecipeError("flash_attention_2 requires 16 bits; set bf16 or fp16", key="attn_implementation")
-    _check_unread(config)
-    if config.eval_strategy == "no" and (config.eval_steps or config.eval_delay):
-        raise RecipeError("have no effect with eval_strategy 'no'; set it to steps", key="eval_steps, eval_delay")
-
-
-def _check_unread(config: DertaConfig) -> None:
-    """Refuse arguments that would have no effect."""
-    optim, saving = (str(getattr(value, "value", value)) for value in (config.optim, config.save_strategy))
-    if config.optim_args and not any(part in optim for part in _OPTIMIZERS_WITH_ARGS):
-        raise RecipeError(f"{optim} does not use them; remove them, or choose another optim", key="optim_args")
-    if config.optim_target_modules and not optim.startswith(("galore", "apollo")):
-        raise RecipeError(f"only galore and apollo use it, and optim is {optim}; remove it", key="optim_target_modules")
-    if config.save_steps and saving in ("no", "epoch", "best"):
-        raise RecipeError(f"has no effect with save_strategy {saving!r}; remove one of them", key="save_steps")
-    if saving == "best" and (config.eval_strategy == "no" or config.metric_for_best_model is None):
-        raise RecipeError(
-            "'best' requires eval_strategy and metric_for_best_model; set them, or use steps", key="save_strategy"
-        )
-    if not config.dataloader_num_workers and (
-        config.dataloader_persistent_workers or config.dataloader_prefetch_factor
-    ):
-        raise RecipeError(
-            "expected workers, got none; set dataloader_num_workers",
-            key="dataloader_persistent_workers, dataloader_prefetch_factor",
-        )
 
 
 def check_machine(config: DertaConfig) -> None:
