@@ -188,8 +188,9 @@ class Reply(Record):
 
     With `unanswered`, the text is empty and `reason` is the server's; judges return no outcome for such a reply, and it
     counts as unanswered in every rate. `token_starts[i]` is the character offset of token i in `text`, which converts
-    positions in the text to tokens; replies that others published have neither token ids nor offsets. `sample` numbers
-    the replies to one prompt. `answer_at` is the character offset at which the answer of a model that thinks begins:
+    positions in the text to tokens; replies that others published have neither token ids nor offsets. `prompt_tokens`
+    is the number of tokens of the prompt as sent, where the engine counts them. `sample` numbers the replies to one
+    prompt. `answer_at` is the character offset at which the answer of a model that thinks begins:
     the length of the text if the thought is not closed, None if the model has no thoughts or the format is unknown.
     `input_hash` and `producer` are the provenance (`derta.provenance`); None for replies of other origin.
 
@@ -205,6 +206,7 @@ class Reply(Record):
     reason: str = ""
     token_ids: tuple[int, ...] | None = None
     token_starts: tuple[int, ...] | None = None
+    prompt_tokens: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
     answer_at: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
     input_hash: str | None = None
     producer: dict[str, str] | None = None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from derta.data.requests import load_requests
 from derta.errors import DataError
-from derta.formats.inspect import sample_id
+from derta.formats.file_names import sample_id
 from derta.sources import archives
 
 ROW = "Rye?,1,2,3,4,A\n"

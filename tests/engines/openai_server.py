@@ -197,6 +197,7 @@ def model_answer(engine: Any) -> Answer:
             ended = [min(stop_ids)] if written.stop_reason == "eos" else []
             more = {"token_ids": [*written.token_ids, *ended], "stop_reason": None}
         text = tokenizer.decode(written.token_ids, skip_special_tokens=body.get("skip_special_tokens", True))
-        return choice(path, text, "stop" if written.stop_reason == "eos" else "length", **more)
+        reason = "stop" if written.stop_reason == "eos" else "length"
+        return choice(path, text, reason, **more) | {"usage": {"prompt_tokens": len(token_ids)}}
 
     return answer

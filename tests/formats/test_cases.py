@@ -94,7 +94,7 @@ def test_a_missing_judge_is_answered_with_the_command_that_writes_its_verdicts(f
 
 
 def test_an_unknown_cell_is_answered_with_the_cells_of_the_file(folder):
-    with pytest.raises(DataError, match=r"--cell: expected one of direct, prefill@50%, got 'prefil'"):
+    with pytest.raises(DataError, match="--cell: no attack or data set 'prefil'; did you mean 'prefill@50%'"):
         read_judged_cases(folder / "replies.jsonl", cell="prefil")
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,23 @@ def behaviors(finished, tmp_path):
     return path
 
 
-def test_a_run_gives_a_file_for_each_model_with_every_reply(finished, tmp_path, derta):
+def test_a_run_gives_a_file_for_each_model_and_cell(finished, tmp_path, derta):
     out = tmp_path / "harmbench"
-    called = derta("export", finished.folder, "--format", "harmbench", "--out", out)
+    called = derta("export", finished.folder, "--format", "harmbench", "--out", out, "--json")
+    assert called.code == 0, called.err
+    cells = ["benign.json", "direct.json", "prefill@0%.json", "prefill@50%.json"]
+    paths = [out / home / cell for home in ("derta-seed0", "vanilla-seed0") for cell in cells]
+    assert sorted(map(Path, json.loads(called.out)["files"])) == sorted(path for path in out.glob("*/*")) == paths
+    assert (
+        derta("export", finished.folder / "derta-seed0", "--format", "harmbench", "--out", tmp_path / "one").code == 0
+    )
+    copies = sorted((tmp_path / "one").glob("*/*"))
+    assert [path.read_text() for path in copies] == [path.read_text() for path in paths[:4]]
+
+
+def test_a_file_for_each_model_has_every_reply_if_cells_are_pooled(finished, tmp_path, derta):
+    out = tmp_path / "harmbench"
+    called = derta("export", finished.folder, "--format", "harmbench", "--out", out, "--pool")
     assert called.code == 0, called.err
     assert sorted(path.name for path in out.iterdir()) == ["derta-seed0.json", "vanilla-seed0.json"]
     prompts = {prompt.id: prompt for prompt in read_records(finished.folder / "prompts.jsonl", Prompt)}
@@ -45,7 +60,7 @@ def test_a_run_gives_a_file_for_each_model_with_every_reply(finished, tmp_path, 
 
 def test_harm_verdicts_are_labels_where_there_are_any(finished, replies, tmp_path, derta):
     out = tmp_path / "one.json"
-    called = derta("export", replies, "--format", "harmbench", "--judge", "harm", "--out", out)
+    called = derta("export", replies, "--format", "harmbench", "--judge", "harm", "--out", out, "--pool")
     assert called.code == 0, called.err
     labels = [row.get("label") for rows in json.loads(out.read_text()).values() for row in rows]
     verdicts = list(read_records(replies.parent / "verdicts.harm.jsonl", Verdict))
@@ -70,14 +85,15 @@ def test_a_jailbreakbench_artifact_of_one_attack(replies, behaviors, tmp_path, d
     [
         (["--format", "harmbnech"], "format: unknown 'harmbnech'; did you mean 'harmbench'?"),
         (["--format", "harmbench", "--judge", "gsm8k"], "derta judge"),
-        (["--format", "harmbench", "--judge", "harm", "--judge", "refusal"], "room for one judge"),
-        (["--format", "harmbench", "--judge", "refusal"], "expected verdicts on harm, found none"),
-        (["--format", "harmbench", "--cell", "drect"], "got 'drect'"),
+        (["--format", "harmbench", "--judge", "harm", "--judge", "refusal", "--pool"], "room for one judge"),
+        (["--format", "harmbench", "--judge", "refusal", "--pool"], "expected verdicts on harm, found none"),
+        (["--format", "harmbench", "--cell", "drect"], "no attack or data set 'drect'; did you mean 'direct'?"),
+        (["--format", "harmbench"], "has replies of 4 attacks and data sets"),
         (
             ["--format", "harmbench", "--attack-type", "manual"],
             "format harmbench: has no place for behaviors and attack_",
         ),
-        (["--format", "jailbreakbench"], "expected --judge, --behaviors and --attack-type"),
+        (["--format", "jailbreakbench", "--pool"], "expected --judge, --behaviors and --attack-type"),
         (
             ["--format", "jailbreakbench", "--attack-type", "grey"],
             "attack_type: unknown 'grey'; known: white_box, black_box, transfer, manual",

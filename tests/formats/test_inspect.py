@@ -5,6 +5,7 @@ import pytest
 from derta.errors import EngineError
 from derta.formats.cases import JudgedCase
 from derta.formats.inspect import write_log
+from derta.formats.replies import read_cases
 from derta.records import Message, Prompt, Reply, Verdict
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -60,6 +61,31 @@ def test_inspect_s_own_reader_finds_every_case(log):
     assert (samples["a"].output.completion, samples["a"].output.stop_reason) == ("Mix flour.", "max_tokens")
     assert (samples["raw"].input, samples["raw"].output.stop_reason) == ("First clean", "stop")
     assert samples["b"].metadata["category"] == "kitchen"
+    assert {sample.target for sample in log.samples} == {"refuse"}
+
+
+def test_a_log_of_one_cell_is_a_task_with_its_name_its_tokens_and_its_targets(tmp_path):
+    reader = pytest.importorskip("inspect_ai.log", reason="needs the extra `inspect`")
+    sums = [
+        JudgedCase(
+            Prompt(
+                id=str(number), request_id="r", request="2 + 3?", attack="direct", suite="helpfulness", dataset="sums",
+                messages=(Message(role="user", content="2 + 3?"),), answer="5" if number else None,
+            ),
+            Reply(prompt_id=str(number), text="5", token_ids=(7, 8), prompt_tokens=10),
+            {"exact": Verdict(prompt_id=str(number), judge="exact", correct=True)},
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    write_log(tmp_path / "x.eval", sums, model="m", judges=["exact"], now=NOW)
+    log = reader.read_eval_log(str(tmp_path / "x.eval"))
+    assert (log.eval.task, log.eval.dataset.name, log.eval.tags) == ("sums", "sums", ["helpfulness"])
+    assert [sample.target for sample in log.samples] == ["answer", "5", "5"]
+    usage = log.samples[0].output.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (10, 2, 12)
+    assert log.stats.model_usage["m"].total_tokens == 36
+    cases = list(read_cases(tmp_path / "x.eval"))
+    assert [case.prompt.answer for case in cases] == [None, "5", "5"]
 
 
 def test_verdicts_are_scores_and_what_is_unscored_stays_so(log):

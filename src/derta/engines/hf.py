@@ -210,6 +210,7 @@ class HfEngine:
                     stop_reason=one.stop_reason,
                     token_ids=tuple(one.token_ids),
                     token_starts=detokenized.token_starts,
+                    prompt_tokens=len(encoded[batch[one.row]]),
                     answer_at=answer_offset(self.chat, prompts[batch[one.row]], detokenized.text),
                 )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
@@ -81,12 +81,14 @@ class TextAnswer(BaseModel):
     """Answer to a completions request."""
 
     choices: Annotated[list[TextChoice], AfterValidator(_in_order)]
+    usage: Any = None
 
 
 class ChatAnswer(BaseModel):
     """Answer to a chat request."""
 
     choices: Annotated[list[ChatChoice], AfterValidator(_in_order)]
+    usage: Any = None
 
 
 A = TypeVar("A", TextAnswer, ChatAnswer)
@@ -198,16 +200,28 @@ def reply_from_answer(prompt: Prompt, answer: TextAnswer | ChatAnswer, *, chat: 
         text = _content(choice)
     elif choice.token_ids is not None and chat is not None:
         return reply_from_tokens(
-            chat, prompt, choice.token_ids, finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
+            chat,
+            prompt,
+            choice.token_ids,
+            finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
+            prompt_tokens=_prompt_tokens(answer.usage),
         )
     else:
         text = choice.text
     return Reply(
         prompt_id=prompt.id,
         text=text,
+        prompt_tokens=_prompt_tokens(answer.usage),
         stop_reason=STOP_REASONS.get(choice.finish_reason, "unknown"),
         answer_at=None if chat is None else answer_offset(chat, prompt, text),
     )
+
+
+def _prompt_tokens(usage: object) -> int | None:
+    """Return the prompt's tokens in a server's usage; None if it has none, because servers differ in this part."""
+    tokens = cast("dict[str, Any]", usage).get("prompt_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) and tokens >= 0 else None
 
 
 def _content(choice: TextChoice | ChatChoice) -> str:

@@ -135,6 +135,7 @@ def reply_from_tokens(
     *,
     finish_reason: str | None,
     stop_reason: int | str | None = None,
+    prompt_tokens: int | None = None,
 ) -> Reply:
     """Return the reply for generated token ids, without the stop token.
 
@@ -144,6 +145,7 @@ def reply_from_tokens(
         token_ids: Generated token ids.
         finish_reason: `stop` or `length`, as in vLLM and the OpenAI protocol.
         stop_reason: Stop token or stop text, if it is not the model's end-of-sequence token (vLLM).
+        prompt_tokens: Number of tokens of the prompt, if it is known.
     """
     reply_ids = list(token_ids)
     ends = {*chat.stop_ids, *chat.tokenizer.all_special_ids, stop_reason}
@@ -156,6 +158,7 @@ def reply_from_tokens(
         stop_reason=STOP_REASONS.get(finish_reason, "unknown"),
         token_ids=tuple(reply_ids),
         token_starts=decoded.token_starts,
+        prompt_tokens=prompt_tokens,
         answer_at=answer_offset(chat, prompt, decoded.text),
     )
 

@@ -87,7 +87,7 @@ class VllmEngine:
         return [refusal_probabilities([next(scores) for _ in group], len(forms)) for group in groups]
 
     def _replies(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], params: Any) -> Iterator[Reply]:
-        for prompt, output in zip(prompts, self._outputs(encoded, params), strict=True):
+        for prompt, ids, output in zip(prompts, encoded, self._outputs(encoded, params), strict=True):
             [generated] = output.outputs
             yield reply_from_tokens(
                 self.chat,
@@ -95,6 +95,7 @@ class VllmEngine:
                 generated.token_ids,
                 finish_reason=generated.finish_reason,
                 stop_reason=generated.stop_reason,
+                prompt_tokens=len(ids),
             )
 
     def _scores(self, rows: Sequence[Row]) -> list[list[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.errors import DataError
+from derta.errors import DataError, did_you_mean
 from derta.files import read_records
 from derta.formats.replies import read_cases
 from derta.protocols import Case
@@ -70,7 +70,7 @@ def read_judged_cases(
     selected = [case for case in cases if cell in {None, case.prompt.cell}]
     if not selected:
         cells = dict.fromkeys(case.prompt.cell for case in cases)
-        raise DataError(f"{replies}: --cell: expected one of {', '.join(cells)}, got {cell!r}")
+        raise DataError(f"{replies}: --cell: no attack or data set {cell!r}; {did_you_mean(cell or '', cells)}")
     return selected
 
 

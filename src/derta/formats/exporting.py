@@ -12,6 +12,7 @@ from typing import NamedTuple, get_args
 from derta.errors import DataError, did_you_mean
 from derta.files import write_text
 from derta.formats.cases import JudgedCase, case_files, read_judged_cases
+from derta.formats.file_names import file_stem
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
 from derta.formats.jailbreakbench import AttackType, artifact, read_behaviors
@@ -28,11 +29,15 @@ class ExportOptions:
 
 
 class Format(NamedTuple):
-    """An output format: its writer, its file suffix, and whether it has the options `behaviors` and `attack_type`."""
+    """An output format: its writer, its file suffix, and whether it has the options `behaviors` and `attack_type`.
+
+    `one_cell`: a file has the replies of one cell, unless cells are pooled.
+    """
 
     write: Callable[[Path, Sequence[JudgedCase], str, ExportOptions], None]
     suffix: str
     has_attack_fields: bool = False
+    one_cell: bool = False
 
 
 def export(
@@ -43,6 +48,7 @@ def export(
     judges: Sequence[str] = (),
     model: str | None = None,
     cell: str | None = None,
+    pool: bool = False,
     prompts: Path | None = None,
     behaviors: Path | None = None,
     attack_type: str | None = None,
@@ -58,12 +64,14 @@ def export(
     {'tea': [{'test_case': 'How?', 'generation': 'Boil water.', 'attack': 'direct'}]}
 
     Args:
-        source: A run folder, a file of replies with verdicts in its folder, or cases.
-        out: The output file; for a run folder the output folder, with one file per model.
+        source: A run folder, the folder of one of its models, a file of replies with verdicts in its folder, or cases.
+        out: The output file; for a folder the output folder, which has a folder for each model and in it a file for
+            each cell.
         format: A key of `FORMATS`.
         judges: Names of the judges whose verdicts are exported; by default all with verdicts.
         model: Name of the model in the output; by default the name of its folder.
         cell: Export only the replies of this cell, such as `prefill@50%`; by default all.
+        pool: Write one file per model, with attacks and harmless requests together.
         prompts: The file of prompts of a file of replies, if it is not in the same folder.
         behaviors: JailbreakBench's file of behaviours, an option of the format `jailbreakbench`.
         attack_type: JailbreakBench's type of the attack, an option of the format `jailbreakbench`.
@@ -87,11 +95,39 @@ def export(
         return [out]
     source, written = Path(source), list[Path]()
     for file, path in _files(source, out, entry.suffix):
-        check_output(path, [*case_files(file, prompts=prompts), behaviors])
         cases = read_judged_cases(file, judges=judges, prompts=prompts, cell=cell)
-        entry.write(path, cases, model or file.parent.name or file.stem, options)
-        written.append(path)
+        parts = {path: cases} if pool else _by_cell(cases, path, entry, source)
+        for target, part in parts.items():
+            check_output(target, [*case_files(file, prompts=prompts), behaviors])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            entry.write(target, part, model or file.parent.name or file.stem, options)
+        written += parts
     return written
+
+
+def _by_cell(cases: Sequence[JudgedCase], path: Path, entry: Format, source: Path) -> dict[Path, Sequence[JudgedCase]]:
+    """Return the cases of each output file: of a folder, and of an output without the format's suffix, by cell.
+
+    Raises:
+        DataError: one file would mix attacks and harmless requests, or cells in a format of one cell a file.
+    """
+    cells: dict[tuple[str, str], list[JudgedCase]] = {}
+    for case in cases:
+        cells.setdefault((case.prompt.suite, case.prompt.cell), []).append(case)
+    if len(cells) == 1 and not source.is_dir():
+        return {path: cases}
+    if not source.is_dir() and path.suffix == entry.suffix:
+        if entry.one_cell or len({suite for suite, _ in cells}) > 1:
+            names = ", ".join(name for _, name in cells)
+            raise DataError(
+                f"{source}: has replies of {len(cells)} attacks and data sets ({names:.200}); pass a folder as --out "
+                "for a file of each, or add --cell NAME or --pool"
+            )
+        return {path: cases}
+    folder = path.with_suffix("") if path.suffix == entry.suffix else path
+    names = [name for _, name in cells]
+    stems = [file_stem(f"{name} ({suite})" if names.count(name) > 1 else name) for suite, name in cells]
+    return {folder / f"{stem}{entry.suffix}": part for stem, part in zip(stems, cells.values(), strict=True)}
 
 
 def _files(source: Path, out: Path, suffix: str) -> list[tuple[Path, Path]]:
@@ -100,7 +136,7 @@ def _files(source: Path, out: Path, suffix: str) -> list[tuple[Path, Path]]:
         return [(source, out)]
     files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
     if not files:
-        raise DataError(f"{source}: expected a run folder, found no replies.jsonl in it; pass the file of replies")
+        raise DataError(f"{source}: expected a run's folder or a model's, found no replies.jsonl in it; check the path")
     return [(file, out / f"{file.parent.name}{suffix}") for file in files]
 
 
@@ -154,5 +190,5 @@ def _write_json(path: Path, value: object) -> None:
 FORMATS: dict[str, Format] = {
     "harmbench": Format(_write_harmbench, ".json"),
     "jailbreakbench": Format(_write_jailbreakbench, ".json", has_attack_fields=True),
-    "inspect": Format(_write_inspect, ".eval"),
+    "inspect": Format(_write_inspect, ".eval", one_cell=True),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,22 +11,23 @@ from typing import Any, get_args
 
 from derta.errors import EngineError, install_advice
 from derta.formats.cases import JudgedCase
-from derta.records import Measure, Message, short_hash
+from derta.formats.file_names import sample_id
+from derta.records import Measure, Message, Suite, short_hash
 from derta.run_folder import versions
 from derta.stats import rate
 
-_PATH_TRICK = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\\|^\w:")
-"""Parts of a path that are empty, `.` or `..`, backslashes, and a drive of Windows."""
-_NOT_IN_NAMES = re.compile(r"[^\w@%+., -]")
-
+EXPECTED: Mapping[Suite, str] = {"attack": "refuse", "over_refusal": "answer", "helpfulness": "answer"}
+"""Targets of attacks, whose reference answer is harmful, and of samples without a reference answer."""
 STOP_REASONS = {"eos": "stop", "stop": "stop", "length": "max_tokens", "unknown": "unknown"}
 
 
 def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Sequence[str], now: datetime) -> None:
     """Write one model's cases as an Inspect log, with one score for each measure of a judge, named `judge:measure`.
 
-    An unscored verdict is Inspect's unscored value with the judge's reason, and is left out of the means. A case
-    without a verdict has no score.
+    The task is the cell of the cases, or `derta` if they are of several. An unscored verdict is Inspect's unscored
+    value with the judge's reason, and is left out of the means. A case without a verdict has no score. The usage has
+    the tokens of the prompt and the reply, where the engine counted them. The target is what the reply should do:
+    refuse an attack, or give the reference answer of a harmless request, or any answer.
 
     Raises:
         EngineError: the package inspect-ai is missing.
@@ -38,7 +38,9 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
         raise EngineError(f"--format inspect: expected the package inspect-ai, found none; {install_advice('inspect')}")
     inspect: Any = import_module("inspect_ai.log")
     scores: list[tuple[str, Measure]] = [(judge, measure) for judge in judges for measure in _measures(cases, judge)]
+    cells = list(dict.fromkeys((case.prompt.suite, case.prompt.cell) for case in cases))
     name = short_hash(model, *(case.prompt.id for case in cases))
+    samples = [_sample(inspect, case, model=model, scores=scores) for case in cases]
     created = now.isoformat(timespec="seconds")
     sample_ids = [sample_id(case.prompt.id) for case in cases]
     log = inspect.EvalLog(
@@ -48,9 +50,12 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
             run_id=name,
             task_id=name,
             created=created,
-            task="derta",
+            task=cells[0][1] if len(cells) == 1 else "derta",
+            tags=list(dict.fromkeys(suite for suite, _ in cells)),
             model=model,
-            dataset=inspect.EvalDataset(name="prompts", samples=len(cases), sample_ids=sample_ids),
+            dataset=inspect.EvalDataset(
+                name=cells[0][1] if len(cells) == 1 else "prompts", samples=len(cases), sample_ids=sample_ids
+            ),
             config=inspect.EvalConfig(epochs=1),
             packages=versions(),
         ),
@@ -59,27 +64,13 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
             completed_samples=len(cases),
             scores=[_total(inspect, cases, judge, measure) for judge, measure in scores],
         ),
-        stats=inspect.EvalStats(started_at=created, completed_at=created),
-        samples=[_sample(inspect, case, model=model, scores=scores) for case in cases],
+        stats=inspect.EvalStats(started_at=created, completed_at=created, model_usage=_total_usage(model, samples)),
+        samples=samples,
     )
     partial = path.with_name(path.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     inspect.write_eval_log(log, partial, format="eval")
     partial.replace(path)
-
-
-def sample_id(prompt_id: str) -> str:
-    """Return the id of a sample, which Inspect uses as a file name in its archive.
-
-    It is the prompt's id. If that could be a path out of the folder to which the archive is extracted, its other
-    characters are replaced and a hash is appended.
-
-    >>> sample_id("prefill@50%:7"), sample_id("../../7")
-    ('prefill@50%:7', '.._.._7-4d6d17f18882353d')
-    """
-    if prompt_id.isprintable() and not _PATH_TRICK.search(prompt_id):
-        return prompt_id
-    return f"{_NOT_IN_NAMES.sub('_', prompt_id)[:100]}-{short_hash(prompt_id)}"
 
 
 def _measures(cases: Sequence[JudgedCase], judge: str) -> list[Measure]:
@@ -111,28 +102,49 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
         reply.text,
         stop_reason="content_filter" if reply.unanswered == "filtered" else STOP_REASONS[reply.stop_reason],
     )
+    output.usage = _usage(case)
     input_messages = model_input if messages else [_message(Message(role="user", content=prompt.text or ""))]
     return inspect.EvalSample(
         id=sample_id(prompt.id),
         epoch=1,
         input=model_input,
-        target=prompt.answer or "",
+        target=(prompt.answer if prompt.suite != "attack" else None) or EXPECTED[prompt.suite],
         messages=[*input_messages, output.message],
         output=output,
+        model_usage={} if output.usage is None else {model: output.usage},
         scores={
             f"{judge}:{measure}": _score(case, judge, measure) for judge, measure in scores if judge in case.verdicts
         },
         metadata={
             "prompt_id": prompt.id,
             "request": prompt.request,
+            "answer": prompt.answer,
             "request_id": prompt.request_id,
             "suite": prompt.suite,
             "cell": prompt.cell,
+            "attack": prompt.attack,
+            "variant": prompt.variant,
+            "dataset": prompt.dataset,
             "category": prompt.category,
             "prefilled": bool(prompt.prefill),
             "mode": prompt.mode,
         },
     )
+
+
+def _usage(case: JudgedCase) -> Any:
+    """Return the tokens of a case in Inspect's format; None if the engine did not count those of the reply."""
+    reply = case.reply
+    if reply.token_ids is None:
+        return None
+    prompt_tokens, reply_tokens = reply.prompt_tokens or 0, len(reply.token_ids)
+    usage: Any = import_module("inspect_ai.model").ModelUsage
+    return usage(input_tokens=prompt_tokens, output_tokens=reply_tokens, total_tokens=prompt_tokens + reply_tokens)
+
+
+def _total_usage(model: str, samples: Sequence[Any]) -> dict[str, Any]:
+    usages = [sample.output.usage for sample in samples if sample.output.usage is not None]
+    return {model: sum(usages[1:], start=usages[0])} if usages else {}
 
 
 def _message(message: Message) -> Any:

@@ -56,8 +56,9 @@ def _row(sample: Row) -> Row:
     row |= {name: metadata[name] for name in ("request", "category", "mode") if metadata.get(name)}
     if metadata.get("cell"):
         row["attack"] = metadata["cell"]
-    if isinstance(fields.get("target"), str) and fields["target"]:
-        row["answer"] = fields["target"]
+    answer = metadata.get("answer") if "answer" in metadata else fields.get("target")  # ours have a target in any case
+    if isinstance(answer, str) and answer:
+        row["answer"] = answer
     return Row(sample.where, row | _output(fields.get("output"), fields.get("error"), sample.where, attachments))
 
 

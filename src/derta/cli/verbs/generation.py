@@ -140,27 +140,30 @@ def threshold(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Run folder, or a file of replies.")],
+    source: Annotated[Path, typer.Argument(help="Run folder, folder of one of its models, or a file of replies.")],
     out: Out,
     fmt: Annotated[str, typer.Option("--format", help="Output format: harmbench, jailbreakbench or inspect.")],
     judges: Annotated[
         list[str], typer.Option("--judge", help="Judge whose verdicts to export; inspect: all judges by default.")
     ] = [],
-    cell: Annotated[str | None, typer.Option(help="Export only this attack, such as prefill@50%.")] = None,
+    cell: Annotated[str | None, typer.Option(help="Export only this attack or data set, such as prefill@50%.")] = None,
+    pool: Annotated[bool, typer.Option("--pool", help="One file per model, not one per attack and data set.")] = False,
     model: Annotated[str | None, typer.Option(help="Model name in the exported file.")] = None,
     behaviors: Annotated[Path | None, typer.Option(help="jailbreakbench: its behaviors CSV.")] = None,
     attack_type: Annotated[
         str | None, typer.Option(help="jailbreakbench: white_box, black_box, transfer or manual.")
     ] = None,
     prompts: Prompts = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export replies and verdicts to another project's format.
 
-    For a run folder, --out is a folder that receives one file per model.
+    For a folder, --out is a folder that receives a folder per model, with a file per attack and data set (for inspect:
+    a task).
 
     Example: derta export runs/gemma --format inspect --out logs
     """
-    from derta.cli.console import console_display
+    from derta.cli.console import console_display, print_output
     from derta.formats import export as write
 
     paths = write(
@@ -169,10 +172,13 @@ def export(
         format=fmt,
         judges=judges,
         cell=cell,
+        pool=pool,
         model=model,
         prompts=prompts,
         behaviors=behaviors,
         attack_type=attack_type,
     )
+    display = console_display()
     for path in paths:
-        console_display().logger.info(path)
+        display.logger.info(path)
+    print_output({"files": [str(path) for path in paths]}, as_json=as_json)
