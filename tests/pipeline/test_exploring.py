@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from derta.chat import encode_prompt, refusal_tokens
 from derta.engines import load_engine
 from derta.errors import ModelError
-from derta.pipeline.exploring import ALTERNATIVES, Question, continue_conversation
+from derta.pipeline.exploring import ALTERNATIVES, Question, StoppedError, continue_conversation
 from derta.records import Message
 from tolerances import logit_tolerance
 
@@ -91,6 +91,15 @@ def test_a_stop_token_among_the_alternatives_is_marked(make_model_dir):
 def test_control_characters_are_visible(engine):
     answer = continue_conversation(engine, question(prefill="a\u202eb\x1b[2J"))
     assert "".join(one.visible for one in answer.positions[: answer.prefilled]).count("⟨U+") == 2
+
+
+def test_a_generation_stops_before_the_next_token_and_leaves_no_hook(engine):
+    passes = []
+    with pytest.raises(StoppedError):
+        continue_conversation(engine, question(), stopped=lambda: passes.append(1) or len(passes) == 3)
+    assert len(passes) == 3
+    assert not engine.model._forward_pre_hooks
+    assert len(continue_conversation(engine, question()).positions) == 7
 
 
 @pytest.mark.parametrize(

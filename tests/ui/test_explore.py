@@ -92,14 +92,14 @@ def test_one_model_generates_at_a_time(client, monkeypatch, engine):
     running, most = 0, 0
     guard, first_runs, may_end = threading.Lock(), threading.Event(), threading.Event()
 
-    def slow(_engine, question):
+    def slow(_engine, question, *, stopped):
         nonlocal running, most
         with guard:
             running += 1
             most = max(most, running)
         first_runs.set()
         may_end.wait(5)
-        found = continue_conversation(engine, question)
+        found = continue_conversation(engine, question, stopped=stopped)
         with guard:
             running -= 1
         return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -106,7 +107,13 @@ class Continuation(Record):
         return "".join(one.text for one in self.positions[self.prefilled :])
 
 
-def continue_conversation(engine: HfEngine, question: Question) -> Continuation:
+class StoppedError(EngineError):
+    """A generation that its caller has stopped."""
+
+
+def continue_conversation(
+    engine: HfEngine, question: Question, *, stopped: Callable[[], bool] = lambda: False
+) -> Continuation:
     """Continue a conversation greedily, and score each position of the answer, those of the prefill too.
 
     The refusal probability is that of decoding with a threshold: a refusal word of several tokens counts by its first.
@@ -121,7 +128,13 @@ def continue_conversation(engine: HfEngine, question: Question) -> Continuation:
     >>> len(answer.positions), answer.prefilled, "".join(one.text for one in answer.positions[:2])
     (6, 2, ' take the')
 
+    Args:
+        engine: The model.
+        question: The conversation and the settings of decoding.
+        stopped: Called before each token; generation stops when it returns True.
+
     Raises:
+        StoppedError: it was stopped.
         ModelError: the conversation is too long for the model, its template refuses it, or it cannot encode a text.
         EngineError: the logits are NaN or infinite.
     """
@@ -132,7 +145,8 @@ def continue_conversation(engine: HfEngine, question: Question) -> Continuation:
 
     prompt, refusal_ids = question.prompt, refusal_tokens(engine.chat, engine.refusal_words).ids
     forcing = None if question.threshold is None else RefusalForcing(refusal_ids, question.threshold)
-    [reply] = replace(engine, forcing=forcing).generate([prompt], max_new_tokens=question.max_new_tokens)
+    with _stopping(engine.model, stopped):
+        [reply] = replace(engine, forcing=forcing).generate([prompt], max_new_tokens=question.max_new_tokens)
     prompt_ids, prefill_ids = encode_prompt(engine.chat, prompt), list[int]()
     if prompt.prefill:
         prompt_ids, prefill_ids, _ = encode_after(
@@ -146,6 +160,21 @@ def continue_conversation(engine: HfEngine, question: Question) -> Continuation:
     return Continuation(
         positions=_positions(engine, ids, scores), prefilled=len(prefill_ids), stop_reason=reply.stop_reason
     )
+
+
+@contextmanager
+def _stopping(model: Any, stopped: Callable[[], bool]) -> Generator[None]:
+    """Raise an error in the model's next pass when `stopped` returns True, while the block runs."""
+
+    def check(*_: object) -> None:
+        if stopped():
+            raise StoppedError("the generation was stopped")
+
+    hook = model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _positions(engine: HfEngine, ids: Sequence[int], scores: Sequence[PositionScores]) -> tuple[Position, ...]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import anyio
-from anyio.to_thread import run_sync
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,6 +18,8 @@ from derta.errors import escape_hidden
 from derta.messages import Record
 from derta.pipeline.labelling_session import CHOICES, QUESTIONS, LabelSession, next_unlabelled
 from derta.ui.answers import json_route, page_routes, read_body, with_errors
+
+T = TypeVar("T")
 
 
 class Label(Record):
@@ -29,22 +35,22 @@ def label_app(session: LabelSession) -> Starlette:
 
     It shows requests and replies, and neither the model nor the attack.
     """
-    turn = anyio.Lock()
+    thread = ThreadPoolExecutor(1)  # one step after the other, as each locks the file
+
+    def in_order(function: Callable[..., T], *arguments: object) -> Awaitable[T]:
+        return get_running_loop().run_in_executor(thread, partial(function, *arguments))
 
     async def row(request: Request) -> Response:
-        async with turn:
-            return JSONResponse(await run_sync(_row, session, request.path_params["place"]))
+        return JSONResponse(await in_order(_row, session, request.path_params["place"]))
 
     async def following(request: Request) -> Response:
         del request
-        async with turn:
-            return JSONResponse(await run_sync(_progress, session, -1))
+        return JSONResponse(await in_order(_progress, session, -1))
 
     async def save(request: Request) -> Response:
         label = await read_body(request, Label)
-        async with turn:
-            await run_sync(session.save, label.reply_hash, label.word)
-            return JSONResponse(await run_sync(_progress, session, label.place))
+        await in_order(session.save, label.reply_hash, label.word)
+        return JSONResponse(await in_order(_progress, session, label.place))
 
     choices = [choice._asdict() for choice in CHOICES[session.measure]]
     return Starlette(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import EngineError, RunError, install_advice
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.types import ASGIApp
 
 
@@ -61,34 +62,40 @@ def listen(port: int = 0) -> Address:
     return Address(listening, token_urlsafe(24))
 
 
-def serve(app: ASGIApp, address: Address, *, announce: Callable[[str], None], open_page: bool = True) -> None:
-    """Serve an application until the process is interrupted; no request is logged.
-
-    Args:
-        app: The page's application; it gets the requests that have the token (see `Guard`).
-        address: Result of `listen`.
-        announce: Called with the page's address once it can be opened.
-        open_page: Open the page in the user's browser.
-    """
+def make_server(app: ASGIApp, address: Address) -> uvicorn.Server:
+    """Return the server of an application, which gets the requests that have the token (`Guard`); none is logged."""
     import uvicorn
 
     from derta.ui.guard import Guard
 
     guarded = Guard(app, token=address.token, port=address.port)
-    config = uvicorn.Config(
-        guarded,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        h11_max_incomplete_event_size=2**16,
+    return uvicorn.Server(
+        uvicorn.Config(
+            guarded,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
     )
+
+
+def serve(app: ASGIApp, address: Address, *, announce: Callable[[str], None], open_page: bool = True) -> None:
+    """Serve an application until the process is interrupted.
+
+    Args:
+        app: The page's application.
+        address: Result of `listen`.
+        announce: Called with the page's address; from then on it can be opened.
+        open_page: Open the page in the user's browser.
+    """
     announce(address.url)
     if open_page:
         webbrowser.open(address.url)
     try:
-        uvicorn.Server(config).run(sockets=[address.socket])
+        make_server(app, address).run(sockets=[address.socket])
     except KeyboardInterrupt:
         return
     finally:
