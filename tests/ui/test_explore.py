@@ -1,13 +1,16 @@
 """The playground's application, without a browser."""
 
+import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
 
 from derta.engines import load_engine
 from derta.pipeline.explored_models import Example
-from derta.pipeline.exploring import Question, continue_conversation
+from derta.pipeline.exploring import Question, StoppedError, continue_conversation
 from derta.records import Message
 from derta.ui import explore
 from derta.ui.answers import MAX_BODY
@@ -113,6 +116,21 @@ def test_one_model_generates_at_a_time(client, monkeypatch, engine):
     for thread in threads:
         thread.join(20)
     assert (running, most) == (0, 1)
+
+
+def test_a_generation_stops_when_its_page_has_gone(engine, monkeypatch):
+    class Gone:
+        async def is_disconnected(self):
+            return True
+
+    def endless(_engine, _question, *, stopped):
+        while not stopped():
+            time.sleep(0.01)
+        raise StoppedError("stopped")
+
+    monkeypatch.setattr(explore, "continue_conversation", endless)
+    with pytest.raises(StoppedError), ThreadPoolExecutor(1) as thread:
+        asyncio.run(explore._while_open(Gone(), thread, engine, Question(**ASKED)))
 
 
 def test_nothing_that_is_typed_is_logged(client, caplog, capfd):

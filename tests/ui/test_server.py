@@ -10,15 +10,12 @@ from derta.ui import server
 
 
 def test_it_listens_on_this_machine_only_with_a_new_token_each_time():
-    first, second = server.listen(), server.listen()
-    try:
+    with server.listen() as first, server.listen() as second:
         assert first.socket.getsockname()[0] == "127.0.0.1"
         assert first.token != second.token
         assert len(first.token) >= 32
         assert first.url == f"http://127.0.0.1:{first.port}/{first.token}/"
-    finally:
-        first.socket.close()
-        second.socket.close()
+    assert first.socket.fileno() == -1
 
 
 def test_a_port_in_use_is_an_error_of_one_line():
@@ -26,8 +23,9 @@ def test_a_port_in_use_is_an_error_of_one_line():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(RunError, match=rf"^--port {port}: cannot listen on it \(.*in use\); choose another one"):
-            server.listen(port)
+        wanted = rf"^--port {port}: cannot listen on it \(.*in use\); choose another one"
+        with pytest.raises(RunError, match=wanted), server.listen(port):
+            pass
 
 
 def test_without_the_extra_the_error_names_an_install_that_works(monkeypatch):

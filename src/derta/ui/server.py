@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, NamedTuple
@@ -44,22 +45,27 @@ def check_installed() -> None:
             raise EngineError(f"expected the package {package} for the page, found none; {install_advice('ui')}")
 
 
-def listen(port: int = 0) -> Address:
-    """Listen on a port of 127.0.0.1 (0: any free one), with a new token.
+@contextmanager
+def listen(port: int = 0) -> Generator[Address]:
+    """Listen on a port of 127.0.0.1 (0: any free one) while the block runs, with a new token.
+
+    >>> with listen() as address:
+    ...     address.url.startswith(f"http://127.0.0.1:{address.port}/{address.token}")
+    True
 
     Raises:
         RunError: the port is in use, or not allowed.
     """
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen()
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = error.strerror if isinstance(error, OSError) else "no such port"
-        raise RunError(f"--port {port}: cannot listen on it ({reason}); choose another one, or leave it out") from error
-    return Address(listening, token_urlsafe(24))
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+        except OSError as error:
+            raise RunError(
+                f"--port {port}: cannot listen on it ({error.strerror}); choose another one, or leave it out"
+            ) from error
+        yield Address(listening, token_urlsafe(24))
 
 
 def make_server(app: ASGIApp, address: Address) -> uvicorn.Server:
@@ -98,5 +104,3 @@ def serve(app: ASGIApp, address: Address, *, announce: Callable[[str], None], op
         make_server(app, address).run(sockets=[address.socket])
     except KeyboardInterrupt:
         return
-    finally:
-        address.socket.close()

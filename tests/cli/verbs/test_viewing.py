@@ -1,8 +1,15 @@
+"""Commands that open a page: `view`, `explore` and `label --page`; tests/ui has the pages of the last two."""
+
 import json
+import re
 import shutil
+import socket
 import webbrowser
 
 import pytest
+import uvicorn
+
+from derta.ui import server
 
 
 @pytest.fixture
@@ -69,3 +76,73 @@ def test_a_path_without_a_report_is_a_one_line_error(words, part, derta, tmp_pat
     called = derta("view", *words)
     assert (called.code, called.err.count("\n")) == (2, 1)
     assert part in called.err
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Requests are not served: the command ends at once, as by Ctrl-C. Returns the opened addresses and the sockets."""
+    found = {"opened": [], "sockets": []}
+
+    def run(_server, sockets):
+        found["sockets"] += [one.getsockname() for one in sockets]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(webbrowser, "open", found["opened"].append)
+    return found
+
+
+def test_explore_prints_the_address_and_opens_it_until_ctrl_c(derta, served, finished):
+    called = derta("explore", finished.folder)
+    assert called.code == 0
+    match = re.fullmatch(r"(http://127\.0\.0\.1:(\d+)/[\w-]{32}/) \(Ctrl-C ends it\)\n", called.out)
+    assert match is not None, called.out
+    assert served["opened"] == [match[1]]
+    assert served["sockets"] == [("127.0.0.1", int(match[2]))]
+
+
+def test_no_open_opens_nothing(derta, served, tiny_model_dir):
+    assert derta("explore", tiny_model_dir, "--no-open").code == 0
+    assert served["opened"] == []
+
+
+def test_label_with_a_page_writes_the_file_and_serves_it(derta, served, finished, tmp_path):
+    called = derta("label", finished.folder / "derta-seed0", "--sample", 3, "--out", tmp_path / "labels.csv", "--page")
+    assert called.code == 0
+    assert "3 rows (3 new), 0 labelled" in called.out
+    assert len(served["opened"]) == 1
+    assert (tmp_path / "labels.csv").read_text().count("\n") >= 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explore", "nowhere"], "expected a model folder or a hub id"),
+        (["explore", "{model}", "--base", "x"], "--base x: expected an adapter"),
+        (["explore", "{model}", "{model}"], "expected each model once"),
+        (["explore", "{model}", "--prompts", "nowhere.jsonl"], "nowhere.jsonl: cannot read it"),
+        (["explore", "{model}", "--engine-option", "dtyp=x"], "did you mean 'dtype'?"),
+        (["explore", "{model}", "--port", "{port}"], "choose another one"),
+    ],
+)
+def test_a_mistake_is_one_line(derta, served, tiny_model_dir, words, message):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = {"model": tiny_model_dir, "port": taken.getsockname()[1]}
+        called = derta(*[word.format(**values) for word in words])
+    last = called.err.strip().splitlines()[-1]
+    assert called.code == 2
+    assert last.startswith("derta: ")
+    assert message in last
+    assert served["sockets"] == []
+
+
+@pytest.mark.parametrize("words", [["explore", "{model}"], ["label", "replies.jsonl", "--page"]])
+def test_without_the_extra_nothing_is_loaded_or_written(derta, monkeypatch, tmp_path, tiny_model_dir, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(server, "find_spec", lambda _name: None)
+    called = derta(*[word.format(model=tiny_model_dir) for word in words])
+    assert called.code == 2
+    assert "pip install -c constraints.txt -e '.[ui]'" in called.err
+    assert [*tmp_path.iterdir()] == []

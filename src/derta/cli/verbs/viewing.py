@@ -68,12 +68,11 @@ def explore(
     found = find_models(models)
     path = prompts or prompts_of_run(found)
     examples = [] if path is None else example_prompts(path)
-    address = listen(port)
-    engines = load_models(
-        found, base=base, settings=options.pairs(engine_option, option="--engine-option"), display=display
-    )
-    app = explore_app(engines, examples=examples, max_new_tokens=max_new_tokens)
-    serve(app, address, announce=announce, open_page=not no_open)
+    settings = options.pairs(engine_option, option="--engine-option")
+    with listen(port) as address:
+        engines = load_models(found, base=base, settings=settings, display=display)
+        app = explore_app(engines, examples=examples, max_new_tokens=max_new_tokens)
+        serve(app, address, announce=announce, open_page=not no_open)
 
 
 def serve_labels(path: Path, measure: Measure, *, port: int, open_page: bool) -> None:
@@ -82,7 +81,8 @@ def serve_labels(path: Path, measure: Measure, *, port: int, open_page: bool) ->
     from derta.ui.label import label_app
     from derta.ui.server import listen, serve
 
-    serve(label_app(LabelSession(path, measure)), listen(port), announce=announce, open_page=open_page)
+    with listen(port) as address:
+        serve(label_app(LabelSession(path, measure)), address, announce=announce, open_page=open_page)
 
 
 def announce(url: str) -> None:
