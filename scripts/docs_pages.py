@@ -2,8 +2,9 @@
 
 Usage: python scripts/docs_pages.py [FOLDER]
 
-The pages are in docs/reference/, which git ignores, so they cannot get stale: attacks, judges and methods from the dict
-literals and their docstrings, commands from the command line, Python names from `derta.__all__`, and the two notebooks.
+The pages are in docs/reference/, which git ignores, so they cannot get stale: attacks, judges, methods and formats from
+the dict literals and their docstrings, the recipe from its schema, commands from the command line, Python names from
+`derta.__all__`, and the two notebooks.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from docs_recipe import recipe_page
 
 import derta
 from derta.cli.main import app
+from derta.judges import JUDGES, uses_model
+from derta.pipeline.listing import Listed, list_names
+from derta.pipeline.recipe_schema import recipe_schema
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "examples"
@@ -106,6 +111,21 @@ def attacks_page() -> str:
     return "\n".join(lines)
 
 
+def judges_page() -> str:
+    """Return the page of all judges: what each measures, and its options."""
+    lines = [
+        "# All judges",
+        "",
+        "`derta judge FILE --judge NAME`, or `judges: [NAME]` in a recipe; one that asks a model needs `model:`.",
+        "How far each can be trusted is in [Judges and their errors](../judges.md).",
+    ]
+    for one in list_names("judges"):
+        kind = "Asks a model." if uses_model(one.name) else f"Measures: {one.options['measures']}."
+        _, arguments = sections_of(inspect.getdoc(JUDGES[one.name]) or "")
+        lines += ["", f"## {one.name}", "", one.description, "", kind, "", *option_table(JUDGES[one.name], arguments)]
+    return "\n".join(lines)
+
+
 def methods_page() -> str:
     """Return the page of all methods with the settings that differ from the general ones."""
     lines = [
@@ -113,14 +133,44 @@ def methods_page() -> str:
         "",
         "`methods:` of a recipe, or `derta train RECIPE --method NAME`. Formulas and advice: [Methods](../methods.md).",
         "",
-        "| method | triples for each of DeRTa's | starts from | own settings | needs |",
-        "|---|---|---|---|---|",
+        "| method | | triples for each of DeRTa's | starts from | own settings | extra |",
+        "|---|---|---|---|---|---|",
     ]
+    described = {one.name: one.description for one in list_names("methods")}
     for name, method in derta.METHODS.items():
         own = ", ".join(f"`{key}: {value}`" for key, value in method.defaults.items())
-        package = f"`pip install -c constraints.txt -e '.[{method.package[1]}]'`" if method.package else ""
-        start = method.init_from or "the base model"
-        lines.append(f"| `{name}` | {method.triples_per_unit} | {start} | {own} | {package} |")
+        start, extra = method.init_from or "the base model", method.package[1] if method.package else ""
+        lines.append(f"| `{name}` | {cell(described[name])} | {method.triples_per_unit} | {start} | {own} | {extra} |")
+    return "\n".join(lines)
+
+
+def formats_page() -> str:
+    """Return the page of all formats of data with their columns, and the published sets that are read as they are."""
+    lines = [
+        "# All formats and their columns",
+        "",
+        "Of `a|b` one column is needed, the first that a row has; upper and lower case are the same. `columns:` of a",
+        "source renames columns: [Data formats](../data.md).",
+    ]
+    groups: dict[str, list[Listed]] = {}
+    for one in list_names("formats"):
+        groups.setdefault(one.description, []).append(one)
+    for title, formats in groups.items():
+        lines += [
+            "",
+            f"## {title.removeprefix('A format of ').rstrip('.')}",
+            "",
+            "| format | required | optional |",
+            "|---|---|---|",
+        ]
+        for one in formats:
+            required = ", ".join(f"`{cell(name)}`" for name in one.options if not name.startswith("["))
+            optional = ", ".join(f"`{cell(name.strip('[]'))}`" for name in one.options if name.startswith("["))
+            lines.append(f"| `{one.name}` | {required} | {optional} |")
+    lines += ["", "## Published data sets", "", "| set | what | properties |", "|---|---|---|"]
+    for one in list_names("datasets"):
+        properties = ", ".join(f"{name}: {value}" for name, value in one.options.items())
+        lines.append(f"| `{one.name}` | {cell(one.description)} | {cell(properties)} |")
     return "\n".join(lines)
 
 
@@ -174,7 +224,10 @@ def pages() -> dict[str, str]:
     """Return the generated pages by file name."""
     return {
         "attacks.md": attacks_page(),
+        "judges.md": judges_page(),
         "methods.md": methods_page(),
+        "formats.md": formats_page(),
+        "recipe.md": recipe_page(recipe_schema()),
         "commands.md": commands_page(),
         "python.md": python_page(),
         **{f"{path.stem}.md": notebook_page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))},

@@ -57,7 +57,7 @@ def test_a_notebook_runs_cell_by_cell_and_holds_no_output(name):
     assert names["engine"]
 
 
-def test_the_readmes_first_cell_runs_with_local_names(tmp_path, tiny_model_dir, monkeypatch):
+def test_the_first_cell_on_python_runs_with_local_names(tmp_path, tiny_model_dir, monkeypatch):
     """As printed; only the names on the hub become local folders, and the file of examples a small one."""
     from datasets import Dataset, DatasetDict
 
@@ -69,14 +69,14 @@ def test_the_readmes_first_cell_runs_with_local_names(tmp_path, tiny_model_dir, 
         for side in ("safe", "harmful")
     ]
     DatasetDict({"30k_train": Dataset.from_list(judged)}).save_to_disk(tmp_path / "beavertails")
-    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    [cell] = re.findall(r"```python\n(import derta\nfrom peft.*?)```", readme, re.DOTALL)
+    page = (EXAMPLES.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    [cell] = re.findall(r"```python\n(import derta\nfrom peft.*?)```", page, re.DOTALL)
     for hub, local in (("org/base", tiny_model_dir), ("PKU-Alignment/BeaverTails", tmp_path / "beavertails")):
         assert hub in cell
         cell = cell.replace(hub, str(local))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(cell, "README.md", "exec"), names)  # noqa: S102 - our own README
+    exec(compile(cell, "docs/python.md", "exec"), names)  # noqa: S102 - our own page
     trainer = names["trainer"]
     assert trainer.state.global_step == trainer.state.max_steps > 0
     assert len(trainer.train_dataset) == 2 * len(rows) + 12

@@ -275,7 +275,11 @@ def judge_refusal(prompt: Prompt, reply: Reply, *, refusal_words: Sequence[str] 
 
 
 def refusal_judge(*, refusal_words: Sequence[str] = REFUSAL_WORDS) -> Judge:
-    """Return the refusal judge; `refusal_words` are the words that the recipe trains as starts of refusals.
+    """Return the refusal judge: class and position of a refusal, by rules in fifteen languages.
+
+    Args:
+        refusal_words: The words that the recipe trains as starts of refusals; a text with one and no refusal is
+            malformed.
 
     Raises:
         DataError: a word is empty.
