@@ -68,7 +68,8 @@ class Tab:
             name,
             value,
         )
-        self.wait(f"location.hash.includes('{name}=')")
+        if value:
+            self.wait(f"location.hash.includes('{name}=')")
 
     def press(self, key):
         """Press a key, or a sequence of them, where the focus is."""
@@ -196,7 +197,8 @@ def test_all_replies_can_be_reached_and_are_counted(page, open_page):
         ("disagree=1", "1 of 37 replies, in 1 row."),
         ("first=derta&second=plain", "20 of 37 replies, in 5 rows."),
         ("first=plain&second=derta", "0 of 37 replies, in 0 rows."),
-        ("first=derta&second=plain&seed=1&class=harmful", "5 of 37 replies, in 5 rows."),
+        ("first=derta&second=plain&seed=1&class=harmful", "10 of 37 replies, in 5 rows."),
+        ("first=derta&second=plain&text=sorry%2C%20no%20tea", "8 of 37 replies, in 2 rows."),
         ("attack=direct&request=tea", "5 of 37 replies, in 1 row."),
         ("method=none", "0 of 37 replies, in 0 rows."),
     ],
@@ -288,6 +290,18 @@ def test_an_opened_request_shows_what_matches_and_the_others_on_demand(page, ope
     assert tab.js("document.querySelector('.actions a').getAttribute('href')") == (
         "#transcripts?suite=attack&attack=story&request=tea"
     )
+
+
+def test_searched_words_are_marked_in_an_opened_row(page, open_page):
+    tab = open_page(page, fragment="#transcripts?attack=direct&text=BREAD&seed=0")
+    tab.js("document.querySelector('#cases summary').click()")
+    tab.wait("document.querySelectorAll('.harm').length === 1")
+    marked = tab.js("[...CSS.highlights.get('found')].map(range => range.toString())")
+    assert marked == ["bread"] * 4  # request, prompt and two replies
+    tab.choose("text", "")
+    tab.js("document.querySelector('[name=text]').dispatchEvent(new Event('input'))")
+    tab.wait("!location.hash.includes('text=')")
+    assert tab.js("CSS.highlights.has('found')") is False
 
 
 def test_long_lists_are_shown_in_parts(make_summary, make_transcript, open_page):
