@@ -90,7 +90,7 @@ def test_a_second_run_does_nothing_twice_and_changes_no_byte(finished, started, 
     monkeypatch.setattr(models, "load_format", _no_training)
     called = derta("run", finished.recipe, "--out", started, "--json")
     assert called.code == 0, called.err
-    assert json.loads(called.out) == json.loads(before["summary.json"])
+    assert json.loads(called.out)["summary"] == str(started / "summary.json")
     assert results(started) == before
 
 
@@ -275,7 +275,7 @@ def test_a_report_written_again_is_the_same(finished, started, derta, monkeypatc
     monkeypatch.setattr(models, "load_format", _no_training)
     called = derta("report", started)
     assert called.code == 0, called.err
-    assert called.out.strip() == str(started / "report.html")
+    assert called.out.strip().endswith(str(started / "report.html"))
     assert results(started) == before
 
 
