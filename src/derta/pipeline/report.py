@@ -10,6 +10,7 @@ from derta.errors import RunError
 from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, scored_answers, summarize, transcripts
 from derta.pipeline.contents import RunContents, read_contents
+from derta.pipeline.details import read_details
 from derta.pipeline.evaluate import section_keys
 from derta.pipeline.likelihoods import DECODING_KEYS, perplexity_notes
 from derta.pipeline.model_results import ModelResults, read_model
@@ -64,7 +65,9 @@ def report(
             f"report: expected an output folder for the report of {len(folders)} runs, got none; set `out` (--out)"
         )
     summary, outcomes = pool(folders, title=title)
-    write_report(Path(out), summary, transcripts(outcomes), answers=scored_answers(outcomes), redact=redact)
+    details = read_details({folder: read_contents(folder) for folder in folders}, outcomes)
+    answers = scored_answers(outcomes)
+    write_report(Path(out), summary, transcripts(outcomes), answers=answers, redact=redact, details=details)
     for note in empty_notes(summary.cells):
         display.logger.warning("%s", note)
     return summary

@@ -11,6 +11,7 @@ from derta.errors import RunError
 from derta.methods import Method
 from derta.pipeline.contents import write_contents
 from derta.pipeline.data import input_files, model_inputs, other_model_files, training_files
+from derta.pipeline.details import keep_training_log
 from derta.pipeline.evaluate import is_current, judge_models, recorded_weights, token_limits
 from derta.pipeline.fine_tuning import COST_FILE, fine_tune
 from derta.pipeline.generate import expected_replies, generate_missing
@@ -140,6 +141,8 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
     ):
         return
     path = train_model(plan, model, folder=folder, display=display)
+    if path is not None:
+        keep_training_log(path)
     engine = decoding.engine(asked, path)
     if decoding.is_missing(engine):
         found = decoding.calibrate(engine, model=f"{model.label} seed {model.seed}")

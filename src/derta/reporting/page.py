@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
@@ -34,9 +35,11 @@ from derta.reporting.text import (
     visible_value,
 )
 from derta.reporting.token_heat import legend, token_heat
+from derta.reporting.training import build_term_plots, format_seconds
 from derta.reporting.transcripts import transcript_browser
 from derta.reporting.verdict import verdict
 from derta.results import ScoredAnswer, Summary, Transcript
+from derta.run_details import RunDetails, TrainingLog
 from derta.stats import format_p_value
 
 
@@ -46,6 +49,7 @@ def render_report(
     *,
     answers: Sequence[ScoredAnswer] = (),
     redact: bool = False,
+    details: RunDetails | None = None,
 ) -> str:
     """Render the HTML page; the output is deterministic.
 
@@ -54,13 +58,14 @@ def render_report(
         transcripts: All replies.
         answers: Harmful answers, shown token by token.
         redact: Whether to leave out the texts of attacks, of harmful replies and of `answers`.
+        details: Training, cost and judges of the runs, and how to repeat them.
 
     Raises:
         DataError: two cells have the same key, or the x and y values of a curve differ in length.
     """
     if redact:
         transcripts, answers = redacted(transcripts), redacted_answers(answers)
-    methods = _methods(summary, transcripts)
+    methods = _methods(summary, transcripts, () if details is None else details.training)
     styles = {method: index % plots.NUM_STYLES for index, method in enumerate(methods)}
     script = _asset("explorer.js")
     tables = rate_tables(summary.cells)
@@ -95,6 +100,8 @@ def render_report(
         token_legend=legend(),
         redact=redact,
         anchors={group.slug for group in browser.groups},
+        details=details,
+        term_plots=() if details is None else build_term_plots(details.training, methods=methods),
     )
 
 
@@ -105,6 +112,7 @@ def write_report(
     *,
     answers: Sequence[ScoredAnswer] = (),
     redact: bool = False,
+    details: RunDetails | None = None,
 ) -> None:
     """Write `summary.json`, which has no prompts and no replies, and `report.html` atomically.
 
@@ -112,7 +120,7 @@ def write_report(
         DataError: the summary is not valid (see `render_report`), or contains a non-finite number.
         RunError: the disk is full, or the folder is not writable.
     """
-    page = render_report(summary, transcripts, answers=answers, redact=redact)
+    page = render_report(summary, transcripts, answers=answers, redact=redact, details=details)
     write_text(folder / "summary.json", _summary_json(summary))
     write_text(folder / "report.html", page)
 
@@ -178,13 +186,15 @@ def _environment() -> Environment:
         "label": label_of,
         "slug": label_slug,
         "transcript_filter": transcript_filter,
+        "seconds": format_seconds,
+        "shell": shlex.quote,
     }
     environment.filters |= filters
     return environment
 
 
-def _methods(summary: Summary, transcripts: Sequence[Transcript]) -> tuple[str, ...]:
+def _methods(summary: Summary, transcripts: Sequence[Transcript], logs: Sequence[TrainingLog] = ()) -> tuple[str, ...]:
     """Return all methods in order of appearance, cells first; the index of a method selects its colour and marker."""
     points = () if summary.frontier is None else summary.frontier.points
-    sources = (summary.cells, summary.curves, summary.breakdown, transcripts, points)
+    sources = (summary.cells, summary.curves, summary.breakdown, transcripts, points, logs)
     return unique(row.method for rows in sources for row in rows)
