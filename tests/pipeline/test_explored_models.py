@@ -37,6 +37,7 @@ def test_the_prompts_of_the_run_are_the_examples(finished):
     cells = [one.name.partition(": ")[0] for one in examples]
     assert {"direct", "prefill@50%"} <= {*cells}
     assert max(map(cells.count, cells)) <= PER_CELL
+    assert cells == sorted(cells, key=cells.index)  # those of an attack are together
 
 
 def test_a_model_outside_a_run_has_no_examples(tiny_model_dir):

@@ -1,5 +1,6 @@
 """The playground and the labelling page in Chromium, with clicks and keys."""
 
+import time
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -8,9 +9,11 @@ import pytest
 from derta.engines import load_engine
 from derta.formats.label_files import format_label_rows
 from derta.pipeline.explored_models import Example
+from derta.pipeline.exploring import StoppedError
 from derta.pipeline.labelling_session import LabelSession
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply
+from derta.ui import explore
 from derta.ui.explore import explore_app
 from derta.ui.label import label_app
 
@@ -124,6 +127,45 @@ def test_the_likeliest_tokens_are_shown_by_keys_and_one_of_them_continues_the_an
     assert page.js("document.getElementById('prefill').value").startswith(before)
     page.press("\ue00c")  # escape
     assert page.js("document.getElementById('detail').hidden") is True
+
+
+def test_stop_ends_a_generation_and_the_next_one_starts_at_once(page, monkeypatch):
+    stops = []
+
+    def endless(_engine, _question, *, stopped):
+        while not stopped():
+            time.sleep(0.01)
+        stops.append(1)
+        raise StoppedError("stopped")
+
+    whole = explore.continue_conversation
+    monkeypatch.setattr(explore, "continue_conversation", endless)
+    page.type("#turns textarea", "Why?")
+    page.click("#go")
+    page.wait("document.getElementById('status').textContent.includes('generating (1 of')")
+    page.click("#stop")
+    page.wait("document.getElementById('status').textContent === 'Stopped.'")
+    monkeypatch.setattr(explore, "continue_conversation", whole)
+    ask(page)
+    assert stops == [1]
+    assert tokens(page, "greedy")
+
+
+def test_a_new_threshold_asks_the_same_question_though_the_form_has_another(page, monkeypatch):
+    asked = []
+    whole = explore.continue_conversation
+
+    def recording(engine, question, *, stopped):
+        asked.append((question.messages[0].content, question.threshold))
+        return whole(engine, question, stopped=stopped)
+
+    monkeypatch.setattr(explore, "continue_conversation", recording)
+    ask(page, request="First?")
+    before = len(asked)
+    page.type("#turns textarea", "Another?")
+    page.type("#threshold", "0.0002\t")
+    page.wait(f"{DONE} && document.querySelector('[data-variant=forced] h3').textContent.includes('0.0002')")
+    assert asked[before:] == [("First?", 0.0002)] * 2
 
 
 def test_an_error_is_shown_in_its_place_and_the_numbers_are_a_table(page):

@@ -115,19 +115,18 @@ def prompts_of_run(models: Mapping[str, str]) -> Path | None:
 
 
 def example_prompts(path: Path) -> list[Example]:
-    """Load the first chat prompts of each attack and data set of a file; those with tools are left out.
+    """Load the first chat prompts of each attack and data set of a file, in their order; those with tools are left out.
 
     Raises:
         DataError: the file cannot be read, or is no file of prompts.
     """
-    counts: Counter[str] = Counter()
-    examples: list[Example] = []
+    examples: dict[str, list[Example]] = {}
     for prompt in read_records(path, Prompt):
         messages = prompt.messages or ()
         is_plain = all(one.role != "tool" and one.tool_calls is None for one in messages) and prompt.tools is None
-        if not messages or not is_plain or counts[prompt.cell] == PER_CELL or prompt.prefill_in == "thought":
+        found = examples.setdefault(prompt.cell, [])
+        if not messages or not is_plain or len(found) == PER_CELL or prompt.prefill_in == "thought":
             continue
-        counts[prompt.cell] += 1
         banned = prompt.decoding.banned if prompt.decoding else ()
-        examples.append(Example(f"{prompt.cell}: {prompt.request_id}", messages, prompt.prefill or "", banned))
-    return examples
+        found.append(Example(f"{prompt.cell}: {prompt.request_id}", messages, prompt.prefill or "", banned))
+    return [one for found in examples.values() for one in found]

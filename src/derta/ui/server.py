@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import webbrowser
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from secrets import token_urlsafe
@@ -88,16 +88,14 @@ def make_server(app: ASGIApp, address: Address) -> uvicorn.Server:
     )
 
 
-def serve(app: ASGIApp, address: Address, *, announce: Callable[[str], None], open_page: bool = True) -> None:
+def serve(app: ASGIApp, address: Address, *, open_page: bool = True) -> None:
     """Serve an application until the process is interrupted.
 
     Args:
         app: The page's application.
         address: Result of `listen`.
-        announce: Called with the page's address; from then on it can be opened.
         open_page: Open the page in the user's browser.
     """
-    announce(address.url)
     if open_page:
         webbrowser.open(address.url)
     try:

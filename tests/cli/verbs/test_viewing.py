@@ -101,8 +101,10 @@ def test_explore_prints_the_address_and_opens_it_until_ctrl_c(derta, served, fin
     assert served["sockets"] == [("127.0.0.1", int(match[2]))]
 
 
-def test_no_open_opens_nothing(derta, served, tiny_model_dir):
-    assert derta("explore", tiny_model_dir, "--no-open").code == 0
+def test_no_open_opens_nothing_and_the_address_may_be_json(derta, served, tiny_model_dir):
+    called = derta("explore", tiny_model_dir, "--no-open", "--json")
+    assert called.code == 0
+    assert json.loads(called.out)["url"].startswith("http://127.0.0.1:")
     assert served["opened"] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,7 @@ def explore(
     engine_option: EngineOption = [],
     port: Port = 0,
     no_open: NoOpen = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try models in the browser: their replies token by token, P(refusal), bans and thresholds.
 
@@ -72,7 +74,8 @@ def explore(
     with listen(port) as address:
         engines = load_models(found, base=base, settings=settings, display=display)
         app = explore_app(engines, examples=examples, max_new_tokens=max_new_tokens)
-        serve(app, address, announce=announce, open_page=not no_open)
+        print_address(address.url, as_json=as_json)
+        serve(app, address, open_page=not no_open)
 
 
 def serve_labels(path: Path, measure: Measure, *, port: int, open_page: bool) -> None:
@@ -82,11 +85,13 @@ def serve_labels(path: Path, measure: Measure, *, port: int, open_page: bool) ->
     from derta.ui.server import listen, serve
 
     with listen(port) as address:
-        serve(label_app(LabelSession(path, measure)), address, announce=announce, open_page=open_page)
+        print_address(address.url)
+        serve(label_app(LabelSession(path, measure)), address, open_page=open_page)
 
 
-def announce(url: str) -> None:
-    """Print the address of a page."""
-    from derta.cli.console import print_result
+def print_address(url: str, *, as_json: bool = False) -> None:
+    """Print the address of a page at once, because the command does not end by itself."""
+    from derta.cli.console import print_output
 
-    print_result(f"{url} (Ctrl-C ends it)")
+    print_output({"url": url}, f"{url} (Ctrl-C ends it)", as_json=as_json)
+    sys.stdout.flush()

@@ -11,6 +11,7 @@ const percent = p => p >= 0.0005 ? `${(100 * p).toFixed(p >= 0.1 ? 0 : 1)} %` : 
 let setup = {models: [], examples: []};
 let running = null; // AbortController of the requests under way
 let shown = []; // continuations on the page, with their token elements
+let last = null; // question and models of the replies on the page
 
 function addTurn(role, content) {
   const roles = make("select", {ariaLabel: "Role"});
@@ -74,10 +75,15 @@ async function ask(model, body, signal) {
 async function run(onlyForced = false) {
   if (!$("question").reportValidity()) return;
   if (running) running.abort();
-  const mine = running = new AbortController();
-  const asked = question();
-  const names = [...document.querySelectorAll("#models input:checked")].map(box => box.value);
-  if (!onlyForced) { $("cards").replaceChildren(); shown = []; closeDetail(); }
+  if (!last || (running && !running.onlyForced)) onlyForced = false;
+  const mine = running = Object.assign(new AbortController(), {onlyForced});
+  if (!onlyForced) {
+    last = {asked: question(), names: [...document.querySelectorAll("#models input:checked")].map(box => box.value)};
+    $("cards").replaceChildren();
+    shown = [];
+    closeDetail();
+  }
+  const {asked, names} = last;
   const jobs = [];
   for (const name of names) {
     const card = cardOf(name);
