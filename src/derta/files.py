@@ -173,6 +173,11 @@ def write_text(path: Path, text: str) -> None:
     _write_whole(path, [text])
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file atomically, line by line, as `write_text`; a text of all lines is never in memory."""
+    _write_whole(path, lines)
+
+
 def _write_whole(path: Path, pieces: Iterable[str]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:

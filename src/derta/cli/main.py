@@ -39,7 +39,7 @@ for verb in (
     evaluation.compare,
     evaluation.pairwise,
     evaluation.report,
-    evaluation.frontier,
+    gates.frontier,
     gates.gate,
     viewing.view,
     about.check,

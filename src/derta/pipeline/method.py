@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 from derta.config import Recipe
@@ -12,7 +12,6 @@ from derta.data.preparation import PreparedData
 from derta.data.rows import check_row, draw_row
 from derta.data.tree import expand_branches
 from derta.errors import DataError, RecipeError
-from derta.files import write_text
 from derta.locks import check_output
 from derta.pipeline.data import hub_base, input_files, prepare_data
 from derta.pipeline.ingredients import ingredient_notes, method_defaults
@@ -21,6 +20,7 @@ from derta.pipeline.own_refusals import own_training_set, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.plan import check_recipe
 from derta.pipeline.registry import Registry
+from derta.pipeline.row_files import EpochRow, row_format, write_rows
 from derta.protocols import Display
 from derta.provenance import model_files
 from derta.run_folder import DISTILLED, check_new_model, record_origin
@@ -148,24 +148,58 @@ def _prepare_for(
     return prepare_data(recipe, registry, distilled=distilled, display=display)
 
 
-def export_rows(recipe: Recipe, *, method: str, seed: int, epoch: int, out: Path, display: Display = Display()) -> int:
-    """Write the rows of one epoch, and return their number.
+def export_rows(
+    recipe: Recipe,
+    *,
+    method: str,
+    seed: int,
+    epoch: int,
+    out: Path,
+    epochs: int = 1,
+    format: str | None = None,
+    display: Display = Display(),
+) -> int:
+    """Write the rows of some epochs, and return their number.
 
-    `labels` are unshifted, -100 at positions without a loss. The rows of a tree are written separately.
+    `labels` are unshifted, -100 at positions without a loss. The rows of a tree are written separately. With several
+    epochs, each row has its epoch, and those of an epoch follow each other.
+
+    Args:
+        recipe: The recipe.
+        method: The method's name.
+        seed: The random seed.
+        epoch: The first epoch whose random draws are written.
+        out: The output file, or the folder of a data set.
+        epochs: The number of epochs.
+        format: `jsonl` or `datasets`; by default a data set for a name without suffix.
+        display: Shows progress.
     """
     if recipe.train.rows.reference:
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
+    chosen = row_format(out, format)
     registry = Registry().with_methods_of(recipe)
     with expanded_paths(recipe, registry) as paths:
         check_output(out, input_files(paths.recipe))
-        return _export_rows(paths.recipe, registry, method=method, seed=seed, epoch=epoch, out=out, display=display)
+        rows = _drawn_rows(
+            paths.recipe,
+            registry,
+            method=method,
+            seed=seed,
+            epochs=range(epoch, epoch + epochs),
+            out=out,
+            display=display,
+        )
+        count = write_rows(out, rows, format=chosen, with_epoch=epochs > 1)
+    display.logger.info("%d rows in %s", count, out)
+    return count
 
 
-def _export_rows(
-    recipe: Recipe, registry: Registry, *, method: str, seed: int, epoch: int, out: Path, display: Display
-) -> int:
+def _drawn_rows(
+    recipe: Recipe, registry: Registry, *, method: str, seed: int, epochs: range, out: Path, display: Display
+) -> Iterator[EpochRow]:
+    """Yield the rows of each epoch, drawn one by one from the encoded data."""
     _check_trains(registry, method)
     definition = registry.method(method)
     if definition.trainer is not None:
@@ -183,12 +217,7 @@ def _export_rows(
     encoded = expand_branches(
         list(definition.dataset(data, chat=chat, refusals=refusals, config=config)), config.branches_per_triple
     )
-    lines: list[str] = []
-    with display.progress.task("rows", total=len(encoded)) as task:
-        for number, instance in enumerate(encoded, start=1):
-            row = check_row(draw_row(instance, config=config, seed=seed, epoch=epoch))
-            lines.append(json.dumps({"id": row.id, "term": row.term, "input_ids": row.input_ids, "labels": row.labels}))
+    with display.progress.task("rows", total=len(encoded) * len(epochs)) as task:
+        for number, (epoch, instance) in enumerate(product(epochs, encoded), start=1):
+            yield epoch, check_row(draw_row(instance, config=config, seed=seed, epoch=epoch))
             task.update(number)
-    write_text(out, "".join(line + "\n" for line in lines))
-    display.logger.info("%d rows in %s", len(lines), out)
-    return len(lines)

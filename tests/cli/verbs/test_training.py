@@ -1,6 +1,8 @@
 import json
 
+import pytest
 import yaml
+from datasets import load_from_disk
 
 from derta.config import load_recipe
 from derta.data.rows import IGNORE
@@ -27,6 +29,40 @@ def test_data_writes_the_rows_that_training_draws(finished, tmp_path, derta):
     assert [row["term"] for row in rows] == ["helpful"] * 4 + ["safe"] * 2 + ["rto"] * 2
     learned = {label for row in rows if row["term"] == "rto" for label in row["labels"]} - {IGNORE}
     assert learned <= set(refusals.ids)
+
+
+def test_data_writes_several_epochs_as_a_file_or_as_a_data_set(finished, tmp_path, derta):
+    words = ["data", finished.recipe, "--method", "derta", "--json"]
+    singles = []
+    for epoch in (1, 2):
+        assert derta(*words, "--epoch", epoch, "--out", tmp_path / f"{epoch}.jsonl").code == 0
+        singles += [json.loads(line) for line in (tmp_path / f"{epoch}.jsonl").read_text().splitlines()]
+    called = derta(*words, "--epoch", 1, "--epochs", 2, "--out", tmp_path / "both.jsonl")
+    assert json.loads(called.out) == {"out": str(tmp_path / "both.jsonl"), "rows": 16, "epochs": 2}
+    both = [json.loads(line) for line in (tmp_path / "both.jsonl").read_text().splitlines()]
+    assert [row.pop("epoch") for row in both] == [1] * 8 + [2] * 8
+    assert both == singles
+    called = derta(*words, "--epoch", 1, "--epochs", 2, "--out", tmp_path / "both")
+    assert called.code == 0, called.err
+    saved = load_from_disk(str(tmp_path / "both"))
+    assert saved["epoch"][:] == [1] * 8 + [2] * 8
+    assert saved.remove_columns("epoch").to_list() == singles
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["there"], "there: expected a new folder for the data set, got one that exists; choose another --out"),
+        (["there", "--format", "jsonl"], "there: expected a file, got a folder; add .jsonl to --out"),
+        (["rows", "--format", "dataset"], "--format: expected jsonl or datasets, got 'dataset'; did you mean 'datas"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(words, message, finished, tmp_path, derta):
+    (tmp_path / "there").mkdir()
+    called = derta("data", finished.recipe, "--method", "derta", "--out", tmp_path / words[0], *words[1:])
+    assert (called.code, called.err.count("\n")) == (2, 1)
+    assert message in called.err
 
 
 def test_data_writes_every_branch_of_a_triple_as_a_row(finished, tmp_path, derta):

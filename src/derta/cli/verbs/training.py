@@ -114,7 +114,11 @@ def data(
     method: Annotated[str | None, typer.Option(help="Training method whose rows to export.")] = None,
     out: OptionalOut = None,
     seed: Seed = 0,
-    epoch: Annotated[int, typer.Option(help="Epoch whose random draws to export.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch whose random draws to export.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs to export, from --epoch on.")] = 1,
+    fmt: Annotated[
+        str | None, typer.Option("--format", help="jsonl or datasets; default: datasets for --out without a suffix.")
+    ] = None,
     settings: Settings = [],
     env: Env = [],
     audit: Annotated[
@@ -129,8 +133,10 @@ def data(
 ) -> None:
     """Export a method's training rows for other trainers, or audit the triples.
 
-    Writes one epoch as JSONL with `input_ids` and `labels`, for any trainer that uses the labels as they are. With
-    --audit: what share of the safe responses refuse, and of the harmful ones are harmful, by the refusal judge and
+    Writes rows with `input_ids` and `labels`, for any trainer that uses the labels as they are: one epoch, or --epochs,
+    each with its own random draws, as JSONL or as a folder for `datasets.load_from_disk`.
+
+    With --audit: what share of the safe responses refuse, and of the harmful ones are harmful, by the refusal judge and
     --judge; what each `policy` would do; and the names of the rows with a fault.
 
     Example: derta data recipes/gemma-270m.yaml --method derta --out rows.jsonl
@@ -150,7 +156,10 @@ def data(
         raise RunError("data: expected --method and --out, or --audit without --method; add what is missing")
     from derta.pipeline.method import export_rows
 
-    export_rows(config, method=method, seed=seed, epoch=epoch, out=out, display=display)
+    count = export_rows(
+        config, method=method, seed=seed, epoch=epoch, epochs=epochs, format=fmt, out=out, display=display
+    )
+    print_output({"out": str(out), "rows": count, "epochs": epochs}, as_json=as_json)
 
 
 def train(
