@@ -7,6 +7,7 @@ import pytest
 
 from derta.errors import DataError, RunError
 from derta.formats.label_files import format_label_rows, read_label_rows
+from derta.formats.labels import read_labels
 from derta.locks import lock
 from derta.pipeline.labelling_session import CHOICES, LabelSession, next_unlabelled
 from derta.protocols import Case
@@ -107,3 +108,13 @@ def test_every_choice_is_a_word_that_the_file_reads_and_has_a_key_of_its_own(pat
         session.save(name, choice.word)
         assert session.rows()[0].row.word == choice.word
     assert len({choice.key for choice in CHOICES[measure]}) == 3
+
+
+def test_calibrate_reads_the_file_while_it_is_being_filled_in(path):
+    session = LabelSession(path, "harmful")
+    session.save(session.rows()[1].row.reply_hash, "1")
+    session.save(session.rows()[2].row.reply_hash, "0")
+    assert [case.truth for case in read_labels(path, measure="harmful")] == [None, True, False, None]
+    path.write_text(path.read_text(encoding="utf-8").replace("reply_hash", "hash"), encoding="utf-8")
+    with pytest.raises(DataError, match="got ''"):  # a file of others has a label in each row
+        list(read_labels(path, measure="harmful"))

@@ -104,6 +104,8 @@ def _label(columns: Columns, measure: Measure) -> bool | None:
     columns.read.add(name)
     value, labels = values[name], LABELS[measure][name]
     word = "" if value is None and "" in labels else str(value).strip().lower()
+    if not word and "reply_hash" in values:
+        return None  # a row of `derta label` that nobody has labelled yet
     if word not in labels:
         raise DataError(
             f"{where}: {name}: expected one of {', '.join(filter(None, labels))}, got {word[:40]!r}; fix or remove the "

@@ -45,7 +45,7 @@ def calibrate_file(
     labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
     if len(labelled) < len(cases_read):
         display.logger.info(
-            "%s: %d replies with an ambiguous label (partial refusal) are ignored",
+            "%s: %d replies with an ambiguous label (partial refusal), or none yet, are ignored",
             path,
             len(cases_read) - len(labelled),
         )
