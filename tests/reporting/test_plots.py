@@ -3,7 +3,7 @@ import re
 import pytest
 
 from derta.errors import DataError
-from derta.reporting.plots import build_plots
+from derta.reporting.plots import _shifts, build_plots
 from derta.results import Curve
 
 
@@ -91,3 +91,24 @@ def test_a_single_point_is_drawn():
 def test_points_that_do_not_match_are_refused(broken):
     with pytest.raises(DataError, match="expected x, y and interval of one length"):
         build_plots([curve(**broken)], methods=["a"])
+
+
+def test_two_plots_have_no_title_in_common(whole_summary):
+    curve = whole_summary("tea").curves[0]
+    curves = [
+        curve.model_copy(update={"x_unit": unit, "y_label": label}) for unit in ("a", "b") for label in ("c", "d")
+    ]
+    titles = [plot.title for plot in build_plots(curves, methods=["plain"])]
+    assert titles == [f"Refusal position, {label}, by {unit}" for unit in ("a", "b") for label in ("c", "d")]
+
+
+def test_prefill_curves_with_the_same_rates_are_drawn_apart(whole_summary):
+    curves = [one for one in whole_summary("tea").curves if one.kind == "prefill_depth"]
+    first, second = _shifts(curves)
+    assert first is not None
+    assert second is not None
+    assert (first.x, first.y) == (-second.x, -second.y)
+    assert second.x > 0 < second.y
+    other = curves[1].model_copy(update={"y": (0.5, 0.6, 0.7)})
+    assert [shift and shift.y for shift in _shifts([curves[0], other])] == [0, 0]
+    assert _shifts([one for one in whole_summary("tea").curves if one.kind == "roc"]) == [None, None]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
@@ -39,11 +39,15 @@ EXPLANATIONS = {
     "refusal_probability": "Mean probability of a refusal token at each position of a harmful answer.",
     "benign_probability": "Mean probability of a refusal token at each position of a benign answer: lower is better.",
     "roc": "Harmful answers whose refusal probability exceeds a threshold at this depth, at each rate of false alarms.",
-    "prefill_depth": "Rate by the share of the harmful answer that is prefilled.",
+    "prefill_depth": (
+        "Rate by the share of the harmful answer that is prefilled. Methods are drawn side by side, and equal rates a "
+        "little apart; the table has the numbers."
+    ),
 }
 _INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"
 _MAX_POINTS, _TABLE_POINTS = 160, 11
 _SPREAD = 0.4  # share of the distance of two x values over which the curves are spread
+_APART = 0.013  # distance along y of curves with the same rates, in which their lines do not touch
 
 
 _PlotKey = tuple[str, str, str, str]
@@ -194,36 +198,52 @@ def set_percent_axis(axis: Axis, limits: tuple[float, float] = (0.0, 1.0)) -> No
 
 def _draw(curves: Sequence[Curve], *, methods: Sequence[str], number: int) -> Markup:
     def draw_lines(axes: Axes) -> None:
-        shifts = _shifts(curves)
-        for curve, shift in zip(curves, shifts, strict=True):
+        for curve, shift in zip(curves, _shifts(curves), strict=True):
             _draw_line(axes, curve, style=methods.index(curve.method) % NUM_STYLES, shift=shift)
         set_percent_axis(axes.yaxis)
 
     return draw(draw_lines, prefix=f"plot{number}-", label=_aria_label(curves))
 
 
-def _shifts(curves: Sequence[Curve]) -> list[float]:
-    """Return by how much each curve is moved along x, so that curves of few points with equal rates are all visible."""
+class Shift(NamedTuple):
+    """By how much a curve is moved along x and y."""
+
+    x: float
+    y: float
+
+
+def _shifts(curves: Sequence[Curve]) -> list[Shift | None]:
+    """Return by how much each curve is moved, so that all are visible; None for curves of many points.
+
+    Curves over a few prefill depths are spread along x, and those with the same rates also along y.
+    """
     if curves[0].kind != "prefill_depth" or len(curves) == 1:
-        return [0.0] * len(curves)
+        return [None] * len(curves)
     xs = sorted({x for curve in curves for x in curve.x})
     step = min((b - a for a, b in pairwise(xs)), default=1.0) * _SPREAD / (len(curves) - 1)
-    return [(number - (len(curves) - 1) / 2) * step for number in range(len(curves))]
+    rates = [tuple(round(y, 2) for y in curve.y) for curve in curves]
+    return [
+        Shift(
+            (number - (len(curves) - 1) / 2) * step,
+            (rates[:number].count(own) - (rates.count(own) - 1) / 2) * _APART,
+        )
+        for number, own in enumerate(rates)
+    ]
 
 
-def _draw_line(axes: Axes, curve: Curve, *, style: int, shift: float) -> None:
+def _draw_line(axes: Axes, curve: Curve, *, style: int, shift: Shift | None) -> None:
     indices = [int(i) for i in _subsample(range(len(curve.x)), _MAX_POINTS)]
-    x = [curve.x[i] + shift for i in indices]
+    x = [curve.x[i] + (shift.x if shift else 0) for i in indices]
     colour = style_colour(style)
     if curve.low is not None and curve.high is not None:
         low, high = ([band[i] for i in indices] for band in (curve.low, curve.high))
-        if shift:
+        if shift is not None:
             axes.vlines(x, low, high, color=colour, linewidth=1)
         else:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
         x,
-        [curve.y[i] for i in indices],
+        [curve.y[i] + (shift.y if shift else 0) for i in indices],
         color=colour,
         linewidth=1.7,
         linestyle=DASHES[style % len(DASHES)],
