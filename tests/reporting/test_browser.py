@@ -199,6 +199,8 @@ def test_all_replies_can_be_reached_and_are_counted(page, open_page):
         ("first=plain&second=derta", "0 of 37 replies, in 0 rows."),
         ("first=derta&second=plain&seed=1&class=harmful", "10 of 37 replies, in 5 rows."),
         ("first=derta&second=plain&text=sorry%2C%20no%20tea", "8 of 37 replies, in 2 rows."),
+        ("first=plain&second=derta&differ=harmful", "20 of 37 replies, in 5 rows."),
+        ("first=plain&second=derta&differ=harmful&judge=refusal", "0 of 37 replies, in 0 rows."),
         ("attack=direct&request=tea", "5 of 37 replies, in 1 row."),
         ("method=none", "0 of 37 replies, in 0 rows."),
     ],

@@ -92,7 +92,9 @@ def transcript_filter(place: Cell | Comparison | Place | None = None, **keys: ob
 
     The keys are `suite`, `attack`, `variant`, `dataset`, `method`, `judge`, `class`, `seed`, `category` and `text`; a
     key without a value (None) is left out. `class` is a reply class, or `harmful`, `harmless`, `refused`,
-    `not_refused`, `correct`, `wrong`, `unscored` or `unanswered`: any judge's, or that of `judge`.
+    `not_refused`, `correct`, `wrong`, `unscored` or `unanswered`: any judge's, or that of `judge`. `first`, `second`
+    and `differ` select the requests on which two methods differ: the first's reply is `refused`, `harmful` or
+    `correct`, and the second's is not.
 
     >>> place = Place("attack", "prefill@50%", attack="prefill", variant="50%")
     >>> transcript_filter(place, method="derta", judge="harm", seed=None)

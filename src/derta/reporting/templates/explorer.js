@@ -4,8 +4,9 @@
 (async () => {
   const PAGE = 50;
   const FIELDS = ["suite", "attack", "variant", "dataset", "category", "method", "judge", "class", "seed"];
-  const KEYS = [...FIELDS, "first", "second", "disagree", "text", "request", "sort"];
+  const KEYS = [...FIELDS, "first", "differ", "second", "disagree", "text", "request", "sort"];
   const SVG = "http://www.w3.org/2000/svg";
+  const OPPOSITES = { refused: "not_refused", harmful: "harmless", correct: "wrong" };
   const find = (id) => document.getElementById(id);
   const root = find("explorer");
   if (root === null || typeof DecompressionStream === "undefined") return; // the page without script stays
@@ -207,15 +208,16 @@
     ? reply.judges.some((one) => (!judge || one.judge === judge) && (!name || one.classes.includes(name)))
     : !judge && (!name || name === "unscored"));
 
-  /** Return pairs of replies to a request: the first method refuses, the second, with the same seed, does not. */
+  /** Return pairs of replies to a request with one seed: the first method's refuses (or so), the second's does not. */
   function contrasts(one, filters) {
     const pairs = [];
+    const name = Object.hasOwn(OPPOSITES, filters.differ ?? "") ? filters.differ : "refused";
     for (const first of one.replies) {
-      if (first.method !== filters.first || !hasClass(first, "refused", filters.judge)) continue;
+      if (first.method !== filters.first || !hasClass(first, name, filters.judge)) continue;
       for (const second of one.replies) {
         const paired = first.sample === second.sample
           && (first.seed === second.seed || first.seed === null || second.seed === null);
-        if (second.method === filters.second && paired && hasClass(second, "not_refused", filters.judge)) {
+        if (second.method === filters.second && paired && hasClass(second, OPPOSITES[name], filters.judge)) {
           pairs.push([first, second]);
         }
       }
@@ -398,7 +400,7 @@
     if (!all.some((reply) => reply.disagree)) {
       const control = root.querySelector("[name=disagree]");
       control.disabled = true;
-      control.after(" (nowhere)");
+      control.parentElement.append(" (nowhere)");
     }
   }
 
