@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import derta
-from derta.cli.console import console_display, print_json, print_output, print_result
+from derta.cli.console import LOGGER, _LineTask, console_display, print_json, print_output, print_result
 from derta.results import TextTable
 from small_run import forget_console
 
@@ -61,7 +61,8 @@ def _prints(path: Path) -> bool:
 
 
 def test_nothing_outside_the_command_line_prints_or_imports_it():
-    outside = [path for path in SOURCE.rglob("*.py") if SOURCE / "cli" not in path.parents]
+    entry = SOURCE / "__main__.py"
+    outside = [path for path in SOURCE.rglob("*.py") if SOURCE / "cli" not in path.parents and path != entry]
     assert len(outside) > 50
     assert [str(path) for path in outside if _prints(path)] == []
     assert _prints(SOURCE / "cli/console.py")
@@ -111,3 +112,29 @@ def test_a_terminal_folds_no_word_for_which_it_has_room(capsys, monkeypatch):
     assert all(len(line) <= 80 for line in printed.splitlines())
     for word in (*names, "success", "over-refusal", "51.7–56.5", "dominated"):
         assert word in printed
+
+
+def test_progress_off_a_terminal_is_a_line_every_half_minute_with_labelled_times(capfd):
+    seconds = iter([0.0, 0.0, 10.0, 40.0, 40.0])
+    task = _LineTask("replies", 120, clock=lambda: next(seconds))
+    LOGGER.setLevel("INFO")
+    task.update(30)
+    task.update(80)
+    assert capfd.readouterr().err == "replies 80/120, elapsed 0:40, remaining 0:20\n"
+
+
+def test_progress_off_a_terminal_ends_with_one_line_that_is_not_wrapped(capfd):
+    display = console_display()
+    with display.progress.task("a name " * 30, total=3) as task:
+        task.update(3)
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.endswith("3/3, elapsed 0:00")
+
+
+def test_quiet_progress_prints_nothing(capfd):
+    display = console_display()
+    LOGGER.setLevel("ERROR")
+    with display.progress.task("replies", total=3) as task:
+        task.update(3)
+    assert capfd.readouterr().err == ""
+    forget_console()

@@ -102,6 +102,7 @@ def shrunk(recipe: Path, base: Path) -> list[str]:
         },
         "evaluate": [],
         "fine_tuning_attacks": [],
+        "profile_benign": 0,
         "train.num_train_epochs": 1,
         "train.max_steps": 2,
         "train.global_batch_size": 4,

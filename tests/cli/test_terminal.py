@@ -40,7 +40,7 @@ def test_an_error_of_the_command_line_is_escaped_and_its_code_is_2(monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["derta", "judge", f"--{CLEAR}"])
     assert exit_code_of(app) == 2
     err = capsys.readouterr().err
-    assert "Error: No such option: --" in err
+    assert "derta judge: No such option: --" in err
     assert "⟨U+202E⟩" in err  # typer escapes the others itself
     assert all(character == "\n" or character.isprintable() for character in err)
     monkeypatch.setattr(sys, "argv", ["derta", "--help"])

@@ -8,13 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from rich import progress
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from derta.cli.launch import is_main_process
 from derta.errors import escape_entry, escape_hidden, escape_json
@@ -22,6 +24,8 @@ from derta.protocols import Display
 from derta.results import TextTable
 
 LOGGER = logging.getLogger("derta")
+LINE_SECONDS = 30.0
+"""Seconds between two lines on a task where there is no terminal."""
 _FEWEST = 9
 """Width from which on the other columns of a table are narrowed no further before the first one is."""
 _stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
@@ -52,27 +56,87 @@ class _Task:
         self._progress.update(self._id, total=total)
 
 
+class _Elapsed(progress.TimeElapsedColumn):
+    def render(self, task: progress.Task) -> Text:
+        return Text("elapsed ") + Text(format_seconds(task.finished_time if task.finished else task.elapsed))
+
+
+class _Remaining(progress.TimeRemainingColumn):
+    max_refresh = 0.5
+
+    def render(self, task: progress.Task) -> Text:
+        return Text("" if task.finished else f"remaining {format_seconds(task.time_remaining)}")
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a time in minutes and seconds, with hours where there are some.
+
+    >>> format_seconds(20.4), format_seconds(3725), format_seconds(None)
+    ('0:20', '1:02:05', '?')
+    """
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _LineTask:
+    """Task of a process without a terminal: a line when it starts, every half minute, and when it ends."""
+
+    def __init__(self, description: str, total: int, clock: Callable[[], float] = monotonic) -> None:
+        self._description, self._total, self._clock = description, total, clock
+        self._completed, self._started, self._printed = 0, clock(), clock()
+
+    def update(self, completed: int) -> None:
+        self._completed = completed
+        if self._clock() - self._printed >= LINE_SECONDS and LOGGER.isEnabledFor(logging.INFO):
+            self.print_line()
+
+    def set_total(self, total: int) -> None:
+        self._total = total
+
+    def print_line(self) -> None:
+        self._printed = self._clock()
+        elapsed, done = self._printed - self._started, self._completed
+        rest = elapsed / done * max(0, self._total - done) if done else None
+        remaining = "" if done >= self._total else f", remaining {format_seconds(rest)}"
+        line = f"{self._description} {done}/{self._total}, elapsed {format_seconds(elapsed)}{remaining}"
+        _stderr.print(line, markup=False)
+
+
 class RichProgress:
-    """Progress bars on standard error."""
+    """Progress on standard error: bars in a terminal, a line every half minute elsewhere, nothing with `--quiet`."""
 
     @contextmanager
-    def task(self, description: str, *, total: int) -> Generator[_Task]:
-        """Show a progress bar while the `with` block runs."""
+    def task(self, description: str, *, total: int) -> Generator[_Task | _LineTask]:
+        """Show progress while the `with` block runs."""
+        text = escape_hidden(description).replace("\n", " ")
+        if not _stderr.is_terminal:
+            line = _LineTask(text, total)
+            yield line
+            if LOGGER.isEnabledFor(logging.INFO):
+                line.print_line()
+            return
         columns = (
-            progress.TextColumn("{task.description}", markup=False),
+            progress.TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
+            _Elapsed(),
+            _Remaining(),
         )
-        with progress.Progress(*columns, console=_stderr) as bars:
-            yield _Task(bars, escape_hidden(description).replace("\n", " "), total)
+        with progress.Progress(*columns, console=_stderr, disable=not LOGGER.isEnabledFor(logging.INFO)) as bars:
+            yield _Task(bars, text, total)
 
 
 def console_display() -> Display:
-    """Return the display of the command line, and add a console handler to derta's logger once."""
+    """Return the display of the command line, and add a console handler to derta's logger once.
+
+    `--quiet` and `--verbose` have set the logger's level.
+    """
     if not any(isinstance(handler, ConsoleHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(ConsoleHandler())
+    if LOGGER.level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     return Display(RichProgress(), LOGGER)
 

@@ -22,8 +22,13 @@ def is_launched() -> bool:
 def silence_other_processes() -> None:
     """Hide warnings and progress bars outside the main process; call it before importing transformers."""
     if not is_main_process():
-        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        warnings.simplefilter("ignore")
+        silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Hide warnings and progress bars of libraries; call it before importing transformers."""
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    warnings.simplefilter("ignore")
 
 
 def wait_for_main_process_error() -> None:

@@ -5,22 +5,49 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from derta.cli.launch import is_launched, silence_other_processes, wait_for_main_process_error
+from derta import __version__
+from derta.cli.launch import is_launched, silence_libraries, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
 from derta.cli.verbs import about, asking, evaluation, gates, generation, training, viewing
 from derta.errors import DertaError, escape_hidden
+
+LOGGER = logging.getLogger("derta")
 
 app = typer.Typer(
     name="derta",
     help="Decoupled Refusal Training: fine-tune models to refuse at any position of a response, and evaluate them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"max_content_width": 120},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"derta {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def set_up(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and results.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print debug messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Set how much is printed to standard error."""
+    if quiet and verbose:
+        raise DertaError("expected one of --quiet and --verbose, got both; remove one")
+    if quiet:
+        silence_libraries()
+    LOGGER.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+
 
 for verb in (
     training.demo,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 import typer
 
-from derta.errors import escape_entry, escape_hidden
+from derta.errors import did_you_mean, escape_entry, escape_hidden
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -64,9 +63,25 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 def exit_code_of(app: Callable[..., Any]) -> int:
     """Run a typer app and return its exit code; errors of the command line are printed, escaped."""
     try:
-        return app(standalone_mode=False) or 0
+        return app(standalone_mode=False, prog_name="derta") or 0
     except _USAGE_ERROR as error:
-        message = io.StringIO()
-        error.show(file=message)
-        sys.stderr.write(escape_hidden(message.getvalue()))
+        sys.stderr.write(escape_hidden(format_usage_error(error)) + "\n")
         return error.exit_code
+
+
+def format_usage_error(error: Any) -> str:
+    """Return an error of the command line in one line, with an example of the command."""
+    context, message = error.ctx, " ".join(error.format_message().split())
+    if context is None:
+        return f"derta: {message}"
+    path = context.command_path
+    names = list(getattr(context.command, "commands", ()))
+    unknown = context.args[0] if names and context.args else ""
+    example = next((line.strip() for line in (context.command.help or "").splitlines() if "Example: " in line), "")
+    parts = [message.rstrip(".")]
+    if unknown and "did you mean" not in message.lower():
+        parts.append(did_you_mean(unknown, names))
+    if any(word in message for word in ("-q", "-v", "--quiet", "--verbose")):
+        parts.append("global options are before the verb: `derta -q run ...`")
+    parts += [example.replace("Example: ", "for example: ", 1)] if example else []
+    return f"{path}: {'; '.join(parts)}; see `{path} --help`"

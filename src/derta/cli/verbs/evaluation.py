@@ -103,6 +103,7 @@ def label(
     page: Annotated[bool, typer.Option("--page", help="Label the replies on a local page, with three keys.")] = False,
     port: Port = 0,
     no_open: NoOpen = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a random sample of replies to label for `derta judge --labels`.
 
@@ -112,7 +113,7 @@ def label(
 
     Example: derta label runs/gemma/derta-seed0 --sample 100 --out labels.csv --page
     """
-    from derta.cli.console import console_display, print_result
+    from derta.cli.console import console_display, print_output
     from derta.pipeline.labelling import parse_measure, write_label_file
     from derta.ui.server import check_installed
 
@@ -128,7 +129,8 @@ def label(
         prompts_path=prompts,
         display=display,
     )
-    print_result(f"{result.out}: {result.rows} rows ({result.added} new), {result.labelled} labelled")
+    line = f"{result.out}: {result.rows} rows ({result.added} new), {result.labelled} labelled"
+    print_output({**result._asdict(), "out": str(result.out)}, line, as_json=as_json)
     if page:
         serve_labels(result.out, parse_measure(measure), port=port, open_page=not no_open)
 

@@ -78,6 +78,7 @@ def generate(
         typer.Option(help="hf: probability at which a refusal word is forced, or file of derta threshold."),
     ] = None,
     option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Additional engine setting.")] = [],
+    as_json: AsJson = False,
 ) -> None:
     """Generate greedy replies to prompts.
 
@@ -91,13 +92,15 @@ def generate(
         **{"max_batch_tokens": max_batch_tokens, "threads": threads},
         "refusal_threshold": options.number_or_path(refusal_threshold),
     }
-    from derta.cli.console import console_display
+    from derta.cli.console import console_display, print_output
     from derta.config import EngineConfig
     from derta.pipeline.generate import generate_file
 
     settings = {name: value for name, value in engine_options.items() if value is not None}
     config = EngineConfig(model=model, engine=engine, settings=settings | options.pairs(option, option="--option"))
-    generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
+    replies = generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
+    unanswered = sum(reply.unanswered is not None for reply in replies)
+    print_output({"replies": str(out), "count": len(replies), "unanswered": unanswered}, as_json=as_json)
 
 
 def threshold(

@@ -172,6 +172,7 @@ def train(
     env: Env = [],
     launch: Annotated[Path | None, typer.Option(help="Accelerate config, such as those of recipes/accelerate.")] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Default: that of the config.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune one model with one method.
 
@@ -179,7 +180,7 @@ def train(
 
     Example: derta train recipes/gemma-270m.yaml --method derta --out models/derta
     """
-    from derta.cli.console import console_display
+    from derta.cli.console import console_display, print_output
     from derta.cli.launch import is_main_process
     from derta.pipeline.method import check_training, prepare_launch, train_one
 
@@ -204,6 +205,8 @@ def train(
         is_main_process=is_main_process(),
         display=console_display(),
     )
+    if is_main_process():
+        print_output({"model": str(out)}, as_json=as_json)
 
 
 def fine_tune(
@@ -218,6 +221,7 @@ def fine_tune(
     settings: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of pace, model or train.")
     ] = [],
+    as_json: AsJson = False,
 ) -> None:
     """Attack a tuned model by fine-tuning it.
 
@@ -226,7 +230,7 @@ def fine_tune(
 
     Example: derta fine-tune models/derta --helpful alpaca.json --steps 100 --exclude eval.jsonl --out models/attacked
     """
-    from derta.cli.console import console_display
+    from derta.cli.console import console_display, print_output
     from derta.pipeline.fine_tuning_folder import fine_tune_folder
 
     require_single_process("fine-tune")
@@ -243,3 +247,4 @@ def fine_tune(
         display=console_display(),
     )
     console_display().logger.info("%s: %s", out, cost)
+    print_output({"model": str(out), "cost": str(cost)}, as_json=as_json)
