@@ -6,7 +6,17 @@ from tiny_training import config_of, tune_job
 
 from derta.train.config import DertaConfig
 from derta.train.dataset import RowDataset
-from derta.train.estimate import BatchShape, Plan, _seconds, _StepTimer, plan, probe, training_cost
+from derta.train.estimate import (
+    BatchShape,
+    Plan,
+    _speed,
+    _StepTimer,
+    measure,
+    plan,
+    plan_rows,
+    probe,
+    training_cost,
+)
 from derta.train.trainer import DertaTrainer
 
 TRAIN = {
@@ -83,7 +93,7 @@ def test_time_grows_with_the_multiplications_and_warming_up_comes_once():
     timer = _StepTimer()
     timer.steps, timer.updates = [9.0, 5.0, 5.0], [2.0, 1.0, 1.0]
     # weights 2 and 5: a shape of 10 and 1 costs 25, so 8 s for 2 x 25 + 2 x 75 are 0.04 s a unit
-    seconds = _seconds(planned, sampled, (*sampled, *sampled), timer=timer, weights=(2, 5))
+    seconds = _speed(sampled, (*sampled, *sampled), timer=timer, weights=(2, 5)).estimate(planned).seconds
     first_beyond = 9 - 0.04 * 100 - 1
     assert seconds == pytest.approx(first_beyond + 0.04 * 50 * 100 + 50 * 1)
 
@@ -123,3 +133,23 @@ def test_the_tokens_are_those_that_the_trainer_was_given(small_data, train_losse
     trainer.train()
     found = training_cost(log_of(tmp_path / "model", steps=4), instances=given, config=config, seed=0)
     assert found[:3] == (4, len(read), sum(read)) == (4, 20, sum(read))
+
+
+def test_rows_are_counted_without_a_model_as_their_trainer_counts_them(trainer_of, small_data, tmp_path):
+    for changes in ({}, {"step_tokens": 200}, {"pack_tokens": 0, "train_sampling_strategy": "group_by_length"}):
+        trainer = trainer_of(**changes)
+        config = config_of("derta", tmp_path / "checkpoints", **(TRAIN | changes))
+        assert plan_rows(small_data(), config) == plan(trainer)
+
+
+def test_a_probe_stops_after_its_time_but_has_the_largest_micro_batch(trainer_of, monkeypatch):
+    monkeypatch.setattr("derta.train.estimate._StepTimer", lambda: _StepTimer(limit=0.0))
+    trainer = trainer_of()
+    planned = plan(trainer)
+    seen = []
+    collator = trainer.data_collator
+    trainer.data_collator = lambda rows: seen.append(rows) or collator(rows)
+    assert measure(trainer, planned).per_unit > 0
+    assert trainer.state.global_step == 2
+    largest = max(planned.sampled, key=lambda shape: shape.padded)
+    assert sum(len(row.input_ids) for row in seen[2]) == largest.tokens  # two micro-batches of the warmup before it

@@ -11,7 +11,15 @@ from typing import Any
 from derta.errors import RecipeError, did_you_mean, install_advice
 from derta.methods.method import Loss, Method
 from derta.methods.rows_methods import BASE, ROW_METHODS, row_method
-from derta.methods.tuning import TrainingEstimate, check_settings, estimate, method_config, tune
+from derta.methods.tuning import (
+    TrainingEstimate,
+    check_settings,
+    estimate,
+    method_config,
+    plan_training,
+    shares_speed,
+    tune,
+)
 
 
 def _lazy(module: str, name: str) -> Callable[..., Any]:
@@ -58,7 +66,9 @@ __all__ = [
     "estimate",
     "find_method",
     "method_config",
+    "plan_training",
     "row_method",
+    "shares_speed",
     "tune",
 ]
 

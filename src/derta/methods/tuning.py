@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +19,48 @@ if TYPE_CHECKING:
 
     from derta.config import LoraSection, ModelSection, TrainSection
     from derta.train.config import DertaConfig
-    from derta.train.estimate import Estimate, Plan
+    from derta.train.estimate import Estimate, Plan, Speed
 
 
 class TrainingEstimate(NamedTuple):
-    """Estimate of a training: its counted work (`plan`), and the time and memory of a short probe."""
+    """Estimate of a training: its counted work (`plan`), and the time and memory of a short probe.
+
+    `speed` is that of the probe, for other methods that `shares_speed`; None for a method with a trainer of its own.
+    """
 
     plan: Plan
     estimate: Estimate
+    speed: Speed | None = None
+
+
+SAME_SPEED = (
+    *("method", "output_dir", "run_name", "logging_dir", "learning_rate", "weight_decay", "warmup_steps"),
+    *("num_train_epochs", "max_steps", "lr_scheduler_type", "sorry_dropout", "sorry_dropout_end"),
+    *("helpful_weight", "safe_weight", "rto_weight", "completion_weight", "counter_weight", "rto_margin"),
+    *("prefix_share", "max_prefix", "completion_per_triple", "counter_per_triple", "earlier_turn_share", "follow_ups"),
+)
+"""Fields of a config on which the seconds of a multiplication do not depend."""
+
+
+def shares_speed(first: tuple[Method, DertaConfig], second: tuple[Method, DertaConfig]) -> bool:
+    """Return whether two methods train equally fast on equal rows: the same loss, and settings that differ in rows."""
+    if any(one.trainer or one.loss or config.anchor_weight for one, config in (first, second)):
+        return False
+    names = [field.name for field in fields(first[1]) if field.name not in SAME_SPEED]
+    return all(getattr(first[1], name) == getattr(second[1], name) for name in names)
+
+
+def plan_training(
+    method: Method, *, config: DertaConfig, data: TrainingSet, tokenizer: PreTrainedTokenizerBase
+) -> Plan | None:
+    """Return the counted work of a training, without loading a model; None if the method's own trainer counts it."""
+    from derta.train.estimate import plan_rows
+
+    if method.trainer is not None or method.plan is not None:
+        return None
+    config = copy(config)
+    config.method = method
+    return plan_rows(_encode(method, data, config=config, tokenizer=tokenizer), config)
 
 
 def method_config(
@@ -129,6 +164,7 @@ def estimate(
     data: TrainingSet | Sequence[Any],
     tokenizer: PreTrainedTokenizerBase,
     lora: LoraSection | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingEstimate:
     """Return the counted work of a training, and its time and peak memory, measured on a few micro-batches.
 
@@ -136,14 +172,17 @@ def estimate(
     """
     from functools import partial
 
-    from derta.train.estimate import plan, probe
+    from derta.train.estimate import measure, plan, probe
     from derta.train.memory import out_of_memory_as_model_error, reset_peak_memory, training_advice
 
     reset_peak_memory()
-    trainer: Any = _build(method, model, config, data, tokenizer, lora=lora, init_from=None, callbacks=())
+    trainer: Any = _build(method, model, config, data, tokenizer, lora=lora, init_from=None, callbacks=callbacks)
     planned = (method.plan or plan)(trainer)
     with out_of_memory_as_model_error(partial(training_advice, config, trainer.model)):
-        return TrainingEstimate(planned, probe(trainer, planned))
+        if method.trainer is not None or config.anchor_weight:
+            return TrainingEstimate(planned, probe(trainer, planned))
+        speed = measure(trainer, planned)
+        return TrainingEstimate(planned, speed.estimate(planned), speed)
 
 
 def _build(
@@ -158,15 +197,20 @@ def _build(
 
     rows: Sequence[Any] = data  # type: ignore[assignment]
     if isinstance(data, TrainingSet):
-        chat = chat_format(
-            tokenizer, template=config.template, template_kwargs=config.template_kwargs, date=config.template_date
-        )
-        refusals = refusal_tokens(chat, config.refusal_words)
-        rows = method.dataset(data, chat=chat, refusals=refusals, config=config)
+        rows = _encode(method, data, config=config, tokenizer=tokenizer)
     build = method.trainer or row_trainer
     trainer = build(method, model, config=config, rows=rows, tokenizer=tokenizer, **options)
     trainer.remove_callback(PrinterCallback)  # standard output is the command's
     return trainer
+
+
+def _encode(
+    method: Method, data: TrainingSet, *, config: DertaConfig, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[Any]:
+    chat = chat_format(
+        tokenizer, template=config.template, template_kwargs=config.template_kwargs, date=config.template_date
+    )
+    return method.dataset(data, chat=chat, refusals=refusal_tokens(chat, config.refusal_words), config=config)
 
 
 def row_trainer(

@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from derta.chat import ChatFormat
 from derta.config import Recipe, TrainSection
+from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
-from derta.methods import Method, method_config
+from derta.methods import Method, TrainingEstimate, method_config, plan_training, shares_speed
 from derta.methods import estimate as estimate_training
 from derta.pipeline.data import limit_notes, prepare_data
 from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
+from derta.pipeline.generate import check_decoding
 from derta.pipeline.ingredients import ingredient_notes
 from derta.pipeline.likelihoods import scored_data
-from derta.pipeline.models import load_format
+from derta.pipeline.model_checks import check_compiler
+from derta.pipeline.models import check_engine, load_format
 from derta.pipeline.paths import expanded_paths
-from derta.pipeline.plan import check_recipe, read_recipe
+from derta.pipeline.plan import check_methods, check_recipe, read_recipe
+from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
 from derta.pipeline.run_threshold import check_calibrations
 from derta.pipeline.token_refusal import cost_note
+from derta.pipeline.training import training_progress
 from derta.protocols import Display
+
+if TYPE_CHECKING:
+    from derta.train.config import DertaConfig
+    from derta.train.estimate import Plan, Speed
 
 
 class MethodEstimate(NamedTuple):
@@ -52,6 +62,8 @@ def estimate(
 ) -> list[MethodEstimate]:
     """Return an estimate for each method of a recipe, with its first seed: rows are drawn, counted and probed.
 
+    What a run checks before training is checked first.
+
     >>> from tempfile import mkdtemp
     >>> from derta.demo.run import write_example
     >>> [result] = estimate(write_example(Path(mkdtemp()), methods=["derta"]))
@@ -75,6 +87,8 @@ def estimate(
 
 def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[MethodEstimate]:
     check_recipe(loaded, registry)
+    check_engine(loaded)
+    check_compiler(loaded)
     prepared = prepare_data(loaded, registry, display=display)
     check_calibrations(loaded, prepared, registry=registry, lengths=False)
     attack_data = read_all_attack_data(loaded, prepared=prepared)
@@ -86,9 +100,12 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
     for note in [*notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)
     check_rows(loaded, attack_data)
+    check_methods(loaded, registry, prepared=prepared)
+    _check_prompts(loaded, prepared, registry)
     names = dict.fromkeys(map(registry.weights_of, loaded.methods))
     trained = [method for method in map(registry.method, names) if method.trains]
-    estimates = [estimate_method(loaded, method, prepared=prepared) for method in trained if not method.own_refusals]
+    probed = [method for method in trained if not method.own_refusals]
+    estimates = estimate_methods(loaded, probed, prepared=prepared, display=display)
     for method in trained:
         if method.own_refusals:
             display.logger.info("%s is not estimated: its pairs are replies of %s", method.name, method.init_from)
@@ -100,6 +117,18 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
         further = len(attacks) * len(trained) * len(loaded.seeds)
         display.logger.info("Attacks by fine-tuning are %d further trainings, which are not estimated.", further)
     return estimates
+
+
+def _check_prompts(recipe: Recipe, prepared: PreparedData, registry: Registry) -> None:
+    """Validate what a run needs after its training, as before a run: prompts, templates, judges and attackers."""
+    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
+    check_decoding(recipe.generate.engine, prompts)
+    judges = {section.key: section.judge_names for section in recipe.evaluate}
+    with TemporaryDirectory() as folder:  # a new run: nothing is complete
+        homes = [Path(folder) / method for method in recipe.methods]
+        check_evaluation(
+            recipe, prompts, prepared=prepared, folder=Path(folder), homes=homes, registry=registry, judges=judges
+        )
 
 
 FORWARD_SHARE = 1 / 3
@@ -115,23 +144,79 @@ def _token_note(
     return cost_note(recipe, prompts, scored_data(recipe, prepared), seconds_per_token=seconds)
 
 
-def estimate_method(recipe: Recipe, method: Method, *, prepared: PreparedData) -> MethodEstimate:
-    """Return the estimate of one method; the model of its `init_from` need not exist, only the recipe's."""
-    seed = recipe.seeds[0]
+class _Training(NamedTuple):
+    """A training to estimate; `planned` is None if only the method's own trainer can count its work."""
+
+    method: Method
+    config: DertaConfig
+    data: TrainingSet
+    planned: Plan | None
+
+    @property
+    def largest(self) -> int:
+        """Number of tokens of the largest micro-batch that is known."""
+        return max((shape.padded for shape in self.planned.sampled), default=0) if self.planned else 0
+
+
+def estimate_methods(
+    recipe: Recipe, methods: Sequence[Method], *, prepared: PreparedData, display: Display = Display()
+) -> list[MethodEstimate]:
+    """Return the estimates of some methods; the models of their `init_from` need not exist, only the recipe's.
+
+    Methods that train equally fast on equal rows share the probe of the one with the largest micro-batch.
+    """
+    chat, _ = load_format(recipe)
+    found: dict[str, TrainingEstimate] = {}
+    probed: list[tuple[_Training, Speed]] = []
+    with TemporaryDirectory() as folder:
+        trainings = _trainings(recipe, methods, prepared=prepared, folder=Path(folder), chat=chat, display=display)
+        for one in sorted(trainings, key=lambda each: -each.largest):
+            speeds = (speed for other, speed in probed if shares_speed(other[:2], one[:2]))
+            speed = next(speeds, None) if one.planned else None
+            if speed is not None and one.planned is not None:
+                found[one.method.name] = TrainingEstimate(one.planned, speed.estimate(one.planned), speed)
+                continue
+            with training_progress(display, f"{one.method.name}: measuring steps", losses=False) as callback:
+                estimated = found[one.method.name] = estimate_training(
+                    one.method,
+                    model=recipe.model.path,
+                    config=one.config,
+                    data=one.data,
+                    tokenizer=chat.tokenizer,
+                    lora=recipe.train.lora,
+                    callbacks=[callback],
+                )
+            if estimated.speed is not None:
+                probed.append((one, estimated.speed))
+    return [_method_estimate(method, found[method.name]) for method in methods]
+
+
+def _trainings(
+    recipe: Recipe,
+    methods: Sequence[Method],
+    *,
+    prepared: PreparedData,
+    folder: Path,
+    chat: ChatFormat,
+    display: Display,
+) -> list[_Training]:
+    """Return the trainings of some methods, with their rows counted."""
+    seed, trainings = recipe.seeds[0], list[_Training]()
     values = {name: value for name, value in recipe.train.settings.items() if not name.startswith("save_")}
     train = TrainSection.model_validate(values | {"report_to": "none", "lora": recipe.train.lora})
-    chat, _ = load_format(recipe)
-    with TemporaryDirectory() as folder:
-        settings = recipe.settings_of(method.name)
-        config = method_config(method, train, model=recipe.model, seed=seed, output_dir=Path(folder), settings=settings)
-        planned, estimated = estimate_training(
-            method,
-            model=recipe.model.path,
-            config=config,
-            data=prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed),
-            tokenizer=chat.tokenizer,
-            lora=train.lora,
-        )
+    with display.progress.task("counting rows and tokens", total=len(methods)) as task:
+        for number, method in enumerate(methods, start=1):
+            settings, out = recipe.settings_of(method.name), folder / method.name
+            config = method_config(method, train, model=recipe.model, seed=seed, output_dir=out, settings=settings)
+            data = prepared.training_set(triples_per_unit=method.triples_per_unit, seed=seed)
+            planned = plan_training(method, config=config, data=data, tokenizer=chat.tokenizer)
+            trainings.append(_Training(method, config, data, planned))
+            task.update(number)
+    return trainings
+
+
+def _method_estimate(method: Method, found: TrainingEstimate) -> MethodEstimate:
+    planned, estimated = found.plan, found.estimate
     return MethodEstimate(
         method.name,
         method.unit,

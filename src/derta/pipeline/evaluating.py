@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from derta.config import Recipe, merge, parse_recipe
 from derta.config.presets import BENIGN, PRESETS, Preset
+from derta.data.request_formats import REQUEST_FORMATS
 from derta.data.requests import load_requests
 from derta.errors import ModelError, RecipeError, did_you_mean
 from derta.methods import METHODS
@@ -24,7 +25,7 @@ class Questions(NamedTuple):
 
     Attributes:
         preset: Name of the preset.
-        requests: Harmful requests of the attacks; None: no attack.
+        requests: Harmful requests of the attacks: a file, or `FORMAT=file`; None: no attack.
         over_refusal: Benign requests by the name of their set.
         files: Files that attacks need, by the name of their option (`templates`, `demonstrations`).
         limit: Requests of each attack and set; None: those of the preset.
@@ -157,7 +158,8 @@ def _attacks(preset: Preset, questions: Questions, *, limit: int | None) -> tupl
                 "--preset paper: expected --requests FILE with harmful requests, got none; the package contains none"
             )
         return [], ["No attack was made: the package contains no harmful requests; bring some with --requests FILE."]
-    requests = load_requests(questions.requests)
+    asked = _source(questions.requests, None)
+    requests = load_requests(asked["path"], format=asked.get("format", "auto"))
     left_out: dict[str, str] = {}
     sections: list[dict[str, Any]] = []
     for name, options in preset.attacks.items():
@@ -173,12 +175,16 @@ def _attacks(preset: Preset, questions: Questions, *, limit: int | None) -> tupl
     return sections, [f"{name} is left out: {reason}." for name, reason in left_out.items()]
 
 
-def _source(path: str, limit: int | None) -> dict[str, Any]:
-    return {"path": path} | ({} if limit is None else {"limit": limit})
+def _source(text: str, limit: int | None) -> dict[str, Any]:
+    """Return a source of requests; `xstest_safe=FILE` has the name of its format, for a file with several subsets."""
+    source: dict[str, Any] = {} if limit is None else {"limit": limit}
+    name, equals, path = text.partition("=")
+    return source | ({"path": path, "format": name} if equals and name in REQUEST_FORMATS else {"path": text})
 
 
-def _set_name(path: str) -> str:
+def _set_name(text: str) -> str:
     """Return the name of a set of requests: that of its file without the ending, or of the package's data set."""
+    path = _source(text, None)["path"]
     return path.removeprefix("derta:") if path.startswith("derta:") else Path(path).name.partition(".")[0]
 
 

@@ -50,7 +50,8 @@ class ProgressCallback(TrainerCallback):
 
 
 @contextmanager
-def training_progress(display: Display, description: str) -> Generator[ProgressCallback]:
-    """Yield a Trainer callback that shows progress while the block runs."""
+def training_progress(display: Display, description: str, *, losses: bool = True) -> Generator[ProgressCallback]:
+    """Yield a Trainer callback that shows progress while the block runs, and logs the losses if not told otherwise."""
+    logger = display.logger.getChild(STEPS_LOGGER) if losses else logging.Logger("not shown")
     with display.progress.task(description, total=0) as task:
-        yield ProgressCallback(task, display.logger.getChild(STEPS_LOGGER))
+        yield ProgressCallback(task, logger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import chain, count, islice
 from math import ceil
 from pathlib import Path
@@ -16,15 +17,19 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from derta.data.rows import Instance
 from derta.train.anchoring import AnchorCallback
-from derta.train.checks import accumulation_steps
+from derta.train.checks import accumulation_steps, num_processes
 from derta.train.config import DertaConfig
+from derta.train.dataloaders import collator_of, training_sampler
 from derta.train.dataset import MicroBatchSampler, RowDataset, StepSettings
+from derta.train.inputs import dataset_from_rows, micro_batches_per_step
 from derta.train.memory import peak_memory
 from derta.train.trainer import DertaTrainer
 
 Keys = list[Any]
 MAX_SAMPLED = 2000
-NUM_PROBED = 4
+NUM_SPACED = 4
+PROBE_SECONDS = 20.0
+"""Seconds after which a probe measures no more steps; the first two are always measured."""
 
 
 class BatchShape(NamedTuple):
@@ -74,12 +79,48 @@ class Estimate(NamedTuple):
     peak_bytes: int
 
 
+class Speed(NamedTuple):
+    """Speed of a training run, measured by a probe; it serves runs of other rows with the same model and settings.
+
+    Attributes:
+        warmup: Additional seconds of the first step: compilation, and the state of the optimizer.
+        per_unit: Seconds of a multiplication (see `weights`).
+        update: Seconds of an optimizer update.
+        weights: Numbers of weights that are used by a token in the trunk, and by a label in the head.
+        peak_bytes: Peak memory.
+    """
+
+    warmup: float
+    per_unit: float
+    update: float
+    weights: tuple[int, int]
+    peak_bytes: int
+
+    def estimate(self, planned: Plan) -> Estimate:
+        """Return the estimate of a training run with this plan."""
+        total = _cost(planned.sampled, self.weights) * planned.micro_batches / len(planned.sampled)
+        return Estimate(self.warmup + self.per_unit * total + planned.steps * self.update, self.peak_bytes)
+
+
 def plan(trainer: DertaTrainer) -> Plan:
     """Return the number of rows, tokens, labels and steps of a training run, from micro-batches of its first epoch."""
-    sampler: Any = trainer.micro_batches
+    return _plan(trainer.train_dataset, trainer.micro_batches, trainer.data_collator, trainer.args)
+
+
+def plan_rows(rows: Sequence[Any], config: DertaConfig) -> Plan:
+    """Return the plan of a training on rows, as `plan` does for its trainer; no model is loaded."""
+    config = copy(config)
+    config.gradient_accumulation_steps = accumulation_steps(config, num_processes=num_processes())
+    dataset = dataset_from_rows(rows, config=config)
+    if config.step_tokens is not None:
+        config.gradient_accumulation_steps = micro_batches_per_step(dataset, config)
+    return _plan(dataset, training_sampler(dataset, config), collator_of(config), config)
+
+
+def _plan(dataset: Any, sampler: Any, collator: Any, arguments: TrainingArguments) -> Plan:
     sampler.set_epoch(0)
-    sampled = [_shape(trainer, keys) for keys in islice(sampler, MAX_SAMPLED)]
-    return plan_from_sample(sampled, trainer.args, batches_per_epoch=len(sampler))
+    sampled = [_shape(dataset, collator, keys) for keys in islice(sampler, MAX_SAMPLED)]
+    return plan_from_sample(sampled, arguments, batches_per_epoch=len(sampler))
 
 
 def plan_from_sample(sampled: Sequence[BatchShape], arguments: TrainingArguments, *, batches_per_epoch: int) -> Plan:
@@ -106,10 +147,9 @@ def plan_from_sample(sampled: Sequence[BatchShape], arguments: TrainingArguments
     )
 
 
-def _shape(trainer: DertaTrainer, keys: Keys) -> BatchShape:
-    dataset: Any = trainer.train_dataset
+def _shape(dataset: Any, collator: Any, keys: Keys) -> BatchShape:
     rows = [dataset[key] for key in keys]
-    batch = trainer.data_collator(rows)
+    batch = collator(rows)
     tokens, labels = sum(len(row.input_ids) for row in rows), len(batch["label_positions"])
     return BatchShape(keys, tokens, batch["input_ids"].numel(), labels, logit_positions=labels)
 
@@ -121,12 +161,16 @@ def _now() -> float:
 
 
 class _StepTimer(TrainerCallback):
-    """Callback that measures the seconds of each step, and of its optimizer update."""
+    """Callback that measures the seconds of each step and of its optimizer update, and stops after `limit` seconds.
 
-    def __init__(self) -> None:
+    The first two steps always count: the warmup, and the one with the largest micro-batch.
+    """
+
+    def __init__(self, limit: float = PROBE_SECONDS) -> None:
         self.steps: list[float] = []
         self.updates: list[float] = []
         self._last = self._update = 0.0
+        self._limit = limit
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = _now()
@@ -145,56 +189,59 @@ class _StepTimer(TrainerCallback):
         now = _now()
         self.steps.append(now - self._last)
         self._last = now
+        control.should_training_stop |= len(self.steps) > 1 and sum(self.steps[1:]) > self._limit
 
 
 def probe(trainer: Any, planned: Plan) -> Estimate:
     """Train on a few micro-batches, including the largest, and extrapolate. The model is unusable afterwards.
 
-    Time is assumed to grow with the multiplications: the trunk's weights times padded tokens, and the head's weights
-    times the positions that logits are computed for. The first step's additional time (compilation, optimizer state) is
-    counted once. The anchor's forward over the benign rows is measured on those of the probe.
+    The anchor's forward over the benign rows is measured on those of the probe.
     """
-    probed, accumulation = _choose(planned.sampled), min(2, trainer.args.gradient_accumulation_steps)
+    estimated = measure(trainer, planned).estimate(planned)
+    anchors = [one for one in trainer.callback_handler.callbacks if isinstance(one, AnchorCallback)]
+    return estimated._replace(seconds=estimated.seconds + sum(one.seconds for one in anchors))
+
+
+def measure(trainer: Any, planned: Plan) -> Speed:
+    """Train on a few micro-batches, including the largest, and return the speed. The model is unusable afterwards.
+
+    Time is assumed to grow with the multiplications: the trunk's weights times padded tokens, and the head's weights
+    times the positions that logits are computed for. The first step, of a small micro-batch, also has what comes once.
+    """
+    accumulation = min(2, trainer.args.gradient_accumulation_steps)
+    probed = _choose(planned.sampled, accumulation=accumulation)
     trainer.set_micro_batches([shape.keys for shape in probed])
     trainer.args.gradient_accumulation_steps = accumulation
     trainer.args.max_steps = len(probed) // accumulation
     timer = _StepTimer()
     trainer.add_callback(timer)
     trainer.train()
-    seconds = _seconds(
-        planned, probed[:accumulation], probed[accumulation:], timer=timer, weights=_weights(trainer.model)
-    )
-    anchors = [one for one in trainer.callback_handler.callbacks if isinstance(one, AnchorCallback)]
-    return Estimate(seconds + sum(one.seconds for one in anchors), peak_memory())
+    measured = probed[accumulation : accumulation * len(timer.steps)]
+    return _speed(probed[:accumulation], measured, timer=timer, weights=_weights(trainer.model))
 
 
-def _seconds(
-    planned: Plan,
-    first: Sequence[BatchShape],
-    others: Sequence[BatchShape],
-    *,
-    timer: _StepTimer,
-    weights: tuple[int, int],
-) -> float:
-    """Return the estimated seconds of the run from the measured micro-batches: the `first` step's and the `others`."""
-    trunk, head = weights
-
-    def cost(shapes: Sequence[BatchShape]) -> float:
-        return float(sum(trunk * shape.padded + head * shape.logit_positions for shape in shapes))
-
+def _speed(
+    first: Sequence[BatchShape], others: Sequence[BatchShape], *, timer: _StepTimer, weights: tuple[int, int]
+) -> Speed:
+    """Return the speed of measured micro-batches: those of the `first` step, and the `others`."""
     update = sum(timer.updates[1:]) / len(timer.updates[1:])
-    seconds_per_unit = (sum(timer.steps[1:]) - sum(timer.updates[1:])) / cost(others)
-    warmup = max(0.0, timer.steps[0] - seconds_per_unit * cost(first) - update)
-    total = cost(planned.sampled) * planned.micro_batches / len(planned.sampled)
-    return warmup + seconds_per_unit * total + planned.steps * update
+    per_unit = (sum(timer.steps[1:]) - sum(timer.updates[1:])) / _cost(others, weights)
+    warmup = max(0.0, timer.steps[0] - per_unit * _cost(first, weights) - update)
+    return Speed(warmup, per_unit, update, weights, peak_memory())
 
 
-def _choose(sampled: Sequence[BatchShape]) -> list[BatchShape]:
-    """Return the micro-batches of the probe: two for warmup, the two largest, and some spaced evenly."""
-    spaced = [sampled[i * len(sampled) // NUM_PROBED] for i in range(NUM_PROBED)]
+def _cost(shapes: Sequence[BatchShape], weights: tuple[int, int]) -> float:
+    trunk, head = weights
+    return float(sum(trunk * shape.padded + head * shape.logit_positions for shape in shapes))
+
+
+def _choose(sampled: Sequence[BatchShape], *, accumulation: int) -> list[BatchShape]:
+    """Return the micro-batches of the probe: a step of the smallest, the two largest, and some spaced evenly."""
+    spaced = [sampled[i * len(sampled) // NUM_SPACED] for i in range(NUM_SPACED)]
+    smallest = min(sampled, key=lambda shape: shape.padded)
     largest = max(sampled, key=lambda shape: shape.padded)
     most_logits = max(sampled, key=lambda shape: shape.logit_positions)
-    return [spaced[0], spaced[-1], largest, most_logits, *spaced]
+    return [*[smallest] * accumulation, largest, most_logits, *spaced]
 
 
 def _weights(net: Any) -> tuple[int, int]:

@@ -18,7 +18,9 @@ def evaluate(
     out: Out,
     preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
     requests: Annotated[str | None, typer.Option(help="Harmful requests for the attacks, which you bring.")] = None,
-    over_refusal: Annotated[list[str], typer.Option(metavar="FILE", help="More benign requests.")] = [],
+    over_refusal: Annotated[
+        list[str], typer.Option(metavar="FILE", help="More benign requests: FILE or FORMAT=FILE.")
+    ] = [],
     templates: Annotated[str | None, typer.Option(help="paper: texts of jailbreak_chat, which you bring.")] = None,
     demonstrations: Annotated[str | None, typer.Option(help="paper: texts of self_cipher, which you bring.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Requests of each attack and set.")] = None,
