@@ -43,6 +43,14 @@ def test_a_recipe_that_runs_has_no_fault(recipe):
         ({"model": {"path": "gone/a/b"}}, ["`model.path`: gone/a/b: expected a model folder or a hub id"]),
         ({"model": {"template": "gone.jinja"}}, ["`model.template`: expected auto, paper, paper_eval or a Jinja file"]),
         ({"methods": ["vanila", "derta", "derta"]}, ["each once, got", "unknown method 'vanila'; did you mean"]),
+        (
+            {"methods": ["base", {"name": "rival", "path": "gone/a/b", "adapter": "gone/c/d"}]},
+            [
+                "`methods`: rival: gone/a/b: expected a model folder",
+                "`methods`: rival: gone/c/d: expected a model folder",
+            ],
+        ),
+        ({"methods": ["derta", {"name": "rto", "path": "org/rto"}]}, ["a name that is not built in, got 'rto'"]),
         ({"baseline": "rto"}, ["`baseline`: expected one of the methods vanilla, derta, got 'rto'"]),
         ({"seeds": []}, ["`seeds`: expected at least one"]),
         ({"method_settings": {"derta": {"rto_wait": 1}}}, ["unknown key `method_settings.derta.rto_wait`; did you"]),

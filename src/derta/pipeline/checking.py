@@ -153,6 +153,10 @@ def _model_faults(recipe: Recipe, unset: Collection[str]) -> Iterator[str]:
             yield from _prefixed(
                 f"`methods`: {name}", lambda path=other.path: check_model_path(path, needs="config.json")
             )
+        if other.adapter is not None and f"models.{name}.adapter" not in unset:
+            yield from _prefixed(
+                f"`methods`: {name}", lambda path=other.adapter: check_model_path(path, needs="adapter_config.json")
+            )
     is_file = model.template.endswith((".jinja", ".j2")) or "/" in model.template
     if is_file and "model.template" not in unset and not Path(model.template).is_file():
         names = ", ".join(("auto", *SHIPPED_TEMPLATES))
@@ -171,7 +175,8 @@ def _method_faults(recipe: Recipe, registry: Registry) -> Iterator[str]:
     if recipe.baseline is not None and recipe.baseline not in recipe.methods:
         yield f"`baseline`: expected one of the methods {', '.join(recipe.methods)}, got {recipe.baseline!r}"
     methods: dict[str, Method] = {}
-    undefined = {name for name, each in recipe.method_settings.items() if "method" in each} - registry.defined.keys()
+    defining = {name for name, each in recipe.method_settings.items() if "method" in each} | recipe.models.keys()
+    undefined = defining - registry.defined.keys()
     for name in dict.fromkeys((*recipe.methods, *recipe.method_settings)):
         if name in undefined:
             continue  # because of another fault, which is reported
