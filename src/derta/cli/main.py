@@ -12,7 +12,7 @@ import typer
 from derta import __version__
 from derta.cli.launch import is_launched, silence_libraries, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import about, asking, evaluation, gates, generation, training, viewing
+from derta.cli.verbs import about, asking, evaluation, gates, generation, publishing, training, viewing
 from derta.errors import DertaError, escape_hidden
 
 LOGGER = logging.getLogger("derta")
@@ -72,6 +72,7 @@ for verb in (
     about.check,
     about.schema,
     viewing.explore,
+    publishing.publish,
 ):
     app.command()(verb)
 app.command(name="fine-tune")(training.fine_tune)

@@ -71,7 +71,7 @@ REFUSED: Mapping[str, str] = {
 }
 """Refused fields with the reason: they would be ignored, or break the loss or the packing."""
 
-_NO_PUSH = "a run pushes nothing; push the finished folder"
+_NO_PUSH = "a run pushes nothing; `derta publish` uploads a finished model with a card"
 _NO_EVAL = "a run evaluates its models after training"
 ELSEWHERE: Mapping[str, str] = {
     "method": "list it under `methods`",
