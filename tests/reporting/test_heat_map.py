@@ -20,6 +20,18 @@ def test_without_a_judge_of_harm_the_map_shows_refusals(make_cell):
     assert group.wording.title == "Refusal rate under attack"
 
 
+def test_many_malformed_replies_to_benign_prompts_are_a_group_of_their_own(make_cell):
+    def cells(*outcomes):
+        return [
+            make_cell([False], suite="over_refusal", name="xstest", measure="refused"),
+            make_cell(list(outcomes), suite="over_refusal", name="xstest", measure="malformed"),
+        ]
+
+    titles = [group.wording.title for group in heat_groups(cells(True, False), methods=["derta"])]
+    assert titles == ["Over-refusal", "Malformed replies to benign prompts"]
+    assert len(heat_groups(cells(False, False), methods=["derta"])) == 1
+
+
 def test_what_was_not_run_or_not_scored_has_no_colour(make_cell):
     cells = [make_cell([None]), make_cell([True], method="rto")]
     (group,) = heat_groups(cells, methods=["derta", "rto", "dpo"])

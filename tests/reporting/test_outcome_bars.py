@@ -26,7 +26,7 @@ def test_each_reply_has_one_kind_and_garbled_text_is_no_refusal(make_transcript)
         judged(make_transcript, {}, request_id="5"),
     ]
     ((bar,),) = [group.bars for group in outcome_groups(rows, methods=["derta"])]
-    assert {part.kind: part.count for part in bar.parts} == dict.fromkeys(SEGMENTS, 1)
+    assert {part.kind: part.number for part in bar.parts} == dict.fromkeys(SEGMENTS, 1)
     assert sum(part.share for part in bar.parts) == pytest.approx(1)
 
 

@@ -101,12 +101,12 @@ def frontier(
 
 
 def _differences(method: str, baseline: str, axes: Mapping[AxisName, Axis]) -> dict[AxisName, FrontierDifference]:
-    found = {name: axis.difference(method, baseline) for name, axis in axes.items()}
-    return {
-        name: FrontierDifference(value=one.value, low=one.low, high=one.high)
-        for name, one in found.items()
-        if one is not None
-    }
+    found: dict[AxisName, FrontierDifference] = {}
+    for name, axis in axes.items():
+        one = axis.difference(method, baseline)
+        if one is not None:
+            found[name] = FrontierDifference(value=one.value, low=one.low, high=one.high)
+    return found
 
 
 def _compared(axes: Mapping[AxisName, Axis], rates: Rates) -> tuple[AxisName, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from derta.metrics.kinds import MOST_MALFORMED
 from derta.reporting.tables import SUITES, pooled_cells
 from derta.reporting.text import format_percent
-from derta.reporting.wordings import Wording, wording
+from derta.reporting.wordings import MALFORMED, Wording, wording
 from derta.results import Cell
 
-# The first measure of a suite that a judge has; a refusal rate under attack is shown as such.
-_MEASURES = (("attack", ("harmful", "refused")), ("over_refusal", ("refused",)), ("benign", ("correct",)))
-_BENIGN = Wording("Benign tasks done", "higher", "correct replies to harmless or ordinary requests")
+_DONE = Wording("Benign tasks done", "higher", "correct replies to harmless or ordinary requests")
+_GARBLED = Wording("Malformed replies to benign prompts", "lower", MALFORMED)
 _STRONG = 0.79  # from here on, the other text colour has the higher contrast; both have 4.5 there (page.css)
 
 
@@ -34,30 +34,42 @@ class HeatRow(NamedTuple):
 
 
 class HeatGroup(NamedTuple):
-    """Rows of one measure of one judge."""
+    """Rows of one measure of one judge, or of several for different sets."""
 
     wording: Wording
     judge: str
-    is_attack: bool
     rows: tuple[HeatRow, ...]
 
 
 def heat_groups(cells: Sequence[Cell], *, methods: Sequence[str]) -> tuple[HeatGroup, ...]:
-    """Return the groups of the heat map: attacks, over-refusal, and benign tasks done."""
+    """Return the groups of the heat map: attacks, over-refusal, benign tasks done, and malformed benign replies.
+
+    The last is left out where no method garbles more than a few of them.
+    """
     pooled = [cell for cell in pooled_cells(cells) if cell.suite in SUITES and cell.suite != "analysis"]
-    groups: list[HeatGroup] = []
-    for suite, measures in _MEASURES:
-        own = [cell for cell in pooled if cell.suite == suite or (suite == "benign" and cell.suite != "attack")]
-        measure = next((one for one in measures if any(cell.measure == one for cell in own)), None)
-        chosen = [cell for cell in own if cell.measure == measure]
-        if measure is None or not chosen:
-            continue
-        judges = list(dict.fromkeys(cell.judge for cell in chosen))
-        chosen = chosen if suite == "benign" else [cell for cell in chosen if cell.judge == judges[0]]
-        words = _BENIGN if suite == "benign" else wording(suite, measure)
-        judge = ", ".join(judges) if suite == "benign" else judges[0]
-        groups.append(HeatGroup(words, judge, suite == "attack", _rows(chosen, methods, words)))
-    return tuple(groups)
+    attacks = [cell for cell in pooled if cell.suite == "attack"]
+    benign = [cell for cell in pooled if cell.suite != "attack"]
+    harmless = [cell for cell in benign if cell.suite == "over_refusal"]
+    malformed = [cell for cell in benign if cell.measure == "malformed"]
+    garbled = any(cell.value is not None and cell.value > MOST_MALFORMED for cell in malformed)
+    chosen = [
+        (_of_first_judge(attacks, "harmful") or _of_first_judge(attacks, "refused"), None),
+        (_of_first_judge(harmless, "refused"), None),
+        ([cell for cell in benign if cell.measure == "correct"], _DONE),
+        (malformed if garbled else [], _GARBLED),
+    ]
+    return tuple(_group(members, words, methods) for members, words in chosen if members)
+
+
+def _of_first_judge(cells: Sequence[Cell], measure: str) -> list[Cell]:
+    own = [cell for cell in cells if cell.measure == measure]
+    return [cell for cell in own if cell.judge == own[0].judge]
+
+
+def _group(cells: Sequence[Cell], words: Wording | None, methods: Sequence[str]) -> HeatGroup:
+    words = words or wording(cells[0].suite, cells[0].measure)
+    judges = ", ".join(dict.fromkeys(cell.judge for cell in cells))
+    return HeatGroup(words, judges, _rows(cells, methods, words))
 
 
 def _rows(cells: Sequence[Cell], methods: Sequence[str], words: Wording) -> tuple[HeatRow, ...]:

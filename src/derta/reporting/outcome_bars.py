@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """Replies of one kind: their number and share."""
 
     kind: Segment
-    count: int
+    number: int
     share: float
 
 

@@ -87,7 +87,7 @@ def render_report(
         scatters=build_scatters(summary.frontier, methods=methods),
         outcomes=outcomes,
         segments=SEGMENTS,
-        has_unjudged=any(part.count for group in outcomes for bar in group.bars for part in bar.parts[-1:]),
+        has_unjudged=any(part.number for group in outcomes for bar in group.bars for part in bar.parts[-1:]),
         overview=overview_columns(tables),
         comparisons=comparison_tables(summary.comparisons),
         questions=list(Counter(row.question for row in summary.comparisons).items()),

@@ -186,12 +186,13 @@ def style_colour(style: int) -> str:
 
 
 def set_percent_axis(axis: Axis, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Label an axis of fractions in percent."""
+    """Set the limits of an axis of fractions, and label it in percent."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     low, high = limits
     margin = 0.03 * (high - low)
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low - margin, high + margin)
+    set_limits = axis.axes.set_xlim if axis is axis.axes.xaxis else axis.axes.set_ylim
+    set_limits(low - margin, high + margin)
     axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 

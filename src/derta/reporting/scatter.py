@@ -63,8 +63,8 @@ def _scatter(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName, metho
         best = front(points, x=x, y=y)
         if len(best) > 1:
             axes.plot(*zip(*best, strict=True), color=style_colour(NUM_STYLES - 1), lw=0.9, ls=(0, (4, 2)), zorder=1)
-        for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
-            set_percent_axis(axis, _limits([point.rates[name] for point in points]))
+        set_percent_axis(axes.xaxis, _limits([point.rates[x] for point in points]))
+        set_percent_axis(axes.yaxis, _limits([point.rates[y] for point in points]))
 
     title = f"{'Safety' if y == 'attack_success' else 'Refusals under attack'} against {TITLES[x]}"
     shown = tuple(

@@ -76,7 +76,7 @@ def verdict(summary: Summary) -> Verdict | None:
         return None
     if recommended is baseline:
         baseline = None
-    axes = {axis.name: axis for axis in frontier.axes}
+    axes: dict[AxisName, FrontierAxis] = {axis.name: axis for axis in frontier.axes}
     harm_judged = "attack_success" in axes
     measured: AxisName = "attack_success" if harm_judged else "attack_not_refused"
     return Verdict(
