@@ -47,7 +47,7 @@ class RecipeError(DertaError):
     >>> from derta.config import parse_recipe
     >>> parse_recipe([], where="recipe")
     Traceback (most recent call last):
-    derta.errors.RecipeError: recipe: expected a mapping of recipe keys, got list; see `derta run --help`
+    derta.errors.RecipeError: recipe: expected a mapping of recipe keys, got a list; see docs/cli.md
 
     Attributes:
         reason: The message without the key.
@@ -110,6 +110,24 @@ class ServerError(EngineError):
     """
 
 
+def kind_of(value: object) -> str:
+    """Return the kind of a value of a file, as the person who wrote the file names it, for an error message.
+
+    >>> kind_of(None), kind_of("x"), kind_of(1.5), kind_of({}), kind_of([])
+    ('nothing', 'a text', 'a number', 'an object', 'a list')
+    """
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+_KINDS = (
+    (type(None), "nothing"),
+    (bool, "true or false"),
+    (str, "a text"),
+    (int | float, "a number"),
+    (list | tuple, "a list"),
+    (dict, "an object"),
+)
+"""Kinds of values in JSON and YAML, with their names."""
 _MOST = 40
 """Number of valid names from which on a message lists no more."""
 

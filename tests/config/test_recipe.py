@@ -106,8 +106,8 @@ def test_an_unknown_key_is_reported_by_its_path_with_the_nearest_known_one(value
             recipe(data=MINIMAL["data"] | {"policy": "guess"}),
             r"`data.policy`: .*'drop', 'prepend' or 'keep', got 'guess'",
         ),
-        (["a"], r"expected a mapping of recipe keys, got list; see `derta run --help`"),
-        (None, r"expected a mapping of recipe keys, got NoneType"),
+        (["a"], r"expected a mapping of recipe keys, got a list; see docs/cli.md"),
+        (None, r"expected a mapping of recipe keys, got nothing"),
     ],
 )
 def test_a_value_that_cannot_be_is_reported_with_its_place(values, message):

@@ -92,15 +92,15 @@ def test_context_is_read_from_parquet_where_messages_have_null_fields(tmp_path):
     [
         ({"messages": "[{"}, "messages: expected a JSON list, got text that is not JSON"),
         ({"messages": "[" * 100_000}, "messages: expected a JSON list, got text that is not JSON"),
-        ({"tools": {"name": "look"}}, "tools: expected a list, got a dict"),
-        ({"messages": '{"role": "user"}'}, "messages: expected a list, got a dict"),
+        ({"tools": {"name": "look"}}, "tools: expected a list, got an object"),
+        ({"messages": '{"role": "user"}'}, "messages: expected a list, got an object"),
         ({"messages": [{"role": "cook", "content": "Hi."}]}, "not a triple: messages.0.role"),
         ({"messages": [{"from": "cook", "value": "Hi."}]}, "messages[0]: expected a known role and parts with texts"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "(part_is_no_text); fix or remove it"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages must not be empty"),
         ({"messages": TURNS, "harmful_turns": [0]}, "harmful_turns must be indices of assistant messages"),
         ({"messages": TURNS, "harmful_turns": ["x"]}, "not a triple: harmful_turns.0"),
-        ({"system": 5}, "system: expected text, got a int"),
+        ({"system": 5}, "system: expected text, got a number"),
     ],
 )
 def test_an_invalid_context_is_one_line_that_names_the_row(tmp_path, columns, reason):

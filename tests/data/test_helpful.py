@@ -276,11 +276,11 @@ def test_rows_without_an_answer_or_with_an_empty_turn_are_dropped_and_counted(tm
         ([{}], r"a\.json\[0\]: no known format has the fields none; expected one of: messages"),
         ([{"title": "bread"}], r"a\.json\[0\]: no known format has the fields title; expected one of: messages"),
         ([ROWS["alpaca"], {"instruction": "bread?"}], r"a\.json\[1\]: expected a field 'output', got instruction"),
-        ([{"messages": "bread?"}], r"a\.json\[0\]: messages: expected a list of turns, got a str"),
+        ([{"messages": "bread?"}], r"a\.json\[0\]: messages: expected a list of turns, got a text"),
         ([{"messages": ["bread?"]}], r"a\.json\[0\]: messages: expected a list of turns, got a list of other values"),
         ([{"messages": [{"content": "x"}]}], r"a\.json\[0\]: messages\[0\]: expected a field 'role', got content"),
         ([{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], r"expected a part \{type: text, text"),
-        ([{"messages": [{"role": "user", "content": 5}]}], r"messages\[0\]: expected text or parts, got a int"),
+        ([{"messages": [{"role": "user", "content": 5}]}], r"messages\[0\]: expected text or parts, got a number"),
         (
             [{**ROWS["alpaca"], "history": [["x"]]}],
             r"history\[0\]: expected a question and its answer, got \"\['x'\]\"",

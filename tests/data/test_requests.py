@@ -289,8 +289,8 @@ def test_a_missing_archive_or_another_file_than_a_zip_is_an_error(tmp_path: Path
             "auto",
             r"a\.jsonl:1: turns: expected a list of one text, got 2 turns",
         ),
-        ([{"question_id": 1, "turns": "a"}], "auto", r"a\.jsonl:1: turns: expected a list of one text, got str"),
-        ([{"question_id": 1, "turns": [3]}], "auto", r"a\.jsonl:1: turns\[0\]: text: expected text, got a int"),
+        ([{"question_id": 1, "turns": "a"}], "auto", r"a\.jsonl:1: turns: expected a list of one text, got a text"),
+        ([{"question_id": 1, "turns": [3]}], "auto", r"a\.jsonl:1: turns\[0\]: text: expected text, got a number"),
         (
             [ROWS["wildguard"][0] | {"prompt_harm_label": "?"}],
             "auto",

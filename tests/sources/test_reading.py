@@ -65,7 +65,7 @@ def test_csv_cells_survive_quotes_commas_and_line_breaks(records: list[list[str]
         ("a.json", '[{"a": 1},\n{"a": 2', r"a\.json:2: expected one JSON list.*cut short"),
         ("a.json", '{"a": 1} {"a": 2}', r"a\.json:1: expected one JSON list.*put each object on a line"),
         ("a.json", '{"a": 1}\n{"a": 2', r"a\.json:2: expected one JSON object per line"),
-        ("a.json", "7", r"expected a JSON list of rows, got a int"),
+        ("a.json", "7", r"expected a JSON list of rows, got a number"),
         ("a.jsonl", "[1,\n2", r"a\.jsonl:2: expected one JSON list"),
         ("a.json", "[" * 100_000, r"nested too deeply"),
         ("a.json", f"[{'9' * 5000}]", r"4300 digits"),

@@ -17,7 +17,7 @@ from derta.config.models import METHODS_SCHEMA, ModelSection, OtherModel, split_
 from derta.config.recipe_file import read_values
 from derta.config.sections import Section, Source, SourceSection, walk
 from derta.config.train import TrainSection
-from derta.errors import RecipeError, did_you_mean
+from derta.errors import RecipeError, did_you_mean, kind_of
 from derta.files import format_error_details
 
 RENAMED = {"dpo": "method_settings.dpo", "train.lora.alpha": "lora_alpha", "train.lora.dropout": "lora_dropout"}
@@ -192,9 +192,7 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         RecipeError: an unknown key (with the most similar valid key) or an invalid value.
     """
     if not isinstance(values, dict):
-        raise RecipeError(
-            f"{where}: expected a mapping of recipe keys, got {type(values).__name__}; see `derta run --help`"
-        )
+        raise RecipeError(f"{where}: expected a mapping of recipe keys, got {kind_of(values)}; see docs/cli.md")
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from derta.data.conversations import as_turns, messages_of
 from derta.data.fields import DroppedRowError, text_of
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.files import format_json_error, parse_json
 from derta.sources import Row, fields_of
 
@@ -73,5 +73,5 @@ def _list_of(row: Row, name: str) -> list[Any]:
     if value in (None, ""):
         return []
     if not isinstance(value, list):
-        raise DataError(f"{row.where}: {name}: expected a list, got a {type(value).__name__}; fix the row")
+        raise DataError(f"{row.where}: {name}: expected a list, got {kind_of(value)}; fix the row")
     return cast("list[Any]", value)

@@ -11,7 +11,7 @@ from warnings import catch_warnings, simplefilter
 
 from derta.columns import CONTEXT
 from derta.data.fields import DroppedRowError, name_of, text_of, value_of
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.files import parse_json, parse_record
 from derta.records import Message
 from derta.sources import Row, fields_of
@@ -109,7 +109,7 @@ def _text_of_content(content: object, *, where: str) -> str:
         texts = [_text_of_part(part, where=where) for part in cast("list[Any]", content)]
         return "".join(texts).strip()
     if content is not None and not isinstance(content, str):
-        raise DataError(f"{where}: expected text or parts, got a {type(content).__name__}; fix the row")
+        raise DataError(f"{where}: expected text or parts, got {kind_of(content)}; fix the row")
     return (content or "").strip()
 
 

@@ -114,8 +114,10 @@ def _missing(format: Format, fields: Collection[str]) -> list[str]:
 
 
 def _described(formats: Mapping[str, Format]) -> str:
-    texts = {key: ", ".join(map(_some_of, _alternatives(format))) for key, format in formats.items()}
-    return "; ".join(f"{key} ({text})" for key, text in texts.items())
+    texts: dict[str, list[str]] = {}
+    for key, format in formats.items():  # formats of the same columns together
+        texts.setdefault(", ".join(map(_some_of, _alternatives(format))), []).append(key)
+    return "; ".join(f"{'|'.join(keys)} ({text})" for text, keys in texts.items())
 
 
 def _some_of(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from derta.errors import DataError, escape_hidden
+from derta.errors import DataError, escape_hidden, kind_of
 from derta.sources import Row, fields_of
 
 
@@ -86,9 +86,7 @@ def text_of(row: Row, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(
-            f"{row.where}: {name}: expected text, got a {type(value).__name__} ({str(value)[:40]!r}); fix the row"
-        )
+        raise DataError(f"{row.where}: {name}: expected text, got {kind_of(value)} ({str(value)[:40]!r}); fix the row")
     return value.strip()
 
 

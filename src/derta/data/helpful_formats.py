@@ -22,7 +22,7 @@ from derta.data.fields import (
     value_of,
 )
 from derta.data.pair_formats import PAIR_OPTIONAL, PROMPT, conversations_of
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.messages import JsonObject
 from derta.records import Message
 from derta.sources import Row
@@ -59,7 +59,7 @@ def _turns(row: Row, name: str) -> Conversation:
     if value is None:
         raise DroppedRowError("no_answer")
     if as_turns(value) is None:
-        got = "a list of other values" if isinstance(value, list) else f"a {type(value).__name__}"
+        got = "a list of other values" if isinstance(value, list) else kind_of(value)
         raise DataError(f"{row.where}: {name}: expected a list of turns, got {got}; fix the row")
     return Conversation(tuple(request_messages(row, [name])), tools_of(row))
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 from derta.columns import REQUEST
 from derta.data.conversations import instruction_of
 from derta.data.fields import text_of, value_of
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.sources import Row, fields_of
 
 Parse = Callable[[Row], dict[str, object] | None]
@@ -99,7 +99,7 @@ def _sorry_bench(row: Row) -> dict[str, object]:
     """Parse a row; the files of different prompt styles share their numbers."""
     turns = value_of(row, "turns")
     if not isinstance(turns, list) or len(cast("list[Any]", turns)) != 1:
-        got = f"{len(cast('list[Any]', turns))} turns" if isinstance(turns, list) else type(turns).__name__
+        got = f"{len(cast('list[Any]', turns))} turns" if isinstance(turns, list) else kind_of(turns)
         raise DataError(f"{row.where}: turns: expected a list of one text, got {got}; a request has one turn")
     style = _optional_text(row, "prompt_style")
     name = f"sorry_bench-{_id_of(row, 'question_id')}"

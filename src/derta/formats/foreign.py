@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple, cast, get_args
 
 from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns, format_names
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.files import parse_record
 from derta.formats.layouts import message_text
 from derta.protocols import Case
@@ -103,7 +103,7 @@ def _messages(columns: Columns) -> tuple[Message, ...]:
         return ()
     columns.read.add("messages")
     if not isinstance(value, list):
-        raise DataError(f"{columns.row.where}: messages: expected a list, got a {type(value).__name__}; fix the row")
+        raise DataError(f"{columns.row.where}: messages: expected a list, got {kind_of(value)}; fix the row")
     return tuple(
         _message(Row(f"{columns.row.where}: messages[{index}]", one))
         for index, one in enumerate(cast("list[Any]", value))

@@ -28,7 +28,11 @@ def generate_file(
         DataError: two prompts share an id, or `out` holds replies to other prompts.
         EngineError: an unknown engine or setting, or an option of a prompt that the engine does not support.
     """
-    prompts = list(read_records(path, Prompt))
+    try:
+        prompts = list(read_records(path, Prompt))
+    except DataError as error:
+        advice = f"`derta attack direct --requests {path} --out prompts.jsonl` makes prompts of requests"
+        raise DataError(f"{error}; {advice}") from error
     check_unique(prompts)
     check_decoding(model.engine, prompts)
     check_output(out, [path])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from os.path import exists, isdir
 from pathlib import Path
 
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.sources.archives import read_zip as read_zip
 from derta.sources.compression import COMPRESSED, plain_name
 from derta.sources.hub import folder_rows, hub_rows
@@ -104,7 +104,7 @@ def text_of_entry(entry: object, *, fields: tuple[str, ...], where: str) -> str:
     if isinstance(entry, dict):
         value = next((entry[field] for field in fields if field in entry), None)
     if not isinstance(value, str) or not value.strip():
-        got = f"the fields {[str(field) for field in entry]}" if isinstance(entry, dict) else type(entry).__name__
+        got = f"the fields {[str(field) for field in entry]}" if isinstance(entry, dict) else kind_of(entry)
         raise DataError(f"{where}: expected text, or text under {' or '.join(fields)}, got {got} without it")
     return value
 

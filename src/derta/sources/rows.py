@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from derta.errors import DataError, did_you_mean
+from derta.errors import DataError, did_you_mean, kind_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,8 +26,7 @@ def fields_of(row: Row) -> Mapping[str, Any]:
     """
     if not isinstance(row.value, dict):
         raise DataError(
-            f"{row.where}: expected an object with named fields, got a {type(row.value).__name__}; "
-            "fix or remove the row"
+            f"{row.where}: expected an object with named fields, got {kind_of(row.value)}; fix or remove the row"
         )
     return cast("dict[str, Any]", row.value)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from derta.errors import DataError
+from derta.errors import DataError, kind_of
 from derta.files import decode, format_json_error, lines_of, objects_of, parse_json
 from derta.sources.compression import open_contents, read_contents
 from derta.sources.rows import Row
@@ -41,7 +41,7 @@ def json_rows(path: Path) -> Iterator[Row]:
         yield Row(f"{path}", value)
         return
     if not isinstance(value, list):
-        raise DataError(f"{path}: expected a JSON list of rows, got a {type(value).__name__}; keep only the list")
+        raise DataError(f"{path}: expected a JSON list of rows, got {kind_of(value)}; keep only the list")
     for index, item in enumerate(cast("list[Any]", value)):
         yield Row(f"{path}[{index}]", item)
 
