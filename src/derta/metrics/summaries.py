@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from derta.metrics.cells import method_comparisons
-from derta.metrics.comparisons import holm_corrected, power_notes
+from derta.metrics.comparisons import holm_corrected
 from derta.metrics.curves import (
     depth_curves,
     late_refusal_cell,
@@ -19,6 +19,7 @@ from derta.metrics.frontier import frontier
 from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, malformed_notes, thought_cells
 from derta.metrics.lengths import length_cells, perplexity_cells
 from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
+from derta.metrics.power import power_notes
 from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.metrics.roc import ScoredSeed, auc_cells, roc_curves
 from derta.records import REFUSAL_WORDS, Measure, Suite

@@ -9,7 +9,8 @@ from derta.errors import DataError
 from derta.formats.pairing import keyed_case, pair_cases
 from derta.formats.replies import read_cases
 from derta.judges import judge_cases
-from derta.metrics.comparisons import compare_cells, power_notes
+from derta.metrics.comparisons import compare_cells
+from derta.metrics.power import power_notes
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, ReplyKey, Verdict

@@ -14,10 +14,10 @@ from derta.metrics.comparisons import (
     JUDGE,
     PairwiseOutcome,
     position_bias_cell,
-    power_notes,
     preference_comparison,
     win_rate_cell,
 )
+from derta.metrics.power import power_notes
 from derta.pipeline.comparing import side_name
 from derta.pipeline.judge import engine_loader
 from derta.pipeline.resuming import Expected, judge_missing, supersede
