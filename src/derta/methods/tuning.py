@@ -142,6 +142,7 @@ def tune(
     from derta.loading import without_progress_bars
     from derta.train.checkpoints import train_and_save
     from derta.train.memory import reset_peak_memory
+    from derta.train.tracking import tracked
 
     if out.exists():
         clean_up_training(out)
@@ -152,7 +153,7 @@ def tune(
     config = copy(config)
     config.output_dir = str(out.with_name(out.name + ".checkpoints"))
     trainer = _build(method, model, config, data, tokenizer, lora=lora, init_from=init_from, callbacks=callbacks)
-    with without_progress_bars():
+    with without_progress_bars(), tracked(config):
         return train_and_save(trainer, config=config, out=out)
 
 

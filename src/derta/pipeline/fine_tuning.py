@@ -24,6 +24,7 @@ from derta.pipeline.models import load_format, shared_format
 from derta.protocols import Display
 from derta.records import Example, short_hash
 from derta.results import METHODS_WITH_THE_FIRST
+from derta.train.tracking import project_name
 
 if TYPE_CHECKING:
     from derta.train.config import DertaConfig
@@ -194,7 +195,8 @@ def fine_tune(
     rows = attack_rows(data, chat)
     train = attack_train(recipe.train, attack.section, steps=attack.steps)
     method = METHODS["vanilla"]
-    config = method_config(method, train, model=recipe.model, seed=seed, output_dir=out)
+    names = {"project": project_name(recipe.title), "run_name": description}
+    config = method_config(method, train, model=recipe.model, seed=seed, output_dir=out, settings=names)
     with training_progress(display, f"{description}: fine-tuning") as callback:
         tune(
             method,

@@ -20,6 +20,7 @@ from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 from derta.run_folder import clean_up_training
 from derta.thresholds import read_threshold
+from derta.train.tracking import project_name
 
 if TYPE_CHECKING:
     from derta.engines.hf import RefusalStarts
@@ -95,10 +96,15 @@ def check_init_from(method: Method, init_from: Path | None) -> None:
 def recipe_config(recipe: Recipe, method: Method, *, seed: int, output_dir: Path) -> DertaConfig:
     """Return the settings of one method of a recipe as a config.
 
+    Experiment trackers show the recipe's title as the project, and the method with the seed as the name of the run,
+    unless the recipe sets `project` and `run_name`.
+
     Raises:
         RecipeError: as in `derta.methods.method_config`.
     """
-    settings = recipe.settings_of(method.name)
+    names = {"project": project_name(recipe.title), "run_name": f"{method.name}-seed{seed}"}
+    settings = {key: name for key, name in names.items() if key not in recipe.train.settings}
+    settings |= recipe.settings_of(method.name)
     return method_config(method, recipe.train, model=recipe.model, seed=seed, output_dir=output_dir, settings=settings)
 
 
