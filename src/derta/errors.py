@@ -125,7 +125,8 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
     (str, "a text"),
     (int | float, "a number"),
-    (list | tuple, "a list"),
+    (list, "a list"),
+    (tuple, "a list"),
     (dict, "an object"),
 )
 """Kinds of values in JSON and YAML, with their names."""
