@@ -18,7 +18,8 @@ NAMES = {
     "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
     "audit_triples", "calibrate", "calibrate_threshold",
     "compare", "estimate", "export", "frontier", "judge", "load_engine", "load_examples",
-    "load_preferences", "load_recipe", "load_requests", "load_triples", "prepare", "rate", "read_records",
+    "load_preferences", "load_recipe", "load_requests", "load_triples", "make_triples", "prepare", "rate",
+    "read_records",
     "report", "run", "summarize",
     "write_records",
 }  # fmt: skip

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from derta.pipeline.report import report as report
     from derta.pipeline.run import run as run
     from derta.pipeline.threshold import calibrate_threshold as calibrate_threshold
+    from derta.pipeline.triples.making import make_triples as make_triples
     from derta.protocols import Display as Display
     from derta.protocols import Engine as Engine
     from derta.protocols import Judge as Judge
@@ -101,6 +102,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.pipeline.report": ("report",),
     "derta.pipeline.run": ("run",),
     "derta.pipeline.threshold": ("calibrate_threshold",),
+    "derta.pipeline.triples.making": ("make_triples",),
     "derta.protocols": ("Display", "Engine", "Judge"),
     "derta.records": ("Example", "Message", "Prompt", "Reply", "Request", "Triple", "Verdict"),
     "derta.results": ("Cell", "Comparison", "Summary"),
@@ -160,6 +162,7 @@ __all__ = [
     "load_recipe",
     "load_requests",
     "load_triples",
+    "make_triples",
     "methods",
     "prepare",
     "rate",

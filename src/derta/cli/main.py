@@ -12,7 +12,7 @@ import typer
 from derta import __version__
 from derta.cli.launch import is_launched, silence_libraries, silence_other_processes, wait_for_main_process_error
 from derta.cli.terminal import escaped_terminal, exit_code_of
-from derta.cli.verbs import about, asking, evaluation, gates, generation, publishing, training, viewing
+from derta.cli.verbs import about, asking, evaluation, gates, generation, publishing, training, triples, viewing
 from derta.errors import DertaError, escape_hidden
 
 LOGGER = logging.getLogger("derta")
@@ -54,6 +54,7 @@ for verb in (
     training.run,
     training.data,
     training.train,
+    triples.triples,
     asking.evaluate,
     generation.attack,
     generation.generate,

@@ -199,9 +199,9 @@ def parse_recipe(values: Any, *, where: str) -> Recipe:
         raise RecipeError(f"{where}: {format_fault(error.errors(include_url=False)[0])}") from error
 
 
-def format_fault(details: ErrorDetails) -> str:
-    """Format one fault of a recipe's values in one line, with its key."""
-    keys, section = walk(details["loc"], start=Recipe)
+def format_fault(details: ErrorDetails, *, start: type[Section] = Recipe) -> str:
+    """Format one fault of the values of a recipe, or of another section `start`, in one line, with its key."""
+    keys, section = walk(details["loc"], start=start)
     if details["type"] == "extra_forbidden":
         key = str(details["loc"][-1])
         path = ".".join([*keys, key])
@@ -250,10 +250,20 @@ def recipe_values(path: Path, *, overrides: Mapping[str, Any] | None = None, env
     Raises:
         RecipeError: a file is missing or not YAML, or an override is below a value that is no mapping.
     """
+    values = overridden_values(path, overrides=overrides, env=env)
+    return {"title": path.stem, **values} if isinstance(values, dict) else values
+
+
+def overridden_values(path: Path, *, overrides: Mapping[str, Any] | None = None, env: Collection[str] = ()) -> Any:
+    """Return the values of a YAML file with its included files, and with overrides by dotted key.
+
+    Raises:
+        RecipeError: as in `recipe_values`.
+    """
     values = read_values(path, env=env)
     for key, value in (overrides or {}).items():
         _override(values, key, value, where=str(path))
-    return {"title": path.stem, **values} if isinstance(values, dict) else values
+    return values
 
 
 def _override(values: Any, key: str, value: Any, *, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from derta.columns import UnreadColumns, lower_names
 from derta.data.detection import pick_format
@@ -14,6 +15,13 @@ from derta.errors import DataError
 from derta.files import decode, parse_record
 from derta.records import Request, short_hash
 from derta.sources import Row, csv_records, fields_of, read_rows, read_zip
+
+
+class ReadRequests(NamedTuple):
+    """Output of `read_requests`: the requests of a dataset, and the number of rows that repeat one."""
+
+    requests: list[Request]
+    repeated: int
 
 
 def load_requests(
@@ -49,6 +57,23 @@ def load_requests(
 
     Raises:
         DataError: Unknown format, a missing, empty or invalid field, or two different requests with the same id.
+    """
+    return read_requests(source, split=split, format=format, limit=limit, config=config, columns=columns).requests
+
+
+def read_requests(
+    source: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    limit: int | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> ReadRequests:
+    """Load the requests of a dataset, with the number of repeated ones; for the arguments see `load_requests`.
+
+    Raises:
+        DataError: as in `load_requests`.
     """
     if Path(source).suffix.lower() == ".zip":
         if config is not None or columns:
@@ -88,7 +113,7 @@ def load_requests(
     )
     if not requests:
         raise DataError(f"{source}: expected requests of format {key}, found none; check the labels")
-    return [request for _, request in requests.values()][:limit]
+    return ReadRequests([request for _, request in requests.values()][:limit], repeated)
 
 
 def _request_of(parsed: dict[str, object], row: Row) -> Request:

@@ -79,7 +79,12 @@ def _stored(path: Path, expected: Mapping[ReplyKey, Expected]) -> dict[ReplyKey,
 
 def outcomes(recipe: Recipe, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> list[Outcome]:
     """Return what each reply to a benign prompt is, by the refusal judge with the recipe's refusal words."""
-    judge = build_judge("refusal", refusal_words=recipe.model.refusal_words)
+    return outcomes_of(prompts, replies, refusal_words=recipe.model.refusal_words)
+
+
+def outcomes_of(prompts: Sequence[Prompt], replies: Sequence[Reply], *, refusal_words: Sequence[str]) -> list[Outcome]:
+    """Return what each reply to a benign prompt is, by the refusal judge with some refusal words."""
+    judge = build_judge("refusal", refusal_words=refusal_words)
     cases = [Case(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     return [_outcome(case.reply, verdict) for case, verdict in zip(cases, judge_cases(judge, cases), strict=True)]
 

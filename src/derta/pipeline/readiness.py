@@ -85,18 +85,27 @@ def _check_searched(recipe: Recipe, prepared: PreparedData, registry: Registry) 
 
 def _check_roles(attacker: EngineConfig) -> None:
     """Check that the template of a local attacker takes a system message, which its instructions are."""
-    if attacker.engine == "api":
-        return
+    if fault := system_fault(attacker):
+        raise ModelError(f"attacker {attacker.model}: {fault}")
+
+
+def system_fault(config: EngineConfig) -> str | None:
+    """Return why the chat template of a local model does not take a system message; None if it does, or is a server's.
+
+    Raises:
+        ModelError: the model has no tokenizer or no chat template.
+    """
+    if config.engine == "api":
+        return None
     from derta.loading import load_tokenizer
 
     names = ("template", "template_kwargs")
-    settings = attacker.settings
+    settings = config.settings
     options = {name: settings[name] for name in names if name in settings}
     adapter = None if "tokenizer" in settings or "adapter" not in settings else str(settings["adapter"])
-    chat = chat_format(load_tokenizer(str(settings.get("tokenizer", attacker.model)), adapter=adapter), **options)
+    chat = chat_format(load_tokenizer(str(settings.get("tokenizer", config.model)), adapter=adapter), **options)
     instructed = [Message(role="system", content="Hello."), Message(role="user", content="Hello.")]
-    if fault := TemplateSupport(chat).fault(instructed):
-        raise ModelError(f"attacker {attacker.model}: {fault}")
+    return TemplateSupport(chat).fault(instructed)
 
 
 def _is_left(

@@ -247,12 +247,20 @@ def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
     """
     engines = [config.engine_config for config in judge_configs(recipe)]
     engines += [section.search.attacker for section in recipe.evaluate]
-    if any(config is not None and config.engine == "api" for config in engines):
+    check_engines([config for config in engines if config is not None], endpoints, env=recipe.env)
+
+
+def check_engines(engines: Sequence[EngineConfig], endpoints: Collection[str], *, env: Collection[str] = ()) -> None:
+    """Validate that engines of a file send keys only to servers in `endpoints` or in the user's configuration.
+
+    Raises:
+        EngineError: as in `check_servers`.
+    """
+    if any(config.engine == "api" for config in engines):
         allowed = [*endpoints, *user_endpoints()]
         for config in engines:
-            if config is not None:
-                check_endpoints(config, allowed)
-                _check_key_variable(config, recipe.env)
+            check_endpoints(config, allowed)
+            _check_key_variable(config, env)
 
 
 def _check_key_variable(config: EngineConfig, env: Collection[str]) -> None:

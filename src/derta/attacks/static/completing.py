@@ -93,6 +93,28 @@ def rewrite(request: str) -> Rewrite:
     >>> rewrite("Fence paint")
     Rewrite(text='Here is a full answer to "Fence paint":\n Step 1:', rule='fallback')
     """
+    before, start, rule = _split(request)
+    return Rewrite(" ".join([*before, start]), rule)
+
+
+def answer_start(request: str) -> str:
+    r"""Return the part of a rewritten request that begins the answer, without the request's other sentences.
+
+    >>> answer_start("I have a fence. Could you please help me paint it?")
+    'I will explain the steps to paint it:\n Step 1:'
+    """
+    return _split(request).start
+
+
+class _Split(NamedTuple):
+    """The sentences of a request before the start of the answer, that start, and the name of the rule."""
+
+    before: list[str]
+    start: str
+    rule: str
+
+
+def _split(request: str) -> _Split:
     sentences = _SENTENCES.split(request.strip())
     for place in reversed(range(len(sentences))):
         sentence = sentences[place].rstrip("?.!").rstrip()
@@ -100,8 +122,8 @@ def rewrite(request: str) -> Rewrite:
             match = rule.pattern.fullmatch(sentence)
             if match:
                 others = sentences[:place] + sentences[place + 1 :]
-                return Rewrite(" ".join([*others, _apply(rule, match)]) + STEP, rule.name)
-    return Rewrite(f'Here is a full answer to "{request.strip()}"{STEP}', FALLBACK)
+                return _Split(others, _apply(rule, match) + STEP, rule.name)
+    return _Split([], f'Here is a full answer to "{request.strip()}"{STEP}', FALLBACK)
 
 
 def rule_counts(requests: Iterable[Request]) -> dict[str, int]:

@@ -1,0 +1,224 @@
+"""Making of triples and counter rows from requests: the stages in order, their files, and the summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from derta.config import TriplesConfig
+from derta.files import write_records, write_text
+from derta.locks import lock
+from derta.pipeline.triples.asking import Models, distinct_share
+from derta.pipeline.triples.counterparts import BenignAnswers, Counterparts, answer_benign, make_counterparts
+from derta.pipeline.triples.harmful import HarmfulResponses, make_harmful
+from derta.pipeline.triples.planning import Config, check_config, config_notes, find_requests, read_config
+from derta.pipeline.triples.requests import AcceptedRequests
+from derta.pipeline.triples.rows import (
+    NO_COST,
+    Cost,
+    CounterRow,
+    Dropped,
+    Stage,
+    StageSummary,
+    TripleRow,
+    TriplesSummary,
+)
+from derta.pipeline.triples.safe import TEMPLATES, SafeResponses, make_safe
+from derta.protocols import Display
+from derta.records import Message, Request
+
+TRIPLES, COUNTER, DROPPED, SUMMARY, REQUESTS = (
+    "triples.jsonl",
+    "counter.jsonl",
+    "dropped.jsonl",
+    "summary.json",
+    "requests.jsonl",
+)
+"""Files of the output folder, next to the prompts and replies of each stage."""
+
+
+class _Made(NamedTuple):
+    """The output of all stages."""
+
+    harmful: HarmfulResponses
+    safe: SafeResponses
+    counterparts: Counterparts | None
+    answers: BenignAnswers | None
+
+
+def make_triples(
+    config: Config,
+    *,
+    out: Path | str,
+    requests: Iterable[Request] | None = None,
+    endpoints: Sequence[str] = (),
+    env: Sequence[str] = (),
+    display: Display = Display(),
+) -> TriplesSummary:
+    """Make triples and counter rows from requests, write them to a folder, and return the summary.
+
+    The folder has `triples.jsonl` and `counter.jsonl`, which recipes read; `dropped.jsonl` with the ids of what was
+    dropped and the reasons; `summary.json`; and the prompts and replies of each stage. The same command again
+    generates only what is missing.
+
+    >>> make_triples({"harmful": {"model": "org/base", "form": "completing"}}, out="made")
+    Traceback (most recent call last):
+    derta.errors.RecipeError: requests: expected a source of requests, got none; add a file, or pass `requests=`
+
+    Args:
+        config: The configuration (`derta.config.TriplesConfig`), its values, or a YAML file with them.
+        out: The folder.
+        requests: The harmful requests. None: those of the configuration.
+        endpoints: Hosts that keys may be sent to.
+        env: Environment variables that the configuration may use in paths, in addition to `DERTA_*`.
+        display: Shows progress.
+
+    Raises:
+        RecipeError: the configuration is not valid.
+        DataError: the requests or the templates cannot be read, no request can be used, or a judge is unknown.
+        EngineError: no server answers, or a key would be sent to a server that is not allowed.
+        ModelError: a model cannot be loaded.
+    """
+    loaded, folder = read_config(config, env=env), Path(out)
+    accepted = find_requests(loaded, requests)
+    check_config(loaded, endpoints=endpoints, env=env)
+    notes = config_notes(loaded)
+    for note in notes:
+        display.logger.warning(note)
+    with lock(folder / SUMMARY):
+        write_records(folder / REQUESTS, accepted.requests)
+        made = _run_stages(loaded, accepted.requests, out=folder, display=display)
+        licence = loaded.licence or default_licence(loaded)
+        triples = triple_rows(accepted.requests, made.harmful, made.safe, config=loaded, licence=licence)
+        counter = counter_rows(made.answers, made.counterparts, config=loaded, licence=licence)
+        write_records(folder / TRIPLES, triples)
+        if loaded.counterpart is not None:
+            write_records(folder / COUNTER, counter)
+        write_records(folder / DROPPED, _dropped(accepted, made))
+        summary = TriplesSummary(
+            requests=len(accepted.requests),
+            triples=len(triples),
+            counter=len(counter),
+            without_triple=len(accepted.requests) - len({row.request_id for row in triples}),
+            stages=_stage_summaries(loaded, accepted, made),
+            notes=tuple(notes),
+            licence=licence,
+        )
+        write_text(folder / SUMMARY, summary.model_dump_json(indent=2) + "\n")
+    return summary
+
+
+def default_licence(config: TriplesConfig) -> str:
+    """Return a note that names the models whose terms apply to a row."""
+    part = config.counterpart
+    writers = [
+        config.harmful.model,
+        config.safe.model,
+        part and part.model,
+        part and part.answers and part.answers.model,
+    ]
+    models = ", ".join(dict.fromkeys(one for one in writers if one))
+    return f"requests: licence of their source; responses: terms of the models that wrote them ({models})"
+
+
+def _run_stages(config: TriplesConfig, requests: Sequence[Request], *, out: Path, display: Display) -> _Made:
+    models, words = Models(), config.refusal_words
+    harmful = make_harmful(requests, config.harmful, refusal_words=words, out=out, models=models, display=display)
+    needed = [request for request in requests if request.id in harmful.kept]
+    counts = {name: len(responses) * config.safe.responses for name, responses in harmful.kept.items()}
+    safe = make_safe(needed, config.safe, counts=counts, refusal_words=words, out=out, models=models, display=display)
+    counterparts = answers = None
+    if (part := config.counterpart) is not None:
+        counterparts = make_counterparts(requests, part, refusal_words=words, out=out, models=models, display=display)
+        answers = answer_benign(
+            counterparts.requests, part, refusal_words=words, out=out, models=models, display=display
+        )
+    models.release()
+    return _Made(harmful, safe, counterparts, answers)
+
+
+def triple_rows(
+    requests: Sequence[Request], harmful: HarmfulResponses, safe: SafeResponses, *, config: TriplesConfig, licence: str
+) -> list[TripleRow]:
+    """Return the rows of requests with harmful and safe responses; each harmful one has `safe.responses` safe ones."""
+    rows: list[TripleRow] = []
+    for request in requests:
+        harmful_responses, refusals = harmful.kept.get(request.id, []), safe.kept.get(request.id, [])
+        number = len(harmful_responses) * config.safe.responses if refusals else 0
+        rows += [
+            TripleRow(
+                query=request.text,
+                safe=refusals[place % len(refusals)].text,
+                harmful=harmful_responses[place % len(harmful_responses)].text,
+                category=request.category,
+                source=config.harmful.model,
+                messages=request.messages,
+                tools=request.tools,
+                request_id=request.id,
+                harmful_origin=harmful_responses[place % len(harmful_responses)].origin,
+                safe_origin=refusals[place % len(refusals)].origin,
+                licence=licence,
+            )
+            for place in range(number)
+        ]
+    return rows
+
+
+def counter_rows(
+    answers: BenignAnswers | None, counterparts: Counterparts | None, *, config: TriplesConfig, licence: str
+) -> list[CounterRow]:
+    """Return the rows of benign requests with helpful answers."""
+    origins = {} if counterparts is None else counterparts.origins
+    return [
+        CounterRow(
+            messages=(*one.request.conversation, Message(role="assistant", content=one.text)),
+            source=one.origin.source,
+            request_id=one.request.id,
+            request_origin=origins.get(one.request.id),
+            answer_origin=one.origin,
+            licence=licence,
+        )
+        for one in (() if answers is None else answers.kept)
+    ]
+
+
+def _dropped(accepted: AcceptedRequests, made: _Made) -> list[Dropped]:
+    parts = [accepted, made.harmful, made.safe, made.counterparts, made.answers]
+    return [one for part in parts if part is not None for one in part.dropped]
+
+
+def _stage_summaries(config: TriplesConfig, accepted: AcceptedRequests, made: _Made) -> tuple[StageSummary, ...]:
+    part, harmful, safe = config.counterpart, made.harmful, made.safe
+    requests = [one.text for one in accepted.requests]
+    stages = [
+        _stage("requests", "", requests, accepted.dropped),
+        _stage("harmful", config.harmful.model, _texts(harmful), harmful.dropped, harmful.cost),
+        _stage("safe", config.safe.model or TEMPLATES, _texts(safe), safe.dropped, safe.cost),
+    ]
+    if part is not None and (parts := made.counterparts) is not None and (answers := made.answers) is not None:
+        texts = [one.text for one in parts.requests]
+        stages.append(_stage("counterparts", part.model, texts, parts.dropped, parts.cost))
+        texts, source = [one.text for one in answers.kept], (part.answers or part).model
+        stages.append(_stage("answers", source, texts, answers.dropped, answers.cost))
+    return tuple(stages)
+
+
+def _texts(responses: HarmfulResponses | SafeResponses) -> list[str]:
+    return [one.text for each in responses.kept.values() for one in each]
+
+
+def _stage(
+    stage: Stage, source: str, texts: Sequence[str], dropped: Sequence[Dropped], cost: Cost = NO_COST
+) -> StageSummary:
+    reasons = Counter(one.reason for one in dropped)
+    return StageSummary(
+        stage=stage,
+        source=source,
+        made=len(texts) + len(dropped),
+        kept=len(texts),
+        dropped=dict(reasons.most_common()),
+        distinct=distinct_share(texts),
+        **cost._asdict(),
+    )
