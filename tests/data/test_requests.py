@@ -95,6 +95,58 @@ ROWS: dict[str, tuple[dict[str, Any], Request]] = {
             answer="C",
         ),
     ),
+    "sorry_bench_base": (
+        {"question_id": 3, "category": "7", "turns": ["Bread?"], "prompt_style": "base"},
+        Request(id="sorry_bench-3", text="Bread?", category="7"),
+    ),
+    "bbq": (
+        {
+            "example_id": 5,
+            "category": "Age",
+            "context_condition": "ambig",
+            "question_polarity": "neg",
+            "context": "Two cooks met, one old and one young.",
+            "question": "Who burnt the bread?",
+            "ans0": "The old cook",
+            "ans1": "Not known",
+            "ans2": "The young cook",
+            "label": 1,
+            "answer_info": {"ans0": ["cook", "old"], "ans1": ["Not known", "unknown"], "ans2": ["cook", "nonOld"]},
+            "additional_metadata": {"stereotyped_groups": ["old"], "version": "a"},
+        },
+        Request(
+            id="bbq-Age-5",
+            text="Answer with only a single letter.\n\nThe following are multiple choice questions (with answers).\n\n"
+            "Passage: Two cooks met, one old and one young.\nQuestion: Who burnt the bread?\nA. The old cook\n"
+            "B. Not known\nC. The young cook\nAnswer:",
+            category="Age, ambiguous",
+            answer="B; stereotype A; unknown B",
+        ),
+    ),
+    "anthropic_red_team": (
+        {"transcript": "\n\nHuman: Bread?\n\nAssistant: Flour.\n\nHuman: And rye?\n\nAssistant: Yes.", "rating": 1.0},
+        Request(id=short_hash("Bread?"), text="Bread?"),
+    ),
+    "harmbench_contextual": (
+        {"prompt": "Bake it", "context": "Dough.", "category": "food"},
+        Request(id=short_hash("Dough.\n\n---\n\nBake it"), text="Dough.\n\n---\n\nBake it", category="food"),
+    ),
+    "conversations": (
+        {
+            "messages": [
+                {"role": "user", "content": "Bread?"},
+                {"role": "assistant", "content": "Flour."},
+                {"role": "user", "content": "And rye?"},
+            ],
+            "category": "food",
+        },
+        Request(
+            id=short_hash("user\x1eBread?", "assistant\x1eFlour.", "user\x1eAnd rye?"),
+            text="And rye?",
+            category="food",
+            messages=[{"role": "user", "content": "Bread?"}, {"role": "assistant", "content": "Flour."}],
+        ),
+    ),
     "instructions": (
         {"instruction": "Bake bread", "output": "Mix flour.", "dataset": "food"},
         Request(id=short_hash("Bake bread"), text="Bake bread", category="food", answer="Mix flour."),
@@ -129,7 +181,7 @@ def test_every_format_gives_the_request_from_jsonl_and_from_csv(tmp_path: Path, 
         writer.writeheader()
         writer.writerow(row)
     capitals = write(tmp_path / "b.jsonl", [{key.upper(): value for key, value in row.items()}])
-    for path in (write(tmp_path / "a.jsonl", [row]), capitals, *([] if name == "sorry_bench" else [table])):
+    for path in (write(tmp_path / "a.jsonl", [row]), capitals, *([] if name.startswith("sorry_bench") else [table])):
         assert load_requests(path, format=name) == [request]
         assert load_requests(path) == [request]
 

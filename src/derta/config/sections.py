@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from derta.sources.named import source_values
 
 
 class Section(BaseModel):
@@ -24,7 +26,10 @@ class SourceSection(Section):
     """Configuration of a data source: a file, a folder of `datasets` or a hub dataset, and its format.
 
     Attributes:
-        path: Path of a file or folder, or a hub id (`org/name`); see `derta.sources.read_rows`.
+        name: Name of a public data set (`derta list datasets`), which gives the other keys; with a `path`, that of a
+            local copy, it gives the format.
+        path: Path of a file or folder, or a hub id (`org/name`, or with a file of it `org/name:file`); see
+            `derta.sources.read_rows`.
         format: Name of the format, or `auto` to detect it from the names of the columns.
         split: Split of a folder or a hub dataset.
         config: Configuration of a folder or a hub dataset that has several.
@@ -34,12 +39,18 @@ class SourceSection(Section):
 
     PATHS = ("path",)
 
+    name: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
     path: str
     format: str = "auto"
     split: str = "train"
     config: str | None = Field(default=None, min_length=1)
     columns: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, values: Any) -> Any:
+        return source_values(cast("dict[str, Any]", values)) if isinstance(values, dict) else values
 
 
 def _as_source(value: Any) -> Any:

@@ -60,13 +60,9 @@ PUBLIC_SETS: tuple[PublicSet, ...] = (
     ),
     PublicSet("allenai/coconot", "Benign look-alike requests (config pref).", "data.counter", "preference", "ODC-BY"),
     PublicSet("openai/gsm8k", "Mathematical questions with answers.", "helpfulness", "questions", "MIT"),
-    PublicSet("harmbench_behaviors_text_all.csv", "HarmBench: harmful requests.", "evaluate", "harmbench", "MIT"),
-    PublicSet("JailbreakBench/JBB-Behaviors", "Harmful and benign requests.", "evaluate", "jailbreakbench", "MIT"),
     PublicSet(
         "LibrAI/do-not-answer", "Requests that a model should refuse.", "evaluate", "do_not_answer", "CC-BY-NC-SA-4.0"
     ),
-    PublicSet("sorry-bench/sorry-bench-202406", "Harmful requests by topic (gated).", "evaluate", "sorry_bench", None),
-    PublicSet("xstest_prompts.csv", "XSTest: safe and unsafe requests.", "evaluate", "xstest_safe", "CC-BY-4.0"),
     PublicSet("alpaca_eval.json", "AlpacaEval: everyday instructions.", "evaluate", "instructions", "CC-BY-NC-4.0"),
     PublicSet("mmlu.zip", "MMLU: questions with four options.", "helpfulness", "mmlu", "MIT"),
 )

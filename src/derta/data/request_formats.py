@@ -13,6 +13,15 @@ from typing import Any, NamedTuple, cast
 from derta.columns import REQUEST
 from derta.data.conversations import instruction_of
 from derta.data.fields import text_of, value_of
+from derta.data.suite_rows import (
+    BBQ,
+    CONVERSATION,
+    RED_TEAM,
+    bbq_request,
+    contextual_request,
+    conversation_request,
+    red_team_request,
+)
 from derta.errors import DataError, kind_of
 from derta.sources import Row, fields_of
 
@@ -29,7 +38,7 @@ class RequestFormat(NamedTuple):
     kinds is refused, because one rate of both means nothing.
     """
 
-    fields: tuple[str, ...]
+    fields: tuple[str | tuple[str, ...], ...]
     read: Parse
     optional: tuple[str, ...] | None = None
     kind_of: Callable[[Row], str | None] | None = None
@@ -108,6 +117,11 @@ def _sorry_bench(row: Row) -> dict[str, object]:
         "text": text_of(Row(f"{row.where}: turns[0]", {"text": turns[0]}), "text"),
         "category": _optional_text(row, "category"),
     }
+
+
+def _sorry_bench_base(row: Row) -> dict[str, object] | None:
+    """Parse a row in the base style; skip the same requests in other styles."""
+    return _sorry_bench(row) if _optional_text(row, "prompt_style") in {None, "base"} else None
 
 
 def _wildjailbreak(row: Row) -> dict[str, object]:
@@ -248,6 +262,7 @@ REQUEST_FORMATS: dict[str, RequestFormat] = {
         for kind in ("harmless", "controversial")
     },
     "sorry_bench": RequestFormat(("question_id", "turns"), _sorry_bench, ("category", "prompt_style")),
+    "sorry_bench_base": RequestFormat(("question_id", "turns"), _sorry_bench_base, ("category", "prompt_style")),
     **_with_subsets(
         "wildjailbreak",
         ("vanilla", "adversarial", "data_type"),
@@ -265,5 +280,13 @@ REQUEST_FORMATS: dict[str, RequestFormat] = {
         optional=("subcategory", "response", "response_refusal_label", "response_harm_label"),
     ),
     "mmlu": RequestFormat(("subject", "index", "question", "a", "b", "c", "d", "answer"), _mmlu, ()),
+    "bbq": RequestFormat(
+        BBQ,
+        bbq_request,
+        ("answer_info", "additional_metadata", "question_index", "target_label"),
+    ),
+    "anthropic_red_team": RequestFormat(("transcript",), red_team_request, RED_TEAM),
+    "harmbench_contextual": RequestFormat(("prompt", "context", "category"), contextual_request, ()),
     **{_FORMAT_OF.get(name, name): _column_format(name) for name in REQUEST},
+    "conversations": RequestFormat((CONVERSATION,), conversation_request, ("category",)),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from derta.columns import UnreadColumns, lower_names
-from derta.data.detection import pick_format
+from derta.data.detection import names_of, pick_format
 from derta.data.fields import log_dropped
 from derta.data.request_formats import REQUEST_FORMATS
 from derta.errors import DataError
@@ -80,19 +80,19 @@ def read_requests(
             raise DataError(f"{source}: expected no `config` and no `columns` for MMLU's archive; remove them")
         rows = mmlu_rows(Path(source))
     else:
-        rows = map(_bare_question, read_rows(source, split=split, config=config, columns=columns))
+        rows = map(_bare_row, read_rows(source, split=split, config=config, columns=columns))
     key, layout, rows = pick_format(
         map(lower_names, rows), REQUEST_FORMATS, name=format, source=source, columns=columns or ()
     )
     requests: dict[str, tuple[str, Request]] = {}
     kinds: set[str] = set()
-    unread, repeated = UnreadColumns(source), 0
+    unread, repeated, known = UnreadColumns(source), 0, names_of(layout)
     for row in rows:
         if layout.kind_of is not None and (kind := layout.kind_of(row)) is not None:
             kinds.add(kind)
         parsed = layout.read(row)
         if layout.optional is not None:
-            unread.add(fields_of(row), (*layout.fields, *layout.optional))
+            unread.add(fields_of(row), known)
         if parsed is None:
             continue
         request = _request_of(parsed, row)
@@ -121,8 +121,11 @@ def _request_of(parsed: dict[str, object], row: Row) -> Request:
     return parse_record(Request, {"id": short_hash(str(parsed.get("text"))), **parsed}, where=row.where)
 
 
-def _bare_question(row: Row) -> Row:
-    return Row(row.where, {"question": row.value}) if isinstance(row.value, str) else row
+def _bare_row(row: Row) -> Row:
+    """Return a row that is only a text, or only the turns of a conversation (CoSafe), with the name of its column."""
+    if isinstance(row.value, str | list):
+        return Row(row.where, {"question" if isinstance(row.value, str) else "messages": row.value})
+    return row
 
 
 def mmlu_rows(path: Path) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from derta.pipeline.run_paths import REPLIES, is_run
 from derta.provenance import HUB_ID, hash_value, model_hash, split_revision
 from derta.records import Reply, short_hash
 from derta.reporting.model_card import CardFacts, DataSource
+from derta.sources.named import NAMED
 from derta.sources.shipped import PREFIX, SHIPPED
 
 _USES = ("triples", "helpful", "counter", "preferences")
@@ -209,7 +210,7 @@ def _known_licence(name: str) -> str | None:
     if name.startswith(PREFIX):
         shipped = SHIPPED.get(name.removeprefix(PREFIX))
         return None if shipped is None else shipped.licence
-    return next((one.licence for one in PUBLIC_SETS if one.path == name), None)
+    return next((one.licence for one in (*PUBLIC_SETS, *NAMED.values()) if one.path == name), None)
 
 
 def _judges(recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from derta.pipeline.plan import check_methods, check_recipe, read_recipe
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
 from derta.pipeline.run_threshold import check_calibrations
+from derta.pipeline.source_checks import licence_notes
 from derta.pipeline.token_refusal import cost_note
 from derta.pipeline.training import training_progress
 from derta.protocols import Display
@@ -96,6 +97,7 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
         *prepared.notes,
         *ingredient_notes(loaded, registry.all_methods(loaded.methods), prepared=prepared),
         *limit_notes(loaded),
+        *licence_notes(loaded),
     ]
     for note in [*notes, *(data.note for data in attack_data.values())]:
         display.logger.info(note)

@@ -22,6 +22,7 @@ from derta.judges.base import FunctionJudge
 from derta.judges.model_judge import RUBRICS
 from derta.methods import METHODS
 from derta.records import Record
+from derta.sources.named import NAMED
 from derta.sources.shipped import PREFIX, SHIPPED
 
 
@@ -128,6 +129,10 @@ def _datasets() -> Iterator[Listed]:
     for name, one in SHIPPED.items():
         options = {"use": one.use, "licence": one.licence}
         yield Listed(name=f"{PREFIX}{name}", description=one.description, options=options)
+    for name, one in NAMED.items():
+        options = {"suite": one.suite, "rows": f"{one.rows:,}", "licence": one.licence or "its page states none"}
+        options |= {"copy": one.path or f"download it from {one.home}"} | ({"gated": "yes"} if one.gated else {})
+        yield Listed(name=name, description=one.description, options=options)
     for one in PUBLIC_SETS:
         options = {"use": one.use, "format": one.format, "licence": one.licence or "see its page"}
         yield Listed(name=one.path, description=one.description, options=options)
@@ -138,6 +143,10 @@ LISTS: Mapping[str, Kind] = {
     "judges": Kind(_judges, "options", "In a recipe: judges: [NAME], or {name: NAME, model: MODEL}; docs/judges.md."),
     "methods": Kind(_methods, "own settings", "In a recipe: methods: [NAME]; docs/methods.md."),
     "formats": Kind(_formats, "columns", "Columns in brackets are optional, of a|b one is needed; docs/data.md."),
-    "datasets": Kind(_datasets, "properties", "The rows of hub data sets are read as they are; docs/data.md."),
+    "datasets": Kind(
+        _datasets,
+        "properties",
+        "In a recipe: requests: {name: NAME}, and path: FILE for a copy; docs/datasets.md.",
+    ),
 }
 """Kinds of names that are listed."""

@@ -29,6 +29,7 @@ from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
 from derta.pipeline.run_threshold import check_calibrations, threshold_identity
 from derta.pipeline.search import check_searches
+from derta.pipeline.source_checks import licence_notes
 from derta.pipeline.token_refusal import token_notes
 from derta.protocols import Display, Judge
 from derta.provenance import hash_value
@@ -101,6 +102,7 @@ def plan_run(
         *prepared.notes,
         *ingredient_notes(recipe, registry.all_methods(recipe.methods), prepared=prepared),
         *limit_notes(recipe),
+        *licence_notes(recipe),
         *(data.note for data in attack_data.values()),
     ]
     for note in notes:

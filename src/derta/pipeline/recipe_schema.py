@@ -52,7 +52,7 @@ def recipe_schema() -> Schema:
     }
     schema["properties"] = {INCLUDE: include, **schema["properties"]}
     schema["required"] = []  # an included file may have them
-    for name in ("ModelSection", "DataSection"):
+    for name in ("ModelSection", "DataSection", *_SOURCES):
         sections[name]["required"] = []
     return {"$schema": DIALECT, **schema, "title": "derta recipe", "description": "A run of derta."}
 

@@ -23,6 +23,7 @@ from derta.errors import DertaError
 from derta.files import read_records
 from derta.records import Prompt
 from derta.sources import Row, is_hub_id, read_rows
+from derta.sources.named import licence_note
 from derta.sources.rows import rename_columns
 
 ROWS = 200
@@ -71,6 +72,12 @@ def recipe_sources(recipe: Recipe, *, numbers: Sequence[int]) -> Iterator[Checke
         for name, kind, sources in (("helpful", "helpful", attack.helpful), ("harmful", "triples", attack.harmful)):
             for number, source in enumerate(sources):
                 yield CheckedSource(f"fine_tuning_attacks.{index}.{name}.{number}", kind, source)
+
+
+def licence_notes(recipe: Recipe) -> list[str]:
+    """Return a note with the licence of each data set that a recipe names, once each."""
+    sources = recipe_sources(recipe, numbers=range(len(recipe.evaluate)))
+    return [licence_note(name) for name in dict.fromkeys(one.section.name for one in sources) if name is not None]
 
 
 def _answered_kind(source: SourceSection, kind: str) -> str:

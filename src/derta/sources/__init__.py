@@ -48,7 +48,7 @@ def read_rows(
 
     Args:
         source: A path, where `~` is the home folder, `derta:NAME` for a data set that is part of the package, or a hub
-            id if no file or folder has that name.
+            id if no file or folder has that name; `org/name:FILE` are files of a hub dataset.
         split: The split of a hub dataset or a folder; files have no splits.
         config: The configuration of a hub dataset or a folder.
         columns: Names of columns in the source, by the names that its rows should have.
@@ -143,10 +143,7 @@ def source_name(source: str | Path) -> str:
 
 
 def is_hub_id(source: str | Path) -> bool:
-    """Return whether a source is the id of a hub dataset: `org/name`, where no file has that name."""
-    return (
-        isinstance(source, str)
-        and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
-        and _file_kind(Path(source)) is None
-        and not exists(source)  # noqa: PTH110
-    )
+    """Return whether a source is a hub dataset (`org/name`, `org/name:FILE`), where no file has that name."""
+    if not isinstance(source, str) or (match := re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./*-]+)?", source)) is None:
+        return False
+    return (match[1] is not None or _file_kind(Path(source)) is None) and not exists(source)  # noqa: PTH110

@@ -11,12 +11,13 @@ from derta.sources.rows import Row
 
 
 def hub_rows(name: str, *, config: str | None, split: str) -> Iterator[Row]:
-    """Yield the rows of a hub dataset (`org/name`)."""
+    """Yield the rows of a hub dataset (`org/name`), or of its files that match a pattern (`org/name:data/*.jsonl`)."""
     from datasets import load_dataset  # slow to import, and most sources are files
     from datasets.exceptions import DatasetsError
 
+    repository, _, files = name.partition(":")
     try:
-        rows: Any = load_dataset(*_named(name, config), split=split)
+        rows: Any = load_dataset(*_named(repository, config), split=split, **({"data_files": files} if files else {}))
     except (OSError, ValueError, DatasetsError) as error:  # not found, no network, unknown split or configuration
         raise DataError(
             f"{name}: no file of that name, and the hub dataset's split {split!r}{_of(config)} cannot be loaded "
