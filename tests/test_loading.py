@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as bars
 
 from derta.errors import ModelError
@@ -216,3 +216,18 @@ def test_a_revision_of_a_local_folder_is_refused(tiny_model_dir):
         load_tokenizer(f"{tiny_model_dir}@v1")
     with pytest.raises(ModelError, match=r"expected a model folder or a hub id"):
         load_tokenizer("org/name@")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_folder_with_quantized_weights_is_loaded_as_it_is_saved(make_model_dir, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    base = make_model_dir(hidden_size=64, intermediate_size=64)
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    quantized = AutoModelForCausalLM.from_pretrained(base, quantization_config=settings, device_map="cpu")
+    quantized.save_pretrained(tmp_path / "quantized")
+    found = load(tmp_path / "quantized")
+    tokens = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        expected, logits = quantized(tokens).logits, found(tokens).logits
+    assert type(found.model.layers[0].mlp.up_proj) is type(quantized.model.layers[0].mlp.up_proj)
+    assert torch.equal(logits, expected)

@@ -188,12 +188,14 @@ def load_model(
         without_progress_bars() if is_local else nullcontext(),
     ):
         name, pinned = hub_source(path)
+        # None would say that the weights are not quantized, also of a folder whose config says that they are
+        quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
         model, loading_info = auto.from_pretrained(
             name,
             dtype=dtype,
             device_map=device,
             attn_implementation=attn_implementation,
-            quantization_config=quantization_config,
+            **quantization,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
