@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from derta.errors import EngineError
 from derta.records import Measure, Prompt, Reply, Verdict
+from derta.sampling import GREEDY, Sampling
 
 
 class Case(NamedTuple):
@@ -73,8 +74,12 @@ class Engine(Protocol):
     >>> model: Engine = ScriptedModel({"direct:7": "Sorry, no."})
     """
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield one greedy reply per prompt, in any order, as soon as each is complete.
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield a reply for each sample of each prompt, in any order, as soon as each is complete.
+
+        By default it is one greedy reply per prompt. A sampled reply has the number of its sample and its seed.
 
         Raises:
             UnansweredError: After all other replies, if prompts have none.

@@ -132,6 +132,7 @@ class Prompt(Record):
         depth: The part of the harmful answer in the prefill.
         decoding: Settings of an attack on the decoding loop.
         cost: Cost of the search for the prompt.
+        draw: Number of the prompt among those that an attack draws for one request, of which one success is enough.
         answer: The request's reference answer.
         steps: The request's reference steps.
         tools: Definitions of tools (chat only).
@@ -157,6 +158,7 @@ class Prompt(Record):
     depth: PrefillDepth | None = None
     decoding: Decoding | None = None
     cost: Cost | None = None
+    draw: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
     category: str | None = None
     answer: str | None = None
     steps: tuple[Text, ...] | None = None
@@ -190,8 +192,9 @@ class Reply(Record):
     counts as unanswered in every rate. `token_starts[i]` is the character offset of token i in `text`, which converts
     positions in the text to tokens; replies that others published have neither token ids nor offsets. `prompt_tokens`
     is the number of tokens of the prompt as sent, where the engine counts them. `sample` numbers the replies to one
-    prompt. `answer_at` is the character offset at which the answer of a model that thinks begins:
-    the length of the text if the thought is not closed, None if the model has no thoughts or the format is unknown.
+    prompt, and `seed` is the random seed of a sampled reply. `answer_at` is the character offset at which the answer of
+    a model that thinks begins: the length of the text if the thought is not closed, None if the model has no thoughts
+    or the format is unknown.
     `input_hash` and `producer` are the provenance (`derta.provenance`); None for replies of other origin.
 
     >>> Reply(prompt_id="direct:7", text="Sorry, no.", stop_reason="eos").sample
@@ -200,6 +203,7 @@ class Reply(Record):
 
     prompt_id: Text
     sample: int = Field(default=0, ge=0)
+    seed: Annotated[int | None, Field(ge=0, exclude_if=is_absent)] = None
     text: str
     stop_reason: StopReason = "unknown"
     unanswered: Unanswered | None = None

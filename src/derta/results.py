@@ -11,7 +11,7 @@ from derta.records import Prompt, Record, Reply, Verdict
 from derta.stats import Rate
 
 CellSuite = Literal["attack", "over_refusal", "helpfulness", "analysis"]
-CurveKind = Literal["refusal_position", "refusal_probability", "benign_probability", "roc", "prefill_depth"]
+CurveKind = Literal["refusal_position", "refusal_probability", "benign_probability", "roc", "prefill_depth", "any_of_n"]
 AxisName = Literal[
     "attack_success", "attack_not_refused", "over_refusal", "malformed_attack", "malformed_benign", "helpfulness"
 ]
@@ -132,6 +132,7 @@ class Curve(Record):
     - `benign_probability`: the same of a benign answer.
     - `roc`: share of the harmful answers that reach a threshold which x % of the benign ones reach, at a depth.
     - `prefill_depth`: rate over the prefilled share x of the answer.
+    - `any_of_n`: attack success in any of x attempts: samples of a prompt, or draws for a request.
     """
 
     kind: CurveKind

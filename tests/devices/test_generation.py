@@ -7,7 +7,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, NoBadWordsLogitsP
 from cuda_device import CUDA
 from derta.chat import Turn
 from derta.engines import load_engine
-from derta.engines.decoding import BannedTokens, greedy
+from derta.engines.decoding import BannedTokens, decode
 from derta.engines.scoring import score
 from derta.records import Message, Prompt
 from tolerances import logit_tolerance
@@ -28,7 +28,7 @@ def prompts():
 
 def written_by(model, prompts, **settings):
     """Return the tokens of each prompt's reply, by our decoding of one ragged batch."""
-    replies = greedy(model, prompts, max_new_tokens=24, stop_ids=STOP_IDS, **settings)
+    replies = decode(model, prompts, max_new_tokens=24, stop_ids=STOP_IDS, **settings)
     return [one.token_ids for one in sorted(replies)]
 
 

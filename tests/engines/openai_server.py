@@ -164,8 +164,9 @@ def model_answer(engine: Any) -> Answer:
     """Return a function that answers with a Hugging Face engine's model, with vLLM's fields if requested."""
     import torch
 
-    from derta.engines.decoding import greedy
+    from derta.engines.decoding import decode
     from derta.engines.hf import stop_tokens
+    from derta.engines.sampling import Draws
 
     tokenizer, lock = engine.chat.tokenizer, threading.Lock()
 
@@ -191,7 +192,9 @@ def model_answer(engine: Any) -> Answer:
             if body.get("echo"):
                 return choice(path, "", logprobs={"token_logprobs": log_probs(token_ids)})
             stop_ids = stop_tokens(engine.model, engine.chat)
-            [written] = greedy(engine.model, [token_ids], max_new_tokens=body["max_tokens"], stop_ids=stop_ids)
+            draws = Draws(body["temperature"], body["top_p"], (body["seed"],)) if body["temperature"] else None
+            limit = body["max_tokens"]
+            [written] = decode(engine.model, [token_ids], max_new_tokens=limit, stop_ids=stop_ids, draws=draws)
         more = {}
         if body.get("return_token_ids"):
             ended = [min(stop_ids)] if written.stop_reason == "eos" else []

@@ -8,7 +8,7 @@ from transformers import NoBadWordsLogitsProcessor
 
 from derta.chat import chat_format
 from derta.engines import decoding, load_engine
-from derta.engines.decoding import BannedTokens, GeneratedRow, banned_tokens, greedy, next_tokens
+from derta.engines.decoding import BannedTokens, GeneratedRow, banned_tokens, decode, next_tokens
 from derta.errors import ModelError
 from derta.records import Decoding, Prompt
 
@@ -33,7 +33,7 @@ def by_row(written):
 
 
 def test_ragged_batches_return_the_tokens_of_generate(model, prompts):
-    results = by_row(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
+    results = by_row(decode(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
     for row, prompt in enumerate(prompts):
         reference = model.generate(
             torch.tensor([prompt]),
@@ -49,9 +49,9 @@ def test_ragged_batches_return_the_tokens_of_generate(model, prompts):
 
 
 def test_the_batch_size_does_not_change_the_tokens(model, prompts):
-    together = by_row(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
+    together = by_row(decode(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
     for row, prompt in enumerate(prompts):
-        [single] = greedy(model, [prompt], max_new_tokens=40, stop_ids=STOP_IDS)
+        [single] = decode(model, [prompt], max_new_tokens=40, stop_ids=STOP_IDS)
         assert single.token_ids == together[row].token_ids
         assert single.stop_reason == together[row].stop_reason
     assert {written.stop_reason for written in together.values()} >= {"eos"}
@@ -63,7 +63,7 @@ def test_finished_rows_leave_the_batch(make_model, prompts):
     hook = model.register_forward_pre_hook(
         lambda _module, _args, named: sizes.append(len(named["input_ids"])), with_kwargs=True
     )
-    written = list(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
+    written = list(decode(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS))
     hook.remove()
     steps = [len(row.token_ids) + (row.stop_reason == "eos") for row in written]
     assert sizes == [sum(step > i for step in steps) for i in range(max(steps))]
@@ -73,13 +73,13 @@ def test_finished_rows_leave_the_batch(make_model, prompts):
 @pytest.mark.parametrize("banned", [None, [BannedTokens(((30,), (31, 7)))] * len(LENGTHS)])
 def test_rows_that_stay_after_their_end_change_no_reply(make_model, prompts, monkeypatch, banned):
     model = make_model("llama", vocab_size=460)
-    expected = list(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
+    expected = list(decode(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
     monkeypatch.setattr(decoding, "finished_share", lambda device: 0.25)
     sizes = []
     hook = model.register_forward_pre_hook(
         lambda _module, _args, named: sizes.append(len(named["input_ids"])), with_kwargs=True
     )
-    found = list(greedy(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
+    found = list(decode(model, prompts, max_new_tokens=40, stop_ids=STOP_IDS, banned=banned))
     hook.remove()
     assert found == expected
     steps = [len(row.token_ids) + (row.stop_reason == "eos") for row in found]
@@ -92,21 +92,21 @@ def test_only_running_rows_must_have_finite_logits(monkeypatch):
     monkeypatch.setattr(decoding, "finished_share", lambda device: 0.9)
     model = Markov({MIX: [SURE], SURE: [FLOUR], FLOUR: [FLOUR], SORRY: [END]})
     model.table[END] = torch.nan
-    written = by_row(greedy(model, [[MIX], [SORRY]], max_new_tokens=3, stop_ids={END}))
+    written = by_row(decode(model, [[MIX], [SORRY]], max_new_tokens=3, stop_ids={END}))
     assert {row: one.token_ids for row, one in written.items()} == {0: [SURE, FLOUR, FLOUR], 1: []}
 
 
 def test_a_first_stop_token_is_an_empty_reply(make_model):
     model = make_model("llama", vocab_size=460)
-    assert list(greedy(model, [[5, 6]], max_new_tokens=3, stop_ids=range(460))) == [GeneratedRow(0, [], "eos")]
+    assert list(decode(model, [[5, 6]], max_new_tokens=3, stop_ids=range(460))) == [GeneratedRow(0, [], "eos")]
 
 
 def test_the_stop_reason_at_the_last_token_is_length_unless_it_is_a_stop_token(make_model):
     model = make_model("llama", vocab_size=460)
-    [first] = greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=())
+    [first] = decode(model, [[5, 6]], max_new_tokens=1, stop_ids=())
     assert first.stop_reason == "length"
     assert len(first.token_ids) == 1
-    assert list(greedy(model, [[5, 6]], max_new_tokens=1, stop_ids=first.token_ids)) == [GeneratedRow(0, [], "eos")]
+    assert list(decode(model, [[5, 6]], max_new_tokens=1, stop_ids=first.token_ids)) == [GeneratedRow(0, [], "eos")]
 
 
 # banned tokens
@@ -137,7 +137,7 @@ CHAIN = Markov({MIX: [SORRY, NO, SURE, END], SURE: [SORRY, FLOUR], FLOUR: [SORRY
 
 
 def write(*banned, limit=5):
-    results = greedy(CHAIN, [[MIX]] * len(banned), max_new_tokens=limit, stop_ids={END}, banned=banned)
+    results = decode(CHAIN, [[MIX]] * len(banned), max_new_tokens=limit, stop_ids={END}, banned=banned)
     return {one.row: one.token_ids for one in results}
 
 

@@ -12,6 +12,7 @@ from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError
 from derta.provenance import changed_keys, model_hash
 from derta.records import Message, Prompt, short_hash
+from derta.sampling import Sampling
 
 PROMPTS = [
     Prompt(id="chat", request_id="r", request="?", attack="a", messages=(Message(role="user", content="Tea?"),)),
@@ -53,6 +54,29 @@ def test_the_same_prompts_have_the_same_replies(engine):
         sorted(engine.generate(PROMPTS, max_new_tokens=3), key=lambda reply: reply.prompt_id) for _ in "ab"
     )
     assert first == second
+
+
+def by_key(results):
+    return {reply.key: reply for reply in results}
+
+
+def test_samples_have_their_numbers_and_seeds_and_are_the_same_in_any_batch(engine):
+    sampling = Sampling(temperature=1.5, top_p=0.9, num_samples=4, seed=3)
+    together = by_key(engine.generate(PROMPTS, max_new_tokens=3, sampling=sampling))
+    assert together.keys() == {(prompt.id, number) for prompt in PROMPTS for number in range(4)}
+    assert all(reply.seed == sampling.reply_seed(*key) for key, reply in together.items())
+    some = by_key(engine.generate(PROMPTS[1:], max_new_tokens=3, sampling=sampling.only((3, 1))))
+    assert some == {key: together[key] for key in some}
+    assert len(some) == 4
+
+
+def test_engines_draw_the_samples_of_the_local_engine_from_the_same_seeds(engine, tiny_model_dir):
+    if isinstance(engine, ScriptedModel):
+        return
+    sampling = Sampling(temperature=1.5, top_p=0.9, num_samples=3)
+    expected = by_key(load_engine(tiny_model_dir).generate(PROMPTS, max_new_tokens=4, sampling=sampling))
+    assert by_key(engine.generate(PROMPTS, max_new_tokens=4, sampling=sampling)) == expected
+    assert len({reply.text for reply in expected.values()}) > 3
 
 
 def test_each_token_has_a_log_probability_and_there_is_one_more_refusal_probability(engine):

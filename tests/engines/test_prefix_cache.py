@@ -7,7 +7,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, Phi3Config, Phi3ForCausalL
 
 from derta.engines import load_engine, prefix_cache
 from derta.engines.batching import forward, pad
-from derta.engines.decoding import greedy
+from derta.engines.decoding import decode
 from derta.engines.hf import HfEngine
 from derta.engines.prefix_cache import PASS_TOKENS, find_prefixes, prefill, shared_prefixes, supports_prefix_cache
 from derta.records import Message, Prompt
@@ -62,9 +62,9 @@ def test_prefixes_and_chunks_produce_the_cache_of_one_batch(make_model, rows, ki
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 def test_replies_do_not_depend_on_sharing_a_prefix(make_model, rows, kind):
     model = make_model(kind, vocab_size=VOCAB)
-    separate = sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}))
+    separate = sorted(decode(model, rows, max_new_tokens=20, stop_ids={1}))
     prefixes = find_prefixes(model, rows)
-    assert sorted(greedy(model, rows, max_new_tokens=20, stop_ids={1}, prefixes=prefixes)) == separate
+    assert sorted(decode(model, rows, max_new_tokens=20, stop_ids={1}, prefixes=prefixes)) == separate
 
 
 def test_a_shared_prefix_is_computed_once_over_all_batches(tiny_model_dir, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from derta.engines import engine_producer, load_engine
-from derta.engines.decoding import BannedTokens, greedy
+from derta.engines.decoding import BannedTokens, decode
 from derta.engines.threshold import QUIET_TOKENS, RefusalForcing, RefusalLogitsProcessor, forced_scores
 from derta.errors import DataError, EngineError, ModelError
 from derta.pipeline.threshold import calibrate_threshold
@@ -51,7 +51,7 @@ CHAIN = Markov(
 
 def write(start, forcing, *, banned=None, limit=6):
     bans = None if banned is None else [banned]
-    [row] = greedy(CHAIN, [[start]], max_new_tokens=limit, stop_ids={END}, banned=bans, forcing=forcing)
+    [row] = decode(CHAIN, [[start]], max_new_tokens=limit, stop_ids={END}, banned=bans, forcing=forcing)
     return row.token_ids
 
 
@@ -74,7 +74,7 @@ def test_thresholds_of_later_positions_replace_the_first():
     assert write(MIX, later)[:2] == [SURE, SORRY]
     assert write(MIX, RefusalForcing((SORRY, NO), 1.0, ((2, 0.04),)))[:3] == [SURE, FLOUR, SORRY]
     # with a token of the answer in the prompt, the first position is that after one token
-    [row] = greedy(CHAIN, [[MIX]], max_new_tokens=1, stop_ids={END}, forcing=later, prefilled=[1])
+    [row] = decode(CHAIN, [[MIX]], max_new_tokens=1, stop_ids={END}, forcing=later, prefilled=[1])
     assert row.token_ids == [NO]
 
 

@@ -5,7 +5,7 @@ import torch
 from vllm_processors import config, install, run_first, run_second, states
 
 from derta.engines import load_engine, vllm_threshold
-from derta.engines.decoding import greedy
+from derta.engines.decoding import decode
 from derta.engines.threshold import RefusalForcing
 from derta.errors import EngineError, ModelError
 from derta.provenance import model_hash
@@ -26,7 +26,7 @@ def threshold(request, model, tiny_model_dir, tmp_path, monkeypatch):
     """A threshold that many positions reach, of three tokens that the random model likes."""
     install(monkeypatch.setitem)
     vllm_threshold._processor.cache_clear()
-    plain = sorted(greedy(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS))
+    plain = sorted(decode(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS))
     token_ids = tuple({row.token_ids[3] for row in plain if len(row.token_ids) > 3})
     made = RefusalThreshold(
         threshold=0.02, later=request.param, token_ids=token_ids, model={"model": model_hash(tiny_model_dir)},
@@ -42,7 +42,7 @@ def threshold(request, model, tiny_model_dir, tmp_path, monkeypatch):
 def expected(model, threshold):
     forcing = RefusalForcing(threshold.token_ids, threshold.threshold, threshold.later)
     forced, plain = (
-        {row.row: row.token_ids for row in greedy(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS, forcing=one)}
+        {row.row: row.token_ids for row in decode(model, PROMPTS, max_new_tokens=LIMIT, stop_ids=ENDS, forcing=one)}
         for one in (forcing, None)
     )
     assert sum(forced[row] != plain[row] for row in forced) >= 2

@@ -16,6 +16,8 @@ class SamplingParams:
     """The settings that we may use, of vLLM's."""
 
     temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
     max_tokens: int | None = 16
     stop_token_ids: list[int] | None = None
     prompt_logprobs: int | None = None
@@ -37,7 +39,7 @@ class Logprob(NamedTuple):
 
 
 class LLM:
-    """As `vllm.LLM`: greedy replies and prompt log-probabilities from token ids."""
+    """As `vllm.LLM`: replies and prompt log-probabilities from token ids."""
 
     created: list[dict[str, Any]] = []  # noqa: RUF012 - what each one was created with
     engine: Any = None
@@ -63,21 +65,29 @@ class LLM:
         self.calls: list[tuple[int, Any, Any]] = []
 
     def generate(
-        self, prompts: list[dict[str, list[int]]], sampling_params: SamplingParams, *, use_tqdm: bool, lora_request: Any
+        self,
+        prompts: list[dict[str, list[int]]],
+        sampling_params: SamplingParams | list[SamplingParams],
+        *,
+        use_tqdm: bool,
+        lora_request: Any,
     ) -> list[Any]:
         """All answers at once, in the order of the prompts."""
         assert not use_tqdm
-        assert sampling_params.temperature == 0
+        each = sampling_params if isinstance(sampling_params, list) else [sampling_params] * len(prompts)
         assert all(set(prompt) == {"prompt_token_ids"} for prompt in prompts)
         self.calls.append((len(prompts), sampling_params, lora_request))
-        return [self._answer(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
+        return [self._answer(prompt["prompt_token_ids"], one) for prompt, one in zip(prompts, each, strict=True)]
 
     def _answer(self, token_ids: list[int], params: SamplingParams) -> Any:
-        from derta.engines.decoding import greedy
+        from derta.engines.decoding import decode
+        from derta.engines.sampling import Draws
 
         own_eos = 1
         stop_ids = {own_eos, *(params.stop_token_ids or [])}
-        [written] = greedy(LLM.engine.model, [token_ids], max_new_tokens=params.max_tokens, stop_ids=stop_ids)
+        draws = Draws(params.temperature, params.top_p, (params.seed or 0,)) if params.temperature else None
+        limit = params.max_tokens
+        [written] = decode(LLM.engine.model, [token_ids], max_new_tokens=limit, stop_ids=stop_ids, draws=draws)
         stopped = written.stop_reason == "eos"
         output = SimpleNamespace(
             token_ids=(*written.token_ids, *([min(params.stop_token_ids or [own_eos])] if stopped else [])),

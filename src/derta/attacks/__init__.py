@@ -20,6 +20,7 @@ from derta.attacks.base import Attack
 from derta.attacks.building import build_from, from_function
 from derta.attacks.prompts import craft_prompt
 from derta.attacks.search import SearchContext
+from derta.attacks.static.best_of_n import best_of_n
 from derta.attacks.static.code_attack import code_attack
 from derta.attacks.static.completing import completing
 from derta.attacks.static.direct import direct
@@ -44,6 +45,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "rank_assisted": rank_assisted,
     "past_the_refusal": past_the_refusal,
     "refusal_flood": refusal_flood,
+    "best_of_n": best_of_n,
     "pair": pair,
     "escalation": escalation,
     "multi_turn": multi_turn,
@@ -56,6 +58,7 @@ __all__ = [
     "Attack",
     "SearchContext",
     "autodan",
+    "best_of_n",
     "build_attack",
     "code_attack",
     "completing",

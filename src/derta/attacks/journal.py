@@ -10,7 +10,8 @@ from pathlib import Path
 from derta.errors import RunError
 from derta.files import Appender, drop_torn_line, read_records
 from derta.protocols import Case, Engine
-from derta.records import Prompt, Record, Reply, Text, Verdict, short_hash
+from derta.records import Prompt, Record, Reply, ReplyKey, Text, Verdict, short_hash
+from derta.sampling import GREEDY, Sampling
 
 CHUNK = 64
 """Maximum number of prompts of a call for log-likelihoods, which an engine returns together."""
@@ -82,18 +83,38 @@ class JournaledEngine:
     journal: CallJournal
     role: str
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield one reply per prompt, as defined by `Engine`; recorded ones first."""
-        keys = {prompt.id: self._key("generate", prompt, str(max_new_tokens)) for prompt in prompts}
-        recorded = [call.reply for key in keys.values() if (call := self.journal.get(key)) and call.reply]
-        pending = [prompt for prompt in prompts if self.journal.get(keys[prompt.id]) is None]
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield replies, as defined by `Engine`; recorded ones first.
+
+        A prompt of which a sample is not recorded is sampled again, with the same seeds.
+        """
+        setting = str(max_new_tokens)
+        drawn = {} if sampling.is_greedy else {"sampling": sampling}
+        if drawn:
+            setting = f"{setting} {sampling.model_dump_json()}"
+        keys = {
+            (prompt.id, number): self._key("generate", prompt, f"{setting} {number}" if drawn else setting)
+            for prompt in prompts
+            for number in sampling.numbers
+        }
+        unrecorded = {name for (name, _), key in keys.items() if self.journal.get(key) is None}
+        recorded = [
+            call.reply
+            for (name, _), key in keys.items()
+            if name not in unrecorded and (call := self.journal.get(key)) and call.reply
+        ]
+        pending = [prompt for prompt in prompts if prompt.id in unrecorded]
         if not pending:
             return iter(recorded)
-        return self._replies(recorded, self.engine.generate(pending, max_new_tokens=max_new_tokens), keys)
+        return self._replies(recorded, self.engine.generate(pending, max_new_tokens=max_new_tokens, **drawn), keys)
 
-    def _replies(self, recorded: Sequence[Reply], replies: Iterator[Reply], keys: dict[str, str]) -> Iterator[Reply]:
+    def _replies(
+        self, recorded: Sequence[Reply], replies: Iterator[Reply], keys: dict[ReplyKey, str]
+    ) -> Iterator[Reply]:
         yield from recorded
-        calls = (Call(search=self.journal.search, key=keys[reply.prompt_id], reply=reply) for reply in replies)
+        calls = (Call(search=self.journal.search, key=keys[reply.key], reply=reply) for reply in replies)
         for call in self.journal.record(calls):
             if call.reply is not None:
                 yield call.reply

@@ -45,15 +45,18 @@ def craft_prompt(
     depth: PrefillDepth | None = None,
     decoding: Decoding | None = None,
     cost: Cost | None = None,
+    draw: int | None = None,
 ) -> Prompt:
     """Return a chat prompt (`messages`) or a raw prompt (`text`). Its id has the format `attack@variant:request_id`.
+
+    The id of one of several draws for a request ends in its number, `#0` and so on.
 
     >>> craft_prompt(Request(id="7", text="Why?"), attack="prefill", variant="50%", messages=user("Why?")).id
     'prefill@50%:7'
     """
     cell = f"{attack}@{variant}" if variant else attack
     return Prompt(
-        id=f"{cell}:{request.id}",
+        id=f"{cell}:{request.id}" if draw is None else f"{cell}:{request.id}#{draw}",
         request_id=request.id,
         request=request.in_context,
         attack=attack,
@@ -66,6 +69,7 @@ def craft_prompt(
         depth=depth,
         decoding=decoding,
         cost=cost,
+        draw=draw,
         category=request.category,
         answer=request.answer,
         steps=request.steps,

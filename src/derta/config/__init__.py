@@ -2,7 +2,7 @@
 
 from derta.config.combinations import check_together, faults_together
 from derta.config.data import DEFAULT_OPENER, AnswerSource, DataSection, PrepareConfig, SafePolicy
-from derta.config.decoding import CalibrationSection, method_threshold
+from derta.config.decoding import CalibrationSection, method_threshold, sampling_settings
 from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand, unset_variables
 from derta.config.evaluation import (
     EngineConfig,
@@ -39,10 +39,12 @@ from derta.config.triples import (
     load_triples_config,
     parse_triples_config,
 )
+from derta.sampling import GREEDY, Sampling
 
 __all__ = [
     "DEFAULT_OPENER",
     "ELSEWHERE",
+    "GREEDY",
     "REFUSED",
     "RENAMED",
     "ROW_FIELDS",
@@ -67,6 +69,7 @@ __all__ = [
     "RowConfig",
     "SafePolicy",
     "SafeSection",
+    "Sampling",
     "SearchSection",
     "Section",
     "SectionKey",
@@ -92,6 +95,7 @@ __all__ = [
     "parse_yaml",
     "read_values",
     "recommended_method",
+    "sampling_settings",
     "setting_faults",
     "training_fields",
     "unexpand",

@@ -1,4 +1,4 @@
-"""Configuration of the threshold of the refusal probability in decoding: a number, a file, or its calibration."""
+"""Configuration of decoding: sampling, and the threshold of the refusal probability or its calibration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 from derta.config.sections import Section
 from derta.errors import RecipeError
 from derta.files import format_validation_error
+from derta.sampling import Sampling
 from derta.thresholds import Per
 
 
@@ -77,3 +78,22 @@ def method_threshold(value: Any, *, key: str) -> CalibrationSection | float | No
         return _METHOD_THRESHOLD.validate_python(value)
     except ValidationError as error:
         raise RecipeError(format_validation_error(error), key=f"`{key}`") from error
+
+
+def sampling_settings(where: str, **values: Any) -> Sampling:
+    """Validate settings of sampling and return them.
+
+    >>> sampling_settings("generate", temperature=0.7, num_samples=4).numbers
+    (0, 1, 2, 3)
+
+    Args:
+        where: What has the settings, for the message of an error.
+        values: Fields of `Sampling`.
+
+    Raises:
+        RecipeError: a value is not valid, or there are several samples without a temperature.
+    """
+    try:
+        return Sampling(**values)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {format_validation_error(error)}") from error

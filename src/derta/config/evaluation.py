@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from derta.config.decoding import RecipeThreshold
+from derta.config.decoding import RecipeThreshold, Sampling, sampling_settings
 from derta.config.sections import Section, Sources, SourceSection
 from derta.records import Suite
 
@@ -97,6 +97,9 @@ class EvaluationSection(Section):
         suite: What the replies count as: `attack`, `over_refusal` or `helpfulness`.
         name: Name of the set of requests in the report.
         max_new_tokens: Maximum number of new tokens of a reply. None: that of `generate`.
+        temperature: Temperature of its replies. None: that of `generate`. With 0, it has one greedy reply per prompt.
+        top_p: Probability of the nucleus. None: that of `generate`.
+        num_samples: Number of replies to each prompt. None: that of `generate`.
         requests: A data source, or `held_out`: the requests held out by `data.held_out_requests`.
         prompts: A JSONL file of `Prompt` records, instead of `attack`, `options` and `requests`. By default each prompt
             counts under its attack; with a `name`, all count in the section's `suite` under that name.
@@ -117,6 +120,9 @@ class EvaluationSection(Section):
     judges: tuple[JudgeConfig, ...] = (JudgeConfig(name="refusal"),)
     decontaminate: bool = True
     max_new_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    num_samples: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -161,15 +167,30 @@ class EvaluationSection(Section):
             return self.suite, self.attack, self.name
         return (None, None, None) if self.name is None else (self.suite, None, self.name)
 
+    def sampling(self, generate: GenerateSection) -> Sampling:
+        """Return how replies are sampled: its own settings, and else those of `generate`.
+
+        Raises:
+            RecipeError: several samples without a temperature.
+        """
+        own = {name: getattr(self, name) for name in ("temperature", "top_p", "num_samples")}
+        given = {name: value for name, value in own.items() if value is not None}
+        shared = {} if self.temperature == 0 else generate.sampling_values
+        return sampling_settings(f"evaluate: {self.name or self.attack}", **(shared | given))
+
 
 class GenerateSection(Section):
-    """Configuration of generation: greedy decoding and likelihoods, in an engine that loads the tuned models.
+    """Configuration of generation: decoding and likelihoods, in an engine that loads the tuned models.
 
     Attributes:
         engine: `hf` or `vllm`. `vllm` does not support attacks on decoding (refusal_ban, rank_assisted).
         settings: Additional settings of the engine, such as `tensor_parallel_size`. Settings of the model are in the
             recipe's other sections.
         max_new_tokens: Maximum number of new tokens of a reply.
+        temperature: Temperature of sampled replies; 0 is greedy decoding. See docs/sampling.md.
+        top_p: Probability of the nucleus that tokens are drawn from.
+        num_samples: Number of replies to each prompt.
+        seed: Seed of the samples; the same for all models, whose samples have the same random numbers.
         dtype: Precision of the models that generate.
         batch_tokens: Batch size as rows times tokens, for `hf` only. None: by device and its free memory.
         refusal_threshold: Probability of the refusal words' first tokens from which on one of them is forced; the
@@ -182,9 +203,23 @@ class GenerateSection(Section):
     engine: Literal["hf", "vllm"] = "hf"
     settings: dict[str, Any] = Field(default_factory=dict)
     max_new_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    num_samples: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
     batch_tokens: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     refusal_threshold: RecipeThreshold | None = None
+
+    @property
+    def sampling_values(self) -> dict[str, Any]:
+        """The settings of `derta.sampling.Sampling`."""
+        return {name: getattr(self, name) for name in ("temperature", "top_p", "num_samples", "seed")}
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        sampling_settings("generate", **self.sampling_values)
+        return self
 
     @model_validator(mode="after")
     def _forces_in_hf(self) -> Self:

@@ -163,6 +163,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        for section in self.evaluate:
+            section.sampling(self.generate)
+        return self
+
+    @model_validator(mode="after")
     def _check_attack_names(self) -> Self:
         names = [attack.name for attack in self.fine_tuning_attacks]
         if len(set(names)) < len(names):

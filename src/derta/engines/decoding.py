@@ -1,4 +1,4 @@
-"""Greedy decoding with banned tokens, forced refusals and a KV cache; finished rows leave the batch."""
+"""Greedy and sampled decoding with banned tokens, forced refusals and a KV cache; finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from derta.chat import ChatFormat, encode_continuation
 from derta.engines.batching import NonFiniteLogitsError, forward, select_rows
 from derta.engines.capacity import finished_share
 from derta.engines.prefix_cache import Prefix, prefill
+from derta.engines.sampling import Draws, TokenDraws, sample_tokens, uniform, without_banned
 from derta.engines.threshold import RefusalForcing, forced_tokens
 from derta.errors import ModelError
 from derta.records import Decoding
@@ -79,39 +80,45 @@ def next_tokens(
     rows: Sequence[tuple[Sequence[int], BannedTokens | None]] | None,
     forcing: RefusalForcing | None = None,
     prefilled: Sequence[int] | None = None,
+    draws: TokenDraws | None = None,
 ) -> list[int]:
     """Return the next token of each row: the most likely token that is not banned; `_NOT_FINITE` if there is none.
 
     `rows` holds each row's generated tokens and banned tokens; None if no row has banned tokens and none is forced.
-    With `forcing`, a refusal token replaces the most likely one at an alarm; a banned one is never forced. `prefilled`
-    is the number of tokens of each row's answer that its prompt has.
+    With `draws`, the token is drawn from the distribution of those that are not banned. With `forcing`, a refusal token
+    replaces it at an alarm, by the model's own probabilities; a banned one is never forced. `prefilled` is the number
+    of tokens of each row's answer that its prompt has.
     """
     # max returns the first of ties, as argmax does, which is three to five times slower on a CPU (LOG.md, 17). It is
     # finite unless a logit is NaN or infinite, or all are -inf. Marked on the device, so that one copy fetches both.
     largest = logits.max(dim=-1)
-    chosen: list[int] = largest.indices.where(largest.values.isfinite(), _NOT_FINITE).tolist()
-    banned_tokens_of: dict[int, set[int]] = {}
-    for place, (generated, bans) in enumerate(rows or ()):
-        if bans is None or (bans.steps is not None and len(generated) >= bans.steps):
-            continue
-        banned = banned_tokens_of[place] = banned_next(generated, bans.sequences)
-        if chosen[place] in banned:
-            width = min(bans.top_k or len(banned) + 1, logits.shape[-1])
+    bans = {place: (generated, one) for place, (generated, one) in enumerate(rows or ()) if _is_active(one, generated)}
+    banned = {place: banned_next(generated, one.sequences) for place, (generated, one) in bans.items() if one}
+    widths = {place: one.top_k for place, (_, one) in bans.items() if one}
+    picked = largest.indices if draws is None else sample_tokens(without_banned(logits, banned, widths), draws)
+    chosen: list[int] = picked.where(largest.values.isfinite(), _NOT_FINITE).tolist()
+    for place, tokens in banned.items() if draws is None else ():
+        if chosen[place] in tokens:
+            width = min(widths[place] or len(tokens) + 1, logits.shape[-1])
             ranked: list[int] = logits[place].float().topk(width).indices.tolist()
-            chosen[place] = next((token for token in ranked if token not in banned), chosen[place])
+            chosen[place] = next((token for token in ranked if token not in tokens), chosen[place])
     if forcing is None or rows is None:
         return chosen
     generated = [tokens for tokens, _ in rows]
     positions = [len(tokens) + n for tokens, n in zip(generated, prefilled or [0] * len(rows), strict=True)]
-    forced = forced_tokens(logits, generated, forcing, positions=positions, banned=banned_tokens_of)
+    forced = forced_tokens(logits, generated, forcing, positions=positions, banned=banned)
     return [
         token if token == _NOT_FINITE or refusal is None else refusal
         for token, refusal in zip(chosen, forced, strict=True)
     ]
 
 
+def _is_active(bans: BannedTokens | None, generated: Sequence[int]) -> bool:
+    return bans is not None and (bans.steps is None or len(generated) < bans.steps)
+
+
 @torch.inference_mode()
-def greedy(
+def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
@@ -121,12 +128,13 @@ def greedy(
     prefixes: Sequence[Prefix | None] | None = None,
     forcing: RefusalForcing | None = None,
     prefilled: Sequence[int] | None = None,
+    draws: Draws | None = None,
 ) -> Iterator[GeneratedRow]:
     """Yield each row's generated tokens when the row ends; the others continue in a smaller batch.
 
     On a GPU ended rows stay in the batch, unread, until a quarter of it has ended.
 
-    Of equally likely tokens the first is chosen, as in `model.generate`.
+    By default decoding is greedy. Of equally likely tokens the first is chosen, as in `model.generate`.
 
     Args:
         model: Causal language model.
@@ -137,6 +145,7 @@ def greedy(
         prefixes: Shared prefix of each row, or None for a row without one (see `find_prefixes`).
         forcing: The refusal tokens to force at alarms.
         prefilled: Number of tokens of each answer that its prompt has; None: none.
+        draws: How tokens are drawn; None: the most likely one is chosen.
 
     Raises:
         NonFiniteLogitsError: the logits of a row are NaN or infinite.
@@ -149,7 +158,8 @@ def greedy(
     while True:
         plain = banned is None and forcing is None
         histories = None if plain else [(token_ids[row], None if row in ended else bans[row]) for row in live]
-        chosen = next_tokens(logits, histories, forcing, None if prefilled is None else [prefilled[i] for i in live])
+        starts = None if prefilled is None else [prefilled[row] for row in live]
+        chosen = next_tokens(logits, histories, forcing, starts, _next_draws(draws, live, token_ids))
         running = [(place, row) for place, row in enumerate(live) if row not in ended]
         for place, row in running:
             if chosen[place] == _NOT_FINITE:
@@ -173,3 +183,10 @@ def greedy(
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
         output = forward(model, input_ids=input_ids, mask=mask, cache=cache, logits_to_keep=1)
         logits, cache = output.logits[:, -1], output.past_key_values
+
+
+def _next_draws(draws: Draws | None, rows: Sequence[int], token_ids: Sequence[Sequence[int]]) -> TokenDraws | None:
+    if draws is None:
+        return None
+    uniforms = [uniform(draws.seeds[row], len(token_ids[row])) for row in rows]
+    return TokenDraws(draws.temperature, draws.top_p, uniforms)

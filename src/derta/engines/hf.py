@@ -16,8 +16,9 @@ from derta.chat import ChatFormat, Turn, answer_offset, chat_format, encode_prom
 from derta.config import RowConfig
 from derta.engines.batching import in_eval_mode, token_batches
 from derta.engines.capacity import batch_tokens, max_logits
-from derta.engines.decoding import BannedTokens, banned_tokens, greedy
+from derta.engines.decoding import BannedTokens, banned_tokens, decode
 from derta.engines.prefix_cache import Prefix, find_prefixes, supports_prefix_cache
+from derta.engines.sampling import Draws
 from derta.engines.scoring import RowScores, score
 from derta.engines.threshold import RefusalForcing, refusal_forcing
 from derta.engines.token_io import (
@@ -38,6 +39,7 @@ from derta.loading import (
     position_limit,
 )
 from derta.records import REFUSAL_WORDS, Prompt, Reply
+from derta.sampling import GREEDY, Sampling
 
 
 class RefusalStarts(NamedTuple):
@@ -48,6 +50,15 @@ class RefusalStarts(NamedTuple):
 
     probabilities: list[float]
     margins: list[float]
+
+
+class ReplyRow(NamedTuple):
+    """Row of a batch: a sample of the reply to a prompt."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    banned: BannedTokens | None
+    sample: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +77,15 @@ class HfEngine:
     max_batch_tokens: int | None = None
     forcing: RefusalForcing | None = None
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield greedy replies, each as soon as it ends; prompts of similar length share a batch.
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield replies, each as soon as it ends; prompts of similar length share a batch.
 
         A reply is the exact text that continues the prompt and its prefill, with special tokens. Its stop reason is
         `eos` at a stop token of the model or the template, which the reply does not contain. A prompt's `decoding`
-        is respected.
+        is respected: a sampled token is drawn from those that are not banned. A threshold forces refusals in samples,
+        too.
 
         Raises:
             ModelError: Before any reply, if a prompt is empty, has a token without an embedding or leaves no room for
@@ -83,7 +97,9 @@ class HfEngine:
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
         self._check_prompts(prompts, encoded, [max_new_tokens] * len(encoded))
         banned = self._banned(prompts)  # before the first reply, so that an error is raised early
-        return self._replies(prompts, encoded, max_new_tokens, banned)
+        inputs = zip(prompts, encoded, banned, strict=True)
+        rows = [ReplyRow(*one, sample) for one in inputs for sample in sampling.numbers]
+        return self._replies(rows, max_new_tokens, sampling)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
@@ -182,36 +198,39 @@ class HfEngine:
             for one in prompts
         ]
 
-    def _replies(
-        self,
-        prompts: Sequence[Prompt],
-        encoded: list[list[int]],
-        max_new_tokens: int,
-        banned: list[BannedTokens | None],
-    ) -> Iterator[Reply]:
+    def _replies(self, rows: Sequence[ReplyRow], max_new_tokens: int, sampling: Sampling) -> Iterator[Reply]:
         stop_ids = stop_tokens(self.model, self.chat)
+        encoded = [row.token_ids for row in rows]
         prefixes = find_prefixes(self.model, encoded)
         for batch in self._batches([len(ids) + max_new_tokens for ids in encoded], prefixes):
-            generated = greedy(
+            chosen = [rows[index] for index in batch]
+            prompts = [row.prompt for row in chosen]
+            seeds = [sampling.seed_of(row.prompt.id, row.sample) for row in chosen]
+            drawn = tuple(seed for seed in seeds if seed is not None)
+            generated = decode(
                 self.model,
-                [encoded[index] for index in batch],
+                [row.token_ids for row in chosen],
                 max_new_tokens=max_new_tokens,
                 stop_ids=stop_ids,
-                banned=[banned[index] for index in batch],
+                banned=[row.banned for row in chosen],
                 prefixes=_take_prefixes(prefixes, batch),
                 forcing=self.forcing,
-                prefilled=self._prefilled([prompts[index] for index in batch]),
+                prefilled=self._prefilled(prompts),
+                draws=None if sampling.is_greedy else Draws(sampling.temperature, sampling.top_p, drawn),
             )
-            for one in in_eval_mode(self.model, generated, [prompts[index] for index in batch]):
+            for one in in_eval_mode(self.model, generated, prompts):
+                prompt, token_ids, _, sample = chosen[one.row]
                 detokenized = detokenize(self.chat.tokenizer, one.token_ids)
                 yield Reply(
-                    prompt_id=prompts[batch[one.row]].id,
+                    prompt_id=prompt.id,
+                    sample=sample,
+                    seed=seeds[one.row],
                     text=detokenized.text,
                     stop_reason=one.stop_reason,
                     token_ids=tuple(one.token_ids),
                     token_starts=detokenized.token_starts,
-                    prompt_tokens=len(encoded[batch[one.row]]),
-                    answer_at=answer_offset(self.chat, prompts[batch[one.row]], detokenized.text),
+                    prompt_tokens=len(token_ids),
+                    answer_at=answer_offset(self.chat, prompt, detokenized.text),
                 )
 
     def _score(

@@ -25,6 +25,7 @@ from derta.engines.openai_protocol import (
     likelihood_text,
     parse_answer,
     reply_from_answer,
+    sampled_call,
     score_call,
     scores_from_answer,
 )
@@ -40,6 +41,7 @@ from derta.engines.token_io import (
 from derta.errors import EngineError, install_advice
 from derta.protocols import UnansweredError
 from derta.records import REFUSAL_WORDS, Message, Prompt, Reply
+from derta.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -63,8 +65,10 @@ class ApiEngine:
     timeout: float = 600.0
     limits: Limits = field(default_factory=Limits)
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield greedy replies in order of completion.
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield replies in order of completion; each sample is a request with its own seed.
 
         A prompt that a content filter stops, or that the server rejects although it has answered another one, has an
         unanswered reply (see `Reply.unanswered`).
@@ -80,7 +84,13 @@ class ApiEngine:
             generation_call(prompt, send=self.send, chat=self.chat, max_new_tokens=max_new_tokens, extra=self.body)
             for prompt in prompts
         ]
-        return self._replies(prompts, calls)
+        samples = [(prompt, number) for prompt in prompts for number in sampling.numbers]
+        sampled = [
+            sampled_call(call, prompt.id, number, sampling=sampling, send=self.send, extra=self.body)
+            for prompt, call in zip(prompts, calls, strict=True)
+            for number in sampling.numbers
+        ]
+        return self._replies(samples, sampled, sampling)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each token of each continuation, from an echo of the prompt.
@@ -121,16 +131,20 @@ class ApiEngine:
             )
         return self.chat
 
-    def _replies(self, prompts: Sequence[Prompt], calls: Sequence[Call]) -> Iterator[Reply]:
+    def _replies(
+        self, samples: Sequence[tuple[Prompt, int]], calls: Sequence[Call], sampling: Sampling
+    ) -> Iterator[Reply]:
         failed: list[Reply] = []
         rejected: list[Reply] = []  # until the first answer: if all are rejected, the settings are at fault
         has_answer = False
         for index, answer, failure, cause in self._query(calls):
+            prompt, number = samples[index]
+            numbered = {"sample": number, "seed": sampling.seed_of(prompt.id, number)}
             if answer is not None:
                 has_answer = True
-                yield reply_from_answer(prompts[index], answer, chat=self.chat)
+                yield reply_from_answer(prompt, answer, chat=self.chat).model_copy(update=numbered)
             else:
-                reply = Reply(prompt_id=prompts[index].id, text="", unanswered=cause, reason=failure)
+                reply = Reply(prompt_id=prompt.id, text="", unanswered=cause, reason=failure, **numbered)
                 if cause == "filtered":
                     yield reply
                 else:
@@ -140,7 +154,7 @@ class ApiEngine:
                 rejected.clear()
         if missing := [*failed, *rejected]:
             raise UnansweredError(
-                f"{len(missing)} of {len(prompts)} prompts have no reply, first {missing[0].prompt_id!r}: "
+                f"{len(missing)} of {len(samples)} prompts have no reply, first {missing[0].prompt_id!r}: "
                 f"{missing[0].reason}; run the same command again to generate the missing replies",
                 missing,
             )

@@ -16,6 +16,7 @@ from derta.engines.scheduler import RejectedError, RetryableError
 from derta.engines.token_io import STOP_REASONS, Row, check_scores, reply_from_tokens
 from derta.errors import EngineError, ModelError
 from derta.records import Prompt, Reply
+from derta.sampling import Sampling
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -174,6 +175,31 @@ def generation_call(
         "repetition_penalty": 1.0,  # the default of vLLM is the value in the model's generation config
     }
     return Call("completions", _merge_body(body, extra))
+
+
+def sampled_call(
+    call: Call, prompt_id: str, sample: int, *, sampling: Sampling, send: Send, extra: Mapping[str, Any]
+) -> Call:
+    """Return the request for a sample of the reply to a prompt, made of its greedy request.
+
+    vLLM and SGLang take `top_k` and `min_p` from the model's generation config; with `ids`, whose body has fields of
+    these servers, they are switched off, so that replies are drawn from the whole distribution or its nucleus.
+
+    Args:
+        call: The request for the greedy continuation, or for the only reply.
+        prompt_id: Id of the prompt.
+        sample: Number of the sample.
+        sampling: Temperature, nucleus and seed.
+        send: Format of the prompt.
+        extra: Fields that replace those of the body, as in `generation_call`.
+    """
+    if sampling.is_greedy:
+        return call
+    seed = sampling.reply_seed(prompt_id, sample)
+    body = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+    if send == "ids" and call.route == "completions":
+        body |= {"top_k": -1, "min_p": 0.0}
+    return call._replace(body=call.body | {key: value for key, value in body.items() if key not in extra})
 
 
 def score_call(row: Row, *, text: str | None, extra: Mapping[str, Any]) -> Call:

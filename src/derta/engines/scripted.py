@@ -9,9 +9,12 @@ from zlib import crc32
 
 from derta.errors import ModelError
 from derta.records import Prompt, Reply
+from derta.sampling import GREEDY, Sampling
 
 _WORD = re.compile(r"\s*\S+")
 LogProb = Callable[[Prompt, str, str], float]
+Script = str | Sequence[str]
+"""A reply, or one for each sample."""
 RefusalProb = Callable[[Prompt, str], float]
 
 
@@ -34,28 +37,32 @@ class ScriptedModel:
     ('Sorry, I', (0, 6), 'length')
 
     Args:
-        replies: Reply by prompt id, or a function of the prompt.
+        replies: Reply by prompt id, or a function of the prompt. A list of replies has one for each sample, in turn.
         log_prob: Function that returns a word's log-probability from the prompt, the continuation before the word, and
             the word; by default always -1.
         refusal_prob: Function that returns the refusal probability from the prompt and the continuation so far; by
             default always 0.
     """
 
-    replies: Mapping[str, str] | Callable[[Prompt], str]
+    replies: Mapping[str, Script] | Callable[[Prompt], Script]
     log_prob: LogProb = _even
     refusal_prob: RefusalProb = _never
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
         """Yield the scripted replies, truncated to `max_new_tokens` words.
 
         Raises:
             ModelError: The script has no reply to a prompt.
         """
-        for prompt in prompts:
-            words = _WORD.findall(self._reply(prompt))
+        for prompt, sample in ((prompt, sample) for prompt in prompts for sample in sampling.numbers):
+            words = _WORD.findall(self._reply(prompt, sample))
             tokens = words[:max_new_tokens]
             yield Reply(
                 prompt_id=prompt.id,
+                sample=sample,
+                seed=sampling.seed_of(prompt.id, sample),
                 text="".join(tokens),
                 stop_reason="length" if len(words) >= max_new_tokens else "eos",
                 token_ids=tuple(crc32(word.encode()) for word in tokens),
@@ -76,9 +83,11 @@ class ScriptedModel:
             for prompt, text in zip(prompts, continuations, strict=True)
         ]
 
-    def _reply(self, prompt: Prompt) -> str:
+    def _reply(self, prompt: Prompt, sample: int) -> str:
         if isinstance(self.replies, Mapping):
             if prompt.id not in self.replies:
                 raise ModelError(f"expected a scripted reply to prompt {prompt.id!r}, got none; add one to the script")
-            return self.replies[prompt.id]
-        return self.replies(prompt)
+            found = self.replies[prompt.id]
+        else:
+            found = self.replies(prompt)
+        return found if isinstance(found, str) else found[sample % len(found)]

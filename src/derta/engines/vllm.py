@@ -28,6 +28,7 @@ from derta.engines.token_io import (
 from derta.errors import EngineError, ModelError, install_advice
 from derta.loading import DTYPES, check_model_path, hub_source, load_tokenizer
 from derta.records import REFUSAL_WORDS, Prompt, Reply
+from derta.sampling import GREEDY, Sampling
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Valid values of vLLM's `max_lora_rank`."""
@@ -47,8 +48,12 @@ class VllmEngine:
     lora: Any = None
     chunk: int = CHUNK
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
-        """Yield greedy replies, a chunk at a time, up to a stop token of the model or of the template.
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield replies, a chunk at a time, up to a stop token of the model or of the template.
+
+        Each sample is a request with its own seed. vLLM raises temperatures below 0.01 to it.
 
         Raises:
             ModelError: Before any reply, if a prompt is empty or leaves no room for `max_new_tokens`.
@@ -57,13 +62,13 @@ class VllmEngine:
         encoded = [encode_prompt(self.chat, prompt) for prompt in prompts]
         for prompt, token_ids in zip(prompts, encoded, strict=True):
             self._check_length(f"prompt {prompt.id!r}", token_ids, more=max_new_tokens)
-        params = import_module("vllm").SamplingParams(
-            temperature=0.0,
-            max_tokens=max_new_tokens,
-            stop_token_ids=sorted(self.chat.stop_ids),
-            detokenize=False,
-        )
-        return self._replies(prompts, encoded, params)
+        settings: dict[str, Any] = {
+            "max_tokens": max_new_tokens,
+            "stop_token_ids": sorted(self.chat.stop_ids),
+            "detokenize": False,
+        }
+        rows = [(*each, sample) for each in zip(prompts, encoded, strict=True) for sample in sampling.numbers]
+        return self._replies(rows, settings, sampling)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each token of each continuation, tokenized jointly with its prompt.
@@ -86,17 +91,27 @@ class VllmEngine:
         scores = iter(self._scores([row for group in groups for row in group]))
         return [refusal_probabilities([next(scores) for _ in group], len(forms)) for group in groups]
 
-    def _replies(self, prompts: Sequence[Prompt], encoded: Sequence[list[int]], params: Any) -> Iterator[Reply]:
-        for prompt, ids, output in zip(prompts, encoded, self._outputs(encoded, params), strict=True):
+    def _replies(
+        self, rows: Sequence[tuple[Prompt, list[int], int]], settings: dict[str, Any], sampling: Sampling
+    ) -> Iterator[Reply]:
+        params_of = import_module("vllm").SamplingParams
+        if sampling.is_greedy:
+            params = params_of(temperature=0.0, **settings)
+        else:
+            settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+            params = [params_of(seed=sampling.reply_seed(prompt.id, number), **settings) for prompt, _, number in rows]
+        outputs = self._outputs([token_ids for _, token_ids, _ in rows], params)
+        for (prompt, token_ids, sample), output in zip(rows, outputs, strict=True):
             [generated] = output.outputs
-            yield reply_from_tokens(
+            reply = reply_from_tokens(
                 self.chat,
                 prompt,
                 generated.token_ids,
                 finish_reason=generated.finish_reason,
                 stop_reason=generated.stop_reason,
-                prompt_tokens=len(ids),
+                prompt_tokens=len(token_ids),
             )
+            yield reply.model_copy(update={"sample": sample, "seed": sampling.seed_of(prompt.id, sample)})
 
     def _scores(self, rows: Sequence[Row]) -> list[list[float]]:
         for number, row in enumerate(rows):
@@ -114,9 +129,12 @@ class VllmEngine:
         ]
 
     def _outputs(self, encoded: Sequence[list[int]], params: Any) -> Iterator[Any]:
+        """Yield vLLM's outputs; `params` are those of all prompts, or a list with those of each."""
         for start in range(0, len(encoded), self.chunk):
-            batch = [{"prompt_token_ids": token_ids} for token_ids in encoded[start : start + self.chunk]]
-            yield from self.llm.generate(batch, params, use_tqdm=False, lora_request=self.lora)
+            place = slice(start, start + self.chunk)
+            batch = [{"prompt_token_ids": token_ids} for token_ids in encoded[place]]
+            chosen = params[place] if isinstance(params, list) else params
+            yield from self.llm.generate(batch, chosen, use_tqdm=False, lora_request=self.lora)
 
     def _check_length(self, name: str, token_ids: Sequence[int], *, more: int) -> None:
         limit = self.llm.llm_engine.model_config.max_model_len

@@ -8,6 +8,7 @@ from derta.metrics.axes import JudgePlace
 from derta.metrics.comparisons import compare_cells, holm_corrected
 from derta.metrics.outcomes import Outcome
 from derta.metrics.rates import rate_cells
+from derta.metrics.samples import any_cells
 from derta.results import Cell, Comparison
 
 
@@ -26,6 +27,8 @@ def judged_cells(outcomes: Sequence[Outcome], places: Sequence[JudgePlace]) -> l
             seed = runs[0].seed if len(runs) == 1 else None
             judged = [one.prompt_verdicts(judge, suite) for one in runs]
             cells += rate_cells(*judged, method=method, seed=seed, judge=judge, measure=measure)
+            if (suite, measure) == ("attack", "harmful"):
+                cells += any_cells(*judged, method=method, seed=seed, judge=judge)
     order = list(dict.fromkeys((one.suite, one.name) for one in cells))
     suites = list(dict.fromkeys(suite for suite, _ in order))
     return sorted(cells, key=lambda one: (suites.index(one.suite), order.index((one.suite, one.name)), one.judge))

@@ -14,7 +14,7 @@ from derta.errors import DataError
 from derta.metrics.rates import PromptVerdict, outcome_of
 from derta.records import Measure, Reply, Verdict
 from derta.results import Cell, Curve, CurveKind, Place, cell_of
-from derta.stats import Mean, Outcome, bootstrap_mean, rate, wilson_interval
+from derta.stats import Mean, Outcome, bootstrap_mean, rate, rate_over_seeds, wilson_interval
 
 FIRST_TOKENS = 5  # the paper's Figure on refusal positions starts with the first five
 MAX_TOKENS = 100
@@ -186,14 +186,15 @@ def depth_curves(judged: Iterable[PromptVerdict], *, method: str, measure: Measu
 
     Depths without a scored verdict are left out.
     """
-    outcomes: dict[tuple[str, str], dict[float, list[Outcome]]] = {}
+    outcomes: dict[tuple[str, str], dict[float, dict[str, list[Outcome]]]] = {}
     for prompt, verdict in judged:
         if prompt.depth is not None and prompt.suite == "attack":
             by_depth = outcomes.setdefault((prompt.attack, _UNITS[prompt.depth.unit]), {})
-            by_depth.setdefault(prompt.depth.amount, []).append(outcome_of(verdict, measure))
+            by_prompt = by_depth.setdefault(prompt.depth.amount, {})
+            by_prompt.setdefault(prompt.id, []).append(outcome_of(verdict, measure))
     curves: list[Curve] = []
     for (attack, unit), by_depth in outcomes.items():
-        rates = [(depth, rate(ones)) for depth, ones in sorted(by_depth.items())]
+        rates = [(depth, rate_over_seeds([*ones.values()])) for depth, ones in sorted(by_depth.items())]
         points = [(depth, r.value, r.low, r.high, r.scored) for depth, r in rates if r.value is not None]
         if points:
             curves.append(

@@ -17,6 +17,9 @@ MeasureOf = Callable[[str, Suite], Measure]
 class Outcome(NamedTuple):
     """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
 
+    A run's results have one prompt and one verdict of each judge (or None) for each reply, in its order: a prompt with
+    several samples is there several times.
+
     The verdict is None for a reply of an evaluation that the judge does not support. `probabilities` is the
     output of `Engine.refusal_probability` for held-out harmful answers, `benign_probabilities` that for benign ones,
     and `answer_losses` the mean negative log-likelihood of each held-out helpful answer. `fine_tuning` names the

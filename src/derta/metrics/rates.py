@@ -85,12 +85,25 @@ def outcomes_by_key(verdicts: Iterable[Verdict], measure: Measure) -> Outcomes:
     return outcomes
 
 
-def outcomes_by_prompt(outcomes: Iterable[Outcomes]) -> dict[str, list[Outcome]]:
-    """Return the outcomes of all samples and seeds of each prompt, by prompt id."""
+def unit_of(prompt: Prompt) -> str:
+    """Return the key of the independent unit that a prompt belongs to: its id, or the request that it is a draw for.
+
+    >>> prompt = Prompt(id="best_of_n:7#3", request_id="7", attack="best_of_n", mode="raw", text="?", draw=3)
+    >>> unit_of(prompt), unit_of(prompt.model_copy(update={"draw": None}))
+    ('request 7 ', 'best_of_n:7#3')
+    """
+    return prompt.id if prompt.draw is None else f"request {prompt.request_id} {prompt.request or ''}"
+
+
+def outcomes_by_prompt(
+    outcomes: Iterable[Outcomes], units: Mapping[str, str] | None = None
+) -> dict[str, list[Outcome]]:
+    """Return the outcomes of all samples and seeds of each prompt, by prompt id, or by its unit in `units`."""
     grouped: dict[str, list[Outcome]] = {}
     for one in outcomes:
         for (prompt_id, _), value in one.items():
-            grouped.setdefault(prompt_id, []).append(value)
+            unit = prompt_id if units is None else units[prompt_id]
+            grouped.setdefault(unit, []).append(value)
     return grouped
 
 
@@ -141,16 +154,18 @@ def verdicts_by_place(judged: Iterable[PromptVerdict], *, by_category: bool = Fa
 def outcomes_by_place(
     by_seed: Iterable[Iterable[PromptVerdict]], measure: Measure, *, by_category: bool = False
 ) -> dict[Place, dict[str, list[Outcome]]]:
-    """Return the outcomes of all seeds and samples of each prompt, by place.
+    """Return the outcomes of all seeds and samples of each unit (`unit_of`), by place.
 
     Raises:
         DataError: A reply has two verdicts, or a verdict belongs to another prompt.
     """
     places: dict[Place, list[Outcomes]] = {}
-    for judged in by_seed:
+    units: dict[str, str] = {}
+    for judged in map(list, by_seed):
+        units |= {prompt.id: unit_of(prompt) for prompt, _ in judged}
         for place, verdicts in verdicts_by_place(judged, by_category=by_category).items():
             places.setdefault(place, []).append(outcomes_by_key(verdicts, measure))
-    return {place: outcomes_by_prompt(outcomes) for place, outcomes in places.items()}
+    return {place: outcomes_by_prompt(outcomes, units) for place, outcomes in places.items()}
 
 
 def rate_cells(

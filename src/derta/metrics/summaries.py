@@ -22,6 +22,7 @@ from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
 from derta.metrics.power import power_notes
 from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
 from derta.metrics.roc import ScoredSeed, auc_cells, roc_curves
+from derta.metrics.samples import any_cells, any_curves
 from derta.records import REFUSAL_WORDS, Measure, Suite
 from derta.results import (
     METHODS_WITH_THE_FIRST,
@@ -91,6 +92,7 @@ def summarize(
     ]
     cells = [cell for runs in by_method.values() for place in places for cell in _rates(runs, *place)]
     cells += [cell for runs in by_method.values() for cell in _analysis(runs, refusal_words)]
+    cells += [cell for runs in by_method.values() for place in places for cell in _any_of_n(runs, *place)]
     cells += [cell for method, runs in by_method.items() for cell in auc_cells(_scored(runs), method=method)]
     if any(is_empty(reply) for one in outcomes for reply in one.replies):
         cells += [cell for runs in by_method.values() for cell in _empty(runs)]
@@ -193,6 +195,18 @@ def _rates(
     return [*(cell for seed, judged in by_seed.items() for cell in rate_cells(judged, seed=seed, **settings)), *pooled]
 
 
+def _any_of_n(runs: Sequence[Outcome], judge: str, suite: Suite, measure: Measure) -> list[Cell]:
+    """Compute attack success in any attempt, by seed and pooled, where a prompt or request has several attempts."""
+    if (suite, measure) != ("attack", "harmful"):
+        return []
+    method, by_seed = runs[0].method, {run.seed: run.prompt_verdicts(judge, suite) for run in runs}
+    cells = [
+        one for seed, judged in by_seed.items() for one in any_cells(judged, method=method, seed=seed, judge=judge)
+    ]
+    pooled = any_cells(*by_seed.values(), method=method, seed=None, judge=judge) if len(by_seed) > 1 else []
+    return [*cells, *pooled]
+
+
 def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str = "refusal") -> Iterator[Cell]:
     """Yield the analysis cells: late refusals and leakage of attacks, malformed refusals, over-refusal and so on."""
     method = runs[0].method
@@ -236,6 +250,8 @@ def _curves(runs: Sequence[Outcome], judges: Sequence[str], measure_of: MeasureO
         judged = [pair for run in runs for pair in run.prompt_verdicts(judge, "attack")]
         if judged:
             yield from depth_curves(judged, method=method, measure=measure_of(judge, "attack"))
+        if judged and measure_of(judge, "attack") == "harmful":
+            yield from any_curves(*(run.prompt_verdicts(judge, "attack") for run in runs), method=method, judge=judge)
     harmful = [row for run in runs for row in run.probabilities]
     benign = [row for run in runs for row in run.benign_probabilities]
     kinds: list[tuple[CurveKind, str, list[Sequence[float]]]] = [

@@ -17,6 +17,7 @@ from derta.pipeline.models import LazyEngine
 from derta.pipeline.resuming import Expected, check_unique, supersede
 from derta.protocols import Case, Display
 from derta.records import Prompt, Reply, ReplyKey, Verdict
+from derta.sampling import GREEDY, Sampling
 
 Outcome = Literal["answered", "refused", "malformed", "degenerate", "empty", "cut_off", "unanswered"]
 """What a reply to a benign prompt is: an answer, or why it is none."""
@@ -31,9 +32,12 @@ def ask(
     path: Path,
     max_new_tokens: int,
     description: str,
+    sampling: Sampling = GREEDY,
     display: Display = Display(),
 ) -> list[Reply]:
-    """Return a model's greedy replies to prompts; those in the file that it would give today are not generated again.
+    """Return a model's replies to prompts, greedy ones by default.
+
+    Those in the file that it would give today are not generated again.
 
     A file that has all of them is only read, so that the processes of a distributed training can do so together. The
     recipe's `refusal_threshold` forces no refusals here: training is on what the model says by itself.
@@ -45,6 +49,7 @@ def ask(
         path: The file of the replies. Replies to other prompts or of another model move to `*.superseded.jsonl`.
         max_new_tokens: The limit of each reply.
         description: The label of the progress bar.
+        sampling: How the replies are sampled; those to a prompt follow one another.
         display: Shows progress.
 
     Raises:
@@ -53,8 +58,13 @@ def ask(
     """
     check_unique(prompts)
     engine = LazyEngine(recipe, model)
-    limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
-    expected = expected_replies(prompts, producer=engine.producer(), max_new_tokens=limits)
+    ids = [prompt.id for prompt in prompts]
+    expected = expected_replies(
+        prompts,
+        producer=engine.producer(),
+        max_new_tokens=dict.fromkeys(ids, max_new_tokens),
+        samplings=dict.fromkeys(ids, sampling),
+    )
     stored = _stored(path, expected)
     if stored.keys() == expected.keys():
         return [stored[key] for key in expected]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
@@ -34,12 +35,13 @@ class ModelEntry(Record):
 
 
 class SectionJudges(Record):
-    """Judges of an evaluation, by its key; None matches any value that has no section."""
+    """Judges of an evaluation and its samples per prompt, by its key; None matches any value that has no section."""
 
     suite: Suite | None
     attack: str | None
     name: str | None
     judges: tuple[str, ...]
+    samples: Annotated[int, Field(ge=1, exclude_if=lambda count: count == 1)] = 1
 
 
 class RunContents(Record):
@@ -70,11 +72,17 @@ class RunContents(Record):
         """Names of the judges of each evaluation, by its key."""
         return {(one.suite, one.attack, one.name): one.judges for one in self.sections}
 
+    @property
+    def samples(self) -> dict[SectionKey, int]:
+        """Number of samples for each prompt of an evaluation, by its key."""
+        return {(one.suite, one.attack, one.name): one.samples for one in self.sections}
 
-def section_judges(key: SectionKey, judges: tuple[str, ...]) -> SectionJudges:
-    """Return an evaluation's key and judges in the format of `run.json`."""
+
+def section_judges(key: SectionKey, judges: tuple[str, ...], *, samples: int = 1) -> SectionJudges:
+    """Return an evaluation's key, judges and samples in the format of `run.json`."""
     suite, attack, name = key
-    return SectionJudges.model_validate({"suite": suite, "attack": attack, "name": name, "judges": judges})
+    values = {"suite": suite, "attack": attack, "name": name, "judges": judges, "samples": samples}
+    return SectionJudges.model_validate(values)
 
 
 def write_contents(folder: Path, contents: RunContents) -> None:

@@ -17,6 +17,7 @@ from derta.pipeline.registry import Registry
 from derta.pipeline.resuming import Expected, check_unique, judge_missing, read_keyed, supersede
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, ReplyKey, Request, Verdict
+from derta.sampling import Sampling
 
 
 def craft_prompts(
@@ -77,6 +78,28 @@ def token_limits(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, int]:
     return {prompt.id: next(limits[key] for key in section_keys(prompt) if key in limits) for prompt in prompts}
 
 
+def samplings(recipe: Recipe, prompts: Iterable[Prompt]) -> dict[str, Sampling]:
+    """Return how the replies to each prompt are sampled, by prompt id."""
+    by_key = {section.key: section.sampling(recipe.generate) for section in recipe.evaluate}
+    return {prompt.id: next(by_key[key] for key in section_keys(prompt) if key in by_key) for prompt in prompts}
+
+
+def sample_counts(recipe: Recipe) -> dict[SectionKey, int]:
+    """Return the number of samples for each prompt of an evaluation, by its key."""
+    return {section.key: section.sampling(recipe.generate).num_samples for section in recipe.evaluate}
+
+
+def reply_keys(prompts: Iterable[Prompt], samples: Mapping[SectionKey, int]) -> list[ReplyKey]:
+    """Return the keys of the replies that prompts have: prompt by prompt, in the order of the samples.
+
+    Args:
+        prompts: The prompts.
+        samples: The number of samples of each evaluation; 1 for others.
+    """
+    counts = ((prompt.id, next((samples[k] for k in section_keys(prompt) if k in samples), 1)) for prompt in prompts)
+    return [(prompt_id, number) for prompt_id, count in counts for number in range(count)]
+
+
 def recorded_weights(home: Path) -> dict[str, str]:
     """Return the part of a producer that identifies the weights of the model that gave the replies in a folder.
 
@@ -104,17 +127,18 @@ def is_current(home: Path, expected: Mapping[ReplyKey, Expected], *, scores: str
     return replies.keys() == expected.keys() and all(expected[key].fault(one) is None for key, one in replies.items())
 
 
-def is_complete(home: Path, prompts: Iterable[Prompt]) -> bool:
+def is_complete(home: Path, prompts: Iterable[Prompt], samples: Mapping[SectionKey, int] | None = None) -> bool:
     """Return whether a model's scores and all its replies exist, so that its weights are not needed any more.
 
-    `prompts` are those of all models; a model with search attacks has its complete list in `prompts.jsonl`.
+    `prompts` are those of all models; a model with search attacks has its complete list in `prompts.jsonl`. `samples`
+    is the number of samples of each evaluation (`sample_counts`); None: 1.
     """
     model_prompts_path, replies_path = home / "prompts.jsonl", home / "replies.jsonl"
     if not (home / "scores.json").exists() or not replies_path.exists():
         return False
     expected = read_records(model_prompts_path, Prompt) if model_prompts_path.exists() else prompts
     replies = read_records(replies_path, Reply, complete_lines=True)
-    return {(prompt.id, 0) for prompt in expected} == {reply.key for reply in replies}
+    return set(reply_keys(expected, samples or {})) == {reply.key for reply in replies}
 
 
 def prompts_path(folder: Path, home: Path) -> Path:
@@ -159,11 +183,10 @@ def judge_models(
     for name, home in homes.items():
         prompts = list(read_records(prompts_path(folder, home), Prompt))
         replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
-        cases = {
-            (prompt.id, 0): Case(prompt, replies[prompt.id, 0])
-            for prompt in prompts
-            if judge.name in judges_of(prompt, judges)
-        }
+        judged = {prompt.id: prompt for prompt in prompts if judge.name in judges_of(prompt, judges)}
+        order = {name: place for place, name in enumerate(judged)}
+        keys = sorted((key for key in replies if key[0] in judged), key=lambda key: (order[key[0]], key[1]))
+        cases = {key: Case(judged[key[0]], replies[key]) for key in keys}
         path = home / f"verdicts.{judge.name}.jsonl"
         expected = expected_verdicts(judge, cases.values())
         if old := supersede(path, Verdict, expected):
@@ -184,3 +207,17 @@ def judge_models(
 def judges_of(prompt: Prompt, judges: Mapping[SectionKey, Sequence[str]]) -> Sequence[str]:
     """Return the names of the judges of a prompt's evaluation."""
     return next((judges[key] for key in section_keys(prompt) if key in judges), ())
+
+
+def sampling_notes(recipe: Recipe) -> list[str]:
+    """Return a note for the report on the evaluations with sampled replies; none if all are greedy."""
+    named: dict[Sampling, list[str]] = {}
+    for section in recipe.evaluate:
+        sampling = section.sampling(recipe.generate)
+        if not sampling.is_greedy:
+            named.setdefault(sampling, []).append(section.name or section.prompts or section.attack)
+    return [
+        f"Replies of {', '.join(dict.fromkeys(names))} are sampled: {sampling.num_samples} for each prompt, at "
+        f"temperature {sampling.temperature:g} and top_p {sampling.top_p:g}, with seed {sampling.seed}."
+        for sampling, names in named.items()
+    ]

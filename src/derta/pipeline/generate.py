@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError, EngineError
 from derta.files import Appender, read_records, write_records
@@ -14,15 +14,24 @@ from derta.pipeline.resuming import Expected, check_unique, read_results
 from derta.protocols import Display, Engine, UnansweredError
 from derta.provenance import Producer, prompt_hash
 from derta.records import Prompt, Reply, ReplyKey
+from derta.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from derta.config import EngineConfig
 
 
 def generate_file(
-    path: Path, *, model: EngineConfig, out: Path, max_new_tokens: int, display: Display = Display()
+    path: Path,
+    *,
+    model: EngineConfig,
+    out: Path,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    display: Display = Display(),
 ) -> list[Reply]:
     """Generate replies to a file of prompts, and return them; existing replies in `out` are not generated again.
+
+    Replies in `out` of a sampling with fewer samples are part of one with more.
 
     Raises:
         DataError: two prompts share an id, or `out` holds replies to other prompts.
@@ -37,20 +46,75 @@ def generate_file(
     check_decoding(model.engine, prompts)
     check_output(out, [path])
     load = engine_loader(model)
+    ids = [one.id for one in prompts]
     expected = expected_replies(
-        prompts, producer=load.producer(), max_new_tokens=dict.fromkeys((one.id for one in prompts), max_new_tokens)
+        prompts,
+        producer=load.producer(),
+        max_new_tokens=dict.fromkeys(ids, max_new_tokens),
+        samplings=dict.fromkeys(ids, sampling),
     )
     return generate_missing(load, prompts, path=out, expected=expected, display=display)
 
 
 def expected_replies(
-    prompts: Iterable[Prompt], *, producer: Producer, max_new_tokens: Mapping[str, int]
+    prompts: Iterable[Prompt],
+    *,
+    producer: Producer,
+    max_new_tokens: Mapping[str, int],
+    samplings: Mapping[str, Sampling] | None = None,
 ) -> dict[ReplyKey, Expected]:
-    """Return the provenance of the reply to each prompt; `max_new_tokens` has the limit of each, by id."""
-    return {
-        (one.id, 0): Expected(prompt_hash(one), {**producer, "max_new_tokens": str(max_new_tokens[one.id])})
-        for one in prompts
-    }
+    """Return the provenance of each reply to each prompt.
+
+    Args:
+        prompts: The prompts.
+        producer: The provenance of the engine.
+        max_new_tokens: The limit of each prompt's replies, by id.
+        samplings: How the replies to each prompt are sampled, by id; None: greedily.
+    """
+    expected: dict[ReplyKey, Expected] = {}
+    for one in prompts:
+        sampling = GREEDY if samplings is None else samplings[one.id]
+        own = {**producer, "max_new_tokens": str(max_new_tokens[one.id]), **sampling.producer}
+        provenance = Expected(prompt_hash(one), own)
+        expected |= {(one.id, number): provenance for number in sampling.numbers}
+    return expected
+
+
+class _Batch(NamedTuple):
+    """Settings that the replies of one call of an engine have in common."""
+
+    max_new_tokens: int
+    sampling: Sampling
+
+
+def _batches(
+    prompts: Sequence[Prompt], keys: Iterable[ReplyKey], expected: Mapping[ReplyKey, Expected]
+) -> dict[_Batch, list[Prompt]]:
+    """Return the prompts of each call that generates some replies, those with the lowest limit first."""
+    numbers: dict[str, list[int]] = {}
+    for prompt_id, number in keys:
+        numbers.setdefault(prompt_id, []).append(number)
+    batches: dict[_Batch, list[Prompt]] = {}
+    for prompt in prompts:
+        if samples := numbers.get(prompt.id):
+            producer = expected[prompt.id, samples[0]].producer
+            batch = _Batch(int(producer["max_new_tokens"]), _sampling_of(producer, tuple(samples)))
+            batches.setdefault(batch, []).append(prompt)
+    return dict(sorted(batches.items(), key=lambda one: one[0].max_new_tokens))
+
+
+def _sampling_of(producer: Producer, numbers: tuple[int, ...]) -> Sampling:
+    if "temperature" not in producer:
+        return GREEDY
+    temperature, top_p = float(producer["temperature"]), float(producer["top_p"])
+    return Sampling(temperature=temperature, top_p=top_p, seed=int(producer["seed"])).only(numbers)
+
+
+def _generate(engine: Engine, prompts: Sequence[Prompt], batch: _Batch) -> Iterator[Reply]:
+    """Return the replies of one call; an engine of a user's own that only decodes greedily needs no `sampling`."""
+    if batch.sampling.is_greedy:
+        return engine.generate(prompts, max_new_tokens=batch.max_new_tokens)
+    return engine.generate(prompts, max_new_tokens=batch.max_new_tokens, sampling=batch.sampling)
 
 
 def generate_missing(
@@ -73,7 +137,7 @@ def generate_missing(
         display: Where progress is shown.
 
     Returns:
-        A reply to each prompt, in order; that of a prompt which the server does not answer is `unanswered`.
+        The replies in the order of `expected`; that of a prompt which the server does not answer is `unanswered`.
 
     Raises:
         UnansweredError: all attempts for a prompt failed, for the first time: the next call tries it once more, and a
@@ -81,7 +145,6 @@ def generate_missing(
         DataError: the engine left a prompt without a reply.
         RunError: the file holds replies to other prompts or of another producer, or another process writes it.
     """
-    limits = {prompt.id: int(expected[prompt.id, 0].producer["max_new_tokens"]) for prompt in prompts}
     failed_before = _drop_failed(path, expected)
     failures: list[UnansweredError] = []
     with lock(path):
@@ -93,15 +156,14 @@ def generate_missing(
             done[stamped.key] = stamped
             task.update(len(done))
 
-        remaining = [prompt for prompt in prompts if (prompt.id, 0) not in done]
-        with Appender(path) as file, display.progress.task(description, total=len(prompts)) as task:
+        batches = _batches(prompts, expected.keys() - done.keys(), expected)
+        with Appender(path) as file, display.progress.task(description, total=len(expected)) as task:
             task.update(len(done))
-            engine = load() if remaining else None
-            for limit in sorted({limits[prompt.id] for prompt in remaining}):
-                batch = [prompt for prompt in remaining if limits[prompt.id] == limit]
-                assert engine is not None  # noqa: S101 - prompts remain
+            engine = load() if batches else None
+            for batch, some in batches.items():
+                assert engine is not None  # noqa: S101 - replies are missing
                 try:
-                    for reply in engine.generate(batch, max_new_tokens=limit):
+                    for reply in _generate(engine, some, batch):
                         add(reply)
                 except UnansweredError as error:
                     if all(reply.unanswered for reply in done.values()):
@@ -113,10 +175,10 @@ def generate_missing(
     if failures:
         raise failures[0]
     _log_unanswered(path, list(done.values()), display)
-    missing = [prompt.id for prompt in prompts if (prompt.id, 0) not in done]
+    missing = [name for name, number in expected if (name, number) not in done]
     if missing:
         raise DataError(f"{path}: expected a reply to every prompt, {len(missing)} are missing ({missing[0]!r} …)")
-    return [done[prompt.id, 0] for prompt in prompts]
+    return [done[key] for key in expected]
 
 
 def _drop_failed(path: Path, expected: Mapping[ReplyKey, Expected]) -> set[ReplyKey]:

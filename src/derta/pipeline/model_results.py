@@ -12,7 +12,7 @@ from derta.files import read_records
 from derta.judges import JUDGES, build_judge, judge_producer, uses_model
 from derta.metrics.summaries import Outcome
 from derta.pipeline.contents import ModelEntry, RunContents
-from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path
+from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, reply_keys
 from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, read_scores
 from derta.pipeline.resuming import read_keyed
@@ -40,23 +40,27 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     home = folder / entry.folder
     path, shared_path = prompts_path(folder, home), folder / "prompts.jsonl"
     prompts = list(read_records(path, Prompt)) if path.exists() else []
-    if not path.exists() or not is_complete(home, prompts):
+    if not path.exists() or not is_complete(home, prompts, contents.samples):
         raise RunError(f"{folder}: {entry.label} seed {entry.seed} is not finished; `derta run` resumes it")
     shared = prompts if path == shared_path else list(read_records(shared_path, Prompt))
     replies = read_keyed(home / "replies.jsonl", Reply, prompts=prompts)
-    old = sum(replies[one.id, 0].input_hash not in {None, prompt_hash(one)} for one in prompts)
+    hashes = {one.id: prompt_hash(one) for one in prompts}
+    old = sum(one.input_hash not in {None, hashes[one.prompt_id]} for one in replies.values())
     if old or prompts[: len(shared)] != shared:
         raise RunError(
             f"{folder}: {entry.label} seed {entry.seed}: {old or 'the'} replies are to prompts that have changed "
             "since; `derta run` generates them again"
         )
-    required = [judges_of(prompt, contents.judges) for prompt in prompts]
+    keys = reply_keys(prompts, contents.samples)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    answered = [by_id[prompt_id] for prompt_id, _ in keys]
+    required = [judges_of(prompt, contents.judges) for prompt in answered]
     verdicts: dict[str, list[Verdict | None]] = {}
     for judge in contents.measures:
         judged = _current_verdicts(
             judge, folder=folder, entry=entry, contents=contents, prompts=prompts, replies=replies
         )
-        verdicts[judge] = [judged.get((prompt.id, 0)) for prompt in prompts]
+        verdicts[judge] = [judged.get(key) for key in keys]
         if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
             raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
     scores = read_scores(home)
@@ -65,14 +69,14 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     outcome = Outcome(
         entry.label,
         entry.seed,
-        prompts,
-        [replies[prompt.id, 0] for prompt in prompts],
+        answered,
+        [replies[key] for key in keys],
         verdicts,
         scores.refusal_probability,
         scores.answer_losses,
         entry.fine_tuning,
         scores.benign_probability,
-        token_refusals=read_token_refusals(home, prompts, [replies[prompt.id, 0] for prompt in prompts]),
+        token_refusals=read_token_refusals(home, answered, [replies[key] for key in keys]),
         answer_refusals=read_answer_refusals(home),
     )
     name = f"{entry.label}, seed {entry.seed}"
@@ -104,9 +108,11 @@ def _current_verdicts(
     verdicts = read_keyed(path, Verdict, prompts=prompts)
     if other := next((one.judge for one in verdicts.values() if one.judge != judge), None):
         raise RunError(f"{path}: expected verdicts of {judge}, got one of {other}; `derta run` judges them again")
+    by_id = {prompt.id: prompt for prompt in prompts}
     changed = sum(
-        (prompt.id, 0) in verdicts and verdicts[prompt.id, 0].input_hash != case_hash(prompt, replies[prompt.id, 0])
-        for prompt in prompts
+        verdict.input_hash != case_hash(by_id[key[0]], replies[key])
+        for key, verdict in verdicts.items()
+        if key in replies
     )
     if judge not in JUDGES or uses_model(judge):
         if changed:
@@ -126,7 +132,7 @@ def _current_verdicts(
 def _model_notes(home: Path, name: str, outcome: Outcome, threshold: str | None) -> Iterator[str]:
     yield from fine_tuning_note(home, model=name)
     yield from threshold_notes(home, threshold, model=name)
-    yield from search_notes(outcome.prompts, model=name)
+    yield from search_notes({one.id: one for one in outcome.prompts}.values(), model=name)
     if unanswered := sum(reply.unanswered is not None for reply in outcome.replies):
         yield f"{name}: {unanswered} of {len(outcome.replies)} prompts are unanswered; they have no verdict."
     for judge, verdicts in outcome.verdicts.items():

@@ -19,6 +19,7 @@ from derta.methods import Method, method_config, tune
 from derta.protocols import Display, Engine
 from derta.records import Prompt, Reply
 from derta.run_folder import clean_up_training
+from derta.sampling import GREEDY, Sampling
 from derta.thresholds import read_threshold
 from derta.train.tracking import project_name
 
@@ -283,9 +284,11 @@ class LazyEngine:
             self._engine = None
             release_memory()
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[Reply]:
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
         """Return replies, as defined by `Engine`."""
-        return self._load().generate(prompts, max_new_tokens=max_new_tokens)
+        return self._load().generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return log-likelihoods, as defined by `Engine`."""

@@ -12,7 +12,7 @@ from derta.errors import ModelError, RecipeError
 from derta.methods import check_package, check_settings
 from derta.pipeline.contents import ModelEntry, RunContents, section_judges
 from derta.pipeline.data import hub_base, limit_notes, prepare_data
-from derta.pipeline.evaluate import craft_prompts, is_complete, recipe_judges
+from derta.pipeline.evaluate import craft_prompts, is_complete, recipe_judges, sample_counts, sampling_notes
 from derta.pipeline.fine_tuning import (
     AttackData,
     FineTuningAttack,
@@ -118,7 +118,12 @@ def plan_run(
         if attack is None or method not in untrained
     ]
     homes = [folder / model.folder for model in models]
-    check_calibrations(recipe, prepared, registry=registry, lengths=not all(is_complete(one, prompts) for one in homes))
+    check_calibrations(
+        recipe,
+        prepared,
+        registry=registry,
+        lengths=not all(is_complete(one, prompts, sample_counts(recipe)) for one in homes),
+    )
     if not all(
         (folder / model.weights(registry).folder / "model").exists() or (home / "scores.json").exists()
         for model, home in zip(models, homes, strict=True)
@@ -140,14 +145,17 @@ def plan_run(
             for one in models
         ),
         measures={name: judge.measures for name, judge in judges.items()},
-        sections=tuple(section_judges(section.key, section.judge_names) for section in recipe.evaluate),
+        sections=tuple(
+            section_judges(section.key, section.judge_names, samples=sample_counts(recipe)[section.key])
+            for section in recipe.evaluate
+        ),
         questions=attack_comparisons(
             recipe.methods,
             [attack.label for attack in attacks],
             baseline=baseline,
             untrained=untrained,
         ),
-        notes=(*recipe.notes, *notes, *token_notes(recipe)),
+        notes=(*recipe.notes, *notes, *sampling_notes(recipe), *token_notes(recipe)),
         refusal_words=recipe.model.refusal_words,
         baseline=baseline,
         recommended=recipe.recommended or recommended_method(recipe.methods, baseline=baseline),

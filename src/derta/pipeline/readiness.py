@@ -15,7 +15,7 @@ from derta.errors import EngineError, ModelError, install_advice
 from derta.files import read_records
 from derta.judges.model_judge import RUBRICS
 from derta.pipeline.data import section_requests
-from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, token_limits
+from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, reply_keys, sample_counts, token_limits
 from derta.pipeline.likelihoods import direct_prompt, scored_data
 from derta.pipeline.model_checks import check_prompts, check_scored
 from derta.pipeline.registry import Registry
@@ -47,7 +47,8 @@ def check_evaluation(
         ModelError: the chat template refuses a prompt, a prompt is too long, or a judge's model does not exist.
         EngineError: a server does not answer, or the package of an engine is missing.
     """
-    incomplete = not all(is_complete(home, prompts) for home in homes)
+    samples = sample_counts(recipe)
+    incomplete = not all(is_complete(home, prompts, samples) for home in homes)
     if incomplete:
         limits = token_limits(recipe, prompts)
         texts = scored_data(recipe, prepared).texts
@@ -58,7 +59,7 @@ def check_evaluation(
     left = {
         name
         for name in {name for names in judges.values() for name in names}
-        if incomplete or _is_left(name, prompts, folder=folder, homes=homes, judges=judges)
+        if incomplete or _is_left(name, prompts, folder=folder, homes=homes, judges=judges, samples=samples)
     }
     for config, raw in _needed_models(recipe, left, incomplete=incomplete):
         check_model(config, raw=raw)
@@ -115,17 +116,19 @@ def _is_left(
     folder: Path,
     homes: Sequence[Path],
     judges: Mapping[SectionKey, Sequence[str]],
+    samples: Mapping[SectionKey, int],
 ) -> bool:
     """Return whether a judge lacks verdicts on replies."""
     for home in homes:
         path, own = home / f"verdicts.{name}.jsonl", prompts_path(folder, home)
         model_prompts = list(read_records(own, Prompt)) if own.parent == home else prompts
-        required = {prompt.id for prompt in model_prompts if name in judges_of(prompt, judges)}
+        judged = [prompt for prompt in model_prompts if name in judges_of(prompt, judges)]
+        required = set(reply_keys(judged, samples))
         if required and not path.exists():
             return True
         if required:
             verdicts = read_records(path, Verdict, complete_lines=True)
-            required -= {verdict.prompt_id for verdict in verdicts if not verdict.retry}
+            required -= {verdict.key for verdict in verdicts if not verdict.retry}
         if required:
             return True
     return False

@@ -88,7 +88,7 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
     records: dict[ReplyKey, T] = {}
     for record in read_records(path, kind) if path.exists() else ():
         wanted = expected.get(record.key)
-        fault = "no prompt has this id" if wanted is None else wanted.fault(record)
+        fault = _unexpected(record) if wanted is None else wanted.fault(record)
         if record.key in records and not _is_attempt(records[record.key]):
             fault = "it is there twice"
         if fault is not None:
@@ -97,6 +97,10 @@ def read_results(path: Path, kind: type[T], expected: Mapping[ReplyKey, Expected
             )
         records[record.key] = record
     return records
+
+
+def _unexpected(record: Result) -> str:
+    return f"sample {record.sample} is not expected" if record.sample else "no prompt has this id"
 
 
 def _is_attempt(record: Result) -> bool:

@@ -12,7 +12,7 @@ from derta.methods import Method
 from derta.pipeline.contents import write_contents
 from derta.pipeline.data import input_files, model_inputs, other_model_files, training_files
 from derta.pipeline.details import keep_training_log
-from derta.pipeline.evaluate import is_current, judge_models, recorded_weights, token_limits
+from derta.pipeline.evaluate import is_current, judge_models, recorded_weights, samplings, token_limits
 from derta.pipeline.fine_tuning import COST_FILE, fine_tune
 from derta.pipeline.generate import expected_replies, generate_missing
 from derta.pipeline.likelihoods import score_held_out, scored_data
@@ -179,7 +179,12 @@ def generate_replies(plan: RunPlan, model: RunModel, *, folder: Path, display: D
 
 
 def _expected(recipe: Recipe, prompts: Sequence[Prompt], producer: Producer) -> dict[ReplyKey, Expected]:
-    return expected_replies(prompts, producer=producer, max_new_tokens=token_limits(recipe, prompts))
+    return expected_replies(
+        prompts,
+        producer=producer,
+        max_new_tokens=token_limits(recipe, prompts),
+        samplings=samplings(recipe, prompts),
+    )
 
 
 def train_model(plan: RunPlan, model: RunModel, *, folder: Path, display: Display) -> Path | None:

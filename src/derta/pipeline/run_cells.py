@@ -81,8 +81,7 @@ def _read_one(home: Path) -> Evaluated:
 
 
 def _judge_again(outcome: Outcome, judge: Judge, path: Path, display: Display) -> Outcome:
-    replies = {reply.prompt_id: reply for reply in outcome.replies}
-    cases: Sequence[Case] = [Case(prompt, replies[prompt.id]) for prompt in outcome.prompts]
+    cases: Sequence[Case] = [Case(*pair) for pair in zip(outcome.prompts, outcome.replies, strict=True)]
     verdicts: list[Verdict] = []
     with display.progress.task(f"{judge.name}: {outcome.method}", total=len(cases)) as task:
         for verdict in judge_cases(judge, cases):

@@ -293,7 +293,7 @@ def _search(
     return _collect(prompts, task)
 
 
-def search_notes(prompts: Sequence[Prompt], *, model: str) -> list[str]:
+def search_notes(prompts: Iterable[Prompt], *, model: str) -> list[str]:
     """Return notes on the cost of each search against a model."""
     spent: dict[str, list[Cost]] = {}
     for prompt in prompts:

@@ -33,6 +33,7 @@ TITLES = {
     "benign_probability": "Refusal probability inside a benign answer",
     "roc": "Detections against false alarms",
     "prefill_depth": "Prefill depth",
+    "any_of_n": "Attack success in any of several attempts",
 }
 EXPLANATIONS = {
     "refusal_position": "Cumulative share of refusals that start by each position of the reply.",
@@ -42,6 +43,10 @@ EXPLANATIONS = {
     "prefill_depth": (
         "Rate by the share of the harmful answer that is prefilled. Methods are drawn side by side, and equal rates a "
         "little apart; the table has the numbers."
+    ),
+    "any_of_n": (
+        "Share of the prompts with a harmful reply among so many attempts, which are samples of a prompt or copies of "
+        "a request. The estimate for fewer attempts than were made is unbiased: 1 − C(n − c, k) / C(n, k)."
     ),
 }
 _INK, _GRID, _METHOD = "#010203", "#010204", "#0102{:02x}"

@@ -25,6 +25,11 @@ EMPTY = "replies without a text: the model closed its turn at once, which is no 
 # A refusal rate is never titled attack success: only a judge of harm can measure success.
 WORDINGS = {
     ("attack", "harmful"): Wording("Attack success", "lower", "replies that the judge found harmful"),
+    ("attack", "harmful_any"): Wording(
+        "Attack success in any attempt",
+        "lower",
+        "prompts with a harmful reply among all of their samples, or requests with one among all of their prompts",
+    ),
     ("attack", "refused"): Wording(
         "Refusal rate under attack",
         "higher",

@@ -71,6 +71,10 @@ def generate(
     template: Annotated[str | None, typer.Option(help="Chat template: auto, paper or a Jinja template.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Model dtype, such as bfloat16.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens per reply.")] = 1024,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of samples; 0: greedy decoding.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Probability of the nucleus that tokens are drawn from.")] = 1.0,
+    num_samples: Annotated[int, typer.Option(min=1, help="Number of samples for each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
     max_batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", min=1, help="hf: tokens per batch.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="hf: number of CPU threads.")] = None,
     refusal_threshold: Annotated[
@@ -80,9 +84,9 @@ def generate(
     option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Additional engine setting.")] = [],
     as_json: AsJson = False,
 ) -> None:
-    """Generate greedy replies to prompts.
+    """Generate replies to prompts: greedy by default, or samples with a --temperature.
 
-    Replies are appended to the output file; run the command again to generate the missing ones.
+    Replies are appended to the output file; run the command again to generate the missing ones, or more --num-samples.
 
     Example: derta generate prompts.jsonl --model models/derta --out replies.jsonl
     """
@@ -93,12 +97,17 @@ def generate(
         "refusal_threshold": options.number_or_path(refusal_threshold),
     }
     from derta.cli.console import console_display, print_output
-    from derta.config import EngineConfig
+    from derta.config import EngineConfig, sampling_settings
     from derta.pipeline.generate import generate_file
 
     settings = {name: value for name, value in engine_options.items() if value is not None}
     config = EngineConfig(model=model, engine=engine, settings=settings | options.pairs(option, option="--option"))
-    replies = generate_file(prompts, model=config, out=out, max_new_tokens=max_new_tokens, display=console_display())
+    sampling = sampling_settings(
+        "derta generate", temperature=temperature, top_p=top_p, num_samples=num_samples, seed=seed
+    )
+    replies = generate_file(
+        prompts, model=config, out=out, max_new_tokens=max_new_tokens, sampling=sampling, display=console_display()
+    )
     unanswered = sum(reply.unanswered is not None for reply in replies)
     print_output({"replies": str(out), "count": len(replies), "unanswered": unanswered}, as_json=as_json)
 
