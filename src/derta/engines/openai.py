@@ -139,7 +139,7 @@ class ApiEngine:
         has_answer = False
         for index, answer, failure, cause in self._query(calls):
             prompt, number = samples[index]
-            numbered = {"sample": number, "seed": sampling.seed_of(prompt.id, number)}
+            numbered: dict[str, Any] = {"sample": number, "seed": sampling.seed_of(prompt.id, number)}
             if answer is not None:
                 has_answer = True
                 yield reply_from_answer(prompt, answer, chat=self.chat).model_copy(update=numbered)
