@@ -96,7 +96,18 @@ def system_fault(config: EngineConfig) -> str | None:
     Raises:
         ModelError: the model has no tokenizer or no chat template.
     """
-    if config.engine == "api":
+    support = template_support(config)
+    instructed = [Message(role="system", content="Hello."), Message(role="user", content="Hello.")]
+    return None if support is None else support.fault(instructed)
+
+
+def template_support(config: EngineConfig) -> TemplateSupport | None:
+    """Return which conversations the chat template of a model supports; None if it is not loaded here from a folder.
+
+    Raises:
+        ModelError: the model has no tokenizer or no chat template.
+    """
+    if config.engine not in ("hf", "vllm"):
         return None
     from derta.loading import load_tokenizer
 
@@ -105,8 +116,7 @@ def system_fault(config: EngineConfig) -> str | None:
     options = {name: settings[name] for name in names if name in settings}
     adapter = None if "tokenizer" in settings or "adapter" not in settings else str(settings["adapter"])
     chat = chat_format(load_tokenizer(str(settings.get("tokenizer", config.model)), adapter=adapter), **options)
-    instructed = [Message(role="system", content="Hello."), Message(role="user", content="Hello.")]
-    return TemplateSupport(chat).fault(instructed)
+    return TemplateSupport(chat)
 
 
 def _is_left(

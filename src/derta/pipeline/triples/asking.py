@@ -8,6 +8,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from derta.config import EngineConfig, JudgeConfig
+from derta.data.fields import REFUSED
 from derta.data.matching import match_key
 from derta.data.topic import shares_topic
 from derta.errors import RecipeError
@@ -15,17 +16,19 @@ from derta.files import read_records
 from derta.judges import build_judge, judge_cases
 from derta.pipeline.generate import expected_replies, generate_missing
 from derta.pipeline.judge import engine_loader, expected_verdicts, find_judge
+from derta.pipeline.readiness import template_support
 from derta.pipeline.resuming import check_unique, judge_missing, store_prompts, supersede
-from derta.pipeline.triples.rows import Cost
+from derta.pipeline.triples.rows import NO_COST, Cost, Dropped, Stage
 from derta.protocols import Case, Display, Engine, Judge
 from derta.records import Prompt, Reply, ReplyClass, Verdict
 
 
 class Answered(NamedTuple):
-    """Cases of a stage, and what their replies cost."""
+    """Cases of a stage, what their replies cost, and the prompts that the model's chat template refuses."""
 
     cases: list[Case]
     cost: Cost
+    refused: list[Prompt]
 
 
 class Models:
@@ -73,9 +76,11 @@ def ask_model(
         ModelError: the model cannot be loaded.
         RunError: another process writes the file.
     """
-    if not prompts:
-        return Answered([], Cost())
     check_unique(prompts)
+    refused = _refused_by_template(config, prompts)
+    prompts = [prompt for prompt in prompts if prompt not in refused] if refused else prompts
+    if not prompts:
+        return Answered([], NO_COST, refused)
     loader = engine_loader(EngineConfig(model=config.model, engine=config.engine, settings=config.settings))
     limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
     expected = expected_replies(prompts, producer=loader.producer(), max_new_tokens=limits)
@@ -93,7 +98,21 @@ def ask_model(
         seconds=round(monotonic() - start, 3),
     )
     by_id = {prompt.id: prompt for prompt in prompts}
-    return Answered([Case(by_id[reply.prompt_id], reply) for reply in replies], cost)
+    return Answered([Case(by_id[reply.prompt_id], reply) for reply in replies], cost, refused)
+
+
+def _refused_by_template(config: EngineConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the conversations that the chat template of a local model refuses; one message is never checked."""
+    conversations = [one for one in prompts if one.messages and (len(one.messages) > 1 or one.tools)]
+    support = template_support(config) if conversations else None
+    if support is None:
+        return []
+    return [one for one in conversations if support.fault(one.messages or (), one.tools)]
+
+
+def dropped_prompts(stage: Stage, prompts: Iterable[Prompt]) -> list[Dropped]:
+    """Return the records of prompts that a chat template refuses."""
+    return [Dropped(stage=stage, id=prompt.id, reason=REFUSED) for prompt in prompts]
 
 
 def prompts_path(replies: Path) -> Path:

@@ -5,7 +5,7 @@ A counterpart is on the topic of its request and has its words, with the harm ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -124,7 +124,7 @@ def first_request(text: str) -> str:
     return line.strip(_QUOTES)
 
 
-def _counterpart_reason(request: Request, text: str, *, seen: set[object] | set[str]) -> str | None:
+def _counterpart_reason(request: Request, text: str, *, seen: Container[object]) -> str | None:
     if len(text) > LONGEST:
         return "too_long"
     if request_key(text) in seen:

@@ -17,6 +17,7 @@ from derta.pipeline.asking import answer_of
 from derta.pipeline.triples.asking import (
     Models,
     ask_model,
+    dropped_prompts,
     harm_judge,
     is_off_topic,
     judge_harm_of,
@@ -159,6 +160,7 @@ def make_harmful(
         description="harmful responses",
         display=display,
     )
+    dropped += dropped_prompts("harmful", answered.refused)
     written = {case.reply.key: _written(case) for case in answered.cases}
     refusals = refusal_verdicts(answered.cases, refusal_words=refusal_words)
     reasons = {

@@ -19,7 +19,7 @@ from derta.errors import DataError, RecipeError
 from derta.files import decode, format_validation_error, read_bytes
 from derta.pipeline.asking import answer_of
 from derta.pipeline.readiness import system_fault
-from derta.pipeline.triples.asking import Models, ask_model, no_answer_reason, refusal_verdicts
+from derta.pipeline.triples.asking import Models, ask_model, dropped_prompts, no_answer_reason, refusal_verdicts
 from derta.pipeline.triples.rows import NO_COST, Cost, Dropped, Origin, dropped_reply, origin_of
 from derta.protocols import Case, Display
 from derta.records import Message, Prompt, Record, Request, Text, Verdict, short_hash
@@ -146,7 +146,7 @@ def make_safe(
         display=display,
     )
     kept: defaultdict[str, list[SafeResponse]] = defaultdict(list)
-    dropped: list[Dropped] = []
+    dropped = dropped_prompts("safe", answered.refused)
     verdicts = refusal_verdicts(answered.cases, refusal_words=refusal_words)
     for case, verdict in zip(answered.cases, verdicts, strict=True):
         text = _opened(answer_of(case.reply), refusal_words, normalize=section.normalize)
