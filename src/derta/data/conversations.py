@@ -143,7 +143,7 @@ def transcript_messages(text: str) -> list[Message]:
     _, *parts = _SPEAKER.split(text.strip())
     turns = zip(parts[::2], parts[1::2], strict=True)
     messages = [Message(role="user" if name == "Human" else "assistant", content=said.strip()) for name, said in turns]
-    return messages[:-1] if messages[-1].role == "assistant" and not messages[-1].content else messages
+    return messages[:-1] if messages and messages[-1].role == "assistant" and not messages[-1].content else messages
 
 
 SYSTEM = ("system", "system_prompt")

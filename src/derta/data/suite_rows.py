@@ -140,14 +140,15 @@ def _is_group(label: str, groups: set[str]) -> bool:
 
 
 def red_team_request(row: Row) -> dict[str, object]:
-    """Parse a transcript of a red-team conversation: its first turn is the request, as in HELM."""
-    messages = transcript_messages(text_of(row, "transcript"))
-    if not messages or messages[0].role != "user" or not messages[0].content:
+    """Parse a transcript of a red-team conversation: the first turn of its human is the request, as in HELM."""
+    text = text_of(row, "transcript")
+    messages = transcript_messages(text) if "Human:" in text else []
+    first = next((message.content for message in messages if message.role == "user" and message.content), None)
+    if first is None:
         raise DataError(
-            f"{row.where}: transcript: expected text after a first 'Human:', got {text_of(row, 'transcript')[:40]!r}; "
-            "fix or remove the row"
+            f"{row.where}: transcript: expected text after a 'Human:', got {text[:40]!r}; fix or remove the row"
         )
-    return {"text": messages[0].content}
+    return {"text": first}
 
 
 def contextual_request(row: Row) -> dict[str, object]:

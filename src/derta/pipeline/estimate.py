@@ -29,6 +29,7 @@ from derta.pipeline.run_threshold import check_calibrations
 from derta.pipeline.source_checks import licence_notes
 from derta.pipeline.token_refusal import cost_note
 from derta.pipeline.training import training_progress
+from derta.pipeline.windows import fit_windows
 from derta.protocols import Display
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def _estimate(loaded: Recipe, registry: Registry, display: Display) -> list[Meth
 
 def _check_prompts(recipe: Recipe, prepared: PreparedData, registry: Registry) -> None:
     """Validate what a run needs after its training, as before a run: prompts, templates, judges and attackers."""
-    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
+    crafted = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
+    prompts = fit_windows(recipe, crafted, registry).prompts
     check_decoding(recipe.generate.engine, prompts)
     judges = {section.key: section.judge_names for section in recipe.evaluate}
     with TemporaryDirectory() as folder:  # a new run: nothing is complete

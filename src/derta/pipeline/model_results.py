@@ -11,6 +11,7 @@ from derta.errors import RunError
 from derta.files import read_records
 from derta.judges import JUDGES, build_judge, judge_producer, uses_model
 from derta.metrics.summaries import Outcome
+from derta.pipeline.bbq import bbq_notes
 from derta.pipeline.contents import ModelEntry, RunContents
 from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, reply_keys
 from derta.pipeline.fine_tuning import fine_tuning_note
@@ -133,6 +134,7 @@ def _model_notes(home: Path, name: str, outcome: Outcome, threshold: str | None)
     yield from fine_tuning_note(home, model=name)
     yield from threshold_notes(home, threshold, model=name)
     yield from search_notes({one.id: one for one in outcome.prompts}.values(), model=name)
+    yield from bbq_notes(outcome.prompts, outcome.replies, model=name)
     if unanswered := sum(reply.unanswered is not None for reply in outcome.replies):
         yield f"{name}: {unanswered} of {len(outcome.replies)} prompts are unanswered; they have no verdict."
     for judge, verdicts in outcome.verdicts.items():

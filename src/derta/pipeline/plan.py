@@ -31,6 +31,7 @@ from derta.pipeline.run_threshold import check_calibrations, threshold_identity
 from derta.pipeline.search import check_searches
 from derta.pipeline.source_checks import licence_notes
 from derta.pipeline.token_refusal import token_notes
+from derta.pipeline.windows import fit_windows
 from derta.protocols import Display, Judge
 from derta.provenance import hash_value
 from derta.records import Prompt
@@ -105,9 +106,11 @@ def plan_run(
         *licence_notes(recipe),
         *(data.note for data in attack_data.values()),
     ]
+    crafted = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
+    prompts, cut = fit_windows(recipe, crafted, registry)
+    notes += cut
     for note in notes:
         display.logger.info(note)
-    prompts = craft_prompts(recipe, held_out=prepared.held_out_requests, seed=recipe.seeds[0], registry=registry)
     check_decoding(recipe.generate.engine, prompts)
     untrained = [method for method in recipe.methods if not registry.method(method).trains]
     models = [
