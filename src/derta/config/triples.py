@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from derta.config.decoding import Sampling, sampling_settings
 from derta.config.environment import check_names, expand_section, expand_variables
 from derta.config.evaluation import EngineConfig, JudgeConfig
 from derta.config.recipe import format_fault, overridden_values
@@ -32,7 +33,38 @@ Judge = Annotated[JudgeConfig, BeforeValidator(_as_judge)]
 Forms = Annotated[tuple[Form, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class HarmfulSection(EngineConfig):
+class SampledSection(Section):
+    """Settings of sampled replies, with the defaults of greedy decoding.
+
+    Attributes:
+        temperature: Temperature; 0 is greedy decoding.
+        top_p: Probability of the nucleus that tokens are drawn from.
+        num_samples: Number of replies to each prompt.
+        seed: Random seed of all samples.
+    """
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    num_samples: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        _ = self.sampling
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the replies are sampled.
+
+        Raises:
+            RecipeError: several samples without a temperature.
+        """
+        values = {name: getattr(self, name) for name in ("temperature", "top_p", "num_samples", "seed")}
+        return sampling_settings("sampling", **values)
+
+
+class HarmfulSection(EngineConfig, SampledSection):
     """The model that writes harmful responses, and which of them are kept; `model`, `engine` and `settings` name it.
 
     Attributes:
@@ -69,7 +101,7 @@ class HarmfulSection(EngineConfig):
         return self
 
 
-class SafeSection(Section):
+class SafeSection(SampledSection):
     """The model that writes safe responses, or the templates that they are drawn from.
 
     Attributes:
@@ -81,7 +113,8 @@ class SafeSection(Section):
         policy_in: Where the instructions are: the `system` message, the `user` message, or `auto`: the system message,
             unless the chat template refuses one.
         templates: YAML file with templates, in place of those of the package.
-        responses: Number of different safe responses to a harmful one; each pair is a triple. Templates only.
+        responses: Number of different safe responses to a harmful one; each pair is a triple. Of a model, they are
+            samples.
         max_new_tokens: Maximum number of new tokens of a response.
         normalize: Shorten an apology at the start to the first refusal word, before the start is checked.
     """
@@ -102,12 +135,16 @@ class SafeSection(Section):
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         of_model = {"engine", "settings", "policy", "policy_file", "policy_in", "max_new_tokens"}
+        of_model |= {*SampledSection.model_fields}
         if self.model is None and (given := sorted(of_model & self.model_fields_set)):
             raise ValueError(f"expected a `model` with `{given[0]}`, got none")
         if self.model is not None and self.templates is not None:
             raise ValueError("expected a `model` or `templates`, got both; remove one")
-        if self.model is not None and self.responses > 1:
-            raise ValueError("expected one of `responses` from a `model`, which answers a prompt in one way, got more")
+        if self.model is not None and self.responses > self.num_samples:
+            raise ValueError(
+                f"expected as many `num_samples` of the model as `responses` ({self.responses}) or more, got "
+                f"{self.num_samples}; set it, with a `temperature`"
+            )
         if self.policy is not None and self.policy_file is not None:
             raise ValueError("expected `policy` or `policy_file`, got both; remove one")
         return self

@@ -98,7 +98,7 @@ def _batches(
     for prompt in prompts:
         if samples := numbers.get(prompt.id):
             producer = expected[prompt.id, samples[0]].producer
-            batch = _Batch(int(producer["max_new_tokens"]), _sampling_of(producer, tuple(samples)))
+            batch = _Batch(int(producer["max_new_tokens"]), _sampling_of(producer, tuple(sorted(samples))))
             batches.setdefault(batch, []).append(prompt)
     return dict(sorted(batches.items(), key=lambda one: one[0].max_new_tokens))
 

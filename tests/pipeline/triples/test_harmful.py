@@ -97,3 +97,10 @@ def test_the_best_responses_are_kept_and_each_text_once(scripts: Scripts, tmp_pa
     scores = [responses.kept["a"][0].score]
     several = made(tmp_path, form=["direct", "prefill"], starts=["Sure.", "Well."], keep=3)
     assert scores == [max(one.score or 0 for one in several.kept["a"])]
+
+
+def test_samples_are_replies_of_their_own_with_their_seeds(scripts: Scripts, tmp_path: Path) -> None:
+    scripts["writer"] = lambda prompt: f"{STEPS} It takes {len(scripts.asked)} days to paint the garden fence."
+    responses = made(tmp_path, temperature=0.8, num_samples=3, keep=3).kept["a"]
+    assert sorted(one.origin.sample for one in responses) == [0, 1, 2]
+    assert len({one.origin.seed for one in responses}) == 3

@@ -104,6 +104,14 @@ def test_a_dry_run_counts_calls_and_makes_none(values: Values, scripts: Scripts,
     assert [one.calls - one.done for one in plan_triples(values, out=tmp_path / "made")] == [0, 0, 0, 0]
 
 
+def test_each_harmful_response_has_different_safe_ones(values: Values, scripts: Scripts, tmp_path: Path) -> None:
+    values |= {"safe": {"responses": 3}, "harmful": values["harmful"] | {"form": ["direct", "prefill"], "keep": 2}}
+    make_triples(values, out=tmp_path / "made")
+    rows = [row for row in rows_of(tmp_path / "made" / "triples.jsonl") if row["request_id"] == "a"]
+    assert len(rows) == 6
+    assert len({row["safe"] for row in rows}) == 6
+
+
 def test_duplicates_and_turns_that_do_not_alternate_are_dropped_and_counted(
     values: Values, scripts: Scripts, tmp_path: Path
 ) -> None:

@@ -124,3 +124,10 @@ def test_a_response_that_refuses_and_then_answers_is_dropped(scripts: Scripts, t
     answer = "First wash the fence, sand it, and let it dry for a day. Then paint it twice with a wide brush. " * 2
     scripts["refuser"] = lambda prompt: f"Sorry, I can't help with that. However, here is how it is done. {answer}"
     assert made(tmp_path, section()).dropped[0].reason == "not_a_refusal_refuse_then_comply"
+
+
+def test_samples_of_a_model_are_the_different_responses_to_a_request(scripts: Scripts, tmp_path: Path) -> None:
+    scripts["refuser"] = lambda prompt: f"Sorry, I can't help with that. Reason {min(len(scripts.asked), 3)}."
+    responses = made(tmp_path, section(temperature=1, num_samples=5, responses=2), each=2)
+    assert len({one.text for one in responses.kept["0"]}) == 2
+    assert [one.reason for one in responses.dropped] == ["beyond_responses"] * 3

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from derta.config import EngineConfig, JudgeConfig
+from derta.config import GREEDY, EngineConfig, JudgeConfig, Sampling
 from derta.data.fields import REFUSED
 from derta.data.matching import match_key
 from derta.data.topic import shares_topic
@@ -64,6 +64,7 @@ def ask_model(
     path: Path,
     max_new_tokens: int,
     description: str,
+    sampling: Sampling = GREEDY,
     display: Display,
 ) -> Answered:
     """Return the cases of a model's replies to prompts; replies in the file that it would give today are used again.
@@ -82,8 +83,13 @@ def ask_model(
     if not prompts:
         return Answered([], NO_COST, refused)
     loader = engine_loader(EngineConfig(model=config.model, engine=config.engine, settings=config.settings))
-    limits = dict.fromkeys((prompt.id for prompt in prompts), max_new_tokens)
-    expected = expected_replies(prompts, producer=loader.producer(), max_new_tokens=limits)
+    ids = [prompt.id for prompt in prompts]
+    expected = expected_replies(
+        prompts,
+        producer=loader.producer(),
+        max_new_tokens=dict.fromkeys(ids, max_new_tokens),
+        samplings=dict.fromkeys(ids, sampling),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     store_prompts(prompts_path(path), prompts)
     supersede(path, Reply, expected)
@@ -121,9 +127,11 @@ def prompts_path(replies: Path) -> Path:
 
 
 def count_done(path: Path, prompts: Iterable[Prompt] | None = None) -> int:
-    """Return the number of prompts that have a reply in a file, of whichever model; None: of all replies."""
-    ids = {reply.prompt_id for reply in read_records(path, Reply, complete_lines=True)} if path.exists() else set[str]()
-    return len(ids) if prompts is None else sum(prompt.id in ids for prompt in prompts)
+    """Return the number of replies to prompts in a file, of whichever model; None: of all replies."""
+    records = read_records(path, Reply, complete_lines=True) if path.exists() else iter(())
+    keys = {reply.key for reply in records}
+    ids = None if prompts is None else {prompt.id for prompt in prompts}
+    return sum(ids is None or prompt_id in ids for prompt_id, _ in keys)
 
 
 def harm_judge(config: JudgeConfig, *, key: str) -> Judge:

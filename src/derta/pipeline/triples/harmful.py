@@ -158,6 +158,7 @@ def make_harmful(
         path=out / REPLIES,
         max_new_tokens=section.max_new_tokens,
         description="harmful responses",
+        sampling=section.sampling,
         display=display,
     )
     dropped += dropped_prompts("harmful", answered.refused)

@@ -25,7 +25,7 @@ from derta.pipeline.triples.rows import (
     TripleRow,
     TriplesSummary,
 )
-from derta.pipeline.triples.safe import TEMPLATES, SafeResponses, make_safe
+from derta.pipeline.triples.safe import TEMPLATES, SafeResponse, SafeResponses, make_safe
 from derta.protocols import Display
 from derta.records import Message, Request
 
@@ -143,27 +143,30 @@ def triple_rows(
     requests: Sequence[Request], harmful: HarmfulResponses, safe: SafeResponses, *, config: TriplesConfig, licence: str
 ) -> list[TripleRow]:
     """Return the rows of requests with harmful and safe responses; each harmful one has `safe.responses` safe ones."""
-    rows: list[TripleRow] = []
-    for request in requests:
-        harmful_responses, refusals = harmful.kept.get(request.id, []), safe.kept.get(request.id, [])
-        number = len(harmful_responses) * config.safe.responses if refusals else 0
-        rows += [
-            TripleRow(
-                query=request.text,
-                safe=refusals[place % len(refusals)].text,
-                harmful=harmful_responses[place % len(harmful_responses)].text,
-                category=request.category,
-                source=config.harmful.model,
-                messages=request.messages,
-                tools=request.tools,
-                request_id=request.id,
-                harmful_origin=harmful_responses[place % len(harmful_responses)].origin,
-                safe_origin=refusals[place % len(refusals)].origin,
-                licence=licence,
-            )
-            for place in range(number)
-        ]
-    return rows
+    return [
+        TripleRow(
+            query=request.text,
+            safe=refusal.text,
+            harmful=response.text,
+            category=request.category,
+            source=config.harmful.model,
+            messages=request.messages,
+            tools=request.tools,
+            request_id=request.id,
+            harmful_origin=response.origin,
+            safe_origin=refusal.origin,
+            licence=licence,
+        )
+        for request in requests
+        for number, response in enumerate(harmful.kept.get(request.id, ()))
+        for refusal in _in_turn(safe.kept.get(request.id, []), number=number, count=config.safe.responses)
+    ]
+
+
+def _in_turn(refusals: Sequence[SafeResponse], *, number: int, count: int) -> list[SafeResponse]:
+    """Return the safe responses of one harmful response, the next `count` ones, each once."""
+    first = number * count
+    return [refusals[place % len(refusals)] for place in range(first, first + min(count, len(refusals)))]
 
 
 def counter_rows(

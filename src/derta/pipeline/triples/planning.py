@@ -40,11 +40,16 @@ def plan_triples(
     check_config(loaded, endpoints=endpoints, env=env)
     count = len(accepted)
     opened = [one.prompt for one in harmful.harmful_prompts(accepted, loaded.harmful).prompts]
-    plans = [_plan("harmful", loaded.harmful.model, len(opened), count_done(folder / harmful.REPLIES, opened))]
+    samples = loaded.harmful.num_samples
+    plans = [
+        _plan("harmful", loaded.harmful.model, len(opened) * samples, count_done(folder / harmful.REPLIES, opened))
+    ]
     if loaded.safe.model is None:
         plans.append(_plan("safe", safe.TEMPLATES, 0, 0))
     else:
-        plans.append(_plan("safe", loaded.safe.model, count, count_done(folder / safe.REPLIES)))
+        plans.append(
+            _plan("safe", loaded.safe.model, count * loaded.safe.num_samples, count_done(folder / safe.REPLIES))
+        )
     if (part := loaded.counterpart) is not None:
         done = count_done(folder / counterparts.REPLIES, counterparts.counterpart_prompts(accepted))
         plans.append(_plan("counterparts", part.model, count, done))

@@ -32,6 +32,7 @@ class Origin(Record):
         prompt: Id of the prompt in the folder's files; None for templates.
         prompt_hash: Hash of what the model read.
         sample: Number of the reply to the prompt.
+        seed: Random seed of a sampled reply.
         verdicts: Verdicts of judges.
     """
 
@@ -40,6 +41,7 @@ class Origin(Record):
     prompt: str | None = None
     prompt_hash: str | None = None
     sample: int = 0
+    seed: int | None = None
     verdicts: tuple[Scored, ...] = ()
 
 
@@ -159,6 +161,7 @@ def origin_of(model: str, prompt: Prompt, reply: Reply, *verdicts: Verdict) -> O
         prompt=prompt.id,
         prompt_hash=prompt_hash(prompt),
         sample=reply.sample,
+        seed=reply.seed,
         verdicts=tuple(scored(one) for one in verdicts),
     )
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from derta.config import EngineConfig, SafeSection, parse_yaml
 from derta.data.audit import opens_with_word
 from derta.data.cleaning import begin_with_word
+from derta.data.matching import match_key
 from derta.errors import DataError, RecipeError
 from derta.files import decode, format_validation_error, read_bytes
 from derta.pipeline.asking import answer_of
@@ -124,7 +125,7 @@ def make_safe(
     Args:
         requests: The requests, with unique ids.
         section: The model with its policy, or the templates.
-        counts: Number of responses that each request needs, by id; a model writes one.
+        counts: Number of responses that each request needs, by id.
         refusal_words: The refusal words of the recipe.
         out: The folder for the prompts and replies.
         models: The loaded model, if any.
@@ -143,6 +144,7 @@ def make_safe(
         path=out / REPLIES,
         max_new_tokens=section.max_new_tokens,
         description="safe responses",
+        sampling=section.sampling,
         display=display,
     )
     kept: defaultdict[str, list[SafeResponse]] = defaultdict(list)
@@ -150,13 +152,16 @@ def make_safe(
     verdicts = refusal_verdicts(answered.cases, refusal_words=refusal_words)
     for case, verdict in zip(answered.cases, verdicts, strict=True):
         text = _opened(answer_of(case.reply), refusal_words, normalize=section.normalize)
+        name = case.prompt.request_id
         reason = _safe_reason(case, verdict, text=text, words=refusal_words)
+        if reason is None and match_key(text) in {match_key(one.text) for one in kept[name]}:
+            reason = "repeated_response"
+        elif reason is None and len(kept[name]) == counts[name]:
+            reason = "beyond_responses"
         if reason is not None:
             dropped.append(dropped_reply("safe", case.reply, reason))
         else:
-            kept[case.prompt.request_id].append(
-                SafeResponse(text, origin_of(config.model, case.prompt, case.reply, verdict))
-            )
+            kept[name].append(SafeResponse(text, origin_of(config.model, case.prompt, case.reply, verdict)))
     return SafeResponses(dict(kept), dropped, answered.cost)
 
 
