@@ -117,7 +117,12 @@ def own_answers(recipe, **changes):
 
 def test_a_run_distills_once_for_all_its_methods_and_resumes_a_distillation_that_was_stopped(recipe, tmp_path, asked):
     evaluate = [{"attack": "direct", "requests": {"path": str(tmp_path / "asked.jsonl")}}]
-    changes = {"profile_answers": 0, "data.held_out_helpful": 0, "methods": ["rto", "vanilla_half"]}
+    changes = {
+        "profile_answers": 0,
+        "profile_replies": 0,
+        "data.held_out_helpful": 0,
+        "methods": ["rto", "vanilla_half"],
+    }
     loaded, folder = own_answers(recipe, evaluate=evaluate, **changes), tmp_path / "run"
     prepare_data(loaded, distilled=folder / "distilled")  # the folder has no manifest yet
     distilled = [text for path, text in asked if path == loaded.model.path]
@@ -133,7 +138,13 @@ def test_a_run_distills_once_for_all_its_methods_and_resumes_a_distillation_that
 
 def test_a_run_of_another_recipe_in_the_folder_is_refused_before_anything_is_distilled(recipe, tmp_path, asked):
     evaluate = [{"attack": "direct", "requests": {"path": str(tmp_path / "asked.jsonl")}}]
-    changes = {"profile_answers": 0, "data.held_out_helpful": 0, "methods": ["rto"], "evaluate": evaluate}
+    changes = {
+        "profile_answers": 0,
+        "profile_replies": 0,
+        "data.held_out_helpful": 0,
+        "methods": ["rto"],
+        "evaluate": evaluate,
+    }
     run(own_answers(recipe, **changes), out=tmp_path / "run")
     before = (tmp_path / "run/distilled.helpful.replies.jsonl").read_bytes()
     asked.clear()

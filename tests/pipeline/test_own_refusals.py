@@ -61,6 +61,7 @@ def load(recipe, tmp_path):
         "data.counter": [{"path": str(path)}],
         "data.held_out_helpful": 0,
         "profile_answers": 0,
+        "profile_replies": 0,
         "evaluate": [{"attack": "direct", "requests": {"path": str(tmp_path / "asked.jsonl")}}],
         "method_settings": {"balanced_dpo": {"learning_rate": 1e-3, "answer_starts": [0, 3], "reply_tokens": 20}},
         "train.warmup_steps": 0,

@@ -97,8 +97,12 @@ def export(
     for file, path in _files(source, out, entry.suffix):
         cases = read_judged_cases(file, judges=judges, prompts=prompts, cell=cell)
         parts = {path: cases} if pool else _by_cell(cases, path, entry, source)
+        inputs = [*case_files(file, prompts=prompts), behaviors]
+        check_output(out, inputs)
         for target, part in parts.items():
-            check_output(target, [*case_files(file, prompts=prompts), behaviors])
+            check_output(target, inputs)
+            if target.parent.is_file():
+                raise DataError(f"{target.parent}: expected a folder for a file of each cell, got a file; rename it")
             target.parent.mkdir(parents=True, exist_ok=True)
             entry.write(target, part, model or file.parent.name or file.stem, options)
         written += parts
