@@ -4,7 +4,8 @@ import pytest
 
 from derta.config import load_recipe
 from derta.errors import DataError
-from derta.pipeline.data import limit_notes, prepare_data, section_requests
+from derta.pipeline.data import prepare_data
+from derta.pipeline.request_sources import limit_notes, section_requests
 
 
 def test_no_seed_is_trained_on_the_prompts_of_all_seeds(recipe):

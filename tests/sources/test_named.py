@@ -12,9 +12,9 @@ import pytest
 from derta.config import SourceSection, parse_recipe
 from derta.data.request_formats import REQUEST_FORMATS
 from derta.data.requests import load_requests
-from derta.errors import RecipeError
-from derta.pipeline.data import read_source
+from derta.errors import DataError, RecipeError
 from derta.pipeline.listing import list_names
+from derta.pipeline.request_sources import read_source
 from derta.pipeline.source_checks import licence_notes, source_fault
 from derta.records import Request, short_hash
 from derta.sources import is_hub_id
@@ -71,9 +71,12 @@ def test_a_name_is_loaded_from_the_hub_with_its_configuration_and_split(
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     section = source(name=name)
-    with pytest.raises(ValueError, match=r"cannot be loaded \(offline\)"):
-        read_source(section)
     found = NAMED[name]
+    terms = "accept the terms on its page, .*" if found.gated else ""
+    with pytest.raises(
+        DataError, match=rf"^{name}: .* cannot be loaded \(offline\).*; {terms}or give the `path` of a local copy"
+    ):
+        read_source(section)
     repository, _, files = str(found.path).partition(":")
     places = [repository] if found.config is None else [repository, found.config]
     assert calls == [(tuple(places), {"split": found.split} | ({"data_files": files} if files else {}))]

@@ -11,6 +11,7 @@ from derta.columns import UnreadColumns, lower_names
 from derta.data.detection import names_of, pick_format
 from derta.data.fields import log_dropped
 from derta.data.request_formats import REQUEST_FORMATS
+from derta.data.suite_rows import check_turns
 from derta.errors import DataError
 from derta.files import decode, parse_record
 from derta.records import Request, short_hash
@@ -118,7 +119,10 @@ def read_requests(
 
 def _request_of(parsed: dict[str, object], row: Row) -> Request:
     """Return the request of parsed fields; the default id is the hash of its text."""
-    return parse_record(Request, {"id": short_hash(str(parsed.get("text"))), **parsed}, where=row.where)
+    request = parse_record(Request, {"id": short_hash(str(parsed.get("text"))), **parsed}, where=row.where)
+    if request.messages:
+        check_turns(request.conversation, where=f"{row.where}: messages")
+    return request
 
 
 def _bare_row(row: Row) -> Row:

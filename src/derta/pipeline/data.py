@@ -8,27 +8,24 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from os.path import isdir, isfile
 from pathlib import Path
-from random import Random
-from typing import Any
 
 from derta.chat import TemplateSupport
-from derta.config import AnswerSource, EvaluationSection, PrepareConfig, Recipe, SourceSection
+from derta.config import AnswerSource, PrepareConfig, Recipe, SourceSection
 from derta.data.fields import REFUSED
 from derta.data.helpful import ReadExamples, load_examples, read_examples
 from derta.data.matching import RequestTurns, request_turns
-from derta.data.mixture import sample
 from derta.data.preferences import Preference, ReadPreferences, read_preferences
 from derta.data.preparation import PreparedData, prepare
-from derta.data.requests import load_requests
 from derta.data.triples import ReadTriples, read_triples
 from derta.errors import DataError
 from derta.files import read_records
 from derta.pipeline.distillation import distill_sources, drop_refusals
 from derta.pipeline.models import check_engine, shared_format
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import layout_of, limit_note, read_source
 from derta.protocols import Display
 from derta.provenance import model_files, model_hash
-from derta.records import Example, Message, Prompt, Request, Tools, Triple
+from derta.records import Example, Message, Prompt, Tools, Triple
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +92,7 @@ def evaluation_sources(recipe: Recipe) -> list[SourceSection]:
 def read_profile(recipe: Recipe) -> list[Example]:
     """Return the examples of `profile_examples`; empty without it."""
     source = recipe.profile_examples
-    return [] if source is None else load_examples(source.path, limit=source.limit, **_layout(source))
+    return [] if source is None else load_examples(source.path, limit=source.limit, **layout_of(source))
 
 
 def evaluated_requests(recipe: Recipe) -> list[RequestTurns]:
@@ -151,45 +148,9 @@ def _files_of(names: Sequence[str]) -> list[Path]:
     return [*files, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())]
 
 
-def _layout(source: SourceSection) -> dict[str, Any]:
-    """Return the arguments of a reader for all rows of a source."""
-    return source.model_dump(include={"format", "split", "config", "columns"})
-
-
-def read_source(source: SourceSection) -> list[Request]:
-    """Load all requests of a source; its limit is ignored."""
-    return load_requests(source.path, **_layout(source))
-
-
-def section_requests(section: EvaluationSection, *, held_out: Sequence[Request], seed: int) -> list[Request]:
-    """Return the requests of an evaluation; with a limit, a sample of that size that depends on the seed alone.
-
-    All requests of a source with fewer than its limit are returned (see `limit_notes`).
-    """
-    if not isinstance(section.requests, SourceSection):
-        return list(held_out)
-    requests = read_source(section.requests)
-    limit = min(section.requests.limit or len(requests), len(requests))
-    return sample(requests, limit, rng=Random(f"{seed}:requests"))  # noqa: S311 - a reproducible draw
-
-
-def limit_notes(recipe: Recipe) -> list[str]:
-    """Return a note for each evaluation whose source has fewer requests than its limit, which are all used."""
-    sources = [section.requests for section in recipe.evaluate if isinstance(section.requests, SourceSection)]
-    limited = [source for source in sources if source.limit is not None]
-    notes = [_limit_note(source, len(read_source(source)), "requests") for source in limited]
-    return list(dict.fromkeys(note for note in notes if note is not None))
-
-
-def _limit_note(source: SourceSection, count: int, what: str) -> str | None:
-    if source.limit is None or count >= source.limit:
-        return None
-    return f"{source.path}: {count} {what} are fewer than the limit of {source.limit}: all are used."
-
-
 def _log_limits(sources: Sequence[SourceSection], counts: Iterable[int], what: str) -> None:
     for source, count in zip(sources, counts, strict=True):
-        if note := _limit_note(source, count, what):
+        if note := limit_note(source, count, what):
             logger.info(note)
 
 
@@ -202,7 +163,7 @@ def read_source_triples(sources: Sequence[SourceSection], recipe: Recipe, *, fau
         read_triples(
             s.path,
             limit=s.limit,
-            **_layout(s),
+            **layout_of(s),
             max_pairs_per_request=recipe.data.max_pairs_per_request,
             fault_of=faults.of_triple,
         )
@@ -228,7 +189,7 @@ def read_source_examples(
         read_examples(
             s.path,
             limit=s.limit,
-            **_layout(s),
+            **layout_of(s),
             fault_of=faults.of_example,
         )
         for s in sources
@@ -301,7 +262,7 @@ def _read_preferences(recipe: Recipe, *, faults: TemplateFaults) -> ReadPreferen
         read_preferences(
             s.path,
             limit=s.limit,
-            **_layout(s),
+            **layout_of(s),
             fault_of=faults.of_preference,
         )
         for s in sources

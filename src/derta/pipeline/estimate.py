@@ -13,7 +13,7 @@ from derta.data.mixture import TrainingSet
 from derta.data.preparation import PreparedData
 from derta.methods import Method, TrainingEstimate, method_config, plan_training, shares_speed
 from derta.methods import estimate as estimate_training
-from derta.pipeline.data import limit_notes, prepare_data
+from derta.pipeline.data import prepare_data
 from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.fine_tuning import check_rows, fine_tuning_attacks, read_all_attack_data
 from derta.pipeline.generate import check_decoding
@@ -25,6 +25,7 @@ from derta.pipeline.paths import expanded_paths
 from derta.pipeline.plan import check_methods, check_recipe, read_recipe
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import limit_notes
 from derta.pipeline.run_threshold import check_calibrations
 from derta.pipeline.source_checks import licence_notes
 from derta.pipeline.token_refusal import cost_note

@@ -10,10 +10,10 @@ from derta.config import EvaluationSection, JudgeConfig, Recipe, SectionKey
 from derta.errors import RecipeError
 from derta.files import read_records
 from derta.judges import judge_cases
-from derta.pipeline.data import section_requests
 from derta.pipeline.judge import expected_verdicts
 from derta.pipeline.likelihoods import read_scores
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import section_requests
 from derta.pipeline.resuming import Expected, check_unique, judge_missing, read_keyed, supersede
 from derta.protocols import Case, Display, Judge
 from derta.records import Prompt, Reply, ReplyKey, Request, Verdict

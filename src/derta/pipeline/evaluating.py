@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from derta.config import Recipe, merge, parse_recipe
+from derta.config import Recipe, SourceSection, merge, parse_recipe
 from derta.config.presets import BENIGN, PRESETS, Preset
 from derta.data.request_formats import REQUEST_FORMATS
-from derta.data.requests import load_requests
 from derta.errors import ModelError, RecipeError, did_you_mean
 from derta.methods import METHODS
+from derta.pipeline.request_sources import read_source
 from derta.records import NAME
+from derta.sources.named import NAMED
 
 JUDGES = {"attack": ["refusal", "harm"], "over_refusal": ["refusal"]}
 ADAPTER = "adapter_config.json"
@@ -158,8 +159,7 @@ def _attacks(preset: Preset, questions: Questions, *, limit: int | None) -> tupl
                 "--preset paper: expected --requests FILE with harmful requests, got none; the package contains none"
             )
         return [], ["No attack was made: the package contains no harmful requests; bring some with --requests FILE."]
-    asked = _source(questions.requests, None)
-    requests = load_requests(asked["path"], format=asked.get("format", "auto"))
+    requests = read_source(SourceSection.model_validate(_source(questions.requests, None)))
     left_out: dict[str, str] = {}
     sections: list[dict[str, Any]] = []
     for name, options in preset.attacks.items():
@@ -176,15 +176,24 @@ def _attacks(preset: Preset, questions: Questions, *, limit: int | None) -> tupl
 
 
 def _source(text: str, limit: int | None) -> dict[str, Any]:
-    """Return a source of requests; `xstest_safe=FILE` has the name of its format, for a file with several subsets."""
+    """Return a source of requests: a file, a data set by name, or either in the format of a file's subset.
+
+    >>> _source("xstest_safe=mine.csv", None), _source("strongreject", 40)
+    ({'name': 'xstest_safe', 'path': 'mine.csv'}, {'limit': 40, 'name': 'strongreject'})
+    """
     source: dict[str, Any] = {} if limit is None else {"limit": limit}
     name, equals, path = text.partition("=")
-    return source | ({"path": path, "format": name} if equals and name in REQUEST_FORMATS else {"path": text})
+    if name in NAMED and not (equals or Path(text).exists()):
+        return source | {"name": name}
+    if equals and name in (NAMED.keys() | REQUEST_FORMATS.keys()):
+        return source | {"name" if name in NAMED else "format": name, "path": path}
+    return source | {"path": text}
 
 
 def _set_name(text: str) -> str:
-    """Return the name of a set of requests: that of its file without the ending, or of the package's data set."""
-    path = _source(text, None)["path"]
+    """Return the name of a set of requests: that of its file without the ending, or of a data set."""
+    source = _source(text, None)
+    path = source.get("path", source.get("name", ""))
     return path.removeprefix("derta:") if path.startswith("derta:") else Path(path).name.partition(".")[0]
 
 
@@ -243,6 +252,6 @@ def question_lines(recipe: Recipe) -> Iterable[str]:
         elif isinstance(section.requests, str) or section.requests is None:
             source, limit = "held-out requests of data.triples", None
         else:
-            source, limit = section.requests.path, section.requests.limit
+            source, limit = section.requests.name or section.requests.path, section.requests.limit
         at_most = "" if limit is None else f", {limit} at most"
         yield f"{section.suite} {name}: {source}{at_most}; judged by {', '.join(section.judge_names)}"

@@ -12,7 +12,8 @@ from derta.config import Recipe
 from derta.data.preparation import PreparedData
 from derta.errors import RecipeError
 from derta.files import write_text
-from derta.pipeline.data import read_profile, read_source
+from derta.pipeline.data import read_profile
+from derta.pipeline.request_sources import read_source
 from derta.protocols import Engine
 from derta.provenance import Producer, hash_value
 from derta.records import Example, Prompt, Request, context_keys

@@ -11,7 +11,7 @@ from derta.data.preparation import PreparedData
 from derta.errors import ModelError, RecipeError
 from derta.methods import check_package, check_settings
 from derta.pipeline.contents import ModelEntry, RunContents, section_judges
-from derta.pipeline.data import hub_base, limit_notes, prepare_data
+from derta.pipeline.data import hub_base, prepare_data
 from derta.pipeline.evaluate import craft_prompts, is_complete, recipe_judges, sample_counts, sampling_notes
 from derta.pipeline.fine_tuning import (
     AttackData,
@@ -27,6 +27,7 @@ from derta.pipeline.model_checks import check_compiler, check_training
 from derta.pipeline.models import check_engine
 from derta.pipeline.readiness import check_evaluation
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import limit_notes
 from derta.pipeline.run_threshold import check_calibrations, threshold_identity
 from derta.pipeline.search import check_searches
 from derta.pipeline.source_checks import licence_notes

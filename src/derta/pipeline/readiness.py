@@ -14,11 +14,11 @@ from derta.engines import load_engine
 from derta.errors import EngineError, ModelError, install_advice
 from derta.files import read_records
 from derta.judges.model_judge import RUBRICS
-from derta.pipeline.data import section_requests
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, reply_keys, sample_counts, token_limits
 from derta.pipeline.likelihoods import direct_prompt, scored_data
 from derta.pipeline.model_checks import check_prompts, check_scored
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import section_requests
 from derta.records import Message, Prompt, Verdict
 
 

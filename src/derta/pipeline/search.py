@@ -20,9 +20,9 @@ from derta.errors import RecipeError
 from derta.files import read_records, write_records, write_text
 from derta.judges import judge_producer
 from derta.locks import check_output, lock
-from derta.pipeline.data import section_requests
 from derta.pipeline.judge import engine_loader, find_judge
 from derta.pipeline.registry import Registry
+from derta.pipeline.request_sources import section_requests
 from derta.pipeline.resuming import check_unique
 from derta.protocols import Display, Engine, EngineLoader, Judge, ProgressTask
 from derta.provenance import Producer, file_hashes, hash_value

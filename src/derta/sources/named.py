@@ -25,7 +25,6 @@ class NamedSet(NamedTuple):
         split: Split of the hub dataset.
         config: Configuration of the hub dataset.
         gated: Whether its page asks for consent before the hub copy can be loaded.
-        choices: Whether the rows are questions with options, which a judge of correct answers scores.
     """
 
     description: str
@@ -38,7 +37,6 @@ class NamedSet(NamedTuple):
     split: str = "train"
     config: str | None = None
     gated: bool = False
-    choices: bool = False
 
 
 _HF = "https://huggingface.co/datasets/"
@@ -138,7 +136,6 @@ NAMED: Mapping[str, NamedSet] = {
         "Elfsong/BBQ",
         "bbq",
         "+".join(_BBQ_SPLITS),
-        choices=True,
     ),
     "cosafe": NamedSet(
         "CoSafe: conversations of several turns whose last one refers to what is harmful.",
@@ -203,3 +200,15 @@ def licence_note(name: str) -> str:
     """
     found = named_set(name)
     return f"Data set {name}: {found.licence or 'its page states no licence'}, {found.home}."
+
+
+def access_hint(name: str) -> str:
+    """Return what to do if the hub copy of a data set cannot be loaded.
+
+    >>> access_hint("strongreject")[:60]
+    'accept the terms on its page, log in (`hf auth login`), or g'
+    """
+    copy = f"give the `path` of a local copy ({named_set(name).home})"
+    return (
+        f"accept the terms on its page, log in (`hf auth login`), or {copy}" if named_set(name).gated else f"or {copy}"
+    )
