@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import comb, sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -259,23 +259,32 @@ def rate_over_seeds(outcomes: Sequence[Sequence[Outcome]]) -> Rate:
 
     Source: Korn and Graubard 1998 (effective sample size), Wilson 1927.
     """
-    clusters = [[outcome for outcome in seeds if isinstance(outcome, bool)] for seeds in outcomes]
-    clusters = [seeds for seeds in clusters if seeds]
     unscored = sum(outcome is None for seeds in outcomes for outcome in seeds)
     unanswered = sum(outcome == "unanswered" for seeds in outcomes for outcome in seeds)
-    cases = sum(map(len, clusters))
+    counts = [(seeds.count(True), seeds.count(True) + seeds.count(False)) for seeds in outcomes]
+    return rate_of_clusters(counts, unscored=unscored, unanswered=unanswered)
+
+
+def rate_of_clusters(counts: Iterable[tuple[int, int]], *, unscored: int = 0, unanswered: int = 0) -> Rate:
+    """Compute the rate of `rate_over_seeds` from the number of successes and of scored cases of each prompt.
+
+    >>> rate_of_clusters([(2, 2), (0, 2)]) == rate_over_seeds([[True, True], [False, False]])
+    True
+    """
+    clusters = [(successes, scored) for successes, scored in counts if scored]
+    cases = sum(scored for _, scored in clusters)
     if not cases:
         return Rate(None, None, None, 0, unscored, unanswered)
-    value = sum(map(sum, clusters)) / cases
+    value = sum(successes for successes, _ in clusters) / cases
     low, high = wilson_bounds(value, _effective_cases(clusters, value))
     return Rate(value, low, high, cases, unscored, unanswered)
 
 
-def _effective_cases(clusters: Sequence[Sequence[bool]], value: float) -> float:
-    cases, prompts = sum(map(len, clusters)), len(clusters)
+def _effective_cases(clusters: Sequence[tuple[int, int]], value: float) -> float:
+    cases, prompts = sum(scored for _, scored in clusters), len(clusters)
     if value in (0.0, 1.0) or prompts == 1:
         return prompts
-    between = sum((sum(seeds) - value * len(seeds)) ** 2 for seeds in clusters) * prompts / (prompts - 1)
+    between = sum((successes - value * scored) ** 2 for successes, scored in clusters) * prompts / (prompts - 1)
     design_effect = between / cases / (value * (1 - value))
     return min(float(cases), max(float(prompts), cases / design_effect if design_effect else float(cases)))
 

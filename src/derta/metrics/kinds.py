@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from derta.metrics.rates import OutcomesByCell, cells_of
+from derta.metrics.rates import OutcomesByCell, cells_of, unit_of
 from derta.records import Prompt, Reply, Verdict
 from derta.results import Cell, place_of
 from derta.stats import Outcome
@@ -50,7 +50,7 @@ def thought_cells(cases: Iterable[tuple[Prompt, Verdict]], *, method: str, seed:
     for prompt, verdict in cases:
         if verdict.harmful_thought is not None:
             by_prompt = outcomes.setdefault((place_of(prompt), "harmful_thought"), {})
-            by_prompt.setdefault(prompt.id, []).append(verdict.harmful_thought)
+            by_prompt.setdefault(unit_of(prompt), []).append(verdict.harmful_thought)
     return cells_of(outcomes, method=method, seed=seed, judge=judge)
 
 
@@ -65,7 +65,7 @@ def malformed_cells(
     """
     outcomes: OutcomesByCell = {}
     for prompt, value in malformed_outcomes(cases, judge=judge):
-        outcomes.setdefault((place_of(prompt), "malformed"), {}).setdefault(prompt.id, []).append(value)
+        outcomes.setdefault((place_of(prompt), "malformed"), {}).setdefault(unit_of(prompt), []).append(value)
     return cells_of(outcomes, method=method, seed=seed, judge=judge)
 
 
@@ -122,7 +122,7 @@ def empty_cells(cases: Iterable[tuple[Prompt, Reply]], *, method: str, seed: int
     outcomes: OutcomesByCell = {}
     for prompt, reply in cases:
         value = "unanswered" if reply.unanswered else is_empty(reply)
-        outcomes.setdefault((place_of(prompt), "empty"), {}).setdefault(prompt.id, []).append(value)
+        outcomes.setdefault((place_of(prompt), "empty"), {}).setdefault(unit_of(prompt), []).append(value)
     return cells_of(outcomes, method=method, seed=seed, judge="none")
 
 
