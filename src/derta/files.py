@@ -276,10 +276,14 @@ class Appender:
         if written != len(line):
             raise RunError(f"{self._path}: the disk is full; free space, then run again")
 
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()

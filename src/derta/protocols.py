@@ -100,6 +100,23 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """Interface of an engine that takes prompts one by one, in bounded memory: a served model."""
+
+    def stream(
+        self, samples: Iterable[tuple[Prompt, int]], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield a reply for each prompt and number of a sample, in any order; each is drawn when it can be sent.
+
+        A prompt without a reply has an unanswered one (see `Reply.unanswered`).
+
+        Raises:
+            UnansweredError: The first prompts have no reply, so that the settings are at fault.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLoader:
     """A function that loads an engine, and one that returns the provenance of its output without loading it."""

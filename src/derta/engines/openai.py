@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 
+HELD = 100
+"""Number of unanswered prompts before the first answer at which a stream stops."""
 PROBE_SECONDS = 60.0
 """Limit of the request that tests a server before long work."""
 
@@ -91,6 +93,43 @@ class ApiEngine:
             for number in sampling.numbers
         ]
         return self._replies(samples, sampled, sampling)
+
+    def stream(
+        self, samples: Iterable[tuple[Prompt, int]], *, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Reply]:
+        """Yield replies in order of completion, in memory that does not grow with the number of prompts.
+
+        A sample, a prompt with a number, is drawn in a background thread when its request may be sent: at most four
+        times the concurrency are drawn before the caller takes their replies. Every sample has a reply, also one whose
+        attempts all failed.
+
+        Args:
+            samples: Prompts with the number of the sample, 0 for greedy replies.
+            max_new_tokens: Maximum number of tokens of a reply.
+            sampling: Temperature, nucleus and seed; its number of samples is not used.
+
+        Raises:
+            ModelError: A prompt cannot be sent; the replies in flight are lost.
+            UnansweredError: The server has answered none of the first `HELD` prompts, or of all.
+            EngineError: No server can be reached, or all requests would fail.
+        """
+        check_prompts([], max_new_tokens=max_new_tokens)
+        drawn: dict[int, tuple[Prompt, int]] = {}
+
+        def calls() -> Iterator[Call]:
+            for index, (prompt, number) in enumerate(samples):
+                check_prompts([prompt], max_new_tokens=max_new_tokens)
+                drawn[index] = prompt, number
+                call = generation_call(
+                    prompt, send=self.send, chat=self.chat, max_new_tokens=max_new_tokens, extra=self.body
+                )
+                yield sampled_call(call, prompt.id, number, sampling=sampling, send=self.send, extra=self.body)
+
+        def reply(outcome: Outcome[TextAnswer | ChatAnswer]) -> Reply:
+            return self._reply_of(*drawn.pop(outcome.job), outcome, sampling)
+
+        outcomes = self._query(calls(), has_room=lambda: len(drawn) < 4 * self.limits.concurrency)
+        return _hold_unanswered(outcomes, reply)
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[list[float]]:
         """Return the log-probability (nats) of each token of each continuation, from an echo of the prompt.
@@ -137,18 +176,13 @@ class ApiEngine:
         failed: list[Reply] = []
         rejected: list[Reply] = []  # until the first answer: if all are rejected, the settings are at fault
         has_answer = False
-        for index, answer, failure, cause in self._query(calls):
-            prompt, number = samples[index]
-            numbered: dict[str, Any] = {"sample": number, "seed": sampling.seed_of(prompt.id, number)}
-            if answer is not None:
-                has_answer = True
-                yield reply_from_answer(prompt, answer, chat=self.chat).model_copy(update=numbered)
+        for outcome in self._query(calls):
+            reply = self._reply_of(*samples[outcome.job], outcome, sampling)
+            has_answer |= reply.unanswered is None
+            if reply.unanswered in (None, "filtered"):
+                yield reply
             else:
-                reply = Reply(prompt_id=prompt.id, text="", unanswered=cause, reason=failure, **numbered)
-                if cause == "filtered":
-                    yield reply
-                else:
-                    (failed if cause == "failed" else rejected).append(reply)
+                (failed if reply.unanswered == "failed" else rejected).append(reply)
             if has_answer:
                 yield from rejected
                 rejected.clear()
@@ -171,14 +205,27 @@ class ApiEngine:
             scores[scored[place]] = scores_from_answer(rows[scored[place]], answer)
         return scores
 
-    def _query(self, calls: Sequence[Call]) -> Iterator[Outcome[TextAnswer | ChatAnswer]]:
+    def _reply_of(
+        self, prompt: Prompt, number: int, outcome: Outcome[TextAnswer | ChatAnswer], sampling: Sampling
+    ) -> Reply:
+        numbered: dict[str, Any] = {"sample": number, "seed": sampling.seed_of(prompt.id, number)}
+        if outcome.value is not None:
+            return reply_from_answer(prompt, outcome.value, chat=self.chat).model_copy(update=numbered)
+        return Reply(prompt_id=prompt.id, text="", unanswered=outcome.cause, reason=outcome.failure, **numbered)
+
+    def _query(
+        self, calls: Iterable[Call], *, has_room: Callable[[], bool] = lambda: True
+    ) -> Generator[Outcome[TextAnswer | ChatAnswer]]:
         def produce(report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]) -> Awaitable[None]:
-            return self._schedule(calls, report)
+            return self._schedule(calls, report, has_room)
 
         return in_background(produce)
 
     async def _schedule(
-        self, calls: Sequence[Call], report: Callable[[Outcome[TextAnswer | ChatAnswer]], None]
+        self,
+        calls: Iterable[Call],
+        report: Callable[[Outcome[TextAnswer | ChatAnswer]], None],
+        has_room: Callable[[], bool],
     ) -> None:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -202,7 +249,35 @@ class ApiEngine:
             async def query(server: int, call: Call) -> TextAnswer | ChatAnswer:
                 return await request(clients[server], self.model, call, timeout=self.timeout)
 
-            await schedule(calls, query, report, servers=len(clients), limits=self.limits, rng=Random())  # noqa: S311
+            rng = Random()  # noqa: S311 - jitter
+            await schedule(calls, query, report, servers=len(clients), limits=self.limits, rng=rng, has_room=has_room)
+
+
+def _hold_unanswered(
+    outcomes: Generator[Outcome[TextAnswer | ChatAnswer]], reply_of: Callable[[Outcome[TextAnswer | ChatAnswer]], Reply]
+) -> Iterator[Reply]:
+    """Yield the replies, the unanswered ones after the first answer: until then the settings may be at fault."""
+    held: list[Reply] = []
+    with closing(outcomes):
+        for outcome in outcomes:
+            reply = reply_of(outcome)
+            if reply.unanswered is None:
+                yield from held
+                yield reply
+                yield from map(reply_of, outcomes)
+                return
+            if reply.unanswered == "filtered":
+                yield reply
+                continue
+            held.append(reply)
+            if len(held) == HELD:
+                break
+    if held:
+        raise UnansweredError(
+            f"the first {len(held)} prompts have no reply, first {held[0].prompt_id!r}: {held[0].reason}; check the "
+            "settings, then run the same command again",
+            held,
+        )
 
 
 async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float) -> TextAnswer | ChatAnswer:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
-from derta.errors import EngineError, ServerError
+from derta.errors import DertaError, ServerError
 from derta.records import Unanswered
 
 J = TypeVar("J")
@@ -20,6 +20,8 @@ Query = Callable[[int, J], Awaitable[R]]
 UNREACHABLE_ATTEMPTS = 4
 UNANSWERED_ATTEMPTS = 3
 """Minimum number of failures in a row, over all requests, before `Limits.patience` applies."""
+ROOM_SECONDS = 0.002
+"""Seconds between two checks whether the consumer of the outcomes has caught up."""
 
 
 class RetryableError(Exception):
@@ -185,26 +187,28 @@ async def _query_with_retries(
 
 
 async def schedule(
-    jobs: Sequence[J],
+    jobs: Iterable[J],
     query: Query[J, R],
     report: Callable[[Outcome[R]], None],
     *,
     servers: int,
     limits: Limits,
     rng: Random,
+    has_room: Callable[[], bool] = lambda: True,
 ) -> None:
     """Send every job, with retries after temporary failures.
 
     Args:
-        jobs: The jobs.
+        jobs: The jobs; each is drawn when a request may be sent, so that they need not fit in memory.
         query: Function that sends a job to a server.
         report: Callback that receives each outcome exactly once, in order of completion.
         servers: Number of servers.
         limits: Limits of concurrency, rate and retries.
         rng: Random generator of the jitter.
+        has_room: Whether another job may be drawn; while it returns False, the jobs in flight are completed.
 
     Raises:
-        EngineError: `query` raised it. The remaining jobs are not sent.
+        DertaError: `query` or the iterator of the jobs raised it. The remaining jobs are not sent.
         ServerError: No server can be reached, or none has answered for `limits.patience` seconds.
     """
     waiting = iter(enumerate(jobs))
@@ -219,16 +223,18 @@ async def schedule(
                 number, job, query, servers=pool, limits=limits, pace=pace, silence=silence, rng=rng
             )
             report(outcome)
+            while not has_room():
+                await asyncio.sleep(ROOM_SECONDS)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(limits.concurrency, len(jobs))):
+            for _ in range(limits.concurrency):
                 group.create_task(work())
-    except* EngineError as fatal:
+    except* DertaError as fatal:
         raise fatal.exceptions[0] from None
 
 
-def in_background(produce: Callable[[Callable[[R], None]], Awaitable[None]]) -> Iterator[R]:
+def in_background(produce: Callable[[Callable[[R], None]], Awaitable[None]]) -> Generator[R]:
     """Run a coroutine in a background thread and yield its results; closing the iterator cancels the coroutine.
 
     The caller may have an event loop. The coroutine continues while the caller processes a result.

@@ -145,7 +145,7 @@ def generate_missing(
         DataError: the engine left a prompt without a reply.
         RunError: the file holds replies to other prompts or of another producer, or another process writes it.
     """
-    failed_before = _drop_failed(path, expected)
+    failed_before = drop_failed(path, expected)
     failures: list[UnansweredError] = []
     with lock(path):
         done = read_results(path, Reply, expected)
@@ -181,7 +181,7 @@ def generate_missing(
     return [done[key] for key in expected]
 
 
-def _drop_failed(path: Path, expected: Mapping[ReplyKey, Expected]) -> set[ReplyKey]:
+def drop_failed(path: Path, expected: Mapping[ReplyKey, Expected]) -> set[ReplyKey]:
     """Remove the records of failed attempts from a file, so that they are generated, and return their keys."""
     if not path.exists():
         return set()

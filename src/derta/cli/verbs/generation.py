@@ -82,6 +82,10 @@ def generate(
         typer.Option(help="hf: probability at which a refusal word is forced, or file of derta threshold."),
     ] = None,
     option: Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="Additional engine setting.")] = [],
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="For long files: read prompts as needed, write a file for this many to folder --out."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate replies to prompts: greedy by default, or samples with a --temperature.
@@ -89,6 +93,8 @@ def generate(
     Replies are appended to the output file; run the command again to generate the missing ones, or more --num-samples.
 
     Example: derta generate prompts.jsonl --model models/derta --out replies.jsonl
+
+    Example: derta generate million.jsonl --model derta --engine api --shard-rows 10000 --out replies
     """
     engine_options: dict[str, Any] = {
         **{"endpoints": endpoints or None, "concurrency": concurrency, "api_key_env": api_key_env},
@@ -105,6 +111,21 @@ def generate(
     sampling = sampling_settings(
         "derta generate", temperature=temperature, top_p=top_p, num_samples=num_samples, seed=seed
     )
+    if shard_rows is not None:
+        from derta.pipeline.streaming import generate_shards
+
+        counts = generate_shards(
+            prompts,
+            model=config,
+            out=out,
+            max_new_tokens=max_new_tokens,
+            rows=shard_rows,
+            sampling=sampling,
+            display=console_display(),
+        )
+        value = {"replies": str(out), "count": counts.replies, "unanswered": counts.unanswered}
+        print_output(value | {"shards": counts.shards}, as_json=as_json)
+        return
     replies = generate_file(
         prompts, model=config, out=out, max_new_tokens=max_new_tokens, sampling=sampling, display=console_display()
     )
