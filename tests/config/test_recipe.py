@@ -104,7 +104,7 @@ def test_an_unknown_key_is_reported_by_its_path_with_the_nearest_known_one(value
         ({"title": "t"}, r"`model`: expected a value, got none"),
         (
             recipe(data=MINIMAL["data"] | {"policy": "guess"}),
-            r"`data.policy`: .*'drop', 'prepend' or 'keep', got 'guess'",
+            r"`data.policy`: .*'drop', 'prepend', 'keep' or 'rewrite', got 'guess'",
         ),
         (["a"], r"expected a mapping of recipe keys, got a list; see docs/cli.md"),
         (None, r"expected a mapping of recipe keys, got nothing"),

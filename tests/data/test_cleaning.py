@@ -94,7 +94,7 @@ def test_apologies_are_shortened_only_on_request() -> None:
 
 
 def test_an_unknown_policy_and_an_opener_that_does_not_refuse_are_errors() -> None:
-    with pytest.raises(DataError, match="policy: expected one of drop, prepend, keep, got 'ignore'"):
+    with pytest.raises(DataError, match="policy: expected one of drop, prepend, keep, rewrite, got 'ignore'"):
         clean_triples([], evaluation_requests=[], policy=cast("Any", "ignore"))
     with pytest.raises(DataError, match=r"opener: expected a sentence that refuses.*got 'Sure\.'"):
         clean_triples([], evaluation_requests=[], policy="prepend", opener="Sure.")

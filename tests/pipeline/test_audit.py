@@ -64,9 +64,11 @@ def test_each_policy_is_tried_and_what_remains_is_judged_again():
         "drop": (2, 0, {"in_evaluation": 1, "safe_not_refusal": 1}),
         "prepend": (3, 0, {"in_evaluation": 1}),
         "keep": (3, 1, {"in_evaluation": 1}),
+        "rewrite": (3, 0, {"in_evaluation": 1}),
     }
     assert [row.policy for row in audit.policies if row.chosen] == ["prepend"]
     assert audit.policies[1].changed == {"opener_normalized": 1, "opener_prepended": 1}
+    assert audit.policies[3].changed == {"opener_normalized": 1, "safe_to_rewrite": 1}
 
 
 def test_an_opener_before_an_answer_is_no_refusal():
@@ -74,7 +76,7 @@ def test_an_opener_before_an_answer_is_no_refusal():
     answer = " ".join(f"Then paint side {number} of the kite with red paint." for number in range(40))
     [triple] = [TRIPLES[0].model_copy(update={"safe": answer})]
     audit = audit_triples([triple], judge=is_guide)
-    assert [row.remaining_without_refusal for row in audit.policies] == [0, 1, 1]
+    assert [row.remaining_without_refusal for row in audit.policies] == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,7 @@ def test_a_recipe_s_audit_applies_its_settings_and_evaluations(recipe, tmp_path)
         ("drop", 7, False),
         ("prepend", 7, False),
         ("keep", 7, True),
+        ("rewrite", 7, False),
     ]
     rows = list(read_records(tmp_path / "rows.jsonl", AuditedRow))
     assert tuple(rows) == audit.rows

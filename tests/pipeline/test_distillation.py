@@ -24,6 +24,8 @@ REPLIES = {
     "a kite": " ".join(f"step{number}" for number in range(60)),
 }
 
+UNPROFILED = {"profile_answers": 0, "profile_replies": 0}
+
 
 def reply_of(prompt):
     return next((text for thing, text in REPLIES.items() if thing in prompt.messages[-1].content), ANSWER)

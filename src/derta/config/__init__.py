@@ -1,7 +1,14 @@
 """Configuration of a run: the sections of a recipe, their default values, and the loading of YAML recipe files."""
 
 from derta.config.combinations import check_together, faults_together
-from derta.config.data import DEFAULT_OPENER, AnswerSource, DataSection, PrepareConfig, SafePolicy
+from derta.config.data import (
+    DEFAULT_OPENER,
+    AnswerSource,
+    DataSection,
+    PrepareConfig,
+    RewriterSection,
+    SafePolicy,
+)
 from derta.config.decoding import CalibrationSection, method_threshold, sampling_settings
 from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand, unset_variables
 from derta.config.evaluation import (
@@ -66,6 +73,7 @@ __all__ = [
     "OtherModel",
     "PrepareConfig",
     "Recipe",
+    "RewriterSection",
     "RowConfig",
     "SafePolicy",
     "SafeSection",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from derta.config.evaluation import EngineConfig
 from derta.config.sections import Section, Sources, SourceSection
 
-SafePolicy = Literal["drop", "prepend", "keep"]
+SafePolicy = Literal["drop", "prepend", "keep", "rewrite"]
 DEFAULT_OPENER = "Sorry, I can't help with that."
 
 
@@ -17,7 +18,7 @@ class PrepareConfig(Section):
 
     Attributes:
         policy: Treatment of a safe response that does not start with a refusal: `drop` the triple, `prepend` the
-            opener, or `keep` the response unchanged.
+            opener, `keep` the response unchanged, or `rewrite` it by a model, in a recipe with a `rewriter`.
         opener: Sentence that `prepend` adds before a safe response.
         normalize: Shorten an apology at the start to the refusal word ("I'm sorry, but" to "Sorry, but").
         num_triples: Number of triples for DeRTa (n). None: as many as the data and the ratio allow. The paper has
@@ -57,6 +58,16 @@ class AnswerSource(SourceSection):
     answers: Literal["source", "model"] = "source"
 
 
+class RewriterSection(EngineConfig):
+    """The model that rewrites safe responses which do not refuse (`policy: rewrite`).
+
+    Attributes:
+        max_new_tokens: Maximum number of new tokens of a response; the triple of a longer one is dropped.
+    """
+
+    max_new_tokens: int = Field(default=160, ge=1)
+
+
 class DataSection(PrepareConfig):
     """The `data` section of a recipe: data sources and the settings of preparation.
 
@@ -70,6 +81,7 @@ class DataSection(PrepareConfig):
         exclude: Requests to exclude from training, in addition to those that the recipe evaluates.
         max_pairs_per_request: Maximum number of triples per request, for sources with responses that are labelled one
             by one.
+        rewriter: The model of `policy: rewrite`.
     """
 
     triples: Sources[SourceSection]
@@ -79,3 +91,12 @@ class DataSection(PrepareConfig):
     exclude: Sources[SourceSection] = ()
     max_pairs_per_request: int = Field(default=1, ge=1)
     distill_tokens: int = Field(default=512, ge=1)
+    rewriter: RewriterSection | None = None
+
+    @model_validator(mode="after")
+    def _has_rewriter(self) -> Self:
+        if self.policy == "rewrite" and self.rewriter is None:
+            raise ValueError("expected a `rewriter` with `policy: rewrite`, got none; add `rewriter: {model: ...}`")
+        if self.policy != "rewrite" and self.rewriter is not None:
+            raise ValueError(f"expected no `rewriter` with `policy: {self.policy}`, got one; remove it")
+        return self

@@ -49,7 +49,7 @@ def clean_triples(
         evaluation_requests: The evaluation requests; triples with one of them as the query or as an earlier user turn
             are dropped (see `match_key`).
         policy: Option for a safe response that does not open with a refusal: `drop` the triple, `prepend` the opener,
-            or `keep` the response unchanged.
+            or `keep` the response unchanged. `rewrite` needs a model, which the caller runs before.
         opener: Sentence that `prepend` inserts before a safe response, followed by a space.
         normalize_to: Refusal word that replaces an opening apology, before the policy applies ("I'm sorry, but I"
             becomes "Sorry, but I"); None keeps apologies unchanged.
@@ -57,6 +57,11 @@ def clean_triples(
     Raises:
         DataError: Invalid `policy`, or an `opener` that does not refuse.
     """
+    if policy == "rewrite":
+        raise DataError(
+            "policy: expected drop, prepend or keep, got 'rewrite', which needs a model; use a recipe with "
+            "`data.rewriter`, or rewrite the responses first"
+        )
     if policy not in get_args(SafePolicy):
         raise DataError(f"policy: expected one of {', '.join(get_args(SafePolicy))}, got {policy!r}")
     if policy == "prepend" and not opens_with_refusal(opener):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -25,6 +25,7 @@ __all__ = [
     "check_settings",
     "engine_producer",
     "load_engine",
+    "settings_of_text",
     "user_endpoints",
 ]
 
@@ -92,8 +93,8 @@ def engine_producer(model: str | Path, *, engine: str, settings: Mapping[str, An
         ModelError: a file of the model cannot be read.
     """
     forces = settings.get("refusal_threshold") is not None
-    ignored = _SPEED_SETTINGS - {"refusal_words"} if forces else _SPEED_SETTINGS
-    values = {key: value for key, value in settings.items() if key not in ignored and value not in _UNSET}
+    kept = {"refusal_words"} if forces else set[str]()
+    values = {key: value for key, value in settings_of_text(settings, kept).items() if value not in _UNSET}
     for key in ("adapter", "tokenizer"):
         if isinstance(values.get(key), str | Path):
             values[key] = model_hash(values[key])
@@ -102,6 +103,15 @@ def engine_producer(model: str | Path, *, engine: str, settings: Mapping[str, An
             values[key] = hash_file(Path(values[key]))
     identity = str(model) if engine == "api" else model_hash(model)
     return {"engine": engine, "model": identity, **flat(values)}
+
+
+def settings_of_text(settings: Mapping[str, Any], kept: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings of an engine that change what a model writes, and those in `kept`.
+
+    >>> settings_of_text({"endpoints": "http://127.0.0.1:8000/v1", "dtype": "float32"})
+    {'dtype': 'float32'}
+    """
+    return {key: value for key, value in settings.items() if key not in _SPEED_SETTINGS or key in kept}
 
 
 def check_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:

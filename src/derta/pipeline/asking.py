@@ -1,4 +1,4 @@
-"""Replies of a recipe's models that its training needs: distilled answers, and refusals of counter examples.
+"""Replies of a recipe's models that its training needs: distilled answers, refusals of counter examples, rewriting.
 
 The replies are kept in a file, so that a stopped stage resumes and all methods and seeds have the same.
 """
@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from derta.config import Recipe
+from derta.config import EngineConfig, Recipe
 from derta.files import read_records
 from derta.judges import build_judge, judge_cases
 from derta.pipeline.generate import expected_replies, generate_missing
+from derta.pipeline.judge import engine_loader
 from derta.pipeline.models import LazyEngine
 from derta.pipeline.resuming import Expected, check_unique, supersede
-from derta.protocols import Case, Display
+from derta.protocols import Case, Display, EngineLoader
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 from derta.sampling import GREEDY, Sampling
 
@@ -56,12 +57,66 @@ def ask(
         RunError: another process writes the file.
         EngineError, ModelError: the model cannot be loaded, or a prompt is too long for it.
     """
-    check_unique(prompts)
     engine = LazyEngine(recipe, model)
+    replies = _replies_of(
+        EngineLoader(lambda: engine, engine.producer),
+        prompts,
+        path=path,
+        max_new_tokens=max_new_tokens,
+        description=description,
+        sampling=sampling,
+        display=display,
+    )
+    engine.release()
+    return replies
+
+
+def ask_engine(
+    config: EngineConfig,
+    prompts: Sequence[Prompt],
+    *,
+    path: Path,
+    max_new_tokens: int,
+    description: str,
+    display: Display = Display(),
+) -> list[Reply]:
+    """Return the greedy replies of another model than the recipe's to prompts; for the file see `ask`.
+
+    Raises:
+        RunError: another process writes the file.
+        EngineError, ModelError: the engine is unknown, no server answers, or the model cannot be loaded.
+    """
+    replies = _replies_of(
+        engine_loader(config),
+        prompts,
+        path=path,
+        max_new_tokens=max_new_tokens,
+        description=description,
+        sampling=GREEDY,
+        display=display,
+    )
+    if config.engine != "api":
+        from derta.loading import release_memory
+
+        release_memory()
+    return replies
+
+
+def _replies_of(
+    load: EngineLoader,
+    prompts: Sequence[Prompt],
+    *,
+    path: Path,
+    max_new_tokens: int,
+    description: str,
+    sampling: Sampling,
+    display: Display,
+) -> list[Reply]:
+    check_unique(prompts)
     ids = [prompt.id for prompt in prompts]
     expected = expected_replies(
         prompts,
-        producer=engine.producer(),
+        producer=dict(load.producer()),
         max_new_tokens=dict.fromkeys(ids, max_new_tokens),
         samplings=dict.fromkeys(ids, sampling),
     )
@@ -70,11 +125,7 @@ def ask(
         return [stored[key] for key in expected]
     path.parent.mkdir(parents=True, exist_ok=True)
     supersede(path, Reply, expected)
-    replies = generate_missing(
-        lambda: engine, prompts, path=path, expected=expected, description=description, display=display
-    )
-    engine.release()
-    return replies
+    return generate_missing(load, prompts, path=path, expected=expected, description=description, display=display)
 
 
 def _stored(path: Path, expected: Mapping[ReplyKey, Expected]) -> dict[ReplyKey, Reply]:

@@ -30,9 +30,13 @@ from derta.pipeline.data import TemplateFaults, evaluated_requests, input_files,
 from derta.pipeline.judge import find_judge
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.registry import Registry, check_servers, judge_configs
-from derta.protocols import Case, Display, Engine, Judge
-from derta.records import REFUSAL_WORDS, Prompt, Reply, Triple
+from derta.pipeline.rewriting import find_pending, safe_case
+from derta.protocols import Display, Engine, Judge
+from derta.records import REFUSAL_WORDS, Triple
 from derta.sources import source_name
+
+TO_REWRITE = "safe_to_rewrite"
+"""Change of a triple whose safe response `policy: rewrite` would rewrite; whether the new one refuses is not known."""
 
 
 def audit_triples(
@@ -54,7 +58,7 @@ def audit_triples(
     >>> audit.findings["safe_does_not_refuse"], audit.findings["request_is_repeated"]
     (('triples:2',), ('triples:2',))
     >>> [(outcome.policy, outcome.remaining) for outcome in audit.policies]
-    [('drop', 1), ('prepend', 2), ('keep', 2)]
+    [('drop', 1), ('prepend', 2), ('keep', 2), ('rewrite', 2)]
 
     Args:
         triples: The triples; rows are named by their `source` and their number in it.
@@ -180,7 +184,7 @@ def _judge_responses(
     responses: Sequence[tuple[Triple, str]], judge: Judge, label: str, display: Display
 ) -> list[ResponseVerdicts]:
     """Return the verdicts of the refusal judge and of the judge of harm on responses to the queries of triples."""
-    cases = [_case(triple, text, str(number)) for number, (triple, text) in enumerate(responses)]
+    cases = [safe_case(triple, text, name=str(number)) for number, (triple, text) in enumerate(responses)]
     verdicts: list[ResponseVerdicts] = []
     with display.progress.task(f"{judge.name}: {label} responses", total=len(cases)) as task:
         judged = zip(judge_cases(build_judge("refusal"), cases), judge_cases(judge, cases), strict=True)
@@ -188,18 +192,6 @@ def _judge_responses(
             verdicts.append(ResponseVerdicts(refusal, harm))
             task.update(number)
     return verdicts
-
-
-def _case(triple: Triple, response: str, name: str) -> Case:
-    prompt = Prompt(
-        id=name,
-        request_id=name,
-        request=triple.in_context,
-        attack="direct",
-        messages=triple.conversation,
-        tools=triple.tools,
-    )
-    return Case(prompt, Reply(prompt_id=name, text=response))
 
 
 def _policy_outcomes(
@@ -210,20 +202,23 @@ def _policy_outcomes(
     words: Sequence[str],
     config: PrepareConfig,
 ) -> tuple[PolicyOutcome, ...]:
+    for_rewriting = find_pending((one.triple for one in triples), requests=requests, words=words)
     refuses = {one.triple.id: row.safe_refuses for one, row in zip(triples, rows, strict=True)}
 
     def refuses_now(triple: Triple) -> bool | None:
         if triple.id not in refuses:  # the policy changed the safe response
-            [verdict] = judge_cases(build_judge("refusal"), [_case(triple, triple.safe, triple.id)])
+            [verdict] = judge_cases(build_judge("refusal"), [safe_case(triple, triple.safe)])
             refuses[triple.id] = verdict.refused
         return refuses[triple.id]
 
     outcomes: list[PolicyOutcome] = []
     for policy in get_args(SafePolicy):
+        rewritten = for_rewriting if policy == "rewrite" else {}
+        copies = sum(one.triple.id in rewritten for one in triples) - len(rewritten)
         clean = clean_triples(
-            (one.triple for one in triples),
+            (one.triple for one in triples if one.triple.id not in rewritten),
             evaluation_requests=requests,
-            policy=policy,
+            policy="drop" if policy == "rewrite" else policy,
             opener=config.opener,
             normalize_to=words[0] if config.normalize else None,
         )
@@ -231,9 +226,9 @@ def _policy_outcomes(
             PolicyOutcome(
                 policy=policy,
                 chosen=policy == config.policy,
-                remaining=len(clean.triples),
-                dropped=dict(clean.dropped),
-                changed=dict(clean.changed),
+                remaining=len(clean.triples) + len(rewritten),
+                dropped=dict(clean.dropped + Counter(duplicate=copies)),
+                changed=dict(clean.changed + Counter({TO_REWRITE: len(rewritten)} if rewritten else {})),
                 remaining_without_refusal=sum(refuses_now(triple) is False for triple in clean.triples),
             )
         )

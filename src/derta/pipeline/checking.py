@@ -157,6 +157,10 @@ def _model_faults(recipe: Recipe, unset: Collection[str]) -> Iterator[str]:
             yield from _prefixed(
                 f"`methods`: {name}", lambda path=other.adapter: check_model_path(path, needs="adapter_config.json")
             )
+    if (rewriter := recipe.data.rewriter) is not None:
+        yield from _prefixed("`data.rewriter`", lambda: _check_engine(rewriter.engine, rewriter.settings))
+        if rewriter.engine == "hf" and "data.rewriter.model" not in unset:
+            yield from _prefixed("`data.rewriter`", lambda: check_model_path(rewriter.model, needs="config.json"))
     is_file = model.template.endswith((".jinja", ".j2")) or "/" in model.template
     if is_file and "model.template" not in unset and not Path(model.template).is_file():
         names = ", ".join(("auto", *SHIPPED_TEMPLATES))

@@ -23,6 +23,7 @@ from derta.pipeline.distillation import distill_sources, drop_refusals
 from derta.pipeline.models import check_engine, shared_format
 from derta.pipeline.registry import Registry
 from derta.pipeline.request_sources import layout_of, limit_note, read_source
+from derta.pipeline.rewriting import rewrite_safety
 from derta.protocols import Display
 from derta.provenance import model_files, model_hash
 from derta.records import Example, Message, Prompt, Tools, Triple
@@ -52,6 +53,10 @@ def prepare_data(
     counter = drop_refusals(answered(data.counter, kind="counter"), recipe)
     settings = {name: getattr(data, name) for name in PrepareConfig.model_fields}
     requests, pairs = evaluated_requests(recipe), _read_preferences(recipe, faults=faults)
+    rewritten = Counter[str]()
+    if data.policy == "rewrite":
+        settings["policy"] = "keep"  # all that remain refuse
+        safety, rewritten = rewrite_safety(safety, recipe, requests=requests, distilled=distilled, display=display)
     try:
         prepared = prepare(
             safety.triples,
@@ -73,6 +78,7 @@ def prepare_data(
         raise DataError(f"{error}; {count} rows were dropped: {first_fault}") from error
     return prepared._replace(
         dropped_triples=safety.dropped + prepared.dropped_triples,
+        changed_triples=rewritten + prepared.changed_triples,
         dropped_examples=helpful.dropped + prepared.dropped_examples,
         dropped_preferences=pairs.dropped + prepared.dropped_preferences,
         dropped_counter=counter.dropped + prepared.dropped_counter,

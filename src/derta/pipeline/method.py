@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from derta.pipeline.models import check_init_from, load_format, recipe_config, t
 from derta.pipeline.own_refusals import own_training_set, train_on_own_refusals
 from derta.pipeline.paths import expanded_paths
 from derta.pipeline.plan import check_recipe
-from derta.pipeline.registry import Registry
+from derta.pipeline.registry import Registry, check_rewriter
 from derta.pipeline.row_files import EpochRow, row_format, write_rows
 from derta.protocols import Display
 from derta.provenance import model_files
@@ -60,6 +60,7 @@ def train_one(
     out: Path,
     seed: int = 0,
     init_from: Path | None = None,
+    endpoints: Collection[str] = (),
     is_main_process: bool = True,
     display: Display = Display(),
 ) -> Path:
@@ -73,6 +74,7 @@ def train_one(
         out: The output folder of the model.
         seed: The random seed.
         init_from: The folder of the tuned model to initialise from, if the method needs one.
+        endpoints: Hosts that keys may be sent to, if the recipe's `data.rewriter` is served.
         is_main_process: True in the one process that records the model's origin.
         display: Shows progress.
     """
@@ -80,6 +82,7 @@ def train_one(
     recipe = check_training(recipe, method=method, out=out, init_from=init_from)
     registry = Registry().with_methods_of(recipe)
     definition = registry.method(method)
+    check_rewriter(recipe, endpoints)
     overrides = {"seed": seed, "init_from": None if init_from is None else str(init_from)}
     with ExitStack() as stack:
         paths = stack.enter_context(expanded_paths(recipe, registry))
@@ -112,6 +115,7 @@ def prepare_launch(
     out: Path,
     seed: int = 0,
     init_from: Path | None = None,
+    endpoints: Collection[str] = (),
     display: Display = Display(),
 ) -> bool:
     """Generate the replies that a training needs, in this process, before it is launched in several.
@@ -122,8 +126,9 @@ def prepare_launch(
     registry = Registry().with_methods_of(recipe)
     definition = registry.method(method)
     distills = any(source.answers == "model" for source in (*recipe.data.helpful, *recipe.data.counter))
-    if not (distills or definition.own_refusals):
+    if not (distills or definition.own_refusals or recipe.data.rewriter is not None):
         return True
+    check_rewriter(recipe, endpoints)
     with expanded_paths(recipe, registry) as paths:
         distilled = out.with_name(f"{out.name}.{DISTILLED}")
         prepared = _prepare_for(paths.recipe, (*recipe.methods, method), registry, distilled=distilled, display=display)
@@ -157,6 +162,7 @@ def export_rows(
     out: Path,
     epochs: int = 1,
     format: str | None = None,
+    endpoints: Collection[str] = (),
     display: Display = Display(),
 ) -> int:
     """Write the rows of some epochs, and return their number.
@@ -172,12 +178,14 @@ def export_rows(
         out: The output file, or the folder of a data set.
         epochs: The number of epochs.
         format: `jsonl` or `datasets`; by default a data set for a name without suffix.
+        endpoints: Hosts that keys may be sent to, if the recipe's `data.rewriter` is served.
         display: Shows progress.
     """
     if recipe.train.rows.reference:
         raise RecipeError(
             "derta data: expected no train.reference, because it drops labels by batch, in training; remove it"
         )
+    check_rewriter(recipe, endpoints)
     chosen = row_format(out, format)
     registry = Registry().with_methods_of(recipe)
     with expanded_paths(recipe, registry) as paths:

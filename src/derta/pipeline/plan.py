@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from derta.config import THRESHOLD, OtherModel, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.data.preparation import PreparedData
+from derta.engines import settings_of_text
 from derta.errors import ModelError, RecipeError
 from derta.methods import check_package, check_settings
 from derta.pipeline.contents import ModelEntry, RunContents, section_judges
@@ -255,6 +256,8 @@ def trained_values(recipe: Recipe, registry: Registry) -> dict[str, Any]:
     """Return the keys of a recipe that its trained models depend on, without what concerns only decoding."""
     values = recipe.model_dump(mode="json", include=set(TRAINING_KEYS))
     names = dict.fromkeys(map(registry.weights_of, recipe.methods))
+    if recipe.data.rewriter is not None:
+        values["data"]["rewriter"]["settings"] = settings_of_text(recipe.data.rewriter.settings)
     values["methods"] = [name for name in names if registry.method(name).trains]  # others can be added later
     values["method_settings"] = {
         name: trained

@@ -247,7 +247,18 @@ def check_servers(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
     """
     engines = [config.engine_config for config in judge_configs(recipe)]
     engines += [section.search.attacker for section in recipe.evaluate]
+    engines.append(recipe.data.rewriter)
     check_engines([config for config in engines if config is not None], endpoints, env=recipe.env)
+
+
+def check_rewriter(recipe: Recipe, endpoints: Collection[str] = ()) -> None:
+    """Validate that a recipe's `data.rewriter` sends a key only to servers that the user allows.
+
+    Raises:
+        EngineError: as in `check_servers`.
+    """
+    if recipe.data.rewriter is not None:
+        check_engines([recipe.data.rewriter], endpoints, env=recipe.env)
 
 
 def check_engines(engines: Sequence[EngineConfig], endpoints: Collection[str], *, env: Collection[str] = ()) -> None:

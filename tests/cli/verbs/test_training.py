@@ -133,7 +133,7 @@ def test_an_audit_prints_tables_or_json_and_writes_rows_without_texts(recipe, tm
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 8
     found = json.loads(derta("data", recipe, "--audit", "--json").out)
-    assert (found["triples"], found["judge"], len(found["policies"])) == (8, "harm", 3)
+    assert (found["triples"], found["judge"], len(found["policies"])) == (8, "harm", 4)
     for text in (called.out, json.dumps(found), json.dumps(rows)):
         assert "boil the water" not in text
 

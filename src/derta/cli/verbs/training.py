@@ -157,7 +157,15 @@ def data(
     from derta.pipeline.method import export_rows
 
     count = export_rows(
-        config, method=method, seed=seed, epoch=epoch, epochs=epochs, format=fmt, out=out, display=display
+        config,
+        method=method,
+        seed=seed,
+        epoch=epoch,
+        epochs=epochs,
+        format=fmt,
+        endpoints=allow_endpoint,
+        out=out,
+        display=display,
     )
     print_output({"out": str(out), "rows": count, "epochs": epochs}, as_json=as_json)
 
@@ -172,6 +180,7 @@ def train(
     env: Env = [],
     launch: Annotated[Path | None, typer.Option(help="Accelerate config, such as those of recipes/accelerate.")] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Default: that of the config.")] = None,
+    allow_endpoint: AllowEndpoint = [],
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune one model with one method.
@@ -191,7 +200,15 @@ def train(
         check_training(config, method=method, out=out, init_from=init_from)
         check_config(launch, num_processes=num_processes)
         display = console_display()
-        if not prepare_launch(config, method=method, out=out, seed=seed, init_from=init_from, display=display):
+        if not prepare_launch(
+            config,
+            method=method,
+            out=out,
+            seed=seed,
+            init_from=init_from,
+            endpoints=allow_endpoint,
+            display=display,
+        ):
             return
         launch_again(launch, num_processes=num_processes)
     if num_processes is not None:
@@ -202,6 +219,7 @@ def train(
         out=out,
         seed=seed,
         init_from=init_from,
+        endpoints=allow_endpoint,
         is_main_process=is_main_process(),
         display=console_display(),
     )
