@@ -117,6 +117,7 @@ def test_an_adapter_names_its_base_model_on_the_hub(tmp_path, tiny_model_dir):
     assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
     values = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---\n")[1])
     assert (values["library_name"], values["base_model"]) == ("peft", "org/base")
+    assert "# derta on org/base\n" in (tmp_path / "out/README.md").read_text()
     assert not [path for path in (tmp_path / "out").iterdir() if str(tiny_model_dir).encode() in path.read_bytes()]
 
 

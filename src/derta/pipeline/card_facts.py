@@ -131,7 +131,8 @@ def card_facts(
     method = model.entry.label
     found = METHODS.get(recipe.get("method_settings", {}).get(method, {}).get("method", method))
     base, _ = split_revision(str(recipe["model"]["path"]))
-    base_name = base if _is_hub_id(base) else PurePath(base).name
+    hub_base = _hub_base(base, base_model)
+    base_name = hub_base or PurePath(base).name
     return CardFacts(
         name=name or f"{method} on {base_name}",
         method=method,
@@ -139,7 +140,7 @@ def card_facts(
         seed=model.entry.seed,
         base=base_name,
         base_version=_base_version(model.manifest),
-        hub_base=_hub_base(base, base_model),
+        hub_base=hub_base,
         is_adapter=is_adapter(model.weights),
         license=license,
         model_hash=model_hash(model.weights),
