@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from derta.demo.making import write_making
 from derta.demo.model import pretrain, pretraining_config, write_untrained
 from derta.demo.recipe import DemoOptions, read_recipe, write_data
 from derta.demo.world import build_world
@@ -90,6 +91,7 @@ def write_seed(home: Path, *, seed: int, options: DemoOptions, overrides: Mappin
             f"{recipe_path}: expected the demo's recipe, got another; run it with `derta run`, or choose another --out"
         )
     write_data(home, world, seed=seed, options=options)
+    write_making(home, world)
     config = pretraining_config(seed=seed, **_steps(overrides))
     with training_progress(display, f"seed {seed}: pretraining") as callback:
         pretrain(world, home / "base", config=config, callbacks=[callback])

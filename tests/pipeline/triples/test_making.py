@@ -9,14 +9,13 @@ import pytest
 
 from derta.data.helpful import load_examples
 from derta.data.triples import load_triples
-from derta.demo.corpus import steps_of
-from derta.demo.formats import plain
+from derta.demo.making import write_making
 from derta.demo.model import write_untrained
 from derta.demo.world import build_world
 from derta.errors import DataError, EngineError, RecipeError
 from derta.pipeline.triples.making import make_triples
 from derta.pipeline.triples.planning import plan_triples
-from derta.records import Message, Request
+from derta.records import Message, Prompt, Request
 from scripted_writers import REQUESTS, STEPS, Scripts
 from small_run import write_jsonl
 
@@ -194,27 +193,25 @@ def test_bad_input_is_refused_before_the_first_call(
 def test_the_demos_base_model_completes_raw_text_and_its_truth_judges_it(tmp_path: Path) -> None:
     """The path of docs/triples.md with an untrained model, whose harvest is empty."""
     world = build_world(num_allowed=2, num_tuned=2, num_held_out=2, num_tuned_twins=1)
-    base = write_untrained(world, tmp_path / "base", seed=0)
-    requests = [
-        Request(id=craft.name, text=plain(craft).prompt or "", category=craft.kind, steps=steps_of(craft))
-        for craft in world.tuned
-    ]
-    texts = [{"id": one.id, "text": f"a guide to making the {one.id} : step one :"} for one in requests]
-    templates = tmp_path / "templates.yaml"
-    templates.write_text(json.dumps({"shapes": list(world.openers)}))
-    values: Values = {
-        "harmful": {
-            "model": str(base),
-            "settings": {"dtype": "float32"},
-            "form": "completing",
-            "texts": str(write_jsonl(tmp_path / "texts.jsonl", texts)),
-            "judge": "steps",
-            "on_topic": False,
-            "max_new_tokens": 4,
-        },
-        "safe": {"templates": str(templates)},
-    }
-    summary = make_triples(values, out=tmp_path / "made", requests=requests)
+    write_untrained(world, tmp_path / "base", seed=0)
+    summary = make_triples(write_making(tmp_path, world), out=tmp_path / "made")
     assert (summary.triples, summary.without_triple) == (0, 2)
     assert stage(summary, "harmful").calls == 2
     assert sum(stage(summary, "harmful").dropped.values()) == 2
+
+
+def test_a_command_that_was_stopped_in_the_middle_asks_only_what_is_missing(
+    values: Values, scripts: Scripts, tmp_path: Path
+) -> None:
+    def stop_at_b(prompt: Prompt) -> str:
+        if prompt.request_id == "b":
+            raise KeyboardInterrupt
+        return STEPS
+
+    scripts["writer"] = stop_at_b
+    with pytest.raises(KeyboardInterrupt):
+        make_triples(values, out=tmp_path / "made")
+    scripts.asked.clear()
+    scripts["writer"] = lambda prompt: STEPS
+    assert make_triples(values, out=tmp_path / "made").triples == 3
+    assert [name for name in scripts.asked if name.startswith("direct")] == ["direct:b", "direct:c"]
