@@ -56,6 +56,7 @@ class Cell(Record):
         bounds: The rates if none, and if all, of the unscored and unanswered cases counted; None if they are at most
             5 % of the cases.
         category: None if categories are pooled.
+        in_means: Whether the means over attacks or data sets count it (`in_means` of the recipe's evaluation).
         name: The displayed name. `attack`, `variant` and `dataset` are its parts, None if it does not contain them.
 
     >>> from derta.stats import rate
@@ -82,6 +83,7 @@ class Cell(Record):
     attack: str | None = None
     variant: str | None = None
     dataset: str | None = None
+    in_means: bool = True
 
 
 class Comparison(Record):
@@ -210,6 +212,7 @@ class AnswerLength(Record):
         ratio: The mean as a multiple of the baseline's, on the prompts that both answered, with its interval; None for
             the baseline.
         cut_off: Share of the replies that reached the token limit.
+        in_means: Whether a mean over sets counts it.
     """
 
     method: str
@@ -220,6 +223,7 @@ class AnswerLength(Record):
     high: float | None
     replies: int
     cut_off: float
+    in_means: bool = True
 
 
 class Frontier(Record):

@@ -12,7 +12,7 @@ from derta.demo import corpus
 from derta.demo import recipe as demo_recipe
 from derta.demo import run as demo
 from derta.demo.families import FAMILIES
-from derta.demo.recipe import ALL, DemoOptions, read_recipe, read_study
+from derta.demo.recipe import ALL, HOLDING, DemoOptions, read_recipe, read_study
 from derta.demo.world import build_world
 from derta.errors import RecipeError, RunError
 from derta.methods import METHODS as METHODS_OF_DERTA
@@ -145,6 +145,17 @@ def test_a_study_adds_adaptive_attacks_and_its_methods_can_be_chosen(small, tmp_
     assert attacks >= {(method, attack) for method in ("derta", "balanced_margin") for attack in adaptive}
     assert any("Counter rows: count, tongue" in note for note in summary.notes)
     assert {(one.first, one.second) for one in summary.comparisons} == {("derta", "balanced_margin")}
+
+
+@pytest.mark.parametrize("holding", [False, True])
+def test_families_that_hold_forbidden_text_are_in_the_means_only_by_policy(holding, tmp_path):
+    recipe = parse_recipe(
+        read_recipe(tmp_path, build_world(), seed=0, options=DemoOptions(holding=holding)), where="demo"
+    )
+    outside = [section.name for section in recipe.evaluate if not section.in_means]
+    assert outside == ([] if holding else [HOLDING])
+    note = next(one for one in recipe.notes if one.startswith("Families that hold"))
+    assert ("in no mean" in note) is not holding
 
 
 @pytest.mark.parametrize("study", [None, ALL, *read_study()["groups"]])

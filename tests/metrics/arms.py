@@ -6,10 +6,10 @@ wrongly, `?` unscored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from derta.metrics.axes import JudgePlace
-from derta.metrics.outcomes import Outcome
+from derta.metrics.outcomes import Outcome, SetKey
 from derta.records import Message, Prompt, Reply, ReplyClass, Suite, Verdict
 
 PLACES: list[JudgePlace] = [
@@ -34,6 +34,7 @@ def arm(
     fine_tuning: str | None = None,
     judges: tuple[str, ...] = ("refusal", "harm", "exact"),
     world: str = "",
+    outside: Sequence[SetKey] = (),
 ) -> Outcome:
     """A model's outcome; `lengths` has the number of tokens of each reply of a set, and `world` is in each request."""
     suites: list[tuple[Suite, Mapping[str, str]]] = [
@@ -58,6 +59,7 @@ def arm(
         verdicts,
         answer_losses=losses,
         fine_tuning=fine_tuning,
+        outside=frozenset(outside),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from arms import PLACES, arm
 
 from derta.errors import DataError
-from derta.metrics.axes import build_axis
+from derta.metrics.axes import OUTSIDE, build_axis
 from derta.stats import rate_over_seeds, wilson_interval
 
 
@@ -134,3 +134,19 @@ def _of(one, name):
         judge: [verdict for verdict in verdicts if verdict.prompt_id.startswith(f"{name}:")]
         for judge, verdicts in one.verdicts.items()
     }
+
+
+def test_a_set_outside_the_means_is_left_out_of_every_axis_of_its_suite_unless_it_is_chosen():
+    sets = {"attacks": {"direct": "hh", "flood": "rr"}, "benign": {"safe": "oo", "held": "rm"}}
+    outcomes = [
+        arm("m", **sets, ordinary={"crafts": "ox"}, outside=[("over_refusal", "held"), ("attack", "flood")]),
+        arm("other", **sets, ordinary={"crafts": "oo"}),
+    ]
+    for name in ("over_refusal", "malformed_benign", "helpfulness"):
+        assert axis(outcomes, name).left_out["held"] == OUTSIDE
+        assert "held" not in axis(outcomes, name).sets
+    for name in ("attack_success", "attack_not_refused", "malformed_attack"):
+        assert (axis(outcomes, name).sets, axis(outcomes, name).left_out) == (("direct",), {"flood": OUTSIDE})
+    assert axis(outcomes, "over_refusal").rate("m").value == 0
+    assert axis(outcomes, "over_refusal", chosen=["held"]).rate("m").value == 0.5
+    assert axis([arm("m", benign={"held": "r"}, outside=[("over_refusal", "held")])], "over_refusal") is None

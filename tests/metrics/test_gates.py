@@ -135,3 +135,27 @@ def test_what_was_not_measured_is_an_error_and_no_pass(text, message):
         judge(text, attacks={"direct": letters()})
     with pytest.raises(DataError, match="no reply of ours has a verdict"):
         judge("attack_success=0.5", attacks={"direct": "?" * N})
+
+
+def test_a_set_outside_the_means_has_a_floor_of_its_own_only():
+    benign, outside = {"safe": letters(), "held": letters(r=50)}, [("over_refusal", "held"), ("attack", "prefill@50%")]
+    attacks = {"prefill@0%": letters(), "prefill@50%": letters(h=50)}
+    arms = [arm("base", benign=benign, attacks=attacks)]
+    settings = {"arms": arms, "benign": benign, "attacks": attacks, "outside": outside}
+    result = judge("over_refusal=0.1", **settings)
+    assert (result.value, result.sets, result.passed) == (0, ("safe",), True)
+    assert floor_line(result).endswith("without held (outside the means by the recipe)")
+    assert judge("over_refusal/held=0.1", **settings).value == 0.5
+    assert judge("attack_success/prefill=0.1", **settings).sets == ("prefill@0%",)
+    assert judge("attack_success/prefill@50%=0.1", **settings).value == 0.5
+    only = {"arms": [arm("base", benign={"held": letters()})], "benign": {"held": letters()}, "outside": outside[:1]}
+    with pytest.raises(DataError, match=r"every set of over_refusal is outside the means .* over_refusal/held"):
+        judge("over_refusal=0.1", **only)
+
+
+def test_a_ratio_of_lengths_is_over_the_sets_in_the_means():
+    sets = {"sums": letters(), "held": letters()}
+    arms = [arm("base", ordinary=sets, lengths={"sums": 10, "held": 10})]
+    settings = {"ordinary": sets, "lengths": {"sums": 20, "held": 40}, "outside": [("helpfulness", "held")]}
+    assert judge("length_ratio=1", "min", arms=arms, **settings).value == 2
+    assert judge("length_ratio/held=1", "min", arms=arms, **settings).value == 4

@@ -1,6 +1,9 @@
 from pathlib import Path
 from typing import Any
 
+from arms import PLACES, arm
+
+from derta.metrics.frontier_tables import length_table
 from derta.metrics.glance import glance_lines, glance_values
 from derta.metrics.outcomes import Outcome
 from derta.metrics.summaries import summarize
@@ -70,3 +73,19 @@ def test_the_values_are_those_of_the_table_with_the_paths():
     assert (method["method"], method["seeds"]) == ("base", [0, 1])
     assert (method["attack_success"]["value"], method["attack_success"]["scored"]) == (1.0, 8)
     assert glance_values(Summary(title="", recipe="", versions={}, cells=()), folder=FOLDER)["methods"] == []
+
+
+def test_a_set_outside_the_means_is_named_and_in_its_cell_only():
+    outcomes = [arm("derta", benign={"safe": "oooo", "held": "rrrr"}, outside=[("over_refusal", "held")])]
+    measures = {(judge, suite): measure for judge, suite, measure in PLACES}
+    summary = summarize(outcomes, measure_of=lambda judge, suite: measures[judge, suite])
+    table, _ = glance_lines(summary, folder=FOLDER)
+    assert isinstance(table, TextTable)
+    assert table.header[1] == "over-refusal (n 4)"
+    assert table.rows[0][1].startswith("0.0 ")
+    assert table.caption.endswith("; not in the means: held")
+    cells = {(cell.name, cell.value): cell.in_means for cell in summary.cells if cell.measure == "refused"}
+    assert cells == {("safe", 0.0): True, ("held", 1.0): False}
+    lengths = length_table(summary.frontier)
+    assert lengths is not None
+    assert lengths.rows[0][:2] == ("derta", "1")

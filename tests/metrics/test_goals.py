@@ -4,6 +4,7 @@ import pytest
 from arms import PLACES, arm
 
 from derta.config.goals import Goals
+from derta.metrics.axes import OUTSIDE
 from derta.metrics.goals import Judged, judge_goals, overall
 
 N = 200
@@ -214,3 +215,16 @@ def test_a_method_of_two_runs_has_to_be_named_with_its_run():
 def test_replies_without_a_verdict_are_counted_beside_a_value():
     result = judge(three(HARMED, REFUSED, "?" * 3 + "r" * (N - 3)), measure="attack_success", at_most=0.5)
     assert result.items[0].detail == f"3 of {N} replies without a verdict"
+
+
+def test_a_set_outside_the_means_counts_in_goals_that_name_it_only():
+    benign = {"safe": letters(r=2), "held": REFUSED}
+    arms = [arm(name, benign=benign, outside=[("over_refusal", "held")]) for name in ("vanilla", "derta", "ours")]
+    result = judge(arms, measure="over_refusal", at_most=0.1)
+    assert (result.status, result.items[0].value) == ("met", 0.01)
+    assert result.left_out == {"held": OUTSIDE}
+    assert [item.name for item in judge(arms, measure="over_refusal", each="set", at_most=0.1).items] == ["safe"]
+    named = judge(arms, measure="over_refusal", sets=["held"], at_most=0.1)
+    assert (named.status, named.items[0].value, named.left_out) == ("failed", 1, {})
+    required = judge(arms, measure="over_refusal", requires=["held"], at_most=0.1)
+    assert required.items[0].detail == f"the run lacks held ({OUTSIDE})"

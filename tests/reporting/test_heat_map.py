@@ -56,3 +56,15 @@ def test_a_cell_leads_to_the_transcripts_of_its_attack_and_method(make_summary, 
 def test_without_transcripts_there_are_no_links(make_summary, make_cell, parse):
     page = parse(render_report(make_summary((make_cell([True], attack="direct"),)), []))
     assert not [a for a in page.all("a") if "data-filter" in a]
+
+
+def test_a_row_outside_the_means_says_so(make_cell, make_summary, parse):
+    held = make_cell([True], suite="over_refusal", name="held", measure="refused")
+    cells = (
+        make_cell([True], suite="over_refusal", name="xstest", measure="refused"),
+        held.model_copy(update={"in_means": False}),
+    )
+    text = parse(render_report(make_summary(cells), [])).text
+    assert "held not in means" in text
+    assert "xstest not in means" not in text
+    assert "unweighted mean over xstest; not in means, by the recipe: held." in text

@@ -122,3 +122,11 @@ def test_categories_of_one_attack_are_together(make_cell):
     cells = [make_cell([True], name=n, category=c) for c in ("x", "y") for n in ("a", "b")]
     (table,) = rate_tables(cells)
     assert [(row.name, row.category) for row in table.rows] == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+
+def test_a_cell_outside_the_means_is_a_row_of_the_table_and_in_no_mean(make_cell):
+    cells = [make_cell([True], name="x"), make_cell([False], name="y").model_copy(update={"in_means": False})]
+    (table,) = rate_tables(cells)
+    assert (table.averaged, table.outside, table.num_names) == (("x",), ("y",), 2)
+    assert table.means[0] is not None
+    assert table.means[0].value == 1

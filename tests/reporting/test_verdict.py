@@ -2,6 +2,7 @@
 
 import pytest
 
+from derta.metrics.axes import OUTSIDE
 from derta.reporting import render_report
 from derta.reporting.verdict import verdict
 
@@ -74,3 +75,13 @@ def test_a_summary_without_a_frontier_has_no_verdict(make_summary, make_cell, pa
     summary = make_summary((make_cell([True]),), baseline="vanilla", recommended="derta")
     assert verdict(summary) is None
     assert "No verdict: no rates" in parse(render_report(summary, [])).unfolded_text
+
+
+def test_a_set_outside_the_means_is_named(make_summary, make_cell, make_frontier, parse):
+    frontier = make_frontier({"vanilla": (0.8, 0.1), "derta": (0.1, 0.1)})
+    axes = [one.model_copy(update={"left_out": {"held": OUTSIDE, "lost": "no verdicts"}}) for one in frontier.axes]
+    frontier = frontier.model_copy(update={"axes": (frontier.axes[0], axes[1])})
+    summary = make_summary((make_cell([True]),), frontier=frontier, baseline="vanilla", recommended="derta")
+    found = verdict(summary)
+    assert [change.outside for change in found.changes] == [(), ("held",)]
+    assert "Not in the means: held." in parse(render_report(summary, [])).unfolded_text

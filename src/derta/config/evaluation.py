@@ -105,6 +105,9 @@ class EvaluationSection(Section):
             counts under its attack; with a `name`, all count in the section's `suite` under that name.
         decontaminate: Drop training data with the section's requests. Set it to false to measure the recall of the
             training data.
+        in_means: Whether the section counts in the means over attacks or data sets: those of the report with its
+            verdict, of `derta frontier`, and of gates and goals that name no set. If false, it is in all tables, and a
+            gate or goal that names it judges it. For requests that the model is not asked to answer, for example.
         judges: Names of judges. A judge that uses a model is `{name: harmbench, model: ..., engine: api}`.
     """
 
@@ -119,6 +122,7 @@ class EvaluationSection(Section):
     name: str | None = None
     judges: tuple[JudgeConfig, ...] = (JudgeConfig(name="refusal"),)
     decontaminate: bool = True
+    in_means: bool = True
     max_new_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)

@@ -25,7 +25,8 @@ class Goal(Section):
     Attributes:
         name: What the goal says.
         measure: The rate or ratio.
-        sets: Names of attacks or datasets, or patterns such as `untrained *`; empty: all of the measure.
+        sets: Names of attacks or datasets, or patterns such as `untrained *`; empty: all of the measure but those that
+            the recipe leaves out of the means (`in_means: false`).
         requires: Attacks or datasets without which the goal is unmeasured.
         each: Judge every `set` or every `attack` (the mean of its variants), instead of the mean over them.
         against: The other method: `baseline`, `reference` or a name. Ratios are to it.

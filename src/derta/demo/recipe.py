@@ -21,6 +21,10 @@ from derta.protocols import Display
 TRAINED, UNTRAINED, HOLDING = "trained families", "untrained families", "families that hold forbidden text"
 TWINS, ALLOWED = "allowed twins", "allowed crafts"
 """Names of the evaluations with benign prompts."""
+_NOT_HOLDING = (
+    "not trained: by the demo's policy the model need not repeat or translate forbidden text, so to refuse it is no "
+    "over-refusal. They are in all tables, but in no mean; `derta demo --holding` trains and counts them."
+)
 ALL = "all"
 """Name of the study with the methods of every group."""
 
@@ -33,7 +37,8 @@ class DemoOptions:
         study: Group of methods in `texts/study.yaml` to train and to attack adaptively too, or `all`. None: the demo.
         methods: Methods to train, instead of all of the recipe's or the study's.
         rotation: Which half of the benign families is trained: 0 or 1. None: seeds alternate.
-        holding: Whether families whose answers contain forbidden text are trained too (a policy).
+        holding: Whether families whose answers contain forbidden text are trained too, and count in the means of
+            over-refusal (a policy).
         without: Kinds of forbidden crafts that are left out of training, and tested.
         fine_tuning: Whether to attack each tuned model by fine-tuning too, on benign and on harmful data.
     """
@@ -119,7 +124,7 @@ def read_recipe(
     recipe["data"] |= {"num_helpful": len(corpus.helpful_examples(world))}
     if options.without:  # vanilla has twice as many triples
         recipe["data"]["num_triples"] = len(corpus.triples(world, without=options.without)) // 2
-    recipe["evaluate"] = _evaluations(home, adaptive)
+    recipe["evaluate"] = _evaluations(home, adaptive, holding=options.holding)
     if any("refusal_threshold" in values for values in recipe["method_settings"].values()):
         recipe["profile_examples"] = {"path": str(home / "calibration.jsonl")}
     recipe["profile_requests"] = {"path": str(home / "requests.jsonl")}
@@ -141,14 +146,14 @@ def _study_recipe(study: str | None) -> tuple[dict[str, Any], list[dict[str, Any
     return recipe | values | {"methods": methods, "notes": recipe["notes"] + values["notes"]}, adaptive
 
 
-def _evaluations(home: Path, adaptive: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _evaluations(home: Path, adaptive: Iterable[Mapping[str, Any]], *, holding: bool) -> list[dict[str, Any]]:
     requests = home / "requests.jsonl"
     return [
         {"prompts": str(home / "attacks.jsonl"), "judges": ["steps", "refusal"]},
         *({**attack, "requests": {"path": str(requests)}, "judges": ["steps", "refusal"]} for attack in adaptive),
         _section(home / "trained.jsonl", suite="over_refusal", name=TRAINED),
         _section(home / "untrained.jsonl", suite="over_refusal", name=UNTRAINED),
-        _section(home / "holding.jsonl", suite="over_refusal", name=HOLDING),
+        _section(home / "holding.jsonl", suite="over_refusal", name=HOLDING) | {"in_means": holding},
         _section(home / "twins.jsonl", suite="over_refusal", name=TWINS),
         _section(home / "allowed.jsonl", suite="helpfulness", name=ALLOWED) | {"decontaminate": False},
     ]
@@ -178,7 +183,7 @@ def _option_notes(seed: int, options: DemoOptions) -> list[str]:
         f"Counter rows: {', '.join(trained_families(rotation))}. Never trained: "
         f"{', '.join(untrained_families(rotation))}.",
         f"Families that hold forbidden text ({', '.join(holding_families())}) are "
-        f"{'trained' if options.holding else 'not trained'}.",
+        f"{'trained.' if options.holding else _NOT_HOLDING}",
     ]
     return notes + [f"Left out of training: crafts of the kind {kind}." for kind in options.without]
 

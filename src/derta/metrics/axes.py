@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from derta.errors import DataError, did_you_mean
 from derta.metrics.kinds import malformed_outcomes
-from derta.metrics.outcomes import Outcome, by_reply, identified, request_key
+from derta.metrics.outcomes import Outcome, by_reply, identified, outside_sets, request_key
 from derta.metrics.paired import Difference, Tally, Units, difference, pooled_rate
 from derta.metrics.rates import outcome_of
 from derta.records import Measure, Prompt, Suite
@@ -33,6 +33,8 @@ UnitKey = tuple[str, str, int]
 JudgedSet = tuple[str, str]
 """A judge and the name of a set of prompts."""
 REFUSAL = "refusal"
+OUTSIDE = "outside the means by the recipe"
+"""Reason of an axis to leave out a set of a section with `in_means: false`."""
 
 
 class AxisKind(NamedTuple):
@@ -145,7 +147,7 @@ def build_axis(
         name: Name of the axis.
         places: Judges with their suites and measures.
         judge: The judge of attack success; by default the first that measures harm.
-        chosen: Names of sets, or patterns such as `untrained *`; by default all.
+        chosen: Names of sets, or patterns such as `untrained *`; by default all but those outside the means.
         incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
 
     Raises:
@@ -270,6 +272,7 @@ def _left_out(
     methods = list(dict.fromkeys(one.method for one in outcomes))
     suites = AXES[name].suites
     every = dict.fromkeys(place_of(one).name for each in outcomes for one in each.prompts if one.suite in suites)
+    outside = {one for suite, one in outside_sets(outcomes) if suite in suites}
     reasons: dict[str, str] = {}
     for one in every:
         if missing := [method for method in methods if method not in found.used.get(one, ())]:
@@ -278,6 +281,8 @@ def _left_out(
             reasons[one] = incomparable[one]
         elif chosen and not matching([one], chosen):
             reasons[one] = "not chosen"
+        elif one in outside and not chosen:
+            reasons[one] = OUTSIDE
     return reasons
 
 

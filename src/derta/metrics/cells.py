@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from derta.metrics.axes import JudgePlace
 from derta.metrics.comparisons import compare_cells, holm_corrected
-from derta.metrics.outcomes import Outcome
+from derta.metrics.outcomes import Outcome, outside_sets
 from derta.metrics.rates import rate_cells
 from derta.metrics.samples import any_cells
 from derta.results import Cell, Comparison
@@ -31,7 +31,21 @@ def judged_cells(outcomes: Sequence[Outcome], places: Sequence[JudgePlace]) -> l
                 cells += any_cells(*judged, method=method, seed=seed, judge=judge)
     order = list(dict.fromkeys((one.suite, one.name) for one in cells))
     suites = list(dict.fromkeys(suite for suite, _ in order))
-    return sorted(cells, key=lambda one: (suites.index(one.suite), order.index((one.suite, one.name)), one.judge))
+    return sorted(
+        marked_cells(cells, outcomes),
+        key=lambda one: (suites.index(one.suite), order.index((one.suite, one.name)), one.judge),
+    )
+
+
+def marked_cells(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[Cell]:
+    """Return the cells, of which those outside the means say so."""
+    outside = outside_sets(outcomes)
+    return [
+        cell.model_copy(update={"in_means": False})
+        if cell.suite != "analysis" and (cell.suite, cell.name) in outside
+        else cell
+        for cell in cells
+    ]
 
 
 def method_comparisons(

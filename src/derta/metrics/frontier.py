@@ -59,7 +59,7 @@ def frontier(
         places: Judges with their suites and measures.
         baseline: Method that lengths and differences refer to; by default the first.
         judge: The judge of attack success; by default the first that measures harm.
-        over_refusal: Sets of the over-refusal axis, as names or patterns; by default all.
+        over_refusal: Sets of the over-refusal axis, as names or patterns; by default all but those outside the means.
         incomparable: Judges and sets whose verdicts cannot be compared, with the reason.
 
     Raises:

@@ -91,7 +91,8 @@ def length_table(frontier: Frontier, *, by_set: bool = False) -> TextTable | Non
         return TextTable(title, ("method", "set", "tokens", ratio, "cut off %", "replies"), rows)
     by_method: dict[str, list[AnswerLength]] = {}
     for one in frontier.lengths:
-        by_method.setdefault(one.method, []).append(one)
+        if one.in_means:
+            by_method.setdefault(one.method, []).append(one)
     rows = [(method, *_mean_length(lengths)) for method, lengths in by_method.items()]
     header = ("method", "sets", "tokens", ratio, "lowest", "highest", "cut off %", "replies")
     return TextTable(title, header, rows, "means over the sets; --lengths: each set, with its interval")

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from derta.config.goals import RATIOS
 from derta.errors import DataError, RecipeError, did_you_mean
-from derta.metrics.axes import AXES, Axis, matching
+from derta.metrics.axes import AXES, OUTSIDE, Axis, matching
 from derta.metrics.measures import ATTACK, Judged, measured_axes, ratio_to
 from derta.records import Record
 from derta.stats import MISSING_SHARE
@@ -161,7 +161,12 @@ def judge_floor(floor: Floor, judged: Judged, *, method: str, baseline: str, jud
 
 def _axis(floor: Floor, judged: Judged, judge: str | None) -> Axis:
     """Return the axis of a floor, restricted to its attack or set."""
-    axes = measured_axes(floor.measure, judged, judge=judge)
+    axes = measured_axes(floor.measure, judged if floor.only is None else judged.with_every_set, judge=judge)
+    if not axes and floor.only is None and measured_axes(floor.measure, judged.with_every_set, judge=judge):
+        raise DataError(
+            f"{floor.text}: every set of {floor.measure} is {OUTSIDE} (`in_means: false`), so there is no mean; name "
+            f"one, such as {floor.measure}/{sorted(judged.outside)[0]}"
+        )
     if not axes:
         raise DataError(
             f"{floor.text}: {floor.measure} was not computed for {' and '.join(judged.methods)}: no judge measured it "
@@ -170,8 +175,10 @@ def _axis(floor: Floor, judged: Judged, judge: str | None) -> Axis:
     if floor.only is None:
         return axes[0]
     for axis in axes:
-        if sets := [one for one in axis.sets if floor.only in (one, axis.group_of(one))]:
-            return axis.restricted(sets)
+        if floor.only in axis.sets:
+            return axis.restricted([floor.only])
+        if sets := [one for one in axis.sets if floor.only == axis.group_of(one)]:
+            return axis.restricted([one for one in sets if one not in judged.outside] or sets)
     for axis in axes:
         if matching(axis.left_out, [floor.only]):
             raise DataError(f"{floor.text}: it was not computed: {floor.only}: {axis.left_out[floor.only]}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from derta.metrics.axes import AXES
+from derta.metrics.axes import AXES, OUTSIDE
 from derta.results import AxisName, Frontier, FrontierDifference, FrontierRate, Summary, TextTable
 
 _ATTACK: tuple[AxisName, AxisName] = ("attack_success", "attack_not_refused")
@@ -65,6 +65,8 @@ def _table(summary: Summary) -> TextTable:
             judged.setdefault(", ".join(axis.judges), []).append(AXES[axis.name].title)
     by = "; ".join(f"{judges} ({', '.join(titles)})" for judges, titles in judged.items())
     caption = f"percent with 95 % intervals, means over the sets; n: judged replies; judges: {by}"
+    outside = dict.fromkeys(one for axis in frontier.axes for one, why in axis.left_out.items() if why == OUTSIDE)
+    caption += f"; not in the means: {', '.join(outside)}" if outside else ""
     return TextTable(summary.title, ("method", *header), rows, caption)
 
 

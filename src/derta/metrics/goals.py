@@ -146,14 +146,17 @@ def _items(goal: Goal, goals: Goals, judged: Judged) -> Items:
         named = [one for one in judged.methods if one.endswith(tuple(f"/{name}" for name in missing))]
         prefixed = f"; several runs have it, name one in the goal file: {', '.join(named)}" if named else ""
         return _unmeasured(f"no method {', '.join(missing)}{prefixed}")
-    axis = next(iter(measured_axes(goal.measure, judged._replace(outcomes=outcomes))), None)
+    compared_models = judged._replace(outcomes=outcomes)
+    found = compared_models.with_every_set if goal.sets else compared_models
+    axis = next(iter(measured_axes(goal.measure, found)), None)
     if axis is None:
         return _unmeasured("not measured for all of the methods")
     left_out = {name: reason for name, reason in axis.left_out.items() if not goal.sets or matching([name], goal.sets)}
     chosen = matching(axis.sets, goal.sets) if goal.sets else list(axis.sets)
     available = {*axis.sets, *map(axis.group_of, axis.sets)}
     if lacking := [one for one in goal.requires if not matching(sorted(available), [one])]:
-        return _unmeasured(f"the run lacks {', '.join(lacking)}")
+        reasons = [f"{one} ({axis.left_out[one]})" if one in axis.left_out else one for one in lacking]
+        return _unmeasured(f"the run lacks {', '.join(reasons)}")
     if not chosen:
         return _unmeasured(f"the run lacks {', '.join(goal.sets)}")
     if goal.keep is not None:

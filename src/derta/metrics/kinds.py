@@ -84,11 +84,12 @@ def malformed_outcomes(
 def malformed_notes(cells: Iterable[Cell]) -> list[str]:
     """Return a note on each method that garbles many replies to harmless requests, from the cells of `malformed_cells`.
 
-    Over-refusal does not count these replies, so alone it would make such a method look helpful.
+    Over-refusal does not count these replies, so alone it would make such a method look helpful. Sets outside the means
+    do not count.
     """
     counts: dict[str, tuple[float, int]] = {}
     for cell in cells:
-        if cell.measure == "malformed" and cell.suite != "attack" and cell.value is not None:
+        if cell.measure == "malformed" and cell.suite != "attack" and cell.value is not None and cell.in_means:
             found, total = counts.get(cell.method, (0.0, 0))
             counts[cell.method] = (found + cell.value * cell.scored, total + cell.scored)
     return [

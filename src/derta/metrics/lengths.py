@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from derta.metrics.axes import matching
-from derta.metrics.outcomes import Outcome, request_key
+from derta.metrics.outcomes import Outcome, outside_sets, request_key
 from derta.metrics.paired import Interval, bootstrap_ratios, ratio_of_means
 from derta.records import Reply
 from derta.results import AnswerLength, Cell, Place, cell_of, place_of
@@ -42,6 +42,7 @@ def answer_tokens(reply: Reply) -> int | None:
 def answer_lengths(outcomes: Sequence[Outcome], *, baseline: str) -> Iterator[AnswerLength]:
     """Yield the mean length of each method's answers to each set of benign prompts, and its ratio to the baseline's."""
     base = _replies(outcomes, baseline)
+    outside = _outside(outcomes)
     for method in dict.fromkeys(one.method for one in outcomes):
         for name, prompts in _replies(outcomes, method).items():
             replies = [reply for ones in prompts.values() for reply in ones]
@@ -55,6 +56,7 @@ def answer_lengths(outcomes: Sequence[Outcome], *, baseline: str) -> Iterator[An
                 high=ratio and ratio.high,
                 replies=len(replies),
                 cut_off=fmean(reply.stop_reason == "length" for reply in replies),
+                in_means=name not in outside,
             )
 
 
@@ -80,12 +82,12 @@ def pooled_length_ratio(
     Args:
         own: The seeds of a method.
         base: The seeds of the other.
-        sets: Names of sets, or patterns; by default all benign sets.
+        sets: Names of sets, or patterns; by default all benign sets but those outside the means.
     """
     import numpy as np
 
     ours, theirs = _replies(own, own[0].method if own else ""), _replies(base, base[0].method if base else "")
-    names = [name for name in (matching(ours, sets) if sets else ours) if name in theirs]
+    names = [name for name in _chosen(ours, sets, outcomes=[*own, *base]) if name in theirs]
     ratios: list[Floats] = []
     count = 0
     for name in names:
@@ -99,10 +101,19 @@ def pooled_length_ratio(
     return Interval.of(drawn[0], drawn[1:]), count
 
 
+def _chosen(found: Lengths, sets: Sequence[str], *, outcomes: Sequence[Outcome]) -> list[str]:
+    outside = _outside(outcomes)
+    return matching(found, sets) if sets else [name for name in found if name not in outside]
+
+
+def _outside(outcomes: Sequence[Outcome]) -> set[str]:
+    return {name for suite, name in outside_sets(outcomes) if suite != "attack"}
+
+
 def cut_off_share(outcomes: Sequence[Outcome], *, sets: Sequence[str] = ()) -> float:
     """Return the share of one method's replies to benign prompts that reach the token limit; `sets` as above."""
     found = _replies(outcomes, outcomes[0].method)
-    names = matching(found, sets) if sets else found
+    names = _chosen(found, sets, outcomes=outcomes)
     return fmean(one.stop_reason == "length" for name in names for ones in found[name].values() for one in ones)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis
 from derta.metrics.lengths import perplexity_ratio, pooled_length_ratio
-from derta.metrics.outcomes import Outcome
+from derta.metrics.outcomes import Outcome, outside_sets
 from derta.metrics.paired import Interval
 from derta.results import AxisName
 
@@ -31,6 +31,16 @@ class Judged(NamedTuple):
     def of(self, methods: Collection[str]) -> Judged:
         """Return the models of some methods."""
         return self._replace(outcomes=[one for one in self.outcomes if one.method in methods])
+
+    @property
+    def with_every_set(self) -> Judged:
+        """The models without sets outside the means, for a measure of sets that are named."""
+        return self._replace(outcomes=[one._replace(outside=frozenset()) for one in self.outcomes])
+
+    @property
+    def outside(self) -> set[str]:
+        """Names of the sets outside the means."""
+        return {name for _, name in outside_sets(self.outcomes)}
 
 
 def measured_axes(measure: str, judged: Judged, *, judge: str | None = None) -> list[Axis]:

@@ -14,6 +14,10 @@ MeasureOf = Callable[[str, Suite], Measure]
 """Function from a judge's name and a suite to the measure of its rate there."""
 
 
+SetKey = tuple[Suite, str]
+"""Suite and name of a set of prompts: of an attack with its variant, or of a data set."""
+
+
 class Outcome(NamedTuple):
     """Evaluation results of one model: prompts, replies, and verdicts by judge, joined by prompt id and sample.
 
@@ -26,7 +30,7 @@ class Outcome(NamedTuple):
     fine-tuning attack that a model was tuned with further; None for the model of a method. `identities` are those of
     the prompts, by prompt id, where they are computed already (`identified`). `token_refusals` has
     the refusal probability before each token of each reply, None where it is not measured; `answer_refusals` those of
-    held-out harmful answers.
+    held-out harmful answers. `outside` has the sets that the recipe leaves out of the means (`in_means`).
     """
 
     method: str
@@ -41,6 +45,7 @@ class Outcome(NamedTuple):
     identities: Mapping[str, str] = {}
     token_refusals: Sequence[Sequence[float] | None] = ()
     answer_refusals: Sequence[TokenRefusal] = ()
+    outside: frozenset[SetKey] = frozenset()
 
     def prompt_verdicts(self, judge: str, suite: Suite | None = None) -> list[PromptVerdict]:
         """Return the prompts with a judge's verdicts, of one suite or of all (None)."""
@@ -62,6 +67,11 @@ class Outcome(NamedTuple):
                         f"(sample {verdict.sample}), which has no prompt or no reply; pass those of one run"
                     )
                 yield prompts[verdict.prompt_id], replies[verdict.key], verdict
+
+
+def outside_sets(outcomes: Iterable[Outcome]) -> set[SetKey]:
+    """Return the sets that the recipe of some model leaves out of the means."""
+    return {key for one in outcomes for key in one.outside}
 
 
 def by_reply(runs: Sequence[Outcome]) -> Iterator[tuple[Prompt, list[Verdict]]]:

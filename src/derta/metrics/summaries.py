@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from derta.metrics.cells import method_comparisons
+from derta.metrics.cells import marked_cells, method_comparisons
 from derta.metrics.comparisons import holm_corrected
 from derta.metrics.curves import (
     depth_curves,
@@ -101,6 +101,7 @@ def summarize(
     breakdown = [
         cell for runs in by_method.values() for place in places for cell in _rates(runs, *place, by_category=True)
     ]
+    cells, breakdown = marked_cells(cells, outcomes), marked_cells(breakdown, outcomes)
     pairs = pairs or {METHODS_WITH_THE_FIRST: [(methods[0], method) for method in methods[1:]]}
     answers: list[list[Comparison]] = []
     for question, method_pairs in pairs.items():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from derta.config import SectionKey
+from derta.config import EvaluationSection, SectionKey
 from derta.errors import RunError
 from derta.files import parse_record, write_text
 from derta.pipeline.run_paths import CONTENTS
@@ -35,13 +35,17 @@ class ModelEntry(Record):
 
 
 class SectionJudges(Record):
-    """Judges of an evaluation and its samples per prompt, by its key; None matches any value that has no section."""
+    """Judges of an evaluation, its samples per prompt, and whether it is in the means, by its key.
+
+    None matches any value that has no section.
+    """
 
     suite: Suite | None
     attack: str | None
     name: str | None
     judges: tuple[str, ...]
     samples: Annotated[int, Field(ge=1, exclude_if=lambda count: count == 1)] = 1
+    in_means: bool = True
 
 
 class RunContents(Record):
@@ -77,12 +81,17 @@ class RunContents(Record):
         """Number of samples for each prompt of an evaluation, by its key."""
         return {(one.suite, one.attack, one.name): one.samples for one in self.sections}
 
+    @property
+    def outside(self) -> frozenset[SectionKey]:
+        """Keys of the evaluations outside the means."""
+        return frozenset((one.suite, one.attack, one.name) for one in self.sections if not one.in_means)
 
-def section_judges(key: SectionKey, judges: tuple[str, ...], *, samples: int = 1) -> SectionJudges:
-    """Return an evaluation's key, judges and samples in the format of `run.json`."""
-    suite, attack, name = key
-    values = {"suite": suite, "attack": attack, "name": name, "judges": judges, "samples": samples}
-    return SectionJudges.model_validate(values)
+
+def section_judges(section: EvaluationSection, *, samples: int = 1) -> SectionJudges:
+    """Return an evaluation's key, judges, samples and place in the means in the format of `run.json`."""
+    suite, attack, name = section.key
+    values = {"suite": suite, "attack": attack, "name": name, "judges": section.judge_names, "samples": samples}
+    return SectionJudges.model_validate(values | {"in_means": section.in_means})
 
 
 def write_contents(folder: Path, contents: RunContents) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from derta.attacks.prompts import as_suite
@@ -204,9 +204,15 @@ def judge_models(
         )
 
 
+def section_of(prompt: Prompt, sections: Container[SectionKey]) -> SectionKey | None:
+    """Return the key of a prompt's evaluation; None if it has none."""
+    return next((key for key in section_keys(prompt) if key in sections), None)
+
+
 def judges_of(prompt: Prompt, judges: Mapping[SectionKey, Sequence[str]]) -> Sequence[str]:
     """Return the names of the judges of a prompt's evaluation."""
-    return next((judges[key] for key in section_keys(prompt) if key in judges), ())
+    key = section_of(prompt, judges)
+    return () if key is None else judges[key]
 
 
 def sampling_notes(recipe: Recipe) -> list[str]:

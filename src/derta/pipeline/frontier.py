@@ -53,7 +53,7 @@ def frontier(
     Args:
         sources: Folders of runs; a folder whose subfolders are runs pools their seeds. Methods with the same name in
             two of them get the name of their folder as prefix.
-        over_refusal: Sets of the over-refusal axis, as names or patterns; by default all.
+        over_refusal: Sets of the over-refusal axis, as names or patterns; by default all but those outside the means.
         judge: Judge of attack success; by default the first that measures harm.
         out: Path of an SVG file for the plot.
 

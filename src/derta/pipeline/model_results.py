@@ -10,10 +10,10 @@ from derta.config import THRESHOLD
 from derta.errors import RunError
 from derta.files import read_records
 from derta.judges import JUDGES, build_judge, judge_producer, uses_model
-from derta.metrics.summaries import Outcome
+from derta.metrics.outcomes import Outcome, SetKey
 from derta.pipeline.bbq import bbq_notes
 from derta.pipeline.contents import ModelEntry, RunContents
-from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, reply_keys
+from derta.pipeline.evaluate import is_complete, judge_models, judges_of, prompts_path, reply_keys, section_of
 from derta.pipeline.fine_tuning import fine_tuning_note
 from derta.pipeline.likelihoods import Scores, read_scores
 from derta.pipeline.resuming import read_keyed
@@ -79,11 +79,18 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
         scores.benign_probability,
         token_refusals=read_token_refusals(home, answered, [replies[key] for key in keys]),
         answer_refusals=read_answer_refusals(home),
+        outside=_outside(prompts, contents),
     )
     name = f"{entry.label}, seed {entry.seed}"
     if THRESHOLD in entry.model_fields_set:  # not in runs of earlier versions
         check_replies_threshold(home, entry.refusal_threshold, outcome.replies, model=f"{folder}: {name}")
     return ModelResults(outcome, scores, list(_model_notes(home, name, outcome, entry.refusal_threshold)))
+
+
+def _outside(prompts: Sequence[Prompt], contents: RunContents) -> frozenset[SetKey]:
+    """Return the sets of the prompts of evaluations outside the means."""
+    judges, outside = contents.judges, contents.outside
+    return frozenset((one.suite, one.cell) for one in prompts if section_of(one, judges) in outside)
 
 
 def _current_verdicts(

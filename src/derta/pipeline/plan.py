@@ -151,8 +151,7 @@ def plan_run(
         ),
         measures={name: judge.measures for name, judge in judges.items()},
         sections=tuple(
-            section_judges(section.key, section.judge_names, samples=sample_counts(recipe)[section.key])
-            for section in recipe.evaluate
+            section_judges(section, samples=sample_counts(recipe)[section.key]) for section in recipe.evaluate
         ),
         questions=attack_comparisons(
             recipe.methods,

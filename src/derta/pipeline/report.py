@@ -6,6 +6,7 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
+from derta.config import SectionKey
 from derta.errors import RunError
 from derta.metrics.kinds import empty_notes
 from derta.metrics.summaries import Outcome, scored_answers, summarize, transcripts
@@ -219,6 +220,16 @@ def _check_poolable(runs: Mapping[Path, RunContents]) -> None:
             raise RunError(
                 f"{folder}: expected the models and judges of {first_folder}, got others; report it separately"
             )
+        if differing := sorted(map(_section_name, contents.outside ^ first.outside)):
+            raise RunError(
+                f"{folder}: expected the evaluations of {first_folder} in the means, got another `in_means` of "
+                f"{', '.join(differing)}; set it in both recipes alike, and run the changed one again"
+            )
+
+
+def _section_name(key: SectionKey) -> str:
+    """Return the name of an evaluation as a recipe has it."""
+    return next((one for one in (key[2], key[1]) if one is not None), "the file of prompts")
 
 
 def _notes(runs: Mapping[Path, RunContents]) -> list[str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from derta.errors import escape_hidden
-from derta.metrics.axes import AXES
+from derta.metrics.axes import AXES, OUTSIDE
 from derta.reporting.comparing import format_points, format_points_interval
 from derta.reporting.text import MISSING, format_percent
 from derta.results import AxisName, Cell, FrontierPoint, FrontierRate, Summary
@@ -108,6 +108,7 @@ def render_card(facts: CardFacts, summary: Summary) -> str:
         baseline=None if baseline is None or baseline is point else baseline.method,
         seeds=point.seeds,
         cells=[cell for cell in summary.cells if _is_listed(cell, facts)],
+        outside=list(dict.fromkeys(n for axis in frontier.axes for n, why in axis.left_out.items() if why == OUTSIDE)),
         missing=[AXES[name].title for name in _MEASURED if name not in axes],
         packages=[f"{name} {version}" for name, version in facts.versions.items() if name != "derta"],
         unknown=[source.name for source in facts.sources if source.licence is None],

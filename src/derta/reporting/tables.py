@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RateTable:
-    """Table of the rates of one suite, measure and judge."""
+    """Table of the rates of one suite, measure and judge; `outside` has the names that the recipe has in no mean."""
 
     suite: str
     measure: str
@@ -67,6 +67,7 @@ class RateTable:
     rows: tuple[Row, ...]
     means: tuple[Mean | None, ...]
     averaged: tuple[str, ...]
+    outside: tuple[str, ...] = ()
 
     @property
     def num_names(self) -> int:
@@ -144,7 +145,8 @@ def _table(cells: Sequence[Cell]) -> RateTable:
     words = wording(first.suite, first.measure)
     names_without_category = unique(cell.name for cell in cells if cell.category is None)
     labels = {cell.name: label_of(cell) for cell in cells}
-    attacks = group_by_attack(names_without_category, labels)
+    outside = unique(cell.name for cell in cells if not cell.in_means)
+    attacks = group_by_attack([name for name in names_without_category if name not in outside], labels)
     averaged, means = _means(cells_by_key, methods=methods, attacks=attacks, better=words.better)
     return RateTable(
         suite=first.suite,
@@ -157,6 +159,7 @@ def _table(cells: Sequence[Cell]) -> RateTable:
         rows=rows,
         means=means,
         averaged=averaged,
+        outside=outside,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from derta.metrics.axes import AXES
+from derta.metrics.axes import AXES, OUTSIDE
 from derta.reporting.comparing import format_points, format_points_interval
 from derta.reporting.text import format_percent
 from derta.results import AxisName, FrontierAxis, FrontierDifference, FrontierPoint, FrontierRate, Summary
@@ -18,7 +18,7 @@ class Change(NamedTuple):
 
     `interval` is that of the recommended method's rate; `difference` and its interval are paired, in points.
     `direction` is unclear where that interval contains 0, or without one. `missing` is the share of the two methods'
-    replies that has no verdict, where it is large.
+    replies that has no verdict, where it is large. `outside` has the sets that the recipe leaves out of the means.
     """
 
     title: str
@@ -31,6 +31,7 @@ class Change(NamedTuple):
     judges: tuple[str, ...]
     num_sets: int
     missing: str | None
+    outside: tuple[str, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -52,6 +53,11 @@ class Verdict(NamedTuple):
     def changes(self) -> tuple[Change, ...]:
         """All rates of the verdict."""
         return (*self.attack, *self.benign)
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Sets that the recipe leaves out of the means."""
+        return tuple(dict.fromkeys(name for change in self.changes for name in change.outside))
 
 
 TITLES: dict[AxisName, str] = {
@@ -120,6 +126,7 @@ def _change(axis: FrontierAxis, recommended: FrontierPoint, baseline: FrontierPo
         judges=axis.judges,
         num_sets=len(axis.sets),
         missing=_missing([one for one in (after, before) if one is not None]),
+        outside=tuple(one for one, reason in axis.left_out.items() if reason == OUTSIDE),
     )
 
 
