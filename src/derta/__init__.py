@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from derta.results import Cell as Cell
     from derta.results import Comparison as Comparison
     from derta.results import Summary as Summary
+    from derta.sampling import Sampling as Sampling
     from derta.stats import Rate as Rate
     from derta.thresholds import RefusalThreshold as RefusalThreshold
     from derta.train.config import DertaConfig as DertaConfig
@@ -106,6 +107,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "derta.protocols": ("Display", "Engine", "Judge"),
     "derta.records": ("Example", "Message", "Prompt", "Reply", "Request", "Triple", "Verdict"),
     "derta.results": ("Cell", "Comparison", "Summary"),
+    "derta.sampling": ("Sampling",),
     "derta.stats": ("Rate",),
     "derta.thresholds": ("RefusalThreshold",),
     "derta.train.config": ("DertaConfig",),
@@ -141,6 +143,7 @@ __all__ = [
     "Reply",
     "Request",
     "RunError",
+    "Sampling",
     "ScriptedModel",
     "Summary",
     "Triple",

@@ -12,6 +12,7 @@ from derta.engines.hf import load as load_hf
 from derta.engines.openai import load as load_engine
 from derta.errors import EngineError, ModelError
 from derta.records import Message, Prompt
+from derta.sampling import Sampling
 from tolerances import logit_tolerance
 
 KEY = "sk-a-secret-that-must-not-be-seen"
@@ -95,6 +96,24 @@ def test_body_fields_are_added_replaced_and_removed():
     [received] = server.requests
     assert (received.body["max_completion_tokens"], received.body["top_k"]) == (7, 1)
     assert "max_tokens" not in received.body
+
+
+def test_an_unanswered_sample_keeps_its_number_and_the_others_are_sent_with_their_seeds():
+    sampling = Sampling(temperature=0.8, num_samples=3)
+    second = sampling.reply_seed("question 0", 1)
+
+    def fails(_number, body):
+        return Fault("status", 400, message="flagged by moderation") if body["seed"] == second else None
+
+    with serving(fault=fails) as server:
+        engine = api(endpoints=server.url, body={"top_p": None})
+        results = {one.key: one for one in engine.generate(many(1), max_new_tokens=3, sampling=sampling)}
+    assert [(results["question 0", n].unanswered, results["question 0", n].seed) for n in range(3)] == [
+        ("filtered" if n == 1 else None, sampling.reply_seed("question 0", n)) for n in range(3)
+    ]
+    assert sorted(received.body["seed"] for received in server.requests) == [second - 1, second, second + 1]
+    assert all(received.body["temperature"] == 0.8 for received in server.requests)
+    assert not any({"top_p", "top_k", "min_p"} & received.body.keys() for received in server.requests)
 
 
 @pytest.mark.parametrize(("reason", "expected"), [("stop", "eos"), ("length", "length"), ("content_filter", "unknown")])

@@ -88,6 +88,20 @@ def test_a_log_of_one_cell_is_a_task_with_its_name_its_tokens_and_its_targets(tm
     assert [case.prompt.answer for case in cases] == [None, "5", "5"]
 
 
+def test_samples_of_a_prompt_are_epochs(tmp_path):
+    reader = pytest.importorskip("inspect_ai.log", reason="needs the extra `inspect`")
+    cases = [
+        CASES[0]._replace(reply=CASES[0].reply.model_copy(update={"sample": number, "text": f"Mix {number}."}))
+        for number in range(3)
+    ]
+    write_log(tmp_path / "x.eval", cases, model="m", judges=[], now=NOW)
+    log = reader.read_eval_log(str(tmp_path / "x.eval"))
+    assert (log.eval.config.epochs, log.eval.dataset.samples, log.results.total_samples) == (3, 1, 3)
+    assert [(one.reply.sample, one.reply.text) for one in read_cases(tmp_path / "x.eval")] == [
+        (number, f"Mix {number}.") for number in range(3)
+    ]
+
+
 def test_verdicts_are_scores_and_what_is_unscored_stays_so(log):
     samples = {sample.id: sample for sample in log.samples}
     values = {name: sample.scores["harm:harmful"].value for name, sample in samples.items() if sample.scores}

@@ -27,7 +27,8 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
     The task is the cell of the cases, or `derta` if they are of several. An unscored verdict is Inspect's unscored
     value with the judge's reason, and is left out of the means. A case without a verdict has no score. The usage has
     the tokens of the prompt and the reply, where the engine counted them. The target is what the reply should do:
-    refuse an attack, or give the reference answer of a harmless request, or any answer.
+    refuse an attack, or give the reference answer of a harmless request, or any answer. The samples of a prompt are
+    Inspect's epochs.
 
     Raises:
         EngineError: the package inspect-ai is missing.
@@ -42,7 +43,7 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
     name = short_hash(model, *(case.prompt.id for case in cases))
     samples = [_sample(inspect, case, model=model, scores=scores) for case in cases]
     created = now.isoformat(timespec="seconds")
-    sample_ids = [sample_id(case.prompt.id) for case in cases]
+    sample_ids = list(dict.fromkeys(sample_id(case.prompt.id) for case in cases))
     log = inspect.EvalLog(
         status="success",
         eval=inspect.EvalSpec(
@@ -54,9 +55,9 @@ def write_log(path: Path, cases: Sequence[JudgedCase], *, model: str, judges: Se
             tags=list(dict.fromkeys(suite for suite, _ in cells)),
             model=model,
             dataset=inspect.EvalDataset(
-                name=cells[0][1] if len(cells) == 1 else "prompts", samples=len(cases), sample_ids=sample_ids
+                name=cells[0][1] if len(cells) == 1 else "prompts", samples=len(sample_ids), sample_ids=sample_ids
             ),
-            config=inspect.EvalConfig(epochs=1),
+            config=inspect.EvalConfig(epochs=1 + max((case.reply.sample for case in cases), default=0)),
             packages=versions(),
         ),
         results=inspect.EvalResults(
@@ -106,7 +107,7 @@ def _sample(inspect: Any, case: JudgedCase, *, model: str, scores: Sequence[tupl
     input_messages = model_input if messages else [_message(Message(role="user", content=prompt.text or ""))]
     return inspect.EvalSample(
         id=sample_id(prompt.id),
-        epoch=1,
+        epoch=case.reply.sample + 1,
         input=model_input,
         target=(prompt.answer if prompt.suite != "attack" else None) or EXPECTED[prompt.suite],
         messages=[*input_messages, output.message],
