@@ -1,5 +1,6 @@
 """Samples are drawn from the model's distribution, whatever their batch."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from scipy.stats import chisquare, kstest
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from derta.chat import encode_prompt
+from derta.engines import sampling as sampling_module
 from derta.engines.decoding import BannedTokens, decode, next_tokens
 from derta.engines.hf import load as load_hf
 from derta.engines.hf import stop_tokens
@@ -113,6 +115,15 @@ def test_the_nucleus_is_that_of_transformers_and_tokens_are_drawn_from_it(logits
     drawn = sample_tokens(scores.float(), TokenDraws(temperature, top_p, [point] * len(logits)))
     slack = nucleus(probabilities, min(1.0, top_p + 1e-5))
     assert all(slack[row, token] > 0 for row, token in enumerate(drawn.tolist()))
+
+
+@pytest.mark.parametrize("top", [1, 4, 1024])
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.5, 0.9, 1.0])
+def test_of_equally_likely_tokens_the_first_are_in_the_nucleus(top, top_p, monkeypatch):
+    monkeypatch.setattr(sampling_module, "_TOP", top)
+    even = nucleus(torch.full((2, 10), 0.1, dtype=torch.float64), top_p - 1e-9)
+    expected = math.ceil(round(10 * top_p, 6))
+    assert (even > 0).tolist() == [[place < expected for place in range(10)]] * 2
 
 
 def test_the_random_numbers_are_uniform_over_the_tokens_of_a_reply_and_over_replies():

@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_TOP = 1024
+"""Number of most likely tokens that mostly hold the nucleus; to sort a whole vocabulary takes far longer."""
+
 
 class Draws(NamedTuple):
     """How the tokens of a batch are drawn: the temperature, the nucleus, and the random seed of each row."""
@@ -72,10 +75,14 @@ def nucleus(probabilities: Float[Tensor, "row vocab"], top_p: float) -> Float[Te
 
     Source: Holtzman et al. 2020, equation 2.
     """
-    ordered = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ordered.values.cumsum(dim=-1) - ordered.values
-    kept = torch.zeros_like(before, dtype=torch.bool).scatter(-1, ordered.indices, before < top_p)
-    return probabilities.where(kept, 0.0)
+    values = probabilities.topk(min(_TOP, probabilities.shape[-1]), dim=-1).values
+    if (values.sum(dim=-1) < top_p).any():
+        values = probabilities.sort(dim=-1, descending=True).values
+    count = ((values.cumsum(dim=-1) - values) < top_p).sum(dim=-1, keepdim=True)
+    least = values.gather(-1, count - 1)
+    equal = probabilities == least  # of these, as many as the nucleus has room for
+    room = count - (probabilities > least).sum(dim=-1, keepdim=True)
+    return probabilities.where((probabilities > least) | (equal & (equal.cumsum(dim=-1) <= room)), 0.0)
 
 
 def without_banned(
