@@ -161,12 +161,14 @@ class CounterpartSection(EngineConfig):
     """The model that writes benign counterparts of the requests, and answers them.
 
     Attributes:
-        answers: Model that answers the counterparts. None: the model that writes them.
+        requests: Data sources of benign requests that are answered too, such as requests that look harmful.
+        answers: Model that answers the counterparts and these requests. None: the model that writes counterparts.
         judge: Judge of harm for the answers. None: their harm is not checked, and the summary says so. The embedded
             judge `harm` takes every full answer for harmful, because it knows no topics.
         max_new_tokens: Maximum number of new tokens of an answer.
     """
 
+    requests: Sources[SourceSection] = ()
     answers: EngineConfig | None = None
     judge: Judge | None = None
     max_new_tokens: int = Field(default=512, ge=1)

@@ -111,6 +111,20 @@ def test_each_harmful_response_has_different_safe_ones(values: Values, scripts: 
     assert len({row["safe"] for row in rows}) == 6
 
 
+def test_benign_requests_of_the_user_are_answered_too(values: Values, scripts: Scripts, tmp_path: Path) -> None:
+    values["counterpart"]["requests"] = str(write_jsonl(tmp_path / "benign.jsonl", [{"id": "z", "text": "Who am I?"}]))
+    look_alike = Request(id="y", text="How do I kill a process?")
+    assert plan_triples(values, out=tmp_path / "made", benign=[look_alike])[-1].calls == 5
+    assert make_triples(values, out=tmp_path / "made", benign=[look_alike]).counter == 5
+    rows = rows_of(tmp_path / "made" / "counter.jsonl")
+    assert [row["request_id"] for row in rows] == ["a", "b", "c", "y", "z"]
+    assert "request_origin" not in rows[-1]
+    with pytest.raises(DataError, match="expected other ids than harmful ones, got 'a'"):
+        make_triples(values, out=tmp_path / "made", benign=[look_alike.model_copy(update={"id": "a"})])
+    with pytest.raises(RecipeError, match="expected a model that answers benign requests"):
+        make_triples(values | {"counterpart": None}, out=tmp_path / "made", benign=[look_alike])
+
+
 def test_duplicates_and_turns_that_do_not_alternate_are_dropped_and_counted(
     values: Values, scripts: Scripts, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from derta.pipeline.asking import answer_of, outcomes_of
 from derta.pipeline.triples.asking import (
     Models,
     ask_model,
+    dropped_prompts,
     harm_judge,
     is_off_topic,
     judge_harm_of,
@@ -105,10 +106,7 @@ def counterpart_prompts(requests: Sequence[Request]) -> list[Prompt]:
     """Return the prompts for benign counterparts."""
     path = files("derta.pipeline.triples") / "texts" / "counterpart_instructions.txt"
     instructions = path.read_text(encoding="utf-8").strip()
-    return [
-        _benign_prompt(request, instructions.replace("{request}", request.in_context), kind="counterpart")
-        for request in requests
-    ]
+    return [_counterpart_prompt(request, instructions) for request in requests]
 
 
 def first_request(text: str) -> str:
@@ -147,7 +145,7 @@ def answer_benign(
         EngineError, ModelError: as in `ask_model`.
     """
     config = section.answers or section
-    prompts = [_benign_prompt(request, request.text, kind="answer") for request in requests]
+    prompts = [_prompt(request, kind="answer") for request in requests]
     answered = ask_model(
         models,
         config,
@@ -159,7 +157,8 @@ def answer_benign(
     )
     replies = [case.reply for case in answered.cases]
     outcomes = outcomes_of([case.prompt for case in answered.cases], replies, refusal_words=refusal_words)
-    dropped = [
+    dropped = dropped_prompts("answers", answered.refused)
+    dropped += [
         dropped_reply("answers", reply, outcome)
         for reply, outcome in zip(replies, outcomes, strict=True)
         if outcome != "answered"
@@ -191,14 +190,21 @@ def _harm_of(
     return {verdict.prompt_id: verdict for verdict in verdicts}
 
 
-def _benign_prompt(request: Request, text: str, *, kind: str) -> Prompt:
+def _counterpart_prompt(request: Request, instructions: str) -> Prompt:
+    text = instructions.replace("{request}", request.in_context)
+    messages = (Message(role="user", content=text),)
+    return _prompt(request, kind="counterpart").model_copy(update={"messages": messages, "tools": None})
+
+
+def _prompt(request: Request, *, kind: str) -> Prompt:
     return Prompt(
         id=f"{kind}:{request.id}",
         request_id=request.id,
-        request=text if kind == "answer" else request.in_context,
+        request=request.in_context,
         suite="over_refusal",
         attack="direct",
-        messages=(Message(role="user", content=text),),
+        messages=request.conversation,
         category=request.category,
         steps=request.steps,
+        tools=request.tools,
     )

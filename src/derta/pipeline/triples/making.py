@@ -13,7 +13,7 @@ from derta.locks import lock
 from derta.pipeline.triples.asking import Models, distinct_share
 from derta.pipeline.triples.counterparts import BenignAnswers, Counterparts, answer_benign, make_counterparts
 from derta.pipeline.triples.harmful import HarmfulResponses, make_harmful
-from derta.pipeline.triples.planning import Config, check_config, config_notes, find_requests, read_config
+from derta.pipeline.triples.planning import Config, check_config, config_notes, find_benign, find_requests, read_config
 from derta.pipeline.triples.requests import AcceptedRequests
 from derta.pipeline.triples.rows import (
     NO_COST,
@@ -53,6 +53,7 @@ def make_triples(
     *,
     out: Path | str,
     requests: Iterable[Request] | None = None,
+    benign: Iterable[Request] = (),
     endpoints: Sequence[str] = (),
     env: Sequence[str] = (),
     display: Display = Display(),
@@ -71,6 +72,7 @@ def make_triples(
         config: The configuration (`derta.config.TriplesConfig`), its values, or a YAML file with them.
         out: The folder.
         requests: The harmful requests. None: those of the configuration.
+        benign: Benign requests that become counter rows too, such as requests that look harmful.
         endpoints: Hosts that keys may be sent to.
         env: Environment variables that the configuration may use in paths, in addition to `DERTA_*`.
         display: Shows progress.
@@ -83,13 +85,15 @@ def make_triples(
     """
     loaded, folder = read_config(config, env=env), Path(out)
     accepted = find_requests(loaded, requests)
+    others = find_benign(loaded, benign, ids={one.id for one in accepted.requests})
+    accepted = accepted._replace(dropped=accepted.dropped + others.dropped)
     check_config(loaded, endpoints=endpoints, env=env)
     notes = config_notes(loaded)
     for note in notes:
         display.logger.warning(note)
     with lock(folder / SUMMARY):
         write_records(folder / REQUESTS, accepted.requests)
-        made = _run_stages(loaded, accepted.requests, out=folder, display=display)
+        made = _run_stages(loaded, accepted.requests, others.requests, out=folder, display=display)
         licence = loaded.licence or default_licence(loaded)
         triples = triple_rows(accepted.requests, made.harmful, made.safe, config=loaded, licence=licence)
         counter = counter_rows(made.answers, made.counterparts, config=loaded, licence=licence)
@@ -123,7 +127,9 @@ def default_licence(config: TriplesConfig) -> str:
     return f"requests: licence of their source; responses: terms of the models that wrote them ({models})"
 
 
-def _run_stages(config: TriplesConfig, requests: Sequence[Request], *, out: Path, display: Display) -> _Made:
+def _run_stages(
+    config: TriplesConfig, requests: Sequence[Request], benign: Sequence[Request], *, out: Path, display: Display
+) -> _Made:
     models, words = Models(), config.refusal_words
     harmful = make_harmful(requests, config.harmful, refusal_words=words, out=out, models=models, display=display)
     needed = [request for request in requests if request.id in harmful.kept]
@@ -132,9 +138,8 @@ def _run_stages(config: TriplesConfig, requests: Sequence[Request], *, out: Path
     counterparts = answers = None
     if (part := config.counterpart) is not None:
         counterparts = make_counterparts(requests, part, refusal_words=words, out=out, models=models, display=display)
-        answers = answer_benign(
-            counterparts.requests, part, refusal_words=words, out=out, models=models, display=display
-        )
+        asked = [*counterparts.requests, *benign]
+        answers = answer_benign(asked, part, refusal_words=words, out=out, models=models, display=display)
     models.release()
     return _Made(harmful, safe, counterparts, answers)
 
@@ -177,6 +182,7 @@ def counter_rows(
     return [
         CounterRow(
             messages=(*one.request.conversation, Message(role="assistant", content=one.text)),
+            tools=one.request.tools,
             source=one.origin.source,
             request_id=one.request.id,
             request_origin=origins.get(one.request.id),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from derta.config import TriplesConfig, expand_triples_config, load_triples_config, parse_triples_config
-from derta.errors import RecipeError
+from derta.errors import DataError, RecipeError
 from derta.pipeline.judge import engine_loader
 from derta.pipeline.registry import check_engines
 from derta.pipeline.triples import counterparts, harmful, safe
@@ -25,6 +25,7 @@ def plan_triples(
     *,
     out: Path | str,
     requests: Iterable[Request] | None = None,
+    benign: Iterable[Request] = (),
     endpoints: Sequence[str] = (),
     env: Sequence[str] = (),
 ) -> list[StagePlan]:
@@ -37,6 +38,7 @@ def plan_triples(
     """
     loaded, folder = read_config(config, env=env), Path(out)
     accepted = find_requests(loaded, requests).requests
+    others = find_benign(loaded, benign, ids={one.id for one in accepted}).requests
     check_config(loaded, endpoints=endpoints, env=env)
     count = len(accepted)
     opened = [one.prompt for one in harmful.harmful_prompts(accepted, loaded.harmful).prompts]
@@ -53,7 +55,11 @@ def plan_triples(
     if (part := loaded.counterpart) is not None:
         done = count_done(folder / counterparts.REPLIES, counterparts.counterpart_prompts(accepted))
         plans.append(_plan("counterparts", part.model, count, done))
-        plans.append(_plan("answers", (part.answers or part).model, count, count_done(folder / counterparts.ANSWERS)))
+        plans.append(
+            _plan(
+                "answers", (part.answers or part).model, count + len(others), count_done(folder / counterparts.ANSWERS)
+            )
+        )
     return plans
 
 
@@ -79,6 +85,27 @@ def find_requests(config: TriplesConfig, requests: Iterable[Request] | None) -> 
         raise RecipeError("expected a source of requests, got none; add a file, or pass `requests=`", key="requests")
     loaded = load_sources(config.requests) if requests is None else AcceptedRequests(list(requests), [])
     accepted = accept_requests(loaded.requests)
+    return accepted._replace(dropped=[*loaded.dropped, *accepted.dropped])
+
+
+def find_benign(config: TriplesConfig, requests: Iterable[Request], *, ids: Collection[str]) -> AcceptedRequests:
+    """Return benign requests and those of the configuration, and all dropped ones.
+
+    Raises:
+        DataError: one has an id of `ids`, those of the harmful requests, which are the ids of counterparts.
+        RecipeError: the configuration has no model that answers them.
+    """
+    given, part = list(requests), config.counterpart
+    if part is None:
+        if given:
+            raise RecipeError("expected a model that answers benign requests, got none; add it", key="counterpart")
+        return AcceptedRequests([], [])
+    loaded = load_sources(part.requests)
+    if not (given or loaded.requests):
+        return loaded
+    accepted = accept_requests([*given, *loaded.requests])
+    if shared := next((one.id for one in accepted.requests if one.id in ids), None):
+        raise DataError(f"benign requests: expected other ids than harmful ones, got {shared!r} for both; rename it")
     return accepted._replace(dropped=[*loaded.dropped, *accepted.dropped])
 
 

@@ -65,6 +65,7 @@ class CounterRow(Record):
     """A row of `counter.jsonl`: an example in the format of `data.helpful`, with the id of its harmful request."""
 
     messages: tuple[Message, ...]
+    tools: Tools = None
     source: str | None = None
     request_id: str
     request_origin: Annotated[Origin | None, Field(exclude_if=is_absent)] = None
