@@ -6,10 +6,11 @@ import pytest
 
 from derta.engines import ENGINES
 from derta.engines.scripted import ScriptedModel
-from derta.errors import EngineError
-from derta.files import read_records
+from derta.errors import EngineError, ServerError
+from derta.files import read_records, write_records
+from derta.formats.shards import blocks, shard_path, verdict_paths, writing_shards
 from derta.judges.model_judge import RUBRICS
-from derta.records import Verdict
+from derta.records import Prompt, Reply, Verdict
 from scripted_judge import GUIDE, REFUSAL, REPLIES, SCRIPTED, prompt_text
 from small_run import write_jsonl
 
@@ -67,6 +68,64 @@ def test_replies_whose_engine_failed_are_judged_again(replies, tmp_path, monkeyp
     monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: ScriptedModel(lambda _: "VERDICT: UNSAFE"))
     assert json.loads(derta(*words).out)["unscored"] == 0
     assert [verdict.harmful for verdict in read_records(out, Verdict)] == [False, True, True]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Ten replies in shards of four, with their prompts beside the folder."""
+    out = tmp_path / "out"
+    texts = {f"p{i}": f"{(GUIDE, REFUSAL)[i % 2]} ({i})" for i in range(10)}
+    write_records(
+        tmp_path / "prompts.jsonl",
+        (Prompt(id=name, request_id=name, request="Ask?", attack="direct", mode="raw", text="Ask?") for name in texts),
+    )
+    with writing_shards(out, 4):
+        for number, block in enumerate(blocks(texts.items(), 4)):
+            replies = [Reply(prompt_id=name, text=text) for name, text in block]
+            write_records(shard_path(out, "replies", number), replies)
+    return out
+
+
+def verdict_ids(folder, judge):
+    return [[one.prompt_id for one in read_records(path, Verdict)] for path in verdict_paths(folder)[judge]]
+
+
+def test_shards_are_judged_one_by_one_and_only_what_is_missing_is_asked_again(shards, scripted, derta):
+    words = ("judge", shards, "--judge", "guideline", *SCRIPTED, "--out", shards, "--json")
+    whole = json.loads(derta(*words).out)
+    assert (whole["value"], whole["scored"], whole["name"]) == (0.5, 10, "out")
+    expected = [[f"p{i}" for i in block] for block in blocks(range(10), 4)]
+    assert verdict_ids(shards, "guideline") == expected
+    path = shard_path(shards, "verdicts.guideline", 1)
+    path.write_text(path.read_text().splitlines(keepends=True)[0] + '{"prompt')
+    scripted.clear()
+    assert json.loads(derta(*words).out) == whole
+    assert len(scripted) == 3
+    assert verdict_ids(shards, "guideline") == expected
+    for out in ([], ["--out", shards], ["--out", shards.parent / "elsewhere"]):
+        called = derta("judge", shards, "--judge", "refusal", *out, "--json")
+        assert json.loads(called.out)["value"] == 0.5, called.err
+    assert verdict_ids(shards.parent / "elsewhere", "refusal") == verdict_ids(shards, "refusal") == expected
+
+
+def test_a_judge_whose_engine_is_lost_stops_after_the_shard(shards, monkeypatch, derta):
+    asked = []
+
+    class Lost(ScriptedModel):
+        def generate(self, prompts, *, max_new_tokens):
+            asked.extend(prompts)
+            raise ServerError("the server is gone")
+
+    monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: Lost({}))
+    words = ("judge", shards, "--judge", "guideline", *SCRIPTED, "--out", shards)
+    called = derta(*words)
+    assert called.code == 2
+    assert "replies-00000.jsonl: the judge's engine failed on all 4 replies (the engine failed: the ser" in called.err
+    assert len(asked) == 4
+    monkeypatch.setitem(ENGINES, "scripted", lambda: lambda path: ScriptedModel(lambda _: "VERDICT: UNSAFE"))
+    assert derta(*words).code == 0
+    verdicts = [one for path in verdict_paths(shards)["guideline"] for one in read_records(path, Verdict)]
+    assert [verdict.harmful for verdict in verdicts] == [True] * 10
 
 
 def test_another_judge_s_verdicts_are_not_resumed_from(replies, scripted, tmp_path, derta):

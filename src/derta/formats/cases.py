@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from derta.errors import DataError, did_you_mean
 from derta.files import read_records
 from derta.formats.replies import read_cases
+from derta.formats.shards import REPLIES, is_sharded, shard_paths, verdict_paths
 from derta.protocols import Case
 from derta.provenance import SUPERSEDED, case_hash
 from derta.records import Measure, Prompt, Reply, ReplyKey, Verdict
@@ -41,7 +43,7 @@ def read_judged_cases(
     """Load the replies of a file with the verdicts in its folder (`verdicts.JUDGE.jsonl`).
 
     Args:
-        replies: A JSONL file of `Reply` records, or any format of `read_cases`.
+        replies: A JSONL file of `Reply` records, a folder of shards, or any format of `read_cases`.
         judges: Names of the judges; by default all judges with a file of verdicts.
         prompts: The file of prompts, if it is not in the folder of the replies or its parent.
         cell: Load only the replies of this cell; by default all.
@@ -50,14 +52,16 @@ def read_judged_cases(
         DataError: a judge has no file of verdicts, two verdicts on one reply or another judge's, or the cell has no
             replies.
     """
-    verdict_paths = _verdict_paths(replies)
-    missing = [judge for judge in judges if judge not in verdict_paths]
+    paths = _verdict_paths(replies)
+    missing = [judge for judge in judges if judge not in paths]
     if missing:
+        name = f"verdicts.{missing[0]}.jsonl"
+        out = replies if is_sharded(replies) else replies.parent / name
         raise DataError(
-            f"{replies}: expected verdicts.{missing[0]}.jsonl in its folder, found none; write it with "
-            f"`derta judge {replies} --judge {missing[0]} --out {replies.parent / f'verdicts.{missing[0]}.jsonl'}`"
+            f"{replies}: expected {name} in its folder, found none; write it with "
+            f"`derta judge {replies} --judge {missing[0]} --out {out}`"
         )
-    verdicts = {judge: _by_key(path, judge) for judge, path in verdict_paths.items() if not judges or judge in judges}
+    verdicts = {judge: _by_key(files, judge) for judge, files in paths.items() if not judges or judge in judges}
     replies_and_prompts = list(read_cases(replies, prompts_path=prompts))
     for judge, by_key in verdicts.items():
         _check_current(judge, by_key, replies_and_prompts, replies)
@@ -76,19 +80,24 @@ def read_judged_cases(
 
 def case_files(replies: Path, *, prompts: Path | None = None) -> list[Path]:
     """Return the files that `read_judged_cases` may read for a file of replies."""
-    beside = [folder / "prompts.jsonl" for folder in (replies.parent, replies.parent.parent)]
-    return [replies, *(beside if prompts is None else [prompts]), *_verdict_paths(replies).values()]
+    parents = (replies, replies.parent) if is_sharded(replies) else (replies.parent, replies.parent.parent)
+    beside = [folder / "prompts.jsonl" for folder in parents]
+    verdicts = chain.from_iterable(_verdict_paths(replies).values())
+    shards = shard_paths(replies, REPLIES) if is_sharded(replies) else [replies]
+    return [*shards, *(beside if prompts is None else [prompts]), *verdicts]
 
 
-def _verdict_paths(replies: Path) -> dict[str, Path]:
-    """Return the files of verdicts next to a file of replies, by judge."""
+def _verdict_paths(replies: Path) -> dict[str, list[Path]]:
+    """Return the files of verdicts next to a file of replies, or of a folder of shards, by judge."""
+    if is_sharded(replies):
+        return verdict_paths(replies)
     paths = sorted(replies.parent.glob("verdicts.*.jsonl"))
-    return {path.stem.removeprefix("verdicts."): path for path in paths if not path.stem.endswith(SUPERSEDED)}
+    return {path.stem.removeprefix("verdicts."): [path] for path in paths if not path.stem.endswith(SUPERSEDED)}
 
 
-def _by_key(path: Path, judge: str) -> dict[ReplyKey, Verdict]:
+def _by_key(paths: Sequence[Path], judge: str) -> dict[ReplyKey, Verdict]:
     verdicts: dict[ReplyKey, Verdict] = {}
-    for verdict in read_records(path, Verdict):
+    for path, verdict in ((one, verdict) for one in paths for verdict in read_records(one, Verdict)):
         if verdict.judge != judge:
             raise DataError(f"{path}: expected verdicts of {judge!r}, got one of {verdict.judge!r}; rename the file")
         if verdict.key in verdicts:

@@ -16,6 +16,7 @@ from derta.formats.file_names import file_stem
 from derta.formats.harmbench import completions
 from derta.formats.inspect import write_log
 from derta.formats.jailbreakbench import AttackType, artifact, read_behaviors
+from derta.formats.shards import is_sharded
 from derta.locks import check_output
 
 
@@ -104,9 +105,14 @@ def export(
             if target.parent.is_file():
                 raise DataError(f"{target.parent}: expected a folder for a file of each cell, got a file; rename it")
             target.parent.mkdir(parents=True, exist_ok=True)
-            entry.write(target, part, model or file.parent.name or file.stem, options)
+            entry.write(target, part, model or _model_of(file), options)
         written += parts
     return written
+
+
+def _model_of(file: Path) -> str:
+    """Return the name of the folder of a file of replies, or of a folder of shards."""
+    return file.name if is_sharded(file) else file.parent.name or file.stem
 
 
 def _by_cell(cases: Sequence[JudgedCase], path: Path, entry: Format, source: Path) -> dict[Path, Sequence[JudgedCase]]:
@@ -118,9 +124,10 @@ def _by_cell(cases: Sequence[JudgedCase], path: Path, entry: Format, source: Pat
     cells: dict[tuple[str, str], list[JudgedCase]] = {}
     for case in cases:
         cells.setdefault((case.prompt.suite, case.prompt.cell), []).append(case)
-    if len(cells) == 1 and not source.is_dir():
+    is_file = is_sharded(source) or not source.is_dir()
+    if len(cells) == 1 and is_file:
         return {path: cases}
-    if not source.is_dir() and path.suffix == entry.suffix:
+    if is_file and path.suffix == entry.suffix:
         if entry.one_cell or len({suite for suite, _ in cells}) > 1:
             names = ", ".join(name for _, name in cells)
             raise DataError(
@@ -136,7 +143,7 @@ def _by_cell(cases: Sequence[JudgedCase], path: Path, entry: Format, source: Pat
 
 def _files(source: Path, out: Path, suffix: str) -> list[tuple[Path, Path]]:
     """Return pairs of a file of replies and its output file."""
-    if not source.is_dir():
+    if is_sharded(source) or not source.is_dir():
         return [(source, out)]
     files = sorted(source.glob("*/replies.jsonl")) or sorted(source.glob("replies.jsonl"))
     if not files:

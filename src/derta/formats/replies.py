@@ -18,6 +18,7 @@ from derta.formats.documents import read_documents
 from derta.formats.foreign import PublishedReply, parse_reply
 from derta.formats.joining import join_requests, read_requests
 from derta.formats.repeats import RowScan, scan_rows
+from derta.formats.shards import REPLIES, is_sharded, read_shards, shard_path
 from derta.protocols import Case
 from derta.records import Prompt, Reply, ReplyKey
 from derta.sources import Row
@@ -30,7 +31,8 @@ def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = Fa
 
     A row is a `Reply` record, an object with the columns of docs/replies.md, or a string with the reply. The prompt of
     a `Reply` is loaded from `prompts_path`, by default `prompts.jsonl` in the folder of the file or its parent. For
-    other rows, `prompts_path` is a file of requests: see `derta.formats.joining`.
+    other rows, `prompts_path` is a file of requests: see `derta.formats.joining`. A folder of shards is read like one
+    file (`derta.formats.shards`).
 
     Rows that repeat another one and rows without a reply are left out. They, columns that are not read, rows without a
     request, and prompts of `prompts.jsonl` without any reply are counted in a log message, unless `quiet` is True, for
@@ -45,6 +47,11 @@ def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = Fa
 
 def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = False) -> Iterator[PublishedReply]:
     """Yield the cases of `read_cases` with the columns of their rows, which may have labels."""
+    if is_sharded(path):
+        for number, cases in read_shards(path, prompts_path or prompts_beside(path / REPLIES), quiet=quiet):
+            where = shard_path(path, REPLIES, number)
+            yield from (PublishedReply(f"{where}: {case.prompt.id}", case, None) for case in cases)
+        return
     rows, scan = _scanned(path, requests_path=prompts_path, quiet=quiet)
     with ExitStack() as open_files:
         prompts: PromptFile | None = None
@@ -54,7 +61,7 @@ def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = 
         for position, row in enumerate(rows):
             num_rows += 1
             if _is_record(row):
-                prompts = prompts or open_files.enter_context(open_prompts(prompts_path or _prompts_beside(path)))
+                prompts = prompts or open_files.enter_context(open_prompts(prompts_path or prompts_beside(path)))
                 case = _case_of_reply(row, prompts.find)
                 _check_first(case.reply, seen, row.where)
                 yield PublishedReply(row.where, case, None)
@@ -160,7 +167,12 @@ def open_prompts(path: Path) -> Generator[PromptFile]:
         yield PromptFile(lines.keys(), find)
 
 
-def _prompts_beside(path: Path) -> Path:
+def prompts_beside(path: Path) -> Path:
+    """Return the `prompts.jsonl` in the folder of a file of replies, or in its parent.
+
+    Raises:
+        DataError: there is none.
+    """
     for folder in (path.parent, path.parent.parent):
         if (folder / "prompts.jsonl").exists():
             return folder / "prompts.jsonl"

@@ -6,6 +6,7 @@ results and prompts are joined with one shard in memory. `shards.json` has the n
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from derta.locks import lock
 from derta.protocols import Case
 from derta.records import Prompt, Record, Reply, ReplyKey
 
+_LOG = logging.getLogger(__name__)
 LAYOUT = "shards.json"
 REPLIES = "replies"
 T = TypeVar("T")
@@ -51,6 +53,15 @@ def shard_paths(folder: Path, stem: str) -> list[Path]:
     number = re.compile(rf"{re.escape(stem)}-([0-9]{{5,9}})\.jsonl")
     found = ((number.fullmatch(path.name), path) for path in folder.glob(f"{stem}-*.jsonl"))
     return [path for _, path in sorted((int(match[1]), path) for match, path in found if match is not None)]
+
+
+def verdict_paths(folder: Path) -> dict[str, list[Path]]:
+    """Return the shards of verdicts in a folder by judge, in order of their numbers."""
+    matches = (
+        re.fullmatch(r"(verdicts\.(.+))-[0-9]{5,9}\.jsonl", path.name) for path in folder.glob("verdicts.*.jsonl")
+    )
+    stems = {match[2]: match[1] for match in matches if match is not None}
+    return {judge: shard_paths(folder, stems[judge]) for judge in sorted(stems)}
 
 
 def read_layout(folder: Path) -> int:
@@ -93,19 +104,35 @@ def blocks(items: Iterable[T], rows: int) -> Iterator[list[T]]:
         yield block
 
 
-def read_shards(folder: Path, prompts_path: Path) -> Iterator[tuple[int, list[Prompt], list[Case]]]:
-    """Yield the number of each shard of replies, its prompts, and its cases; one shard at a time is in memory.
+def read_shards(folder: Path, prompts_path: Path, *, quiet: bool = False) -> Iterator[tuple[int, list[Case]]]:
+    """Yield the number and the cases of each shard of replies; one shard at a time is in memory.
 
-    An incomplete last line, which another process may be writing, is left out.
+    An incomplete last line, which another process may be writing, is left out. Prompts without a reply are counted in a
+    log message, unless `quiet` is True.
 
     Raises:
         DataError: a reply to another prompt than the shard's, two to one prompt, or a shard without prompts.
     """
-    number = -1
+    missing, total = 0, 0
+    remaining = set(shard_paths(folder, REPLIES))
     for number, prompts in enumerate(blocks(read_records(prompts_path, Prompt), read_layout(folder))):
-        yield number, prompts, list(_cases(shard_path(folder, REPLIES, number), prompts, prompts_path))
-    if more := shard_paths(folder, REPLIES)[number + 1 :]:
-        raise DataError(f"{more[0]}: {prompts_path} has no prompts for it; pass the right file by --prompts")
+        path = shard_path(folder, REPLIES, number)
+        cases = list(_cases(path, prompts, prompts_path))
+        total, missing = total + len(prompts), missing + len(prompts) - len({case.prompt.id for case in cases})
+        remaining.discard(path)
+        if cases:
+            yield number, cases
+    for path in sorted(remaining):
+        raise DataError(f"{path}: {prompts_path} has no prompts for it; pass the right file by --prompts")
+    if missing == total:
+        raise DataError(f"{folder}: expected replies, got none; `derta generate` resumes the folder")
+    if missing and not quiet:
+        _LOG.warning(
+            "%s: %d of %d prompts have no reply here and are in no rate; `derta generate` resumes the folder",
+            folder,
+            missing,
+            total,
+        )
 
 
 def _cases(path: Path, prompts: list[Prompt], prompts_path: Path) -> Iterator[Case]:

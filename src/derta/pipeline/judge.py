@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from derta.engines import check_settings, engine_producer, load_engine
-from derta.errors import DataError
+from derta.errors import DataError, EngineError
 from derta.files import Appender, read_records, write_records
-from derta.formats.replies import read_cases
+from derta.formats.replies import prompts_beside, read_cases
+from derta.formats.shards import REPLIES, is_sharded, read_shards, shard_path
 from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
 from derta.locks import check_output, lock
 from derta.metrics.rates import over_refusal_cells
@@ -92,23 +93,24 @@ def judge_file(
     """Judge every reply of a file and return the rate of all, and of each model and cell if there are several.
 
     Replies are streamed, unless the judge uses a model: then all are held in memory, each verdict is appended to `out`
-    as soon as it exists, and only missing verdicts are requested.
+    as soon as it exists, and only missing verdicts are requested. Of a folder of shards, one shard is held in memory,
+    and `out` is a folder with a file of verdicts for each.
 
     Args:
-        path: The file of replies.
+        path: The file of replies, or a folder of shards.
         judge: The judge.
         prompts_path: The file of the prompts, if it is not next to the replies.
-        out: The output file of the verdicts.
+        out: The output file of the verdicts, or of shards their folder, which may be that of the replies.
         pool: Return a rate of all also where attacks and harmless requests are mixed.
         collect_into: A list that the verdicts are appended to.
         display: Shows progress.
 
     Raises:
         RunError: `out` is an input, holds another judge model's verdicts or none, or another process writes it.
+        EngineError: the judge's engine failed on all replies of a shard; the others are not sent to it.
     """
-    check_output(out, [path, prompts_path])
+    check_output(out, [None if is_sharded(path) else path, prompts_path])
     counts = FileCounts(judge)
-    cases = counts.reading(read_cases(path, prompts_path=prompts_path))
 
     def counted(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
         for verdict in verdicts:
@@ -117,15 +119,44 @@ def judge_file(
                 collect_into.append(verdict)
             yield verdict
 
-    if judge.uses_model:
-        deque(counted(_model_verdicts(judge, list(cases), path=path, out=out, display=display)), maxlen=0)
-    elif out is None:
-        deque(counted(judge_cases(judge, cases)), maxlen=0)
-    else:
-        with lock(out):
-            write_records(out, counted(_judge_again(judge, cases, out, display=display)))
+    for part in _parts(path, judge.name, prompts_path=prompts_path, out=out):
+        cases = counts.reading(part.cases)
+        if judge.uses_model:
+            verdicts = list(counted(_model_verdicts(judge, list(cases), path=part.path, out=part.out, display=display)))
+            if is_sharded(path):
+                _check_engine(part.path, verdicts)
+        elif part.out is None:
+            deque(counted(judge_cases(judge, cases)), maxlen=0)
+        else:
+            with lock(part.out):
+                write_records(part.out, counted(_judge_again(judge, cases, part.out, display=display)))
     counts.warn(path, display)
     return counts.rates(path.stem, pool=pool)
+
+
+class _Part(NamedTuple):
+    """Replies that are judged at a time: a file, or one shard."""
+
+    path: Path
+    cases: Iterable[Case]
+    out: Path | None
+
+
+def _parts(path: Path, judge: str, *, prompts_path: Path | None, out: Path | None) -> Iterator[_Part]:
+    if not is_sharded(path):
+        yield _Part(path, read_cases(path, prompts_path=prompts_path), out)
+        return
+    for number, cases in read_shards(path, prompts_path or prompts_beside(path / REPLIES)):
+        part_out = None if out is None else shard_path(out, f"verdicts.{judge}", number)
+        yield _Part(shard_path(path, REPLIES, number), cases, part_out)
+
+
+def _check_engine(path: Path, verdicts: Sequence[Verdict]) -> None:
+    if verdicts and all(verdict.retry for verdict in verdicts):
+        raise EngineError(
+            f"{path}: the judge's engine failed on all {len(verdicts)} replies ({verdicts[0].reason}); check it, then "
+            "run the same command again"
+        )
 
 
 def _judge_again(judge: Judge, cases: Iterable[Case], out: Path, *, display: Display) -> Iterator[Verdict]:

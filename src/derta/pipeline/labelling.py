@@ -12,6 +12,7 @@ from derta.files import read_bytes, write_text
 from derta.formats.label_files import LabelRow, format_label_rows, read_label_rows, reply_hash
 from derta.formats.labels import WORDS
 from derta.formats.replies import read_cases
+from derta.formats.shards import is_sharded
 from derta.locks import check_output, lock
 from derta.metrics.prediction_powered import prediction_powered_rate
 from derta.protocols import Case, Display
@@ -46,7 +47,7 @@ def find_replies(path: Path) -> Path:
     Raises:
         DataError: the folder has no replies, or those of several models.
     """
-    if not path.is_dir():
+    if is_sharded(path) or not path.is_dir():
         return path
     found = [path / "replies.jsonl"] if (path / "replies.jsonl").exists() else sorted(path.glob("*/replies.jsonl"))
     if len(found) != 1:
