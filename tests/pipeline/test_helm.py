@@ -15,7 +15,7 @@ from derta.pipeline.contents import read_contents
 from derta.pipeline.evaluating import evaluation_recipe
 from derta.pipeline.run import run
 from derta.sources.named import NAMED
-from scripted_judge import GUIDE, ReceivedPrompts, prompt_text, scripted  # noqa: F401 - a fixture
+from scripted_judge import ReceivedPrompts, prompt_text, scripted  # noqa: F401 - a fixture
 from small_run import Derta
 
 RECIPE = Path(__file__).parents[2] / "recipes/helm-safety.yaml"

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from derta.config import Recipe, parse_recipe
 from derta.errors import ModelError
+from derta.messages import Role
 from derta.pipeline.contents import read_contents
 from derta.pipeline.evaluate import craft_prompts
 from derta.pipeline.run import run
@@ -97,8 +99,8 @@ def test_a_run_answers_the_shorter_conversation_and_says_so(model: Path, tmp_pat
 
 
 def test_results_of_tools_leave_with_their_turn() -> None:
-    roles = ("user", "assistant", "tool", "assistant", "user")
-    call = {"function": {"name": "oven", "arguments": {}}}
+    roles: tuple[Role, ...] = ("user", "assistant", "tool", "assistant", "user")
+    call: dict[str, JsonValue] = {"function": {"name": "oven", "arguments": {}}}
     turns = [
         Message(role=role, content="Hot.", tool_calls=(call,) if index == 1 else None)
         for index, role in enumerate(roles)

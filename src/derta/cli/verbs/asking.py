@@ -17,9 +17,15 @@ def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folder, hub id, or NAME=folder or hub id.")],
     out: Out,
     preset: Annotated[str, typer.Option(help="quick or paper.")] = "quick",
-    requests: Annotated[str | None, typer.Option(help="Harmful requests for the attacks, which you bring.")] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            help="Harmful requests for the attacks, which you bring: FILE, FORMAT=FILE or the name of a data set."
+        ),
+    ] = None,
     over_refusal: Annotated[
-        list[str], typer.Option(metavar="FILE", help="More benign requests: FILE or FORMAT=FILE.")
+        list[str],
+        typer.Option(metavar="FILE", help="More benign requests, as in --requests."),
     ] = [],
     templates: Annotated[str | None, typer.Option(help="paper: texts of jailbreak_chat, which you bring.")] = None,
     demonstrations: Annotated[str | None, typer.Option(help="paper: texts of self_cipher, which you bring.")] = None,
