@@ -8,7 +8,7 @@ from typing import Any
 
 from derta.config import EvaluationSection, Recipe, SourceSection
 from derta.data.mixture import sample
-from derta.data.requests import load_requests
+from derta.data.requests import ReadRequests, read_requests
 from derta.errors import DataError
 from derta.records import Request
 from derta.sources import is_hub_id
@@ -26,8 +26,17 @@ def read_source(source: SourceSection) -> list[Request]:
     Raises:
         DataError: The source cannot be read; of a data set by name, the message says how to get it.
     """
+    return read_counted(source).requests
+
+
+def read_counted(source: SourceSection) -> ReadRequests:
+    """Load all requests of a source, with the number of repeated rows; its limit is ignored.
+
+    Raises:
+        DataError: as in `read_source`.
+    """
     try:
-        return load_requests(source.path, **layout_of(source))
+        return read_requests(source.path, **layout_of(source))
     except DataError as error:
         if source.name is None or not is_hub_id(source.path):
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.config import TriplesConfig
+from derta.config import SourceSection, TriplesConfig
 from derta.files import write_records, write_text
 from derta.locks import lock
 from derta.pipeline.triples.asking import Models, distinct_share
@@ -28,6 +28,8 @@ from derta.pipeline.triples.rows import (
 from derta.pipeline.triples.safe import TEMPLATES, SafeResponse, SafeResponses, make_safe
 from derta.protocols import Display
 from derta.records import Message, Request
+from derta.sources import source_name
+from derta.sources.named import named_set
 
 TRIPLES, COUNTER, DROPPED, SUMMARY, REQUESTS = (
     "triples.jsonl",
@@ -115,16 +117,25 @@ def make_triples(
 
 
 def default_licence(config: TriplesConfig) -> str:
-    """Return a note that names the models whose terms apply to a row."""
+    """Return a note with the licences of named data sets, and the models whose terms apply to a row.
+
+    >>> from derta.config import parse_triples_config
+    >>> config = parse_triples_config({"requests": {"name": "strongreject"}, "harmful": {"model": "org/base"}})
+    >>> default_licence(config)
+    'Requests: strongreject (MIT). Responses: terms of the models that wrote them (org/base).'
+    """
+    sources = [_source_licence(source) for source in config.requests] or ["licence of their source"]
     part = config.counterpart
-    writers = [
-        config.harmful.model,
-        config.safe.model,
-        part and part.model,
-        part and part.answers and part.answers.model,
-    ]
-    models = ", ".join(dict.fromkeys(one for one in writers if one))
-    return f"requests: licence of their source; responses: terms of the models that wrote them ({models})"
+    models = [config.harmful.model, config.safe.model]
+    models += [] if part is None else [part.model, (part.answers or part).model]
+    writers = ", ".join(dict.fromkeys(one for one in models if one))
+    return f"Requests: {', '.join(sources)}. Responses: terms of the models that wrote them ({writers})."
+
+
+def _source_licence(source: SourceSection) -> str:
+    if source.name is None:
+        return f"licence of {source_name(source.path)}"
+    return f"{source.name} ({named_set(source.name).licence or 'no licence stated'})"
 
 
 def _run_stages(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from derta.config import SourceSection
 from derta.data.matching import request_key, request_turns
-from derta.data.requests import read_requests
 from derta.errors import DataError
+from derta.pipeline.request_sources import read_counted
 from derta.pipeline.triples.rows import Dropped, dropped_request
 from derta.records import Message, Request
 from derta.sources import source_name
@@ -24,7 +24,7 @@ class AcceptedRequests(NamedTuple):
 def load_sources(sources: Sequence[SourceSection]) -> AcceptedRequests:
     """Return the requests of data sources, and a record for each row that repeats one in its file.
 
-    The ids of several sources are prefixed with the source's name, so that they differ.
+    With a limit, the first requests are returned. The ids of several sources get the source's name as a prefix.
 
     Raises:
         DataError: a source cannot be read, or has no request.
@@ -32,11 +32,10 @@ def load_sources(sources: Sequence[SourceSection]) -> AcceptedRequests:
     requests: list[Request] = []
     dropped: list[Dropped] = []
     for source in sources:
-        read = read_requests(
-            source.path, **source.model_dump(include={"format", "split", "config", "columns", "limit"})
-        )
+        read = read_counted(source)
+        found = read.requests[: source.limit]
         prefix = f"{source_name(source.path)}/" if len(sources) > 1 else ""
-        requests += [one.model_copy(update={"id": f"{prefix}{one.id}"}) if prefix else one for one in read.requests]
+        requests += [one.model_copy(update={"id": f"{prefix}{one.id}"}) if prefix else one for one in found]
         dropped += [
             Dropped(stage="requests", id=f"{source_name(source.path)}, repetition {number}", reason="duplicate")
             for number in range(1, read.repeated + 1)
