@@ -3,6 +3,7 @@
     python benchmarks/streams.py --prompts 10000 100000             # two servers, each a process of its own
     python benchmarks/streams.py --prompts 10000 --kill             # one of the two is killed in the middle
     python benchmarks/streams.py --prompts 10000 --judge guideline  # also judge the replies, by a served model
+    python benchmarks/streams.py --prompts 1000000 --no-http        # answers without the HTTP client, for memory
 
 The servers speak just enough HTTP to be fast. Peak memory is the child's `ru_maxrss`. Afterwards, each prompt must have
 exactly one reply, its own.
@@ -24,6 +25,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 ROWS = 10_000
+MAIN = "from derta.cli.main import main; main()"
+NO_HTTP = """
+from derta.engines import openai
+from derta.engines.openai_protocol import ChatAnswer
+
+async def request(client, model, call, *, timeout):
+    text = "About " + call.body["messages"][-1]["content"]
+    return ChatAnswer.model_validate({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+
+openai.request = request
+"""
 QUIET = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
 
 
@@ -76,10 +88,9 @@ def write_prompts(path: Path, count: int) -> None:
             file.write(json.dumps(row | {"messages": [{"role": "user", "content": question}]}) + "\n")
 
 
-def run(*words: str) -> dict[str, float]:
+def run(*words: str, program: str = MAIN) -> dict[str, float]:
     """Run a command of derta in a child and return its seconds and peak memory."""
     start = time.monotonic()
-    program = "from derta.cli.main import main; main()"
     child = os.posix_spawn(sys.executable, [sys.executable, "-c", program, *words], os.environ, file_actions=QUIET)
     _, status, usage = os.wait4(child, 0)
     if status:
@@ -112,7 +123,7 @@ def kill_later(server: multiprocessing.Process, out: Path, count: int) -> None:
     server.kill()
 
 
-def measure(count: int, *, kill: bool, concurrency: int, judge: str | None) -> dict[str, object]:
+def measure(count: int, *, kill: bool, http: bool, concurrency: int, judge: str | None) -> dict[str, object]:
     """Generate replies to `count` prompts, check them, and return what it took."""
     servers = [start_server(), start_server()]
     try:
@@ -123,13 +134,13 @@ def measure(count: int, *, kill: bool, concurrency: int, judge: str | None) -> d
                 threading.Thread(target=kill_later, args=(servers[1][0], out, count), daemon=True).start()
             endpoints = [word for _, url in servers for word in ("--endpoint", url)]
             shards = ["--shard-rows", str(ROWS), "--concurrency", str(concurrency), "--max-new-tokens", "20"]
-            taken = run(
-                "generate", str(prompts), "--engine", "api", "--model", "m", *endpoints, *shards, "--out", str(out)
-            )
+            words = [str(prompts), "--engine", "api", "--model", "m", *endpoints, *shards, "--out", str(out)]
+            taken = run("generate", *words, program=MAIN if http else NO_HTTP + MAIN)
             if sorted(answered(out)) != list(range(count)):
                 raise SystemExit("a reply is missing, or there twice")
             result: dict[str, object] = {
                 "prompts": count,
+                "http": http,
                 "killed": kill and not servers[1][0].is_alive(),
                 **taken,
                 "per_second": round(count / taken["seconds"]),
@@ -153,10 +164,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[10_000])
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--kill", action="store_true", help="kill one of the two servers in the middle")
+    parser.add_argument("--no-http", action="store_true", help="answer in the client's process")
     parser.add_argument("--judge", help="also judge the replies: refusal, harm, or guideline by a served model")
     args = parser.parse_args()
     for count in args.prompts:
-        print(json.dumps(measure(count, kill=args.kill, concurrency=args.concurrency, judge=args.judge)), flush=True)
+        result = measure(count, kill=args.kill, http=not args.no_http, concurrency=args.concurrency, judge=args.judge)
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

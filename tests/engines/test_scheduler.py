@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.engines.scheduler import Limits, RejectedError, RetryableError, in_background, schedule
-from derta.errors import EngineError
+from derta.errors import DataError, EngineError
 
 AT_ONCE = Limits(concurrency=4, attempts=3, busy_attempts=5, first_wait=0.0)
 
@@ -152,6 +152,23 @@ def test_unreachable_servers_stop_the_run_unless_one_is_reachable():
     assert sorted(answer.value for answer in answers) == list(range(50))
 
 
+def test_a_lost_server_costs_no_waiting_while_another_answers():
+    queried = []
+
+    async def query(server, job):
+        queried.append(server)
+        await asyncio.sleep(0)
+        if server == 1:
+            raise RetryableError("cannot be reached", busy=True, unreachable=True)
+        return job
+
+    start = time.monotonic()
+    answers = outcomes(range(400), query, servers=2, limits=Limits(concurrency=8, first_wait=60.0))
+    assert sorted(answer.value for answer in answers) == list(range(400))
+    assert time.monotonic() - start < 20
+    assert queried.count(1) <= 8
+
+
 def test_a_permanent_error_stops_all_jobs():
     queried = []
 
@@ -163,6 +180,51 @@ def test_a_permanent_error_stops_all_jobs():
     with pytest.raises(EngineError, match="wrong key"):
         outcomes(range(50), query)
     assert len(queried) == 4
+
+
+def test_jobs_are_drawn_only_while_there_is_room():
+    drawn, answers = [], []
+
+    def jobs():
+        for job in range(100):
+            drawn.append(job)
+            yield job
+
+    async def query(_server, job):
+        await asyncio.sleep(0)
+        return job
+
+    async def limited():
+        room = 10
+        task = asyncio.create_task(
+            schedule(
+                jobs(),
+                query,
+                answers.append,
+                servers=1,
+                limits=Limits(concurrency=4),
+                rng=Random(0),
+                has_room=lambda: len(drawn) < room,
+            )
+        )
+        while len(answers) < 10:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert 10 <= len(drawn) <= 10 + 4
+        room = 1000
+        await task
+
+    asyncio.run(limited())
+    assert sorted(answer.value for answer in answers) == list(range(100))
+
+
+def test_an_error_of_the_jobs_stops_the_others():
+    def jobs():
+        yield from range(5)
+        raise DataError("line 6 is no prompt")
+
+    with pytest.raises(DataError, match="line 6 is no prompt"):
+        outcomes(jobs(), failing([[]] * 5))
 
 
 def test_results_are_yielded_early_and_closing_the_iterator_cancels_the_work():

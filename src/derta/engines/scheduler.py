@@ -92,7 +92,11 @@ class _Server:
     number: int
     in_flight: int = 0
     free_at: float = 0.0
-    down: bool = False
+    lost: int = 0  # attempts in a row that did not reach it
+
+    @property
+    def down(self) -> bool:
+        return self.lost > 0
 
 
 @dataclass(slots=True)
@@ -160,20 +164,26 @@ async def _query_with_retries(
     while True:
         server = await _free_server(servers, avoid=last)
         server.in_flight += 1
+        if server.down:  # one request at a time finds out whether it is back
+            server.free_at = asyncio.get_running_loop().time() + limits.wait(server.lost, rng)
         try:
             await pace.turn()
             value = await query(server.number, job)
         except RejectedError as rejected:
+            server.lost = 0
             silence.end()
             return Outcome(number, None, str(rejected), "filtered" if rejected.filtered else "rejected")
         except RetryableError as fault:
-            reason, last, server.down = str(fault), server.number, fault.unreachable
+            reason, last = str(fault), server.number
+            server.lost = server.lost + 1 if fault.unreachable else 0
             failed, busy = failed + (not fault.busy), busy + fault.busy
             wait = limits.wait(failed + busy, rng)
             if fault.busy:
                 server.free_at = asyncio.get_running_loop().time() + fault.after + wait
+            if fault.unreachable and not all(one.down for one in servers):
+                wait = 0.0  # another server may answer at once
         else:
-            server.down = False
+            server.lost = 0
             silence.end()
             return Outcome(number, value)
         finally:
