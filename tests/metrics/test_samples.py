@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.judges import build_judge, judge_cases
 from derta.metrics.comparisons import compare_cells
+from derta.metrics.outcomes import Outcome
 from derta.metrics.rates import rate_cells
 from derta.metrics.samples import any_cells, any_curves, any_of, sample_sizes, success_in_any
-from derta.records import Prompt, Verdict
+from derta.metrics.summaries import summarize
+from derta.protocols import Case
+from derta.records import Prompt, Reply, Verdict
 from derta.stats import wilson_interval
 
 SETTINGS = {"method": "m", "judge": "harm"}
@@ -130,3 +134,30 @@ def test_long_curves_have_few_points():
     assert sample_sizes(1) == [1]
     assert sample_sizes(21) == list(range(1, 22))
     assert len(sample_sizes(10_000)) == 40
+
+
+def repeated(count):
+    """A model whose samples of a prompt are all the same, with refusals at different places."""
+    prompts, replies, verdicts = [], [], []
+    for row in range(12):
+        for sample in range(count):
+            text = "Mix the flour with water and " + "then " * row + ("Sorry, no." if row % 3 else "bake it.")
+            prompts.append(prompt(str(row)))
+            starts = tuple(at for at, letter in enumerate(text) if not at or text[at - 1] == " ")
+            replies.append(Reply(prompt_id=prompts[-1].id, sample=sample, text=text, token_starts=starts))
+    judge = build_judge("refusal")
+    verdicts = list(judge_cases(judge, [Case(*pair) for pair in zip(prompts, replies, strict=True)]))
+    return Outcome("m", 0, prompts, replies, {"refusal": verdicts})
+
+
+def test_samples_that_are_all_the_same_narrow_no_interval():
+    single, several = (
+        {(one.name, one.measure): one for one in summarize([repeated(count)], measure_of=lambda *_: "refused").cells}
+        for count in (1, 4)
+    )
+    assert {"leaked_share", "late_refusal", "refused"} <= {measure for _, measure in single}
+    for key, cell in single.items():
+        assert (several[key].value, several[key].low, several[key].high) == pytest.approx(
+            (cell.value, cell.low, cell.high)
+        )
+        assert several[key].scored == 4 * cell.scored

@@ -39,7 +39,7 @@ from derta.results import (
 )
 from derta.run_folder import versions
 from derta.stats import Outcome as RateOutcome
-from derta.stats import rate
+from derta.stats import rate_over_seeds
 
 MethodPairs = Mapping[str, Sequence[tuple[str, str]]]
 """Pairs of methods to compare, by the question that they answer."""
@@ -222,14 +222,15 @@ def _analysis(runs: Sequence[Outcome], refusal_words: Sequence[str], judge: str 
     yield from malformed_cells(by_reply(runs), method=method, seed=seed, judge=judge)
     yield from leakage_cells(cases, method=method, seed=seed, judge=judge, refusal_words=refusal_words)
     yield from over_refusal_cells(cases, method=method, seed=seed, judge=judge)
-    broken: dict[Place, list[RateOutcome]] = {}
+    broken: dict[Place, dict[str, list[RateOutcome]]] = {}
     for prompt, _, verdict in cases:
         if prompt.suite != "attack":
             is_broken = "unanswered" if verdict.unanswered else verdict.reply_class == "degenerate"
-            broken.setdefault(place_of(prompt), []).append(is_broken)
+            broken.setdefault(place_of(prompt), {}).setdefault(prompt.id, []).append(is_broken)
     for place, outcomes in broken.items():
         analysis = place._replace(suite="analysis")
-        yield cell_of(rate(outcomes), place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
+        rate = rate_over_seeds([*outcomes.values()])
+        yield cell_of(rate, place=analysis, method=method, seed=seed, judge=judge, measure="degenerate")
 
 
 def _scored(runs: Sequence[Outcome]) -> list[ScoredSeed]:
