@@ -37,11 +37,7 @@ def generate_file(
         DataError: two prompts share an id, or `out` holds replies to other prompts.
         EngineError: an unknown engine or setting, or an option of a prompt that the engine does not support.
     """
-    try:
-        prompts = list(read_records(path, Prompt))
-    except DataError as error:
-        advice = f"`derta attack direct --requests {path} --out prompts.jsonl` makes prompts of requests"
-        raise DataError(f"{error}; {advice}") from error
+    prompts = list(read_prompts(path))
     check_unique(prompts)
     check_decoding(model.engine, prompts)
     check_output(out, [path])
@@ -54,6 +50,19 @@ def generate_file(
         samplings=dict.fromkeys(ids, sampling),
     )
     return generate_missing(load, prompts, path=out, expected=expected, display=display)
+
+
+def read_prompts(path: Path) -> Iterator[Prompt]:
+    """Yield the prompts of a file one by one.
+
+    Raises:
+        DataError: a line is no prompt; the message says how prompts are made of requests.
+    """
+    try:
+        yield from read_records(path, Prompt)
+    except DataError as error:
+        advice = f"`derta attack direct --requests {path} --out prompts.jsonl` makes prompts of requests"
+        raise DataError(f"{error}; {advice}") from error
 
 
 def expected_replies(

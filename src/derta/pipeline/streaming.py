@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import DataError, EngineError, RunError
 from derta.files import Appender, read_records
 from derta.formats.shards import REPLIES, blocks, drop_torn_lines, shard_path, shard_paths, writing_shards
-from derta.pipeline.generate import check_decoding, drop_failed, expected_replies
+from derta.pipeline.generate import check_decoding, drop_failed, expected_replies, read_prompts
 from derta.pipeline.judge import engine_loader
 from derta.pipeline.resuming import Expected, read_results
 from derta.protocols import Display, Engine, StreamingEngine, UnansweredError
@@ -108,7 +108,7 @@ def check_prompt_file(path: Path, *, engine: str) -> int:
     import numpy as np
 
     hashes = array("Q")
-    for prompt in read_records(path, Prompt):
+    for prompt in read_prompts(path):
         check_decoding(engine, [prompt])
         hashes.append(_hash_id(prompt.id))
     if not hashes:
