@@ -119,11 +119,11 @@ def _sampling_of(producer: Producer, numbers: tuple[int, ...]) -> Sampling:
     return Sampling(temperature=temperature, top_p=top_p, seed=int(producer["seed"])).only(numbers)
 
 
-def _generate(engine: Engine, prompts: Sequence[Prompt], batch: _Batch) -> Iterator[Reply]:
+def generate(engine: Engine, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling) -> Iterator[Reply]:
     """Return the replies of one call; an engine of a user's own that only decodes greedily needs no `sampling`."""
-    if batch.sampling.is_greedy:
-        return engine.generate(prompts, max_new_tokens=batch.max_new_tokens)
-    return engine.generate(prompts, max_new_tokens=batch.max_new_tokens, sampling=batch.sampling)
+    if sampling.is_greedy:
+        return engine.generate(prompts, max_new_tokens=max_new_tokens)
+    return engine.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling)
 
 
 def generate_missing(
@@ -172,7 +172,7 @@ def generate_missing(
             for batch, some in batches.items():
                 assert engine is not None  # noqa: S101 - replies are missing
                 try:
-                    for reply in _generate(engine, some, batch):
+                    for reply in generate(engine, some, **batch._asdict()):
                         add(reply)
                 except UnansweredError as error:
                     if all(reply.unanswered for reply in done.values()):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import DataError, EngineError, RunError
 from derta.files import Appender, read_records
 from derta.formats.shards import REPLIES, blocks, drop_torn_lines, shard_path, shard_paths, writing_shards
-from derta.pipeline.generate import check_decoding, drop_failed, expected_replies, read_prompts
+from derta.pipeline.generate import check_decoding, drop_failed, expected_replies, generate, read_prompts
 from derta.pipeline.judge import engine_loader
 from derta.pipeline.resuming import Expected, read_results
 from derta.protocols import Display, Engine, StreamingEngine, UnansweredError
@@ -143,8 +143,8 @@ class Decoder(NamedTuple):
         for batch in blocks(samples, BATCH):
             for number in sorted({number for _, number in batch}):
                 prompts = [prompt for prompt, one in batch if one == number]
-                only = self.sampling.only((number,))
-                yield from self.engine.generate(prompts, max_new_tokens=self.max_new_tokens, sampling=only)
+                only = GREEDY if self.sampling.is_greedy else self.sampling.only((number,))
+                yield from generate(self.engine, prompts, max_new_tokens=self.max_new_tokens, sampling=only)
 
 
 class _Found(NamedTuple):
