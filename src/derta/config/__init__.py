@@ -40,6 +40,7 @@ from derta.config.training import TrainingField, combination_faults, setting_fau
 from derta.config.triples import (
     CounterpartSection,
     HarmfulSection,
+    PolicyRequests,
     SafeSection,
     TriplesConfig,
     expand_triples_config,
@@ -71,6 +72,7 @@ __all__ = [
     "LoraSection",
     "ModelSection",
     "OtherModel",
+    "PolicyRequests",
     "PrepareConfig",
     "Recipe",
     "RewriterSection",

@@ -73,10 +73,11 @@ Sources = Annotated[tuple[S, ...], BeforeValidator(_as_sources)]
 def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
     """Return the recipe keys in the location of a validation error, and the innermost section.
 
-    The tags that pydantic adds for unions are left out.
+    The tags that pydantic adds for unions are left out; the name of a class as a tag chooses that section.
     """
     keys: list[str] = []
     section, of_mapping = start, False
+    choices: list[type[BaseModel]] = []
     for part in loc:
         if isinstance(part, int) or of_mapping:
             keys.append(str(part))
@@ -84,8 +85,11 @@ def walk(loc: tuple[int | str, ...], *, start: type[BaseModel]) -> tuple[list[st
         elif part in section.model_fields:
             keys.append(part)
             annotation = section.model_fields[part].annotation
-            section = next(_sections(annotation), section)
+            choices = list(_sections(annotation))
+            section = next(iter(choices), section)
             of_mapping = get_origin(annotation) is dict and section is not start
+        else:
+            section = next((one for one in choices if one.__name__ == part), section)
     return keys, section
 
 

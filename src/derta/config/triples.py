@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from derta.config.decoding import Sampling, sampling_settings
 from derta.config.environment import check_names, expand_section, expand_variables
@@ -181,11 +181,47 @@ class CounterpartSection(EngineConfig):
         return judge
 
 
+class PolicyRequests(EngineConfig, SampledSection):
+    """A written policy, and the model that writes requests for each of its clauses.
+
+    Attributes:
+        policy: File with the clauses: Markdown or text with headings or list items, or YAML with `id` and `clause`.
+        per_clause: Number of requests for each clause that it forbids.
+        borderline: Number of borderline requests for each clause. None: `per_clause`.
+        lookalikes: Number of harmless requests for each clause that look forbidden. None: `per_clause`.
+        per_call: Maximum number of requests that one prompt asks for.
+        longest: Maximum length of a request in characters.
+        max_new_tokens: Maximum number of new tokens of a reply, which lists requests.
+    """
+
+    PATHS = (*EngineConfig.PATHS, "policy")
+
+    policy: str
+    per_clause: int = Field(default=20, ge=1, le=10_000)
+    borderline: int | None = Field(default=None, ge=0, le=10_000)
+    lookalikes: int | None = Field(default=None, ge=0, le=10_000)
+    per_call: int = Field(default=10, ge=1, le=100)
+    longest: int = Field(default=600, ge=1)
+    max_new_tokens: int = Field(default=1024, ge=1)
+
+
+def _kind_of_requests(values: object) -> str:
+    """Return the class of `requests`, a policy or data sources, as the tag by which `walk` finds it."""
+    of_policy = isinstance(values, PolicyRequests) or (isinstance(values, dict) and "policy" in values)
+    return "PolicyRequests" if of_policy else "SourceSection"
+
+
+Requests = Annotated[
+    Annotated[PolicyRequests, Tag("PolicyRequests")] | Annotated[Sources[SourceSection], Tag("SourceSection")],
+    Discriminator(_kind_of_requests),
+]
+
+
 class TriplesConfig(Section):
     """Configuration of `derta triples`.
 
     Attributes:
-        requests: Data sources of the harmful requests.
+        requests: Data sources of the harmful requests, or a policy with a model that writes them.
         harmful: The model that writes harmful responses.
         safe: The model that writes safe responses, or templates.
         counterpart: The model that writes benign counterparts. None: no counter rows are made.
@@ -193,7 +229,7 @@ class TriplesConfig(Section):
         licence: Note on licences, which every row carries. None: one that names the models.
     """
 
-    requests: Sources[SourceSection] = ()
+    requests: Requests = ()
     harmful: HarmfulSection
     safe: SafeSection = Field(default_factory=SafeSection)
     counterpart: CounterpartSection | None = None
@@ -201,9 +237,15 @@ class TriplesConfig(Section):
     licence: Text | None = None
 
     @property
+    def policy_requests(self) -> PolicyRequests | None:
+        """The policy that requests are written from; None if data sources have them."""
+        return self.requests if isinstance(self.requests, PolicyRequests) else None
+
+    @property
     def engines(self) -> tuple[EngineConfig, ...]:
         """Configurations of all models, those of judges included."""
-        parts = [self.harmful, self.harmful.judge.engine_config, self.safe.engine_config, self.counterpart]
+        parts = [self.policy_requests, self.harmful, self.harmful.judge.engine_config]
+        parts += [self.safe.engine_config, self.counterpart]
         if self.counterpart is not None:
             judge = self.counterpart.judge
             parts += [self.counterpart.answers, None if judge is None else judge.engine_config]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from derta.pipeline.triples.rows import StagePlan, StageSummary, TriplesSummary
@@ -25,11 +25,31 @@ def summary_lines(summary: TriplesSummary, *, folder: Path) -> list[TextTable | 
         lines.append(f"{summary.counter:,} counter rows in {folder / 'counter.jsonl'}")
     if summary.without_triple:
         lines.append(f"{summary.without_triple:,} of {summary.requests:,} requests have no triple")
-    return [table, *lines]
+    return [*([clause_table(summary)] if summary.clauses else []), table, *lines]
+
+
+def clause_table(summary: TriplesSummary) -> TextTable:
+    """Return the kept and dropped requests of each clause as a table."""
+    rows = [
+        (one.clause, str(one.requests), str(one.borderline), str(one.lookalikes), _counts(one.dropped))
+        for one in summary.clauses
+    ]
+    return TextTable("requests by clause", ("clause", "forbidden", "borderline", "look-alikes", "dropped"), rows)
+
+
+def _counts(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "–"
 
 
 def _row(stage: StageSummary) -> tuple[str, ...]:
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in stage.dropped.items())
     distinct = "–" if stage.distinct is None else f"{stage.distinct:.1%}"
     cost = (f"{stage.calls:,}", f"{stage.tokens:,}", f"{stage.seconds:.1f}") if stage.calls else ("–", "–", "–")
-    return (stage.stage, stage.source or "–", f"{stage.made:,}", f"{stage.kept:,}", distinct, dropped or "–", *cost)
+    return (
+        stage.stage,
+        stage.source or "–",
+        f"{stage.made:,}",
+        f"{stage.kept:,}",
+        distinct,
+        _counts(stage.dropped),
+        *cost,
+    )

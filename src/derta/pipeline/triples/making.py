@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.config import SourceSection, TriplesConfig
+from derta.config import PolicyRequests, SourceSection, TriplesConfig
 from derta.files import write_records, write_text
 from derta.locks import lock
 from derta.pipeline.triples.asking import Models, distinct_share
 from derta.pipeline.triples.counterparts import BenignAnswers, Counterparts, answer_benign, make_counterparts
 from derta.pipeline.triples.harmful import HarmfulResponses, make_harmful
 from derta.pipeline.triples.planning import Config, check_config, config_notes, find_benign, find_requests, read_config
-from derta.pipeline.triples.requests import AcceptedRequests
+from derta.pipeline.triples.requests import AcceptedRequests, accept_requests
 from derta.pipeline.triples.rows import (
     NO_COST,
     Cost,
     CounterRow,
     Dropped,
+    Origin,
     Stage,
     StageSummary,
     TripleRow,
     TriplesSummary,
 )
 from derta.pipeline.triples.safe import TEMPLATES, SafeResponse, SafeResponses, make_safe
+from derta.pipeline.triples.written import WrittenRequests, shortfall_notes, write_requests
 from derta.protocols import Display
 from derta.records import Message, Request
 from derta.sources import source_name
@@ -42,12 +44,13 @@ TRIPLES, COUNTER, DROPPED, SUMMARY, REQUESTS = (
 
 
 class _Made(NamedTuple):
-    """The output of all stages."""
+    """The output of all stages; `written` are the requests of a policy."""
 
     harmful: HarmfulResponses
     safe: SafeResponses
     counterparts: Counterparts | None
     answers: BenignAnswers | None
+    written: WrittenRequests | None = None
 
 
 def make_triples(
@@ -86,19 +89,33 @@ def make_triples(
         ModelError: a model cannot be loaded.
     """
     loaded, folder = read_config(config, env=env), Path(out)
-    accepted = find_requests(loaded, requests)
-    others = find_benign(loaded, benign, ids={one.id for one in accepted.requests})
-    accepted = accepted._replace(dropped=accepted.dropped + others.dropped)
+    policy = loaded.policy_requests if requests is None else None
+    accepted = find_requests(loaded, requests) if policy is None else AcceptedRequests([], [])
+    given = list(benign)
+    others = find_benign(loaded, given, ids={one.id for one in accepted.requests})
     check_config(loaded, endpoints=endpoints, env=env)
     notes = config_notes(loaded)
     for note in notes:
         display.logger.warning(note)
+    models = Models()
     with lock(folder / SUMMARY):
-        write_records(folder / REQUESTS, accepted.requests)
-        made = _run_stages(loaded, accepted.requests, others.requests, out=folder, display=display)
+        written = None
+        if policy is not None:
+            written = write_requests(policy, out=folder, models=models, display=display)
+            accepted = accept_requests(written.requests())
+            given += written.requests("lookalikes") if loaded.counterpart is not None else []
+            others = find_benign(loaded, given, ids={one.id for one in accepted.requests})
+            notes += shortfall_notes(policy, written.clauses)
+        accepted = accepted._replace(dropped=accepted.dropped + others.dropped)
+        write_records(folder / REQUESTS, accepted.requests if written is None else written.kept["requests"])
+        made = _run_stages(loaded, accepted.requests, others.requests, out=folder, models=models, display=display)
+        made = made._replace(written=written)
         licence = loaded.licence or default_licence(loaded)
-        triples = triple_rows(accepted.requests, made.harmful, made.safe, config=loaded, licence=licence)
-        counter = counter_rows(made.answers, made.counterparts, config=loaded, licence=licence)
+        origins = {} if written is None else written.origins()
+        triples = triple_rows(
+            accepted.requests, made.harmful, made.safe, config=loaded, licence=licence, origins=origins
+        )
+        counter = counter_rows(made, licence=licence)
         write_records(folder / TRIPLES, triples)
         if loaded.counterpart is not None:
             write_records(folder / COUNTER, counter)
@@ -108,6 +125,7 @@ def make_triples(
             triples=len(triples),
             counter=len(counter),
             without_triple=len(accepted.requests) - len({row.request_id for row in triples}),
+            clauses=() if written is None else tuple(written.clauses),
             stages=_stage_summaries(loaded, accepted, made),
             notes=tuple(notes),
             licence=licence,
@@ -124,7 +142,11 @@ def default_licence(config: TriplesConfig) -> str:
     >>> default_licence(config)
     'Requests: strongreject (MIT). Responses: terms of the models that wrote them (org/base).'
     """
-    sources = [_source_licence(source) for source in config.requests] or ["licence of their source"]
+    if (policy := config.policy_requests) is not None:
+        sources = [f"terms of the model that wrote them ({policy.model})"]
+    else:
+        listed = () if isinstance(config.requests, PolicyRequests) else config.requests
+        sources = [_source_licence(source) for source in listed] or ["licence of their source"]
     part = config.counterpart
     models = [config.harmful.model, config.safe.model]
     models += [] if part is None else [part.model, (part.answers or part).model]
@@ -139,9 +161,15 @@ def _source_licence(source: SourceSection) -> str:
 
 
 def _run_stages(
-    config: TriplesConfig, requests: Sequence[Request], benign: Sequence[Request], *, out: Path, display: Display
+    config: TriplesConfig,
+    requests: Sequence[Request],
+    benign: Sequence[Request],
+    *,
+    out: Path,
+    models: Models,
+    display: Display,
 ) -> _Made:
-    models, words = Models(), config.refusal_words
+    words = config.refusal_words
     harmful = make_harmful(requests, config.harmful, refusal_words=words, out=out, models=models, display=display)
     needed = [request for request in requests if request.id in harmful.kept]
     counts = {name: len(responses) * config.safe.responses for name, responses in harmful.kept.items()}
@@ -156,7 +184,13 @@ def _run_stages(
 
 
 def triple_rows(
-    requests: Sequence[Request], harmful: HarmfulResponses, safe: SafeResponses, *, config: TriplesConfig, licence: str
+    requests: Sequence[Request],
+    harmful: HarmfulResponses,
+    safe: SafeResponses,
+    *,
+    config: TriplesConfig,
+    licence: str,
+    origins: Mapping[str, Origin],
 ) -> list[TripleRow]:
     """Return the rows of requests with harmful and safe responses; each harmful one has `safe.responses` safe ones."""
     return [
@@ -169,6 +203,7 @@ def triple_rows(
             messages=request.messages,
             tools=request.tools,
             request_id=request.id,
+            request_origin=origins.get(request.id),
             harmful_origin=response.origin,
             safe_origin=refusal.origin,
             licence=licence,
@@ -185,11 +220,10 @@ def _in_turn(refusals: Sequence[SafeResponse], *, number: int, count: int) -> li
     return [refusals[place % len(refusals)] for place in range(first, first + min(count, len(refusals)))]
 
 
-def counter_rows(
-    answers: BenignAnswers | None, counterparts: Counterparts | None, *, config: TriplesConfig, licence: str
-) -> list[CounterRow]:
+def counter_rows(made: _Made, *, licence: str) -> list[CounterRow]:
     """Return the rows of benign requests with helpful answers."""
-    origins = {} if counterparts is None else counterparts.origins
+    origins = {} if made.counterparts is None else made.counterparts.origins
+    origins = origins if made.written is None else origins | made.written.origins("lookalikes")
     return [
         CounterRow(
             messages=(*one.request.conversation, Message(role="assistant", content=one.text)),
@@ -200,19 +234,23 @@ def counter_rows(
             answer_origin=one.origin,
             licence=licence,
         )
-        for one in (() if answers is None else answers.kept)
+        for one in (() if made.answers is None else made.answers.kept)
     ]
 
 
 def _dropped(accepted: AcceptedRequests, made: _Made) -> list[Dropped]:
-    parts = [accepted, made.harmful, made.safe, made.counterparts, made.answers]
+    parts = [made.written, accepted, made.harmful, made.safe, made.counterparts, made.answers]
     return [one for part in parts if part is not None for one in part.dropped]
 
 
 def _stage_summaries(config: TriplesConfig, accepted: AcceptedRequests, made: _Made) -> tuple[StageSummary, ...]:
     part, harmful, safe = config.counterpart, made.harmful, made.safe
     requests = [one.text for one in accepted.requests]
-    stages = [
+    stages: list[StageSummary] = []
+    if (written := made.written) is not None:
+        texts = [one.text for kind in written.kept.values() for one in kind]
+        stages.append(_stage("policy", written.source, texts, written.dropped, written.cost))
+    stages += [
         _stage("requests", "", requests, accepted.dropped),
         _stage("harmful", config.harmful.model, _texts(harmful), harmful.dropped, harmful.cost),
         _stage("safe", config.safe.model or TEMPLATES, _texts(safe), safe.dropped, safe.cost),

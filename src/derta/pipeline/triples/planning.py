@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from derta.config import TriplesConfig, expand_triples_config, load_triples_config, parse_triples_config
+from derta.config import PolicyRequests, TriplesConfig, expand_triples_config, load_triples_config, parse_triples_config
+from derta.data.policy import read_clauses
 from derta.errors import DataError, RecipeError
 from derta.pipeline.judge import engine_loader
 from derta.pipeline.registry import check_engines
@@ -14,6 +15,7 @@ from derta.pipeline.triples import counterparts, harmful, safe
 from derta.pipeline.triples.asking import count_done, harm_judge
 from derta.pipeline.triples.requests import AcceptedRequests, accept_requests, load_sources
 from derta.pipeline.triples.rows import Stage, StagePlan
+from derta.pipeline.triples.written import count_calls, count_rounds, count_wanted, replies_path
 from derta.records import Request
 
 Config = TriplesConfig | Mapping[str, Any] | Path | str
@@ -37,13 +39,22 @@ def plan_triples(
         RecipeError, DataError, EngineError: as in `make_triples`.
     """
     loaded, folder = read_config(config, env=env), Path(out)
-    accepted = find_requests(loaded, requests).requests
+    plans: list[StagePlan] = []
+    lookalikes = 0
+    if (policy := loaded.policy_requests) is not None and requests is None:
+        clauses = len(read_clauses(policy.policy))
+        done = sum(count_done(replies_path(folder, number)) for number in range(count_rounds(policy)))
+        plans.append(_plan("policy", policy.model, count_calls(policy, clauses=clauses), done))
+        accepted = [Request(id=f"{policy.policy}/{number}", text="?") for number in range(clauses * policy.per_clause)]
+        lookalikes = clauses * count_wanted(policy, "lookalikes")
+    else:
+        accepted = find_requests(loaded, requests).requests
     others = find_benign(loaded, benign, ids={one.id for one in accepted}).requests
     check_config(loaded, endpoints=endpoints, env=env)
     count = len(accepted)
     opened = [one.prompt for one in harmful.harmful_prompts(accepted, loaded.harmful).prompts]
     samples = loaded.harmful.num_samples
-    plans = [
+    plans += [
         _plan("harmful", loaded.harmful.model, len(opened) * samples, count_done(folder / harmful.REPLIES, opened))
     ]
     if loaded.safe.model is None:
@@ -55,11 +66,8 @@ def plan_triples(
     if (part := loaded.counterpart) is not None:
         done = count_done(folder / counterparts.REPLIES, counterparts.counterpart_prompts(accepted))
         plans.append(_plan("counterparts", part.model, count, done))
-        plans.append(
-            _plan(
-                "answers", (part.answers or part).model, count + len(others), count_done(folder / counterparts.ANSWERS)
-            )
-        )
+        answers = count_done(folder / counterparts.ANSWERS)
+        plans.append(_plan("answers", (part.answers or part).model, count + lookalikes + len(others), answers))
     return plans
 
 
@@ -80,10 +88,11 @@ def read_config(config: Config, *, env: Sequence[str] = ()) -> TriplesConfig:
 
 
 def find_requests(config: TriplesConfig, requests: Iterable[Request] | None) -> AcceptedRequests:
-    """Return the requests that are used, and all dropped ones."""
+    """Return the requests that are used, and all dropped ones; those of a policy are written before."""
     if requests is None and not config.requests:
         raise RecipeError("expected a source of requests, got none; add a file, or pass `requests=`", key="requests")
-    loaded = load_sources(config.requests) if requests is None else AcceptedRequests(list(requests), [])
+    sources = () if isinstance(config.requests, PolicyRequests) else config.requests
+    loaded = load_sources(sources) if requests is None else AcceptedRequests(list(requests), [])
     accepted = accept_requests(loaded.requests)
     return accepted._replace(dropped=[*loaded.dropped, *accepted.dropped])
 
@@ -110,11 +119,13 @@ def find_benign(config: TriplesConfig, requests: Iterable[Request], *, ids: Coll
 
 
 def check_config(config: TriplesConfig, *, endpoints: Sequence[str] = (), env: Sequence[str] = ()) -> None:
-    """Check engines, judges, templates and the policy before the first call.
+    """Check engines, judges, templates and policies before the first call.
 
     Raises:
         DataError, EngineError, RecipeError: one of them is not valid.
     """
+    if config.policy_requests is not None:
+        read_clauses(config.policy_requests.policy)
     check_engines(config.engines, endpoints, env=env)
     for engine in config.engines:
         engine_loader(engine)

@@ -10,8 +10,8 @@ from derta.messages import Context, is_absent
 from derta.provenance import prompt_hash
 from derta.records import Message, Prompt, Record, Reply, ReplyClass, Request, Text, Tools, Verdict
 
-Stage = Literal["requests", "harmful", "safe", "counterparts", "answers"]
-"""Stage that drops data: requests, harmful and safe responses, benign counterparts, and the answers to these."""
+Stage = Literal["policy", "requests", "harmful", "safe", "counterparts", "answers"]
+"""Stage that drops data: requests from a policy, all requests, harmful and safe responses, counterparts, answers."""
 
 
 class Scored(Record):
@@ -56,6 +56,7 @@ class TripleRow(Record):
     messages: Context = ()
     tools: Tools = None
     request_id: str
+    request_origin: Annotated[Origin | None, Field(exclude_if=is_absent)] = None
     harmful_origin: Origin
     safe_origin: Origin
     licence: str
@@ -90,6 +91,19 @@ class Cost(NamedTuple):
     tokens: int = 0
     seconds: float = 0.0
 
+    def plus(self, other: Cost) -> Cost:
+        """Return the cost of both.
+
+        >>> Cost(calls=2, seconds=0.5).plus(Cost(calls=1, tokens=9))
+        Cost(calls=3, prompt_tokens=0, tokens=9, seconds=0.5)
+        """
+        return Cost(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            tokens=self.tokens + other.tokens,
+            seconds=round(self.seconds + other.seconds, 3),
+        )
+
 
 NO_COST = Cost()
 
@@ -122,6 +136,25 @@ class StageSummary(Record):
     seconds: float = 0.0
 
 
+class WrittenRequest(Record):
+    """A request that a model wrote for a clause of a policy: a row of a file of requests, with its origin."""
+
+    id: Text
+    text: Text
+    category: str
+    origin: Origin
+
+
+class ClauseSummary(Record):
+    """Number of the kept requests for a clause of a policy by kind, and of the dropped ones by reason."""
+
+    clause: str
+    requests: int = 0
+    borderline: int = 0
+    lookalikes: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+
 class TriplesSummary(Record):
     """Summary of `derta triples`.
 
@@ -130,6 +163,7 @@ class TriplesSummary(Record):
         triples: Number of rows of `triples.jsonl`.
         counter: Number of rows of `counter.jsonl`.
         without_triple: Number of requests that have no triple.
+        clauses: Summary of each clause of the policy that the requests were written from, if any.
         stages: Summary of each stage, in order.
         notes: What the user should know, such as checks that were not made.
         licence: Note on licences in every row.
@@ -139,6 +173,7 @@ class TriplesSummary(Record):
     triples: int
     counter: int
     without_triple: int
+    clauses: Annotated[tuple[ClauseSummary, ...], Field(exclude_if=is_absent)] = ()
     stages: tuple[StageSummary, ...]
     notes: tuple[str, ...] = ()
     licence: str
