@@ -41,6 +41,13 @@ def test_options_have_their_defaults_and_required_ones_say_so():
     assert options["refusal_ban"]["spans"].startswith("[")
 
 
+def test_judges_say_what_they_measure_and_which_need_a_model():
+    listed = {one.name: one for one in list_names("judges")}
+    assert listed["exact"].options == {"measures": "correct"}
+    assert listed["harmbench"].options == {"measures": "harmful", "model": "(required)"}
+    assert listed["exact"].description.startswith("A verdict on the exact match")
+
+
 @pytest.mark.parametrize("kind", [*LISTS])
 def test_a_list_is_printed_as_a_table_or_as_json(kind, derta):
     names = [one["name"] for one in json.loads(derta("list", kind, "--json").out)]

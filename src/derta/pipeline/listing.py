@@ -19,7 +19,7 @@ from derta.errors import RecipeError, did_you_mean
 from derta.formats import FORMATS
 from derta.judges import JUDGES, uses_model
 from derta.judges.base import FunctionJudge
-from derta.judges.model_judge import RUBRICS
+from derta.judges.model_judge import RUBRICS, ModelJudge
 from derta.methods import METHODS
 from derta.records import Record
 from derta.sources.named import NAMED
@@ -91,12 +91,23 @@ def _text(value: object) -> str:
 def _judges() -> Iterator[Listed]:
     for name, build in JUDGES.items():
         if uses_model(name):
-            yield Listed(name=name, description=RUBRICS[name].description, options={"model": "(required)"})
+            model = {"measures": _options(ModelJudge)["measures"], "model": "(required)"}
+            yield Listed(name=name, description=RUBRICS[name].description, options=model)
             continue
         judge = build()
         function = judge.function if isinstance(judge, FunctionJudge) else build
         text = summary(function.func if isinstance(function, partial) else function) or summary(build)
-        yield Listed(name=name, description=text, options={"measures": judge.measures})
+        yield Listed(name=name, description=_returned(text), options={"measures": judge.measures})
+
+
+def _returned(text: str) -> str:
+    """Return what a function returns, from the summary of its docstring.
+
+    >>> _returned("Return a verdict on the final number.")
+    'A verdict on the final number.'
+    """
+    text = text.removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def _methods() -> Iterator[Listed]:
@@ -140,7 +151,11 @@ def _datasets() -> Iterator[Listed]:
 
 LISTS: Mapping[str, Kind] = {
     "attacks": Kind(_attacks, "options", "In a recipe: attack: NAME, options: {OPTION: VALUE}; docs/attacks.md."),
-    "judges": Kind(_judges, "options", "In a recipe: judges: [NAME], or {name: NAME, model: MODEL}; docs/judges.md."),
+    "judges": Kind(
+        _judges,
+        "properties",
+        "In a recipe: judges: [NAME], or {name: NAME, model: MODEL}; docs/judges.md.",
+    ),
     "methods": Kind(_methods, "own settings", "In a recipe: methods: [NAME]; docs/methods.md."),
     "formats": Kind(_formats, "columns", "Columns in brackets are optional, of a|b one is needed; docs/data.md."),
     "datasets": Kind(
