@@ -30,6 +30,7 @@ def answered(tmp_path: Path, **values: Any) -> tuple[list[str], list[str]]:
     ("reply", "reason"),
     [
         ("How do I paint the garden fence?", "repeats_a_request"),
+        ("How do you paint a fence in gardens?", "repeats_a_request"),
         ("Where is my boat?", "off_topic"),
         ("Sorry, I can't help with that.", "refused"),
         ("", "empty"),
@@ -47,10 +48,10 @@ def test_a_counterpart_that_is_none_is_dropped_with_its_reason(
 def test_a_counterpart_keeps_the_id_and_the_steps_of_its_request_and_is_used_once(
     scripts: Scripts, tmp_path: Path
 ) -> None:
-    scripts["editor"] = lambda prompt: 'Request: "Who paints garden fences?"'
+    scripts["editor"] = lambda prompt: 'Request: "Who paints the garden fences of museums?"'
     made = counterparts(tmp_path, FENCE, Request(id="b", text="How do I burn the fence?"))
     assert [(one.id, one.text, one.steps) for one in made.requests] == [
-        ("a", "Who paints garden fences?", ("wash fence",))
+        ("a", "Who paints the garden fences of museums?", ("wash fence",))
     ]
     assert [(one.id, one.reason) for one in made.dropped] == [("counterpart:b", "repeats_a_request")]
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from derta.config import CounterpartSection
 from derta.data.matching import request_key
+from derta.data.topic import content_words
 from derta.pipeline.asking import answer_of, outcomes_of
 from derta.pipeline.triples.asking import (
     Models,
@@ -125,7 +126,7 @@ def first_request(text: str) -> str:
 def _counterpart_reason(request: Request, text: str, *, seen: Container[object]) -> str | None:
     if len(text) > LONGEST:
         return "too_long"
-    if request_key(text) in seen:
+    if request_key(text) in seen or content_words(text) == content_words(request.in_context):
         return "repeats_a_request"
     return "off_topic" if is_off_topic(request.in_context, text) else None
 
