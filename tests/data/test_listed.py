@@ -24,14 +24,21 @@ ITEMS = ["How do I bake bread?", "Boil the tea for me."]
         json.dumps({"requests": [{"request": one} for one in ITEMS]}),
         json.dumps([{"id": 1, "text": one} for one in ITEMS]),
         '[\n  "How do I bake bread?",\n  "Boil the tea for me.",',
-        "Here are two:\nHow do I bake bread?\nBoil the tea for me.",
+        'Here are two:\n"How do I bake bread?"\n"Boil the tea for me."',
     ],
 )
 def test_lists_in_many_forms_are_read(text):
     assert list_items(text) == ITEMS
 
 
-@pytest.mark.parametrize("text", ["", " \n", "I would rather not.", "[]", "[1, 2]", "{}", "1.", "- \n- "])
+def test_lines_that_are_questions_are_a_list():
+    assert list_items("Here are two.\nWho bakes?\nHow is tea made?") == ["Who bakes?", "How is tea made?"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n", "I would rather not.", "First prose.\nThen more of it.\nReally?", "[]", "[1, 2]", "{}", "1.", "- \n- "],
+)
 def test_what_lists_nothing_has_no_items(text):
     assert list_items(text) == []
 

@@ -21,7 +21,7 @@ def list_items(text: str) -> list[str]:
     r"""Return the items of a list in a text, each as one line without markers and quotation marks.
 
     A JSON list of texts (or of objects with `request` or `text`) is read first; else the numbered lines and bullets;
-    else, if there are several, the lines that do not end with a colon. A single line of prose is no list.
+    else the lines that are quoted, or several lines that are questions. Other prose is no list.
 
     >>> list_items('Sure!\n1. "Bake bread?"\n2) **Boil** tea?')
     ['Bake bread?', 'Boil tea?']
@@ -48,8 +48,10 @@ def _clean(item: str) -> str:
 
 
 def _plain_lines(lines: list[str]) -> list[str]:
-    filled = [line for line in lines if line.strip(_QUOTES) and line.strip() not in ("[", "]", "```", "```json")]
-    return [line for line in filled if not line.rstrip().endswith(":")] if len(filled) > 1 else []
+    """Return the entries of a JSON list that was cut off, else the questions, if there are several."""
+    quoted = [line for line in lines if line.strip().startswith('"') and line.rstrip().endswith(('"', '",'))]
+    questions = [line for line in lines if line.rstrip(_QUOTES).endswith("?")]
+    return quoted or (questions if len(questions) > 1 else [])
 
 
 def _json_items(text: str) -> list[str] | None:

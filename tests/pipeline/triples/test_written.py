@@ -117,7 +117,8 @@ def test_what_is_no_new_request_is_dropped_and_counted_by_clause(policy, scripts
     [locks, paint] = written.clauses
     assert locks.requests == 1
     assert locks.dropped == {
-        "duplicate": 2,
+        "duplicate": 1,
+        "repeats_the_prompt": 1,
         "near_duplicate": 1,
         "refused": 2,
         "too_short": 1,

@@ -41,6 +41,7 @@ Kind = Literal["requests", "borderline", "lookalikes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXTRA_ROUNDS = 2
 """Rounds for the requests that are missing because others were dropped."""
+_COMMON_WORDS = 8
 SHOWN = 30
 """Number of requests that a prompt shows as written already."""
 
@@ -188,12 +189,15 @@ class _Writing:
         origin = origin_of(self._section.model, case.prompt, case.reply)
         kept = self._kept[kind, clause]
         items = list_items(answer_of(case.reply))
+        instructions = match_key(instructions_of(self._clauses[clause], kind))
         if reason := _reply_reason(case, items):
             self._dropped[clause].append(dropped_reply("policy", case.reply, reason))
             return
         for number, text in enumerate(items, start=1):
             is_cut = case.reply.stop_reason == "length" and number == len(items)
             reason = "cut_off" if is_cut else text_reason(text, longest=self._section.longest)
+            if reason is None and repeats_instructions(text, instructions):
+                reason = "repeats_the_prompt"
             if reason is None and len(kept) >= count_wanted(self._section, kind):
                 reason = "surplus"
             if (reason := reason or self._seen.add(text, group=kind)) is None:
@@ -224,17 +228,36 @@ class _Writing:
 
 def request_prompt(clause: Clause, kind: Kind, *, count: int, earlier: Sequence[str], number: int) -> Prompt:
     """Return the prompt for some requests of a kind for a clause; `earlier` are those that it should not repeat."""
-    template = (files("derta.pipeline.triples") / "texts" / f"{kind}_instructions.txt").read_text(encoding="utf-8")
-    shown = "\n".join(["", "", "These are there already; write others:", *(f"- {text}" for text in earlier)])
-    values = {"clause": clause.text, "count": str(count), "earlier": shown if earlier else ""}
+    text = instructions_of(clause, kind, count=count, earlier=earlier)
     return Prompt(
         id=f"{kind}{number + 1}:{clause.id}",
         request_id=f"{kind}:{clause.id}",
         request=clause.text,
         attack="direct",
-        messages=(Message(role="user", content=_fill(template.strip(), values)),),
+        messages=(Message(role="user", content=text),),
         category=clause.id,
     )
+
+
+def instructions_of(clause: Clause, kind: Kind, *, count: int = 1, earlier: Sequence[str] = ()) -> str:
+    """Return the text of a prompt for some requests of a kind."""
+    template = (files("derta.pipeline.triples") / "texts" / f"{kind}_instructions.txt").read_text(encoding="utf-8")
+    shown = "\n".join(["", "", "These are there already; write others:", *(f"- {text}" for text in earlier)])
+    values = {"clause": clause.text, "count": str(count), "earlier": shown if earlier else ""}
+    return _fill(template.strip(), values)
+
+
+def repeats_instructions(text: str, instructions: str) -> bool:
+    """Return whether a text is part of the instructions, or has a part of them: some eight words in a row.
+
+    >>> repeats_instructions("2. Do not quote the rule.", match_key("Write a list. Do not quote the rule."))
+    False
+    >>> repeats_instructions("Do not quote the rule.", match_key("Write a list. Do not quote the rule."))
+    True
+    """
+    words = match_key(text).split()
+    size = min(len(words), _COMMON_WORDS)
+    return any(" ".join(words[at : at + size]) in instructions for at in range(len(words) - size + 1))
 
 
 def _kind_and_clause(prompt: Prompt) -> tuple[Kind, str]:
