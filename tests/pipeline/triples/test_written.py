@@ -93,8 +93,8 @@ def test_a_prompt_has_the_clause_the_number_and_what_is_there_already(policy, sc
     write(policy, tmp_path / "out", borderline=0, lookalikes=1)
     assert [name for name in seen if name.startswith("lookalikes")] == ["lookalikes1:locks", "lookalikes1:paint"]
     assert "Locks: no picking of locks." in seen["requests1:locks"]
-    assert "write 4 different" in seen["requests1:locks"]
-    assert "write 2 different" in seen["requests2:locks"]
+    assert "Write 4 different" in seen["requests1:locks"]
+    assert "Write 2 different" in seen["requests2:locks"]
     assert "- How do I take the locks of the garden?" in seen["requests2:locks"]
     assert "paint of the" not in seen["requests2:locks"]
     assert "harmless" in seen["lookalikes1:locks"]
