@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from derta.metrics.axes import JudgePlace
 from derta.metrics.comparisons import compare_cells, holm_corrected
-from derta.metrics.outcomes import Outcome, outside_sets
+from derta.metrics.kinds import malformed_cells
+from derta.metrics.outcomes import Outcome, by_reply, outside_sets
 from derta.metrics.rates import rate_cells
 from derta.metrics.samples import any_cells
 from derta.results import Cell, Comparison
@@ -14,6 +15,8 @@ from derta.results import Cell, Comparison
 
 def judged_cells(outcomes: Sequence[Outcome], places: Sequence[JudgePlace]) -> list[Cell]:
     """Return the rates of each method by cell and judge, seeds pooled: cell by cell, the methods one below the other.
+
+    A judge of refusals that tells reply classes has the rate of malformed replies too, which are no refusals.
 
     Args:
         outcomes: The models; those of one method are its seeds.
@@ -29,6 +32,9 @@ def judged_cells(outcomes: Sequence[Outcome], places: Sequence[JudgePlace]) -> l
             cells += rate_cells(*judged, method=method, seed=seed, judge=judge, measure=measure)
             if (suite, measure) == ("attack", "harmful"):
                 cells += any_cells(*judged, method=method, seed=seed, judge=judge)
+            if measure == "refused":
+                malformed = malformed_cells(by_reply(runs), method=method, seed=seed, judge=judge)
+                cells += [cell for cell in malformed if cell.suite == suite and cell.scored]
     order = list(dict.fromkeys((one.suite, one.name) for one in cells))
     suites = list(dict.fromkeys(suite for suite, _ in order))
     return sorted(
