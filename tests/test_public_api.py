@@ -14,7 +14,7 @@ MODULES = {"attacks", "engines", "judges", "methods"}
 NAMES = {
     "ATTACKS", "Attack", "Cell", "Comparison", "DataError", "DertaConfig", "DertaError", "DertaTrainer", "Display",
     "Engine", "EngineError", "Example", "JUDGES", "Judge", "METHODS", "Message", "Method", "ModelError", "Prompt",
-    "Rate", "Recipe", "RecipeError", "RefusalLogitsProcessor", "RefusalThreshold", "Reply",
+    "Rate", "Recipe", "RecipeError", "RefusalLogitsProcessor", "RefusalThreshold", "Reply", "Sampling",
     "Request", "RunError", "ScriptedModel", "Summary", "Triple", "Verdict",
     "audit_triples", "calibrate", "calibrate_threshold",
     "compare", "estimate", "export", "frontier", "judge", "load_engine", "load_examples",
