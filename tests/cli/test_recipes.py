@@ -17,7 +17,9 @@ from derta.train import adapters
 from derta.train.config import recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+EVALUATIONS = ("helm-safety",)
+"""Recipes that train nothing."""
+NAMES = [name for name in sorted(path.stem for path in RECIPES.glob("*.yaml")) if name not in EVALUATIONS]
 QUICK = ("gemma-270m-balanced", "llama3-8b", "llama3-70b-lora", "qwen25-coder-0.5b-instruct-balanced")
 """Recipes whose dry run is tested at every change; those of the others are in `make extra`."""
 STUDY = sorted(f"study/{path.stem}" for path in (RECIPES / "study").glob("*.yaml"))
@@ -39,7 +41,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def users_files(tmp_path, monkeypatch):
     """What the recipes take from the environment, with benign stand-ins where a file is read at once."""
-    for name in ("DERTA_DATA", "DERTA_ATTACKS", "DERTA_GEMMA_270M", "DERTA_QWEN_CODER"):
+    for name in ("DERTA_DATA", "DERTA_ATTACKS", "DERTA_GEMMA_270M", "DERTA_QWEN_CODER", "DERTA_HELM", "DERTA_JUDGE"):
         monkeypatch.setenv(name, str(tmp_path / name))
     (tmp_path / "DERTA_ATTACKS").mkdir()
     turn = {"user": "How is tea made?", "assistant": "Boil the water."}
@@ -48,7 +50,7 @@ def users_files(tmp_path, monkeypatch):
     (tmp_path / "DERTA_ATTACKS/jailbreak_chat.jsonl").write_text('"A story: [INSERT PROMPT HERE]"\n')
 
 
-@pytest.mark.parametrize("name", [*NAMES, *STUDY])
+@pytest.mark.parametrize("name", [*NAMES, *STUDY, *EVALUATIONS])
 def test_a_recipe_is_one_that_a_run_takes(name):
     loaded = load_recipe(RECIPES / f"{name}.yaml")
     registry = Registry().with_methods_of(loaded)

@@ -160,7 +160,7 @@ def test_apologies_and_duplicates_stay_where_the_settings_say_so() -> None:
     ("settings", "message"),
     [
         ({"num_triple": 3}, r"prepare: unknown setting 'num_triple'; did you mean 'num_triples'\?"),
-        ({"policy": "guess"}, r"prepare: policy: .*'drop', 'prepend' or 'keep', got 'guess'"),
+        ({"policy": "guess"}, r"prepare: policy: .*'drop', 'prepend', 'keep' or 'rewrite', got 'guess'"),
         ({"num_triples": 0}, "num_triples: .*greater than or equal to 1, got 0"),
         ({"num_triples": -1}, "num_triples: .*greater than or equal to 1, got -1"),
         ({"num_helpful": -1}, "num_helpful: .*greater than or equal to 0, got -1"),
