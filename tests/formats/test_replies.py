@@ -58,7 +58,8 @@ def test_rows_of_instruction_and_output_are_read_as_question_and_response(tmp_pa
 
 
 @pytest.mark.extra
-def test_a_long_file_is_judged_without_being_held(tmp_path: Path):
+def test_a_long_file_is_judged_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("derta.pipeline.file_rates._MOST_SINGLE", 100)  # from there on no counts by prompt are held
     path, out = tmp_path / "replies.jsonl", tmp_path / "verdicts.jsonl"
     peaks = []
     for count in (200, 4000):

@@ -18,7 +18,7 @@ from derta.stats import Outcome, Rate, rate_of_clusters, rate_of_counts, rate_ov
 
 _MOST_REASONS = 1000
 _MOST_SINGLE = 100_000
-"""Number of prompts with one reply each from which on later ones are taken to have one, too."""
+"""Number of prompts with one reply each from which on later ones are taken to have one, too; it bounds the memory."""
 Group = tuple[str, Place]
 """A model, empty if it is unknown, and the attack or dataset of a prompt."""
 
