@@ -58,6 +58,7 @@ def test_a_server_that_stops_answering_ends_the_run_and_keeps_the_answers(fault,
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.extra
 def test_a_few_answers_are_enough_to_continue():
     def fault(number, _body):
         time.sleep(0.02)
@@ -69,6 +70,7 @@ def test_a_few_answers_are_enough_to_continue():
     assert time.monotonic() - start > 0.6  # longer than its patience
 
 
+@pytest.mark.extra
 def test_the_command_line_ends_with_one_line_and_the_next_command_sends_only_the_missing_prompts(derta, tmp_path):
     path, out = (
         write_jsonl(tmp_path / "prompts.jsonl", [one.model_dump() for one in prompts(9)]),

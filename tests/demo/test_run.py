@@ -84,6 +84,7 @@ def test_the_demo_runs_end_to_end_and_repeats_nothing(small, tmp_path, monkeypat
         report(folder)
 
 
+@pytest.mark.extra
 def test_a_seeds_recipe_runs_with_derta_run_and_can_be_edited(small, tmp_path):
     overrides = QUICK | {"methods": ["base", "vanilla"]}
     summary = demo.run_demo(tmp_path / "demo", overrides=overrides)

@@ -280,6 +280,7 @@ def test_with_one_unreachable_endpoint_of_two_no_reply_is_missing():
 # load
 
 
+@pytest.mark.extra
 def test_a_thousand_prompts_64_in_flight_shared_by_two_endpoints():
     with serving(delay=0.02) as first, serving(delay=0.02) as second:
         both, peak = (first, second), []

@@ -70,6 +70,7 @@ def test_a_rejected_prompt_is_kept_as_unanswered_and_not_sent_again(prompts_path
     assert [one.unanswered for one in read_records(out, Reply) if one.unanswered] == ["rejected"]
 
 
+@pytest.mark.extra
 def test_a_killed_run_resumes_and_queries_nothing_twice(prompts_path, tmp_path, derta):
     out = tmp_path / "replies.jsonl"
     with serving(delay=0.05) as server:

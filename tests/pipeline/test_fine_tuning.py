@@ -52,6 +52,7 @@ def results(folder):
     return {path.relative_to(folder): path.read_bytes() for name in names for path in folder.rglob(name)}
 
 
+@pytest.mark.extra
 def test_attacked_models_stand_beside_the_others_and_a_stopped_run_goes_on(recipe_attacked, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     summary = run(recipe_attacked, out=folder)

@@ -70,6 +70,7 @@ def test_a_finished_run_takes_a_method_that_only_decodes(decoded, finished):
     assert (training["methods"], training["method_settings"]) == (["vanilla", "derta"], {})
 
 
+@pytest.mark.extra
 def test_it_resumes_and_a_new_rate_needs_no_training(decoded, tmp_path, untrainable):
     recipe, source, summary = decoded
     folder = shutil.copytree(source, tmp_path / "run")
