@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
@@ -20,16 +19,15 @@ from derta.engines.openai_protocol import (
     ChatAnswer,
     Send,
     TextAnswer,
-    error_from_status,
     generation_call,
     likelihood_text,
-    parse_answer,
     reply_from_answer,
     sampled_call,
     score_call,
     scores_from_answer,
 )
-from derta.engines.scheduler import Limits, Outcome, RetryableError, in_background, schedule
+from derta.engines.openai_request import request
+from derta.engines.scheduler import Limits, Outcome, in_background, schedule
 from derta.engines.token_io import (
     Row,
     check_prompts,
@@ -44,7 +42,7 @@ from derta.records import REFUSAL_WORDS, Message, Prompt, Reply
 from derta.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    pass
 
 
 HELD = 100
@@ -278,36 +276,6 @@ def _hold_unanswered(
             "settings, then run the same command again",
             held,
         )
-
-
-async def request(client: AsyncOpenAI, model: str, call: Call, *, timeout: float) -> TextAnswer | ChatAnswer:
-    """Send one request and return the parsed answer.
-
-    Raises:
-        RetryableError: Rate limit, server error, timeout, or truncated answer.
-        RejectedError: The server rejects this request.
-        EngineError: All requests would fail: a wrong key, address or model, or a long-lasting limit.
-    """
-    from openai import APIConnectionError, APIStatusError, APITimeoutError
-
-    try:
-        async with asyncio.timeout(timeout):  # total time; the client's timeout is between bytes
-            if call.route == "chat":
-                chat = await client.chat.completions.with_raw_response.create(
-                    model=model, messages=[], extra_body=call.body
-                )
-                return parse_answer(ChatAnswer, chat.content)
-            text = await client.completions.with_raw_response.create(model=model, prompt="", extra_body=call.body)
-            return parse_answer(TextAnswer, text.content)
-    except (APITimeoutError, TimeoutError):
-        raise RetryableError(f"{client.base_url}: no answer within {timeout:g} s") from None
-    except APIConnectionError as error:
-        # the HTTP library differs between versions of the client, so its error is identified by name
-        unreachable = type(error.__cause__).__name__ == "ConnectError"
-        reason = "cannot be reached" if unreachable else "the connection was dropped"
-        raise RetryableError(f"{client.base_url}: {reason}", busy=unreachable, unreachable=unreachable) from None
-    except APIStatusError as error:
-        raise error_from_status(error, where=str(client.base_url), secret=client.api_key) from None
 
 
 def check_answers(engine: ApiEngine, *, raw: bool = False) -> None:

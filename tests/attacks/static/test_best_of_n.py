@@ -74,3 +74,12 @@ def test_each_request_has_n_copies_of_which_the_first_are_the_same_for_any_n():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(RecipeError, match="best_of_n"):
         ATTACKS["best_of_n"](**options)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.8])
+def test_each_augmentation_has_the_papers_probability(sigma):
+    size = 4000
+    digits = augment("5 " * size, Random(0), sigma=sigma)[::2]  # a digit has no case, and a word of one has no middle
+    assert binomtest(size - digits.count("5"), size, sigma**3).pvalue > 1e-3
+    letters = augment("a " * size, Random(0), sigma=sigma)[::2]
+    assert binomtest(letters.count("A"), size, sigma**0.5 * (1 - sigma**3)).pvalue > 1e-3
