@@ -27,14 +27,14 @@ from pathlib import Path
 ROWS = 10_000
 MAIN = "from derta.cli.main import main; main()"
 NO_HTTP = """
-from derta.engines import openai
-from derta.engines.openai_protocol import ChatAnswer
+from derta.engines import openai_engine
+from derta.engines.openai_answers import ChatAnswer
 
 async def request(client, model, call, *, timeout):
     text = "About " + call.body["messages"][-1]["content"]
     return ChatAnswer.model_validate({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
 
-openai.request = request
+openai_engine.request = request
 """
 QUIET = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
 

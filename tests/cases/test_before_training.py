@@ -111,7 +111,7 @@ def test_instructions_that_an_attackers_template_leaves_out_are_found_before(
 @pytest.fixture
 def short_probe(monkeypatch):
     """Limit the request that tests a server to one second."""
-    monkeypatch.setattr("derta.engines.openai.PROBE_SECONDS", 1.0)
+    monkeypatch.setattr("derta.engines.openai_probe.PROBE_SECONDS", 1.0)
 
 
 def judged_by(server_url, folder, **settings):

@@ -8,7 +8,7 @@ import pytest
 from openai_server import Fault, question, serving
 
 from derta.config import EngineConfig
-from derta.engines.openai import HELD
+from derta.engines.openai_engine import HELD
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, EngineError, RunError
 from derta.files import read_records, write_records

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from derta.engines.openai_protocol import Call, ChatAnswer, TextAnswer, error_from_status, parse_answer
+from derta.engines.openai_answers import ChatAnswer, TextAnswer, parse_answer
+from derta.engines.openai_calls import Call
+from derta.engines.openai_errors import error_from_status
 from derta.engines.scheduler import RetryableError
 
 if TYPE_CHECKING:

@@ -169,7 +169,8 @@ def check_model(config: EngineConfig, *, raw: bool = False) -> None:
         ModelError: the folder has no model.
     """
     if config.engine == "api":
-        from derta.engines.openai import ApiEngine, check_answers
+        from derta.engines.openai_engine import ApiEngine
+        from derta.engines.openai_probe import check_answers
 
         engine: Any = load_engine(config.model, engine="api", **config.settings)
         if isinstance(engine, ApiEngine):
