@@ -38,7 +38,7 @@ from derta.chat import encode_prompt
 from derta.data.requests import load_requests
 from derta.data.triples import load_triples
 from derta.engines import load_engine
-from derta.engines.hf import HfEngine, stop_tokens
+from derta.engines.hf_engine import HfEngine, stop_tokens
 from derta.records import Prompt, Request
 
 BATCH_ROWS = 25

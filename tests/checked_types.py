@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 CHECKED = (
     "derta.engines.batching",
     "derta.engines.decoding",
-    "derta.engines.hf",
+    "derta.engines.hf_engine",
     "derta.engines.prefix_cache",
     "derta.engines.scoring",
     "derta.train.collator",

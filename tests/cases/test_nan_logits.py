@@ -7,7 +7,7 @@ import torch
 
 from derta.attacks import pair
 from derta.chat import chat_format
-from derta.engines.hf import HfEngine
+from derta.engines.hf_engine import HfEngine
 from derta.engines.openai_answers import TextAnswer, scores_from_answer
 from derta.engines.scripted import ScriptedModel
 from derta.engines.token_io import Row

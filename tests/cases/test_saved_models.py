@@ -13,7 +13,7 @@ from derta.chat import encode_prompt, read_template
 from derta.config import LoraSection
 from derta.data.mixture import TrainingSet
 from derta.engines.hf import load as load_engine
-from derta.engines.hf import stop_tokens
+from derta.engines.hf_engine import stop_tokens
 from derta.loading import load_adapter, load_model, load_tokenizer
 from derta.methods import METHODS, tune
 from derta.records import Example, Message, Prompt, Triple

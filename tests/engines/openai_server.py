@@ -165,7 +165,7 @@ def model_answer(engine: Any) -> Answer:
     import torch
 
     from derta.engines.decoding import decode
-    from derta.engines.hf import stop_tokens
+    from derta.engines.hf_engine import stop_tokens
     from derta.engines.sampling import Draws
 
     tokenizer, lock = engine.chat.tokenizer, threading.Lock()

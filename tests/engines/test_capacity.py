@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
-from derta.engines import hf, load_engine
+from derta.engines import hf_engine, load_engine
 from derta.engines.capacity import batch_tokens, cache_bytes, chunk_tokens, finished_share, max_logits
 
 LLAMA_8B = LlamaConfig(
@@ -56,7 +56,7 @@ def test_a_small_gpu_holds_no_more_logits_than_a_cpu(monkeypatch):
 
 def test_an_engine_takes_the_limit_of_its_device_unless_it_has_one(make_model_dir, monkeypatch):
     limits = []
-    monkeypatch.setattr(hf, "batch_tokens", lambda model, *, chunked: limits.append(chunked) or 30)
+    monkeypatch.setattr(hf_engine, "batch_tokens", lambda model, *, chunked: limits.append(chunked) or 30)
     engine = load_engine(make_model_dir())
     assert list(engine._batches([10, 10, 10, 10], [None] * 4)) == [[0, 1, 2], [3]]
     assert limits == [True]

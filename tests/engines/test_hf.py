@@ -8,7 +8,7 @@ import torch
 
 from derta.chat import answer_head, encode_prompt
 from derta.engines import load_engine
-from derta.engines.hf import HfEngine, stop_tokens
+from derta.engines.hf_engine import HfEngine, stop_tokens
 from derta.errors import EngineError, ModelError
 from derta.loading import position_limit
 from derta.records import Message, Prompt

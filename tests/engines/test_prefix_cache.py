@@ -8,7 +8,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, Phi3Config, Phi3ForCausalL
 from derta.engines import load_engine, prefix_cache
 from derta.engines.batching import forward, pad
 from derta.engines.decoding import decode
-from derta.engines.hf import HfEngine
+from derta.engines.hf_engine import HfEngine
 from derta.engines.prefix_cache import PASS_TOKENS, find_prefixes, prefill, shared_prefixes, supports_prefix_cache
 from derta.records import Message, Prompt
 from tolerances import logit_tolerance
@@ -91,7 +91,7 @@ def test_a_shared_prefix_is_computed_once_over_all_batches(tiny_model_dir, monke
     assert read[0] > 0.9 * whole
     assert sum(read) < 2 * whole
     likelihoods = one_row_batches.log_likelihood(prompts, ["Boil the water"] * 4)
-    monkeypatch.setattr("derta.engines.hf.find_prefixes", lambda _model, rows: [None] * len(rows))
+    monkeypatch.setattr("derta.engines.hf_engine.find_prefixes", lambda _model, rows: [None] * len(rows))
     for shared, separate in zip(likelihoods, engine.log_likelihood(prompts, ["Boil the water"] * 4), strict=True):
         assert shared == pytest.approx(separate, abs=logit_tolerance(torch.tensor(separate)))
 

@@ -16,7 +16,7 @@ from derta.chat import encode_prompt
 from derta.engines import sampling as sampling_module
 from derta.engines.decoding import BannedTokens, decode, next_tokens
 from derta.engines.hf import load as load_hf
-from derta.engines.hf import stop_tokens
+from derta.engines.hf_engine import stop_tokens
 from derta.engines.sampling import Draws, TokenDraws, nucleus, sample_tokens, uniform, without_banned
 from derta.engines.threshold import RefusalForcing
 from derta.records import Decoding, Message, Prompt

@@ -15,7 +15,7 @@ from derta.protocols import Display
 from derta.records import Message, Prompt
 
 if TYPE_CHECKING:
-    from derta.engines.hf import HfEngine
+    from derta.engines.hf_engine import HfEngine
 
 PER_CELL = 5
 """Number of a run's prompts of each attack or data set that are examples."""

@@ -14,7 +14,7 @@ from derta.messages import Message, Record, Text
 from derta.records import Decoding, Prompt, StopReason
 
 if TYPE_CHECKING:
-    from derta.engines.hf import HfEngine
+    from derta.engines.hf_engine import HfEngine
     from derta.engines.positions import PositionScores
 
 ALTERNATIVES = 8
@@ -198,7 +198,7 @@ def _positions(engine: HfEngine, ids: Sequence[int], scores: Sequence[PositionSc
 
 def _alternatives(engine: HfEngine, score: PositionScores) -> tuple[Alternative, ...]:
     from derta.chat import decode_continuation
-    from derta.engines.hf import stop_tokens
+    from derta.engines.hf_engine import stop_tokens
 
     stops = stop_tokens(engine.model, engine.chat)
     texts = [decode_continuation(engine.chat.tokenizer, [one.token_id]) for one in score.top]

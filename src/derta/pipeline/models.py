@@ -24,7 +24,7 @@ from derta.thresholds import read_threshold
 from derta.train.tracking import project_name
 
 if TYPE_CHECKING:
-    from derta.engines.hf import RefusalStarts
+    from derta.engines.hf_engine import RefusalStarts
     from derta.train.config import DertaConfig
 
 

@@ -24,7 +24,7 @@ from derta.thresholds import Per, RefusalThreshold, alarms_in
 if TYPE_CHECKING:
     from derta.chat import ChatFormat
     from derta.config import CalibrationSection
-    from derta.engines.hf import HfEngine, RefusalStarts
+    from derta.engines.hf_engine import HfEngine, RefusalStarts
 
 Answers = str | Path | Sequence[Example]
 HarmfulAnswers = str | Path | Sequence[Request]

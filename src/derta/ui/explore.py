@@ -22,7 +22,7 @@ from derta.pipeline.exploring import Continuation, Question, continue_conversati
 from derta.ui.answers import json_route, page_routes, read_body, with_errors
 
 if TYPE_CHECKING:
-    from derta.engines.hf import HfEngine
+    from derta.engines.hf_engine import HfEngine
 
 
 POLL_SECONDS = 0.1
