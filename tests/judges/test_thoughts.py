@@ -7,7 +7,7 @@ from derta.judges.base import from_function, judge_cases
 from derta.judges.thoughts import split_reply
 from derta.metrics.curves import refusal_position
 from derta.metrics.kinds import thought_cells
-from derta.metrics.rates import leaked_words
+from derta.metrics.leakage import leaked_words
 from derta.protocols import Case
 from derta.records import Prompt, Reply
 

@@ -17,10 +17,12 @@ from derta.metrics.curves import (
 )
 from derta.metrics.frontier import frontier
 from derta.metrics.kinds import empty_cells, empty_notes, is_empty, malformed_cells, malformed_notes, thought_cells
+from derta.metrics.leakage import leakage_cells
 from derta.metrics.lengths import length_cells, perplexity_cells
 from derta.metrics.outcomes import MeasureOf, Outcome, by_reply
+from derta.metrics.over_refusal import over_refusal_cells
 from derta.metrics.power import power_notes
-from derta.metrics.rates import leakage_cells, measure_of_verdicts, over_refusal_cells, rate_cells
+from derta.metrics.rates import measure_of_verdicts, rate_cells
 from derta.metrics.roc import ScoredSeed, auc_cells, roc_curves
 from derta.metrics.samples import any_cells, any_curves
 from derta.records import REFUSAL_WORDS, Measure, Suite

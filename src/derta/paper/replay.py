@@ -11,7 +11,7 @@ from typing import NamedTuple
 from derta.errors import DataError
 from derta.judges import JUDGES, uses_model
 from derta.metrics.curves import refusal_position_curves
-from derta.metrics.rates import says_sorry
+from derta.metrics.over_refusal import says_sorry
 from derta.paper.figures import Figure, FigureMeasure, Figures, Halves, load_figures
 from derta.paper.outputs import PublishedCase, read_published
 from derta.paper.tree import Tree, read_tree

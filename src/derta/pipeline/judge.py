@@ -15,7 +15,7 @@ from derta.formats.replies import prompts_beside, read_cases
 from derta.formats.shards import REPLIES, is_sharded, read_shards, shard_path
 from derta.judges import JUDGES, build_judge, judge_cases, judge_producer, uses_model
 from derta.locks import check_output, lock
-from derta.metrics.rates import over_refusal_cells
+from derta.metrics.over_refusal import over_refusal_cells
 from derta.pipeline.file_rates import FileCounts, FileRates
 from derta.pipeline.resuming import Expected, judge_missing, log_failures, supersede
 from derta.protocols import Case, Display, EngineLoader, Judge
