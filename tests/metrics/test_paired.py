@@ -1,39 +1,14 @@
 """Intervals and tests of paired differences, against closed forms, other programs and simulation."""
 
 from math import sqrt
-from statistics import NormalDist
 
 import numpy as np
 import pytest
+from tallies import one_set, table, tally
 
-from derta.metrics.paired import (
-    Tally,
-    Units,
-    difference,
-    kept_share,
-    pooled_rate,
-    ratio_of_means,
-    sign_flip_p_value,
-    unit_weights,
-)
+from derta.metrics.paired import difference, pooled_rate
+from derta.metrics.units import Tally, Units, unit_weights
 from derta.stats import mcnemar, rate_over_seeds, wilson_interval
-
-
-def one_set(num):
-    return Units(np.zeros(num, int), np.arange(num), np.zeros(1, int))
-
-
-def tally(*seeds):
-    """A tally from the outcomes of each seed; None is unscored."""
-    scored = np.array([[one is not None for one in seed] for seed in seeds], float)
-    return Tally(np.array([[bool(one) for one in seed] for seed in seeds], float).sum(0), scored.sum(0))
-
-
-def table(both, only_first, only_second, neither):
-    """Outcomes of two methods from the counts of a fourfold table."""
-    first = [True] * (both + only_first) + [False] * (only_second + neither)
-    second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
-    return first, second
 
 
 def test_one_set_has_the_interval_of_pooled_seeds():
@@ -93,53 +68,6 @@ def test_prompts_scored_for_one_method_only_are_no_pairs():
     result = difference(one_set(4), first, second)
     assert (result.prompts, result.first, result.second) == (2, 1.0, 0.5)
     assert difference(one_set(4), tally([None] * 4), second) is None
-
-
-def test_the_sign_flip_test_is_exact():
-    rng = np.random.default_rng(3)
-    signs = np.array([[1 if i >> bit & 1 else -1 for bit in range(12)] for i in range(2**12)])
-    # multiples of a common step, of two steps (sets of 240 and 100 prompts), and any numbers
-    for differences in (
-        rng.integers(-5, 6, 12) / 45,
-        rng.integers(-2, 3, 12) / np.where(np.arange(12) < 6, 480, 200),
-        rng.normal(0.3, 1, 12),
-    ):
-        expected = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12)
-        found = sign_flip_p_value(differences)
-        assert expected - 1e-12 <= found <= expected + 0.005
-    assert sign_flip_p_value(np.zeros(5)) == 1.0
-
-
-def test_the_sign_flip_test_of_many_clusters_is_that_of_the_normal_law_also_far_out():
-    for shift in (0.1, 0.5):
-        many = np.random.default_rng(0).normal(shift, 1, 300)
-        z = abs(many.sum()) / sqrt(many @ many)
-        assert sign_flip_p_value(many) == pytest.approx(2 * (1 - NormalDist().cdf(z)), rel=0.25, abs=1e-12)
-
-
-def test_the_kept_share_is_that_of_the_mean_reduction():
-    # base 1, full 0, own 1/4: three quarters are kept
-    units = one_set(40)
-    base, full, own = tally([True] * 40), tally([False] * 40), tally([i % 4 == 0 for i in range(40)])
-    share = kept_share(units, base, full, own)
-    assert share.value == 0.75
-    # the reduction is 1 in every resample: the share is a mean of 40 outcomes
-    deviation = sqrt(0.75 * 0.25 / 40)
-    assert (share.low, share.high) == pytest.approx((0.75 - 1.96 * deviation, 0.75 + 1.96 * deviation), abs=0.03)
-    some, few = tally([i % 4 != 0 for i in range(40)]), tally([i % 2 == 0 for i in range(40)])
-    assert kept_share(units, some, own, few).value == 0.5  # base 3/4, full 1/4, own 1/2
-    assert kept_share(units, full, base, own) is None
-    assert kept_share(units, base, full, tally([None] * 40)) is None
-
-
-def test_a_ratio_of_lengths_has_an_interval_over_prompts():
-    rng = np.random.default_rng(0)
-    base = rng.integers(10, 60, 200).astype(float)
-    own = base * 1.1 + rng.normal(0, 5, 200)
-    ratio = ratio_of_means(own, base)
-    assert ratio.low < 1.1 < ratio.high
-    assert 0.01 < ratio.high - ratio.low < 0.08
-    assert ratio_of_means(own[:0], base[:0]) is None
 
 
 # Worlds of the simulation: prompts, seeds, attacks, the two rates, and the variation of a rate between prompts (the

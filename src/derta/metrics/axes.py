@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from derta.errors import DataError, did_you_mean
 from derta.metrics.kinds import malformed_outcomes
 from derta.metrics.outcomes import Outcome, by_reply, identified, outside_sets, request_key
-from derta.metrics.paired import Difference, Tally, Units, difference, pooled_rate
+from derta.metrics.paired import Difference, difference, pooled_rate
 from derta.metrics.rates import outcome_of
+from derta.metrics.units import Tally, Units
 from derta.records import Measure, Prompt, Suite
 from derta.results import AxisName, FrontierAxis, place_of
 from derta.stats import Outcome as CaseOutcome

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple, cast
 
 from derta.errors import DataError
-from derta.metrics.paired import Tally, difference_interval
+from derta.metrics.paired import difference_interval
 from derta.metrics.rates import (
     PromptVerdict,
     measure_of_verdicts,
@@ -15,6 +15,7 @@ from derta.metrics.rates import (
     outcomes_by_place,
     outcomes_by_prompt,
 )
+from derta.metrics.units import Tally
 from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
 from derta.stats import (

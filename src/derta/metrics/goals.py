@@ -19,10 +19,11 @@ from pydantic import Field
 
 from derta.config.goals import RATIOS, Goal, Goals
 from derta.metrics.axes import AXES, Axis, matching
+from derta.metrics.bootstrap import Interval, kept_share
 from derta.metrics.lengths import cut_off_share
 from derta.metrics.measures import Judged, measured_axes, ratio_to
 from derta.metrics.outcomes import Outcome, identified
-from derta.metrics.paired import Difference, Interval, kept_share
+from derta.metrics.paired import Difference
 from derta.records import Record
 from derta.stats import SIGNIFICANT, Rate, holm
 

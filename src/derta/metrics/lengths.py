@@ -12,14 +12,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from derta.metrics.axes import matching
+from derta.metrics.bootstrap import Interval, bootstrap_ratios, ratio_of_means
 from derta.metrics.outcomes import Outcome, outside_sets, request_key
-from derta.metrics.paired import Interval, bootstrap_ratios, ratio_of_means
 from derta.records import Reply
 from derta.results import AnswerLength, Cell, Place, cell_of, place_of
 from derta.stats import Rate, bootstrap_mean
 
 if TYPE_CHECKING:
-    from derta.metrics.paired import Floats
+    from derta.metrics.units import Floats
 
 HELD_OUT = "held-out helpful answers"
 Lengths = dict[str, dict[str, list[Reply]]]

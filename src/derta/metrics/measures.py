@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from derta.metrics.axes import AXES, Axis, JudgedSet, JudgePlace, build_axis
+from derta.metrics.bootstrap import Interval
 from derta.metrics.lengths import perplexity_ratio, pooled_length_ratio
 from derta.metrics.outcomes import Outcome, outside_sets
-from derta.metrics.paired import Interval
 from derta.results import AxisName
 
 ATTACK = "attack"
