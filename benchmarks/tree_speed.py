@@ -18,8 +18,8 @@ import torch
 
 from derta.chat import chat_format, refusal_tokens
 from derta.config import RowConfig
-from derta.data.encoding import encode_triple
 from derta.data.rows import instances
+from derta.data.triple_encoding import encode_triple
 from derta.data.triples import load_triples
 from derta.loading import load_model, load_tokenizer
 from derta.train.collator import collate

@@ -6,8 +6,9 @@ Harmful text of an earlier turn is from 5500.
 from hypothesis import strategies as st
 
 from derta.config import RowConfig
-from derta.data.encoding import EncodedExample, EncodedTriple
+from derta.data.encoding import EncodedExample
 from derta.data.rows import IGNORE, draw_row
+from derta.data.triple_encoding import EncodedTriple
 from method_rows import instances_of
 
 BARE, SPACED, BARE_2, SPACED_2 = 1, 2, 3, 4

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.config import RowConfig, load_recipe
-from derta.data.encoding import EncodedExample, EncodedTriple
+from derta.data.encoding import EncodedExample
 from derta.data.rows import Instance, draw_row, max_tokens
+from derta.data.triple_encoding import EncodedTriple
 from derta.errors import DataError
 from derta.pipeline.run import run
 from small_run import small_recipe

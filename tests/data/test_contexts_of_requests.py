@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from derta.chat import answer_head, refusal_tokens
 from derta.data.cleaning import clean_examples, clean_triples
-from derta.data.encoding import encode_triple
 from derta.data.matching import conversation_keys, match_key, request_key, request_turns
 from derta.data.mixture import hold_out_requests
 from derta.data.preferences import Preference, clean_preferences, encode_preference, triple_pair
 from derta.data.preparation import prepare
+from derta.data.triple_encoding import encode_triple
 from derta.data.unsafe import unsafe_instances, unsafe_pairs
 from derta.errors import DataError
 from derta.records import Example, Message, Request, Triple, short_hash

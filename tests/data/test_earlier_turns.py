@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from derta.chat import chat_format, refusal_tokens, turn_span
 from derta.config import RowConfig
 from derta.data.earlier_turns import split_triple
-from derta.data.encoding import encode_triple
 from derta.data.mixture import TrainingSet
 from derta.data.rows import IGNORE, draw_row, max_tokens, rto_row, safe_row
 from derta.data.tree import TreeRow, draw_item, group_instances
+from derta.data.triple_encoding import encode_triple
 from derta.errors import ModelError, RecipeError
 from derta.methods import METHODS
 from derta.records import Message, Triple

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from data_files import every_kind
 from derta.chat import answer_head, refusal_tokens
-from derta.data.encoding import EncodedTriple, encode_triple
 from derta.data.preferences import (
     EncodedPair,
     Preference,
@@ -20,6 +19,7 @@ from derta.data.preferences import (
     read_preferences,
     triple_pair,
 )
+from derta.data.triple_encoding import EncodedTriple, encode_triple
 from derta.errors import DataError
 from derta.records import Message, Triple
 

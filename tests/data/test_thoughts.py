@@ -6,8 +6,9 @@ import pytest
 
 from derta.chat import chat_format, refusal_tokens
 from derta.config import RowConfig
-from derta.data.encoding import encode_example, encode_triple
+from derta.data.encoding import encode_example
 from derta.data.rows import IGNORE, Instance, cut_of, draw_row, helpful_row, max_tokens, rto_row, safe_row
+from derta.data.triple_encoding import encode_triple
 from derta.errors import ModelError, RecipeError
 from derta.records import Example, Message, Triple
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.config import RowConfig, TrainSection
-from derta.data.encoding import EncodedExample, EncodedTriple
+from derta.data.encoding import EncodedExample
 from derta.data.rows import IGNORE, TrainRow, draw_row, rto_row, safe_row
 from derta.data.tree import TreeLabel, TreeRow, draw_item, expand_branches, group_instances, tree_of
+from derta.data.triple_encoding import EncodedTriple
 from derta.errors import DataError
 from derta.methods import METHODS
 from method_rows import ROW_METHODS, instances_of

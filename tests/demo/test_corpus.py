@@ -6,8 +6,9 @@ import pytest
 
 from derta.chat import chat_format, encode_after, refusal_tokens
 from derta.config import RowConfig, parse_recipe
-from derta.data.encoding import encode_example, encode_triple
+from derta.data.encoding import encode_example
 from derta.data.rows import check_row, draw_row
+from derta.data.triple_encoding import encode_triple
 from derta.demo.corpus import (
     attack_prompts,
     calibration_examples,

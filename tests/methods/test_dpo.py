@@ -13,8 +13,8 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from derta.chat import chat_format, refusal_tokens
 from derta.config import LoraSection, ModelSection, TrainSection
-from derta.data.encoding import encode_triple
 from derta.data.preferences import EncodedPair, cut_pair, triple_pair
+from derta.data.triple_encoding import encode_triple
 from derta.errors import RecipeError, RunError
 from derta.methods import METHODS, method_config
 from derta.methods.dpo import PairTrainer, collate_pairs, dpo_arguments, pair_trainer, plan_pairs

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from derta.chat import ChatFormat, RefusalTokens, answer_content, content_text, encode_after_text, positions_after_space
-from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedExample, cut_middle
+from derta.data.encoding import EncodedExample
 from derta.data.train_row import IGNORE, TrainRow
+from derta.data.truncation import MIN_PROMPT_TOKENS, cut_middle
 from derta.records import Triple
 
 

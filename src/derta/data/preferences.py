@@ -17,10 +17,12 @@ from pydantic import Field, model_validator
 from derta.chat import ChatFormat
 from derta.columns import lower_names
 from derta.data.detection import parse_rows, pick_format
-from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedTriple, continued_turn, cut_middle
+from derta.data.encoding import continued_turn
 from derta.data.fields import RefusedRows, log_dropped
 from derta.data.matching import RequestTurns, conversation_keys, match_key, request_key
 from derta.data.pair_formats import PAIR_FORMATS
+from derta.data.triple_encoding import EncodedTriple
+from derta.data.truncation import MIN_PROMPT_TOKENS, cut_middle
 from derta.errors import DataError
 from derta.files import parse_record
 from derta.messages import is_absent

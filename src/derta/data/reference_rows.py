@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import ceil
 from random import Random
 
-from derta.data.encoding import EncodedTriple
 from derta.data.train_row import IGNORE, TrainRow
+from derta.data.triple_encoding import EncodedTriple
 
 
 def reference_prefix_length(triple: EncodedTriple, *, source_index: int, rng: Random) -> int:

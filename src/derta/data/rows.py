@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from derta.config import RowConfig
 from derta.data.completions import Completion, completion_row, longest_start
-from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedExample, EncodedTriple, cut_middle
+from derta.data.encoding import EncodedExample
 from derta.data.reference_rows import reference_dropout as reference_dropout
 from derta.data.reference_rows import reference_prefix_length
 from derta.data.reference_rows import reference_rto_row as reference_rto_row
@@ -25,6 +25,8 @@ from derta.data.train_row import TERMS as TERMS
 from derta.data.train_row import Term as Term
 from derta.data.train_row import TrainRow as TrainRow
 from derta.data.train_row import check_row as check_row
+from derta.data.triple_encoding import EncodedTriple
+from derta.data.truncation import MIN_PROMPT_TOKENS, cut_middle
 
 
 class Instance(NamedTuple):

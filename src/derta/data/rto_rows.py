@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from derta.data.encoding import MIN_PROMPT_TOKENS, EncodedTriple, cut_middle
 from derta.data.train_row import IGNORE, TrainRow
+from derta.data.triple_encoding import EncodedTriple
+from derta.data.truncation import MIN_PROMPT_TOKENS, cut_middle
 
 
 def rto_row(

@@ -46,7 +46,7 @@ def expand_branches(instances: Sequence[Instance], branches: int) -> list[Instan
 
     Branch 0 has the id of the original instance, so its row is the same as without branches.
 
-    >>> from derta.data.encoding import EncodedTriple
+    >>> from derta.data.triple_encoding import EncodedTriple
     >>> from derta.data.rows import instances
     >>> triple = EncodedTriple("t", (1,), (1,), (2,), (2,), (2,), (3,), (), ((4,), (4,)), frozenset(), (0, 1))
     >>> [one.id for one in expand_branches(instances(triples=[triple], examples=[], harmful_prefix=True, rto=True), 2)]

@@ -27,9 +27,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from derta.chat import ChatFormat, RefusalTokens
 from derta.config import LoraSection
-from derta.data.encoding import encode_triple
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, cut_pair, encode_preference, triple_pair
+from derta.data.triple_encoding import encode_triple
 from derta.errors import RecipeError
 from derta.loading import is_adapter, position_limit
 from derta.methods.method import Method

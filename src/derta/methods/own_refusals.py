@@ -13,9 +13,9 @@ from typing import Annotated
 from pydantic import Field as Limit
 
 from derta.chat import ChatFormat, RefusalTokens
-from derta.data.encoding import encode_triple
 from derta.data.mixture import TrainingSet
 from derta.data.preferences import EncodedPair, encode_preference, triple_pair
+from derta.data.triple_encoding import encode_triple
 from derta.methods.dpo import DpoConfig
 from derta.train.config import DertaConfig
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from derta.chat import TemplateSupport
-from derta.data.encoding import EncodedExample, encode_example, encode_triple
+from derta.data.encoding import EncodedExample, encode_example
 from derta.data.rows import Instance, cut_of, instances
+from derta.data.triple_encoding import encode_triple
 from derta.errors import ModelError
 from derta.methods.ingredients import encode_completions, num_additional, take_counter
 from derta.methods.method import Method
