@@ -6,22 +6,21 @@ checked. The replies to prompt number n are in shard n // rows, so that a stoppe
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from derta.errors import DataError, EngineError, RunError
-from derta.files import Appender, read_records
+from derta.errors import RunError
+from derta.files import read_records
 from derta.formats.shards import REPLIES, blocks, drop_torn_lines, shard_path, shard_paths, writing_shards
-from derta.pipeline.generate import check_decoding, drop_failed, expected_replies, generate, read_prompts
+from derta.pipeline.generate import expected_replies, generate
 from derta.pipeline.judge import engine_loader
+from derta.pipeline.prompt_file import check_prompt_file
 from derta.pipeline.resuming import Expected, read_results
+from derta.pipeline.shard_writer import ExpectedOf, Sample, ShardWriter
 from derta.protocols import Display, Engine, StreamingEngine, UnansweredError
 from derta.records import Prompt, Reply, ReplyKey
 from derta.sampling import GREEDY, Sampling
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
 BATCH = 1024
 """Number of prompts in one call of an engine that is no `StreamingEngine`."""
-Sample = tuple[Prompt, int]
-"""A prompt and the number of a sample of its reply, 0 with greedy decoding."""
-ExpectedOf = Callable[[Sequence[Prompt]], dict[ReplyKey, Expected]]
 
 
 class StreamCounts(NamedTuple):
@@ -98,36 +94,6 @@ def generate_shards(
     return StreamCounts(total, unanswered, -(-prompts // rows))
 
 
-def check_prompt_file(path: Path, *, engine: str) -> int:
-    """Read a file of prompts and return their number; 8 bytes for each are in memory, a hash of its id.
-
-    Raises:
-        DataError: Two prompts share an id, a line is no prompt, or there is none.
-        EngineError: The engine does not support an option of a prompt.
-    """
-    import numpy as np
-
-    hashes = array("Q")
-    for prompt in read_prompts(path):
-        check_decoding(engine, [prompt])
-        hashes.append(_hash_id(prompt.id))
-    if not hashes:
-        raise DataError(f"{path}: expected prompts, got none")
-    ordered = np.sort(np.frombuffer(hashes, dtype=np.uint64))
-    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    seen: set[str] = set()  # of the ids that share a hash
-    for prompt in read_records(path, Prompt) if repeated else ():
-        if prompt.id in seen:
-            raise DataError(f"{path}: expected unique ids, got {prompt.id!r} twice; rename or remove one of the rows")
-        if _hash_id(prompt.id) in repeated:
-            seen.add(prompt.id)
-    return len(hashes)
-
-
-def _hash_id(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
 class Decoder(NamedTuple):
     """An engine with the settings of its replies."""
 
@@ -187,7 +153,7 @@ class _Stream:
 
     def ask(self, decoder: Decoder, found: _Found, *, display: Display) -> int:
         """Ask for the missing replies and return the number of those that are no answers."""
-        writer = _Writer(self.out, self.expected_of)
+        writer = ShardWriter(self.out, self.expected_of)
         replies = decoder.replies(writer.missing(self.blocks()))
         counts = Counter[str | None]()
         failures: list[Reply] = []  # the first one
@@ -217,92 +183,3 @@ def _recorded(replies: Iterator[Reply], *, has_answer: bool) -> Iterator[Reply]:
         if not has_answer:
             raise
         yield from error.replies
-
-
-@dataclass(slots=True)
-class _Shard:
-    file: Appender
-    waiting: int = 0
-    is_drawn: bool = False
-
-    def close_if_done(self) -> None:
-        if self.is_drawn and self.waiting == 0:
-            self.file.close()
-
-
-class _Waiting(NamedTuple):
-    shard: _Shard
-    expected: Expected
-    retried: bool
-
-
-@dataclass(slots=True)
-class _Writer:
-    """Writer of each reply to the shard of its prompt; a shard is open while replies to its prompts are missing.
-
-    The prompts are drawn in the thread of the engine's requests, and replies are added in the caller's.
-    """
-
-    out: Path
-    expected_of: ExpectedOf
-    waiting: dict[ReplyKey, _Waiting] = field(default_factory=dict[ReplyKey, _Waiting])
-    lock: Lock = field(default_factory=Lock)
-    drawn: _Shard | None = None  # the last one
-
-    def missing(self, prompts: Iterable[list[Prompt]]) -> Iterator[Sample]:
-        """Yield the samples without a reply in their shard, shard by shard."""
-        for number, block in enumerate(prompts):
-            path, failed, done = shard_path(self.out, REPLIES, number), set[ReplyKey](), set[ReplyKey]()
-            if path.exists():
-                expected = self.expected_of(block)
-                failed = drop_failed(path, expected)
-                done = set(read_results(path, Reply, expected))
-                if len(done) == len(expected):
-                    continue
-            self.drawn = shard = _Shard(Appender(path))
-            for prompt in block:
-                for key, expected in self.expected_of([prompt]).items():
-                    if key in done:
-                        continue
-                    with self.lock:
-                        self.waiting[key] = _Waiting(shard, expected, key in failed)
-                        shard.waiting += 1
-                    yield prompt, key[1]
-            with self.lock:
-                shard.is_drawn = True
-                shard.close_if_done()
-
-    def add(self, reply: Reply) -> bool:
-        """Write a reply and return whether its prompt had failed in an earlier call.
-
-        Raises:
-            EngineError: No such reply is missing.
-        """
-        with self.lock:
-            waiting = self.waiting.pop(reply.key, None)
-        if waiting is None:
-            raise EngineError(
-                f"expected one reply to each prompt, got another to {reply.prompt_id!r}: a fault of the engine"
-            )
-        waiting.shard.file.add(waiting.expected.stamp(reply))
-        with self.lock:
-            waiting.shard.waiting -= 1
-            waiting.shard.close_if_done()
-        return waiting.retried
-
-    def close(self) -> None:
-        """Close the shards that miss replies."""
-        with self.lock:
-            for shard in [one.shard for one in self.waiting.values()] + ([self.drawn] if self.drawn else []):
-                shard.file.close()
-
-    def check(self) -> None:
-        """Refuse the end of an engine's replies before each prompt has one.
-
-        Raises:
-            DataError: Names the first prompt without a reply.
-        """
-        for prompt_id, _ in self.waiting:
-            raise DataError(
-                f"{self.out}: expected a reply to every prompt, {len(self.waiting)} are missing ({prompt_id!r} …)"
-            )
