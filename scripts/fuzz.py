@@ -93,8 +93,8 @@ def exact(data: bytes) -> None:
 
 def verdicts(data: bytes) -> None:
     """Check that judge output parses to a verdict, or to None with a reason."""
-    from derta.judges.model_judge import RUBRICS
     from derta.judges.pairwise import parse_preference
+    from derta.judges.rubrics import RUBRICS
 
     def read(text: str) -> None:
         for judge in RUBRICS.values():
@@ -108,7 +108,8 @@ def verdicts(data: bytes) -> None:
 
 def places(data: bytes) -> None:
     """Check that a reply cannot break out of its section of a judge prompt."""
-    from derta.judges.model_judge import RUBRICS, defuse, judge_prompt
+    from derta.judges.judge_prompts import defuse, judge_prompt
+    from derta.judges.rubrics import RUBRICS
     from derta.protocols import Case
     from derta.records import Message, Prompt, Reply
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError, RunError
 from derta.judges import JUDGES, build_judge, judge, make_cases, uses_model
-from derta.judges.model_judge import RUBRICS
+from derta.judges.rubrics import RUBRICS
 from derta.protocols import Case, Judge
 from derta.records import Measure, Message, Prompt, Reply, Verdict
 

@@ -9,7 +9,7 @@ from derta.engines.scripted import ScriptedModel
 from derta.errors import EngineError, ServerError
 from derta.files import read_records, write_records
 from derta.formats.shards import blocks, shard_path, verdict_paths, writing_shards
-from derta.judges.model_judge import RUBRICS
+from derta.judges.rubrics import RUBRICS
 from derta.records import Prompt, Reply, Verdict
 from scripted_judge import GUIDE, REFUSAL, REPLIES, SCRIPTED, prompt_text
 from small_run import write_jsonl

@@ -1,8 +1,8 @@
 """Pairwise comparison of two replies to a request by a judge model, in both orders.
 
 Different verdicts in the two orders are a position bias and count as a tie. The replies are untrusted input, delimited
-and defused as in `derta.judges.model_judge`. Without a query to the model, an empty reply loses to any other, and equal
-replies tie.
+and defused as in `derta.judges.judge_prompts`. Without a query to the model, an empty reply loses to any other, and
+equal replies tie.
 
 Source: Dubois et al. 2024 (AlpacaEval) for the win rate with ties; Zheng et al. 2023 (arXiv 2306.05685, section 3.4)
 for the two orders.
@@ -15,7 +15,9 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from derta.judges.harm import valid_request
-from derta.judges.model_judge import CHUNK, VERDICT, JudgeModel, defuse, fill, load_template
+from derta.judges.judge_prompts import defuse, fill, load_template
+from derta.judges.model_judge import CHUNK, JudgeModel
+from derta.judges.rubrics import VERDICT
 from derta.protocols import Engine
 from derta.records import Message, Prompt, Record, Reply, ReplyKey, short_hash
 

@@ -19,7 +19,8 @@ from derta.errors import RecipeError, did_you_mean
 from derta.formats import FORMATS
 from derta.judges import JUDGES, uses_model
 from derta.judges.base import FunctionJudge
-from derta.judges.model_judge import RUBRICS, ModelJudge
+from derta.judges.model_judge import ModelJudge
+from derta.judges.rubrics import RUBRICS
 from derta.methods import METHODS
 from derta.records import Record
 from derta.sources.named import NAMED

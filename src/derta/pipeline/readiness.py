@@ -13,7 +13,7 @@ from derta.data.preparation import PreparedData
 from derta.engines import load_engine
 from derta.errors import EngineError, ModelError, install_advice
 from derta.files import read_records
-from derta.judges.model_judge import RUBRICS
+from derta.judges.rubrics import RUBRICS
 from derta.pipeline.evaluate import is_complete, judges_of, prompts_path, reply_keys, sample_counts, token_limits
 from derta.pipeline.likelihoods import direct_prompt, scored_data
 from derta.pipeline.model_checks import check_prompts, check_scored
