@@ -4,7 +4,8 @@ from arms import PLACES, arm
 
 from derta.metrics.frontier import frontier
 from derta.metrics.frontier_tables import axis_lines, frontier_tables, goal_lines, length_table
-from derta.metrics.goals import GoalItem, GoalResult
+from derta.metrics.goal_items import GoalItem
+from derta.metrics.goals import GoalResult
 
 
 def made():

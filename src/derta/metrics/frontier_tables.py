@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from derta.metrics.axes import AXES
-from derta.metrics.goals import GoalItem, GoalResult
+from derta.metrics.goal_items import GoalItem
+from derta.metrics.goals import GoalResult
 from derta.results import AnswerLength, AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
 from derta.stats import format_p_value
 
