@@ -8,7 +8,7 @@ import yaml
 
 import derta
 from derta.config import load_recipe
-from derta.config.evaluation import JudgeConfig
+from derta.config.engines import JudgeConfig
 from derta.engines import ENGINES
 from derta.engines.scripted import ScriptedModel
 from derta.errors import DataError

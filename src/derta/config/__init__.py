@@ -10,17 +10,10 @@ from derta.config.data import (
     SafePolicy,
 )
 from derta.config.decoding import CalibrationSection, method_threshold, sampling_settings
+from derta.config.engines import EngineConfig, JudgeConfig, SearchSection
 from derta.config.environment import expand_section, expand_variables, is_allowed, unexpand, unset_variables
-from derta.config.evaluation import (
-    EngineConfig,
-    EvaluationSection,
-    FineTuningPace,
-    FineTuningSection,
-    GenerateSection,
-    JudgeConfig,
-    SearchSection,
-    SectionKey,
-)
+from derta.config.evaluation import EvaluationSection, GenerateSection, SectionKey
+from derta.config.fine_tuning import FineTuningPace, FineTuningSection
 from derta.config.models import ModelSection, OtherModel
 from derta.config.recipe import THRESHOLD, Recipe, load_recipe, parse_recipe, recommended_method
 from derta.config.recipe_file import merge, parse_yaml, read_values

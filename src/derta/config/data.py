@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from derta.config.evaluation import EngineConfig
+from derta.config.engines import EngineConfig
 from derta.config.sections import Section, Sources, SourceSection
 
 SafePolicy = Literal["drop", "prepend", "keep", "rewrite"]

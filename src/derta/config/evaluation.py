@@ -1,90 +1,21 @@
-"""Configuration of evaluation: engines, judges, attacks, generation settings, and fine-tuning attacks."""
+"""Configuration of evaluation: an attack on a set of requests, and the generation of replies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from derta.config.decoding import RecipeThreshold, Sampling, sampling_settings
-from derta.config.sections import Section, Sources, SourceSection
+from derta.config.engines import JudgeConfig, SearchSection
+from derta.config.sections import Section, SourceSection
 from derta.records import Suite
 
 LONGEST_NAME = 200
 """Maximum length of the name of an evaluation or attack, in bytes; file systems allow 255 for a whole file name."""
 
 SectionKey = tuple[str | None, str | None, str | None]  # suite, attack, name
-
-
-_ENGINE_PATHS = ("model", "settings.tokenizer", "settings.adapter", "settings.template")
-
-
-class EngineConfig(Section):
-    """Configuration of an engine: the model to load, the name of the engine, and its settings.
-
-    Attributes:
-        model: Folder or hub id; with `api`, the model's name on the server.
-        engine: `hf` (Transformers, in this process), `vllm`, or `api` (an OpenAI-compatible server).
-        settings: Settings of the engine, such as `endpoints` or `dtype`; see docs/serving.md.
-    """
-
-    PATHS = _ENGINE_PATHS
-
-    model: str
-    engine: str = "hf"
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class JudgeConfig(Section):
-    """Configuration of a judge: its name and, if the judge uses a model, the fields of `EngineConfig`.
-
-    Attributes:
-        name: Name of the judge (docs/judges.md); a judge without a model may be written as its name alone.
-        model: Model of the judge, for those that use one.
-        engine: Engine of that model.
-        settings: Settings of that engine.
-    """
-
-    PATHS = _ENGINE_PATHS
-
-    name: str
-    model: str | None = None
-    engine: str = "hf"
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _require_model(self) -> Self:
-        if self.model is None and (self.engine != "hf" or self.settings):
-            raise ValueError("expected a `model` with `engine` or `settings`, got none")
-        return self
-
-    @property
-    def engine_config(self) -> EngineConfig | None:
-        """Configuration of the judge's model; None if no model is set."""
-        if self.model is None:
-            return None
-        return EngineConfig(model=self.model, engine=self.engine, settings=self.settings)
-
-
-class SearchSection(Section):
-    """Models of a search attack, in addition to its target.
-
-    Attributes:
-        attacker: Model that generates prompts. PAIR and escalation require it; it is optional for AutoDAN.
-        judge: Judge that scores replies during the search. The final prompts are judged by the evaluation's `judges`.
-        judge_model: Model of that judge, if it uses one.
-    """
-
-    attacker: EngineConfig | None = None
-    judge: str | None = None
-    judge_model: EngineConfig | None = None
-
-    @property
-    def judge_config(self) -> JudgeConfig | None:
-        """Configuration of the judge with its model; None if no judge is set."""
-        model = {} if self.judge_model is None else self.judge_model.model_dump()
-        return None if self.judge is None else JudgeConfig(name=self.judge, **model)
 
 
 class EvaluationSection(Section):
@@ -242,62 +173,3 @@ class GenerateSection(Section):
                 "model and use `derta generate --engine api`"
             )
         return engine
-
-
-class FineTuningPace(Section):
-    """Training hyperparameters of a fine-tuning attack; the defaults depend on the data, as in Qi et al.
-
-    Device, lengths, packing, adapters and checkpoints are configured in `train`. The options of `train` for the rows
-    and losses of methods have no effect here.
-
-    Attributes:
-        learning_rate: None: 2e-5 on helpful data, 5e-5 on harmful data; both are for full fine-tuning.
-        global_batch_size: Rows of an optimizer step. None: 128 on helpful data, 10 on harmful data.
-        lr_scheduler_type: Name of Hugging Face's learning rate schedule.
-        warmup_steps: Number of warmup steps, or their share if below 1.
-        weight_decay: Weight decay.
-        num_train_epochs: None: 1 on helpful data, 5 on harmful data. Ignored if the attack sets `steps`.
-    """
-
-    learning_rate: float | None = Field(default=None, gt=0)
-    global_batch_size: int | None = Field(default=None, ge=1)
-    num_train_epochs: float | None = Field(default=None, gt=0)
-    lr_scheduler_type: str = "constant"
-    warmup_steps: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-class FineTuningSection(Section):
-    """A fine-tuning attack: each tuned model is trained further with next-token loss, then evaluated on all prompts.
-
-    Attributes:
-        name: Name of the attack in the names of attacked models: `derta + benign 100` after 100 steps of `benign`.
-        steps: Number of optimizer steps. Each number of a list trains another attacked model from the tuned model.
-            None: the steps of `pace.num_train_epochs`.
-        helpful: Benign data, in the formats of `data.helpful`.
-        harmful: Harmful data, in the formats of `data.triples`; the harmful responses are the labels.
-        pace: Training hyperparameters of the attack.
-
-    Source: Qi et al., Fine-tuning Aligned Language Models Compromises Safety, arXiv 2310.03693, section 4; the
-    hyperparameters are from LLM-Tuning-Safety/LLMs-Finetuning-Safety, commit 8a3b38f, llama2/tier1 … tier3 (two
-    processes of 5 or 64 rows). Its learning rate is multiplied by 0.85 after each epoch; here it is constant.
-    """
-
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=LONGEST_NAME // 4)
-    steps: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
-    helpful: Sources[SourceSection] = ()
-    harmful: Sources[SourceSection] = ()
-    pace: FineTuningPace = Field(default_factory=FineTuningPace)
-
-    @field_validator("steps", mode="before")
-    @classmethod
-    def _parse_steps(cls, steps: object) -> object:
-        return [steps] if isinstance(steps, int) and not isinstance(steps, bool) else steps
-
-    @model_validator(mode="after")
-    def _check_data(self) -> Self:
-        if bool(self.helpful) == bool(self.harmful):
-            raise ValueError("expected sources of `helpful` data or of `harmful` data, and not both")
-        if self.steps and len(set(self.steps)) < len(self.steps):
-            raise ValueError("expected each number of steps once")
-        return self

@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 from derta.config.data import DataSection
 from derta.config.decoding import CalibrationSection, method_threshold
 from derta.config.environment import check_names
-from derta.config.evaluation import EvaluationSection, FineTuningSection, GenerateSection
+from derta.config.evaluation import EvaluationSection, GenerateSection
+from derta.config.fine_tuning import FineTuningSection
 from derta.config.models import METHODS_SCHEMA, ModelSection, OtherModel, split_methods
 from derta.config.recipe_file import read_values
 from derta.config.sections import Section, Source, SourceSection, walk

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from derta.config.decoding import Sampling, sampling_settings
+from derta.config.engines import EngineConfig, JudgeConfig
 from derta.config.environment import check_names, expand_section, expand_variables
-from derta.config.evaluation import EngineConfig, JudgeConfig
 from derta.config.recipe import format_fault, overridden_values
 from derta.config.sections import Section, Sources, SourceSection
 from derta.errors import RecipeError
