@@ -2,25 +2,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, false_discovery_control, norm
+from scipy.stats import norm
 
 from derta.stats import (
     Rate,
     bootstrap_mean,
     cohen_kappa,
-    holm,
-    mcnemar,
-    minimum_detectable_difference,
     rate,
     rate_of_counts,
     rate_over_seeds,
-    sign_test,
     wilson_bounds,
     wilson_interval,
 )
-
-P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
-PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 
 
 @given(st.integers(1, 200), st.data())
@@ -32,34 +25,6 @@ def test_the_wilson_interval_holds_the_rate_and_satisfies_its_equation(total: in
     assert value - 1e-12 <= high <= 1
     for bound in (low, high):
         assert (value - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / total, abs=1e-9)
-
-
-@given(PAIRS)
-def test_mcnemar_is_the_binomial_test_on_discordant_pairs(pairs: list[tuple[bool, bool]]):
-    first, second = [a for a, _ in pairs], [b for _, b in pairs]
-    result = mcnemar(first, second)
-    discordant = sum(a != b for a, b in pairs)
-    exact = binomtest(result.only_first, discordant).pvalue if discordant else 1.0
-    assert result.p_value == pytest.approx(exact)
-    assert result == sign_test([a - b for a, b in pairs])
-    assert mcnemar(second, first).p_value == pytest.approx(result.p_value)
-
-
-@given(P_VALUES)
-def test_holm_lies_between_plain_and_bonferroni_and_keeps_the_order(p_values: list[float]):
-    adjusted = holm(p_values)
-    for plain, corrected in zip(p_values, adjusted, strict=True):
-        assert plain <= corrected <= min(1.0, len(p_values) * max(p_values)) + 1e-12
-    ranks = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    assert [adjusted[i] for i in ranks] == sorted(adjusted)
-    benjamini_hochberg = false_discovery_control(np.array(p_values))
-    assert all(a >= b - 1e-12 for a, b in zip(adjusted, benjamini_hochberg, strict=True))
-
-
-def test_methods_with_different_numbers_of_outcomes_are_refused():
-    for first, second in (([True] * 2, [True] * 3), ([False] * 3, [False] * 2)):
-        with pytest.raises(ValueError, match=r"shorter|longer"):
-            mcnemar(first, second)
 
 
 def test_the_confidence_is_95_percent_unless_another_is_named():
@@ -105,11 +70,6 @@ def test_kappa_of_no_cases_or_of_one_value_is_none():
     assert cohen_kappa(both=0, only_first=2, only_second=2, neither=0) == -1
     assert cohen_kappa(both=3, only_first=0, only_second=0, neither=1) == 1
     assert cohen_kappa(both=1, only_first=1, only_second=0, neither=0) == 0  # chance: 1/2 * 1 + 1/2 * 0 = 1/2
-
-
-def test_holm_by_hand():
-    # sorted .005, .01, .03, .04 times 4, 3, 2, 1 = .02, .03, .06, .04; made monotone: .02, .03, .06, .06
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))
@@ -180,23 +140,3 @@ def test_the_effective_number_of_cases_by_hand():
     assert uneven[:3] == pytest.approx((4 / 7, *wilson_bounds(4 / 7, 441 / 110)))
     # every prompt has as many successes as the rate expects: no variance between prompts, and all cases count
     assert rate_over_seeds([[True, False]] * 3)[:3] == pytest.approx((0.5, *wilson_interval(3, 6)))
-
-
-@given(st.integers(30, 2000), st.floats(0.05, 1.0))
-def test_the_detectable_difference_needs_the_given_number_of_pairs(pairs: int, discordant: float):
-    least = minimum_detectable_difference(pairs=pairs, discordant_share=discordant)
-    assume(least is not None)
-    assert least is not None
-    root = norm.ppf(0.975) * discordant**0.5 + norm.ppf(0.8) * max(0.0, discordant - least**2) ** 0.5
-    assert pairs == pytest.approx((root / least) ** 2, rel=1e-3)
-    smaller = minimum_detectable_difference(pairs=pairs * 2, discordant_share=discordant)
-    assert smaller is not None
-    assert smaller < least
-
-
-def test_too_few_pairs_detect_nothing():
-    assert minimum_detectable_difference(pairs=3, discordant_share=0.5) is None
-    assert minimum_detectable_difference(pairs=100, discordant_share=0.0) is None
-    # with all pairs discordant and one method always ahead, the test needs sqrt(n) >= 1.96
-    assert minimum_detectable_difference(pairs=3, discordant_share=1.0) is None
-    assert 0.99 < (minimum_detectable_difference(pairs=4, discordant_share=1.0) or 0) <= 1

@@ -11,17 +11,8 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from derta.stats import (
-    bootstrap_mean,
-    cohen_kappa,
-    holm,
-    mcnemar,
-    minimum_detectable_difference,
-    rate_of_counts,
-    sign_test,
-    wilson_bounds,
-    wilson_interval,
-)
+from derta.significance import holm, mcnemar, minimum_detectable_difference, sign_test
+from derta.stats import bootstrap_mean, cohen_kappa, rate_of_counts, wilson_bounds, wilson_interval
 
 COUNTS = st.integers(0, 80)
 VALUES = st.lists(st.floats(-50, 50).map(lambda x: round(x, 3)), min_size=2, max_size=20)

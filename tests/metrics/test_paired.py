@@ -8,7 +8,8 @@ from tallies import one_set, table, tally
 
 from derta.metrics.paired import difference, pooled_rate
 from derta.metrics.units import Tally, Units, unit_weights
-from derta.stats import mcnemar, rate_over_seeds, wilson_interval
+from derta.significance import mcnemar
+from derta.stats import rate_over_seeds, wilson_interval
 
 
 def test_one_set_has_the_interval_of_pooled_seeds():

@@ -28,7 +28,8 @@ from derta.pipeline.token_refusal import (
     token_notes,
 )
 from derta.protocols import Display
-from derta.records import Message, Prompt, Reply, TokenRefusal
+from derta.records import Message, Prompt, Reply
+from derta.token_refusals import TokenRefusal
 
 
 def plain_probabilities(engine, ids, num_prompt):

@@ -18,15 +18,8 @@ from derta.metrics.rates import (
 from derta.metrics.units import Tally
 from derta.records import Measure, ReplyKey, Verdict
 from derta.results import METHODS_WITH_THE_FIRST, Cell, Comparison, Place, cell_of
-from derta.stats import (
-    Outcome,
-    Rate,
-    cohen_kappa,
-    holm,
-    rate,
-    sign_test,
-    wilson_bounds,
-)
+from derta.significance import holm, sign_test
+from derta.stats import Outcome, Rate, cohen_kappa, rate, wilson_bounds
 
 VerdictsBySeed = Mapping[int, Iterable[PromptVerdict]]
 JUDGE = "pairwise"

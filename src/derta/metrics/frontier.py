@@ -10,7 +10,7 @@ from derta.metrics.kinds import MOST_MALFORMED
 from derta.metrics.lengths import answer_lengths
 from derta.metrics.outcomes import Outcome, identified
 from derta.results import AxisName, Frontier, FrontierDifference, FrontierPoint, FrontierRate
-from derta.stats import SIGNIFICANT, holm
+from derta.significance import SIGNIFICANT, holm
 
 MethodRates = Mapping[AxisName, FrontierRate]
 Rates = Mapping[str, MethodRates]

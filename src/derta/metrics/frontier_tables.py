@@ -9,7 +9,7 @@ from derta.metrics.axes import AXES
 from derta.metrics.goal_items import GoalItem
 from derta.metrics.goals import GoalResult
 from derta.results import AnswerLength, AxisName, Frontier, FrontierAxis, FrontierPoint, FrontierRate, TextTable
-from derta.stats import format_p_value
+from derta.significance import format_p_value
 
 
 def frontier_tables(frontier: Frontier) -> list[TextTable]:

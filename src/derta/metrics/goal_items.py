@@ -15,7 +15,8 @@ from derta.metrics.measures import Judged, ratio_to
 from derta.metrics.outcomes import Outcome
 from derta.metrics.paired import Difference
 from derta.records import Record
-from derta.stats import SIGNIFICANT, Rate, holm
+from derta.significance import SIGNIFICANT, holm
+from derta.stats import Rate
 
 GoalStatus = Literal["met", "open", "failed", "unmeasured"]
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from derta.errors import DataError
 from derta.metrics.rates import PromptVerdict
 from derta.provenance import hash_value, prompt_hash
-from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, TokenRefusal, Verdict
+from derta.records import Measure, Prompt, Reply, ReplyKey, Suite, Verdict
+from derta.token_refusals import TokenRefusal
 
 MeasureOf = Callable[[str, Suite], Measure]
 """Function from a judge's name and a suite to the measure of its rate there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from derta.results import Comparison
-from derta.stats import SIGNIFICANT, minimum_detectable_difference
+from derta.significance import SIGNIFICANT, minimum_detectable_difference
 
 
 def power_notes(comparisons: Iterable[Comparison]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from derta.results import TextTable
-from derta.stats import format_p_value
+from derta.significance import format_p_value
 
 if TYPE_CHECKING:
     from derta.metrics.calibration import Calibration, Share

@@ -15,7 +15,8 @@ from derta.judges.pairwise import Preference
 from derta.locks import lock
 from derta.protocols import Display
 from derta.provenance import SUPERSEDED, Producer, changed_keys
-from derta.records import Prompt, Reply, ReplyKey, TokenRefusal, Verdict
+from derta.records import Prompt, Reply, ReplyKey, Verdict
+from derta.token_refusals import TokenRefusal
 
 R = TypeVar("R", Reply, Verdict, TokenRefusal)
 T = TypeVar("T", Reply, Verdict, Preference, TokenRefusal)

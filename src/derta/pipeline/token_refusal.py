@@ -23,8 +23,9 @@ from derta.pipeline.models import LazyEngine, shared_format
 from derta.pipeline.resuming import Expected, read_keyed, read_results, supersede
 from derta.protocols import Display
 from derta.provenance import Producer, flat, hash_value, prompt_hash
-from derta.records import Prompt, Reply, ReplyKey, TokenRefusal
+from derta.records import Prompt, Reply, ReplyKey
 from derta.results import Place, place_of
+from derta.token_refusals import TokenRefusal
 
 REPLIES, ANSWERS = "token_refusal.jsonl", "token_refusal.answers.jsonl"
 BATCH = 32

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from derta.reporting.text import MINUS, format_percent
 from derta.reporting.wordings import Wording, wording
 from derta.results import CellSuite, Comparison
-from derta.stats import SIGNIFICANT
+from derta.significance import SIGNIFICANT
 
 # With fewer discordant pairs an exact McNemar test cannot reach p < 0.05, whatever the outcomes: 2 * 0.5**5 = 0.0625.
 MIN_DISCORDANT = 6

@@ -40,7 +40,7 @@ from derta.reporting.transcripts import transcript_browser
 from derta.reporting.verdict import verdict
 from derta.results import ScoredAnswer, Summary, Transcript
 from derta.run_details import RunDetails, TrainingLog
-from derta.stats import format_p_value
+from derta.significance import format_p_value
 
 
 def render_report(
