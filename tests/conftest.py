@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import typer.main
 from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 settings.register_profile("derta", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 settings.register_profile("thorough", settings.get_profile("derta"), max_examples=200)  # in `make extra`
 settings.load_profile("derta")
+
+
+# A program builds its commands once; the tests call `main` many times in one process.
+typer.main.get_command = cache(typer.main.get_command)
 
 
 def _leave_to_the_collector_only_what_comes() -> None:

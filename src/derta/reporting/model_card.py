@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
@@ -184,8 +185,9 @@ def code(value: object) -> Markup:
     return Markup(f"`{text or ' '}`")  # noqa: S704 - no character of the text can end the span
 
 
+@cache
 def _environment() -> Environment:
-    """Return the Jinja environment for Markdown: values are escaped, and an undefined name is an error."""
+    """Return the Jinja environment for Markdown (cached): values are escaped, and an undefined name is an error."""
     environment = Environment(  # noqa: S701 - `finalize` escapes; HTML's escaping is wrong in Markdown
         loader=PackageLoader("derta.reporting"),
         undefined=StrictUndefined,

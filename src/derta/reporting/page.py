@@ -7,6 +7,7 @@ import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -168,8 +169,9 @@ def _asset(name: str) -> Markup:
     return Markup((files("derta.reporting") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
+@cache
 def _environment() -> Environment:
-    """Return the Jinja environment: autoescape, hidden characters made visible, error on undefined names."""
+    """Return the Jinja environment (cached, with compiled templates): autoescape, hidden characters made visible, error on undefined names."""
     environment = Environment(
         loader=PackageLoader("derta.reporting"),
         autoescape=True,
