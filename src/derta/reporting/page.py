@@ -171,7 +171,7 @@ def _asset(name: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    """Return the Jinja environment (cached, with compiled templates): autoescape, hidden characters made visible, error on undefined names."""
+    """Return the Jinja environment (cached): autoescape, hidden characters made visible, error on undefined names."""
     environment = Environment(
         loader=PackageLoader("derta.reporting"),
         autoescape=True,
