@@ -1,12 +1,11 @@
 """The report in Chromium: filters, search, order, links, keys and files; hostile text does nothing."""
 
 import csv
-import json
-import shutil
 import time
 
 import pytest
 
+from chromium import Tab, chromium
 from derta.errors import escape_hidden
 from derta.records import Message, Prompt, Reply, Verdict
 from derta.reporting import render_report
@@ -14,10 +13,6 @@ from derta.results import Transcript
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--disable-dev-shm-usage",
-)  # fmt: skip
 HOSTILE = (
     "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\"></details></script>"
     "<b class=pwned><!--<script>\u2028\u2029\u202egnp.exe" + "long" * 200
@@ -26,40 +21,13 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    """One headless Chromium for all tests; downloads go to `driver.downloads`."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    chrome.downloads = downloads
-    yield chrome
-    chrome.quit()
+    """One headless Chromium for all tests."""
+    with chromium(tmp_path_factory.mktemp("downloads")) as browser:
+        yield browser
 
 
-class Tab:
-    """An opened page; `js` returns a value of the page."""
-
-    def __init__(self, driver, url):
-        self.driver, self.url = driver, url
-
-    def js(self, code, *arguments):
-        return self.driver.execute_script(f"return {code}", *arguments)
-
-    def wait(self, code):
-        """Wait until an expression is true."""
-        until = time.monotonic() + 20
-        while not self.js(code):
-            assert time.monotonic() < until, f"never true: {code}"
-            time.sleep(0.02)
+class ReportTab(Tab):
+    """An opened report."""
 
     def choose(self, name, value):
         self.js(
@@ -70,10 +38,6 @@ class Tab:
         )
         if value:
             self.wait(f"location.hash.includes('{name}=')")
-
-    def press(self, key):
-        """Press a key, or a sequence of them, where the focus is."""
-        self.driver.switch_to.active_element.send_keys(key)
 
     @property
     def shown(self):
@@ -88,14 +52,9 @@ class Tab:
     def focused(self):
         return self.js("document.activeElement.querySelector('.id')?.textContent")
 
-    def console(self):
-        return [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-
-    def requests(self):
-        """Addresses that the page has requested."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith(("data:", "blob:"))]
+    def loaded(self):
+        """Return the addresses that the page has requested."""
+        return [url for url in self.requested() if not url.startswith(("data:", "blob:"))]
 
 
 @pytest.fixture
@@ -109,9 +68,7 @@ def open_page(driver, tmp_path):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
-        driver.get_log("browser"), driver.get_log("performance")
-        driver.get(path.as_uri() + fragment)
-        tab = Tab(driver, path.as_uri())
+        tab = ReportTab(driver, path.as_uri(), fragment=fragment)
         if scripts:
             tab.wait("!document.getElementById('explorer') || 'ready' in document.getElementById('explorer').dataset")
         return tab
@@ -177,8 +134,8 @@ def test_all_replies_can_be_reached_and_are_counted(page, open_page):
     assert tab.js("document.getElementById('static-transcripts')") is None
     assert tab.js("document.querySelectorAll('.harm').length") == 0  # no text before a request is opened
     assert tab.js("document.getElementById('shown').getAttribute('aria-live')") == "polite"
-    assert tab.console() == []
-    assert tab.requests() == [tab.url]
+    assert tab.errors() == []
+    assert tab.loaded() == [tab.url]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +166,7 @@ def test_a_link_selects_the_replies_of_its_filters(page, open_page, query, shown
     tab = open_page(page, fragment=f"#transcripts?{query}")
     assert tab.shown == shown
     assert tab.js("document.getElementById('explorer').getBoundingClientRect().top") < 900  # in sight
-    assert tab.console() == []
+    assert tab.errors() == []
 
 
 def test_choices_make_links_and_the_history_goes_through_them(page, open_page):
@@ -243,7 +200,7 @@ def test_rows_are_ordered_by_the_chosen_property(page, open_page):
     tab = open_page(page, fragment="#transcripts?sort=disagree")
     assert tab.rows[0] == "tea"
     tab = open_page(page, fragment="#transcripts?sort=__proto__")
-    assert (len(tab.rows), tab.console()) == (9, [])
+    assert (len(tab.rows), tab.errors()) == (9, [])
 
 
 def test_a_link_of_the_page_leads_to_its_replies(page, open_page):
@@ -376,15 +333,15 @@ def test_no_text_runs_loads_or_widens_anything(whole_summary, make_transcript, o
             "[...document.querySelectorAll('figure svg[role=img]')].map(svg => svg.getBoundingClientRect().height)"
         )
     )
-    assert tab.console() == []
-    assert tab.requests() == [tab.url]
+    assert tab.errors() == []
+    assert tab.loaded() == [tab.url]
 
 
 def test_a_hostile_fragment_is_a_filter_that_nothing_has(page, open_page):
     tab = open_page(page, fragment="#transcripts?attack=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&method=%E0%A4%A")
     assert tab.shown == "0 of 37 replies, in 0 rows."
     assert tab.js("document.querySelectorAll('img').length") == 0
-    assert tab.console() == []
+    assert tab.errors() == []
 
 
 def test_without_scripts_the_page_has_the_first_requests_of_each_attack(page, open_page):
@@ -418,4 +375,4 @@ def test_tokens_are_folded_coloured_and_fit_the_page(make_summary, make_cell, op
     assert titles == ["", "2.0 %", "60.0 %", "90.0 %", "100.0 %"]
     assert tab.js("document.documentElement.scrollWidth") <= width
     assert tab.js("document.querySelectorAll('.pwned').length") == 0
-    assert tab.console() == []
+    assert tab.errors() == []

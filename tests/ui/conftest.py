@@ -1,39 +1,18 @@
 """A browser, and pages that are served as `derta explore` and `derta label --page` serve them."""
 
-import json
-import shutil
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
 
+from chromium import Tab, chromium
 from derta.ui.server import listen, make_server
 
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--disable-dev-shm-usage"),
-)
 WAIT = 60
 
 
-class Page:
-    """The page that the browser shows."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def js(self, code, *arguments):
-        """Return the value of a JavaScript expression."""
-        return self.driver.execute_script(f"return {code}", *arguments)
-
-    def wait(self, code):
-        """Wait until an expression is true, and return its value."""
-        end = time.monotonic() + WAIT
-        while not (value := self.js(code)):
-            assert time.monotonic() < end, f"never true: {code}"
-            time.sleep(0.05)
-        return value
+class Page(Tab):
+    """A page with fields and buttons."""
 
     def find(self, selector):
         return self.driver.find_element("css selector", selector)
@@ -47,34 +26,12 @@ class Page:
         field.clear()
         field.send_keys(text)
 
-    def press(self, key):
-        self.driver.switch_to.active_element.send_keys(key)
-
-    def requested(self):
-        """Return the addresses that the browser requested since the last call."""
-        entries = (json.loads(one["message"])["message"] for one in self.driver.get_log("performance"))
-        return [one["params"]["request"]["url"] for one in entries if one["method"] == "Network.requestWillBeSent"]
-
-    def errors(self):
-        """Return the errors in the console since the last call."""
-        return [one["message"] for one in self.driver.get_log("browser") if one["level"] == "SEVERE"]
-
 
 @pytest.fixture(scope="session")
-def driver():
+def driver(tmp_path_factory):
     """One headless Chromium."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, chromedriver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield chrome
-    chrome.quit()
+    with chromium(tmp_path_factory.mktemp("downloads")) as browser:
+        yield browser
 
 
 @contextmanager
@@ -106,12 +63,7 @@ def open_page(driver):
         server = served(app)
         url = server.__enter__()
         servers.append(server)
-        driver.get_log("browser")
-        driver.get_log("performance")
-        driver.get(url)
-        page = Page(driver)
-        page.url = url
-        return page
+        return Page(driver, url)
 
     yield open_one
     driver.get("about:blank")
