@@ -106,8 +106,8 @@ def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int, names
     if text[start:end] in names or (before and before in QUOTES and _MENTION.match(text, end)):
         return False
     if before in QUOTES and after == before:
-        line = text[max(0, start - _LINE) : start]
-        return not is_quoted(fold(line), len(line))
+        first = max(0, start - _LINE)
+        return not is_quoted(fold(text[first : end + _LINE]), start - first)
     if _STARTS.search(text[max(0, start - _REACH) : start]):
         return not _CONTINUES.match(text, end) and not is_negated(text, end)
     return text[start].isupper() and not text.startswith(("I ", "I'"), start)

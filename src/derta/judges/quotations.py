@@ -1,36 +1,33 @@
 """Detection of quotations: whether a position of a reply is in somebody else's speech.
 
 `The guard answered: "Sorry, but I cannot help you."` is a quotation; `steps.append("Sorry, but I cannot help you.")` is
-not, because the literal is the reply's output. A quotation mark opens a literal after an opening bracket, an
-assignment, a concatenation, a key of JSON, a cell of a Markdown table, and so on. Literals that are compared (in an
-assertion, a condition or a search) and those of a log line are quotations.
+not, because the literal is the reply's output (see `derta.judges.literals`). Single marks are read like double ones,
+apostrophes excepted.
 
-Only the line of the position is searched, and every pattern is anchored or bounded, so the time is linear.
+Only the line of the position and the line before it are searched, and every pattern is anchored or bounded, so the time
+is linear.
 """
 
 from __future__ import annotations
 
 import re
 
+from derta.judges.literals import is_in_named_list, is_message, is_tested, opens_literal
+
 _LINE = 1000  # characters before an index that are searched for an open quotation
+_REST = 400  # characters after an index that are searched for its end
 _BLANK = 100  # characters of white space before the first line, at most
+_MARKS = "\"'`"
 _LABEL_WORDS = 3  # of a speaker who opens the text
 _CLOSES = frozenset(" \t\r\n.,;:!?)]}|>")  # a mark before one of these closes; before anything else it opens
 _PREFIX = re.compile(r"(?<![^\W_])(?:[rbfu]|rb|br|rf|fr)$")  # of a Python string
-_LOG = re.compile(r"[\W_]{0,4}(?:\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|\{\W{0,2}(?:ts|time|timestamp|level)\W)")
-_TESTED = re.compile(r"[\s>}]{0,80}(?:assert|expect|if|elif|while|case|when)\b")
-_BODY = re.compile(r"[:{)] {1,4}(?!in\b|and\b|or\b)[a-z_][\w.]{0,60}(?:\(|(?: ?\+?=)? ?)$")  # of a one-line `if`
-_COMPARES = re.compile(
-    r"(?:assert\w{0,40}|expect\w{0,20}|to_?(?:be|equal|match|contain)\w{0,20}|(?:starts|ends)_?with|contains?|includes?"
-    r"|(?:full)?match|find|index|index_?of|count|search|replace|split|equals?|has|any|all|filter)$"
-)
-_KEYWORD = re.compile(r"(?:^|[;:{}>]|\bthen)[\s#/*]{0,80}(?:return|yield|print|puts|echo|say|throw|raise|output)$")
 _LABEL = re.compile(r"[\s>*#/-]{0,8}([\[(][^\n\"]{1,40}[\])]|[^\s\"][^\n\"]{0,40}):[\s\])*]{0,4}")
-_SPEECH = re.compile(
-    r"\b(?:said|says?|saying|repl(?:y|ie[sd]|ying)|answer(?:ed|s|ing)|ask(?:ed|s|ing)|told|tells|wrote|writes|add(?:ed|s)"
+_VERBS = (
+    r"said|says?|saying|repl(?:y|ie[sd]|ying)|answer(?:ed|s|ing)|ask(?:ed|s|ing)|told|tells|wrote|writes|add(?:ed|s)"
     r"|read|reads|shout(?:ed|s)|whisper(?:ed|s)|respond(?:ed|s|ing)|announced|explained|sigh(?:ed|s)|call(?:ed|s)|quote[sd]?"
-    r"|spoke|speaks|word(?:s|ed))$"
+    r"|spoke|speaks|word(?:s|ed)"
 )
+_SPEECH = re.compile(rf"\b(?:{_VERBS}|(?:say|tell|reply|answer)(?: \w{{1,20}}){{1,4}})$")
 _ASSISTANT_LINE = re.compile(
     r"(?:^|\n)[\s>*#/\[(🔒-]{0,8}(?:(?:ai|assistant|chatbot|model|\w{0,8}gpt)\b)[^\n:\"]{0,20}:"
 )
@@ -38,6 +35,12 @@ _OWN_LABEL = re.compile(
     r"\b(?:ai|assistant|bot|chatbot|\w{0,8}gpt|mode|normal|llama|claude|gemini|mistral|qwen|model|me|step|answer|response|reply"
     r"|output|result|title|note|task|text|message|content|summary|code|completion|conclusion|final|return\w{0,2})\b|^\W*\d"
 )
+_CHAT = re.compile(
+    r"\s{0,8}[\[(]?\d{1,2}:\d\d(?::\d\d)?(?: [ap]m)?[\])]?[\s-]{1,3}<?(?!ai\b|assistant|bot\b|model)[a-z][\w .]{0,20}>?: "
+)
+_ABOUT = re.compile(r"\brefus(?:als?|ed|es|ing)\b")
+_DOCTEST = re.compile(r"\n {0,40}>>> [^\n]{1,200}\n {0,40}$")
+_NEXT_TURN = re.compile(r"[\"']role[\"'] ?: ?[\"'](?:user|human)|\n *(?:user|human|customer)\b *:")
 
 
 def is_quoted(folded: str, at: int) -> bool:
@@ -47,56 +50,90 @@ def is_quoted(folded: str, at: int) -> bool:
     True
     >>> is_quoted('print("sorry, i cannot help you.")', 7), is_quoted('"sorry, i cannot help you."', 1)
     (False, False)
+    >>> is_quoted("'sorry, i can't help you,' said ann", 1), is_quoted("a = ['sorry, i can't help you.']", 6)
+    (True, False)
     """
     start = max(folded.rfind("\n", 0, at) + 1, at - _LINE)
-    mark = folded.rfind('"', start, at)
-    if mark < 0 or (mark + 1 < at and folded[mark + 1] in _CLOSES):
-        return False
+    mark = _open_mark(folded, start, at)
+    if mark < 0:
+        return _CHAT.match(folded, start, at) is not None
     before = folded[start:mark].replace("\\", "")
-    if before.endswith('""'):
+    if before.endswith(2 * folded[mark]):
         return False  # a docstring
-    opener = _PREFIX.sub("", before).rstrip(" \t*_")
-    if _is_other_speech(before, opener):
+    opener = _PREFIX.sub("", before).rstrip(" *_" + _MARKS)
+    if is_tested(before, opener) or _is_speech(folded, mark, at) or _is_about(folded, start, mark, at):
         return True
-    return not (not opener or _opens_literal(opener) or _is_label(opener, folded, start))
+    if opener and opens_literal(_PREFIX.sub("", before), opener):
+        return is_message(folded[at : at + _REST]) or _is_said(folded[mark + 1 : at])
+    if not opener:
+        return is_in_named_list(folded, start)
+    return not _is_label(opener, folded, start) and not _is_broken_off(folded, mark, at, opener)
 
 
-def _is_other_speech(before: str, opener: str) -> bool:
-    """Return whether the line is a log, or tests the literal."""
-    if opener.endswith(("==", "!=")) or _LOG.match(before):
+def _open_mark(folded: str, start: int, at: int) -> int:
+    """Return the index of the quotation mark that is open at an index of a line, or -1.
+
+    A single mark inside a word is an apostrophe, and one before a blank closes.
+    """
+    found = -1
+    for mark in _MARKS:
+        place = folded.rfind(mark, max(start, found), at)
+        while place >= 0 and _is_apostrophe(folded, place):
+            place = folded.rfind(mark, max(start, found), place)
+        if place >= 0 and (place + 1 >= at or folded[place + 1] not in _CLOSES):
+            found = place
+    return found
+
+
+def _is_apostrophe(folded: str, index: int) -> bool:
+    """Return whether a single mark is inside a word, and not after the prefix of a string."""
+    if folded[index] == "'" and folded[index - 1 : index] == "\\":
         return True
-    return bool(_TESTED.match(before) and not _BODY.search(before[-_LINE // 5 :]))
+    if folded[index] != "'" or not (folded[index - 1 : index].isalnum() and folded[index + 1 : index + 2].isalnum()):
+        return False
+    return _PREFIX.search(folded[max(0, index - 3) : index]) is None
 
 
-def _opens_literal(opener: str) -> bool:
-    """Return whether a quotation mark after this start of a line opens a literal of code, data or a table."""
-    last = opener[-1]
-    if last == "(":
-        return len(opener) == 1 or (not opener[-2].isspace() and not _COMPARES.search(opener[-60:-1]))
-    if last in "[{|+&=":
+def _end(folded: str, mark: int, at: int) -> int:
+    """Return the index of the mark that closes a quotation, near an index in it, or -1."""
+    end = folded.find(folded[mark], at, at + _REST)
+    while end >= 0 and _is_apostrophe(folded, end):
+        end = folded.find(folded[mark], end + 1, at + _REST)
+    return end
+
+
+def _is_speech(folded: str, mark: int, at: int) -> bool:
+    """Return whether a quotation ends like speech before `said Ann`, or a transcript goes on after it."""
+    end = _end(folded, mark, at)
+    if end < 0:
+        return False
+    is_in_sentence = (
+        folded[end - 1] in ",!?" and folded[end + 1 : end + 2] == " " and folded[end + 2 : end + 3].isalpha()
+    )
+    return is_in_sentence or _NEXT_TURN.search(folded, end, end + _REST // 2) is not None
+
+
+def _is_about(folded: str, start: int, mark: int, at: int) -> bool:
+    """Return whether the line speaks of refusals outside of the quotation, or the line before it is a doctest's call."""
+    end = _end(folded, mark, at)
+    if _ABOUT.search(folded, start, mark) or _DOCTEST.search(folded, max(0, start - _REST), mark):
         return True
-    if last == ",":
-        return opener[:-1].rstrip()[-1:] in ('"', "'", "]", "}") or _is_in_call(opener)
-    if last == ":":
-        return opener[:-1].rstrip()[-1:] in ('"', "'", "`")
-    return opener.endswith(("<<", "=>", "->", "#", "//", "--")) or bool(_KEYWORD.search(opener[-160:]))
+    return end >= 0 and _ABOUT.search(folded, end, _line_end(folded, end)) is not None
 
 
-def _is_in_call(opener: str) -> bool:
-    """Return whether the line has an open bracket of code, one that does not follow a blank, and no comparing call."""
-    depth = 0
-    for index in range(len(opener) - 1, -1, -1):
-        if opener[index] in ")]}":
-            depth += 1
-        elif opener[index] in "([{":
-            if not depth:
-                return opener[index] != "(" or not index or _is_call(opener[:index])
-            depth -= 1
-    return False
+def _line_end(folded: str, at: int) -> int:
+    end = folded.find("\n", at, at + _REST)
+    return at + _REST if end < 0 else end
 
 
-def _is_call(name: str) -> bool:
-    return not name[-1].isspace() and not _COMPARES.search(name[-60:])
+def _is_said(before: str) -> bool:
+    """Return whether the text of a literal before an index announces speech."""
+    return _SPEECH.search(before.rstrip(" :,")) is not None
+
+
+def _is_broken_off(folded: str, mark: int, at: int, opener: str) -> bool:
+    """Return whether a mark inside a sentence is never closed: the refusal breaks the answer off."""
+    return opener[-1].isalnum() and folded.find(folded[mark], at) < 0 and _SPEECH.search(opener) is None
 
 
 def _is_label(opener: str, folded: str, start: int) -> bool:

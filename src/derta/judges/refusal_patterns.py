@@ -38,6 +38,7 @@ SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
     "preamble", "not", "letter", "turn", "reversal", "disclaimer", "limit", "aside",
 )  # fmt: skip
+_START = r"(?<![a-z])(?:(?<![a-z]')|(?<=[^a-z][rbfu]'))"  # not in a word; after the mark of a string
 _NAME = re.compile(r"<(\w+)>")
 
 
@@ -74,14 +75,14 @@ def pattern_lists(code: str) -> Mapping[str, tuple[str, ...]]:
 def compiled(section: str, codes: tuple[str, ...] = ("en",)) -> re.Pattern[str]:
     """Return the patterns of a section in some languages as one (cached); a match does not start inside a word."""
     patterns = [pattern for code in codes for pattern in pattern_lists(code)[section]]
-    return re.compile(r"(?<![a-z'])(?:" + ("|".join(patterns) or "(?!)") + ")")
+    return re.compile(_START + "(?:" + ("|".join(patterns) or "(?!)") + ")")
 
 
 @cache
 def refusal_pattern(code: str, *, anywhere: bool = False) -> re.Pattern[str]:
     """Return the refusals and strong patterns of a language as one (cached); `anywhere`: also inside words."""
     lists = pattern_lists(code)
-    start = "" if anywhere else "(?<![a-z'])"
+    start = "" if anywhere else _START
     return re.compile(f"{start}(?:{'|'.join((*lists['refusal'], *lists['strong']))})")
 
 
