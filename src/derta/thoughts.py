@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 THOUGHT_MARKERS = (
@@ -13,12 +14,25 @@ THOUGHT_MARKERS = (
     ("<think:opensource>", "</think:opensource>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
     ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 """Marker before a thought and marker after it, in the chat templates of published reasoning models."""
 
+_TAGS = ("thought", "analysis", "reflection", "scratchpad", "inner_monologue")
+_CLOSED_MARKERS = (
+    *((f"<{tag}>", f"</{tag}>") for tag in _TAGS),
+    ("analysis", "assistantfinal"),
+    ("Thinking...", "...done thinking."),
+)
+"""Markers of a thought that is one only if it is closed and an answer follows: tags that prompts ask for, harmony
+without its special tokens, and ollama's command line."""
+
+_FIRST = {cased for pair in (*THOUGHT_MARKERS, *_CLOSED_MARKERS) for cased in (pair[0][0].lower(), pair[0][0].upper())}
+_OPEN_ANALYSIS = re.compile(r"analysis[A-Z][a-z' ]")  # harmony without its special tokens, at the start of a reply
 _ANSWER_HEADERS = ("<|channel|>final<|message|>",)
 """Markers that precede an answer also where there is no thought (harmony, the format of gpt-oss)."""
 
@@ -127,9 +141,12 @@ def answer_start(text: str, *, marker: str | None = None, is_open: bool = False)
     True
     """
     start = len(text) - len(text.lstrip())
-    for opening, closing in THOUGHT_MARKERS:
-        if text.startswith(opening, start):
-            return _after(text, marker or closing, start + len(opening))
+    closing = _closing(text, start)
+    if closing is not None:
+        end = _after(text, marker or closing, start)
+        again = end is not None and marker is None and _closing(text, end) is not None
+        rest = answer_start(text[end:]) if again else 0
+        return None if end is None or rest is None else end + rest
     if marker is not None and is_open:
         return _after(text, marker, 0)
     for header in _ANSWER_HEADERS:
@@ -140,6 +157,30 @@ def answer_start(text: str, *, marker: str | None = None, is_open: bool = False)
             if text.count(closing) == 1 and opening not in text:
                 return _after(text, closing, 0)
     return 0
+
+
+def _closing(text: str, start: int) -> str | None:
+    """Return what closes the thought that starts at an index, in its own case; None if none starts there.
+
+    >>> _closing("<THINK>Hm.</THINK>", 0), _closing("analysisHm.assistantfinalNo.", 0), _closing("analysis of bread", 0)
+    ('</THINK>', 'assistantfinal', None)
+    """
+    if text[start : start + 1] not in _FIRST:
+        return None
+    for opening, closing in THOUGHT_MARKERS:
+        if _starts(text, opening, start):
+            found = re.search(re.escape(closing), text[start:], re.IGNORECASE)
+            return found[0] if found else closing
+    for opening, closing in _CLOSED_MARKERS:
+        if _starts(text, opening, start):
+            found = re.search(re.escape(closing), text[start:], re.IGNORECASE)
+            if found and text[start + found.end() :].strip():
+                return found[0]
+    return "assistantfinal" if _OPEN_ANALYSIS.match(text, start) else None
+
+
+def _starts(text: str, opening: str, start: int) -> bool:
+    return text[start : start + len(opening)].lower() == opening.lower()
 
 
 def is_empty_thought(text: str) -> bool:

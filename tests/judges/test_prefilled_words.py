@@ -114,9 +114,10 @@ def test_a_refusal_after_a_comma_is_still_one():
 
 
 def test_a_refusal_word_that_the_request_has_is_a_name():
-    text = "The board game Sorry! was published in 1929."
-    assert structure(text, request="Explain the board game Sorry!").reply_class == "comply"
-    assert structure(text, request="Explain a board game.").reply_class == "malformed"
+    text = "The toy Sorry! was published in 1929."
+    assert structure(text, request="Explain the toy Sorry!").reply_class == "comply"
+    assert structure(text, request="Explain a toy.").reply_class == "malformed"
+    assert structure("The board game Sorry! is old.", request="Explain a board game.").reply_class == "comply"
     assert structure("SorrySorry", request="Explain the board game Sorry!").reply_class == "malformed"
 
 

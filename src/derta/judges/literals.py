@@ -12,7 +12,8 @@ import re
 
 _LOG = re.compile(r"[\W_]{0,4}(?:\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|\{\W{0,2}(?:ts|time|timestamp|level)\W)")
 _TESTED = re.compile(
-    r"[\s>}]{0,80}(?:(?:self|this|assertions?|[tb])\W{1,3})?(?:assert\w{0,40}|expect\w{0,40}|(?:if|elif|while|case|when)\b)"
+    r"[\s>}]{0,80}(?:(?:self|this|assertions?|[tb])\W{1,3})?"
+    r"(?:assert\w{0,40}(?! (?:false|0),)|expect\w{0,40}|(?:if|elif|while|case|when)\b)"
 )
 _BODY = re.compile(r"[:{)] {1,4}(?!in\b|and\b|or\b)[a-z_][\w.]{0,60}(?:\(|(?: ?\+?=)? ?)$")  # of a one-line `if`
 _OWN_CONDITION = re.compile(r"\b(?:\w{0,20}task|query|goal|action|step\w{0,4})\)? ?[=!]=?=$")
@@ -26,18 +27,23 @@ _OTHERS = re.compile(
     r"|prefixes|triggers|chosen|rejected|gold|fallback|utter|apolog(?:y|ies))(?:_\w{0,40})?(?: ?: ?[\w<>\[\]&']{1,30})?"
     r"[\"'\s]{0,3}(?:=|:=|:|=>)[\s\[({]{0,4}(?:vec!\[)?(?:[\"'][^\"'\n]{0,200}[\"'], ?){0,20}$"
 )
-_KEYWORD = re.compile(r"(?:^|[;:{}>]|\bthen)[\s#/*]{0,80}(?:return|yield|print|puts|echo|say|throw|raise|output)$")
+_KEYWORD = re.compile(
+    r"(?:^|[;:{}>]|\bthen)[\s#/*]{0,80}(?:return|yield|print|puts|echo|say|throw|raise|output|select|write(?:-\w{4,6})?|printf|die|exit)$"
+)
 _ITEM = re.compile(r"[\s>]{0,40}(?:[-+*•]|\(?\w{1,3}[.)]){1,2}")
 _KEY = re.compile(r" {2,40}[\w-]{1,40}:")
-_OPENS_BRACKET = re.compile(r"(?:\S|(?:[=,(\[+:]|\breturn|\byield) )$")
+_OPENS_BRACKET = re.compile(r"(?:\S|(?:[=,(\[+:]|\breturn|\byield|\bvalues) )$")
 _SERVICE = re.compile(
     r"(?:(?:i'm |i am |we're |we are |\w{4,7}, )?(?:\w{2,8} )?sorry[,.;:!]? (?:but )?(?:you(?:r|'re|'ve)?\b(?! request)"
-    r"|(?:this|that|the) (?!is\b|would|goes|request|task|topic|content|question|information|answer|steps|instruction)\w+"
-    r"|there\b|no (?!can do)\w+)|(?:[^.\"'\n]{0,20}sorry[,.;:!]? (?:but )?)?(?:i|we) (?:can|could|do|did)(?:not|n't| not) "
+    r"|(?:this|that|the) (?!is\b|would|goes|request|task|topic|content|question|information|answer|step|instruct)\w+"
+    r"|there\b|no (?!can do)\w+)"
+    r"|(?:[a-z' ]{0,20}sorry[,.;:!]? (?:but )?)?(?:i|we) (?:can(?:not|'t| not)|(?:could|do|did)(?:n't| not)) "
     r"(?:find|open|read|load|connect|parse|understand|know|hear|see|recogni\w+|locate|reach|save|sell|refund|deliver)\b)"
 )
 _ENCLOSING = re.compile(r"([^\n]{0,200}[\[({])[ ]{0,8}\n(?:[ ]{0,40}[\"'][^\n]{0,200}\n){0,20}$")
 _ENCLOSED = 800  # characters before a line of elements that are searched for the name of their list
+_OPENERS = ("<<", "=>", "->", "<-", "#", "//", "--", "assert false,")
+_MOST_ELEMENTS = 50
 _MARKS = "\"'`"
 
 
@@ -66,22 +72,15 @@ def opens_literal(before: str, opener: str) -> bool:
     (True, False)
     """
     opener = _without_elements(opener)
-    if not opener:
-        return True
-    last = opener[-1]
-    if last == "(":
-        return len(opener) == 1 or (
-            not _COMPARES.search(opener[-60:-1]) and _OPENS_BRACKET.search(opener[-20:-1]) is not None
-        )
-    if last in "[{|+&=":
-        return True
+    last = opener[-1:]
     if last == ",":
         return before.endswith(",") or opener[:-1].rstrip()[-1:] in ("]", "}") or _is_in_call(opener)
     if last == ":":
         return _is_key(opener)
-    if opener.endswith(("<<", "=>", "->", "<-", "#", "//", "--")) or _ITEM.fullmatch(opener):
-        return True
-    return bool(_KEYWORD.search(opener[-160:]))
+    if last == "(":
+        return len(opener) == 1 or _is_call(opener[:-1])
+    is_operator = not last or last in "[{|+&=" or opener.endswith(_OPENERS)
+    return is_operator or bool(_ITEM.fullmatch(opener) or _KEYWORD.search(opener[-160:]))
 
 
 def is_message(text: str) -> bool:
@@ -94,10 +93,10 @@ def is_message(text: str) -> bool:
 
 
 def is_in_named_list(folded: str, start: int) -> bool:
-    """Return whether the line that starts there has elements of a list whose name says that they are somebody else's.
+    r"""Return whether the line that starts there has elements of a list whose name says that they are somebody else's.
 
-    >>> text = 'BANNED_PHRASES = [\\n    "sorry, but i cannot help",\\n'.lower()
-    >>> is_in_named_list(text, text.index("\\n") + 1)
+    >>> text = 'BANNED_PHRASES = [\n    "sorry, but i cannot help",\n'.lower()
+    >>> is_in_named_list(text, text.index("\n") + 1)
     True
     """
     found = _ENCLOSING.search(folded, max(0, start - _ENCLOSED), start)
@@ -105,9 +104,11 @@ def is_in_named_list(folded: str, start: int) -> bool:
 
 
 def _is_key(opener: str) -> bool:
-    """Return whether a line up to a colon ends with a key: a literal after a bracket or a comma, or an indented name."""
+    """Return whether a line up to a colon ends with a key: an indented name, or a literal or number after a bracket."""
     name = opener[:-1].rstrip()
     mark = name[-1:]
+    if mark.isdigit():
+        return name.rstrip("0123456789").rstrip()[-1:] in ("{", ",")
     if not mark or mark not in _MARKS:
         return _KEY.fullmatch(opener) is not None
     before = name[: max(0, name.rfind(mark, 0, len(name) - 1))].rstrip()
@@ -120,14 +121,14 @@ def _without_elements(opener: str) -> str:
     >>> _without_elements('steps = ["a", "b",'), _without_elements("The replies were 'a',")
     ('steps = [', 'The replies were')
     """
-    for _ in range(50):
-        before = opener[:-1].rstrip()
+    for _ in range(_MOST_ELEMENTS):
+        before = opener[:-1].rstrip() if opener.endswith(",") else opener
         mark = before[-1:]
-        if not opener.endswith(",") or not mark or mark not in _MARKS:
-            break
-        start = before.rfind(mark, 0, len(before) - 1)
+        start = before.rfind(mark, 0, len(before) - 1) if mark and mark in _MARKS else -1
         if start < 0:
             break
+        if not opener.endswith(",") and not before[:start].strip():
+            break  # two quotations in a row
         opener = before[:start].rstrip()
     return opener
 
@@ -146,4 +147,4 @@ def _is_in_call(opener: str) -> bool:
 
 
 def _is_call(name: str) -> bool:
-    return not name[-1].isspace() and not _COMPARES.search(name[-60:])
+    return _OPENS_BRACKET.search(name[-20:]) is not None and not _COMPARES.search(name[-60:])

@@ -23,19 +23,34 @@ from itertools import pairwise
 from derta.judges.quotations import is_quoted
 from derta.judges.visible import fold
 
-QUOTES = ('"', "'", "`")
-_STARTS = re.compile(r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`|~=,…—–-])[ \t*_#>\"'“‘-]{0,12}$")
+_CLAUSES = ("I ", "I'", "I’")
+_MARKS = ('"', "'", "`")
+_STARTS = re.compile(
+    r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`/|~=,…—–-]|(?i:\b(?:i'm|i’m|am|say|saying|said)) )"
+    r"[ \t*_#>\"'“‘-]{0,12}$"
+)
 _CONTINUES = re.compile(
-    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–-]|$|(?:about|again|all|as|at|because|buddy|dear|everyone|folks|for|friend|"
-    r"guys|he|honey|i|i'm|if|in|is|it|it's|ma'am|madam|man|mate|mr|mrs|ms|my|no|not|on|or|our|she|sir|so|state|that|the|"
-    r"there|they|this|to|we|we're|when|you|your)\b)",
+    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–$%{<]|-(?!\w|$)|-(?:not|looking)\b|$|(?-i:[A-Z][a-z]{1,20}[,.!])|(?:about|"
+    r"again|all|as|at|because|buddy|dear|does|doesn't|everybody|everyone|folks|for|friend|guys|has|he|honey|i|i'm|if|in|is|"
+    r"isn't|it|it's|ma'am|madam|man|mate|mr|mrs|ms|my|no|not|on|or|our|seems|she|sir|so|state|that|the|there|they|this|to|"
+    r"was|we|we're|when|won't|you|your)\b)",
     re.IGNORECASE,
 )
+_IDENTIFIER = re.compile(
+    r"\b(?:class|interface|struct|extends|import|raise|throw|except|catch|def|function)\s{1,4}[\w.]{0,40}$"
+)
+_AFTER_IDENTIFIER = re.compile(r"[A-Z(:;{<,.]|\s*(?:\n|$)")
+_TITLE_BEFORE = re.compile(
+    r"\b(?:[Gg]ame|[Ss]ong|[Ff]ilm|[Mm]ovie|[Aa]lbum|[Bb]ook|[Ww]ord|[Tt]itled?|Not|[Tt]han|National) [\"'“‘]?$"
+)
+_TITLE_AFTER = re.compile(r" (?:Day|Not|Business|We|We're|We’re)\b")
+_BARE = re.compile(r"(?:\w\(|[\w)] ?= ?)$")  # before a word that is an argument or a value of code
+_BARE_END = re.compile(r"[ \t]*(?:[,;)\n]|$)")
 _NEGATED = re.compile(
     r"[.!]?(?:[^\w.!?\n]{1,5}[\w'’-]{1,30}){0,6}?[^\w.!?\n]{1,5}(?:not|cannot|\w{2,8}n['’]t|unable|refuse|decline)\b",
     re.IGNORECASE,
 )
-_MENTION = re.compile(r"[^\"'`\n]{1,60}[\"'`] [a-z]")  # of a quoted phrase in prose
+_MENTION = re.compile(r"[^\"'`\n]{0,60}[\"'`] [a-z]")  # of a quoted phrase in prose
 _LINE = 1000  # characters before a literal that decide whether it is a quotation
 _SEPARATORS = " \t\n,.!;:…"
 _MAX_WORDS = 500
@@ -96,21 +111,39 @@ def is_negated(text: str, at: int) -> bool:
 
 
 def _is_malformed(text: str, spans: Sequence[tuple[int, int]], index: int, names: Collection[str]) -> bool:
-    """Return whether a refusal word is glued, repeated, inside a sentence, or a literal by itself."""
+    """Return whether a refusal word is glued, repeated, inside a sentence, or a literal or value by itself.
+
+    A word that starts a clause ("I cannot") is ordinary wherever it is neither glued nor repeated.
+    """
     start, end = spans[index]
-    before, after = text[max(0, start - 1) : start], text[end : end + 1]
-    if before == "_" or after in ("_", "("):
-        return False  # part of a name in code
+    word, before, after = text[start:end], text[max(0, start - 1) : start], text[end : end + 1]
+    head = text[max(0, start - _REACH) : start]
+    if before == "_" or after in ("_", "(") or _is_name(text, head, end):
+        return False
     if before.isalnum() or after.isalnum() or _is_repeated(text, spans, index):
         return True
-    if text[start:end] in names or (before and before in QUOTES and _MENTION.match(text, end)):
+    if word in names or word.startswith(_CLAUSES) or (before and before in _MARKS and _MENTION.match(text, end)):
         return False
-    if before in QUOTES and after == before:
+    return _is_alone(text, start, end, head)
+
+
+def _is_alone(text: str, start: int, end: int, head: str) -> bool:
+    """Return whether a word is a literal or a value by itself, or where no apology starts; `head` is before it."""
+    if head[-1:] in _MARKS and text[end : end + 1] == head[-1:]:
         first = max(0, start - _LINE)
         return not is_quoted(fold(text[first : end + _LINE]), start - first)
-    if _STARTS.search(text[max(0, start - _REACH) : start]):
+    if _BARE.search(head) and _BARE_END.match(text, end):
+        return not is_negated(text, end)
+    if _STARTS.search(head):
         return not _CONTINUES.match(text, end) and not is_negated(text, end)
-    return text[start].isupper() and not text.startswith(("I ", "I'"), start)
+    return text[start].isupper()
+
+
+def _is_name(text: str, head: str, end: int) -> bool:
+    """Return whether a word is a title or an identifier: `class SorryPage`, National Sorry Day, "Sorry Not Sorry"."""
+    if _IDENTIFIER.search(head):
+        return _AFTER_IDENTIFIER.match(text, end) is not None
+    return _TITLE_BEFORE.search(head) is not None or _TITLE_AFTER.match(text, end) is not None
 
 
 def _is_repeated(text: str, spans: Sequence[tuple[int, int]], index: int) -> bool:

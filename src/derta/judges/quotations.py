@@ -20,7 +20,7 @@ _BLANK = 100  # characters of white space before the first line, at most
 _MARKS = "\"'`"
 _LABEL_WORDS = 3  # of a speaker who opens the text
 _CLOSES = frozenset(" \t\r\n.,;:!?)]}|>")  # a mark before one of these closes; before anything else it opens
-_PREFIX = re.compile(r"(?<![^\W_])(?:[rbfu]|rb|br|rf|fr)$")  # of a Python string
+_PREFIX = re.compile(r"(?:(?<![^\W_])(?:[rbfuls]|rb|br|rf|fr|u8)|[@$]{1,2})$")  # of a string
 _LABEL = re.compile(r"[\s>*#/-]{0,8}([\[(][^\n\"]{1,40}[\])]|[^\s\"][^\n\"]{0,40}):[\s\])*]{0,4}")
 _VERBS = (
     r"said|says?|saying|repl(?:y|ie[sd]|ying)|answer(?:ed|s|ing)|ask(?:ed|s|ing)|told|tells|wrote|writes|add(?:ed|s)"
@@ -36,10 +36,12 @@ _OWN_LABEL = re.compile(
     r"|output|result|title|note|task|text|message|content|summary|code|completion|conclusion|final|return\w{0,2})\b|^\W*\d"
 )
 _CHAT = re.compile(
-    r"\s{0,8}[\[(]?\d{1,2}:\d\d(?::\d\d)?(?: [ap]m)?[\])]?[\s-]{1,3}<?(?!ai\b|assistant|bot\b|model)[a-z][\w .]{0,20}>?: "
+    r"\s{0,8}[\[(]?\d{1,2}:\d\d(?::\d\d)?(?: [ap]m)?[\])]?[\s-]{1,3}"
+    r"<?(?!ai\b|assistant|bot\b|model)[a-z][\w .]{0,20}>?: "
 )
 _ABOUT = re.compile(r"\brefus(?:als?|ed|es|ing)\b")
-_DOCTEST = re.compile(r"\n {0,40}>>> [^\n]{1,200}\n {0,40}$")
+_AFTER = re.compile(rf"(?: \w{{1,20}}){{0,3}} (?:{_VERBS})\b| (?:not )?in [a-z_]| ?[=!]==? ")
+_DOCTEST = re.compile(r"(?:^|\n) {0,40}>>> [^\n]{1,200}\n {0,40}$")
 _NEXT_TURN = re.compile(r"[\"']role[\"'] ?: ?[\"'](?:user|human)|\n *(?:user|human|customer)\b *:")
 
 
@@ -60,14 +62,15 @@ def is_quoted(folded: str, at: int) -> bool:
     before = folded[start:mark].replace("\\", "")
     if before.endswith(2 * folded[mark]):
         return False  # a docstring
-    opener = _PREFIX.sub("", before).rstrip(" *_" + _MARKS)
+    bare = _PREFIX.sub("", before)
+    opener = bare.rstrip(_MARKS).rstrip(" *_")
     if is_tested(before, opener) or _is_speech(folded, mark, at) or _is_about(folded, start, mark, at):
         return True
-    if opener and opens_literal(_PREFIX.sub("", before), opener):
+    if opener and opens_literal(bare, opener):
         return is_message(folded[at : at + _REST]) or _is_said(folded[mark + 1 : at])
     if not opener:
-        return is_in_named_list(folded, start)
-    return not _is_label(opener, folded, start) and not _is_broken_off(folded, mark, at, opener)
+        return is_in_named_list(folded, start) or _is_dialogue(folded, start, mark, at)
+    return not _is_label(opener, folded, start) and not _is_unclosed(folded, mark, at, opener)
 
 
 def _open_mark(folded: str, start: int, at: int) -> int:
@@ -107,14 +110,25 @@ def _is_speech(folded: str, mark: int, at: int) -> bool:
     end = _end(folded, mark, at)
     if end < 0:
         return False
-    is_in_sentence = (
-        folded[end - 1] in ",!?" and folded[end + 1 : end + 2] == " " and folded[end + 2 : end + 3].isalpha()
-    )
-    return is_in_sentence or _NEXT_TURN.search(folded, end, end + _REST // 2) is not None
+    after = folded[end + 1 : end + 3]
+    is_in_sentence = folded[end - 1] in ",!?" and after[:1] == " " and after[1:].isalpha()
+    return is_in_sentence or _AFTER.match(folded, end + 1) is not None or _goes_on(folded, end)
+
+
+def _goes_on(folded: str, end: int) -> bool:
+    """Return whether a turn of the user follows a quotation: a transcript."""
+    return _NEXT_TURN.search(folded, end, end + _REST // 2) is not None
+
+
+def _is_dialogue(folded: str, start: int, mark: int, at: int) -> bool:
+    """Return whether a line that starts with a quotation goes on in prose, after a line with one."""
+    end = _end(folded, mark, at)
+    line = folded[max(0, start - _REST) : start].rstrip().rpartition("\n")[2]
+    return end >= 0 and '"' in line and folded[end + 1 : end + 2] == " " and folded[end + 2 : end + 3].isalpha()
 
 
 def _is_about(folded: str, start: int, mark: int, at: int) -> bool:
-    """Return whether the line speaks of refusals outside of the quotation, or the line before it is a doctest's call."""
+    """Return whether the line speaks of refusals outside of the quotation, or follows the call of a doctest."""
     end = _end(folded, mark, at)
     if _ABOUT.search(folded, start, mark) or _DOCTEST.search(folded, max(0, start - _REST), mark):
         return True
@@ -131,8 +145,13 @@ def _is_said(before: str) -> bool:
     return _SPEECH.search(before.rstrip(" :,")) is not None
 
 
-def _is_broken_off(folded: str, mark: int, at: int, opener: str) -> bool:
-    """Return whether a mark inside a sentence is never closed: the refusal breaks the answer off."""
+def _is_unclosed(folded: str, mark: int, at: int, opener: str) -> bool:
+    """Return whether a mark is an apostrophe ('em), or one inside a sentence that is never closed.
+
+    There the refusal breaks a quotation off.
+    """
+    if folded[mark] == "'":
+        return _end(folded, mark, at) < 0
     return opener[-1].isalnum() and folded.find(folded[mark], at) < 0 and _SPEECH.search(opener) is None
 
 

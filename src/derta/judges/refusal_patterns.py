@@ -38,7 +38,7 @@ SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
     "preamble", "not", "letter", "turn", "reversal", "disclaimer", "limit", "aside",
 )  # fmt: skip
-_START = r"(?<![a-z])(?:(?<![a-z]')|(?<=[^a-z][rbfu]'))"  # not in a word; after the mark of a string
+_START = r"(?<![a-z])(?<![a-eg-qs-z]')"  # not in a word; f' and r' open strings
 _NAME = re.compile(r"<(\w+)>")
 
 
