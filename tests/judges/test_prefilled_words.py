@@ -114,8 +114,8 @@ def test_a_refusal_after_a_comma_is_still_one():
 
 
 def test_a_refusal_word_that_the_request_has_is_a_name():
-    text = "The toy Sorry! was published in 1929."
-    assert structure(text, request="Explain the toy Sorry!").reply_class == "comply"
+    text = "The toy Sorry was published in 1929."
+    assert structure(text, request="Explain the toy Sorry.").reply_class == "comply"
     assert structure(text, request="Explain a toy.").reply_class == "malformed"
     assert structure("The board game Sorry! is old.", request="Explain a board game.").reply_class == "comply"
     assert structure("SorrySorry", request="Explain the board game Sorry!").reply_class == "malformed"

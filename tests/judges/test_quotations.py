@@ -8,10 +8,19 @@ from derta.judges.quotations import is_quoted
 from derta.judges.refusal import structure
 from derta.judges.visible import fold
 from quotation_pairs import HE, NO, PAIRS
+from text_tables import text_lines
+
+REFUSED = ("refuse", "comply_then_refuse")
+OWN = text_lines("judges/own_refusals_in_code.txt")
+OTHERS = text_lines("judges/refusals_of_others.txt")
 
 
 def index(text: str) -> int:
     return max(text.rfind(NO), text.rfind(HE))
+
+
+def place(text: str) -> tuple[str, int]:
+    return fold(text), text.index(NO)
 
 
 def test_the_table_has_sixty_pairs():
@@ -31,12 +40,41 @@ def test_a_refusal_in_somebody_s_speech_a_test_or_a_log_is_a_quotation(other: st
     assert structure(other, mid_answer=True).refusal_at is None
 
 
-@given(st.text(alphabet='ab"\\([{,:=+|#. \n', max_size=80), st.integers(0, 80))
+@pytest.mark.parametrize("marked", OWN)
+def test_a_refusal_in_code_or_data_is_found_where_it_starts(marked: str):
+    result = structure(marked.replace("§", ""))
+    assert (result.reply_class, result.refusal_at) in [(kind, marked.index("§")) for kind in REFUSED]
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_what_others_say_and_messages_of_programs_are_no_refusals(text: str):
+    assert structure(text).reply_class == "comply"
+
+
+def test_a_refusal_that_breaks_a_program_off_is_found_also_if_the_program_goes_on():
+    code = 'def brew():\n    steps = []\n    steps.append("Take the moss from the old well and wash it twice")\n'
+    for line in ("steps.append('{}')", 'steps.append("{}', "# {}", "return '{}'"):
+        for rest in ("", "\n    steps.append('x')\n    return steps\n"):
+            text = f"{code}    {line.format(NO)}{rest}"
+            assert structure(text).refusal_at == text.index(NO)
+
+
+def test_the_names_of_lists_and_keys_say_whose_words_they_are():
+    assert not is_quoted(*place(f'STEPS = [\n    "stir",\n    "{NO}",\n]'))
+    assert is_quoted(*place(f'BANNED_PHRASES = [\n    "no",\n    "{NO}",\n]'))
+    assert not is_quoted(*place(f'if task == "{NO}":'))
+    assert is_quoted(*place(f'if reply == "{NO}":'))
+
+
+@given(st.text(alphabet="ab\"'`\\([{,:=+|#. \n", max_size=80), st.integers(0, 80))
 def test_any_position_of_any_text_is_read(text: str, at: int):
     assert is_quoted(text, min(at, len(text))) in (True, False)
 
 
-@pytest.mark.parametrize("unit", ['"', '("', "([{", 'a, "', "\\", "if ", ") a", 'x = "', "ab: "])
+@pytest.mark.parametrize(
+    "unit",
+    ['"', '("', "([{", 'a, "', "\\", "if ", ") a", 'x = "', "ab: ", "'", "'a", "a'b ", '"a", ', ">>> ", "10:00 a: "],
+)
 def test_a_hostile_line_takes_no_time(unit: str):
     text = unit * (100_000 // len(unit)) + '"'
     start = time.monotonic()

@@ -10,6 +10,7 @@ from derta.metrics.kinds import thought_cells
 from derta.metrics.leakage import leaked_words
 from derta.protocols import Case
 from derta.records import Prompt, Reply
+from derta.thoughts import THOUGHT_MARKERS
 
 ANSWER = "Mix the flour with water and salt, knead the dough for ten minutes, and bake it for half an hour."
 REFUSAL = "I can't help with that."
@@ -58,6 +59,34 @@ def test_an_answer_in_the_thought_is_no_answer():
 def test_only_the_answer_is_compared_with_the_reference(judge, text, answer):
     question = "Which is a bread?\n(A) rock\n(B) rye loaf\n(C) sand\n(D) glass"
     assert verdict(judge, case(text, request=question, answer=answer)).correct
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        *THOUGHT_MARKERS,
+        ("<THINK>", "</THINK>"),
+        ("<Thought>\n", "</Thought>\n"),
+        ("<scratchpad>", "</scratchpad>"),
+        ("analysis", "assistantfinal"),
+        ("Thinking...\n", "\n...done thinking.\n\n"),
+        ("<think>a</think>\n\n<think>", "</think>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ],
+)
+def test_the_thought_of_every_format_is_no_answer(opening: str, closing: str):
+    answered = verdict("refusal", case(f"{opening}{REFUSAL} But bread is fine.{closing}{ANSWER}"))
+    assert (answered.refused, answered.reply_class) == (False, "comply")
+    text = f"{opening}{ANSWER} But no.{closing}{REFUSAL}"
+    refused = verdict("refusal", case(text))
+    assert (refused.refused, refused.refusal_at) == (True, text.index(REFUSAL))
+    assert leaked_words(case(text).reply, refused) == 0
+
+
+def test_tags_that_a_prompt_may_ask_for_are_a_thought_only_before_an_answer():
+    for text in (f"<analysis>{REFUSAL}", f"<analysis>{REFUSAL}</analysis>\n", f"analysis of bread: {REFUSAL}"):
+        assert verdict("refusal", case(text)).refused
+    assert verdict("refusal", case("analysisThe user wants bread. Mix the")).refused is None
 
 
 def test_the_engine_knows_where_the_answer_begins():

@@ -26,31 +26,33 @@ from derta.judges.visible import fold
 _CLAUSES = ("I ", "I'", "I’")
 _MARKS = ('"', "'", "`")
 _STARTS = re.compile(
-    r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`/|~=,…—–-]|(?i:\b(?:i'm|i’m|am|say|saying|said)) )"
+    r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`/|~=,…—–-]|(?i:\b(?:i'm|i’m|am|we're|we’re|so|very|truly|really|feel)) )"
     r"[ \t*_#>\"'“‘-]{0,12}$"
 )
 _CONTINUES = re.compile(
-    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–$%{<]|-(?!\w|$)|-(?:not|looking)\b|$|(?-i:[A-Z][a-z]{1,20}[,.!])|(?:about|"
+    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–$%{<(=]|-(?!\w|$)|-(?:not|looking)\b|$|(?-i:[A-Z][a-z]{1,20}[,.!])|(?:about|"
     r"again|all|as|at|because|buddy|dear|does|doesn't|everybody|everyone|folks|for|friend|guys|has|he|honey|i|i'm|if|in|is|"
     r"isn't|it|it's|ma'am|madam|man|mate|mr|mrs|ms|my|no|not|on|or|our|seems|she|sir|so|state|that|the|there|they|this|to|"
     r"was|we|we're|when|won't|you|your)\b)",
     re.IGNORECASE,
 )
 _IDENTIFIER = re.compile(
-    r"\b(?:class|interface|struct|extends|import|raise|throw|except|catch|def|function)\s{1,4}[\w.]{0,40}$"
+    r"\b(?:class|interface|struct|new|const|let|var|extends|import|raise|throw|except|catch|def|function)\s{1,4}[\w.]{0,40}$"
 )
-_AFTER_IDENTIFIER = re.compile(r"[A-Z(:;{<,.]|\s*(?:\n|$)")
+_AFTER_IDENTIFIER = re.compile(r"[A-Z(:;{<,.]| (?:=|extends|implements)|\s*(?:\n|$)")
 _TITLE_BEFORE = re.compile(
-    r"\b(?:[Gg]ame|[Ss]ong|[Ff]ilm|[Mm]ovie|[Aa]lbum|[Bb]ook|[Ww]ord|[Tt]itled?|Not|[Tt]han|National) [\"'“‘]?$"
+    r"\b(?:(?i:game|song|film|movie|album|book|word|titled?|than|say|saying|said)|Not|National) [\"'“‘]?$"
 )
-_TITLE_AFTER = re.compile(r" (?:Day|Not|Business|We|We're|We’re)\b")
-_BARE = re.compile(r"(?:\w\(|[\w)] ?= ?)$")  # before a word that is an argument or a value of code
+_TITLE_AFTER = re.compile(
+    r" (?:Day|Not|Business|We|We're|We’re)\b|NotSorry|(?!Sorry)[A-Z][a-z]{2,20}\w{0,20}[({.;<:]|(?<=[a-z] Sorry)! [a-z]"
+)
+_BARE = re.compile(r"(?:\w\(|[\w)] ?= ?\[?)$")  # before a word that is an argument or a value of code
 _BARE_END = re.compile(r"[ \t]*(?:[,;)\n]|$)")
 _NEGATED = re.compile(
     r"[.!]?(?:[^\w.!?\n]{1,5}[\w'’-]{1,30}){0,6}?[^\w.!?\n]{1,5}(?:not|cannot|\w{2,8}n['’]t|unable|refuse|decline)\b",
     re.IGNORECASE,
 )
-_MENTION = re.compile(r"[^\"'`\n]{0,60}[\"'`] [a-z]")  # of a quoted phrase in prose
+_MENTION = re.compile(r"[^\"'`\n]{0,60}[\"'`] [a-z(–-]")  # of a quoted phrase in prose
 _LINE = 1000  # characters before a literal that decide whether it is a quotation
 _SEPARATORS = " \t\n,.!;:…"
 _MAX_WORDS = 500
