@@ -46,7 +46,7 @@ _TITLE_BEFORE = re.compile(
 _TITLE_AFTER = re.compile(
     r" (?:Day|Not|Business|We|We're|We’re)\b|NotSorry|(?!Sorry)[A-Z][a-z]{2,20}\w{0,20}[({.;<:]|(?<=[a-z] Sorry)! [a-z]"
 )
-_BARE = re.compile(r"(?:\w\(|[\w)] ?= ?\[?)$")  # before a word that is an argument or a value of code
+_BARE = re.compile(r"(?:\w\( ?|[\w)] ?= ?\[?)$")  # before a word that is an argument or a value of code
 _BARE_END = re.compile(r"[ \t]*(?:[,;)\n]|$)")
 _NEGATED = re.compile(
     r"[.!]?(?:[^\w.!?\n]{1,5}[\w'’-]{1,30}){0,6}?[^\w.!?\n]{1,5}(?:not|cannot|\w{2,8}n['’]t|unable|refuse|decline)\b",
@@ -101,6 +101,18 @@ def malformed_words(
     malformed = [(a, b) for index, (a, b) in enumerate(spans) if _is_malformed(text, spans, index, names)]
     is_glued = text[start : start + 1].isalnum()
     return [(max(0, a - start), max(0, b - start)) for a, b in malformed if a >= start or is_glued]
+
+
+def run_start(text: str, spans: Sequence[tuple[int, int]], start: int) -> int:
+    """Return the start of the run of refusal words that ends with the one at an index: "SorrySorry, but I cannot".
+
+    >>> run_start("Take Sorry Sorry, no.", [(5, 10), (11, 16)], 11)
+    5
+    """
+    for first, second in reversed(list(pairwise(spans))):
+        if second[0] == start and not text[first[1] : second[0]].strip(_SEPARATORS):
+            start = first[0]
+    return start
 
 
 def is_negated(text: str, at: int) -> bool:

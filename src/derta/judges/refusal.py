@@ -30,7 +30,7 @@ from derta.errors import DataError
 from derta.judges.base import FunctionJudge
 from derta.judges.languages import is_unknown
 from derta.judges.loops import has_content, is_loop
-from derta.judges.malformed import is_negated, malformed_words
+from derta.judges.malformed import is_negated, malformed_words, run_start
 from derta.judges.prefilled_words import continues_refusal, prefilled_word
 from derta.judges.premise import rejects_premise
 from derta.judges.refusal_cues import Cue, Search, first_sentence, search_cues, sentences
@@ -151,6 +151,10 @@ def _search(text: str, folded: str, malformed: Sequence[Span], *, mid_answer: bo
     dropped = {start for start, end in malformed if not is_negated(text, end)}
     if dropped:
         found = found._replace(cues=[cue for cue in found.cues if cue.start not in dropped])
+    if len(malformed) > 1 and found.cues:
+        first = found.cues[0]
+        start = run_start(text, malformed, first.start)
+        found = found._replace(cues=[first._replace(start=start), *found.cues[1:]])
     if found.cues or mid_answer or len(text) > SHORT:
         return found
     return _deflection(folded, found) or found
