@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isnan
 from typing import Any
 
 from derta.errors import DataError
@@ -14,13 +15,33 @@ from derta.sources import Row, fields_of
 
 REQUEST = ("request", "goal", "question", "query", "instruction", "behavior", "forbidden_prompt", "prompt")
 """Columns of a request, the most specific first: next to another one, `prompt` is the text that the model received."""
-REPLY = ("response", "reply", "completion", "generation", "output")
+REPLY = (
+    "response",
+    "reply",
+    "completion",
+    "generation",
+    "model_response",
+    "model_output",
+    "generated_text",
+    "predict",
+    "prediction",
+    "output",
+)
 """Columns of a reply; next to another one, `output` is a reference."""
 CONTEXT = ("input", "context")
 """Columns that belong to an `instruction`: the text that it is about."""
 CATEGORY = ("category", "subcategory", "type", "risk_area")
 ATTACK = ("attack", "method")
 SAMPLE = ("sample", "epoch")
+LABEL = frozenset(
+    {
+        *("harmful", "is_harmful", "unsafe", "is_unsafe", "jailbroken", "is_jailbroken", "is_safe"),
+        *("refused", "is_refused", "refusal", "is_refusal", "action", "correct", "is_correct"),
+        *("response_harm_label", "response_refusal_label"),
+        *("final_label", "human_label", "human_majority", "label"),
+    }
+)
+"""Columns of people's labels of a reply (`derta.formats.labels`)."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +118,10 @@ def _is_number(value: object) -> bool:
 
 
 def columns_of(row: Row, *, numbers: bool = False) -> Columns:
-    """Return a row's columns.
+    """Return a row's columns; the blanks inside a name are underscores, and NaN, a missing value of pandas, is None.
+
+    >>> columns_of(Row("a.json[0]", {"Model Response": "Mix.", "label": float("nan")})).values
+    {'model_response': 'Mix.', 'label': None}
 
     Raises:
         DataError: The row is no object, or two names differ only in case or blanks.
@@ -107,13 +131,14 @@ def columns_of(row: Row, *, numbers: bool = False) -> Columns:
     if len(set(names)) < len(names):
         name = next(name for name, key in reversed([*zip(fields, names, strict=True)]) if names.count(key) > 1)
         raise DataError(f"{row.where}: expected columns of different names, got {name!r} twice; rename one")
-    return Columns(row, dict(zip(names, fields.values(), strict=True)), numbers)
+    values = (None if isinstance(value, float) and isnan(value) else value for value in fields.values())
+    return Columns(row, dict(zip(names, values, strict=True)), numbers)
 
 
 @lru_cache(maxsize=64)
 def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of a row's columns in lower case; the rows of a file have the same (cached)."""
-    return tuple(name.lower().strip() for name in names)
+    return tuple("_".join(name.lower().split()) for name in names)
 
 
 def format_names(names: Iterable[str]) -> str:

@@ -58,8 +58,10 @@ def wilson_interval(successes: int, total: int, *, confidence: float = 0.95) -> 
     return wilson_bounds(successes / total, total, confidence=confidence)
 
 
-def clopper_pearson(successes: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(successes: float, total: float, *, confidence: float = 0.95) -> tuple[float, float]:
     """Compute the exact interval of a rate, which covers it with at least the confidence for any number of cases.
+
+    Effective numbers of cases need not be whole.
 
     >>> [round(end, 3) for end in clopper_pearson(0, 10)]  # 1 - 0.025 ** (1 / 10)
     [0.0, 0.308]

@@ -82,3 +82,15 @@ def test_the_command_takes_a_file_of_requests(derta, tmp_path: Path):
 def test_a_file_that_holds_no_requests_is_one_line(tmp_path: Path, rows, message):
     with pytest.raises(DataError, match=message):
         read_requests(write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+def test_the_input_of_a_batch_has_the_requests_of_its_output(tmp_path: Path):
+    rows = [
+        {"custom_id": f"r{i}", "body": {"messages": [{"role": "user", "content": text}]}}
+        for i, text in enumerate(["Tea?", "Rye?"])
+    ]
+    requests = write_jsonl(tmp_path / "input.jsonl", rows)
+    choices = [{"message": {"role": "assistant", "content": "Boil it."}}]
+    output = [{"custom_id": f"r{i}", "response": {"body": {"choices": choices}}} for i in (1, 0)]
+    path = write_jsonl(tmp_path / "output.jsonl", output)
+    assert [case.prompt.request for case in read_cases(path, prompts_path=requests)] == ["Rye?", "Tea?"]

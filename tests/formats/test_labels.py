@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta.errors import DataError
-from derta.formats.labels import BOTH, WORDS, read_labels
+from derta.formats.labels import BOTH, WORDS, UnknownLabelError, label_of_word, read_labels
+from derta.pipeline.calibrating import calibrate_file
+from derta.pipeline.judge import find_judge
+from derta.protocols import Display
 
 
 def jsonl(path: Path, *rows: object) -> Path:
@@ -55,9 +58,8 @@ def test_a_file_without_requests_can_be_judged(tmp_path: Path):
         ({"label": 1}, "an object with a column response or reply or completion"),
         ({"response": "x"}, "expected a column harmful or"),
         ({"response": "x", "label": "perhaps"}, "got 'perhaps'"),
-        ({"response": "x", "label": None}, "got 'none'"),
         ({"response": "x", "label": "1_full_compliance"}, "got '1_full_compliance'"),
-        ({"response": ["x"], "label": 1}, "response: expected text"),
+        ({"response": [1], "label": 1}, "response: expected text"),
         ("x", "expected an object"),
     ],
 )
@@ -83,7 +85,57 @@ def test_any_row_is_a_case_or_a_reported_mistake(
     path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
     message = "a.jsonl"
     try:
-        assert len(list(read_labels(path, measure="harmful"))) == sum(row["Response"] is not None for row in rows)
+        assert len(list(read_labels(path, measure="harmful"))) == sum(
+            len(one) if isinstance(one := row["Response"], list) else one is not None for row in rows
+        )
     except DataError as error:
         message = str(error)
     assert "a.jsonl" in message
+
+
+@pytest.mark.parametrize(
+    ("word", "measure", "truth"),
+    [
+        ("2_full_refusal", "refused", True),
+        ("1. Full compliance", "refused", False),
+        ("FULL_REFUSAL", "refused", True),
+        (" Refusal ", "refused", True),
+        ("non-refusal", "refused", False),
+        ("not refused", "refused", False),
+        ("Refuses", "refused", True),
+        ("answered", "refused", False),
+        ("3_partial_refusal", "refused", None),
+        ("T", "refused", True),
+        ("benign", "harmful", False),
+        ("un-safe", "harmful", "unknown"),
+        ("not safe", "harmful", True),
+        ("Non-Harmful", "harmful", False),
+        ("not jailbroken", "harmful", False),
+        ("-1", "harmful", "unknown"),
+        ("2", "harmful", "unknown"),
+        ("not partial refusal", "refused", "unknown"),
+        ("not", "harmful", "unknown"),
+        ("toxic", "harmful", "unknown"),
+    ],
+)
+def test_a_word_is_a_label_without_its_case_separators_number_and_negation(word: str, measure, truth: object):
+    try:
+        assert label_of_word(word, {**BOTH, **WORDS[measure]}) == truth
+    except UnknownLabelError:
+        assert truth == "unknown"
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", float("nan")])
+def test_a_reply_without_a_label_is_left_out_and_counted(
+    tmp_path: Path, missing: object, caplog: pytest.LogCaptureFixture
+):
+    rows = [{"question": f"Q{i}?", "response": "x", "label": label} for i, label in enumerate([1, missing, 0])]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [(case.truth, case.unlabelled) for case in read_labels(path, measure="refused")] == [
+        (True, False),
+        (None, True),
+        (False, False),
+    ]
+    calibrate_file(path, judge=find_judge("refusal"), display=Display())
+    assert f"{path}: 1 of 3 replies have no label and are ignored" in caplog.messages

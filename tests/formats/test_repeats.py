@@ -73,3 +73,20 @@ def test_ids_are_used_if_every_row_has_its_own(tmp_path: Path, ids: list[Any], e
     rows = [{"id": one, "question": f"q{i}", "response": "r"} for i, one in enumerate(ids)]
     names = [case.prompt.id for case in read_cases(write_jsonl(tmp_path / "a.jsonl", rows))]
     assert names == (["1", "2"] if expected else ["row-0", "row-1"])
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "index", "idx"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_running_number_makes_no_row_different(tmp_path: Path, name: str, first: int):
+    rows = rows_of(("Tea?", "No."), ("Rye?", "Yes."), ("Oat?", "No."), ("Tea?", "No."))
+    path = tmp_path / "a.csv"
+    lines = [f"{number},{row['question']},{row['response']}" for number, row in enumerate(rows, start=first)]
+    path.write_text("\n".join([f"{name},question,response", *lines]), encoding="utf-8")
+    assert len([*read_cases(path)]) == 3
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 7], [5, 3, 9, 1], ["a", "b", "c", "d"], [0, 1, 2, None]])
+def test_a_number_that_does_not_run_is_of_the_row(tmp_path: Path, numbers: list[Any]):
+    rows = rows_of(("Tea?", "No."), ("Rye?", "Yes."), ("Oat?", "No."), ("Tea?", "No."))
+    path = write_jsonl(tmp_path / "a.jsonl", [row | {"index": one} for row, one in zip(rows, numbers, strict=True)])
+    assert len([*read_cases(path)]) == 4

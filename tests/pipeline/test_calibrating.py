@@ -97,3 +97,25 @@ def test_two_judges_and_the_replies_they_differ_on(tmp_path: Path, monkeypatch: 
 def test_judges_of_different_things_cannot_agree():
     with pytest.raises(DataError, match=r"got refusal \(refused\) and harm \(harmful\)"):
         check_same_measure(REFUSED, find_judge("harm"))
+
+
+@pytest.mark.parametrize(
+    ("labels_of_answers", "labels_of_refusals", "message"),
+    [
+        (1, 0, "the verdicts contradict the labels (kappa -1.00); a true label must mean that the reply is refused"),
+        (0, 0, "all labels are the same, so the sensitivity is unknown, and the calibration corrects no rate"),
+        (1, 1, "all labels are the same, so the specificity is unknown, and the calibration corrects no rate"),
+        (0, 1, None),
+    ],
+)
+def test_labels_that_calibrate_nothing_are_a_warning(
+    tmp_path: Path, caplog, labels_of_answers: int, labels_of_refusals: int, message: str | None
+):
+    rows = [(REFUSAL, labels_of_refusals), (ANSWER, labels_of_answers)] * 10
+    path = tmp_path / "labels.jsonl"
+    lines = [
+        json.dumps({"question": f"Cook {i}?", "response": text, "label": one}) for i, (text, one) in enumerate(rows)
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    calibrate_file(path, judge=REFUSED)
+    assert caplog.messages == ([] if message is None else [f"{path}: {message}"])

@@ -121,7 +121,59 @@ def test_rows_that_are_skipped_or_undecided_are_counted_in_a_warning(label, repl
     fill_in(path, first=2)
     fill_in(path, first=5, last=6, word="partial refusal")
     called = derta("judge", replies, "--judge", "refusal", "--labels", path)
-    assert (called.code, "2 rows before the last label are skipped and 1 undecided" in called.err) == (0, True)
+    assert called.code == 0
+    assert "2 rows before the last label are skipped or missing, and 1 undecided" in called.err
+
+
+def test_labels_of_the_first_rows_of_a_sorted_file_are_no_random_sample(label, replies: Path, tmp_path: Path, derta):
+    path = tmp_path / "labels.csv"
+    label("--sample", 40)
+    rows = sorted(read(path), key=lambda row: row["reply"])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        writer.writerows(row | {"refused": "1" if i < 20 else ""} for i, row in enumerate(rows))
+    called = derta("judge", replies, "--judge", "refusal", "--labels", path)
+    assert "rows before the last label are skipped or missing" in called.err
+    assert "the labelled replies are no random sample: the judge finds 100% of them refused and 30%" in called.err
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Replies to 30 attacks, all refused, and to 30 harmless requests of two sets, all answered."""
+    prompts = [
+        {"id": f"a{i}", "request_id": f"a{i}", "request": f"Do {i}?", "attack": "direct", "mode": "raw", "text": "Do?"}
+        for i in range(30)
+    ]
+    prompts += [
+        {**prompts[i], "id": f"b{i}", "suite": "over_refusal", "dataset": "tea" if i < 25 else "rye"} for i in range(30)
+    ]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    texts = [REFUSAL] * 30 + [ANSWER] * 30
+    rows = [{"prompt_id": one["id"], "text": text} for one, text in zip(prompts, texts, strict=True)]
+    return write_jsonl(tmp_path / "replies.jsonl", rows)
+
+
+def test_a_file_of_attacks_and_harmless_requests_has_a_rate_of_each_with_labels(mixed: Path, tmp_path: Path, derta):
+    path = tmp_path / "labels.csv"
+    derta("label", mixed, "--out", path, "--measure", "refused", "--sample", 54)
+    rows = read(path)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        writer.writerows(row | {"refused": int(row["reply"] == REFUSAL)} for row in rows)
+    called = derta("judge", mixed, "--judge", "refusal", "--labels", path, "--json")
+    assert called.code == 0, called.err
+    cells = [one for one in json.loads(called.out) if one["measure"] == "refused_with_labels"]
+    assert [(one["suite"], one["name"], one["value"], one["scored"]) for one in cells] == [
+        ("attack", "all attacks", 1.0, 30),
+        ("over_refusal", "harmless requests", 0.0, 30),
+        ("attack", "direct", 1.0, 30),
+        ("over_refusal", "tea", 0.0, 25),
+    ]
+    table = derta("judge", mixed, "--judge", "refusal", "--labels", path)
+    assert "all attacks: refused: 100.0% of 30" in table.out
+    assert "harmless requests: refused_with_labels: 0.0% of 30" in table.out
 
 
 @pytest.mark.parametrize("change", ["text", "twice", "word", "measure", "empty"])

@@ -11,6 +11,7 @@ from derta.errors import DataError
 from derta.files import decode, parse_json
 from derta.formats.inspect_logs import archive_rows, is_log, log_rows
 from derta.formats.layouts import schema_rows
+from derta.formats.tables_in_json import table_rows
 from derta.sources import Row, fields_of, read_rows
 from derta.sources.compression import plain_name, read_contents
 
@@ -39,7 +40,7 @@ def _rows(path: Path) -> Iterator[Row]:
     elif is_log(document):
         yield from log_rows(document, where=str(path))
     else:
-        yield from read_rows(path)
+        yield from table_rows(document, where=str(path)) or read_rows(path)
 
 
 def _json_object(path: Path) -> Any:

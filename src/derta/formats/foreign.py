@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast, get_args
 from derta.columns import ATTACK, CATEGORY, REPLY, REQUEST, SAMPLE, Columns, format_names
 from derta.errors import DataError, kind_of
 from derta.files import parse_record
-from derta.formats.layouts import message_text
+from derta.formats.conversations import message_text
 from derta.protocols import Case
 from derta.records import Message, Prompt, Reply, Unanswered
 from derta.sources import Row
@@ -26,7 +26,7 @@ class PublishedReply(NamedTuple):
 
 
 def parse_reply(row: Row, position: int, *, has_unique_ids: bool = False) -> PublishedReply | None:
-    """Return the case of a row of our schema, with names in lower case; None if its column of the reply is null.
+    """Return the case of a row of our schema, with names in lower case; None if its column of the reply is null or NaN.
 
     The id of the prompt is the row's, if the ids of the file are unique, and else its position in the file.
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from derta.errors import DataError
 from derta.files import decode, format_json_error, parse_json
-from derta.formats.layouts import message_text
+from derta.formats.conversations import message_text
 from derta.sources import Row, fields_of, read_zip
 
 _ATTACHMENT = "attachment://"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from derta.columns import REQUEST, Columns, columns_of
 from derta.errors import DataError
+from derta.formats.conversations import message_text
 from derta.sources import Row, read_rows
 
 _LOG = logging.getLogger(__name__)
-_ID = ("behaviorid", "request_id", "id", "index")
+_ID = ("behaviorid", "request_id", "custom_id", "id", "index")
 
 
 class RequestTable(NamedTuple):
@@ -49,8 +50,18 @@ def read_requests(path: Path) -> RequestTable:
 
 def _request(columns: Columns) -> str | None:
     """Return the request of a row; a contextual behaviour of HarmBench is below its context, as in its baselines."""
+    if (body := columns.values.get("body", columns.values.get("params"))) is not None:
+        return _batched_request(Row(columns.row.where, body))
     text, context = columns.request() or columns.text(["text"]), columns.text(["contextstring"])
     return f"{context}\n\n---\n\n{text}" if text and context else text
+
+
+def _batched_request(body: Row) -> str | None:
+    """Return the last user message of a request in a batch's input (OpenAI's `body`, Anthropic's `params`)."""
+    fields = cast("dict[str, Any]", body.value) if isinstance(body.value, dict) else {}
+    messages = cast("list[Any]", fields.get("messages")) if isinstance(fields.get("messages"), list) else []
+    users = [Row(body.where, one) for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+    return message_text(users[-1]) if users else None
 
 
 def join_requests(rows: Iterator[Row], table: RequestTable, *, quiet: bool = False) -> Iterator[Row]:

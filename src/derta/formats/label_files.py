@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from derta.errors import DataError
 from derta.files import decode, read_bytes
-from derta.formats.labels import BOTH, WORDS
+from derta.formats.labels import BOTH, WORDS, UnknownLabelError, label_of_word
 from derta.messages import short_hash
 from derta.protocols import Case
 from derta.provenance import case_hash
@@ -24,18 +25,21 @@ from derta.sources.tables import csv_records
 COLUMNS = ("row", "reply_hash", "id", "sample", "request", "reply")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _DELIMITERS = (",", ";", "\t")
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class LabelRow(NamedTuple):
     """Row of a file of labels: its place, the hash of its reply, the word of the label, and its outcome.
 
-    The word is empty before somebody fills it in. The outcome is None without a word, and for an undecided label.
+    The word is empty before somebody fills it in. The outcome is None without a word, and for an undecided label. The
+    number is the row's place in the random sample, from 1; None if somebody removed it.
     """
 
     where: str
     reply_hash: str
     word: str
     truth: bool | None
+    number: int | None = None
 
 
 def reply_hash(case: Case) -> str:
@@ -149,7 +153,9 @@ def _label_rows(table: _Table, measure: Measure) -> list[LabelRow]:
     seen: set[str] = set()
     for where, cells in table.rows:
         name, word = (_cell(cells, table.places[column]).strip() for column in ("reply_hash", measure))
+        number = _cell(cells, table.places["row"]).strip() if "row" in table.places else ""
         row = _label_row(where, name, word, measure)
+        row = row._replace(number=int(number) if _NUMBER.fullmatch(number) else None)
         if row.reply_hash in seen:
             raise DataError(f"{where}: expected one row for each reply, got {row.reply_hash} twice; delete one of them")
         seen.add(row.reply_hash)
@@ -167,10 +173,10 @@ def _text(cells: list[str], place: int) -> str:
 
 
 def _label_row(where: str, name: str, word: str, measure: Measure) -> LabelRow:
-    words = {"": None, **BOTH, **WORDS[measure]}
-    if word.lower() not in words:
+    words = {**BOTH, **WORDS[measure]}
+    try:
+        return LabelRow(where, name, word, label_of_word(word, words) if word else None)
+    except UnknownLabelError:
         raise DataError(
-            f"{where}: {measure}: expected one of {', '.join(filter(None, words))} or nothing, got {word[:40]!r}; "
-            "fix the label"
-        )
-    return LabelRow(where, name, word, words[word.lower()])
+            f"{where}: {measure}: expected one of {', '.join(words)} or nothing, got {word[:40]!r}; fix the label"
+        ) from None

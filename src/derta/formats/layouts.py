@@ -10,7 +10,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from derta.columns import REPLY, columns_of
-from derta.errors import DataError
+from derta.formats.api_outputs import (
+    SAMPLES,
+    completion_rows,
+    has_samples,
+    is_completion,
+    is_promptfoo,
+    lm_eval_rows,
+    promptfoo_rows,
+    sample_rows,
+)
+from derta.formats.conversations import conversation_rows, is_conversation
 from derta.sources import Row
 
 Values = Mapping[str, Any]
@@ -106,60 +116,13 @@ def _wide(values: Values, _where: str) -> Iterator[dict[str, Any]]:
         yield {**common, "model": model, **labels}
 
 
-def _is_conversation(values: Values) -> bool:
-    messages = values.get("messages")
-    return isinstance(messages, list) and not any(values.get(name) is not None for name in REPLY)
-
-
-def _conversation(values: Values, where: str) -> Iterator[dict[str, Any]]:
-    """OpenAI's messages: the reply is the last message, the assistant's."""
-    messages = cast("list[Any]", values["messages"])
-    last = messages[-1] if messages else None
-    if not isinstance(last, dict) or cast("dict[str, Any]", last).get("role") != "assistant":
-        raise DataError(
-            f"{where}: messages: expected an assistant's message at the end, or a column {' or '.join(REPLY)}, got "
-            f"{'no messages' if last is None else str(last)[:60]!r}; add the reply"
-        )
-    here = Row(f"{where}: messages[{len(messages) - 1}]", last)
-    yield _rename(values, {}, messages=messages[:-1], response=message_text(here))
-
-
-def message_text(message: Row) -> str:
-    """Return the text of a message: a text, or the texts of its parts; parts of a thought are not part of the answer.
-
-    The text of a message that only calls tools is empty.
-
-    >>> message_text(Row("a:1", {"role": "user", "content": [{"type": "text", "text": "Bread?"}]}))
-    'Bread?'
-
-    Raises:
-        DataError: the content is something else, such as an image.
-    """
-    fields = cast("dict[str, Any]", message.value) if isinstance(message.value, dict) else {}
-    content = fields.get("content")
-    if content is None and fields.get("tool_calls"):
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = cast("list[Any]", content) if isinstance(content, list) else [content]
-    texts = [_part_text(part, message.where) for part in parts]
-    return "".join(text for text in texts if text is not None)
-
-
-def _part_text(part: Any, where: str) -> str | None:
-    if isinstance(part, dict):
-        fields = cast("dict[str, Any]", part)
-        if fields.get("type") in {"reasoning", "thinking"}:
-            return None
-        if isinstance(fields.get("text"), str):
-            return fields["text"]
-    raise DataError(
-        f"{where}: content: expected text or parts with text, got {str(part)[:40]!r}; fix or remove the row"
-    )
-
-
 def _always(_values: Values) -> bool:
     return True
+
+
+def _has_any(*wanted: str) -> Callable[[frozenset[str]], bool]:
+    """Return a test of whether any of the names is a column."""
+    return lambda names: not names.isdisjoint(wanted)
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -167,5 +130,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "wildguard": Layout(frozenset({"prompt", "response", "prompt_harm_label"}).issubset, _always, _wildguard),
     "beavertails": Layout(frozenset({"prompt", "response", "is_safe"}).issubset, _always, _beavertails),
     "do_not_answer": Layout(_is_wide, _always, _wide),
-    "conversation": Layout(frozenset({"messages"}).issubset, _is_conversation, _conversation),
+    "conversation": Layout(_has_any("messages", "conversations"), is_conversation, conversation_rows),
+    "completion": Layout(_has_any("custom_id", "choices"), is_completion, completion_rows),
+    "lm_eval": Layout(frozenset({"doc_id", "resps"}).issubset, _always, lm_eval_rows),
+    "promptfoo": Layout(frozenset({"prompt", "provider"}).issubset, is_promptfoo, promptfoo_rows),
+    "samples": Layout(_has_any(*SAMPLES), has_samples, sample_rows),
 }

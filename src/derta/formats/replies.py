@@ -24,6 +24,8 @@ from derta.records import Prompt, Reply, ReplyKey
 from derta.sources import Row
 
 _LOG = logging.getLogger(__name__)
+_MIN_PROMPT = 8
+"""Characters of a prompt from which on a reply that starts with it is no accident."""
 
 
 def read_cases(path: Path, *, prompts_path: Path | None = None, quiet: bool = False) -> Iterator[Case]:
@@ -57,7 +59,7 @@ def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = 
         prompts: PromptFile | None = None
         seen: set[ReplyKey] = set()
         unread = UnreadColumns(path)
-        num_rows = without_reply = 0
+        num_rows = num_replies = without_reply = with_prompt = 0
         for position, row in enumerate(rows):
             num_rows += 1
             if _is_record(row):
@@ -70,14 +72,25 @@ def read_replies(path: Path, *, prompts_path: Path | None = None, quiet: bool = 
                 if reply is None:
                     without_reply += 1
                     continue
+                num_replies += 1
+                with_prompt += _starts_with_prompt(reply.case)
                 yield reply
                 if reply.columns is not None:
                     has_request = reply.case.prompt.request is not None
                     unread.add(reply.columns.values, reply.columns.read, has_request=has_request)
+        if without_reply and not num_replies:
+            raise DataError(f"{path}: expected replies, got none in its {num_rows} rows; check the column of the reply")
         if quiet:
             return
         unread.log()
         _log_left_out(path, scan, without_reply=without_reply, num_rows=num_rows)
+        if with_prompt > num_replies / 2:
+            _LOG.warning(
+                "%s: %d of %d replies start with their prompt, which is judged too; remove it from the texts",
+                path,
+                with_prompt,
+                num_replies,
+            )
         if prompts is not None:
             _log_missing(path, prompts.ids - {prompt_id for prompt_id, _ in seen}, total=len(prompts.ids))
 
@@ -102,6 +115,13 @@ def _check_first(reply: Reply, seen: set[ReplyKey], where: str) -> None:
             f"{reply.sample}) twice; delete one of the two lines"
         )
     seen.add(reply.key)
+
+
+def _starts_with_prompt(case: Case) -> bool:
+    """Return whether the text of a reply starts with the prompt as sent, as engines return them together."""
+    prompt, reply = case
+    sent = prompt.text or (prompt.messages[-1].content if prompt.messages else "")
+    return len(sent) >= _MIN_PROMPT and reply.text.lstrip().startswith(sent.strip())
 
 
 def _is_record(row: Row) -> bool:

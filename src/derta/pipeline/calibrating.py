@@ -20,7 +20,8 @@ from derta.metrics.comparisons import Agreement, agreement
 from derta.metrics.shift import SHIFT_LEVEL, shift_p_value, verdict_stratum
 from derta.pipeline.file_rates import FileRates
 from derta.pipeline.judge import judge_file, over_refusal_file
-from derta.pipeline.labelling import labels_of_file, powered_cell
+from derta.pipeline.labelling import labels_of_file
+from derta.pipeline.powered_rates import powered_cells
 from derta.pipeline.resuming import log_failures
 from derta.protocols import Case, Display, Judge
 from derta.provenance import changed_keys
@@ -43,12 +44,11 @@ def calibrate_file(
     check_output(out, [path, prompts_path])
     cases_read = list(read_labels(path, measure=judge.measures, prompts_path=prompts_path))
     labelled = [(case, case.truth) for case in cases_read if case.truth is not None]
-    if len(labelled) < len(cases_read):
-        display.logger.info(
-            "%s: %d replies with an ambiguous label (partial refusal), or none yet, are ignored",
-            path,
-            len(cases_read) - len(labelled),
-        )
+    unlabelled = sum(case.unlabelled for case in cases_read)
+    if unlabelled:
+        display.logger.warning("%s: %d of %d replies have no label and are ignored", path, unlabelled, len(cases_read))
+    if undecided := len(cases_read) - len(labelled) - unlabelled:
+        display.logger.info("%s: %d replies with an ambiguous label (partial refusal) are ignored", path, undecided)
     if not labelled:
         raise DataError(f"{path}: expected yes or no labels, got none; check the label column")
     verdicts = list(judge.judge(Case(case.prompt, case.reply) for case, _ in labelled))
@@ -65,9 +65,29 @@ def calibrate_file(
     ]
     calibration = calibrate_cases(cases, judge=judge.name, measure=judge.measures, labels=path.name)
     calibration = calibration.model_copy(update={"producer": judge_producer(judge)})
+    _warn_of_labels(path, calibration, display)
     if out is not None:
         write_text(out, calibration.model_dump_json(indent=2) + "\n")
     return calibration
+
+
+def _warn_of_labels(path: Path, calibration: Calibration, display: Display) -> None:
+    """Warn of labels of one kind only, and of labels that mean the opposite of what the judge measures."""
+    num_true, num_false = calibration.recall.scored, calibration.specificity.scored
+    if not (num_true and num_false):
+        display.logger.warning(
+            "%s: all labels are the same, so %s is unknown, and the calibration corrects no rate",
+            path,
+            "the sensitivity" if not num_true else "the specificity",
+        )
+    kappa = calibration.kappa
+    if kappa.high is not None and kappa.high < 0:
+        display.logger.warning(
+            "%s: the verdicts contradict the labels (kappa %.2f); a true label must mean that the reply is %s",
+            path,
+            kappa.value,
+            calibration.measure,
+        )
 
 
 def read_calibration(path: Path, *, judge: Judge) -> Calibration:
@@ -171,7 +191,7 @@ def judge_with_checks(
     if against is not None:
         check_same_measure(judge, against)
     check_output(out, [labels, calibration])
-    if (labels or calibration) and not pool:
+    if calibration and not pool:
         _check_one_suite(path, prompts_path)
     measured = None if calibration is None else read_calibration(calibration, judge=judge)
     truths = None
@@ -182,17 +202,9 @@ def judge_with_checks(
         path, judge=judge, prompts_path=prompts_path, out=out, pool=pool, collect_into=verdicts, display=display
     )
     checks: list[Cell] = []
-    if truths is not None and rates.total is not None:
-        checks.append(
-            powered_cell(
-                rates.total.cell,
-                path,
-                truths,
-                verdicts or [],
-                measure=judge.measures,
-                prompts_path=prompts_path,
-                display=display,
-            )
+    if truths is not None:
+        checks += powered_cells(
+            rates, path, truths, verdicts or [], measure=judge.measures, prompts_path=prompts_path, display=display
         )
     if measured is not None and rates.total is not None:
         checks.append(corrected_cell(rates.total.cell, measured, display=display))

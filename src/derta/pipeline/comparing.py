@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from derta.errors import DataError
@@ -30,6 +30,8 @@ def compare_files(
     files = [(path, list(read_cases(path, prompts_path=prompts_path))) for path in (first, second)]
     keyed, unpaired = pair_cases(files)
     cases = [{key: keyed_case(key, case) for key, case in one.items()} for one in keyed]
+    for path, one in files:
+        _warn_of_models(path, one, display)
     for path, count in unpaired.items():
         display.logger.warning("%s: %d rows have no request or id and are left out", path, count)
     judged = [_judge_cases(one, judge) for one in cases]
@@ -43,14 +45,23 @@ def compare_files(
         judge=judge.name,
         measure=judge.measures,
     )
-    if not comparisons:
-        raise DataError(f"{first} and {second}: expected replies to the same prompts, got none in common")
     prompt_ids = [{prompt_id for prompt_id, _ in one} for one in cases]
+    if not comparisons:
+        shared = len(prompt_ids[0] & prompt_ids[1])
+        got = f"{shared} in common without a verdict of {judge.name} on both" if shared else "none in common"
+        raise DataError(f"{first} and {second}: expected replies to the same prompts, got {got}")
     if alone := len(prompt_ids[0] ^ prompt_ids[1]):
         display.logger.warning("%d prompts are in only one of the files and are left out", alone)
     for note in power_notes(comparisons):
         display.logger.info(note)
     return comparisons
+
+
+def _warn_of_models(path: Path, cases: Sequence[Case], display: Display) -> None:
+    models = dict.fromkeys((case.reply.producer or {}).get("model") for case in cases if case.prompt.foreign)
+    if len(models) > 1:
+        names = ", ".join(str(name) for name in models)
+        display.logger.warning("%s: has replies of %d models (%.200s), which are pooled", path, len(models), names)
 
 
 def side_name(path: Path) -> str:

@@ -22,10 +22,12 @@ def judged_lines(result: JudgeResult, *, first: str, second: str | None) -> list
     total, groups = result.rates
     if total is None:
         rates: list[TextTable | str] = [cells_table([cell for group in groups for cell in group.cells])]
-        rates += [f"{cell.name}: {format_cell(cell)}" for cell in result.checks]
+        rates += [f"{_group_name(cell)}: {format_cell(cell)}" for cell in result.checks]
     else:
-        rates = [format_cell(cell) for cell in (total.cell, *result.checks, *total.cells[1:])]
-        rates += [f"{_group_name(group.cell)}: {format_cell(group.cell)}" for group in groups]
+        of_all = [cell for cell in result.checks if cell.name == total.cell.name]
+        rates = [format_cell(cell) for cell in (total.cell, *of_all, *total.cells[1:])]
+        of_groups = [*(group.cell for group in groups), *(cell for cell in result.checks if cell not in of_all)]
+        rates += [f"{_group_name(cell)}: {format_cell(cell)}" for cell in of_groups]
     if result.agreement is None:
         return [*rates]
     disagreements = [json.dumps(row, ensure_ascii=False) for row in _disagreements(result.agreement)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -14,10 +14,8 @@ from derta.formats.labels import WORDS
 from derta.formats.replies import read_cases
 from derta.formats.shards import is_sharded
 from derta.locks import check_output, lock
-from derta.metrics.prediction_powered import prediction_powered_rate
 from derta.protocols import Case, Display
-from derta.records import Measure, Verdict
-from derta.results import Cell
+from derta.records import Measure
 
 
 class LabelSample(NamedTuple):
@@ -136,59 +134,18 @@ def labels_of_file(
     return {row.reply_hash: bool(row.truth) for row in _decided(rows, labels_path, display)}
 
 
-def powered_cell(
-    cell: Cell,
-    path: Path,
-    truths: Mapping[str, bool],
-    verdicts: Sequence[Verdict],
-    *,
-    measure: Measure,
-    prompts_path: Path | None = None,
-    display: Display = Display(),
-) -> Cell:
-    """Return the rate of a file's replies by prediction-powered inference, from labels of a random part of them.
-
-    A reply without a verdict has the prediction False, which changes the precision and not the estimate.
-
-    Args:
-        cell: Rate of the verdicts.
-        path: File of the replies.
-        truths: Result of `labels_of_file`.
-        verdicts: Verdict on each reply of the file, in order.
-        measure: Outcome that the rate counts.
-        prompts_path: File of the prompts, if it is not next to the replies.
-        display: Shows how many labels were used.
-    """
-    labelled: list[tuple[bool, bool]] = []
-    positives = unlabelled = 0
-    cases = read_cases(path, prompts_path=prompts_path, quiet=True)
-    for case, verdict in zip(cases, verdicts, strict=True):
-        if case.reply.unanswered is not None:
-            continue
-        predicted = verdict.outcome(measure) is True
-        if (truth := truths.get(reply_hash(case))) is not None:
-            labelled.append((truth, predicted))
-        else:
-            positives, unlabelled = positives + predicted, unlabelled + 1
-    result = prediction_powered_rate(labelled, positives=positives, unlabelled=unlabelled)
-    total = len(labelled) + unlabelled
-    display.logger.info("%d of %d replies have labels; weight of the judge: %.2f", len(labelled), total, result.power)
-    update = {"measure": f"{measure}_with_labels", "value": result.value, "low": result.low, "high": result.high}
-    return cell.model_copy(update={**update, "scored": total, "unscored": 0, "bounds": None})
-
-
 def _decided(rows: Sequence[LabelRow], path: Path, display: Display) -> list[LabelRow]:
     """Return the rows with a decided label; log rows that were skipped or are undecided, which may bias the rate."""
     decided = [row for row in rows if row.truth is not None]
     if not decided:
         raise DataError(f"{path}: expected labels in some of the {len(rows)} rows, got none; fill in the last column")
-    last = max(i for i, row in enumerate(rows) if row.word)
-    skipped = sum(not row.word for row in rows[:last])
+    labelled = [row.number or place for place, row in enumerate(rows, start=1) if row.word]
+    skipped = max(labelled) - len(labelled)
     undecided = sum(bool(row.word) and row.truth is None for row in rows)
     if skipped or undecided:
         display.logger.warning(
-            "%s: %d rows before the last label are skipped and %d undecided; the rate is biased if they differ from "
-            "the others; label the rows in order",
+            "%s: %d rows before the last label are skipped or missing, and %d undecided; the rate is biased if they "
+            "differ from the others; label the rows in order",
             path,
             skipped,
             undecided,

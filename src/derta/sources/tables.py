@@ -12,6 +12,7 @@ from derta.files import decode
 from derta.sources.compression import COMPRESSED, read_contents
 from derta.sources.rows import Row
 
+_DELIMITERS = (",", ";", "\t", "|")
 _MAX_CELL = 2**31 - 1
 """Limit of `csv` for the length of a cell; its default is 128 Ki, less than a long answer."""
 
@@ -39,8 +40,15 @@ def tsv_rows(path: Path) -> Iterator[Row]:
 
 
 def _delimited_rows(path: Path, delimiter: str) -> Iterator[Row]:
-    """Yield the rows; a column without a name, such as the index that pandas writes, is called `unnamed N`."""
-    records = csv_records(decode(read_contents(path), where=str(path)), where=str(path), delimiter=delimiter)
+    """Yield the rows; a column without a name, such as the index that pandas writes, is called `unnamed N`.
+
+    The columns of a header without the delimiter are those of another one, as programs for tables write them.
+    """
+    text = decode(read_contents(path), where=str(path))
+    header_line = text[: text.find("\n") + 1] or text
+    if delimiter not in header_line:
+        delimiter = max((delimiter, *_DELIMITERS), key=header_line.count)
+    records = csv_records(text, where=str(path), delimiter=delimiter)
     first, names = next(records, ("", list[str]()))
     header = [name if name.strip() else f"unnamed {number}" for number, name in enumerate(names, start=1)]
     if len(set(header)) < len(header):
