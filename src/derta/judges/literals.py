@@ -16,7 +16,7 @@ _TESTED = re.compile(
     r"(?:assert\w{0,40}(?! (?:false|0),)|expect\w{0,40}|(?:if|elif|while|case|when)\b)"
 )
 _BODY = re.compile(r"[:{)] {1,4}(?!in\b|and\b|or\b)[a-z_][\w.]{0,60}(?:\(|(?: ?\+?=)? ?)$")  # of a one-line `if`
-_OWN_CONDITION = re.compile(r"\b(?:\w{0,20}task|query|goal|action|step\w{0,4})\)? ?[=!]=?=$")
+_OWN_CONDITION = re.compile(r"\b(?:\w{0,20}task|__name__|query|goal|action|step\w{0,4})\)? ?[=!]=?=$")
 _COMPARES = re.compile(
     r"(?:assert\w{0,40}|expect\w{0,20}|to_?(?:be|equal|match|contain)\w{0,20}|(?:starts|ends)_?with\w{0,10}|contains?\w{0,10}"
     r"|includes?|is_?equal\w{0,10}|(?:full)?match\w{0,4}|find\w{0,6}|re\.compile|regexp?|index|index_?of|count|search|replace"

@@ -20,6 +20,7 @@ _BLANK = 100  # characters of white space before the first line, at most
 _MARKS = "\"'`"
 _LABEL_WORDS = 3  # of a speaker who opens the text
 _CLOSES = frozenset(" \t\r\n.,;:!?)]}|>")  # a mark before one of these closes; before anything else it opens
+_ENDS = (".", "!", "?", "_")
 _PREFIX = re.compile(r"(?:(?<![^\W_])(?:[rbfuls]|rb|br|rf|fr|u8)|[@$]{1,2})$")  # of a string
 _LABEL = re.compile(r"[\s>*#/-]{0,8}([\[(][^\n\"]{1,40}[\])]|[^\s\"][^\n\"]{0,40}):[\s\])*]{0,4}")
 _VERBS = (
@@ -83,9 +84,17 @@ def _open_mark(folded: str, start: int, at: int) -> int:
         place = folded.rfind(mark, max(start, found), at)
         while place >= 0 and _is_apostrophe(folded, place):
             place = folded.rfind(mark, max(start, found), place)
-        if place >= 0 and (place + 1 >= at or folded[place + 1] not in _CLOSES):
+        if place >= 0 and not _closes(folded, place, at):
             found = place
     return found
+
+
+def _closes(folded: str, mark: int, at: int) -> bool:
+    """Return whether a mark closes: before a blank or the like, or right after a word or the end of a sentence."""
+    if mark + 1 < at and folded[mark + 1] in _CLOSES:
+        return True
+    before = folded[max(0, mark - 3) : mark]
+    return (before[-1:].isalnum() and _PREFIX.search(before) is None) or before[-1:] in _ENDS
 
 
 def _is_apostrophe(folded: str, index: int) -> bool:
@@ -152,7 +161,8 @@ def _is_unclosed(folded: str, mark: int, at: int, opener: str) -> bool:
     """
     if folded[mark] == "'":
         return _end(folded, mark, at) < 0
-    return opener[-1].isalnum() and folded.find(folded[mark], at) < 0 and _SPEECH.search(opener) is None
+    until = len(folded) if folded[mark] == '"' else _line_end(folded, at)
+    return opener[-1].isalnum() and folded.find(folded[mark], at, until) < 0 and _SPEECH.search(opener) is None
 
 
 def _is_label(opener: str, folded: str, start: int) -> bool:

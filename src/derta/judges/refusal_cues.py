@@ -35,6 +35,7 @@ _GLUED = (
     "I can’t",
     "I am unable",
 )
+_CLOSED = re.compile(r"[\w.!?][\w.!?][\"'`]$")  # the end of a literal
 _BROKEN = re.compile(r"[^\W_] (?=Sorry\b)")  # a sentence that a refusal breaks off
 _GREETINGS = ("dear ", "subject:", "hi ", "hello ", "hey ")  # of which a line that opens a letter has one
 _GLUED_REACH = 40  # characters from a glued word to the refusal that makes it one
@@ -197,8 +198,10 @@ def _glued_starts(text: str, word: str) -> Iterator[int]:
     at = text.find(word)
     while at >= 0:
         before, after = text[max(0, at - 1) : at], text[at + len(word) : at + len(word) + 1]
-        is_word = before.isalnum() and not (word[0] == "I" and before.isupper())  # "AI cannot" is no refusal
-        if not after.isalnum() and (is_word or (before and before in "_,;:.!?)")):
+        is_word = before.isalnum() and not (word[0] == "I" and before == "A")  # "AI cannot" is no refusal
+        if not after.isalnum() and (
+            is_word or (before and before in "_,;:.!?)") or _CLOSED.search(text, max(0, at - 3), at)
+        ):
             yield at
         at = text.find(word, at + len(word))
 
