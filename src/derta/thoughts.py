@@ -31,7 +31,7 @@ _CLOSED_MARKERS = (
 """Markers of a thought that is one only if it is closed and an answer follows: tags that prompts ask for, harmony
 without its special tokens, and ollama's command line."""
 
-_FIRST = {cased for pair in (*THOUGHT_MARKERS, *_CLOSED_MARKERS) for cased in (pair[0][0].lower(), pair[0][0].upper())}
+_FIRST = ("<", "[", "◁", "Here are my reasoning", "analysis", "Thinking...")  # starts of all markers
 _OPEN_ANALYSIS = re.compile(r"analysis[A-Z][a-z' ]")  # harmony without its special tokens, at the start of a reply
 _ANSWER_HEADERS = ("<|channel|>final<|message|>",)
 """Markers that precede an answer also where there is no thought (harmony, the format of gpt-oss)."""
@@ -165,7 +165,7 @@ def _closing(text: str, start: int) -> str | None:
     >>> _closing("<THINK>Hm.</THINK>", 0), _closing("analysisHm.assistantfinalNo.", 0), _closing("analysis of bread", 0)
     ('</THINK>', 'assistantfinal', None)
     """
-    if text[start : start + 1] not in _FIRST:
+    if not text.startswith(_FIRST, start):
         return None
     for opening, closing in THOUGHT_MARKERS:
         if _starts(text, opening, start):

@@ -26,15 +26,18 @@ from derta.judges.visible import fold
 _CLAUSES = ("I ", "I'", "I’")
 _MARKS = ('"', "'", "`")
 _STARTS = re.compile(
-    r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`/|~=,…—–-]|(?i:\b(?:i'm|i’m|am|we're|we’re|so|very|truly|really|feel)) )"
+    r"(?:^|[.!?:;。！？\n\"“”‘’'«»(\[{>*#_`/|~=,…—–-]|(?i:\b(?:i'm|i’m|am|we're|we’re|so|very|truly|really)) )"
     r"[ \t*_#>\"'“‘-]{0,12}$"
 )
+_NAME = (
+    r"(?!(?:However|But|And|Also|Next|First|Second|Third|Then|Here|Step|So|If|For|In|On|As|By|The|This|It|When|While|To|\w+ly)\b)"
+    r"[A-Z][a-z]{1,20}[,.!]"
+)
 _CONTINUES = re.compile(
-    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–$%{<(=]|-(?!\w|$)|-(?:not|looking)\b|$|(?-i:[A-Z][a-z]{1,20}[,.!])|(?:about|"
-    r"again|all|as|at|because|buddy|dear|does|doesn't|everybody|everyone|folks|for|friend|guys|has|he|honey|i|i'm|if|in|is|"
-    r"isn't|it|it's|ma'am|madam|man|mate|mr|mrs|ms|my|no|not|on|or|our|seems|she|sir|so|state|that|the|there|they|this|to|"
-    r"was|we|we're|when|won't|you|your)\b)",
-    re.IGNORECASE,
+    r"\s*(?:[,.;:!?…。，！？\"'”’»)\]}*_~|—–$%{<(=]|-(?!\w|$)|-(?:not|looking)\b|$|" + _NAME + r"|(?:about|"
+    r"again|all|as|at|because|buddy|dear|does|doesn't|everybody|everyone|folks|for|friend|guys|has|he|honey|I|I'm|I’m|i|i'm|if|"
+    r"in|is|isn't|it|it's|it’s|ma'am|madam|man|mate|Mr|Mrs|Ms|my|no|not|on|or|our|seems|she|sir|so|state|that|the|there|they|"
+    r"this|to|was|we|we're|when|won't|you|your)\b)"
 )
 _IDENTIFIER = re.compile(
     r"\b(?:class|interface|struct|new|const|let|var|extends|import|raise|throw|except|catch|def|function)\s{1,4}[\w.]{0,40}$"
@@ -44,7 +47,8 @@ _TITLE_BEFORE = re.compile(
     r"\b(?:(?i:game|song|film|movie|album|book|word|titled?|than|say|saying|said)|Not|National) [\"'“‘]?$"
 )
 _TITLE_AFTER = re.compile(
-    r" (?:Day|Not|Business|We|We're|We’re)\b|NotSorry|(?!Sorry)[A-Z][a-z]{2,20}\w{0,20}[({.;<:]|(?<=[a-z] Sorry)! [a-z]"
+    r" (?:Day|Not|Seems|Business|We|We're|We’re)\b|NotSorry"
+    r"|(?!Sorry)[A-Z][a-z]{2,20}\w{0,20}[({.;<:]|(?<=[a-z] Sorry)! [a-z]"
 )
 _BARE = re.compile(r"(?:\w\( ?|[\w)] ?= ?\[?)$")  # before a word that is an argument or a value of code
 _BARE_END = re.compile(r"[ \t]*(?:[,;)\n]|$)")
