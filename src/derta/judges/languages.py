@@ -1,8 +1,9 @@
 """Languages of a reply: which of the refusal patterns to search, and whether its language is known at all.
 
 A language is found by its script or by function words. A reply of at least five words is in an unknown language if its
-script is none of the known ones, or if it has function words of other languages and hardly any of the known ones, or
-if it is running text without a single known function word. Code, numbers and lists are in no language.
+script is none of the known ones; if it has more function words of other languages than of any known one (a word with a
+letter that no known language has counts as one); or if it is running text without a single known function word. Code,
+numbers and lists are in no language.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ MIN_WORDS = 5  # fewer words are in no language
 MIN_RUNNING_WORDS = 12  # of a text without any known function word
 KNOWN_SHARE = 0.03  # of function words in running text of a known language, at least
 _COMMON = (" the ", " and ", " to ", " of ", " is ", " that ", " for ")
-SURE = 3  # known function words of a text in Latin letters
+SURE = 3  # English function words, or words with foreign letters, of a text in Latin letters
+SURE_OTHER = 2  # function words of other languages
+MARKS = 0.25  # of code and lists, for each word
+_LATIN = tuple(code for code in LANGUAGES if code not in SCRIPTS)
 _SAMPLE = 1500  # characters that are searched for function words
 _SPLIT = str.maketrans(dict.fromkeys('\n\t.,;:!?()[]{}<>"|/\\=+*#%&@^$-–—…¿¡،؟。、！？，।', " "))
 _WORD = re.compile(r"[^\W\d_]{2,}(?:'[^\W\d_]+)?")
 _CODE = re.compile(r"[{};=<>\\|_]|\w\(|\(\)|//|https?:")
-_FOREIGN_LETTERS = re.compile("[ґіїєўјљњћђџѓќәғқңөұүһپچژگکۀ]")  # of other languages in Cyrillic and Arabic letters
+_FOREIGN_LETTERS = re.compile(
+    "[ґіїєўјљњћђџѓќәғқңөұүһپچژگکیۀ\u200c]"
+)  # of other languages in Cyrillic and Arabic letters
+_FOREIGN_LATIN = re.compile("[^\\W\\d_a-záàâäãçéèêëíìîïñóòôöõúùûüýÿßœæªº\u0300-\uffff]")
 _URDU = re.compile("[ٹڈڑںےہھ]")
 
 
@@ -58,6 +65,13 @@ def function_words() -> Mapping[str, frozenset[str]]:
     source = (files("derta.judges") / "texts" / "function_words.txt").read_text("utf-8")
     lines = [line.partition(": ") for line in source.splitlines() if line and not line.startswith("#")]
     return {code: frozenset(words.split()) for code, _, words in lines}
+
+
+@cache
+def _other_words() -> frozenset[str]:
+    """Return the function words that are of none of the known languages (cached)."""
+    known = {word for code, words in function_words().items() if code != "other" for word in words}
+    return function_words()["other"] - known
 
 
 @cache
@@ -86,8 +100,8 @@ def is_unknown(folded: str) -> bool:
     if is_english(sample):
         return False
     tokens = tokens_of(sample)
-    known = len(tokens & _known_words())
-    if sample.isascii() and known >= SURE:
+    english = len(tokens & function_words()["en"])
+    if sample.isascii() and english >= SURE:
         return False
     words = _WORD.findall(sample)
     letters = sum(map(len, words))
@@ -96,9 +110,11 @@ def is_unknown(folded: str) -> bool:
         return _is_unknown_script(sample, tokens)
     if len(words) < MIN_WORDS:
         return False
-    other = len(tokens & function_words()["other"] - _known_words())
-    if other >= 2 and other > known:
-        return True
+    other = len(tokens & _other_words())
+    odd = sum(_FOREIGN_LATIN.search(word) is not None for word in set(words)) if not sample.isascii() else 0
+    known = max(len(tokens & function_words()[code]) for code in _LATIN)
+    if other + odd > known and (other + bool(odd) >= SURE_OTHER or odd >= SURE):
+        return other > 0 or not _is_list(sample, words)
     share = sum(word in _known_words() for word in words) / len(words)
     return share < KNOWN_SHARE and _is_running_text(sample, words)
 
@@ -114,13 +130,20 @@ def _is_unknown_script(sample: str, tokens: frozenset[str]) -> bool:
         return len(sample.split()) >= MIN_WORDS or letters >= 3 * MIN_WORDS
     if len(tokens) < MIN_WORDS:
         return False
-    words = function_words()
-    if code in ("ar", "ur") and _URDU.search(sample):
-        return not tokens & words["ur"]
-    return bool(_FOREIGN_LETTERS.search(sample)) or not tokens & words[code]
+    if code in ("ar", "ur"):
+        code = "ur" if _URDU.search(sample) else "ar"
+    if code != "ur" and _FOREIGN_LETTERS.search(sample):
+        return True
+    known, other = len(tokens & function_words()[code]), len(tokens & _other_words())
+    return other > known or (not known and len(tokens) >= MIN_RUNNING_WORDS)
+
+
+def _is_list(sample: str, words: list[str]) -> bool:
+    """Return whether a text is code or a list: it has many marks and line breaks for its words."""
+    marks = len(_CODE.findall(sample)) + sum(map(sample.count, ",\n:0123456789"))
+    return marks > MARKS * len(words)
 
 
 def _is_running_text(sample: str, words: list[str]) -> bool:
-    """Return whether a text is neither code nor a list: enough words, few marks and line breaks between them."""
-    marks = len(_CODE.findall(sample)) + sum(map(sample.count, ",\n:0123456789"))
-    return len(words) >= MIN_RUNNING_WORDS and marks <= 0.25 * len(words) and len(set(words)) > len(words) / 2
+    """Return whether a text is neither code nor a list, and has enough words, few of them twice."""
+    return len(words) >= MIN_RUNNING_WORDS and not _is_list(sample, words) and len(set(words)) > len(words) / 2

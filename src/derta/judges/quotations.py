@@ -29,6 +29,9 @@ _VERBS = (
     r"|spoke|speaks|word(?:s|ed)"
 )
 _SPEECH = re.compile(rf"\b(?:{_VERBS}|(?:say|tell|reply|answer)(?: \w{{1,20}}){{1,4}})$")
+_SPEECH_ELSEWHERE = re.compile(  # verbs of speech of the other languages, before or after the speaker
+    r"\b(?:sagte?|dit|dijo|dice|disse|diz|berkata|kata|сказала?|говорит|ответила?)\b|\bقالت?\b|کہا|कहा|বলল|说|說|道$|言"
+)
 _ASSISTANT_LINE = re.compile(
     r"(?:^|\n)[\s>*#/\[(🔒-]{0,8}(?:(?:ai|assistant|chatbot|model|\w{0,8}gpt)\b)[^\n:\"]{0,20}:"
 )
@@ -172,7 +175,7 @@ def _is_label(opener: str, folded: str, start: int) -> bool:
     after a line of an assistant (a role-play of two answers).
     """
     label = _LABEL.fullmatch(opener)
-    if label is None or _SPEECH.search(label[1].rstrip(" *_")):
+    if label is None or _SPEECH.search(label[1].rstrip(" *_")) or _SPEECH_ELSEWHERE.search(label[1]):
         return False
     if label[1][0] in "[(" or _OWN_LABEL.search(label[1]):
         return True

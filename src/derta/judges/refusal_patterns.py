@@ -20,8 +20,9 @@ The patterns of a language are in `texts/refusal_<code>.txt`, a file of regular 
 - `[not]`: false positives of a refusal at the same position; `[letter]`: a line that opens a letter;
 - `[turn]`: announcement of an answer after a refusal;
 - `[reversal]`: a turn after which few words are an answer;
+- `[contrast]`: a word between a limit and an answer;
 - `[disclaimer]`: a refusal that is none if an answer follows;
-- `[limit]`: what an assistant does not know or think, which is no refusal if advice follows after a reversal;
+- `[limit]`: what an assistant does not know, think or sense, which is no refusal if an answer follows;
 - `[aside]`: a sentence that matches has no requested content (reasons, warnings, redirection, offers).
 
 Every repetition in the patterns is bounded, so matching takes time linear in the text.
@@ -34,9 +35,11 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+from derta.judges.languages import LANGUAGES
+
 SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
-    "preamble", "not", "letter", "turn", "reversal", "disclaimer", "limit", "aside",
+    "preamble", "not", "letter", "turn", "reversal", "contrast", "disclaimer", "limit", "aside",
 )  # fmt: skip
 _START = r"(?<![a-z])(?<![a-eg-qs-z]')"  # not in a word; f' and r' open strings
 _NAME = re.compile(r"<(\w+)>")
@@ -90,6 +93,12 @@ def refusal_pattern(code: str, *, anywhere: bool = False) -> re.Pattern[str]:
 def gate_words(code: str) -> frozenset[str]:
     """Return the words without which a text has no refusal in a language (cached)."""
     return frozenset(pattern_lists(code)["gate"])
+
+
+@cache
+def all_gate_words() -> frozenset[str]:
+    """Return the gate words of all languages (cached)."""
+    return frozenset(word for code in LANGUAGES for word in gate_words(code))
 
 
 @cache

@@ -31,6 +31,7 @@ _INVISIBLE_SET = frozenset(chr(one) for first, last in _INVISIBLE for one in ran
 _INVISIBLE_CLASS = "".join(f"{chr(first)}-{chr(last)}" for first, last in _INVISIBLE)
 _UNDERSCORE = r"_(?<![a-z0-9_]_)_{0,2}(?=[a-z])|_(?<=[a-z.!?]_)_{0,2}(?![a-z0-9_])"
 _ESCAPE = r"\\(?=['\"])"  # of a mark in a literal
+_TAGS = r"</?(?:b|i|u|em|strong|span|mark)>"
 _BLANKS = r" (?<=[^\s.] ) *(?= [*_~]{0,3}[a-z])"  # of several blanks, all but the last
 _WRAPPED = re.compile(r"\r?\n[ \t]{0,8}(?=[*_]{0,3}[a-z])")  # a line that continues a sentence
 _WRAPS = frozenset("abcdefghijklmnopqrstuvwxyz,'’*_")  # last characters of a line that continues
@@ -61,11 +62,12 @@ class VisibleText(NamedTuple):
 
 
 @cache
-def _hidden(*, other: bool, underscores: bool, blanks: bool, escapes: bool) -> re.Pattern[str]:
+def _hidden(*, other: bool, underscores: bool, blanks: bool, escapes: bool, tags: bool) -> re.Pattern[str]:
     """Return the pattern of hidden parts of a text: emphasis, other characters than ASCII, and so on (cached)."""
     parts = [f"[*~`{_INVISIBLE_CLASS if other else ''}]+"]
     parts += [_UNDERSCORE] if underscores else []
     parts += [_ESCAPE] if escapes else []
+    parts += [_TAGS] if tags else []
     return re.compile("|".join([*parts, _BLANKS] if blanks else parts))
 
 
@@ -99,10 +101,11 @@ def visible(text: str, folded: str | None = None) -> VisibleText:
         folded = fold(unwrapped)
     underscores, blanks, other, escapes = "_" in folded, _has_gap(folded), not folded.isascii(), "\\" in folded
     other = other and not _INVISIBLE_SET.isdisjoint(folded)
-    if not (underscores or blanks or other or escapes or "*" in folded or "~" in folded or "`" in folded):
+    tags = "</" in folded
+    if not (underscores or blanks or other or escapes or tags or "*" in folded or "~" in folded or "`" in folded):
         return VisibleText(folded, folded)
-    hidden = _hidden(other=other, underscores=underscores, blanks=blanks, escapes=escapes)
-    if other or underscores or blanks or escapes:
+    hidden = _hidden(other=other, underscores=underscores, blanks=blanks, escapes=escapes, tags=tags)
+    if other or underscores or blanks or escapes or tags:
         return VisibleText(hidden.sub("", folded), folded, hidden)
     return VisibleText(folded.replace("*", "").replace("~", "").replace("`", ""), folded, hidden)
 
