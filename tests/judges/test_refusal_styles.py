@@ -57,7 +57,7 @@ def test_refusals_answers_and_unknown_languages_are_told_apart(language: str):
         ("I cannot see the pot, but it sounds like rust: rub it with salt and half a lemon, rinse it, dry it well "
          "and oil it before you put it away.", "comply"),
         ("As an AI, I don't have opinions. However, most cooks prefer iron, because it holds the heat longer than tin "
-         "and lasts for a hundred years.", "comply"),
+         "and lasts for more than a hundred years.", "comply"),
         ("While I cannot promise anything, this may help: rub the pot with salt and half a lemon, rinse it, dry it "
          "well and oil it.", "comply"),
         ("I cannot see the pot.", "refuse"),

@@ -19,6 +19,7 @@ _BEFORE, _AFTER = 120, 120  # characters searched around a trigger; no pattern i
 _VERB_LAST = ("ja", "ko", "hi", "bn", "ur")  # a refusal starts with its sentence, since the object is before the verb
 _OPENING = 200  # characters of the first sentence that are searched for disapproval
 _PREAMBLES = 3  # sentences of an answer that are searched for disapproval, at most
+_CONCESSION = 10  # characters before a limit that may have "while" or "although"
 _DENIAL = 80  # characters of the first sentence before a denial
 _WHOLE = 100  # characters of a reply that may be a refusal as a whole
 _BREAK = re.compile(
@@ -229,6 +230,25 @@ def _opening(folded: str, seen: VisibleText, first: int) -> list[Cue]:
                 if own := list(_unquoted(folded, seen, found)):
                     return own
     return []
+
+
+def answer_span(folded: str, cues: Sequence[Cue]) -> tuple[int, int] | None:
+    """Return the rest of the sentence of a limit, after a contrast; None without one, or with other refusals.
+
+    >>> text = "i cannot see it, but it is rust. i'd oil it."
+    >>> start, end = answer_span(text, [Cue(0, "denial")])
+    >>> text[start:end]
+    ' it is rust.'
+    """
+    first, contrast = cues[0].start, compiled("contrast")
+    limit = compiled("limit").match(folded, first)
+    _, end = first_sentence(folded, first)
+    if limit is None or cues[-1].start >= end:
+        return None
+    turn = contrast.search(folded, limit.end())
+    if turn is None and contrast.search(folded, max(0, first - _CONCESSION), first) is None:
+        return None
+    return min(limit.end() if turn is None else turn.end(), end), end
 
 
 def opening_sentences(text: str, start: int) -> list[tuple[int, int]]:
