@@ -27,10 +27,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from derta.chat import ChatFormat, chat_format, encode_prompt, encode_turn
 from derta.errors import DertaError, ModelError
 from derta.loading import without_progress_bars
 from derta.records import Message, Prompt
+from derta.template_probe import TEMPLATE_ERRORS
 from derta.thoughts import THOUGHT_MARKERS
 
 EMPTY_THOUGHT = re.compile(
@@ -75,7 +78,7 @@ def faults(chat: ChatFormat) -> Iterator[str]:
         messages = conversation(roles)
         try:
             start = rendered(chat, messages, prompt=True)
-        except Exception:  # noqa: BLE001, S112 - the template refuses these roles
+        except (TemplateError, *TEMPLATE_ERRORS):  # the template refuses these roles
             continue
         yield from (f"{name}: {fault}" for fault in conversation_faults(chat, messages, start))
     if not chat.stop_ids:

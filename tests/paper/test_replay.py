@@ -1,13 +1,14 @@
 import json
 import os
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from derta.errors import DataError
 from derta.judges import from_function
 from derta.paper.figures import Figure, Figures, Halves, PositionFigure, RefusalPositions
-from derta.paper.replay import mean_absolute_difference, replay, replay_folder, shares_started
+from derta.paper.replay import replay, replay_folder, shares_started
 from derta.paper.tables import curve_table, replay_table
 from derta.records import Prompt, Reply, Verdict
 
@@ -138,9 +139,8 @@ def test_the_published_outputs_are_replayed():
     assert len(rows) == 27
     off = {row.file: row.difference for row in rows if row.measure == "correct" and abs(row.difference or 0) > 1.5}
     assert list(off) == ["mmlu_llama3-8b_vanill.jsonl"]  # 257 right letters in the file, 245 in the paper
-    distance = mean_absolute_difference(rows, measure="harmful")
-    assert distance is not None
-    assert distance <= 6  # measured 3.85, over the six files with a figure; the judge saw none of them in training
+    distances = [abs(row.difference) for row in rows if row.measure == "harmful" and row.difference is not None]
+    assert fmean(distances) <= 6  # measured 3.85, over the six files with a figure; unseen in the judge's training
     for row in rows:
         assert row.measure != "agreement" or (row.ours or 0) >= 95  # measured 96.7, 95.1, 95.7
         assert row.measure != "says_sorry" or abs(row.difference or 9) <= 1

@@ -240,9 +240,3 @@ def shares_started(judged: Iterable[tuple[Reply, Verdict]], positions: Sequence[
     [curve] = curves
     steps = [0.0, *curve.y]
     return tuple(steps[bisect_right(curve.x, position)] for position in positions)
-
-
-def mean_absolute_difference(rows: Iterable[ReplayRow], *, measure: str) -> float | None:
-    """Return the mean absolute difference from the paper's figures in percentage points; None if no file has one."""
-    differences = [abs(row.difference) for row in rows if row.measure == measure and row.difference is not None]
-    return sum(differences) / len(differences) if differences else None
