@@ -21,11 +21,11 @@ ASKED = "Pick.\n-options\n-(A) 12\n-(B) 16\n-(C) 12*sqrt(3)\n-(D) a blue bird"
         ("It is a blue bird.", "D"),
         ("It equals 12*sqrt(3), which is large.", "C"),
         ("No idea.", None),
-        ("(A) and (B) are both correct.", "A"),
+        ("(A) and (B) are both correct.", None),
         ("Well, (A) and (B) are the best options.", None),
         ("The correct options are (A), (C) and (D).", None),
         ("The correct option is (D). (A) and (B) are correct statements, which were not asked for.", "D"),
-        ("(B) and (C) are incorrect.", "B"),
+        ("(B) and (C) are incorrect.", None),
     ],
 )
 def test_the_option_that_a_reply_chooses(text: str, letter: str | None):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_ASKED = re.compile(r"\b(?:how many|how much|what|which|calculate|find|determine)\b", re.I)
+_ASKED = re.compile(
+    r"\b(?:how (?:many|much|old|long|far|fast|tall|high|heavy|deep|wide|big|large|often)|what|which|calculate|find|determine)\b",
+    re.I,
+)
 _UNIT = re.compile(
     r"\bin (seconds|minutes|hours|days|weeks|months|years|cents|dollars|inches|feet|yards|miles|grams|pounds|ounces)\b",
     re.I,
@@ -13,6 +16,11 @@ _UNIT = re.compile(
 _MONEY = re.compile(
     r"[$€£]|\b(?:dollars?|money|costs?|prices?|profits?|pay|paid|spend|spent|earn|salary|revenue)\b", re.I
 )
+COMPARATIVES = (
+    "more", "fewer", "less", "greater", "larger", "smaller", "higher", "lower", "older", "younger", "taller", "shorter",
+    "longer", "heavier", "lighter", "faster", "slower", "farther", "further", "bigger", "cheaper",
+)  # fmt: skip
+_COMPARED = re.compile(rf"\b(?:(?:{'|'.join(COMPARATIVES)})\b|difference\b)", re.I)
 _MORE = re.compile(r"\bhow (?:many|much) more\b", re.I)
 _WORD = re.compile(r"[a-z]{1,40}", re.I)
 _ENDS = frozenset(
@@ -42,6 +50,14 @@ _ENDS = frozenset(
         "on",
         "by",
         "to",
+        "after",
+        "before",
+        "from",
+        "with",
+        "when",
+        "there",
+        "that",
+        "who",
     ]
 )
 _QUANTIFIERS = frozenset(
@@ -71,6 +87,7 @@ class Asked(NamedTuple):
 
     `nouns` are the stems of what is counted, and `words` those of the whole sentence. `money`: the result is an amount
     of money. `named`: the result may be an ordinal ("which place"). `more`: it asks how many more.
+    `compared`: it asks for a difference ("how much longer").
     """
 
     nouns: frozenset[str] = frozenset()
@@ -78,6 +95,7 @@ class Asked(NamedTuple):
     money: bool = False
     named: bool = False
     more: bool = False
+    compared: bool = False
 
 
 def stem(word: str) -> str:
@@ -112,6 +130,8 @@ def parse_asked(question: str) -> Asked:
         if word.lower() in _ENDS:
             break
         nouns.append(stem(word))
+    if {"percent", "percentage"}.intersection(nouns[:5]):
+        nouns = ["percent"]
     units = [stem(unit) for unit in _UNIT.findall(sentence)]
     first = next((noun for noun in nouns if noun not in _QUANTIFIERS), "")
     return Asked(
@@ -120,4 +140,6 @@ def parse_asked(question: str) -> Asked:
         money="dollar" in (first, *units) or (verb != "how many" and _MONEY.search(sentence) is not None),
         named=verb in ("what", "which"),
         more=_MORE.search(sentence) is not None,
+        compared=_COMPARED.search(re.split(r"\bif\b|\bthan\b", question[last.start() : last.end() + _WINDOW])[0])
+        is not None,
     )

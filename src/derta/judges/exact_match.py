@@ -10,7 +10,10 @@ from derta.records import Prompt, Reply, Verdict
 
 TOLERANCE = 1e-6
 _NEXT = re.compile(
-    r"\n[ \t]{0,8}(?:#{1,4} ?|\*{2})?(?:question|q|problem|instruction|input|user|human)(?: ?\d{1,3})?:", re.I
+    r"\n[ \t]{0,8}(?:#{1,4} ?|\*{2})?(?:question|q|problem|example|instruction|input|user|human)(?: ?\d{1,3})?:"
+    r"|\n[ \t]{0,8}\n[^\n]{5,300}\?[ \t]{0,8}\n{1,3}[ \t\-]{0,4}\(?A[.)]"
+    r"|<\|(?:im_end|im_start|eot_id|endoftext|start_header_id|end|user)\|>|\[/?INST\]|</s>|<end_of_turn>",
+    re.I,
 )
 _REFERENCE = re.compile(r"^[\s\-*]*\(?([A-Z])\b")
 _NONE = {"none": "no option in the reply", "several": "several options in the reply"}

@@ -1,4 +1,4 @@
-r"""Parsing of numbers with units, thousands separators, fractions, decimals, signs and LaTeX."""
+r"""Parsing of numbers in digits: thousands separators, fractions, decimals, signs, scales and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,15 +9,39 @@ from typing import NamedTuple
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}.])(?P<sign>[-−])(?!\s))?(?:[$€£][ ]?(?P<minus>[-−])?)?"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40}|(?<![\w.])(?=\.\d))(?P<decimals>\.\d{1,40})?"
-    r"(?:[ ](?P<above>\d{1,40})(?=/\d))?(?:/(?P<below>\d{1,40}))?"
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d{2}){1,6},\d{3}(?!\d)|\d{1,40}|(?<![\w.])(?=\.\d))"
+    r"(?P<decimals>\.\d{1,40})?"
+    r"(?:[ ](?:and )?(?P<above>\d{1,40})(?=/\d))?(?:/(?P<below>\d{1,40}))?(?P<part> and a (?:half|quarter)\b)?"
     rf"(?:[ ](?P<scale>{'|'.join(_SCALES)})\b)?",
     re.ASCII | re.IGNORECASE,
 )
+_VULGAR = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅕": "1/5",
+    "⅛": "1/8",
+    "⅜": "3/8",
+    "⅝": "5/8",
+    "⅞": "7/8",
+}
+_PLAIN = (
+    (re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3}){0,4} 000(?!\d)|(?<![\d.,])\d{1,3}(?:[\xa0\u2009\u202f]\d{3}){1,5}(?!\d)"),
+     lambda match: "".join(match[0].split())),
+    (re.compile(r"(\b(?:is|was|be|to|of|at|now|equals) |[=:] ?)(?:minus|negative) (?=[$€£]?\d)", re.I), r"\1-"),
+    (re.compile(rf"[ ]?([{''.join(_VULGAR)}])"), lambda match: f" {_VULGAR[match[1]]}"),
+    (re.compile(r"\b(\d{1,2}):00(?!\d)"), r"\1"),
+    (re.compile(r"\*{2,3}(?!\d)|(?<!\d)\*{2,3}"), ""),
+)  # fmt: skip
 _LATEX = (
+    (re.compile(r"(?<![\\$\d])\$(?![\s$])([^$\n]{1,200})(?<![\\\s])\$(?![\d$])"), r"\1"),
+    (re.compile(r"\$\$|\^\{?\\circ\}?|\\(?:left|right)\b"), " "),
+    (re.compile(r"\\[dt]?frac ?(\d)(\d)"), r"\1/\2"),
     (re.compile(r"\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}"), r"\1/\2"),
     (re.compile(r"(?<=\d)\{,\}(?=\d)|(?<=\d)\\,(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\]{0,80})\}"), r"\1"),
+    (re.compile(r"\\(?:text|textbf|mathrm|mathbf|boldsymbol)\{([^{}\\]{0,80})\}"), r"\1"),
     (re.compile(r"\\approx\b|≈"), "="),
     (re.compile(r"\\[([\])]"), " "),
     (re.compile(r"\\(?=[$%])"), ""),
@@ -43,6 +67,18 @@ def without_latex(text: str) -> str:
     return text
 
 
+def plain_text(text: str) -> str:
+    r"""Return a text without LaTeX, in which every number has a form that `find_numbers` reads.
+
+    >>> plain_text(r"It is $13\,000$, 4 000, 2½, now minus 6, at 11:00.")
+    'It is 13,000, 4000, 2 1/2, now -6, at 11.'
+    """
+    text = without_latex(text)
+    for pattern, replacement in _PLAIN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 def find_numbers(text: str) -> list[Number]:
     """Return all numbers of a text with their places, in order."""
     return [Number(_value(match), match.start(), match.end()) for match in _NUMBER.finditer(text)]
@@ -62,5 +98,6 @@ def _value(match: re.Match[str]) -> Fraction:
     value = Fraction((match["digits"].replace(",", "") or "0") + (match["decimals"] or ""))
     below = int(match["below"] or 1) or 1
     value = value + Fraction(int(match["above"]), below) if match["above"] else value / below
+    value += {"h": Fraction(1, 2), "q": Fraction(1, 4)}[match["part"][7]] if match["part"] else 0
     value *= _SCALES.get((match["scale"] or "").lower(), 1)
     return -value if match["sign"] or match["minus"] else value

@@ -7,37 +7,32 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from derta.judges.asked import Asked, stem, stems
-from derta.judges.numbers import Number, find_numbers, without_latex
+from derta.judges.number_words import find_named_numbers
+from derta.judges.numbers import Number, find_numbers, plain_text
 
 _BRACKET = re.compile(r"[()\n]")
 _RESULT_IN_BRACKETS = re.compile(r"((?:\b(?:is|are|be|equals)|[=:])[ \t]?)\(([-−]?[$€£]?[\d.,/]{1,40}%?)\)", re.I)
+_TOTAL_IN_BRACKETS = re.compile(
+    r"(?<=[.!?] )\(((?:(?:or|so|that is|that's|thus),? )?(?:in total|a total of|total:)[^()\n]{0,200})\)", re.I
+)
+_ANSWER_LINE = re.compile(r"^[^\w\n]{0,8}(?:final )?answer[^\w\n]{0,6}\n[ \t\n]{0,8}", re.I | re.M)
 _OPEN_LINE = re.compile(r":[ \t*]{0,8}\n[ \t\n]{0,8}")
-_BREAK = re.compile(r"[.!?][*\"']{0,3}(?=\s)|\n")
+_BREAK = re.compile(r"([.!?])[*\"'”]{0,3}(?=\s|$)|\n")
+_MARKER = re.compile(r"^[ \t>*-]{0,8}\d{1,2}[.)][ \t]{1,4}(?=[A-Za-z*$\\])", re.M)
+_FIRST_MARKER = re.compile(r"^[ \t>*-]{0,8}1[.)][ \t]", re.M)
+_STEP = re.compile(r"\b(?:step|equation|part|case|method|option) \d{1,2}\b", re.I)
 _COMPOUND = re.compile(
-    r"(?<![\d.,])(\d{1,9}) (hour|minute|dollar|foot|feet|pound)s?,? and "
-    r"(\d{1,9}) (minute|second|cent|inche|inch|ounce)s?\b",
+    r"(?<![\d.,])(\d{1,9}) (year|week|day|hour|minute|dollar|foot|feet|pound)s?,? and "
+    r"(\d{1,9}) (month|day|hour|minute|second|cent|inche|inch|ounce)s?\b",
     re.I,
 )
-_PARTS = {"hour": 60, "minute": 60, "dollar": 100, "foot": 12, "feet": 12, "pound": 16}
-_CARDINALS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-_ORDINALS = [
-    "zeroth",
-    "first",
-    "second",
-    "third",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-    "tenth",
-    "eleventh",
-    "twelfth",
-]
-_VALUES = {word: i for words in (_CARDINALS, _ORDINALS) for i, word in enumerate(words)} | {"zero": 0, "any": 0}
-_NAME = re.compile(rf"\b(?:{'|'.join(_VALUES)})\b(?= )", re.I)
+_PARTS = {
+    ("year", "month"): 12, ("week", "day"): 7, ("day", "hour"): 24, ("hour", "minute"): 60, ("minute", "second"): 60,
+    ("dollar", "cent"): 100, ("foot", "inch"): 12, ("feet", "inch"): 12, ("foot", "inche"): 12, ("feet", "inche"): 12,
+    ("pound", "ounce"): 16,
+}  # fmt: skip
 _NEGATED = re.compile(r"(?:\bnot\b|n't\b)[^,;]{0,40}$", re.I)
+_PERCENT = re.compile(r"^ ?%|^ per cent\b")
 _ENDS = re.compile(r"[,;:=+*/×÷]|\b(?:and|or)\b", re.I)
 _BARE = frozenset(
     [
@@ -88,10 +83,28 @@ def split_sentences(text: str, asked: Asked) -> list[Sentence]:
 
     >>> sentences = split_sentences("They eat 2 (of 9).\nSo he needs two trips.", Asked(frozenset({"trip"})))
     >>> [(sentence.text.strip(), [str(value) for value in sentence.values]) for sentence in sentences]
-    [('They eat 2', ['2']), ('So he needs two trips.', ['2'])]
+    [('They eat 2', ['2']), ('So he needs two trips', ['2'])]
     """
-    plain = _OPEN_LINE.sub(": ", _without_brackets(_RESULT_IN_BRACKETS.sub(r"\1\2", without_latex(text))))
-    return [Sentence(one, numbers) for one in _BREAK.split(plain) if (numbers := _numbers(one, asked))]
+    plain = _TOTAL_IN_BRACKETS.sub(r"\1", _RESULT_IN_BRACKETS.sub(r"\1\2", plain_text(text)))
+    plain = _without_brackets(plain)
+    plain = _STEP.sub(" ", _MARKER.sub("", plain) if _FIRST_MARKER.search(plain) else plain)
+    parts = _split(_OPEN_LINE.sub(": ", _ANSWER_LINE.sub("Answer: ", plain)))
+    in_words = not any(find_numbers(part) for part, _ in parts)
+    found = [(Sentence(part, _numbers(part, asked, in_words)), end) for part, end in parts]
+    found = [(sentence, end) for sentence, end in found if sentence.numbers]
+    return [sentence for sentence, end in found if end != "?"] or [sentence for sentence, _ in found]
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """Return the sentences of a text with their punctuation; the last one is left out if it is the start of another."""
+    parts: list[tuple[str, str]] = []
+    start = 0
+    for match in _BREAK.finditer(text):
+        parts.append((text[start : match.start()], match[1] or ""))
+        start = match.end()
+    rest = text[start:]
+    truncated = bool(rest.strip()) and any(one.strip().startswith(rest.strip()) for one, _ in parts)
+    return parts if truncated else [*parts, (rest, "")]
 
 
 def _without_brackets(text: str) -> str:
@@ -124,7 +137,10 @@ def unit_of(sentence: Sentence, index: int, asked: Asked) -> tuple[int, bool]:
     number = sentence.numbers[index]
     starts = [*(one.start for one in sentence.numbers[index + 1 : index + 3]), len(sentence.text)]
     end = starts[1] if starts[0] - number.end == 1 and starts[1:] else starts[0]  # in "3 30-minute films": films
-    words = stems(_ENDS.split(sentence.text[number.end : min(end, number.end + _UNIT_WINDOW)])[0])[:5]
+    after = _PERCENT.sub(" percent ", sentence.text[number.end : min(end, number.end + _UNIT_WINDOW)])
+    words = stems(_ENDS.split(after)[0])[:5]
+    if "per" in words and "per" not in asked.nouns:
+        words = words[: words.index("per")] or ["per"]
     currency = any(sign in sentence.text[number.start : number.end] for sign in "$€£")
     if asked.money:
         return int(currency or bool({"dollar", "cent"} & set(words[:1]))), False
@@ -132,35 +148,46 @@ def unit_of(sentence: Sentence, index: int, asked: Asked) -> tuple[int, bool]:
     return len(asked.nouns & set(words)), not currency and (not words or words[0] in _BARE)
 
 
-def _numbers(text: str, asked: Asked) -> list[Number]:
-    """Return the numbers of a sentence: in digits, with two units as one, and else in words."""
+def _numbers(text: str, asked: Asked, in_words: bool) -> list[Number]:
+    """Return the numbers of a sentence: in digits, with two units as one, and else in words.
+
+    With `in_words`, all numbers in words count, because the text has none in digits.
+    """
     numbers = find_numbers(text)
-    compounds = {match.start(): _compound(match, asked) for match in _COMPOUND.finditer(text)}
+    compounds = [match for match in _COMPOUND.finditer(text) if _units(match) in _PARTS]
     if compounds:
-        second = {match.start(3) for match in _COMPOUND.finditer(text)}
-        numbers = [compounds.get(one.start, one) for one in numbers if one.start not in second]
+        firsts = {match.start(): _compound(match, asked) for match in compounds}
+        seconds = {match.start(3) for match in compounds}
+        numbers = [firsts.get(one.start, one) for one in numbers if one.start not in seconds]
     if any(unit_of(Sentence(text, numbers), index, asked)[0] for index in range(len(numbers))):
         return numbers
-    return sorted([*numbers, *_named_numbers(text, asked)], key=lambda number: number.start)
+    return sorted([*numbers, *_named_numbers(text, asked, in_words)], key=lambda number: number.start)
+
+
+def _units(match: re.Match[str]) -> tuple[str, str]:
+    """Return the two units of "2 hours and 30 minutes"."""
+    return match[2].lower(), match[4].lower()
 
 
 def _compound(match: re.Match[str], asked: Asked) -> Number:
     """Return the value of "2 hours and 30 minutes" in the asked unit, by default the first."""
-    parts = _PARTS[match[2].lower()]
+    parts = _PARTS[_units(match)]
     value = Fraction(int(match[1])) + Fraction(int(match[3]), parts)
     in_small = stem(match[4]) in asked.nouns and stem(match[2]) not in asked.nouns
     return Number(value * parts if in_small else value, match.start(), match.end(1))
 
 
-def _named_numbers(text: str, asked: Asked) -> list[Number]:
-    """Return the numbers in words that are directly before an asked noun; "not … any" is 0."""
+def _named_numbers(text: str, asked: Asked, in_words: bool) -> list[Number]:
+    """Return the numbers in words that are directly before an asked noun; "not … any" is 0.
+
+    With `in_words` also the others, except for "no", "any", a lone "one" and ordinals.
+    """
     found: list[Number] = []
-    for match in _NAME.finditer(text):
-        word = match[0].lower()
-        if word == "any" and not _NEGATED.search(text[max(0, match.start() - 60) : match.start()]):
+    for one in find_named_numbers(text):
+        if one.word == "any" and not _NEGATED.search(text[max(0, one.start - 60) : one.start]):
             continue
-        ordinal = word in _ORDINALS
-        following = stems(text[match.end() : match.end() + 40])[: 1 if ordinal else 2]
-        if asked.nouns & set(following) and (asked.named or not ordinal):
-            found.append(Number(Fraction(_VALUES[word]), match.start(), match.end()))
+        following = stems(text[one.end : one.end + 40])[: 1 if one.ordinal else 2]
+        wanted = asked.nouns & set(following) and (asked.named or not one.ordinal)
+        if wanted or (in_words and not one.ordinal and one.word not in ("no", "any", "one")):
+            found.append(Number(one.value, one.start, one.end))
     return found
