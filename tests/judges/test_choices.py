@@ -3,6 +3,8 @@ import time
 import pytest
 
 from derta.judges.choices import parse_choice, parse_options
+from derta.judges.exact_match import truncate_at_next_question
+from final_answers import CHOICE_QUESTIONS, CHOICES, HELD_BACK_CHOICES
 
 OPTIONS = {"A": "12", "B": "16", "C": "12*sqrt(3)", "D": "a blue bird"}
 ASKED = "Pick.\n-options\n-(A) 12\n-(B) 16\n-(C) 12*sqrt(3)\n-(D) a blue bird"
@@ -66,6 +68,12 @@ def test_the_option_that_is_stated_has_priority_over_options_that_are_discussed(
     assert parse_choice(text, OPTIONS).letter == letter
 
 
+@pytest.mark.parametrize(("question", "text", "letter"), [*CHOICES, *HELD_BACK_CHOICES])
+def test_the_choice_in_many_styles(question: int, text: str, letter: str | None):
+    options = parse_options(CHOICE_QUESTIONS[question])
+    assert parse_choice(truncate_at_next_question(text), options).letter == letter
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize(
     "unit",
@@ -77,6 +85,9 @@ def test_the_option_that_is_stated_has_priority_over_options_that_are_discussed(
         "is correct ",
         "A) is correct ",
         "(A) ",
+        "so B, ",
+        "\nA. ",
+        "wait ",
         "isn't ",
         "*",
     ],

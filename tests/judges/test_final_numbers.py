@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from derta.judges.exact_match import truncate_at_next_question
 from derta.judges.final_numbers import final_number
 from derta.judges.numbers import parse_numbers, plain_text
+from final_answers import HELD_BACK_NUMBERS, NUMBERS, QUESTIONS
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,12 @@ def test_the_rules_of_the_final_number_in_order(text: str, number: int):
     assert final_number(text) == number
 
 
+@pytest.mark.parametrize(("question", "text", "number"), [*NUMBERS, *HELD_BACK_NUMBERS])
+def test_the_final_number_in_many_styles(question: int, text: str, number: str | None):
+    found = final_number(truncate_at_next_question(text), question=QUESTIONS[question])
+    assert found == (None if number is None else Fraction(number))
+
+
 @given(st.text(max_size=200), st.text(max_size=80))
 def test_a_final_number_is_one_of_the_numbers_of_the_text(text: str, question: str):
     if final_number(text, question=question) is not None:
@@ -123,6 +131,11 @@ def test_a_final_number_is_one_of_the_numbers_of_the_text(text: str, question: s
         "1 1/1 ",
         "#### ",
         "two trips ",
+        "one hundred ",
+        "1 because ",
+        "the answer is 1 ",
+        "Explanation: 1\n",
+        "1. a\n",
         "1 hour and 2 minutes ",
         "\\(",
         "(1) ",

@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 
 _ASKED = re.compile(
-    r"\b(?:how (?:many|much|old|long|far|fast|tall|high|heavy|deep|wide|big|large|often)|what|which|calculate|find|determine)\b",
+    r"\b(?:how (?:many|much|old|long|far|fast|tall|high|heavy|deep|wide|big|large|often)"
+    r"|what|which|calculate|find|determine)\b",
     re.I,
 )
 _UNIT = re.compile(
@@ -143,3 +144,8 @@ def parse_asked(question: str) -> Asked:
         compared=_COMPARED.search(re.split(r"\bif\b|\bthan\b", question[last.start() : last.end() + _WINDOW])[0])
         is not None,
     )
+
+
+def restated(text: str, asked: Asked) -> int:
+    """Return how many words of the question a text has."""
+    return len(asked.words.intersection(stems(text)))

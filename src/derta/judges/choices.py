@@ -12,7 +12,7 @@ from typing import NamedTuple
 _OPTION = re.compile(r"^[ \t\-*]{0,4}(?:\(([A-Z])\)|([A-Z])[.):])[ \t]*(\S.*)$", re.M)
 _MARKUP = re.compile(r"(?:\\(?:boxed|text|textbf|mathrm|mathbf)(?=\{)|</?[a-z_]{1,20}>|[*_`${} ]|\\[()\[\]])+", re.I)
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
-_LONE = re.compile(r"\W{0,6}([a-z])\W{0,6}", re.I)
+_LONE = re.compile(r"\W{0,6}([a-z])(\W{0,6}\Z)", re.I)
 _LOWER_LEAD = re.compile(r"\W{0,4}\(([a-z])\)|\W{0,4}([b-z])[).] ")
 _LEADS = re.compile(r"(?:\W{0,4}(?:(?i:option|answer|choice) )?)\W{0,4}([A-Z])(?:\)|\.|:|\W{0,4}$)")
 _REJECTED = re.compile(
@@ -20,15 +20,17 @@ _REJECTED = re.compile(
 )
 _WORDS = r"(?:(?!not\b|never\b|neither\b)[a-z']{1,20},? ){0,4}"  # between "is" and the letter
 _STATED = re.compile(
-    r"\b(?i:option|answer|choice|response|statement|correct|best|right)\b[^.\n(]{0,60}?(?:\b(?i:is|would be)|[\"']?:)"
+    r"\b(?i:option|answer|choice|response|statement|correct|best|right)\b[^.\n(]{0,60}?"
+    r"(?:\b(?i:is|would be)|[\"']?:| [-–](?= ))"
     rf"\s{{0,3}}:?\s{{0,3}}(?:{_WORDS}[-–\"']{{0,2}}\s?\(([A-Z])\)"
     r"|[-–\"']{0,2}\s?(?:(?i:option|answer|choice)\s)?[\"']{0,2}\(?([A-Z])\b(?!'?\w))"
 )
 _CONCLUDED = re.compile(
-    r"(?:\b(?i:(?:I|we)(?:'d| would| will|'ll)? (?:choose|pick|select|go with|say)|select|choose|go with|must be|has to be|that leaves|leaving|"
-    r"(?:it is|it's|I think it's|I think it is)(?: probably| most likely| likely)?|therefore,?|thus,?|so,?|corresponds to)"
-    r"|(?:^|\n)\s*✅)[\s:]{0,4}"
-    r"(?:(?i:option|answer|choice|letter)\s)?[\"']?(?:\(([A-Z])\)|([A-Z])(?=[).,;:\"']|\s*$|\s(?i:because|since|as|is)\b))"
+    r"(?:\b(?i:(?:I|we)(?:'d| would| will|'ll)? (?:choose|pick|select|go with|say)|I(?:'m| am) going with|select|choose"
+    r"|go with|must be|has to be|that leaves|leaves|leaving|(?:it is|it's)(?: probably| most likely| likely)?"
+    r"|therefore,?|thus,?|so,?|corresponds to)|(?:^|\n)\s*✅)[\s:]{0,4}"
+    r"(?:(?i:option|answer|choice|letter)\s)?[\"']?"
+    r"(?:\(([A-Z])\)|([A-Z])(?=[).,;:\"']|\s*$|\s(?i:because|since|as|is)\b))"
 )
 _CORRECTION = re.compile(
     r"\b(?:wait|actually|sorry|my mistake|made a mistake|on second thought|correction|let me re)", re.I
@@ -41,20 +43,24 @@ _PLACES = {"first": 0, "second": 1, "third": 2, "fourth": 3, "last": -1}
 _NO = re.compile(r"\b(?:incorrect|wrong|false|untrue|not (?:correct|true|right|the))\b|n't\b|❌|✗", re.I)
 _BEST = re.compile(r"\bthe (?:correct|right|best) (?:option|answer|choice)\b|✅", re.I)
 _YES = re.compile(r"\b(?:correct|true|right)\b|✅|✓", re.I)
-_LEAVES = re.compile(r"\b(?:that leaves|leaving|must be|by elimination)\b", re.I)
+_LEAVES = re.compile(r"\b(?:that leaves|leaves|leaving|must be|by elimination)\b", re.I)
 _OTHER = re.compile(r"\)?\s(?:or|and)\s(?:option\s)?(?:\(([A-Z])\)|([A-Z])(?=[.,)]|\s*$))")
+_THEREFORE = re.compile(r"\s*(?:so|therefore|thus|hence)\b", re.I)
+_DISCUSSED = 2
 _TERSE = 40  # characters beside the options in a reply that only lists them
 _PRAISE = re.compile(
     r"\bis (?:thus |therefore |indeed )?(?:the )?(?:only |most |single )?(?:correct|best|right|true\b|answer\b)", re.I
 )
 _ITEM = re.compile(r"^[ \t\-*]{0,4}(?:(?i:option) )?\(?([A-Z])[).:]", re.M)
+_EITHER = re.compile(r"\W{0,4}(?i:either )?\(?[A-Z]\)? (?:or|and) \(?[A-Z]\)?\W{0,4}")
 _SUBORDINATE = re.compile(
     r",? (?:although|though|while|whereas|followed by|but not|rather than|instead of|unlike|as opposed to|not)\b|[:;]",
     re.I,
 )
 _TEXT_STATED = re.compile(r"\b(?:answer|option|choice)\b[^.\n(]{0,40}?(?:\bis|:)\W{0,4}", re.I)
 _MENTIONED = re.compile(
-    r"\b([A-Z])\)|\b[Oo]ption ([A-Z])\b|\b[Ll]etter ([A-Z])\b|(?:(?<=\. )|(?<=\n)|(?<=, )|\A)([A-Z])(?= is (?:the|correct|not|right|true)\b)"
+    r"\b([A-Z])\)|\b[Oo]ption ([A-Z])\b|\b[Ll]etter ([A-Z])\b"
+    r"|(?:(?<=\. )|(?<=\n)|(?<=, )|\A)([A-Z])(?= is (?:the|correct|not|right|true)\b)"
 )
 _SEVERAL = re.compile(
     r"\bare (?:both |all |the |also )?(?:most )?(?:correct|right|best)\b|\b(?:options|answers|choices) are\b"
@@ -83,11 +89,12 @@ def parse_options(request: str) -> dict[str, str]:
 def parse_choice(text: str, options: dict[str, str]) -> Choice:
     """Return the option that a reply chooses, by the first rule that matches.
 
-    1. the reply is one letter; 2. it begins with a letter, which it does not reject or correct to state another one, and
-    which does not begin a list of the options; 3. it states one ("the answer is (B)"; the last match), or two, which is
-    no choice; 4. a list of the options is no choice; 5. it calls several options correct at once, which is no choice;
-    6. it calls one option correct; 7. it mentions the letter of one only; 8. it has the text of one only, in the whole
-    or in its first main clause with one; 9. it names a place ("the third option"); 10. it mentions the letter first.
+    1. the reply is one letter; 2. it begins with a letter, which it does not reject or correct to state another one,
+    and which does not begin a list of the options; a list without a judgement, a second letter ("A or B") or the text
+    of another option is no choice; 3. it states one ("the answer is (B)", also by its text; the last match); 4. it
+    calls several options correct at once, which is no choice; 5. it calls one option correct, or concludes with one
+    ("so B"); 6. it mentions the letter of one only; 7. it has the text of one only; 8. it names a place ("the third
+    option"); 9. it mentions the letter first; 10. its first main clause with the text of an option has that of one.
 
     >>> parse_choice("A dog barks, so it is a dog.", {"A": "a cat", "B": "a dog"})
     Choice(letter='B', rule='text')
@@ -98,16 +105,15 @@ def parse_choice(text: str, options: dict[str, str]) -> Choice:
 
 def _choices(text: str, options: dict[str, str]) -> Iterator[Choice]:
     """Yield the choice of every rule that matches, in order of priority."""
-    if (lone := _LONE.fullmatch(text)) and lone[1].upper() in options:
-        yield Choice(lone[1].upper(), "leads")
-    if (lower := _LOWER_LEAD.match(text)) and (letter := (lower[1] or lower[2]).upper()) in options:
-        yield Choice(letter, "leads")
+    for pattern in (_LONE, _LOWER_LEAD):
+        if (short := pattern.match(text)) and (letter := (short[1] or short[2]).upper()) in options:
+            yield Choice(letter, "leads")
     stated = _stated(_STATED, text, options)
     concluded = _stated(_CONCLUDED, text, options)
     if (lead := _LEADS.match(text)) and lead[1] in options:
         yield from _lead(text, lead, stated or concluded, options)
     elif stated:
-        yield stated
+        yield concluded if concluded and _CORRECTION.search(text) else stated
     elif letter := _stated_text(text, options):
         yield Choice(letter, "stated")
     if _names_several(text, options):
@@ -116,6 +122,11 @@ def _choices(text: str, options: dict[str, str]) -> Iterator[Choice]:
         yield Choice(letter, "praised")
     if concluded:
         yield concluded
+    yield from _by_mention(text, options)
+
+
+def _by_mention(text: str, options: dict[str, str]) -> Iterator[Choice]:
+    """Yield the choices of a reply that mentions letters, texts or places of options without stating one."""
     mentioned = _mentioned(text, options)
     if len(set(mentioned)) == 1:
         yield Choice(mentioned[0], "only one mentioned")
@@ -126,12 +137,11 @@ def _choices(text: str, options: dict[str, str]) -> Iterator[Choice]:
         if index < len(options):
             yield Choice([*options][index], "place")
     if mentioned:
-        yield Choice(mentioned[0], "first mentioned")
+        yield Choice(None, "several") if _EITHER.fullmatch(text) else Choice(mentioned[0], "first mentioned")
     for sentence in _SENTENCE.split(text):
         if letters := _with_text(sentence, options):
-            main = next(
-                (found for part in _SUBORDINATE.split(sentence) if (found := _with_text(part, options))), letters
-            )
+            clauses = (_with_text(clause, options) for clause in _SUBORDINATE.split(sentence))
+            main = next((found for found in clauses if found), letters)
             yield Choice(main[0] if len(main) == 1 else None, "text" if len(main) == 1 else "several")
             return
 
@@ -148,7 +158,7 @@ def _lead(text: str, lead: re.Match[str], stated: Choice | None, options: dict[s
     if (
         stated
         and stated.letter != lead[1]
-        and (_REJECTED.match(text, lead.end()) or _CORRECTION.search(text, lead.end()) or _eliminates(text))
+        and (_REJECTED.match(text, lead.end()) or _CORRECTION.search(text, lead.end()) or _eliminates(text, options))
     ):
         yield stated
     after = lead.end() + len(text[lead.end() :]) - len(text[lead.end() :].lstrip())
@@ -164,9 +174,11 @@ def _lead(text: str, lead: re.Match[str], stated: Choice | None, options: dict[s
     )
 
 
-def _eliminates(text: str) -> bool:
-    """Return whether a reply leaves one option after it has discussed the others."""
-    return _LEAVES.search(text) is not None
+def _eliminates(text: str, options: dict[str, str]) -> bool:
+    """Return whether a reply discusses several options and concludes with one."""
+    last = _SENTENCE.split(text.rstrip(" .!\n"))[-1]
+    concludes = _LEAVES.search(text) or _THEREFORE.match(last)
+    return bool(concludes) and len(set(_mentioned(text, options))) > _DISCUSSED
 
 
 def _judged_items(text: str, options: dict[str, str]) -> Choice | None:
@@ -181,7 +193,7 @@ def _judged_items(text: str, options: dict[str, str]) -> Choice | None:
 
 def _has_text_of_another(text: str, end: int, chosen: str, options: dict[str, str]) -> bool:
     """Return whether the text after a letter is exactly that of another option, and not its own."""
-    after = _words(text[end : end + 2 * max(len(option) for option in options.values())].split("\n")[0])
+    after = _words(text[end : end + 2 * max(len(option) for option in options.values())].split("\n", maxsplit=1)[0])
     if after.startswith(_words(options[chosen])):
         return False
     return any(

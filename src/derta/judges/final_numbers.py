@@ -8,43 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from derta.judges.asked import COMPARATIVES, Asked, parse_asked, stems
+from derta.judges.asked import COMPARATIVES, Asked, parse_asked, restated
+from derta.judges.closing import EXPRESSION, body, closing_index, named_answer
 from derta.judges.numbers import Number, parse_numbers
 from derta.judges.opposites import is_opposite
 from derta.judges.sentences import Sentence, split_sentences, unit_of
 from derta.judges.stated_numbers import stated_number
 
-_CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|in all|altogether|answer|conclusion|total of)\b", re.I)
-_CONCLUSION = re.compile(
-    r"\W{0,8}(?:(?:and|but|wait|no|sorry|actually|finally|correction)\b\W{0,4}){0,3}"
-    r"(?:therefore|thus|hence|so|in conclusion|actually|correction|sorry|wait)\b",
-    re.I,
-)
-_ANSWER = re.compile(
-    r"\b(?:answer|result)\b[^.\n\d]{0,40}?(?:\bis|:|=)[\s*:]{0,6}(?:(?:about|approximately|simply|therefore|just|indeed) )?$",
-    re.I,
-)
-_ANSWER_WORD = re.compile(r"answer|result", re.I)
-_EXPRESSION = re.compile(r"[^\d.,;\n]{0,20}?(?:[-+*/×÷=]|\b(?:x|times|plus|minus|divided by)\b) ?[^\d\n]{0,12}\d", re.I)
-_REMARK = re.compile(
-    r"[\s*(]{0,8}(?:please )?(?:note|keep in mind|remember|alternatively|assuming|this assumes|or)\b"
-    r"(?!,? (?:a|in) total)",
-    re.I,
-)
-_CHECK = re.compile(
-    r"[^.\w\n]{0,8}(?:(?:now|finally|we|you|i|can|could|may|also|to|let's|let us|let me|as a)\b,? ?){0,5}"
-    r"(?:double[- ]?)?(?:check|checking|verify|verification|proof)\b(?! (?:how|what|if|which|whether))",
-    re.I,
-)
-_EXPLAINS = re.compile(
-    r"\W{0,8}(?:explanation|reasoning|justification|here(?:['’]s| is) (?:how|why|the|a|my)|this is because)\b", re.I
-)
-_ASIDE = re.compile(
-    r"\W{0,8}(?:(?:currently|at present|right now|originally|initially|at first|before that)\b|if\b[^.]{0,200}\bwould\b)",
-    re.I,
-)
 _LABEL = re.compile(r"[.!?\d][*]{0,2} ?[(\[][*_]{0,2}(?:the )?(?:final )?answer[*_]{0,2}[)\]]", re.I)
-_BARE_ANSWER = re.compile(r"\W{0,8}[\d.,/]{1,20}\W{0,4}(?:[a-z]{1,20}\W{0,3}){0,3}", re.I)
 _PREMISE = re.compile(
     r"[\s*-]{0,8}(?:(?:and|but|so|then|however|now),? )?(?:since|if|because|as|when|given)\s[^,]{0,300},", re.I
 )
@@ -55,17 +26,24 @@ _DATE = re.compile(
     r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.? \d{1,2}(?:st|nd|rd|th)?,? $", re.I
 )
 _AFTERTHOUGHT = re.compile(r"\b(?:because|since|including|the sum of|divided by)\b", re.I)
+_SUBORDINATE = re.compile(
+    r"\b(?:because|since|consisting of|made up of|after [a-z]{2,20}ing)\b|, (?:as|when|while)\b"
+    r"|\bof (?:the|her|his|its|their) (?=[$\d])|(?<=\d): (?=[$\d])",
+    re.I,
+)
+_LEADS_ON = re.compile(r"\b(?:so|therefore|thus|hence|total)\b", re.I)
 _TURNS = re.compile(r"\b(?:so|therefore|thus|hence)\b|=", re.I)
 _COMPARED = re.compile(rf"[ %]{{0,2}}(?:[a-z]{{1,20}} ){{0,2}}?(?:{'|'.join(COMPARATIVES)}) than\b", re.I)
+_CLAUSES = 8  # subordinate clauses of a sentence that are tried
 _NEW = 1 << 30  # larger than any position of a number
 
 
 def final_number(text: str, *, question: str = "") -> Fraction | None:
     r"""Return the number that is the result of a worked answer, or None without a number.
 
-    A stated answer (`#### 350`, `\boxed{350}`) has priority. Otherwise the result is in the closing sentence (see
-    `_closing`): after its last `=`, or else the last number in it that is not a unit or an earlier step (`_result`).
-    Text in brackets does not count.
+    A stated answer (`#### 350`, `\boxed{350}`, "the answer is 350") has priority. Otherwise the result is in the
+    closing sentence (`derta.judges.closing`): after its last `=`, or else the last number that is no unit and no step
+    (`_result`). Text in brackets does not count.
 
     >>> final_number("Each gets 4 + 3 = 7. So the 2 of them need $1,400 in all (2 x 700).", question="The 2 of them")
     Fraction(1400, 1)
@@ -78,109 +56,23 @@ def final_number(text: str, *, question: str = "") -> Fraction | None:
     if not sentences:
         return None
     in_question = set(parse_numbers(question))
-    if (answer := _named_answer(sentences)) is not None:
+    if (answer := named_answer(sentences)) is not None:
         return _in_asked_unit(*answer, asked)
-    sentences = _body(sentences, in_question, asked)
-    return _result(sentences[: _closing(sentences, in_question, asked) + 1], in_question, asked)
-
-
-def _body(sentences: list[Sentence], in_question: set[Fraction], asked: Asked) -> list[Sentence]:
-    """Return the sentences without remarks ("Note that …"), checks of the result, and an explanation after the result.
-
-    A check extends up to a conclusion ("So …"), which counts again. An explanation counts if it ends in a result.
-    """
-    body: list[Sentence] = []
-    checking = False
-    explained = _explained(sentences, in_question, asked)
-    for sentence in sentences[:explained]:
-        checking = not _CONCLUSION.match(sentence.text) and (checking or bool(body and _CHECK.match(sentence.text)))
-        if not checking and not _REMARK.match(sentence.text):
-            body.append(sentence)
-    return body or sentences
-
-
-def _explained(sentences: Sequence[Sentence], in_question: set[Fraction], asked: Asked) -> int:
-    """Return the number of sentences before an explanation of a result that precedes it, or of all sentences."""
-    last = sentences[-1]
-    new = not in_question.issuperset(last.values)
-    later = {value for one in sentences[1:] for value in one.values}
-    if _BARE_ANSWER.fullmatch(sentences[0].text) and later.union(in_question).isdisjoint(sentences[0].values):
-        return len(sentences) if _CONCLUSION.match(last.text) else 1
-    if "=" in last.text or _CONCLUDES.search(last.text) or (new and _has_asked_unit(last, asked)):
-        return len(sentences)
-    for i, sentence in enumerate(sentences[1:], start=1):
-        if _EXPLAINS.match(sentence.text) and any(not in_question.issuperset(one.values) for one in sentences[:i]):
-            return i
-    return len(sentences)
-
-
-def _named_answer(sentences: Sequence[Sentence]) -> tuple[Sentence, Number] | None:
-    """Return the last number that is called the answer ("the answer is 12", "Answer: 12"), if no conclusion follows."""
-    for i in reversed(range(len(sentences))):
-        sentence = sentences[i]
-        if _REMARK.match(sentence.text) or not _ANSWER_WORD.search(sentence.text):
-            continue
-        for number in reversed(sentence.numbers):
-            if _ANSWER.search(sentence.text[max(0, number.start - 80) : number.start]):
-                expression = _EXPRESSION.match(sentence.text, number.end)
-                ends = any(_CONCLUSION.match(later.text) for later in sentences[i + 1 :])
-                return None if expression or ends else (sentence, number)
-    return None
-
-
-def _closing(sentences: Sequence[Sentence], in_question: set[Fraction], asked: Asked) -> int:
-    """Return the index of the closing sentence: the last one, unless an earlier one has priority.
-
-    The last one stays if it has an equation or a concluding word. If all of its numbers were named before, an earlier
-    conclusion has priority that has more words of the question, or as many if the last one repeats several numbers. If
-    it has new numbers in another unit than the asked one, or is an aside ("Currently, …"), an earlier sentence with the
-    asked unit and more words of the question has priority.
-    """
-    end = len(sentences) - 1
-    last = sentences[end]
-    if "=" in last.text or _CONCLUDES.search(last.text):
-        return end
-    named = in_question.union(*(one.values for one in sentences[:end]))
-    with_unit = [i for i in range(end) if _has_asked_unit(sentences[i], asked)]
-    if named.issuperset(last.values):
-        conclusions = [i for i, one in enumerate(sentences) if _CONCLUDES.search(one.text)] or with_unit
-        needed = 1 - (len(last.numbers) > 1)
-    elif _ASIDE.match(last.text):
-        conclusions, needed = [i for i in range(end) if not _ASIDE.match(sentences[i].text)], 0
-    else:
-        foreign = not any(count or bare for count, bare in _units(last, asked))
-        conclusions, needed = with_unit if foreign else [], 1
-    if not conclusions:
-        return end
-    margin = _restated(sentences[conclusions[-1]].text, asked) - _restated(last.text, asked)
-    return conclusions[-1] if margin >= needed else end
-
-
-def _units(sentence: Sentence, asked: Asked) -> list[tuple[int, bool]]:
-    """Return `unit_of` of every number of a sentence."""
-    return [unit_of(sentence, k, asked) for k in range(len(sentence.numbers))]
-
-
-def _has_asked_unit(sentence: Sentence, asked: Asked) -> bool:
-    """Return whether a number of a sentence has the unit that the question asks for."""
-    return any(count for count, _ in _units(sentence, asked))
-
-
-def _restated(text: str, asked: Asked) -> int:
-    """Return how many words of the question a text has."""
-    return len(asked.words.intersection(stems(text)))
+    sentences = body(sentences, in_question, asked)
+    return _result(sentences[: closing_index(sentences, in_question, asked) + 1], in_question, asked)
 
 
 def _result(sentences: Sequence[Sentence], in_question: set[Fraction], asked: Asked) -> Fraction:
     """Return the result in the last of the sentences.
 
-    After an equation it is the number after `=`, unless another clause with numbers follows it. Otherwise each of these
-    conditions selects among the numbers that the conditions before it left, unless none would be left: it is not in a
-    premise ("since …,"); it is no part of a unit ("30-minute"); its unit is what the question asks for; it is in the
-    last clause, or in one that restates the question. The last of the rest that was not named before is the result, or
-    else the one that was named last.
+    A clause with a reason ("because …") after a new result does not count. After an equation it is the number after
+    `=`, unless another clause with numbers follows it. Otherwise each of these conditions selects among the numbers
+    that the conditions before it left, unless none would be left: it is not in a premise ("since …,"); it is no part of
+    a unit ("30-minute") or date; it is not in an afterthought or a comparison ("8 fewer than …"); its unit is what the
+    question asks for; it is in the last clause, or in one that restates the question. The last of the rest that was not
+    named before is the result, or else the one that was named last. A loss is negative where a profit is asked.
     """
-    sentence = sentences[-1]
+    sentence = _without_subordinate(sentences[-1], in_question, asked)
     if (number := _after_equation(sentence)) is not None:
         return _in_asked_unit(sentence, number, asked)
     chosen = [*range(len(sentence.numbers))]
@@ -206,8 +98,18 @@ def _result(sentences: Sequence[Sentence], in_question: set[Fraction], asked: As
     return -value if value > 0 and is_opposite(sentence.text, sentence.numbers[k], asked) else value
 
 
+def _without_subordinate(sentence: Sentence, in_question: set[Fraction], asked: Asked) -> Sentence:
+    """Return a sentence without the clause "because …", "after giving …" that follows a result in the asked unit."""
+    for match in itertools.islice(_SUBORDINATE.finditer(sentence.text, sentence.numbers[0].end), _CLAUSES):
+        before = [k for k, number in enumerate(sentence.numbers) if number.end <= match.start()]
+        result = any(sentence.numbers[k].value not in in_question and any(unit_of(sentence, k, asked)) for k in before)
+        if result and not _LEADS_ON.search(sentence.text, match.end()):
+            return Sentence(sentence.text[: match.start()], [sentence.numbers[k] for k in before])
+    return sentence
+
+
 def _after_equation(sentence: Sentence) -> Number | None:
-    """Return the number after the last `=`, unless another clause with numbers follows; the one before in "7 = 3 + 4"."""
+    """Return the number after the last `=` ("7 = 3 + 4": before it), unless another clause with numbers follows."""
     start = sentence.text.rfind("=") + 1
     after = [number for number in sentence.numbers if number.start >= start]
     if not start or not after:
@@ -216,8 +118,8 @@ def _after_equation(sentence: Sentence) -> Number | None:
         return None
     left = max(sentence.text.rfind(sign, 0, start - 1) for sign in "=,;:") + 1
     before = [number for number in sentence.numbers if left <= number.start < start]
-    reversed_order = len(before) == 1 and len(after) > 1 and _EXPRESSION.match(sentence.text, after[0].end)
-    return before[0] if reversed_order and not _EXPRESSION.search(sentence.text, left, start) else after[0]
+    reversed_order = len(before) == 1 and len(after) > 1 and EXPRESSION.match(sentence.text, after[0].end)
+    return before[0] if reversed_order and not EXPRESSION.search(sentence.text, left, start) else after[0]
 
 
 def _in_asked_unit(sentence: Sentence, number: Number, asked: Asked) -> Fraction:
@@ -227,7 +129,7 @@ def _in_asked_unit(sentence: Sentence, number: Number, asked: Asked) -> Fraction
 
 
 def _is_unit(sentence: Sentence, k: int, asked: Asked) -> bool:
-    """Return whether a number is part of a unit, a base or a date: 30 in "3 30-minute films", 20 in "4 out of the 20"."""
+    """Return whether a number is part of a unit, a base or a date: "3 30-minute films", "4 out of the 20"."""
     number = sentence.numbers[k]
     before = sentence.text[sentence.numbers[k - 1].end if k else 0 : number.start]
     return bool(
@@ -252,6 +154,6 @@ def _clause(text: str, starts: Sequence[int], asked: Asked) -> tuple[int, int]:
     clauses = [
         (start, end) for start, end in itertools.pairwise(cuts) if any(start <= number < end for number in starts)
     ]
-    scores = [_restated(text[start:end], asked) for start, end in clauses]
+    scores = [restated(text[start:end], asked) for start, end in clauses]
     best = scores.index(max(scores))
     return clauses[best] if scores[best] >= scores[-1] + 2 else clauses[-1]

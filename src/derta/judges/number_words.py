@@ -20,8 +20,11 @@ _PARTS = {
     "ninth": 9, "tenth": 10, "twelfth": 12,
 }  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6}
-_VALUES = {word: i for i, word in enumerate([*_UNITS, *_TEENS], start=1)}
-_VALUES |= {word: 10 * i for i, word in enumerate(_TENS, start=2)} | {"a": 1, "zero": 0, "no": 0, "any": 0}
+_VALUES = (
+    {word: i for i, word in enumerate([*_UNITS, *_TEENS], start=1)}
+    | {word: 10 * i for i, word in enumerate(_TENS, start=2)}
+    | {"a": 1, "zero": 0, "no": 0, "any": 0}
+)
 
 _SMALL = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_UNITS)}))?\b|(?:{'|'.join([*_UNITS, *_TEENS])})\b)"
 _HUNDREDS = rf"(?:(?:a|{_SMALL}) hundred\b(?:(?: and)? {_SMALL})?|a(?= (?:thousand|million))|{_SMALL})"

@@ -16,26 +16,21 @@ _NUMBER = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _VULGAR = {
-    "½": "1/2",
-    "⅓": "1/3",
-    "⅔": "2/3",
-    "¼": "1/4",
-    "¾": "3/4",
-    "⅕": "1/5",
-    "⅛": "1/8",
-    "⅜": "3/8",
-    "⅝": "5/8",
-    "⅞": "7/8",
-}
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5",
+    "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
+}  # fmt: skip
+_SPACED = re.compile(
+    r"(?<![\d.,])\d{1,3}(?: \d{3}){0,4} 000(?!\d)|(?<![\d.,])\d{1,3}(?:[\xa0\u2009\u202f]\d{3}){1,5}(?!\d)"
+)
+_FRACTION = re.compile(rf"[ ]?([{''.join(_VULGAR)}])")
 _PLAIN = (
-    (re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3}){0,4} 000(?!\d)|(?<![\d.,])\d{1,3}(?:[\xa0\u2009\u202f]\d{3}){1,5}(?!\d)"),
-     lambda match: "".join(match[0].split())),
     (re.compile(r"(\b(?:is|was|be|to|of|at|now|equals) |[=:] ?)(?:minus|negative) (?=[$€£]?\d)", re.I), r"\1-"),
-    (re.compile(rf"[ ]?([{''.join(_VULGAR)}])"), lambda match: f" {_VULGAR[match[1]]}"),
     (re.compile(r"\b(\d{1,2}):00(?!\d)"), r"\1"),
     (re.compile(r"\*{2,3}(?!\d)|(?<!\d)\*{2,3}"), ""),
-)  # fmt: skip
+)
+_HAS_LATEX = re.compile(r"[\\≈${]")
 _LATEX = (
+    (re.compile(r"\\!"), ""),
     (re.compile(r"(?<![\\$\d])\$(?![\s$])([^$\n]{1,200})(?<![\\\s])\$(?![\d$])"), r"\1"),
     (re.compile(r"\$\$|\^\{?\\circ\}?|\\(?:left|right)\b"), " "),
     (re.compile(r"\\[dt]?frac ?(\d)(\d)"), r"\1/\2"),
@@ -62,8 +57,9 @@ def without_latex(text: str) -> str:
     >>> without_latex(r"It is \(\frac{3}{4}\), or \$1{,}200 \text{a year}.").split()
     ['It', 'is', '3/4', ',', 'or', '$1,200', 'a', 'year.']
     """
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
+    if _HAS_LATEX.search(text):
+        for pattern, replacement in _LATEX:
+            text = pattern.sub(replacement, text)
     return text
 
 
@@ -73,7 +69,8 @@ def plain_text(text: str) -> str:
     >>> plain_text(r"It is $13\,000$, 4 000, 2½, now minus 6, at 11:00.")
     'It is 13,000, 4000, 2 1/2, now -6, at 11.'
     """
-    text = without_latex(text)
+    text = _SPACED.sub(lambda match: "".join(match[0].split()), without_latex(text))
+    text = _FRACTION.sub(lambda match: f" {_VULGAR[match[1]]}", text)
     for pattern, replacement in _PLAIN:
         text = pattern.sub(replacement, text)
     return text
@@ -95,9 +92,14 @@ def parse_numbers(text: str) -> list[Fraction]:
 
 def _value(match: re.Match[str]) -> Fraction:
     """Return the value of a match."""
+    if match[0].isdecimal():
+        return Fraction(int(match[0]))
     value = Fraction((match["digits"].replace(",", "") or "0") + (match["decimals"] or ""))
     below = int(match["below"] or 1) or 1
-    value = value + Fraction(int(match["above"]), below) if match["above"] else value / below
-    value += {"h": Fraction(1, 2), "q": Fraction(1, 4)}[match["part"][7]] if match["part"] else 0
-    value *= _SCALES.get((match["scale"] or "").lower(), 1)
+    if below > 1 or match["above"]:
+        value = value + Fraction(int(match["above"]), below) if match["above"] else value / below
+    if match["part"]:
+        value += Fraction(1, 2 if match["part"].endswith("half") else 4)
+    if match["scale"]:
+        value *= _SCALES[match["scale"].lower()]
     return -value if match["sign"] or match["minus"] else value

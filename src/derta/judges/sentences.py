@@ -15,6 +15,8 @@ _RESULT_IN_BRACKETS = re.compile(r"((?:\b(?:is|are|be|equals)|[=:])[ \t]?)\(([-â
 _TOTAL_IN_BRACKETS = re.compile(
     r"(?<=[.!?] )\(((?:(?:or|so|that is|that's|thus),? )?(?:in total|a total of|total:)[^()\n]{0,200})\)", re.I
 )
+_WHY = re.compile(r"(?:^|(?<=[\n.!*]))\s{0,4}\W{0,4}\b(?:why|how)\?\W{0,4}", re.I)
+_MINUS = re.compile(r"(?:\b(?:is|was|be|to|of|at|now) |^|[=:] ?)(?:minus|negative) $", re.I)
 _ANSWER_LINE = re.compile(r"^[^\w\n]{0,8}(?:final )?answer[^\w\n]{0,6}\n[ \t\n]{0,8}", re.I | re.M)
 _OPEN_LINE = re.compile(r":[ \t*]{0,8}\n[ \t\n]{0,8}")
 _BREAK = re.compile(r"([.!?])[*\"'â€]{0,3}(?=\s|$)|\n")
@@ -88,9 +90,14 @@ def split_sentences(text: str, asked: Asked) -> list[Sentence]:
     plain = _TOTAL_IN_BRACKETS.sub(r"\1", _RESULT_IN_BRACKETS.sub(r"\1\2", plain_text(text)))
     plain = _without_brackets(plain)
     plain = _STEP.sub(" ", _MARKER.sub("", plain) if _FIRST_MARKER.search(plain) else plain)
-    parts = _split(_OPEN_LINE.sub(": ", _ANSWER_LINE.sub("Answer: ", plain)))
-    in_words = not any(find_numbers(part) for part, _ in parts)
-    found = [(Sentence(part, _numbers(part, asked, in_words)), end) for part, end in parts]
+    parts = _split(_OPEN_LINE.sub(": ", _ANSWER_LINE.sub("Answer: ", _WHY.sub("\n Explanation: ", plain))))
+    in_digits = [find_numbers(part) for part, _ in parts]
+    in_words = not any(in_digits)
+    found = [
+        (Sentence(part, _numbers(part, numbers, asked, in_words)), end)
+        for (part, end), numbers in zip(parts, in_digits, strict=True)
+        if part.strip()
+    ]
     found = [(sentence, end) for sentence, end in found if sentence.numbers]
     return [sentence for sentence, end in found if end != "?"] or [sentence for sentence, _ in found]
 
@@ -148,12 +155,11 @@ def unit_of(sentence: Sentence, index: int, asked: Asked) -> tuple[int, bool]:
     return len(asked.nouns & set(words)), not currency and (not words or words[0] in _BARE)
 
 
-def _numbers(text: str, asked: Asked, in_words: bool) -> list[Number]:
-    """Return the numbers of a sentence: in digits, with two units as one, and else in words.
+def _numbers(text: str, numbers: list[Number], asked: Asked, in_words: bool) -> list[Number]:
+    """Return the numbers of a sentence: those in digits, with two units as one, and else in words.
 
     With `in_words`, all numbers in words count, because the text has none in digits.
     """
-    numbers = find_numbers(text)
     compounds = [match for match in _COMPOUND.finditer(text) if _units(match) in _PARTS]
     if compounds:
         firsts = {match.start(): _compound(match, asked) for match in compounds}
@@ -183,11 +189,14 @@ def _named_numbers(text: str, asked: Asked, in_words: bool) -> list[Number]:
     With `in_words` also the others, except for "no", "any", a lone "one" and ordinals.
     """
     found: list[Number] = []
+    if not in_words and not asked.nouns.intersection(stems(text)):
+        return found
     for one in find_named_numbers(text):
         if one.word == "any" and not _NEGATED.search(text[max(0, one.start - 60) : one.start]):
             continue
         following = stems(text[one.end : one.end + 40])[: 1 if one.ordinal else 2]
         wanted = asked.nouns & set(following) and (asked.named or not one.ordinal)
         if wanted or (in_words and not one.ordinal and one.word not in ("no", "any", "one")):
-            found.append(Number(one.value, one.start, one.end))
+            negative = _MINUS.search(text[max(0, one.start - 16) : one.start])
+            found.append(Number(-one.value if negative else one.value, one.start, one.end))
     return found
