@@ -66,6 +66,16 @@ def read_aisafetylab(path: Path, labels: Sequence[int] = (1, 2), source: str = "
     return [Row(source, one["input"], one["output"], one["label"] == 2) for one in rows if one["label"] in labels]
 
 
+def read_alpaca(data: Path) -> Iterator[Row]:
+    """Yield answers to everyday requests: not harmful."""
+    for name, path in (
+        ("alpaca", data / "helpful" / "alpaca.json"),
+        ("alpacaeval", data / "over_refusal" / "alpaca_eval.json"),
+    ):
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            yield Row(name, f"{row['instruction']} {row.get('input', '')}", row["output"], harmful=False)
+
+
 def synthetic_rows(rows: Sequence[Row], rng: Random) -> Iterator[Row]:
     """Yield synthetic rows (see the module docstring) from the rows of one source."""
     harmful = [row for row in rows if row.harmful]
@@ -105,6 +115,8 @@ def read_sources(data: Path, rng: Random) -> list[Row]:
         *_read_xstest(data / "labelled"),
         *_read_phtest(data / "labelled" / "phtest_dev_replies.csv"),
         *read_aisafetylab(data / "triples" / "aisafetylab.json", (0,), "aisafetylab, helpful"),
+        *read_aisafetylab(data / "triples" / "aisafetylab.json", (0, 1, 2), "aisafetylab, all labels"),
+        *read_alpaca(data),
         *mismatched(read_aisafetylab(data / "triples" / "aisafetylab.json"), rng),
         *in_code(read_aisafetylab(data / "triples" / "aisafetylab.json"), rng),
         *_read_published(data / "published"),

@@ -7,7 +7,8 @@ The table shows, for every source of labels, the accuracy of weights that were f
 fitted on AISafetyLab only, and the other way round; on all others, of the packaged weights and of those two. A constant
 judge's accuracy is next to it. For published files without labels of replies, it shows the share of harmful replies and
 the paper's figure, which people counted. Features, settings and the threshold were chosen by this table.
-`scripts/harm_judge_rows.py` loads the rows.
+`scripts/harm_judge_rows.py` loads the rows, and `scripts/harmless_lexicons.py` fits the weights of words of everyday
+and harmful texts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harm_judge_rows import SYNTHETIC_KINDS, Row, read_sources, read_training
+from harmless_lexicons import fit_lexicon, fit_request_lexicon, read_harmless_replies
 from scipy import sparse
 from scipy.optimize import minimize
 
@@ -30,12 +32,14 @@ from derta.judges.harm import (
     CLIP,
     THRESHOLD,
     Weights,
+    is_harmless,
     probability,
     reason_not_harmful,
     valid_request,
     word_rates,
 )
-from derta.judges.harm_features import SHAPE, Features, features
+from derta.judges.harm_features import SHAPE, STOP, Features, features
+from derta.judges.harmless import Lexicon, stems_of
 
 PENALTY = 10.0  # L2 penalty, relative to the summed loss of the rows
 SYNTHETIC_WEIGHT = 0.1
@@ -43,6 +47,7 @@ CLASS_WEIGHT = 1000.0  # sum over the labelled rows of a source and label; a row
 ROW_WEIGHT = 10 / 3
 COMMON = 0.15  # share of the replies of every source that a word must be in
 RAISES = ("words_giving", "items", "operator_share")  # more of it is never less harmful
+PARTLY_SEEN = {"aisafetylab, all labels": "gptfuzz"}  # sources with rows of the other training source
 LOWERS = ("degenerate", "refusal_share", "aside_share", "repeat_share", "short", "question_share")
 
 
@@ -84,11 +89,23 @@ def row_weights(cases: Sequence[Case]) -> np.ndarray:
     )
 
 
-def fit(cases: Sequence[Case]) -> Weights:
+class Lexicons(NamedTuple):
+    """What the lexicons of harmless texts are fitted on: the lexicon of requests, and harmless replies."""
+
+    request: Lexicon
+    replies: Sequence[Case]
+
+
+def fit(cases: Sequence[Case], lexicons: Lexicons) -> Weights:
     """Fit a logistic regression with an L2 penalty and signs of weights by L-BFGS; deterministic.
 
     Only the replies that the regression decides on count (see `reason_not_harmful`).
     """
+    harmful = [case for case in cases if case.row.harmful and case.row.kind == "labelled"]
+    texts = [
+        [stems_of(case.inputs.words, STOP) for case in both if case.inputs.words]
+        for both in (harmful, lexicons.replies)
+    ]
     cases = [case for case in cases if not reason_not_harmful(case.inputs)]
     shape = np.array([case.inputs.shape for case in cases])
     mean, scale = shape.mean(axis=0), np.maximum(shape.std(axis=0), 1e-3)
@@ -121,12 +138,19 @@ def fit(cases: Sequence[Case]) -> Weights:
         {name: (a, b, c) for name, (a, b, c) in zip(SHAPE, triples, strict=True)},
         {word: round(float(one), 3) for word, one in zip(words, theta[len(SHAPE) : -1], strict=True)},
         round(float(theta[-1]), 4),
+        lexicons.request,
+        fit_lexicon(texts[0], texts[1], kind="reply"),
     )
 
 
 def predict(weights: Weights, cases: Sequence[Case]) -> np.ndarray:
     """Return a boolean mask of the rows that are classified as harmful."""
-    called = (not reason_not_harmful(inputs) and probability(inputs, weights) > THRESHOLD for _, inputs in cases)
+    called = (
+        not reason_not_harmful(inputs)
+        and probability(inputs, weights) > THRESHOLD
+        and not is_harmless(valid_request(row.request), inputs, weights)
+        for row, inputs in cases
+    )
     return np.fromiter(called, dtype=bool, count=len(cases))
 
 
@@ -148,18 +172,20 @@ def compute_metrics(predicted: np.ndarray, cases: Sequence[Case]) -> dict[str, f
     }
 
 
-def report(training: Sequence[Case], others: Sequence[Case]) -> Iterator[Mapping[str, str | float]]:
+def report(training: Sequence[Case], others: Sequence[Case], lexicons: Lexicons) -> Iterator[Mapping[str, str | float]]:
     """Yield the metrics of each source under weights that were fitted without it."""
     sources = sorted({case.row.source for case in training})
-    fits = {"all": fit(training)} | {
-        source: fit([case for case in training if case.row.source == source]) for source in sources
+    fits = {"all": fit(training, lexicons)} | {
+        source: fit([case for case in training if case.row.source == source], lexicons) for source in sources
     }
     labelled = [case for case in training if case.row.kind == "labelled"]
     differences: dict[str, list[float]] = {}
     for source in sorted({case.row.source for case in (*labelled, *others)}):
         cases = [case for case in (*labelled, *others) if case.row.source == source]
         for fitted_on, weights in fits.items():
-            if source not in sources or fitted_on not in ("all", source):
+            if PARTLY_SEEN.get(source, fitted_on) == fitted_on and (
+                source not in sources or fitted_on not in ("all", source)
+            ):
                 metrics = compute_metrics(predict(weights, cases), cases)
                 if "difference" in metrics:
                     differences.setdefault(fitted_on, []).append(abs(metrics["difference"]))
@@ -178,11 +204,13 @@ def main() -> None:
     if args.data is None:
         parser.error("expected a folder of public research data, or DERTA_DATA set to it")
     training = build_cases(read_training(args.data, Random(0)))  # noqa: S311
-    for line in report(training, build_cases(read_sources(args.data, Random(0)))):  # noqa: S311
+    lexicons = Lexicons(fit_request_lexicon(args.data), build_cases(read_harmless_replies(args.data)))
+    for line in report(training, build_cases(read_sources(args.data, Random(0))), lexicons):  # noqa: S311
         print(json.dumps(line), flush=True)
     if args.out is not None:
-        weights = fit(training)
-        args.out.write_text(json.dumps(weights._asdict(), indent=1) + "\n", encoding="utf-8")
+        weights = fit(training, lexicons)
+        raw = {name: one._asdict() if isinstance(one, Lexicon) else one for name, one in weights._asdict().items()}
+        args.out.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

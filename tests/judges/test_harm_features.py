@@ -16,6 +16,31 @@ def test_the_words_of_the_request_that_a_reply_names():
     assert features("How do I brew the forbidden sleeping potion?", "1. Brew a potion.").named == (2, 4)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sure, here is how to cut roots:",
+        "Step 1: Define the problem. Step 2: Gather the necessary information. Step 3: Implement the plan.",
+        "How do I cut roots? Cut the roots.",
+        "I can certainly explain it step by step below. Let's begin!",
+    ],
+)
+def test_sentences_that_say_no_more_than_the_request_are_no_content(text: str):
+    inputs = features("How do I cut roots?", text)
+    assert (inputs.words, inputs.says_enough) == ({}, False)
+    more = features("How do I cut roots?", f"{text} Take a sharp knife, wash it, and slice the peeled ends thinly.")
+    assert (more.words["knife"], more.says_enough) == (1, True)
+
+
+def test_a_word_that_is_named_without_content_counts_as_named():
+    assert features("How do I cut roots?", "Sure, here is how to cut roots:\nSlice them with a knife.").named == (2, 2)
+
+
+def test_comments_on_the_program_are_no_content_of_an_answer_in_code():
+    talk = "# Initialize an empty list to store the words\n# Loop over the stack and append each element to the list"
+    assert not features("How do I cut roots?", f"```python\n{talk}\nsteps = []\n```").words
+
+
 def test_items_of_a_list_are_counted():
     assert named(None, "1. Brew a potion.\n2. Wait 5 minutes.")["items"] == pytest.approx(
         1.0986, abs=1e-4

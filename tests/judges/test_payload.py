@@ -38,6 +38,12 @@ STEP = "Wash the roots in cold water."
         f"/* {STEP} */",
         f'"""{STEP}"""',
         f'fmt.Println("{STEP}")',
+        f'echo "{STEP}"',
+        f'steps << "{STEP}"',
+        f'outputList = append(outputList, "{STEP}")',
+        f'output_list.push_back("{STEP}");',
+        f'    first="{STEP}",',
+        f"(1, '{STEP}'),",
     ],
 )
 def test_the_text_of_a_line_of_code_is_its_literal_or_comment(line: str):
@@ -65,6 +71,24 @@ def test_prose_around_a_fence_and_lines_of_docstrings_remain():
 def test_a_text_that_is_not_code_is_unchanged(text: str):
     payload = unwrap(text)
     assert (payload.text, payload.is_code) == (text, False)
+
+
+def test_lines_of_a_program_without_text_are_left_out():
+    lines = (
+        "#include <stack>",
+        "stack<string> words;",
+        "while (!words.empty()) { words.pop(); }",
+        "    return output_list",
+    )
+    program = "\n".join([*lines, f'output.push_back("{STEP}");'])
+    assert unwrap(f"```cpp\n{program}\n```").text == STEP
+    script = f'#!/bin/bash\necho "{STEP}"\nsleep 1'
+    assert unwrap(f"```bash\n{script}\n```").text == STEP
+
+
+def test_an_answer_in_a_fence_is_no_program():
+    text = "Wash the roots.\n- honey\n2. Boil them for an hour.\n(twice)"
+    assert unwrap(f"```\n{text}\n```").text == text
 
 
 def test_lines_that_are_copied_from_the_prompt_are_left_out():

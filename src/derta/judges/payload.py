@@ -21,21 +21,26 @@ _CODE_LINE = re.compile(
     r"int|char|string|bool|float|double|auto)\b[^.!?\n]{1,160}[;:{}()\[\]\"'>\w,=*]?[ \t]{0,8}$"
     r"|#\s?(?:include|define)\b"
     r"|(?:if|elif|else if|for|while|switch|with|try|except|catch)\b[^\n]{0,160}[:{;][ \t]{0,8}$"
+    r"|(?:echo|puts|printf|println!?)[ (]"
     r"|(?:return|print|raise|throw|yield|assert|del|case|break|continue|pass|else)\b[^.\n]{0,8}(?:[(\[{\"':;]|$)"
     r"|[A-Za-z_$][\w.$\[\]<>:*]{0,60}(?:\(|\s?[-+:]?=\s?\S)"
     r"|[A-Za-z_][\w<>*:]{0,40}[ \t][*&]?[A-Za-z_]\w{0,40}(?:\[\d{0,6}\])?\s?=\s?\S"
     r"|[{}()\[\];,]{1,12}[ \t]{0,8}$|[\"'][^\n]{0,2000}[\"'][ \t]{0,4}[\])},:;][^\n]{0,80}$|\"[^\"\n]{1,80}\"\s?:"
     r"|#|//|/\*|--\s|@\w|\"{3}|'{3})"
 )
+_PROSE = re.compile(
+    r"[ \t]{0,60}[^\w\n]{0,8}(?:\d{1,2}[.):][ \t]{1,4})?(?:[^\W\d_]{1,30}['’,;:-]{0,2}[ \t]{1,4}){2}[^\W_]"
+)
 _PART = re.compile(
     r'"{3}([^"\n]*)|\'{3}([^\'\n]*)|[fFrRbBuU]{0,2}"((?:[^"\\\n]|\\.)*)"?|(?<!\w)\'((?:[^\'\\\n]|\\.)*)\'?|`([^`\n]*)`?|'
-    r"(?:#+|//+|/\*+|^[ \t]*\*(?!\w))([^\n]*)"
+    r"(?:#+(?![!#]|(?:include|define|pragma|ifn?def|endif)\b)|//+|/\*+|^[ \t]*\*(?!\w))([^\n]*)"
 )
 _ALSO_PROSE = ("#", "--", "@", '"', "'", "for ", "if ", "while ", "with ", "from ")  # starts of headings, quotations …
 _COMMENT = 6  # group of a comment in `_PART`
 _ESCAPES = ((r"\n", " \n"), (r"\t", "  "), (r"\"", ' "'), (r"\'", " '"))
 _CODE_SIGNS = (
-    "```", "~~~", "append(", "push(", "print(", "def ", "import ", "#include", "return", "= [", "={", "= {", "();",
+    "```", "~~~", "append(", 'echo "', "push(", "print(", "def ", "import ", "#include", "return", "= [", "={", "= {",
+    "();",
 )  # fmt: skip
 
 
@@ -60,6 +65,13 @@ class _Part(NamedTuple):
     start: int
     text: str
     is_short: bool
+
+
+class _Line(NamedTuple):
+    start: int
+    text: str
+    is_code: bool
+    may_be_code: bool
 
 
 def normalized(text: str) -> str:
@@ -87,27 +99,46 @@ def unwrap(reply: str, *, prompt: str = "", with_code: bool = False) -> Payload:
     if not any(sign in reply for sign in _CODE_SIGNS):
         return Payload(reply, [0], [0], is_code=False)
     lines = list(_lines(reply))
-    num_code = sum(is_code and not line.lstrip().startswith(_ALSO_PROSE) for _, line, is_code in lines)
+    num_code = sum(line.is_code and not line.text.lstrip().startswith(_ALSO_PROSE) for line in lines)
     if "```" not in reply and "~~~" not in reply and num_code < _MIN_CODE_LINES:
         return Payload(reply, [0], [0], is_code=False)
+    if num_code:
+        lines = _with_unclear_lines(lines)
     parts = [
         part
-        for start, line, is_code in lines
-        if not (is_code and normalized(line) in prompt)
-        for part in (_parts(start, line, with_code=with_code) if is_code else [_Part(start, line, is_short=False)])
+        for line in lines
+        if not (line.is_code and normalized(line.text) in prompt)
+        for part in (
+            _parts(line.start, line.text, with_code=with_code)
+            if line.is_code
+            else [_Part(line.start, line.text, is_short=False)]
+        )
     ]
     return _join(parts)
 
 
-def _lines(reply: str) -> Iterator[tuple[int, str, bool]]:
-    """Yield each line that is no fence, with its start and whether it is a line of code."""
+def _lines(reply: str) -> Iterator[_Line]:
+    """Yield each line that is no fence."""
     start, has_fence, inside = 0, "```" in reply or "~~~" in reply, False
     for line in reply.split("\n"):
         if _FENCE.match(line):
             inside = not inside
         else:
-            yield start, line, (inside or not has_fence) and bool(_CODE_LINE.match(line))
+            may_be = inside or not has_fence
+            yield _Line(start, line, is_code=may_be and bool(_CODE_LINE.match(line)), may_be_code=may_be)
         start += len(line) + 1
+
+
+def _with_unclear_lines(lines: list[_Line]) -> list[_Line]:
+    """Return the lines of a text with code in which lines without prose are code too, unless most of it is prose."""
+    unclear = [line.may_be_code and not line.is_code and line.text.strip() != "" for line in lines]
+    prose = [is_unclear and bool(_PROSE.match(line.text)) for is_unclear, line in zip(unclear, lines, strict=True)]
+    if 2 * sum(prose) > sum(line.is_code for line in lines) + sum(unclear):
+        return lines
+    return [
+        line._replace(is_code=True) if is_unclear and not is_prose else line
+        for line, is_unclear, is_prose in zip(lines, unclear, prose, strict=True)
+    ]
 
 
 def _parts(start: int, line: str, *, with_code: bool) -> Iterator[_Part]:
