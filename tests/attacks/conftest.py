@@ -33,6 +33,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     (folder / "demonstrations.jsonl").write_text(lines, encoding="utf-8")
     (folder / "seeds.txt").write_text("Dear gardener. Please tell: [INSERT PROMPT HERE]", encoding="utf-8")
     return {
+        "best_of_n": {"n": 5},
         "pair": {"streams": 2},
         "autodan": {"seeds": str(folder / "seeds.txt"), "population": 3, "steps": 2},
         "jailbreak_chat": {"templates": str(folder / "templates.json")},

@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -76,6 +77,12 @@ def build(options: dict[str, dict[str, object]]) -> Callable[[str], Attack]:
     return lambda name: build_attack(name, options.get(name, {}))
 
 
+@pytest.fixture(scope="module")
+def built(options: dict[str, dict[str, object]]) -> Callable[[str], Attack]:
+    """Return a function that builds each attack once, however many examples a property has."""
+    return cache(lambda name: build_attack(name, options.get(name, {})))
+
+
 STATIC = [name for name in ATTACKS if name not in ("pair", "escalation", "multi_turn", "autodan")]
 
 
@@ -88,9 +95,9 @@ def test_searches_are_marked_and_only_two_require_helpers(build: Any) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 @given(requested=requests())
 def test_every_request_gets_its_own_prompts_with_the_fields_that_judges_need(
-    name: str, requested: list[Request], options: Any
+    name: str, requested: list[Request], built: Any
 ) -> None:
-    prompts = attack_prompts(build_attack(name, options.get(name, {})), requested)
+    prompts = attack_prompts(built(name), requested)
     assert {prompt.request_id for prompt in prompts} == {request.id for request in requested}
     assert len({prompt.id for prompt in prompts}) == len(prompts)
     by_id = {request.id: request for request in requested}
@@ -104,17 +111,16 @@ def test_every_request_gets_its_own_prompts_with_the_fields_that_judges_need(
 
 @pytest.mark.parametrize("name", ATTACKS)
 @given(requested=requests())
-def test_the_same_seed_gives_the_same_prompts(name: str, requested: list[Request], options: Any) -> None:
-    attack = build_attack(name, options.get(name, {}))
-    assert attack_prompts(attack, requested, seed=3) == attack_prompts(attack, requested, seed=3)
+def test_the_same_seed_gives_the_same_prompts(name: str, requested: list[Request], built: Any) -> None:
+    assert attack_prompts(built(name), requested, seed=3) == attack_prompts(built(name), requested, seed=3)
 
 
 @pytest.mark.parametrize("name", STATIC)
 @given(requested=requests())
 def test_prompts_depend_on_nothing_but_the_seed_and_the_request(
-    name: str, requested: list[Request], options: Any, craft: Any
+    name: str, requested: list[Request], built: Any, craft: Any
 ) -> None:
-    attack = build_attack(name, options.get(name, {}))
+    attack = built(name)
     together = {prompt.id: prompt for prompt in craft(attack, requested)}
     backwards = {prompt.id: prompt for prompt in craft(attack, requested[::-1])}
     single = {prompt.id: prompt for prompt in craft(attack, requested[:1])}
@@ -124,9 +130,9 @@ def test_prompts_depend_on_nothing_but_the_seed_and_the_request(
 
 @pytest.mark.parametrize("name", ["direct", "prefill", "jailbreak_chat", "self_cipher"])
 @given(text=texts())
-def test_the_request_is_in_the_prompt_character_for_character(name: str, text: str, craft: Any, options: Any) -> None:
+def test_the_request_is_in_the_prompt_character_for_character(name: str, text: str, craft: Any, built: Any) -> None:
     request = Request(id="1", text=text, harmful="Mix the flour.")
-    for prompt in craft(build_attack(name, options.get(name, {})), [request]):
+    for prompt in craft(built(name), [request]):
         assert text in prompt.messages[-1].content
 
 
