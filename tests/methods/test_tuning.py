@@ -2,6 +2,7 @@ import errno
 import json
 import pickle
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,39 @@ class StopAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def run_fit(tmp_path, make_model_dir, make_tokenizer, small_data):
+@pytest.fixture(scope="module")
+def fit(make_model_dir, make_tokenizer, small_data):
     base = make_model_dir(initializer_range=0.05)
 
-    def run(*, train=TRAIN, out="model", method="derta", **given):
+    def run(out, *, train=TRAIN, method="derta", **given):
         lora = train.get("lora")
         settings = {name: value for name, value in train.items() if name != "lora"}
         plain = {"model": str(base), "data": small_data(method), "tokenizer": make_tokenizer(), "lora": lora}
-        return tune_job(settings=settings, out=tmp_path / out, **(plain | given))
+        return tune_job(settings=settings, out=out, **(plain | given))
 
     run.base = base
     return run
+
+
+@pytest.fixture
+def run_fit(tmp_path, fit):
+    def run(*, out="model", **given):
+        return fit(tmp_path / out, **given)
+
+    run.base = fit.base
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, fit):
+    """Return a function that gives the folder of an uninterrupted training, made once for the tests that read it."""
+
+    @cache
+    def folder(*, has_lora=False, **settings):
+        train = changed(TRAIN, lora=LORA if has_lora else None, **settings)
+        return fit(tmp_path_factory.mktemp("whole") / "model", train=train)
+
+    return folder
 
 
 def changed(settings, **others):
@@ -111,8 +133,8 @@ def test_lora_on_the_head_trains_and_loads(run_fit):
     assert any("lm_head.lora_B" in name and tensor.any() for name, tensor in adapted.state_dict().items())
 
 
-def test_the_log_holds_the_losses_by_term(run_fit):
-    log = read_log(run_fit())
+def test_the_log_holds_the_losses_by_term(whole_run):
+    log = read_log(whole_run())
     assert len(log) == 6
     assert {"loss_helpful", "loss_safe", "loss_rto", "refusal_probability", "learning_rate"} <= set(log[0])
 
@@ -141,9 +163,9 @@ def test_what_is_finished_is_not_trained_again(run_fit):
         {"pack_tokens": 0, "train_sampling_strategy": "group_by_length"},
     ],
 )
-def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, settings):
-    base = changed(TRAIN, lora=settings.get("lora"))
-    plain, spared = read_log(run_fit(train=base, out="plain")), read_log(run_fit(train=changed(base, **settings)))
+def test_options_that_save_memory_train_to_nearly_the_same_loss(run_fit, whole_run, settings):
+    plain = read_log(whole_run(has_lora="lora" in settings))
+    spared = read_log(run_fit(train=changed(TRAIN, **settings)))
     assert [entry["loss"] for entry in spared] == pytest.approx([entry["loss"] for entry in plain], abs=0.05)
 
 
@@ -153,9 +175,9 @@ def test_an_update_that_is_no_number_is_not_saved(run_fit, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_terms_without_weight_are_not_learned(run_fit):
+def test_terms_without_weight_are_not_learned(run_fit, whole_run):
     weighted = read_log(run_fit(train=changed(TRAIN, rto_weight=0.0), out="weighted"))
-    plain = read_log(run_fit(out="plain"))
+    plain = read_log(whole_run())
     assert weighted[-1]["refusal_probability"] < 0.5 * plain[-1]["refusal_probability"]
 
 
@@ -188,8 +210,8 @@ def test_the_loss_is_divided_as_the_recipe_says(run_fit, small_data, name):
     assert len({round(value, 3) for value in expected.values()}) == 3
 
 
-def test_the_log_ends_with_the_peak_of_memory(run_fit):
-    last = json.loads((run_fit() / "train_log.json").read_text())[-1]
+def test_the_log_ends_with_the_peak_of_memory(whole_run):
+    last = json.loads((whole_run() / "train_log.json").read_text())[-1]
     assert last["step"] == 6
     assert last["peak_memory_gib"] > 0.01
 
@@ -242,22 +264,22 @@ def test_a_budget_below_the_rows_lengths_makes_steps_of_one_row_and_none_of_none
 
 # before the first checkpoint, after one, in the second epoch
 @pytest.mark.parametrize(("step", "lora"), [(1, None), (5, None), (3, LORA)])
-def test_a_run_stopped_by_ctrl_c_ends_as_one_that_was_never_stopped(run_fit, step, lora):
+def test_a_run_stopped_by_ctrl_c_ends_as_one_that_was_never_stopped(run_fit, whole_run, tmp_path, step, lora):
     train = changed(TRAIN, save_steps=2, lora=lora)
     name = "adapter_model.safetensors" if lora else "model.safetensors"
-    whole = run_fit(train=train, out="whole")
+    whole = whole_run(has_lora=lora is not None, save_steps=2)
     with pytest.raises(KeyboardInterrupt):
         run_fit(train=train, out="stopped", callbacks=[StopAt(step)])
-    assert not (whole.parent / "stopped").exists()
+    assert not (tmp_path / "stopped").exists()
     stopped = run_fit(train=train, out="stopped")
     assert saved_bytes(stopped, name) == saved_bytes(whole, name)
     assert [entry["loss"] for entry in read_log(stopped)] == [entry["loss"] for entry in read_log(whole)]
-    assert sorted(path.name for path in whole.parent.iterdir()) == ["stopped", "whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
+    assert [path.name for path in whole.parent.iterdir()] == ["model"]
 
 
-def test_a_torn_checkpoint_is_passed_over(run_fit, tmp_path):
+def test_a_torn_checkpoint_is_passed_over(run_fit, whole_run, tmp_path):
     train = changed(TRAIN, save_steps=2)
-    whole = run_fit(train=train, out="whole")
     with pytest.raises(KeyboardInterrupt):
         run_fit(train=train, out="stopped", callbacks=[StopAt(3)])
     checkpoints = tmp_path / "stopped.checkpoints"
@@ -265,7 +287,7 @@ def test_a_torn_checkpoint_is_passed_over(run_fit, tmp_path):
     torn.mkdir()
     (torn / "trainer_state.json").write_text((checkpoints / "checkpoint-2/trainer_state.json").read_text()[:40])
     assert last_complete_checkpoint(checkpoints) == str(checkpoints / "checkpoint-2")
-    assert saved_bytes(run_fit(train=train, out="stopped")) == saved_bytes(whole)
+    assert saved_bytes(run_fit(train=train, out="stopped")) == saved_bytes(whole_run(save_steps=2))
 
 
 # --- what a user can do wrong ----------------------------------------------------------------------------------------
