@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +21,25 @@ from derta.pipeline.resuming import read_keyed
 from derta.pipeline.run_threshold import check_replies_threshold, threshold_notes
 from derta.pipeline.search import search_notes
 from derta.pipeline.token_refusal import read_answer_refusals, read_token_refusals
+from derta.protocols import Display
 from derta.provenance import case_hash, prompt_hash
 from derta.records import Prompt, Reply, ReplyKey, Verdict
 
+_QUIET = logging.getLogger("derta.judged_again")
+"""Logger of the judging of each model, for which the caller logs one line (`log_judged_again`)."""
+_QUIET.setLevel(logging.WARNING)
+
 
 class ModelResults(NamedTuple):
-    """Results of one model: its replies and verdicts, its scores, and notes for the report."""
+    """Results of one model: its replies and verdicts, its scores, and notes for the report.
+
+    `older` counts the verdicts by judge that have been replaced, because another version of the judge made them.
+    """
 
     outcome: Outcome
     scores: Scores
     notes: list[str]
+    older: Mapping[str, int] = {}
 
 
 def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelResults:
@@ -57,10 +67,12 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     answered = [by_id[prompt_id] for prompt_id, _ in keys]
     required = [judges_of(prompt, contents.judges) for prompt in answered]
     verdicts: dict[str, list[Verdict | None]] = {}
+    older: dict[str, int] = {}
     for judge in contents.measures:
-        judged = _current_verdicts(
+        judged, num_older = _current_verdicts(
             judge, folder=folder, entry=entry, contents=contents, prompts=prompts, replies=replies
         )
+        older |= {judge: num_older} if num_older else {}
         verdicts[judge] = [judged.get(key) for key in keys]
         if any(judge in judges and one is None for judges, one in zip(required, verdicts[judge], strict=True)):
             raise RunError(f"{folder}: {judge} has not judged all of {entry.label} seed {entry.seed}; run it again")
@@ -84,7 +96,7 @@ def read_model(folder: Path, entry: ModelEntry, contents: RunContents) -> ModelR
     name = f"{entry.label}, seed {entry.seed}"
     if THRESHOLD in entry.model_fields_set:  # not in runs of earlier versions
         check_replies_threshold(home, entry.refusal_threshold, outcome.replies, model=f"{folder}: {name}")
-    return ModelResults(outcome, scores, list(_model_notes(home, name, outcome, entry.refusal_threshold)))
+    return ModelResults(outcome, scores, list(_model_notes(home, name, outcome, entry.refusal_threshold)), older)
 
 
 def _outside(prompts: Sequence[Prompt], contents: RunContents) -> frozenset[SetKey]:
@@ -101,8 +113,8 @@ def _current_verdicts(
     contents: RunContents,
     prompts: Sequence[Prompt],
     replies: Mapping[ReplyKey, Reply],
-) -> dict[ReplyKey, Verdict]:
-    """Return a judge's verdicts on a model's replies.
+) -> tuple[dict[ReplyKey, Verdict], int]:
+    """Return a judge's verdicts on a model's replies, and the number of those that were replaced.
 
     Replies that changed since, and those that another version of a judge without a model has judged (which may lack a
     class that this one has), are judged again.
@@ -127,14 +139,19 @@ def _current_verdicts(
             raise RunError(
                 f"{path}: {changed} verdicts are on replies that have changed since; `derta run` judges them"
             )
-        return verdicts
+        return verdicts, 0
     options: dict[str, Any] = {"refusal_words": contents.refusal_words} if judge == "refusal" else {}
     built = build_judge(judge, **options)
     producer = judge_producer(built)
     if not changed and all(one.producer == producer for one in verdicts.values()):
-        return verdicts
-    judge_models(built, {entry.label: home}, folder=folder, judges=contents.judges)
-    return read_keyed(path, Verdict, prompts=prompts)
+        return verdicts, 0
+    older = sum(
+        one.producer != producer or one.input_hash != case_hash(by_id[key[0]], replies[key])
+        for key, one in verdicts.items()
+        if key in replies
+    )
+    judge_models(built, {entry.label: home}, folder=folder, judges=contents.judges, display=Display(logger=_QUIET))
+    return read_keyed(path, Verdict, prompts=prompts), older
 
 
 def _model_notes(home: Path, name: str, outcome: Outcome, threshold: str | None) -> Iterator[str]:

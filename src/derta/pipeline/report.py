@@ -15,6 +15,7 @@ from derta.pipeline.details import read_details
 from derta.pipeline.evaluate import section_keys
 from derta.pipeline.likelihoods import DECODING_KEYS, perplexity_notes
 from derta.pipeline.model_results import ModelResults, read_model
+from derta.pipeline.older_verdicts import log_judged_again
 from derta.pipeline.run_paths import CONTENTS
 from derta.protocols import Display
 from derta.provenance import Producer, changed_keys
@@ -124,6 +125,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[Path, RunContents], list[Mo
             for folder, contents in runs.items()
         }
     )
+    log_judged_again([one.older for one in results], folders)
     labels = list(dict.fromkeys(entry.label for entry in first.models))
     results.sort(key=lambda one: labels.index(one.outcome.method))
     own_format = {entry.label for entry in first.models if entry.own_format}

@@ -13,6 +13,7 @@ from derta.metrics.outcomes import Outcome
 from derta.pipeline.contents import read_contents
 from derta.pipeline.frontier import Evaluated, judge_places, read_evaluated
 from derta.pipeline.model_results import read_model
+from derta.pipeline.older_verdicts import log_judged_again
 from derta.pipeline.resuming import log_failures
 from derta.pipeline.run_paths import REPLIES, is_run
 from derta.protocols import Case, Display, Judge
@@ -76,7 +77,9 @@ def _read_one(home: Path) -> Evaluated:
     folders = {entry.folder: entry for entry in contents.models}
     if (entry := folders.get(home.resolve().name)) is None:
         raise RunError(f"{home}: no model of the run in {home.resolve().parent}; {did_you_mean(home.name, folders)}")
-    outcomes = [read_model(home.resolve().parent, entry, contents).outcome]
+    results = read_model(home.resolve().parent, entry, contents)
+    log_judged_again([results.older], [home])
+    outcomes = [results.outcome]
     return Evaluated(outcomes, judge_places(outcomes, contents.measures), {}, entry.label, entry.label)
 
 

@@ -198,7 +198,9 @@ def export(
     """
     from derta.cli.console import console_display, print_output
     from derta.formats import export as write
+    from derta.pipeline.older_verdicts import warn_of_older_verdicts
 
+    display = console_display()
     paths = write(
         source,
         out,
@@ -211,7 +213,7 @@ def export(
         behaviors=behaviors,
         attack_type=attack_type,
     )
-    display = console_display()
+    warn_of_older_verdicts(source, judges=judges, display=display)
     for path in paths:
         display.logger.info(path)
     print_output({"files": [str(path) for path in paths]}, as_json=as_json)
