@@ -28,6 +28,7 @@ ASKED = "Pick.\n-options\n-(A) 12\n-(B) 16\n-(C) 12*sqrt(3)\n-(D) a blue bird"
         ("The correct options are (A), (C) and (D).", None),
         ("The correct option is (D). (A) and (B) are correct statements, which were not asked for.", "D"),
         ("(B) and (C) are incorrect.", None),
+        ("The options (A) and (B) are both possible.", None),
     ],
 )
 def test_the_option_that_a_reply_chooses(text: str, letter: str | None):

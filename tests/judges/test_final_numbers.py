@@ -80,6 +80,12 @@ HENS = "Ann has two more white hens than red hens, and gets 42 eggs. How many re
         (r"So he has 20 / 3 \approx 7 boxes.", "", 7),
         ("So x-4 = 7", "", 7),
         ("So 13 million people live there.", "", 13_000_000),
+        ("He runs a total of 17 miles: 4 on Monday and 8 on Tuesday.", "How many miles does he run?", 17),
+        ("Kai has 48 cards and Lou has 24 cards.", "How many cards does Kai have?", 48),
+        ("Kai paid $30 before the discount, and after it, she paid $25.", "How much did Kai pay?", 25),
+        ("He earns $570 for 45 hours, $90 of which is for overtime.", "How much does he earn?", 570),
+        ("Her scores add up to 255. Dividing by 3 gives 85.", "She had 78, 85 and 92. What is the average?", 85),
+        ("It fills 720 bottles, which is 60 dozen bottles.", "How many bottles does it fill?", 720),
     ],
 )  # fmt: skip
 def test_the_result_is_the_last_number_of_the_closing_sentence_that_is_no_unit_and_no_step(

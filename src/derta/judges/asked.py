@@ -23,6 +23,7 @@ COMPARATIVES = (
 )  # fmt: skip
 _COMPARED = re.compile(rf"\b(?:(?:{'|'.join(COMPARATIVES)})\b|difference\b)", re.I)
 _MORE = re.compile(r"\bhow (?:many|much) more\b", re.I)
+_NAME = re.compile(r"\b[A-Z][a-z]{1,20}\b")
 _WORD = re.compile(r"[a-z]{1,40}", re.I)
 _ENDS = frozenset(
     [
@@ -88,7 +89,7 @@ class Asked(NamedTuple):
 
     `nouns` are the stems of what is counted, and `words` those of the whole sentence. `money`: the result is an amount
     of money. `named`: the result may be an ordinal ("which place"). `more`: it asks how many more.
-    `compared`: it asks for a difference ("how much longer").
+    `compared`: it asks for a difference ("how much longer"). `names` are the stems of names after the question word.
     """
 
     nouns: frozenset[str] = frozenset()
@@ -97,6 +98,7 @@ class Asked(NamedTuple):
     named: bool = False
     more: bool = False
     compared: bool = False
+    names: frozenset[str] = frozenset()
 
 
 def stem(word: str) -> str:
@@ -141,6 +143,7 @@ def parse_asked(question: str) -> Asked:
         money="dollar" in (first, *units) or (verb != "how many" and _MONEY.search(sentence) is not None),
         named=verb in ("what", "which"),
         more=_MORE.search(sentence) is not None,
+        names=frozenset(map(stem, _NAME.findall(question[last.end() : last.end() + _WINDOW]))),
         compared=_COMPARED.search(re.split(r"\bif\b|\bthan\b", question[last.start() : last.end() + _WINDOW])[0])
         is not None,
     )

@@ -63,7 +63,7 @@ _MENTIONED = re.compile(
     r"|(?:(?<=\. )|(?<=\n)|(?<=, )|\A)([A-Z])(?= is (?:the|correct|not|right|true)\b)"
 )
 _SEVERAL = re.compile(
-    r"\bare (?:both |all |the |also )?(?:most )?(?:correct|right|best)\b|\b(?:options|answers|choices) are\b"
+    r"\bare (?:both |all |the |also )?(?:most )?(?:correct|right|best|possible)\b|\b(?:options|answers|choices) are\b"
 )
 _CLAUSE = 200  # characters on each side in which options are named
 _SENTENCE = re.compile(r"[.!?](?=\s)|\n")

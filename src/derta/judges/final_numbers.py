@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from derta.judges.asked import COMPARATIVES, Asked, parse_asked, restated
+from derta.judges.asked import COMPARATIVES, Asked, parse_asked, restated, stems
 from derta.judges.closing import EXPRESSION, body, closing_index, named_answer
 from derta.judges.numbers import Number, parse_numbers
 from derta.judges.opposites import is_opposite
@@ -19,8 +19,15 @@ _LABEL = re.compile(r"[.!?\d][*]{0,2} ?[(\[][*_]{0,2}(?:the )?(?:final )?answer[
 _PREMISE = re.compile(
     r"[\s*-]{0,8}(?:(?:and|but|so|then|however|now),? )?(?:since|if|because|as|when|given)\s[^,]{0,300},", re.I
 )
-_CLAUSE = re.compile(r"[,;] and\b|;|, (?:but|so|which means|which rounds)\b", re.I)
+_CLAUSE = re.compile(
+    r"[,;] and\b| and (?=(?-i:[A-Z])[a-z]{1,20} (?:has|have|had|gets?|got|is|was|will)\b)|;"
+    r"|, (?:but|so|which means|which rounds)\b",
+    re.I,
+)
 _UNIT = re.compile(r"-[a-z]", re.I)
+_DOZEN = re.compile(r" dozen", re.I)
+_GIVES = re.compile(r"\b(?:gives|yields|we get|results in|comes to)\b", re.I)
+_PART_OF = re.compile(r" (?:[a-z]{1,20} )?of (?:which|whom|them)\b", re.I)
 _BASE = re.compile(r"\bout of (?:[a-z]{1,8} )?$", re.I)
 _DATE = re.compile(
     r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.? \d{1,2}(?:st|nd|rd|th)?,? $", re.I
@@ -28,7 +35,7 @@ _DATE = re.compile(
 _AFTERTHOUGHT = re.compile(r"\b(?:because|since|including|the sum of|divided by)\b", re.I)
 _SUBORDINATE = re.compile(
     r"\b(?:because|since|consisting of|made up of|after [a-z]{2,20}ing)\b|, (?:as|when|while)\b"
-    r"|\bof (?:the|her|his|its|their) (?=[$\d])|(?<=\d): (?=[$\d])",
+    r"|\bof (?:the|her|his|its|their) (?=[$\d])|(?<=\w): (?=[$\d][^=]{0,300}$)",
     re.I,
 )
 _LEADS_ON = re.compile(r"\b(?:so|therefore|thus|hence|total)\b", re.I)
@@ -82,6 +89,7 @@ def _result(sentences: Sequence[Sentence], in_question: set[Fraction], asked: As
         chosen = [k for k in chosen if condition(k)] or chosen
 
     premise = match.end() if (match := _PREMISE.match(sentence.text)) else 0
+    premise = max([premise, *(match.end() for match in _GIVES.finditer(sentence.text))])
     select(lambda k: sentence.numbers[k].start >= premise)
     select(lambda k: not _is_unit(sentence, k, asked))
     afterthoughts = [match.end() for match in _AFTERTHOUGHT.finditer(sentence.text, sentence.numbers[0].end)]
@@ -136,13 +144,14 @@ def _is_unit(sentence: Sentence, k: int, asked: Asked) -> bool:
         _UNIT.match(sentence.text, number.end)
         or (k and before == " ")
         or _BASE.search(before[-20:])
+        or (_DOZEN.match(sentence.text, number.end) and "dozen" not in asked.nouns)
         or ("year" not in asked.nouns and _DATE.search(sentence.text[max(0, number.start - 24) : number.start]))
     )
 
 
 def _is_aside(sentence: Sentence, number: Number, afterthoughts: Sequence[int], asked: Asked) -> bool:
     """Return whether a number is in an afterthought ("because …") or a comparison ("8 fewer than …") not asked for."""
-    if _COMPARED.match(sentence.text, number.end) and not asked.compared:
+    if _PART_OF.match(sentence.text, number.end) or (_COMPARED.match(sentence.text, number.end) and not asked.compared):
         return True
     k = bisect.bisect_right(afterthoughts, number.start)
     return k > 0 and not _TURNS.search(sentence.text, max(afterthoughts[k - 1], number.start - 300), number.start)
@@ -156,4 +165,13 @@ def _clause(text: str, starts: Sequence[int], asked: Asked) -> tuple[int, int]:
     ]
     scores = [restated(text[start:end], asked) for start, end in clauses]
     best = scores.index(max(scores))
+    another = text[slice(*clauses[-1])].lstrip()[:1].isupper() and len(clauses) > 1
+    if asked.names and another and not _has_name(text, clauses[-1], asked):
+        best = next((i for i in reversed(range(len(clauses))) if _has_name(text, clauses[i], asked)), best)
+        return clauses[best] if scores[best] > scores[-1] else clauses[-1]
     return clauses[best] if scores[best] >= scores[-1] + 2 else clauses[-1]
+
+
+def _has_name(text: str, clause: tuple[int, int], asked: Asked) -> bool:
+    """Return whether a clause has a name of the question."""
+    return not asked.names.isdisjoint(stems(text[clause[0] : clause[1]]))
