@@ -115,3 +115,16 @@ def test_a_folder_without_outputs_is_one_line(tmp_path: Path):
     write(tmp_path / "config.json", [{"lr": 1}])
     with pytest.raises(DataError, match="or files whose paths name an attack, found none"):
         replay_folder(tmp_path)
+
+
+def test_a_malformed_file_of_the_folder_is_skipped_and_the_others_are_replayed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "derta")
+    folder = tree(tmp_path / "DeRTa")
+    write(folder / "llama3-70b/dpo/code_attack.json", [{"question": "How?", "response": None}])
+    files = {row.file for row in replay_folder(folder)}
+    assert "llama3-70b/derta/jailbreak_chat.json" in files
+    assert "llama3-70b/dpo/code_attack.json" not in files
+    [message] = [one for one in caplog.messages if one.startswith("llama3-70b/dpo/code_attack.json: skipped (")]
+    assert "expected an object with a text field 'response'" in message

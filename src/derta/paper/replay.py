@@ -91,7 +91,7 @@ def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Re
         judges: The judges that the figures name, by name.
 
     Raises:
-        DataError: the folder contains none of the files, or one is malformed.
+        DataError: the folder contains none of the files, or one that is found by its name is malformed.
     """
     named = [(find_file(folder, figure.file), figure) for figure in figures.outputs]
     found = [(path, figure) for path, figure in named if path is not None]
@@ -108,14 +108,20 @@ def replay(folder: Path, *, figures: Figures, judges: Mapping[str, Judge]) -> Re
     rows: list[ReplayRow] = []
     refusals: dict[str, list[tuple[Reply, Verdict]]] = {}
     for path, figure, texts in outputs:
-        cases, num_repeated = read_published(path, kind=figure.kind, texts=texts)
+        try:
+            cases, num_repeated = read_published(path, kind=figure.kind, texts=texts)
+        except DataError as error:
+            if texts is None:
+                raise
+            skipped.append(f"{figure.file}: skipped ({error})")  # one of many files of the authors' folder
+            continue
         verdicts = list(judges[figure.judge].judge(Case(case.prompt, case.reply) for case in cases))
         row = _row(figure, cases, verdicts, halves=figures.halves[figure.judge])
         rows.append(row.model_copy(update={"note": _with_repeated(row.note, num_repeated)}))
         if figure.measure == "harmful":
             refusals[figure.file] = _refusals_of_safe_replies(cases, verdicts, judges["refusal"])
     curves = [*_curve_rows(figures, refusals), *_tree_curve_rows(figures, tree, refusals)]
-    return Replay([*rows, *curves], [*skipped, *tree.skipped])
+    return Replay([*rows, *curves], list(dict.fromkeys((*skipped, *tree.skipped))))
 
 
 def _with_repeated(note: str, num_repeated: int) -> str:

@@ -141,7 +141,11 @@ def warn_of_shift(calibration: Calibration, verdicts: Sequence[Verdict], *, disp
     elif p_value < SHIFT_LEVEL:
         result = f"the shift test found a difference (p = {p_value:.1g}): do not use the corrected rate"
     else:
-        result = f"the shift test found no difference (p = {p_value:.2g}), but does not see every one"
+        num_true, num_false = (sum(counts) for counts in zip(*(calibration.strata or {}).values(), strict=True))
+        result = (
+            f"the shift test found no difference (p = {p_value:.2g}) with {num_true} true and {num_false} false labels,"
+            " but does not see every one"
+        )
     display.logger.warning(
         "the corrected rate is valid only if the judge errs on these replies as on those of %s; %s; label some of "
         "these replies instead (`derta label`, then --labels)",
