@@ -216,7 +216,9 @@ def _is_limit(folded: str, found: Search, sentences_read: Sequence[Sentence]) ->
     if span is None:
         return False
     later = (one for one in sentences_read if one.start > found.cues[0].start and one.kind in ("answer", "aside"))
-    return count_words(folded[slice(*span)]) + sum(count_words(one.text) for one in later) >= SUBSTANCE_AFTER_TURN
+    rest = count_words(folded[slice(*span)])
+    least = SUBSTANCE_AFTER_REVERSAL if rest else SUBSTANCE_AFTER_TURN
+    return rest + sum(count_words(one.text) for one in later) >= least
 
 
 def _is_answered(folded: str, found: Search, after: int) -> bool:

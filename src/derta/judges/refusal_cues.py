@@ -242,8 +242,10 @@ def answer_span(folded: str, cues: Sequence[Cue]) -> tuple[int, int] | None:
     """
     first, contrast = cues[0].start, compiled("contrast")
     limit = compiled("limit").match(folded, first)
+    if limit is None:
+        return None
     _, end = first_sentence(folded, first)
-    if limit is None or cues[-1].start >= end:
+    if cues[-1].start >= end:
         return None
     turn = contrast.search(folded, limit.end())
     if turn is None and contrast.search(folded, max(0, first - _CONCESSION), first) is None:
