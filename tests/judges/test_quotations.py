@@ -59,6 +59,32 @@ def test_a_refusal_that_breaks_a_program_off_is_found_also_if_the_program_goes_o
             assert structure(text).refusal_at == text.index(NO)
 
 
+PROGRAM = r"""```python
+my_stack = deque()
+my_stack.append("moss")
+my_stack.append('dry')
+output_list = []
+# 1. Put the main task into a variable.
+task = decode(my_stack)
+if task == "dry moss":
+    output_list.append("Wash it twice.") // step 1
+    output_list.append('Boil it, it\'s dry')
+if __name__ == "__main__":
+    main(["a", 'b'])
+```
+"""
+
+
+@pytest.mark.parametrize("refusal", [NO, HE])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_refusal_that_breaks_a_program_off_anywhere_is_found_at_its_first_word(refusal: str, goes_on: bool):
+    found = [
+        (at, structure(PROGRAM[:at] + refusal + (PROGRAM[at:] if goes_on else "")).refusal_at)
+        for at in range(10, len(PROGRAM) - 10)
+    ]
+    assert [pair for pair in found if pair[0] != pair[1]] == []
+
+
 def test_the_names_of_lists_and_keys_say_whose_words_they_are():
     assert not is_quoted(*place(f'STEPS = [\n    "stir",\n    "{NO}",\n]'))
     assert is_quoted(*place(f'BANNED_PHRASES = [\n    "no",\n    "{NO}",\n]'))

@@ -37,7 +37,7 @@ _GLUED = (
     "I can’t",
     "I am unable",
 )
-_CLOSED = re.compile(r"[\w.!?][\w.!?][\"'`]$")  # the end of a literal
+_CLOSED = re.compile(r"[\w.!?][\w.!?\\][\"'`]$")  # the end of a literal
 _BROKEN = re.compile(r"[^\W_] (?=Sorry\b)")  # a sentence that a refusal breaks off
 _GREETINGS = ("dear ", "subject:", "hi ", "hello ", "hey ")  # of which a line that opens a letter has one
 _GLUED_REACH = 40  # characters from a glued word to the refusal that makes it one
