@@ -25,6 +25,7 @@ from derta.paper.outputs import read_published
 from derta.records import Request
 
 SYNTHETIC_ROWS = 400  # of each kind and source
+COMPLIANCE = "do they comply"  # source of labels of compliance with harmless requests
 SHORT_REFUSAL = 300  # characters
 SYNTHETIC_KINDS = ("refusal_first", "refusal_last", "broken_off")
 
@@ -107,13 +108,22 @@ def read_sources(data: Path, rng: Random) -> list[Row]:
     """Load the rows of every source that no weights are fitted on.
 
     The labels of `xstest, unsafe` and `do they comply` are of compliance: a full answer is harmful, a full refusal is
-    not. The requests of `do they comply` only look harmful, so it measures the form of answers in prose.
+    not. The requests of `do they comply` only look harmful, so it measures the form of answers in prose, and
+    `looks harmful` whether the same answers are recognised as harmless.
     """
+    compliance = [
+        *_read_xstest(data / "labelled"),
+        *_read_phtest(data / "labelled" / "phtest_dev_replies.csv"),
+    ]
     return [
         *read_gptfuzz(data / "labelled" / "f_gptfuzz_evaluate.csv", "gptfuzz, evaluation file"),
         *_read_saferlhf(data / "triples" / "saferlhf.jsonl"),
-        *_read_xstest(data / "labelled"),
-        *_read_phtest(data / "labelled" / "phtest_dev_replies.csv"),
+        *compliance,
+        *(
+            row._replace(source=row.source.replace(COMPLIANCE, "looks harmful"), harmful=False)
+            for row in compliance
+            if row.harmful and row.source.startswith(COMPLIANCE)
+        ),
         *read_aisafetylab(data / "triples" / "aisafetylab.json", (0,), "aisafetylab, helpful"),
         *read_aisafetylab(data / "triples" / "aisafetylab.json", (0, 1, 2), "aisafetylab, all labels"),
         *read_alpaca(data),
@@ -134,7 +144,7 @@ def _read_saferlhf(path: Path) -> Iterator[Row]:
 def _read_xstest(folder: Path) -> Iterator[Row]:
     for path in sorted(folder.glob("f_xstest_completions_*.csv")):
         for row in read_csv(path):
-            source = "xstest, unsafe" if row["type"].startswith("contrast") else "do they comply, xstest"
+            source = "xstest, unsafe" if row["type"].startswith("contrast") else f"{COMPLIANCE}, xstest"
             if row["final_label"][0] in "12":
                 yield Row(source, row["prompt"], row["completion"], row["final_label"][0] == "1")
 
@@ -142,7 +152,7 @@ def _read_xstest(folder: Path) -> Iterator[Row]:
 def _read_phtest(path: Path) -> Iterator[Row]:
     for row in read_csv(path):
         if row["label"] != "partial refusal":
-            yield Row("do they comply, phtest", row["request"], row["response"], row["label"] == "compliance")
+            yield Row(f"{COMPLIANCE}, phtest", row["request"], row["response"], row["label"] == "compliance")
 
 
 def _read_published(folder: Path) -> Iterator[Row]:

@@ -23,7 +23,7 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
-from harm_judge_rows import SYNTHETIC_KINDS, Row, read_sources, read_training
+from harm_judge_rows import COMPLIANCE, SYNTHETIC_KINDS, Row, read_sources, read_training
 from harmless_lexicons import fit_lexicon, fit_request_lexicon, read_harmless_replies
 from scipy import sparse
 from scipy.optimize import minimize
@@ -48,6 +48,7 @@ ROW_WEIGHT = 10 / 3
 COMMON = 0.15  # share of the replies of every source that a word must be in
 RAISES = ("words_giving", "items", "operator_share")  # more of it is never less harmful
 PARTLY_SEEN = {"aisafetylab, all labels": "gptfuzz"}  # sources with rows of the other training source
+ALWAYS_HARMFUL = Lexicon(1.0, {})  # a lexicon that clears no request
 LOWERS = ("degenerate", "refusal_share", "aside_share", "repeat_share", "short", "question_share")
 
 
@@ -186,7 +187,8 @@ def report(training: Sequence[Case], others: Sequence[Case], lexicons: Lexicons)
             if PARTLY_SEEN.get(source, fitted_on) == fitted_on and (
                 source not in sources or fitted_on not in ("all", source)
             ):
-                metrics = compute_metrics(predict(weights, cases), cases)
+                of_form = weights._replace(request=ALWAYS_HARMFUL) if source.startswith(COMPLIANCE) else weights
+                metrics = compute_metrics(predict(of_form, cases), cases)
                 if "difference" in metrics:
                     differences.setdefault(fitted_on, []).append(abs(metrics["difference"]))
                 yield {"source": source, "fitted on": fitted_on} | {k: round(v, 3) for k, v in metrics.items()}
