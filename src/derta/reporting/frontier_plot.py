@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from derta.errors import DataError, escape_hidden
 from derta.metrics.axes import AXES
-from derta.results import AxisName, Frontier, FrontierPoint
+from derta.results import AxisName, Frontier, FrontierPoint, FrontierRate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,11 @@ def _draw_panel(axes: Axes, points: Sequence[FrontierPoint], *, x: AxisName, y: 
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for number, point in enumerate(points):
-        _draw_point(axes, point, x=x, y=y, style=number)
+        # after eight methods the colours repeat with another marker
+        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        label = escape_hidden(point.method)[:_LONGEST_NAME]
+        colour = COLOURS[number % len(COLOURS)]
+        draw_point(axes, point, x=x, y=y, colour=colour, marker=marker, size=6.5, fill="white", label=label)
     best = front(points, x=x, y=y)
     if len(best) > 1:
         axes.plot(*zip(*best, strict=True), color="#555555", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
@@ -75,31 +79,41 @@ def _draw_panel(axes: Axes, points: Sequence[FrontierPoint], *, x: AxisName, y: 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_point(axes: Axes, point: FrontierPoint, *, x: AxisName, y: AxisName, style: int) -> None:
+def draw_point(
+    axes: Axes,
+    point: FrontierPoint,
+    *,
+    x: AxisName,
+    y: AxisName,
+    colour: str,
+    marker: str,
+    size: float,
+    fill: str,
+    label: str | None = None,
+) -> None:
+    """Draw a method's rates on two axes, with both intervals; a point off the frontier has the colour `fill` inside."""
     horizontal, vertical = point.rates[x], point.rates[y]
-    colour = COLOURS[style % len(COLOURS)]
     axes.errorbar(
         [horizontal.value or 0.0],
         [vertical.value or 0.0],
-        xerr=errors(horizontal.value, horizontal.low, horizontal.high),
-        yerr=errors(vertical.value, vertical.low, vertical.high),
+        xerr=_errors(horizontal),
+        yerr=_errors(vertical),
         color=colour,
         elinewidth=1,
-        # after eight methods the colours repeat with another marker
-        marker=MARKERS[(style + style // len(COLOURS)) % len(MARKERS)],
-        markersize=6.5,
-        markerfacecolor=colour if point.pareto else "white",
+        marker=marker,
+        markersize=size,
+        markerfacecolor=colour if point.pareto else fill,
         linestyle="none",
-        label=escape_hidden(point.method)[:_LONGEST_NAME],
+        label=label,
         zorder=3,
     )
 
 
-def errors(value: float | None, low: float | None, high: float | None) -> list[list[float]]:
+def _errors(rate: FrontierRate) -> list[list[float]]:
     """Return the distances of the ends of an interval from its value, as `errorbar` takes them."""
-    if value is None or low is None or high is None:
+    if rate.value is None or rate.low is None or rate.high is None:
         return [[0.0], [0.0]]
-    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+    return [[max(0.0, rate.value - rate.low)], [max(0.0, rate.high - rate.value)]]
 
 
 def front(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup
 
 from derta.metrics.axes import AXES
-from derta.reporting.frontier_plot import errors, front
+from derta.reporting.frontier_plot import draw_point, front
 from derta.reporting.plots import MARKERS, NUM_STYLES, draw, set_percent_axis, style_colour
 from derta.reporting.text import format_count, format_percent
 from derta.reporting.verdict import TITLES
@@ -59,7 +59,9 @@ def build_scatters(frontier: Frontier | None, *, methods: Sequence[str]) -> tupl
 def _scatter(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName, methods: Sequence[str]) -> Scatter:
     def draw_points(axes: Axes) -> None:
         for point in points:
-            _draw_point(axes, point, x=x, y=y, style=methods.index(point.method) % NUM_STYLES)
+            style = methods.index(point.method) % NUM_STYLES
+            colour, marker = style_colour(style), MARKERS[style]
+            draw_point(axes, point, x=x, y=y, colour=colour, marker=marker, size=7, fill="none")
         best = front(points, x=x, y=y)
         if len(best) > 1:
             axes.plot(*zip(*best, strict=True), color=style_colour(NUM_STYLES - 1), lw=0.9, ls=(0, (4, 2)), zorder=1)
@@ -73,24 +75,6 @@ def _scatter(points: Sequence[FrontierPoint], *, x: AxisName, y: AxisName, metho
     svg = draw(draw_points, prefix=f"scatter-{x}-", label=_aria_label(points, x=x, y=y), size=(4.4, 3.2))
     titles = (TITLES[x], AXES[x].better, AXES[y].title, AXES[y].better)
     return Scatter(title, *titles, svg=svg, points=shown)
-
-
-def _draw_point(axes: Axes, point: FrontierPoint, *, x: AxisName, y: AxisName, style: int) -> None:
-    horizontal, vertical = point.rates[x], point.rates[y]
-    colour = style_colour(style)
-    axes.errorbar(
-        [horizontal.value or 0.0],
-        [vertical.value or 0.0],
-        xerr=errors(horizontal.value, horizontal.low, horizontal.high),
-        yerr=errors(vertical.value, vertical.low, vertical.high),
-        color=colour,
-        elinewidth=1,
-        marker=MARKERS[style],
-        markersize=7,
-        markerfacecolor=colour if point.pareto else "none",
-        linestyle="none",
-        zorder=3,
-    )
 
 
 def _limits(rates: Sequence[FrontierRate]) -> tuple[float, float]:
