@@ -7,8 +7,8 @@ from math import log
 import pytest
 import torch
 from peft import PeftModel
+from stopping import StopAt
 from tiny_training import config_of, tune_job
-from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.chat import chat_format, refusal_tokens
@@ -29,17 +29,6 @@ TRAIN = {
     "learning_rate": 1e-3, "num_train_epochs": 2,
 }  # fmt: skip
 LORA = LoraSection(r=4, lora_alpha=8)  # as conftest's vanilla_adapter
-
-
-class StopAt(TrainerCallback):
-    """Ctrl-C after a step, as a user's."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from stopping import StopAt
 from tiny_training import tune_job
-from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
 
 from derta.config import LoraSection, RowConfig
@@ -29,17 +29,6 @@ TRAIN = {
 }  # fmt: skip
 LORA = LoraSection(r=4, lora_alpha=8)
 GROUPING = {"row": "tokens", "token": "tokens", "micro_batch": "order"}
-
-
-class StopAt(TrainerCallback):
-    """Ctrl-C after a step, as a user's."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from transformers import TrainerCallback
+from stopping import StopAt
 
 from derta.train import checks, config, distributed, preparation
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def on_cpu(state):

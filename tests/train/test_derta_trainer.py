@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from peft import LoraConfig
+from stopping import StopAt
 from trainer_cases import EXAMPLES, READY, SETTINGS, TRIPLES
 from transformers import TrainerCallback
 from transformers.models.auto import AutoModelForCausalLM
@@ -15,15 +16,6 @@ from derta.methods import METHODS, Method
 from derta.train.config import DertaConfig
 from derta.train.trainer import DertaTrainer
 from forks import distributed, run_forks
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class Count(TrainerCallback):
