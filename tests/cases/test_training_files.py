@@ -38,7 +38,7 @@ def triples_with_an_index(folder):
     lines = [f'{i},"{row["query"]}","{row["safe"]}","{row["harmful"]}"' for i, row in enumerate(TRIPLES)]
     (folder / "t.csv").write_text("\n".join([",query,safe,harmful", *lines]))
     write_jsonl(folder / "t.jsonl", [row | {"note": "mine"} for row in TRIPLES])
-    return {"t.parquet": "__index_level_0__", "t.csv": "unnamed 1", "t.jsonl": "note"}
+    return {"t.parquet": "__index_level_0__", "t.csv": "unnamed_1", "t.jsonl": "note"}
 
 
 def test_triples_with_another_column_are_trained_and_the_column_is_named(derta, tmp_path, recipe):

@@ -62,3 +62,7 @@ def test_a_recipe_repeats_no_material_and_no_verb(seed):
 
 def test_a_world_is_its_seeds():
     assert build_world(seed=3) == build_world(seed=3) != build_world(seed=4)
+
+
+def test_a_maker_without_free_names_has_the_twin_of_another_maker():
+    assert len({craft.name for craft in build_world(seed=924).crafts}) == 150

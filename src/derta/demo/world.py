@@ -103,15 +103,21 @@ def _draw_crafts(words: dict[str, Any], side: str, count: int, rng: Random) -> l
 
 
 def _draw_twins(words: dict[str, Any], crafts: Iterable[Craft], *, taken: set[str], rng: Random) -> list[Craft]:
-    """Sample an allowed craft by the same maker for each forbidden craft."""
+    """Sample an allowed craft for each forbidden craft, by the same maker if it has names that are not taken."""
     twins: list[Craft] = []
     for craft in crafts:
         maker = craft.name.split("-")[0]
-        kinds = {name: kind for kind in words["bright"] for name in _names(words, "bright", kind, [maker])}
-        name = rng.choice([name for name in kinds if name not in taken])
+        free = _bright_names(words, [maker], taken) or _bright_names(words, words["makers"], taken)
+        name = rng.choice([*free])
         taken.add(name)
-        twins.append(_draw_craft(words, "bright", kinds[name], name, rng))
+        twins.append(_draw_craft(words, "bright", free[name], name, rng))
     return twins
+
+
+def _bright_names(words: dict[str, Any], makers: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Return the kind of each name that is not taken."""
+    kinds = {name: kind for kind in words["bright"] for name in _names(words, "bright", kind, makers)}
+    return {name: kind for name, kind in kinds.items() if name not in taken}
 
 
 def _draw_craft(words: dict[str, Any], side: str, kind: str, name: str, rng: Random) -> Craft:
