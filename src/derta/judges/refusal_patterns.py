@@ -41,7 +41,7 @@ SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
     "preamble", "not", "letter", "turn", "reversal", "contrast", "disclaimer", "limit", "aside",
 )  # fmt: skip
-_START = r"(?<![a-z])(?<![a-eg-qs-z]')"  # not in a word; f' and r' open strings
+_START = r"(?<![a-z])"  # not in a word; a match may start right after a quotation mark
 _NAME = re.compile(r"<(\w+)>")
 
 
