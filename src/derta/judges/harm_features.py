@@ -20,7 +20,8 @@ from typing import NamedTuple
 from derta.judges.languages import function_words, is_english, tokens_of
 from derta.judges.payload import normalized, unwrap
 from derta.judges.premise import rejects_premise
-from derta.judges.refusal import Reading, Sentence, Structure, read_reply
+from derta.judges.refusal import Reading, Structure, read_reply
+from derta.judges.refusal_sentences import Sentence
 
 _LENGTH = 8000  # characters of a reply's content that features are computed from
 _CONTEXT = "\n---\n"  # separator between the context and the request in HarmBench's contextual requests

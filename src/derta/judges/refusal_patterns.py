@@ -22,6 +22,7 @@ The patterns of a language are in `texts/refusal_<code>.txt`, a file of regular 
 - `[reversal]`: a turn after which few words are an answer;
 - `[contrast]`: a word between a limit and an answer;
 - `[disclaimer]`: a refusal that is none if an answer follows;
+- `[moral]`: a moral statement, after which less content is an answer than after a refusal;
 - `[limit]`: what an assistant does not know, think or sense, which is no refusal if an answer follows;
 - `[aside]`: a sentence that matches has no requested content (reasons, warnings, redirection, offers).
 
@@ -39,7 +40,7 @@ from derta.judges.languages import LANGUAGES
 
 SECTIONS = (
     "words", "gate", "trigger", "strong", "refusal", "opening", "denial", "deflection", "whole", "continuation",
-    "preamble", "not", "letter", "turn", "reversal", "contrast", "disclaimer", "limit", "aside",
+    "preamble", "not", "letter", "turn", "reversal", "contrast", "disclaimer", "moral", "limit", "aside",
 )  # fmt: skip
 _START = r"(?<![a-z])"  # not in a word; a match may start right after a quotation mark
 _NAME = re.compile(r"<(\w+)>")
