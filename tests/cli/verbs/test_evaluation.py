@@ -78,10 +78,7 @@ def test_compare_of_a_run_has_the_comparisons_of_its_summary(finished, derta):
         (["judge", "RUN", "--judge", "refusal", "--pool"], "--pool: expected a file of replies or one model's folder"),
         (["judge", "RUN", "--out", "verdicts.jsonl"], "--out: expected a file of replies or one model's folder"),
         (["judge", "FILE"], "expected --judge NAME for a file of replies, got none"),
-        (
-            ["judge", "FILE", "--judge", "refusal", "--labels", "a.csv"],
-            "got both; add --pool to correct the rate of all",
-        ),
+        (["judge", "FILE", "--judge", "refusal", "--labels", "a.csv"], "a.csv: cannot read it (No such file"),
         (["judge", "EMPTY"], "expected a run's folder with a run.json"),
         (["judge", "UNFINISHED"], "derta seed 0 is not finished; `derta run` resumes it"),
         (["compare", "UNFINISHED"], "derta seed 0 is not finished; `derta run` resumes it"),
