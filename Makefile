@@ -8,6 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 # Passive waiting: on few, shared cores spinning threads cost ten times what they save.
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
+unexport PYTHONDONTWRITEBYTECODE # many tests start a process: compiled modules save half a minute
 
 .PHONY: demo test extra gpu check browser docs clean
 demo: $(STAMP) ## train and attack the demo world, write runs/demo/report.html
