@@ -114,7 +114,8 @@ def test_the_nucleus_is_that_of_transformers_and_tokens_are_drawn_from_it(logits
         assert torch.equal(ours > 0, theirs > -torch.inf)
     drawn = sample_tokens(scores.float(), TokenDraws(temperature, top_p, [point] * len(logits)))
     slack = nucleus(probabilities, min(1.0, top_p + 1e-5))
-    assert all(slack[row, token] > 0 for row, token in enumerate(drawn.tolist()))
+    for row, token in enumerate(drawn.tolist()):  # in float32, another token may tie with the last of the nucleus
+        assert probabilities[row, token] >= probabilities[row][slack[row] > 0].min() - 1e-6
 
 
 @pytest.mark.parametrize("top", [1, 4, 1024])

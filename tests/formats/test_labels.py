@@ -81,7 +81,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.li
 def test_any_row_is_a_case_or_a_reported_mistake(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
 ):
-    rows = [row | {"number": number} for number, row in enumerate(rows)]
+    rows = [row | {"note": f"row {number}"} for number, row in enumerate(rows)]  # a number alone would be an index
     path = jsonl(tmp_path_factory.mktemp("labels") / "a.jsonl", *rows)
     message = "a.jsonl"
     try:
