@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from derta.judges.malformed import is_negated
 from derta.judges.refusal_cues import Cue, Search, sentences
-from derta.judges.refusal_patterns import compiled, refusal_pattern
+from derta.judges.refusal_patterns import compiled
 
 SentenceKind = Literal["refusal", "aside", "repeat", "answer"]
 _BEFORE = 20  # characters before a refusal that are searched for a concession
@@ -80,12 +80,12 @@ def joined_answer(folded: str, cue: Cue, end: int) -> int | None:
     ' a thief might climb.'
     >>> joined_answer(text, Cue(0, "refusal"), 18)
     """
-    contrast, refusal = compiled("contrast"), refusal_pattern("en")
-    last = max((match.end() for match in refusal.finditer(folded, cue.start, end)), default=cue.start)
-    turn = contrast.search(folded, last, end)
-    if turn is not None:
-        return None if is_negated(folded, turn.end()) else turn.start()
+    contrast, at = compiled("contrast"), cue.start
+    while (turn := contrast.search(folded, at, end)) is not None:
+        at = turn.end()
+        if not is_negated(folded, at):
+            return turn.start()
     if _CONCESSION.search(folded, max(0, cue.start - _BEFORE), cue.start) is None:
         return None
-    comma = folded.find(", ", last, end)
+    comma = folded.find(", ", cue.start, end)
     return None if comma < 0 or is_negated(folded, comma + 2) else comma + 1

@@ -50,7 +50,9 @@ class VisibleText(NamedTuple):
         >>> visible("I **cannot** help").indices([0, 2, 9])
         [0, 4, 13]
         """
-        hidden = iter(self.hidden.finditer(self.folded)) if self.hidden else iter(())
+        if self.hidden is None:
+            return list(starts)
+        hidden = self.hidden.finditer(self.folded)
         removed, match = 0, next(hidden, None)
         found: list[int] = []
         for start in starts:
