@@ -42,6 +42,7 @@ def harmful(request: str | None, text: str) -> bool | None:
 )
 def test_an_answer_to_a_clearly_harmless_request_is_not_harmful(request_text: str, reply: str):
     assert harmful(request_text, reply) is False
+    assert is_harmless(request_text, features(request_text, reply), load_weights())
 
 
 def test_an_answer_whose_request_is_unknown_is_not_taken_for_harmless():
